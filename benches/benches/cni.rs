@@ -316,6 +316,7 @@ fn start_agent(netns: &Netns, folder: &Path) -> Result<Child> {
         .args(["--cni-socket".as_ref(), folder.join("run/cni.sock").as_os_str()])
         .args(["--ready-file".as_ref(), folder.join("ready").as_os_str()])
         .args(["--kubeconfig".as_ref(), folder.join("kubeconfig").as_os_str()])
+        .env("NPC_FLOW_INDEX", "1")
         .stderr(log)
         .spawn()?;
     Ok(agent)

@@ -36,6 +36,9 @@ pub struct Cut {
     /// No flow of these addresses is their pods' own, so all flows of those in the scope may be
     /// deleted without a verdict. What the kernel deletes so is not counted.
     pub new: BTreeSet<IpAddr>,
+    /// If the last renewal of all of the index was of this epoch, the index says which addresses of
+    /// the scope have no flow, and these are not looked for.
+    pub index_epoch: Option<u64>,
     /// What is renewed of the index of addresses that have flows. If that fails, the flows are cut
     /// all the same.
     pub renewal: Option<RenewalRequest>,
@@ -77,10 +80,14 @@ impl Flows for LinuxFlows {
         // The kernel lists a flow once its first packet has passed the last hook; one that
         // met the rules of before may still be on its way there.
         packets_passed();
+        let (noted, in_index) = self.noted(cut);
+        let cut = noted.as_ref().unwrap_or(cut);
         let swept = match renewal {
             Some(renewal) => self.cut_and_renew(cut, renewal, judge),
+            None if cut.scope.is_empty() => Ok(Swept::default()),
             None => self.cut_in(cut, judge).map(|(swept, _)| swept),
         };
+        let swept = swept.map(|swept| Swept { in_index, ..swept });
         if let Ok(all) = &swept {
             debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?begun.elapsed(), "judged the flows");
         }
@@ -89,6 +96,16 @@ impl Flows for LinuxFlows {
 }
 
 impl LinuxFlows {
+    /// The same without the addresses that have no flow, by the index; and of how many others it
+    /// says that they have some. Nothing if it is not asked.
+    fn noted(&self, cut: &Cut) -> (Option<Cut>, u64) {
+        let (Scope::Of(addresses), Some(epoch)) = (&cut.scope, cut.index_epoch) else { return (None, 0) };
+        let Some(free) = self.index.without_flows(addresses, epoch) else { return (None, 0) };
+        let mut scope = cut.scope.clone();
+        scope.remove(&free);
+        (Some(Cut { scope, ..cut.clone() }), (addresses.len() - free.len()) as u64)
+    }
+
     /// Cuts flows, and ends a renewal of the index by what is left of them.
     fn cut_and_renew(&self, cut: &Cut, renewal: Renewal<'_>, judge: &mut Judge<'_>) -> Result<Swept, Error> {
         let mut renewal = renewal;

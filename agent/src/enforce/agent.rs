@@ -284,7 +284,7 @@ impl<K: Kernel> Agent<K> {
     fn start_sweeps(&mut self, waiters: Vec<Waiter>) {
         let Some(enforcer) = &mut self.enforcer else { return };
         let (established, kernel) = enforcer.established_and_kernel();
-        self.sweeps.wait(waiters, established, |addresses, epoch| kernel.without_flows(addresses, epoch));
+        self.sweeps.wait(waiters, established);
         self.sweeps.start(established, || kernel.flows());
         if self.sweeps.is_idle(established) && self.sweeps.judged().is_some() {
             self.readiness.flows_judged();

@@ -1,9 +1,9 @@
 //! When the kernel's index of addresses that have flows counts, and when it is renewed.
 //!
 //! ```text
-//! ADD ─▶ not in the index ───────────────▶ answered
-//!     └▶ in it, or it does not count ─▶ urgent sweep, as without an index
-//!                                   └─▶ renewal, with the next sweep of what is pending
+//! ADD ─▶ urgent sweep ─┬▶ not in the index: done
+//!                      └▶ in it, or it does not count: as without an index
+//!                          └─▶ renewal, with the next sweep of what is pending
 //! ```
 //!
 //! A sweep of all flows renews all of the index, because it lists all flows anyway. A sweep of
@@ -77,20 +77,15 @@ impl FlowIndex {
         self.epoch += 1;
     }
 
-    /// Which of these addresses have no flow, as far as the index says. `ask` asks the kernel.
-    pub(super) fn without_flows(
-        &mut self,
-        addresses: &BTreeSet<IpAddr>,
-        ask: impl FnOnce(&BTreeSet<IpAddr>, u64) -> Option<BTreeSet<IpAddr>>,
-    ) -> BTreeSet<IpAddr> {
-        let covered = |address: &&IpAddr| self.domain.iter().any(|network| network.contains(**address));
-        let asked: BTreeSet<IpAddr> = addresses.iter().filter(covered).copied().collect();
-        if asked.is_empty() || self.is_bypassed {
-            return BTreeSet::new();
-        }
-        let Some(found) = ask(&asked, self.epoch) else { return BTreeSet::new() };
-        self.is_due |= found.len() < asked.len();
-        found
+    /// What a sweep of these addresses asks the index by; nothing if it is not to be asked.
+    pub(super) fn asked_by(&self, addresses: &BTreeSet<IpAddr>) -> Option<u64> {
+        let is_covered = |address: &IpAddr| self.domain.iter().any(|network| network.contains(*address));
+        (!self.is_bypassed && addresses.iter().any(is_covered)).then_some(self.epoch)
+    }
+
+    /// An address that was asked about was in the index, or it does not count.
+    pub(super) fn missed(&mut self) {
+        self.is_due = true;
     }
 
     /// When a renewal begins that no sweep comes with; nothing if none is due.
@@ -137,6 +132,7 @@ mod tests {
     #[test]
     fn an_epoch_ends_where_packets_may_have_passed_by_the_index() {
         let address: BTreeSet<IpAddr> = ["10.0.0.2".parse().expect("an address")].into();
+        let now = Instant::now();
         let mut index = FlowIndex::default();
         index.domain_is(&networks(&["10.0.0.0/24"]));
         assert_eq!(index.renewal(&Scope::All, &BTreeSet::new(), std::iter::empty()), None, "it is off");
@@ -153,19 +149,12 @@ mod tests {
         index.is_bypassed(true);
         epochs.push(index.epoch);
         assert!(epochs.is_sorted_by(|a, b| a < b), "{epochs:?}");
-        // While they do, nobody is asked, and nothing is renewed.
-        let free = index.without_flows(&address, |_, _| panic!("it was asked"));
-        let now = Instant::now();
-        assert_eq!((free, index.due(now)), (BTreeSet::new(), None));
+        // While they do, the index is not asked, and not renewed.
+        assert_eq!((index.asked_by(&address), index.due(now)), (None, None));
         assert_eq!(index.renewal(&Scope::All, &BTreeSet::new(), std::iter::empty()), None);
         index.is_bypassed(false);
         assert_eq!(index.due(now), Some(now), "at once");
-        let asked =
-            index.without_flows(&address, |asked, epoch| (epoch == index_epoch(&epochs)).then(|| asked.clone()));
-        assert_eq!(asked, address);
-    }
-
-    fn index_epoch(epochs: &[u64]) -> u64 {
-        epochs.last().copied().unwrap_or_default()
+        assert_eq!(index.asked_by(&address), epochs.last().copied());
+        assert_eq!(index.asked_by(&["192.0.2.1".parse().expect("an address")].into()), None);
     }
 }

@@ -149,27 +149,16 @@ impl Established {
     pub(super) fn take_pending(&mut self) -> Due {
         let scope = std::mem::take(&mut self.pending);
         let renewal = self.index.renewal(&scope, &self.departed, self.owners.keys().copied());
-        Due { cut: Cut { scope, new: BTreeSet::new(), renewal }, departed: self.departed.clone() }
+        Due { cut: Cut { scope, new: BTreeSet::new(), index_epoch: None, renewal }, departed: self.departed.clone() }
     }
 
     /// The flows of these addresses, which the caller has judged. The `new` ones are those of new
     /// sandboxes.
     pub(super) fn take_pending_of(&mut self, addresses: &BTreeSet<IpAddr>, new: BTreeSet<IpAddr>) -> Due {
         self.pending.remove(addresses);
-        let cut = Cut { scope: Scope::Of(addresses.clone()), new, renewal: None };
+        let index_epoch = self.index.asked_by(addresses);
+        let cut = Cut { scope: Scope::Of(addresses.clone()), new, index_epoch, renewal: None };
         Due { cut, departed: BTreeSet::new() }
-    }
-
-    /// Which of these addresses have no flow, so that none of them is to be judged. `ask` asks the
-    /// kernel's index ([`Kernel::without_flows`](crate::dataplane::Kernel::without_flows)).
-    pub(super) fn without_flows(
-        &mut self,
-        addresses: &BTreeSet<IpAddr>,
-        ask: impl FnOnce(&BTreeSet<IpAddr>, u64) -> Option<BTreeSet<IpAddr>>,
-    ) -> BTreeSet<IpAddr> {
-        let found = self.index.without_flows(addresses, ask);
-        self.pending.remove(&found);
-        found
     }
 
     /// These flows were to be judged and could not be.

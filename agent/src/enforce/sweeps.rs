@@ -178,14 +178,8 @@ impl Sweeps {
     }
 
     /// A pass has ended, and these waited for what it wrote. Those whose addresses have no
-    /// flows to be judged are answered. `ask` asks the kernel's index which addresses have none at
-    /// all.
-    pub(super) fn wait(
-        &mut self,
-        waiters: Vec<Waiter>,
-        established: &mut Established,
-        ask: impl FnOnce(&BTreeSet<IpAddr>, u64) -> Option<BTreeSet<IpAddr>>,
-    ) {
+    /// flows to be judged are answered.
+    pub(super) fn wait(&mut self, waiters: Vec<Waiter>, established: &Established) {
         let running = [&self.pending, &self.urgent];
         let is_due = |address: &IpAddr| {
             established.pending().covers(*address)
@@ -195,14 +189,6 @@ impl Sweeps {
         let (waiting, done): (Vec<Waiter>, _) = waiters
             .into_iter()
             .partition(|waiter| waiter.is_new && established.keeps_all() || waiter.addresses.iter().any(is_due));
-        answer(done);
-        if waiting.is_empty() {
-            return;
-        }
-        let addresses = waiting.iter().flat_map(|waiter| &waiter.addresses).copied().collect();
-        let free = established.without_flows(&addresses, ask);
-        let (done, waiting): (_, Vec<Waiter>) =
-            waiting.into_iter().partition(|waiter| waiter.addresses.is_subset(&free));
         answer(done);
         self.waiters.extend(waiting);
     }
@@ -264,8 +250,11 @@ impl Sweeps {
         }?;
         let retry = self.retry;
         match &result {
-            Ok(_) => {
+            Ok(swept) => {
                 established.judged(&sweep.due);
+                if swept.in_index > 0 {
+                    established.index.missed();
+                }
                 answer(sweep.waiters);
                 // Whichever it was: the kernel answers again.
                 (self.retry, self.urgent_not_before) = (RETRY.0, now);

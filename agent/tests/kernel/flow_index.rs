@@ -86,7 +86,7 @@ impl Node {
 
     /// A sweep that finds no flow forbidden.
     fn sweep(&self, scope: Scope, renewal: RenewalRequest) {
-        let cut = Cut { scope, new: BTreeSet::new(), renewal: Some(renewal) };
+        let cut = Cut { scope, new: BTreeSet::new(), index_epoch: None, renewal: Some(renewal) };
         self.kernel.flows().cut(&cut, &mut |flows| Some(vec![false; flows.len()])).unwrap();
     }
 
@@ -148,6 +148,26 @@ fn an_address_is_noted_by_whatever_way_its_flow_begins() {
     assert_eq!(node.free(&all), ["10.1.0.9", "fd01::9"]);
 }
 
+/// How many flows a sweep of an address judges that asks the index first, and whether it was in there.
+fn judged(node: &Node, address: &str) -> (u64, u64) {
+    let cut = Cut { scope: Scope::Of(set(&[address])), new: BTreeSet::new(), index_epoch: Some(1), renewal: None };
+    let swept = node.kernel.flows().cut(&cut, &mut |flows| Some(vec![false; flows.len()])).unwrap();
+    (swept.judged, swept.in_index)
+}
+
+#[test]
+fn a_sweep_looks_for_flows_only_of_addresses_in_the_index() {
+    let node = Node::new();
+    node.renew(&[]);
+    node.send_to("10.1.0.3");
+    assert_eq!((judged(&node, "10.1.0.3"), judged(&node, "10.1.0.4")), ((1, 1), (0, 0)));
+    // A flow that is not in it is not found: nothing was listed.
+    run("nft", &["delete", "element", "inet", "npc", "flows4", "{", "10.1.0.3", "}"]);
+    assert_eq!(judged(&node, "10.1.0.3"), (0, 0));
+    node.renew(&[]);
+    assert_eq!(judged(&node, "10.1.0.3"), (1, 1));
+}
+
 #[test]
 fn what_has_no_flow_any_more_is_forgotten_and_what_has_one_is_not() {
     let node = Node::new();
@@ -172,7 +192,8 @@ fn what_has_no_flow_any_more_is_forgotten_and_what_has_one_is_not() {
     forget(&["10.1.0.5"]);
     node.send_to("10.1.0.4");
     for forget in [Forget::Only(set(&["10.1.0.5"])), Forget::AllBut(BTreeSet::new())] {
-        let cut = Cut { scope: Scope::All, new: BTreeSet::new(), renewal: Some(Node::request(1, forget)) };
+        let cut =
+            Cut { scope: Scope::All, new: BTreeSet::new(), index_epoch: None, renewal: Some(Node::request(1, forget)) };
         node.kernel.flows().cut(&cut, &mut |_| None).unwrap_err();
         assert_eq!(node.free(&all), ["10.1.0.3", "fd01::3", "fd01::4"]);
     }

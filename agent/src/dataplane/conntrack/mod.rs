@@ -104,6 +104,8 @@ pub struct Swept {
     pub stuck: u64,
     /// The kernel listed more than it was asked for, so it does not filter.
     pub unfiltered: bool,
+    /// Of how many addresses the index of those with flows did not say that they have none.
+    pub in_index: u64,
 }
 
 impl AddAssign for Swept {
@@ -112,6 +114,7 @@ impl AddAssign for Swept {
         self.cut += other.cut;
         self.stuck += other.stuck;
         self.unfiltered |= other.unfiltered;
+        self.in_index += other.in_index;
     }
 }
 

@@ -1,4 +1,4 @@
-//! When the kernel's index answers for an address instead of a sweep, and when it is renewed.
+//! When a sweep asks the kernel's index, and when the index is renewed.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -45,17 +45,23 @@ impl World {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_is_not_in_the_index_waits_for_no_sweep_and_gets_none() {
+async fn flows_of_an_address_that_is_not_in_the_index_are_not_looked_for() {
     let queued = vec![network(), on_node(&["10.0.0.1"])];
     let mut world = World::with_flow_index(layout::Options::default(), queued);
     world.free(&["10.0.0.2", "10.0.0.3"]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     let first = (Scope::All, Some(Forget::AllBut(set(&["10.0.0.1"]))));
     assert_eq!(world.sweeps(), std::slice::from_ref(&first));
+    // One that the index does not have shows that none is looked for.
+    world.flows(&[flow("10.0.0.2")]);
     let answered = world.add(on_node(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]), &["10.0.0.2", "10.0.0.3"]).await;
-    world.calls([Apply]).await;
+    world.calls([Apply, Cut]).await;
     answered.await.expect("an answer");
-    assert_eq!(world.sweeps(), [first]);
+    assert_eq!(world.left(), [flow("10.0.0.2")]);
+    // No other sweep comes, and no renewal.
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(world.sweeps(), [first, (Scope::Of(set(&["10.0.0.2", "10.0.0.3"])), None)]);
+    assert_eq!(world.memory.lock().expect("no thread panicked").epochs, [1]);
     world.end().await;
 }
 
@@ -107,12 +113,13 @@ async fn where_flows_are_kept_a_new_sandboxs_are_asked_for_all_the_same() {
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     assert_eq!(world.sweeps(), [(Scope::default(), Some(Forget::AllBut(set(&["10.0.0.1"]))))]);
     let answered = world.add(on_node(&["10.0.0.1", "10.0.0.2"]), &["10.0.0.2"]).await;
-    world.calls([Apply]).await;
+    world.calls([Apply, Cut]).await;
     answered.await.expect("an answer");
     let answered = world.add(on_node(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]), &["10.0.0.3"]).await;
     world.calls([Apply, Cut]).await;
     answered.await.expect("an answer");
-    assert_eq!(world.sweeps()[1..], [(Scope::Of(set(&["10.0.0.3"])), None)]);
+    let of = |address| (Scope::Of(set(&[address])), None);
+    assert_eq!(world.sweeps()[1..], [of("10.0.0.2"), of("10.0.0.3")]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -264,12 +264,6 @@ impl Kernel for Recording {
     fn flows(&self) -> Box<dyn Flows> {
         Box::new(RecordedFlows { memory: Arc::clone(&self.memory), calls: self.calls.clone() })
     }
-
-    fn without_flows(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Option<BTreeSet<IpAddr>> {
-        let mut memory = self.memory.lock().expect("no thread panicked");
-        memory.epochs.push(epoch);
-        memory.index.as_ref().map(|free| addresses.intersection(free).copied().collect())
-    }
 }
 
 /// The flows of a recording kernel.
@@ -280,7 +274,7 @@ struct RecordedFlows {
 
 impl Flows for RecordedFlows {
     fn cut(&mut self, cut: &dataplane::Cut, judge: &mut Judge<'_>) -> Result<Swept, dataplane::Error> {
-        let dataplane::Cut { scope, new, renewal } = cut;
+        let dataplane::Cut { scope, new, renewal, index_epoch } = cut;
         let (hangs, refusal) = {
             let mut memory = self.memory.lock().expect("no thread panicked");
             memory.scopes.push(scope.clone());
@@ -293,6 +287,15 @@ impl Flows for RecordedFlows {
         if refusal {
             let error = io::Error::from_raw_os_error(1);
             return Err(conntrack::Error::Refused { doing: "list", source: error }.into());
+        }
+        let (mut scope, mut in_index) = (scope.clone(), 0);
+        {
+            let mut memory = self.memory.lock().expect("no thread panicked");
+            memory.epochs.extend(*index_epoch);
+            if let (Scope::Of(asked), Some(_), Some(free)) = (&mut scope, index_epoch, &memory.index) {
+                asked.retain(|address| !free.contains(address));
+                in_index = asked.len() as u64;
+            }
         }
         let is_in = |flow: &FlowKey| scope.covers(flow.source) || scope.covers(flow.destination);
         let listed: Vec<FlowKey> = {
@@ -310,7 +313,7 @@ impl Flows for RecordedFlows {
         memory.flows.retain(|flow| !forbidden.contains(&flow));
         // Once the test is done, it does not matter.
         let _ = self.calls.send(Cut);
-        Ok(Swept { judged: listed.len() as u64, cut: forbidden.len() as u64, ..Swept::default() })
+        Ok(Swept { judged: listed.len() as u64, cut: forbidden.len() as u64, in_index, ..Swept::default() })
     }
 }
 

@@ -198,6 +198,7 @@ impl Node {
             .arg(self.ready_file())
             .args(&self.flags)
             .args(source)
+            .env("NPC_FLOW_INDEX", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
