@@ -76,7 +76,7 @@ pub(super) struct LinuxFlows {
 impl Flows for LinuxFlows {
     fn cut(&mut self, cut: &Cut, judge: &mut Judge<'_>) -> Result<Swept, Error> {
         let begun = Instant::now();
-        let renewal = cut.renewal.as_ref().and_then(|request| self.index.renew(request));
+        let renewal = cut.renewal.as_ref().and_then(|request| self.index.renew(request, &self.families));
         // The kernel lists a flow once its first packet has passed the last hook; one that
         // met the rules of before may still be on its way there.
         packets_passed();
@@ -87,7 +87,8 @@ impl Flows for LinuxFlows {
             None if cut.scope.is_empty() => Ok(Swept::default()),
             None => self.cut_in(cut, judge).map(|(swept, _)| swept),
         };
-        let swept = swept.map(|swept| Swept { in_index, ..swept });
+        let is_supported = self.index.is_supported();
+        let swept = swept.map(|swept| Swept { in_index, lacks_index: !is_supported, ..swept });
         if let Ok(all) = &swept {
             debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?begun.elapsed(), "judged the flows");
         }
@@ -117,7 +118,7 @@ impl LinuxFlows {
             Some(verdicts)
         };
         let swept = self.cut_in(cut, &mut noting);
-        let mut all_listed = matches!(&swept, Ok((swept, true)) if swept.stuck == 0);
+        let mut all_listed = matches!(&swept, Ok((swept, true)) if swept.stuck == 0 && swept.unread == 0);
         // Flows of other addresses were not listed, or one stays that was to go.
         let is_short = !matches!(cut.scope, Scope::All) || !all_listed;
         if renewal.is_whole() && is_short && swept.is_ok() {
@@ -127,8 +128,8 @@ impl LinuxFlows {
                 debug!(%error, "cannot list the flows for the flow index");
             }
         }
-        renewal.end(all_listed);
-        swept.map(|(swept, _)| swept)
+        let renewed = renewal.end(all_listed);
+        swept.map(|(swept, _)| Swept { renewed, ..swept })
     }
 
     /// Cuts flows. Answers also whether all that are in the scope could be listed.

@@ -19,7 +19,7 @@ use super::backend::Backend;
 use super::bridge::{self, Bridge, BridgeTable};
 use super::counters::Counters;
 use super::detect::detect;
-use super::flow_index::Index;
+use super::flow_index::{self, Index};
 use super::flows::{Facts, Flows, LinuxFlows};
 use super::ipset::{self, Ipset, OddSet};
 use super::iptables::{self, Hook, Iptables, Restored};
@@ -469,6 +469,14 @@ impl Kernel for Linux {
     fn flows(&self) -> Box<dyn Flows> {
         let families = self.tables.iter().map(Iptables::family).collect();
         Box::new(LinuxFlows { families, facts: Arc::clone(&self.flows), index: Arc::clone(&self.index) })
+    }
+
+    fn remove_flow_index(&mut self) {
+        match flow_index::remove() {
+            Ok(true) => info!("removed the table inet npc, which an earlier agent kept"),
+            Ok(false) => {}
+            Err(error) => debug!(%error, "cannot look for the table inet npc of an earlier agent"),
+        }
     }
 
     fn without_flows(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Option<BTreeSet<IpAddr>> {

@@ -203,6 +203,10 @@ pub trait Kernel: Send + 'static {
     /// The flows that it knows, to be cut beside whatever else is asked of it.
     fn flows(&self) -> Box<dyn Flows>;
 
+    /// Removes the index of addresses that have flows, if an earlier agent kept one and this one
+    /// does not.
+    fn remove_flow_index(&mut self) {}
+
     /// Which of these addresses have no flow that met other rules than those of now, as an index of
     /// the kernel says that takes no walk through its flows; nothing if it has none. An address
     /// of which that is not known is not among them. The index counts only if the last renewal of

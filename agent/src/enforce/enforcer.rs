@@ -82,6 +82,8 @@ pub struct Enforcer<K> {
     findings_version: Option<u64>,
     /// The networks of this node's pods, if its Node is not among the events.
     pod_cidrs: Option<Vec<IpNetwork>>,
+    /// The kernel has no index of addresses with flows that an earlier agent kept.
+    has_removed_index: bool,
 }
 
 /// What a pass did.
@@ -150,6 +152,7 @@ impl<K: Kernel> Enforcer<K> {
             retired: time::Instant::now(),
             findings_version: None,
             pod_cidrs: None,
+            has_removed_index: false,
             unfiltered: BTreeSet::new(),
             frames: Frames::default(),
             loading: Loading::default(),
@@ -276,6 +279,10 @@ impl<K: Kernel> Enforcer<K> {
             self.writer.established.let_be();
         }
         failed.into_result()?;
+        // An earlier agent may have kept one.
+        if !self.writer.established.index.is_kept() && !std::mem::replace(&mut self.has_removed_index, true) {
+            self.writer.kernel.remove_flow_index();
+        }
         let applied = begun.elapsed().saturating_sub(compiled);
         let is_load_blocked = !self.load()?;
         let engine = &self.engine;

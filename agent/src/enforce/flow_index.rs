@@ -18,7 +18,10 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use npc_compiler::plan::conntrack::Scope;
 use tokio::time::Instant;
+use tracing::warn;
 
+use crate::dataplane::Cut;
+use crate::dataplane::conntrack::Swept;
 use crate::dataplane::flow_index::{Forget, RenewalRequest};
 
 /// Renewals that only ADDs ask for begin so long after each other at least. The kernel remembers
@@ -54,10 +57,14 @@ impl FlowIndex {
 
     /// Pods of this node get their addresses from these networks.
     pub(super) fn domain_is(&mut self, networks: &[IpNetwork]) {
-        // One that has the unspecified address has all.
-        let is_useful = |network: &&IpNetwork| !network.ip().is_unspecified() && network.prefix() > 0;
+        // The unspecified address is no host's, and has a meaning of its own in the sets.
+        let unspecified = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
+        let is_useful = |network: &&IpNetwork| !unspecified.iter().any(|address| network.contains(*address));
         let domain: Vec<IpNetwork> = networks.iter().filter(is_useful).take(MOST_NETWORKS).copied().collect();
         if self.is_on && domain != self.domain {
+            if domain.len() < networks.len() {
+                warn!(?networks, used = ?domain, "the index of addresses with flows leaves out some pod CIDRs");
+            }
             self.domain = domain;
             self.epoch += 1;
             (self.is_due, self.not_before) = (true, None);
@@ -83,9 +90,27 @@ impl FlowIndex {
         (!self.is_bypassed && addresses.iter().any(is_covered)).then_some(self.epoch)
     }
 
-    /// An address that was asked about was in the index, or it does not count.
-    pub(super) fn missed(&mut self) {
-        self.is_due = true;
+    /// A sweep went well. If an address that it asked about was in the index, or the index does not
+    /// count, or was not renewed, it is renewed later.
+    pub(super) fn swept(&mut self, cut: &Cut, swept: &Swept) {
+        if swept.lacks_index {
+            // The kernel is asked once.
+            (self.is_on, self.is_due) = (false, false);
+            self.domain.clear();
+        } else if swept.in_index > 0 || !swept.renewed {
+            self.is_due |= swept.in_index > 0;
+            self.failed(cut);
+        }
+    }
+
+    /// A sweep did not renew what it was to renew.
+    pub(super) fn failed(&mut self, cut: &Cut) {
+        self.is_due |= cut.renewal.as_ref().is_some_and(|renewal| matches!(renewal.forget, Forget::AllBut(_)));
+    }
+
+    /// Whether a table is kept, or may be.
+    pub(super) fn is_kept(&self) -> bool {
+        self.is_on && !self.domain.is_empty()
     }
 
     /// When a renewal begins that no sweep comes with; nothing if none is due.
@@ -137,7 +162,7 @@ mod tests {
         index.domain_is(&networks(&["10.0.0.0/24"]));
         assert_eq!(index.renewal(&Scope::All, &BTreeSet::new(), std::iter::empty()), None, "it is off");
         index.turn_on();
-        index.domain_is(&networks(&["0.0.0.0/0", "10.0.0.0/24"]));
+        index.domain_is(&networks(&["0.0.0.0/0", "::1/64", "10.0.0.0/24"]));
         assert_eq!(index.domain, networks(&["10.0.0.0/24"]));
         let mut epochs = vec![index.epoch];
         index.domain_is(&networks(&["0.0.0.0/0", "10.0.0.0/24"]));

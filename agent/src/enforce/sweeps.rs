@@ -252,9 +252,7 @@ impl Sweeps {
         match &result {
             Ok(swept) => {
                 established.judged(&sweep.due);
-                if swept.in_index > 0 {
-                    established.index.missed();
-                }
+                established.index.swept(&sweep.due.cut, swept);
                 answer(sweep.waiters);
                 // Whichever it was: the kernel answers again.
                 (self.retry, self.urgent_not_before) = (RETRY.0, now);
@@ -269,6 +267,7 @@ impl Sweeps {
             }
             Err(_) => {
                 self.nearly_judged = None;
+                established.index.failed(&sweep.due.cut);
                 established.put_back(sweep.due);
                 self.waiters.extend(sweep.waiters);
                 self.retry = (retry * 2).min(RETRY.1);

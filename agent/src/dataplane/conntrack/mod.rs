@@ -104,6 +104,12 @@ pub struct Swept {
     pub stuck: u64,
     /// The kernel listed more than it was asked for, so it does not filter.
     pub unfiltered: bool,
+    /// How many entries could not be read.
+    pub unread: u64,
+    /// The index of addresses with flows was renewed as it was to be.
+    pub renewed: bool,
+    /// The kernel has no such index.
+    pub lacks_index: bool,
     /// Of how many addresses the index of those with flows did not say that they have none.
     pub in_index: u64,
 }
@@ -114,6 +120,9 @@ impl AddAssign for Swept {
         self.cut += other.cut;
         self.stuck += other.stuck;
         self.unfiltered |= other.unfiltered;
+        self.unread += other.unread;
+        self.renewed |= other.renewed;
+        self.lacks_index |= other.lacks_index;
         self.in_index += other.in_index;
     }
 }
@@ -235,9 +244,11 @@ impl Sweep<'_> {
             let is_wanted = |message: &[u8]| !list.is_whole() || may_be_in(self.scope, message);
             let done = dump.receive(&mut buffer, is_wanted, |payload| match payload {
                 NetlinkPayload::InnerMessage(message) => {
-                    if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) = message.inner
-                        && let Some(tuple) = forwarded(&entry)
-                    {
+                    if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) = message.inner {
+                        let Some(tuple) = forwarded(&entry) else {
+                            listed.swept.unread += 1;
+                            return Ok(false);
+                        };
                         if !list.matches(&tuple) {
                             listed.is_odd = true;
                         } else if self.scope.covers(tuple.source) || self.scope.covers(tuple.destination) {

@@ -4,13 +4,15 @@
 //! deny. The kernel cannot say which flows an address has: it walks through its whole table. So
 //! packets keep an index: a table of our own in nf_tables, `inet npc`, beside either flavour of
 //! iptables. It notes each address of a *domain*, the networks from which pods of this node get
-//! addresses, that a packet in FORWARD has at either end. It does so before the filter table, and
-//! only for packets whose flow is not ESTABLISHED, of which there is one in most flows.
+//! addresses, that a packet has at either end. It does so before the filter table, and only for
+//! packets whose flow is not ESTABLISHED, of which there is one in most flows.
 //!
 //! ```text
-//! FORWARD, -1:  ctstate ESTABLISHED                      ACCEPT
-//!               destination ∈ domain   -j to-ip[6]       add to flows4|6, else count in missed
+//! FORWARD, INPUT, OUTPUT, -1:
+//!               ctstate ESTABLISHED, UNTRACKED           ACCEPT
+//!               destination ∈ domain   -j to-ip[6]       add to flows4|6
 //!               source ∈ domain        -j from-ip[6]     the same
+//! to-ip, …:     if that fails                            add the family to incomplete
 //! ```
 //!
 //! An address that is not noted has no flow, if a *renewal* was made since the table was: a list of
@@ -22,15 +24,19 @@
 //!
 //! - The table, its sets and its rules are those of the renewal, by the numbers that the kernel
 //!   gives once. They are read again whenever anything of nf_tables was committed since.
-//! - No packet found a set full, or no memory: such packets are counted.
+//! - No packet found a set full, or no memory: its family would be in the set `incomplete`.
 //! - The sets still have the unspecified address, which a program that empties them removes.
-//! - Nothing let packets pass by FORWARD: the *epoch* is that of the renewal.
+//! - Nothing let packets pass by these hooks: the *epoch* is that of the renewal.
+//! - While another program takes packets out of the kernel (NFQUEUE), nothing is renewed: such a
+//!   packet was noted, and its flow is not in a list yet.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipnetwork::IpNetwork;
+use npc_compiler::object::Family;
 use tracing::debug;
 
 mod renewal;
@@ -44,9 +50,6 @@ use super::nftables::{Error, Socket};
 
 /// The name of the table, in the family `inet`.
 pub const TABLE: &str = "npc";
-
-/// Members that are no addresses of hosts. A set without its one was emptied.
-const MARKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 
 /// What is to be renewed of the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +95,6 @@ struct Whole {
     domain: Vec<IpNetwork>,
     epoch: u64,
     identity: table::Identity,
-    missed: u64,
     /// The number of nf_tables' last commit when the table was last read.
     generation: u32,
 }
@@ -114,6 +116,11 @@ impl Index {
                 Some(BTreeSet::new())
             }
         }
+    }
+
+    /// Whether the kernel has such a table, as far as that is known.
+    pub(super) fn is_supported(&self) -> bool {
+        !self.state().is_unsupported
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -143,24 +150,19 @@ impl State {
             self.whole = None;
             return Ok(BTreeSet::new());
         }
+        for family in Family::ALL {
+            let is_of = |address: &IpAddr| Family::of(address) == family;
+            if found.iter().any(is_of) && !is_complete(socket, family)? {
+                found.retain(|address| !is_of(address));
+            }
+        }
         Ok(found)
     }
 }
 
 impl Whole {
-    /// Whether the table is still the one that was renewed, and no address was missed.
+    /// Whether the table is still the one that was renewed.
     fn holds(&mut self, socket: &mut Socket) -> Result<bool, Error> {
-        for mark in MARKS {
-            if !table::has(socket, mark)? {
-                return Ok(false);
-            }
-        }
-        match table::missed(socket) {
-            Ok(missed) if missed == self.missed => {}
-            Ok(_) => return Ok(false),
-            Err(error) if error.is_absent() => return Ok(false),
-            Err(error) => return Err(error),
-        }
         let generation = socket.generation()?;
         if generation != self.generation {
             if table::read(socket, &self.domain)? != table::Found::Sound(self.identity.clone()) {
@@ -170,6 +172,28 @@ impl Whole {
         }
         Ok(true)
     }
+}
+
+/// Whether no address of a family was missed, and no program emptied the family's set.
+fn is_complete(socket: &mut Socket, family: Family) -> Result<bool, Error> {
+    Ok(table::has(socket, mark(family))? && !table::is_short(socket, family)?)
+}
+
+/// The member of a family's set that is no address of a host. A set without it was emptied.
+const fn mark(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// Whether a program takes packets out of the kernel's hands for a while. They are noted, and not
+/// in a list of flows yet.
+fn has_queues() -> bool {
+    // Of the thread, not of the process: tests enter a namespace per thread. Without the file the
+    // kernel has no such queues.
+    let queues = fs::read_to_string("/proc/thread-self/net/netfilter/nfnetlink_queue");
+    queues.is_ok_and(|queues| !queues.trim().is_empty())
 }
 
 fn covers(domain: &[IpNetwork], address: IpAddr) -> bool {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use npc_compiler::object::Family;
 use rtnetlink::packet_core::DecodeError;
 
 use super::super::nftables::{
@@ -12,10 +13,6 @@ use super::super::nftables::{
 };
 use super::TABLE;
 use super::rules::{self, CHAINS, MISSED, PRIORITY, Set};
-
-/// How many addresses of a family are noted at most. A pod that sends to more within the time in
-/// which the kernel forgets a flow has the agent work as without the table.
-const SIZE: u32 = 65_536;
 
 /// The flag of a set that packets write to (`NFT_SET_EVAL`).
 const DYNAMIC: u32 = 32;
@@ -128,22 +125,19 @@ fn as_set(attributes: Attributes<'_>) -> Result<(String, u32, u32, u64), DecodeE
     Ok((name, length, flags, attributes.u64(set::HANDLE)?.unwrap_or_default()))
 }
 
-/// How many packets had an address that could not be noted.
-pub(super) fn missed(socket: &mut Socket) -> Result<u64, Error> {
-    let ask = Request::get(message::GET_OBJECT, family::INET, "read the counter of the table inet npc", |bytes| {
-        bytes.put_text(object::TABLE, TABLE);
-        bytes.put_text(object::NAME, MISSED);
-        bytes.put_u32(object::KIND, object::COUNTER);
-    });
-    let found = socket.ask(&ask, |answer| answer.attributes.nested(object::DATA)?.u64(counter::PACKETS))?;
-    Ok(found.first().copied().unwrap_or(u64::MAX))
-}
-
 /// Whether an address is noted.
 pub(super) fn has(socket: &mut Socket, address: IpAddr) -> Result<bool, Error> {
-    let set = set_of(address);
-    let ask = Request::get(message::GET_ELEMENTS, family::INET, "look an address up in the table inet npc", |bytes| {
-        put_members(bytes, set, &[address]);
+    has_member(socket, set_of(address), &octets(address))
+}
+
+/// Whether an address of a family could not be noted.
+pub(super) fn is_short(socket: &mut Socket, of: Family) -> Result<bool, Error> {
+    has_member(socket, Set::Short, &[number(of)])
+}
+
+fn has_member(socket: &mut Socket, set: Set, member: &[u8]) -> Result<bool, Error> {
+    let ask = Request::get(message::GET_ELEMENTS, family::INET, "look a member up in the table inet npc", |bytes| {
+        put_members(bytes, set, &[member.to_vec()]);
     });
     match socket.ask(&ask, |_| Ok(Some(()))) {
         Ok(_) => Ok(true),
@@ -152,10 +146,25 @@ pub(super) fn has(socket: &mut Socket, address: IpAddr) -> Result<bool, Error> {
     }
 }
 
+/// From now on it shows anew whether an address of a family cannot be noted.
+pub(super) fn clear_short(socket: &mut Socket, of: Family) -> Result<(), Error> {
+    let what = "remove a family from the set incomplete of the table inet npc";
+    socket.commit(&[Request::delete(message::DELETE_ELEMENTS, family::INET, what, |bytes| {
+        put_members(bytes, Set::Short, &[vec![number(of)]]);
+    })])
+}
+
+const fn number(of: Family) -> u8 {
+    match of {
+        Family::V4 => family::IPV4,
+        Family::V6 => family::IPV6,
+    }
+}
+
 /// All that are noted.
 pub(super) fn noted(socket: &mut Socket) -> Result<BTreeSet<IpAddr>, Error> {
     let mut all = BTreeSet::new();
-    for set in Set::ALL {
+    for set in [Set::V4, Set::V6] {
         let ask = Request::list(message::GET_ELEMENTS, family::INET, format!("list the set {}", set.name()), |bytes| {
             bytes.put_text(elements::TABLE, TABLE);
             bytes.put_text(elements::SET, set.name());
@@ -182,16 +191,20 @@ const fn set_of(address: IpAddr) -> Set {
     }
 }
 
-fn put_members(bytes: &mut Vec<u8>, set: Set, addresses: &[IpAddr]) {
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn put_members(bytes: &mut Vec<u8>, set: Set, members: &[Vec<u8>]) {
     bytes.put_text(elements::TABLE, TABLE);
     bytes.put_text(elements::SET, set.name());
     bytes.put_nested(elements::ELEMENTS, |list| {
-        for address in addresses {
+        for member in members {
             list.put_nested(LIST_ELEMENT, |element| {
-                element.put_nested(elements::KEY, |value| match address {
-                    IpAddr::V4(v4) => value.put(data::VALUE, &v4.octets()),
-                    IpAddr::V6(v6) => value.put(data::VALUE, &v6.octets()),
-                });
+                element.put_nested(elements::KEY, |value| value.put(data::VALUE, member));
             });
         }
     });
@@ -200,8 +213,9 @@ fn put_members(bytes: &mut Vec<u8>, set: Set, addresses: &[IpAddr]) {
 /// Adds addresses, or removes them, which must be there then.
 pub(super) fn change(socket: &mut Socket, addresses: &BTreeSet<IpAddr>, add: bool) -> Result<(), Error> {
     let mut batch = Vec::new();
-    for one in Set::ALL {
-        let of_set: Vec<IpAddr> = addresses.iter().copied().filter(|address| set_of(*address) == one).collect();
+    for one in [Set::V4, Set::V6] {
+        let of_set: Vec<Vec<u8>> =
+            addresses.iter().filter(|address| set_of(**address) == one).map(|address| octets(*address)).collect();
         for addresses in of_set.chunks(IN_MESSAGE) {
             let members = |bytes: &mut Vec<u8>| put_members(bytes, one, addresses);
             batch.push(if add {
@@ -263,7 +277,7 @@ pub(super) fn replacement(domain: &[IpNetwork]) -> Vec<Request> {
             bytes.put_u32(set::KEY_TYPE, one.key_type());
             bytes.put_u32(set::KEY_LENGTH, one.key_length());
             bytes.put_u32(set::ID, number);
-            bytes.put_nested(set::DESCRIPTION, |inside| inside.put_u32(description::SIZE, SIZE));
+            bytes.put_nested(set::DESCRIPTION, |inside| inside.put_u32(description::SIZE, one.size()));
         }));
     }
     // Those that others lead to come first, and packets last.

@@ -42,6 +42,7 @@ pub(in super::super) enum Step {
 
 /// A state of a flow, as the packet has it; see linux/netfilter/nf_conntrack_common.h.
 pub(in super::super) const STATE_ESTABLISHED: u32 = 1 << 1;
+pub(in super::super) const STATE_UNTRACKED: u32 = 1 << 6;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Meta {

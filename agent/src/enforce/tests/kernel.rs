@@ -313,7 +313,13 @@ impl Flows for RecordedFlows {
         memory.flows.retain(|flow| !forbidden.contains(&flow));
         // Once the test is done, it does not matter.
         let _ = self.calls.send(Cut);
-        Ok(Swept { judged: listed.len() as u64, cut: forbidden.len() as u64, in_index, ..Swept::default() })
+        Ok(Swept {
+            judged: listed.len() as u64,
+            cut: forbidden.len() as u64,
+            in_index,
+            renewed: renewal.is_some(),
+            ..Swept::default()
+        })
     }
 }
 
