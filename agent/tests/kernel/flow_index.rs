@@ -133,6 +133,12 @@ fn an_address_is_noted_by_whatever_way_its_flow_begins() {
     // What the node itself sends, because its address may move and the flow be forwarded then.
     send("10.1.0.8");
     assert_eq!(node.free(&["10.1.0.8"]), [""; 0]);
+    // And what it gets, without an answer.
+    let _listens = UdpSocket::bind("10.1.0.1:99").unwrap();
+    node.pods.ip("address add 10.1.0.7/32 dev pods-p");
+    let from_pod = || UdpSocket::bind("10.1.0.7:0").unwrap().send_to(b"hello", "10.1.0.1:99").unwrap();
+    node.pods.within(from_pod);
+    assert_eq!(node.free(&["10.1.0.7"]), [""; 0]);
     // From outside, one way only; by a port of the node; a connection; and one from its middle.
     node.send_to("10.1.0.3");
     let host_port = "table ip ports { chain to { type nat hook prerouting priority -100; udp dport 99 ip daddr 192.0.2.1 dnat to 10.1.0.4; }; }";
