@@ -2,13 +2,12 @@
 //! agent's loop, and answers the plugin.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use npc_cni::note;
-use npc_cni::protocol::{Add, Answer, Attachment, Command, Reason};
+use npc_cni::moment::Moment;
+use npc_cni::note::Note;
+use npc_cni::protocol::{Add, Answer, Attachment, Command, Reason, Request};
 use npc_compiler::engine;
 use npc_compiler::object::Family;
 use tokio::sync::{mpsc, oneshot};
@@ -16,13 +15,13 @@ use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use super::asking::{Asking, ListedPolicies, Needs};
-use super::ended::{has_lost_its_interface, left_at, without_ended};
-use super::moment::{Deleted, Moment};
+use super::ended::{gone_of, has_lost_its_interface, without_ended};
+use super::files::Files;
+use super::last_deletes::LastDeletes;
 use super::netns::SeenNetns;
-use super::pending::{Awaits, Pending, late};
+use super::pending::{Answered, Awaits, Pending, late};
 use super::policies::Policies;
 use super::sandboxes::Sandboxes;
-use super::saved::StateFile;
 use super::server::PendingRequest;
 use crate::causes::with_causes;
 use crate::dataplane::links;
@@ -50,21 +49,20 @@ pub(super) struct Registry {
     sandboxes: Sandboxes,
     policies: Policies,
     netns: SeenNetns,
-    file: StateFile,
+    files: Files,
     agent: mpsc::Sender<Event>,
     pending: Vec<Pending>,
     asking: Asking,
     /// Where the tasks that answer say so.
-    answers: mpsc::UnboundedSender<(Attachment, Moment)>,
-    deleted: Deleted,
-    socket: PathBuf,
+    answers: mpsc::UnboundedSender<Answered>,
+    deleted: LastDeletes,
     metrics: Cni,
 }
 
 /// The agent's loop has ended.
-struct Ended;
+struct LoopEnded;
 
-impl<T> From<mpsc::error::SendError<T>> for Ended {
+impl<T> From<mpsc::error::SendError<T>> for LoopEnded {
     fn from(_: mpsc::error::SendError<T>) -> Self {
         Self
     }
@@ -76,22 +74,21 @@ impl Registry {
     pub(super) fn new(
         sandboxes: Sandboxes,
         asking: Asking,
-        (file, socket): (StateFile, PathBuf),
+        files: Files,
         agent: mpsc::Sender<Event>,
-        answers: mpsc::UnboundedSender<(Attachment, Moment)>,
+        answers: mpsc::UnboundedSender<Answered>,
         metrics: Cni,
     ) -> Self {
         Self {
             sandboxes,
             policies: Policies::default(),
             netns: SeenNetns::default(),
-            file,
+            files,
             agent,
             pending: Vec::new(),
             asking,
             answers,
-            deleted: Deleted::default(),
-            socket,
+            deleted: LastDeletes::default(),
             metrics,
         }
     }
@@ -101,7 +98,7 @@ impl Registry {
         mut self,
         mut events: mpsc::Receiver<Event>,
         mut requests: mpsc::Receiver<PendingRequest>,
-        mut answered: mpsc::UnboundedReceiver<(Attachment, Moment)>,
+        mut answered: mpsc::UnboundedReceiver<Answered>,
     ) {
         let mut asked = Vec::new();
         let mut round = time::interval(ROUND);
@@ -110,7 +107,7 @@ impl Registry {
             let next = self.next_deadline();
             let done = tokio::select! {
                 biased;
-                Some((attachment, began)) = answered.recv() => {
+                Some(Answered { attachment, began }) = answered.recv() => {
                     // The next round saves it. If there is none, the sandbox counts as new.
                     self.sandboxes.answered(&attachment, began);
                     Ok(())
@@ -138,7 +135,7 @@ impl Registry {
     }
 
     /// Forwards what the source delivers, with the addresses that CNI reports.
-    async fn changes(&mut self, mut changes: Changes) -> Result<(), Ended> {
+    async fn changes(&mut self, mut changes: Changes) -> Result<(), LoopEnded> {
         let mut passed = Vec::with_capacity(changes.changes.len());
         let mut since = None;
         let mut namespaces = BTreeSet::new();
@@ -165,7 +162,7 @@ impl Registry {
     }
 
     /// Takes requests in, in their order. ADDs in a row are one change.
-    async fn requests(&mut self, requests: &mut Vec<PendingRequest>) -> Result<(), Ended> {
+    async fn requests(&mut self, requests: &mut Vec<PendingRequest>) -> Result<(), LoopEnded> {
         let mut has_added = false;
         for asked in requests.drain(..) {
             let is_add = matches!(asked.command, Command::Add(_));
@@ -178,7 +175,7 @@ impl Registry {
     }
 
     /// Takes a request in. An ADD goes on with [`Registry::advance`].
-    async fn request(&mut self, PendingRequest { command, answer, received }: PendingRequest) -> Result<(), Ended> {
+    async fn request(&mut self, PendingRequest { command, answer, received }: PendingRequest) -> Result<(), LoopEnded> {
         match command {
             Command::Add(add) => {
                 let since = Instant::now();
@@ -213,24 +210,26 @@ impl Registry {
         }
     }
 
-    async fn delete(&mut self, attachment: &Attachment, moment: Moment) -> Result<(), Ended> {
-        for pending in self.pending.extract_if(.., |pending| pending.add.attachment == *attachment) {
-            let _ = pending.answer.send(Answer::refused(Reason::Gone, HAD_ITS_DEL));
-        }
-        self.deleted.insert(attachment.clone(), moment);
-        self.sandboxes.delete(attachment);
+    async fn delete(&mut self, attachment: &Attachment, moment: Moment) -> Result<(), LoopEnded> {
+        self.removed(attachment, moment);
         self.publish().await?;
         // An earlier note about it is past.
-        let path = note::path(&note::folder(&self.socket), attachment);
-        if let Err(error) = std::fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            warn!(%error, "cannot remove a note of the CNI plugin");
-        }
+        self.files.remove_note(attachment);
         Ok(())
     }
 
-    async fn check(&mut self, add: &Add, answer: oneshot::Sender<Answer>) -> Result<(), Ended> {
+    /// The runtime removed a sandbox at this moment. That ends what began before: the sandbox, an ADD
+    /// of it that waits, and each later try of that ADD.
+    fn removed(&mut self, attachment: &Attachment, moment: Moment) {
+        let is_over = |pending: &mut Pending| pending.add.attachment == *attachment && pending.began <= moment;
+        for pending in self.pending.extract_if(.., is_over) {
+            let _ = pending.answer.send(Answer::refused(Reason::Gone, HAD_ITS_DEL));
+        }
+        self.sandboxes.removed(attachment, moment);
+        self.deleted.insert(attachment.clone(), moment);
+    }
+
+    async fn check(&mut self, add: &Add, answer: oneshot::Sender<Answer>) -> Result<(), LoopEnded> {
         let known = self.sandboxes.sandbox(&add.attachment);
         let sorted = |addresses: &[IpAddr]| addresses.iter().copied().collect::<BTreeSet<_>>();
         if known.is_none_or(|known| sorted(&known.addresses) != sorted(&add.addresses)) {
@@ -261,7 +260,7 @@ impl Registry {
     }
 
     /// Goes on with the requests that wait, as far as that is possible now.
-    async fn advance(&mut self) -> Result<(), Ended> {
+    async fn advance(&mut self) -> Result<(), LoopEnded> {
         let now = Instant::now();
         let mut ready = Vec::new();
         for mut pending in std::mem::take(&mut self.pending) {
@@ -310,7 +309,7 @@ impl Registry {
     async fn listed(
         &mut self,
         ListedPolicies { namespace, turn, since, policies }: ListedPolicies,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), LoopEnded> {
         let has_come = policies.is_ok();
         let events = match policies {
             Ok(policies) => self.policies.listed(&namespace, since, policies),
@@ -334,7 +333,7 @@ impl Registry {
 
     /// These sandboxes live from now on. They are answered when their rules are in the
     /// kernel.
-    async fn admit(&mut self, ready: Vec<Pending>, policies: Vec<engine::Event>) -> Result<(), Ended> {
+    async fn admit(&mut self, ready: Vec<Pending>, policies: Vec<engine::Event>) -> Result<(), LoopEnded> {
         let ready = without_ended(ready);
         let mut new = Vec::with_capacity(ready.len());
         for pending in &ready {
@@ -373,13 +372,13 @@ impl Registry {
     }
 
     /// Gives what changed to the agent's loop and to the file.
-    async fn publish(&mut self) -> Result<(), Ended> {
+    async fn publish(&mut self) -> Result<(), LoopEnded> {
         let events = self.sandboxes.update();
         self.save();
         self.send(events).await
     }
 
-    async fn send(&mut self, events: Vec<engine::Event>) -> Result<(), Ended> {
+    async fn send(&mut self, events: Vec<engine::Event>) -> Result<(), LoopEnded> {
         match changes(events) {
             Some(changes) => Ok(self.agent.send(changes).await?),
             None => Ok(()),
@@ -388,7 +387,7 @@ impl Registry {
 
     fn save(&mut self) {
         self.metrics.has(self.sandboxes.len());
-        if let Err(error) = self.file.write(self.sandboxes.saved()) {
+        if let Err(error) = self.files.save(self.sandboxes.saved()) {
             error!(
                 error = with_causes(&error),
                 "cannot save what CNI reported; an agent that starts now goes by the addresses that the API reports"
@@ -398,7 +397,7 @@ impl Registry {
 
     /// Finds interfaces that are gone, notes that the plugin left, and policies that the
     /// watch should have delivered.
-    async fn inspect(&mut self) -> Result<(), Ended> {
+    async fn inspect(&mut self) -> Result<(), LoopEnded> {
         for namespace in self.policies.overdue() {
             let now = self.policies.now();
             self.asking.want(&namespace, now, &mut self.policies);
@@ -422,7 +421,7 @@ impl Registry {
     /// The plugin left a note about a pod that it let start.
     fn started_without_an_agent(&mut self, add: Add, left: Moment) {
         let began = left.before(Duration::from_millis(add.waited));
-        if self.deleted.is_after(&add.attachment, began) || has_lost_its_interface(&add) {
+        if self.deleted.is_after(&add.attachment, began) {
             return;
         }
         let (namespace, pod) = (&add.namespace, &add.name);
@@ -437,8 +436,8 @@ impl Registry {
         self.sandboxes.admit(add, began, true);
     }
 
-    async fn read_notes(&mut self) -> Result<(), Ended> {
-        let notes = match note::read(&self.socket, NOTES) {
+    async fn read_notes(&mut self) -> Result<(), LoopEnded> {
+        let notes = match self.files.notes(NOTES) {
             Ok(notes) => notes,
             Err(error) => {
                 warn!(%error, "cannot read the notes of the CNI plugin");
@@ -448,16 +447,17 @@ impl Registry {
         if notes.is_empty() {
             return Ok(());
         }
+        let gone = gone_of(notes.iter().filter_map(|(_, note)| match note {
+            Ok(Note { request: Request { command: Command::Add(add), .. }, .. }) => Some(add),
+            _ => None,
+        }));
         let mut read = Vec::new();
-        for (path, request) in notes {
-            let left = left_at(&path);
-            match request.map(|request| request.command) {
-                Ok(Command::Add(add)) => self.started_without_an_agent(add, left),
-                Ok(Command::Delete { attachment }) => {
-                    self.sandboxes.delete(&attachment);
-                    self.deleted.insert(attachment, left);
-                }
-                Ok(Command::Check(_) | Command::Gc { .. }) => {}
+        for (path, note) in notes {
+            match note.map(|Note { request, left }| (request.command, left)) {
+                Ok((Command::Add(add), _)) if has_lost_its_interface(&add, &gone) => {}
+                Ok((Command::Add(add), left)) => self.started_without_an_agent(add, left),
+                Ok((Command::Delete { attachment }, left)) => self.removed(&attachment, left),
+                Ok((Command::Check(_) | Command::Gc { .. }, _)) => {}
                 Err(error) => {
                     warn!(%error, file = %path.display(), "a note of the CNI plugin cannot be read; it is removed");
                 }
@@ -489,7 +489,7 @@ async fn answer_when_enforced(
     mut pending: Pending,
     enforced: oneshot::Receiver<()>,
     metrics: Cni,
-    answers: mpsc::UnboundedSender<(Attachment, Moment)>,
+    answers: mpsc::UnboundedSender<Answered>,
 ) {
     let enforced = tokio::select! {
         enforced = time::timeout_at(pending.deadline, enforced) => enforced,
@@ -500,7 +500,7 @@ async fn answer_when_enforced(
         Ok(Ok(())) => {
             metrics.added(pending.since.elapsed());
             // Before the answer: from then on the pod may run. Without a receiver the agent ends.
-            let _ = answers.send((pending.add.attachment, pending.began));
+            let _ = answers.send(Answered { attachment: pending.add.attachment, began: pending.began });
             Answer::done()
         }
         // The agent ends. The plugin asks the next one.

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
-use npc_compiler::engine::PodKey;
-use npc_compiler::object::{Labels, NetworkPolicy, Pod};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use npc_cni::note;
+use npc_compiler::engine::PodKey;
+use npc_compiler::object::{Labels, NetworkPolicy, Pod};
 use tokio::sync::Notify;
 
 use super::super::asking::{AskPolicies, FRESH, PATIENCE};
@@ -62,11 +64,11 @@ impl World {
             // A test that drops the sender has a list that panics.
             Box::pin(async move { answer.await.unwrap().map(PolicyList::from) })
         });
-        let file = StateFile::beside(&socket);
+        let files = Files::beside(socket);
         let (answers, answered) = mpsc::unbounded_channel();
-        let sandboxes = Sandboxes::new("n1", file.read().unwrap());
+        let sandboxes = Sandboxes::new("n1", files.saved().unwrap());
         let asking = Asking::new(has_api_server.then_some(ask));
-        let registry = Registry::new(sandboxes, asking, (file, socket), sender, answers, Cni::default());
+        let registry = Registry::new(sandboxes, asking, files, sender, answers, Cni::default());
         tokio::spawn(registry.run(events, requests, answered));
         Self { source, plugin, agent, lists, asked, folder }
     }
@@ -154,6 +156,20 @@ impl World {
         self.next().await;
         self.waiter().await.reply.send(()).unwrap();
         assert_eq!(answer.await.unwrap(), Answer::done());
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.folder.path().join("cni.sock")
+    }
+
+    /// As the plugin does where no agent answers.
+    pub(super) fn leave_note(&self, command: Command) {
+        let attachment = match &command {
+            Command::Add(add) => add.attachment.clone(),
+            Command::Delete { attachment } => attachment.clone(),
+            other => panic!("the plugin leaves no note of {other:?}"),
+        };
+        note::leave(&self.socket(), &attachment, &Request::new(command)).unwrap();
     }
 
     pub(super) fn is_silent(&mut self) -> bool {
@@ -490,9 +506,8 @@ async fn a_check_compares_and_then_asks_the_loop() {
 #[tokio::test(start_paused = true)]
 async fn notes_of_the_plugin_are_read_once() {
     let (mut world, web) = World::with_web(false).await;
-    let socket = world.folder.path().join("cni.sock");
-    let request = npc_cni::protocol::Request::new(Command::Add(add("c1", &web, "10.0.0.1")));
-    note::leave(&socket, &attachment("c1"), &request).unwrap();
+    let socket = world.socket();
+    world.leave_note(Command::Add(add("c1", &web, "10.0.0.1")));
     std::fs::write(note::folder(&socket).join("x@eth0.json"), "{").unwrap();
     assert_eq!(world.pods().await, [("web".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
     // The file goes after the event, and before the registry takes the next request.
@@ -506,11 +521,10 @@ async fn notes_of_the_plugin_are_read_once() {
 async fn a_thousand_notes_are_one_change_and_the_rest_waits_for_the_next_round() {
     let mut world = World::new(false);
     let web = pod("web", "u1");
-    let socket = world.folder.path().join("cni.sock");
+    let socket = world.socket();
     for n in 0..=1_000 {
         let (id, address) = (format!("c{n}"), format!("10.0.{}.{}", n / 250, n % 250 + 1));
-        let request = npc_cni::protocol::Request::new(Command::Add(add(&id, &web, &address)));
-        note::leave(&socket, &attachment(&id), &request).unwrap();
+        world.leave_note(Command::Add(add(&id, &web, &address)));
     }
     world.objects(vec![]).await;
     let mut isolated = BTreeSet::new();

@@ -502,3 +502,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_address_that_is_reported_twice_is_one_endpoint() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1", "fd00::1", "10.0.0.1"], 1));
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/web"));
+    assert_eq!(world.given.len(), 1);
+}
