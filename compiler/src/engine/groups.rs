@@ -21,7 +21,7 @@ use crate::object::Family;
 use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, Policy};
 use crate::ruleset::group_chain::Leaf;
-use crate::ruleset::layout::{Options, SelfMatch, Way, chain_of_leaf, forward, identity, joint};
+use crate::ruleset::layout::{DecidingGroups, Options, SelfMatch, chain_of_leaf, forward, identity, joint};
 use crate::ruleset::name::Hash;
 use crate::ruleset::node::{ChainName, Member, Rule, SetName};
 use crate::ruleset::seed::Seed;
@@ -162,9 +162,9 @@ impl LocalGroups {
         Direction::ALL.map(|direction| Some(self.way_of(store, address, direction)?.identity))
     }
 
-    fn way_of(&self, store: &Store, address: IpAddr, direction: Direction) -> Option<Way> {
+    fn way_of(&self, store: &Store, address: IpAddr, direction: Direction) -> Option<DecidingGroups> {
         let groups = store.holders(address).iter().filter_map(|pod| self.of(*pod)[direction as usize]);
-        Way::of(direction, groups)
+        DecidingGroups::of(direction, groups)
     }
 
     /// How many policies there are.

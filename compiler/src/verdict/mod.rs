@@ -6,12 +6,14 @@
 //! | [`flow`] | what passes from one end to another |
 //! | [`matrix`] | what passes between all ends |
 //! | [`pairs`] | the same as sets of pairs, each with the policies behind it |
+//! | [`division`] | addresses outside, divided by what rules admit to them |
 //! | [`outside`] | what ends exchange with addresses outside the cluster |
 //! | [`explain`] | why a flow is or is not allowed; what isolates an end |
 //! | [`fix`] | the smallest change of an object that admits a denied flow |
 //! | [`zone`] | which addresses no rule distinguishes |
 
 pub mod bounds;
+pub mod division;
 pub mod explain;
 pub mod fix;
 pub mod flow;
