@@ -24,7 +24,7 @@ use super::migrate::options::{self, AgentAnswer};
 use super::{Exit, Stop, migrate, nodes, output};
 use crate::command::output::Format;
 use crate::command::words::shorten;
-use answer::{Answer, Basis};
+use answer::{Basis, KernelExplanation};
 use kernel::{Dumps, Held, rule_distance};
 use thing::Thing;
 
@@ -83,7 +83,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let input = args.input.read()?;
     let node = node(args, &input, &thing)?;
     let answer = if let Thing::Foreign(foreign) = &thing {
-        Answer::foreign(foreign, &node)
+        KernelExplanation::foreign(foreign, &node)
     } else {
         let (held, basis) = held(args, &input)?;
         let has_sets = basis != Basis::Dumps || args.ipset_save.is_some();
@@ -102,7 +102,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let retained = said.retained;
         let facts =
             answer::Facts { input, node, held, wanted, groups, options, retained, basis, hooks, has_sets, knows_seed };
-        Answer::new(&facts, &thing)
+        KernelExplanation::new(&facts, &thing)
     };
     match args.output {
         Format::Json => output::json(&answer)?,

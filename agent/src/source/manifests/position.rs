@@ -48,13 +48,13 @@ impl fmt::Display for Location {
 #[derive(Debug, Clone, Default)]
 pub struct Positions {
     objects: BTreeMap<ObjectRef, Origin>,
-    sources: BTreeMap<Arc<str>, Source>,
+    sources: BTreeMap<Arc<str>, FileText>,
 }
 
 /// The text of a file; of a long list only the parts that places are asked for in, by the lines
 /// in which they begin.
 #[derive(Debug, Clone, Default)]
-struct Source {
+struct FileText {
     text: Arc<str>,
     parts: Arc<BTreeMap<u32, Box<str>>>,
 }
@@ -70,7 +70,7 @@ pub(super) struct Origin {
 
 impl Positions {
     pub(super) fn add_source(&mut self, file: Arc<str>, text: Arc<str>, parts: BTreeMap<u32, Box<str>>) {
-        self.sources.insert(file, Source { text, parts: Arc::new(parts) });
+        self.sources.insert(file, FileText { text, parts: Arc::new(parts) });
     }
 
     pub(super) fn add_object(&mut self, object: ObjectRef, origin: Origin) {
