@@ -1,31 +1,30 @@
 //! The task that owns what CNI reports. It stands between the source of objects and the
 //! agent's loop, and answers the plugin.
 
+mod admission;
+mod round;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use npc_cni::moment::Moment;
-use npc_cni::note::Note;
-use npc_cni::protocol::{Add, Answer, Attachment, Command, Reason, Request};
+use npc_cni::protocol::{Add, Answer, Attachment, Command, Reason};
 use npc_compiler::engine;
-use npc_compiler::object::Family;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant, MissedTickBehavior};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use super::asking::{Asking, ListedPolicies, Needs};
-use super::ended::{gone_of, has_lost_its_interface, without_ended};
-use super::files::Files;
-use super::last_deletes::LastDeletes;
-use super::netns::SeenNetns;
-use super::pending::{Answered, Awaits, Pending, late};
-use super::policies::Policies;
-use super::sandboxes::Sandboxes;
-use super::server::PendingRequest;
 use crate::causes::with_causes;
-use crate::dataplane::links;
-use crate::enforce::{Event, Waiter};
+use crate::cni::asking::Asking;
+use crate::cni::files::Files;
+use crate::cni::last_deletes::LastDeletes;
+use crate::cni::netns::SeenNetns;
+use crate::cni::pending::{Answered, Awaits, Pending};
+use crate::cni::policies::Policies;
+use crate::cni::sandboxes::Sandboxes;
+use crate::cni::server::PendingRequest;
+use crate::enforce::Event;
 use crate::metrics::Cni;
 use crate::source::{Change, Changes};
 
@@ -40,9 +39,6 @@ const ROUND: Duration = Duration::from_secs(1);
 
 /// How many requests are taken at once.
 pub(super) const REQUESTS: usize = 256;
-
-/// How many notes are read in a round: so many hold up no ADD for long.
-const NOTES: usize = 1_000;
 
 /// What CNI reports, and the requests that wait.
 pub(super) struct Registry {
@@ -127,11 +123,6 @@ impl Registry {
                 return;
             }
         }
-    }
-
-    /// When something is due about a request that waits.
-    fn next_deadline(&self) -> Option<Instant> {
-        self.pending.iter().map(Pending::due).min()
     }
 
     /// Forwards what the source delivers, with the addresses that CNI reports.
@@ -259,118 +250,6 @@ impl Registry {
         Ok(())
     }
 
-    /// Goes on with the requests that wait, as far as that is possible now.
-    async fn advance(&mut self) -> Result<(), LoopEnded> {
-        let now = Instant::now();
-        let mut ready = Vec::new();
-        for mut pending in std::mem::take(&mut self.pending) {
-            if pending.answer.is_closed() {
-                continue;
-            }
-            if pending.deadline <= now {
-                self.metrics.refused();
-                let _ = pending.answer.send(Answer::refused(Reason::Timeout, late(pending.awaits)));
-                continue;
-            }
-            let is_due = pending.due() <= now;
-            if pending.awaits == Awaits::Object {
-                if let Some(arrived) = self.sandboxes.arrived(&pending.add) {
-                    match self.asking.want(&pending.add.namespace, arrived, &mut self.policies) {
-                        Needs::Turn(turn) => pending.awaits = Awaits::Policies(turn),
-                        Needs::Nothing => {
-                            ready.push(pending);
-                            continue;
-                        }
-                    }
-                } else if is_due {
-                    warn!(
-                        namespace = pending.add.namespace,
-                        pod = pending.add.name,
-                        "mirror pod not found; static pod starts isolated, reachable from its own node only"
-                    );
-                    ready.push(pending);
-                    continue;
-                }
-            } else if is_due {
-                warn!(
-                    namespace = pending.add.namespace,
-                    pod = pending.add.name,
-                    "the API server has not listed the newest policies in time; the pod starts with those that the agent knows"
-                );
-                ready.push(pending);
-                continue;
-            }
-            self.pending.push(pending);
-        }
-        self.admit(ready, Vec::new()).await
-    }
-
-    /// Policies were listed; those that waited for them go on.
-    async fn listed(
-        &mut self,
-        ListedPolicies { namespace, turn, since, policies }: ListedPolicies,
-    ) -> Result<(), LoopEnded> {
-        let has_come = policies.is_ok();
-        let events = match policies {
-            Ok(policies) => self.policies.listed(&namespace, since, policies),
-            Err(error) => {
-                self.policies.done();
-                warn!(
-                    namespace,
-                    error, "cannot ask for the newest policies, so new pods start with those that the agent knows"
-                );
-                Vec::new()
-            }
-        };
-        let is_over = |pending: &Pending| {
-            pending.add.namespace == namespace && matches!(pending.awaits, Awaits::Policies(of) if of <= turn)
-        };
-        let (ready, rest) = std::mem::take(&mut self.pending).into_iter().partition(is_over);
-        self.pending = rest;
-        self.asking.over(namespace, has_come, &mut self.policies);
-        self.admit(ready, events).await
-    }
-
-    /// These sandboxes live from now on. They are answered when their rules are in the
-    /// kernel.
-    async fn admit(&mut self, ready: Vec<Pending>, policies: Vec<engine::Event>) -> Result<(), LoopEnded> {
-        let ready = without_ended(ready);
-        let mut new = Vec::with_capacity(ready.len());
-        for pending in &ready {
-            // An agent before this one may have answered it, or a runtime asks twice. If no agent
-            // answered, the pod has not run.
-            new.push(!self.sandboxes.is_answered(&pending.add.attachment));
-            self.sandboxes.admit(pending.add.clone(), pending.began, false);
-        }
-        let mut events = policies;
-        events.extend(self.sandboxes.update());
-        if events.is_empty() && ready.is_empty() {
-            return Ok(());
-        }
-        // Before the answer, so that no agent after this one knows less than the runtime.
-        self.save();
-        let mut waiters = Vec::with_capacity(ready.len());
-        for (pending, is_new) in ready.into_iter().zip(new) {
-            let (reply, enforced) = oneshot::channel();
-            let families = pending.add.addresses.iter().map(Family::of).collect();
-            let addresses = pending.add.addresses.iter().copied().collect();
-            waiters.push(Waiter { families, addresses, is_new, reply });
-            tokio::spawn(answer_when_enforced(pending, enforced, self.metrics.clone(), self.answers.clone()));
-        }
-        if waiters.is_empty() {
-            return self.send(events).await;
-        }
-        // Both without a wait between: a pass that begins between them is one too early for the
-        // waiters, which then wait for the next.
-        let mut permits = self.agent.reserve_many(2).await?;
-        for event in changes(events).into_iter().chain([Event::Waiters(waiters)]) {
-            if let Some(permit) = permits.next() {
-                permit.send(event);
-            }
-        }
-        Ok(())
-    }
-
     /// Gives what changed to the agent's loop and to the file.
     async fn publish(&mut self) -> Result<(), LoopEnded> {
         let events = self.sandboxes.update();
@@ -394,85 +273,6 @@ impl Registry {
             );
         }
     }
-
-    /// Finds interfaces that are gone, notes that the plugin left, and policies that the
-    /// watch should have delivered.
-    async fn inspect(&mut self) -> Result<(), LoopEnded> {
-        for namespace in self.policies.overdue() {
-            let now = self.policies.now();
-            self.asking.want(&namespace, now, &mut self.policies);
-        }
-        self.read_notes().await?;
-        self.deleted.forget_before(Moment::now().before(LONGEST));
-        self.sandboxes.age();
-        let (links, netns) = (self.sandboxes.links(), self.sandboxes.netns_without_link());
-        let gone = links::gone(links).unwrap_or_else(|error| {
-            warn!(error = with_causes(&error), "cannot find out which interfaces of sandboxes are gone");
-            BTreeSet::new()
-        });
-        let netns = self.netns.gone(netns);
-        let ended = self.sandboxes.links_gone(&gone) + self.sandboxes.netns_gone(&netns);
-        if ended > 0 {
-            info!(ended, "sandboxes are gone, and there was no DEL");
-        }
-        self.publish().await
-    }
-
-    /// The plugin left a note about a pod that it let start.
-    fn started_without_an_agent(&mut self, add: Add, left: Moment) {
-        let began = left.before(Duration::from_millis(add.waited));
-        if self.deleted.is_after(&add.attachment, began) {
-            return;
-        }
-        let (namespace, pod) = (&add.namespace, &add.name);
-        if add.open {
-            warn!(
-                namespace,
-                pod, "this pod was started without an agent; its policies are enforced once its object is known"
-            );
-        } else {
-            warn!(namespace, pod, "this pod was started without an agent; its policies are enforced from now on");
-        }
-        self.sandboxes.admit(add, began, true);
-    }
-
-    async fn read_notes(&mut self) -> Result<(), LoopEnded> {
-        let notes = match self.files.notes(NOTES) {
-            Ok(notes) => notes,
-            Err(error) => {
-                warn!(%error, "cannot read the notes of the CNI plugin");
-                return Ok(());
-            }
-        };
-        if notes.is_empty() {
-            return Ok(());
-        }
-        let gone = gone_of(notes.iter().filter_map(|(_, note)| match note {
-            Ok(Note { request: Request { command: Command::Add(add), .. }, .. }) => Some(add),
-            _ => None,
-        }));
-        let mut read = Vec::new();
-        for (path, note) in notes {
-            match note.map(|Note { request, left }| (request.command, left)) {
-                Ok((Command::Add(add), _)) if has_lost_its_interface(&add, &gone) => {}
-                Ok((Command::Add(add), left)) => self.started_without_an_agent(add, left),
-                Ok((Command::Delete { attachment }, left)) => self.removed(&attachment, left),
-                Ok((Command::Check(_) | Command::Gc { .. }, _)) => {}
-                Err(error) => {
-                    warn!(%error, file = %path.display(), "a note of the CNI plugin cannot be read; it is removed");
-                }
-            }
-            read.push(path);
-        }
-        self.publish().await?;
-        // After their content is saved.
-        for path in read {
-            if let Err(error) = std::fs::remove_file(&path) {
-                warn!(%error, file = %path.display(), "cannot remove a note of the CNI plugin");
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Why an ADD is void.
@@ -484,40 +284,9 @@ fn changes(events: Vec<engine::Event>) -> Option<Event> {
     (!changes.is_empty()).then(|| Event::Changes(Changes { is_part: true, changes, ..Changes::default() }))
 }
 
-/// Answers an ADD once its rules are in the kernel, or when the plugin is about to give up.
-async fn answer_when_enforced(
-    mut pending: Pending,
-    enforced: oneshot::Receiver<()>,
-    metrics: Cni,
-    answers: mpsc::UnboundedSender<Answered>,
-) {
-    let enforced = tokio::select! {
-        enforced = time::timeout_at(pending.deadline, enforced) => enforced,
-        // The plugin has given up, so the pod may run: its flows are no longer another's.
-        () = pending.answer.closed() => return,
-    };
-    let reply = match enforced {
-        Ok(Ok(())) => {
-            metrics.added(pending.since.elapsed());
-            // Before the answer: from then on the pod may run. Without a receiver the agent ends.
-            let _ = answers.send(Answered { attachment: pending.add.attachment, began: pending.began });
-            Answer::done()
-        }
-        // The agent ends. The plugin asks the next one.
-        Ok(Err(_)) => return,
-        Err(_) => {
-            metrics.refused();
-            let words = "the agent cannot bring the rules of this pod into the kernel; its log and `npc status` on this \
-                         node have the reason";
-            Answer::refused(Reason::Timeout, words)
-        }
-    };
-    let _ = pending.answer.send(reply);
-}
-
 #[cfg(test)]
-#[path = "late_tests.rs"]
 mod late_tests;
 #[cfg(test)]
-#[path = "registry_tests.rs"]
 mod tests;
+#[cfg(test)]
+mod world;
