@@ -496,3 +496,6 @@ mod released_tests;
 #[cfg(test)]
 #[path = "sandboxes_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "sandboxes_world.rs"]
+mod world;
