@@ -1,5 +1,6 @@
 //! The smallest change that admits a denied flow: as help below the denial, and as JSON.
 
+mod anchor;
 mod json;
 mod service;
 mod why_not;
@@ -115,8 +116,20 @@ pub(super) fn help(
         Some(Ok(fix)) => {
             for change in fix.changes.iter().filter(|change| directions.contains(&change.direction)) {
                 write_change(change, fix.opens.is_empty(), out)?;
-                if admits_a_node(cluster, change) {
-                    writeln!(out, "{INDENT}(that is the address of a node: it admits all that runs in its network)")?;
+                if let Some(place) = anchor::shared_text(input, change) {
+                    writeln!(out, "{INDENT}{}", anchor::words(&place))?;
+                }
+                match nodes_admitted(cluster, change) {
+                    0 => {}
+                    1 => writeln!(
+                        out,
+                        "{INDENT}(that is the address of a node: it admits all that runs in its network)"
+                    )?,
+                    _ => writeln!(
+                        out,
+                        "{INDENT}(these are addresses of nodes: they admit all that runs in the nodes' networks; add those \
+                         of nodes that join later)"
+                    )?,
                 }
             }
             if is_last { writeln!(out, "{INDENT}{}", checked(cluster, fix)) } else { Ok(()) }
@@ -124,27 +137,29 @@ pub(super) fn help(
     }
 }
 
-/// Whether a change admits the address of a node.
-fn admits_a_node(cluster: &Cluster, change: &Change) -> bool {
-    fn has_node(cluster: &Cluster, value: &Value) -> bool {
+/// How many addresses of nodes a change admits.
+fn nodes_admitted(cluster: &Cluster, change: &Change) -> usize {
+    fn count(cluster: &Cluster, value: &Value) -> usize {
+        let is_node =
+            |cidr: &str| cidr.split('/').next().and_then(|of| of.parse().ok()).is_some_and(|of| cluster.is_node(of));
         match value {
-            Value::Object(fields) => fields.iter().any(|(key, value)| match value.as_str().filter(|_| key == "cidr") {
-                Some(cidr) => {
-                    cidr.split('/').next().and_then(|of| of.parse().ok()).is_some_and(|of| cluster.is_node(of))
-                }
-                None => has_node(cluster, value),
-            }),
-            Value::Array(items) => items.iter().any(|item| has_node(cluster, item)),
-            _ => false,
+            Value::Object(fields) => fields
+                .iter()
+                .map(|(key, value)| match value.as_str().filter(|_| key == "cidr") {
+                    Some(cidr) => usize::from(is_node(cidr)),
+                    None => count(cluster, value),
+                })
+                .sum(),
+            Value::Array(items) => items.iter().map(|item| count(cluster, item)).sum(),
+            _ => 0,
         }
     }
     match &change.edit {
-        Edit::NewPolicy(document) => has_node(cluster, document),
-        Edit::Policy(Patch(operations)) => operations.iter().any(|operation| match operation {
-            PatchOperation::Add(add) => has_node(cluster, &add.value),
-            _ => false,
-        }),
-        _ => false,
+        Edit::NewPolicy(document) => count(cluster, document),
+        Edit::Policy(Patch(operations)) => (operations.iter())
+            .map(|operation| if let PatchOperation::Add(add) = operation { count(cluster, &add.value) } else { 0 })
+            .sum(),
+        _ => 0,
     }
 }
 

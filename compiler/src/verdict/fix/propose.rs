@@ -29,6 +29,7 @@ pub(super) fn proposals(
     flow: &Flow,
     pairs: &[Pair],
     direction: Direction,
+    ports_by: PortsBy,
 ) -> Result<Vec<Proposal>, NoFix> {
     let subjects = peer::subjects(pairs, direction);
     let first = subjects.first().ok_or(NoFix::FactMissing)?;
@@ -49,22 +50,20 @@ pub(super) fn proposals(
     };
     let is_why = |pair: &&Pair| pair.verdict(view.cluster, view.groups, direction) != Verdict::Allowed;
     let denied = pairs.iter().find(is_why).ok_or(NoFix::FactMissing)?.question(direction);
-    let is_about_port_of_destination = denied.is_about_port_of_destination(view.cluster);
     let decision = denied.decide(view.cluster, view.groups, direction);
-    let proposer = Proposer {
-        view,
-        direction,
-        section,
-        field,
-        other,
-        namespace,
-        subjects,
-        ports,
-        is_about_port_of_destination,
-        denied,
-        pairs,
-    };
+    let mut proposer = Proposer { view, direction, section, field, other, namespace, subjects, ports, denied, pairs };
+    if ports_by == PortsBy::Name {
+        proposer.ports = vec![proposer.named_port().ok_or(NoFix::NothingFits)?];
+    }
     proposer.all(&decision, flow)
+}
+
+/// How the ports of a rule are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PortsBy {
+    /// By the name that the destinations give them.
+    Name,
+    Number,
 }
 
 /// Whether an explanation shows a rule as the cause.
@@ -90,10 +89,6 @@ pub(super) struct Proposer<'a> {
     pub(super) subjects: Vec<PodId>,
     /// The items of `ports`.
     pub(super) ports: Vec<Value>,
-    /// As in [`Question::is_about_port_of_destination`].
-    ///
-    /// [`Question::is_about_port_of_destination`]: crate::verdict::explain::Question
-    pub(super) is_about_port_of_destination: bool,
     /// A question that is denied, which stands for all.
     pub(super) denied: &'a Question,
     pub(super) pairs: &'a [Pair],
