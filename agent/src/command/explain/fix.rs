@@ -9,6 +9,7 @@ mod yaml;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::net::IpAddr;
 
 use json_patch::{Patch, PatchOperation};
 use npc_agent::source::manifests::{ObjectRef, Positions};
@@ -137,29 +138,39 @@ pub(super) fn help(
     }
 }
 
-/// How many addresses of nodes a change admits.
+/// How many nodes a change admits by their addresses.
 fn nodes_admitted(cluster: &Cluster, change: &Change) -> usize {
-    fn count(cluster: &Cluster, value: &Value) -> usize {
-        let is_node =
-            |cidr: &str| cidr.split('/').next().and_then(|of| of.parse().ok()).is_some_and(|of| cluster.is_node(of));
-        match value {
-            Value::Object(fields) => fields
-                .iter()
-                .map(|(key, value)| match value.as_str().filter(|_| key == "cidr") {
-                    Some(cidr) => usize::from(is_node(cidr)),
-                    None => count(cluster, value),
-                })
-                .sum(),
-            Value::Array(items) => items.iter().map(|item| count(cluster, item)).sum(),
-            _ => 0,
-        }
-    }
+    let mut addresses = BTreeSet::new();
     match &change.edit {
-        Edit::NewPolicy(document) => count(cluster, document),
-        Edit::Policy(Patch(operations)) => (operations.iter())
-            .map(|operation| if let PatchOperation::Add(add) = operation { count(cluster, &add.value) } else { 0 })
-            .sum(),
-        _ => 0,
+        Edit::NewPolicy(document) => blocks_in(document, &mut addresses),
+        Edit::Policy(Patch(operations)) => {
+            for operation in operations {
+                if let PatchOperation::Add(add) = operation {
+                    blocks_in(&add.value, &mut addresses);
+                }
+            }
+        }
+        _ => {}
+    }
+    addresses.retain(|address| cluster.is_node(*address));
+    let nodes = cluster.nodes().values().filter(|of| of.iter().any(|address| addresses.contains(address)));
+    // An address may be known by a pod alone.
+    nodes.count().max(usize::from(!addresses.is_empty()))
+}
+
+/// The first addresses of the blocks that are written somewhere in a value.
+fn blocks_in(value: &Value, addresses: &mut BTreeSet<IpAddr>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value.as_str().filter(|_| key == "cidr") {
+                    Some(cidr) => addresses.extend(cidr.split('/').next().and_then(|of| of.parse::<IpAddr>().ok())),
+                    None => blocks_in(value, addresses),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| blocks_in(item, addresses)),
+        _ => {}
     }
 }
 

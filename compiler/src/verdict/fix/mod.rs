@@ -263,12 +263,10 @@ pub fn fixes(
             found.push(FlowFix { flows, fix: Err(NoFix::NotTried) });
             break;
         }
-        let written = if rest.iter().any(|(other, _)| differs_by_number(&flow, other)) {
-            &[PortsBy::Name, PortsBy::Number][..]
-        } else {
-            &[PortsBy::Number]
-        };
-        let fix = fix(view, &flow, written).map(|fix| with_others(view, fix, &flow, &mut flows, &mut rest));
+        let named_alike = rest.iter().map(|(other, _)| other).filter(|other| differs_by_number(&flow, other));
+        let named_alike: Vec<&Flow> = named_alike.collect();
+        let of_flow = fix(view, &flow, &named_alike);
+        let fix = of_flow.map(|fix| with_others(view, fix, &flow, &mut flows, &mut rest));
         // Why there is none is quickly said.
         tried += usize::from(matches!(fix, Ok(_) | Err(NoFix::NothingFits)));
         found.push(FlowFix { flows, fix });
@@ -323,8 +321,9 @@ fn differs_by_number(one: &Flow, other: &Flow) -> bool {
         && one.traffic != other.traffic
 }
 
-/// The fix of one denied flow, by the first way to write its ports that gives one.
-fn fix(before: View<'_>, flow: &Flow, written: &[PortsBy]) -> Result<Fix, NoFix> {
+/// The fix of one denied flow; if there is one that names the port, of others too that go to a port of
+/// this name.
+fn fix(before: View<'_>, flow: &Flow, named_alike: &[&Flow]) -> Result<Fix, NoFix> {
     if let Some(code) = flow.broken {
         return Err(NoFix::Service(code));
     }
@@ -336,14 +335,13 @@ fn fix(before: View<'_>, flow: &Flow, written: &[PortsBy]) -> Result<Fix, NoFix>
     if let Some(fault) = wrong_port {
         return Err(fault);
     }
-    let mut none = NoFix::NothingFits;
-    for ports_by in written {
-        match attempts(before, flow, pairs, *ports_by) {
-            Ok(fix) => return Ok(fix),
-            Err(reason) => none = reason,
-        }
+    let of_others = named_alike.iter().flat_map(|other| other.asked.pairs().unwrap_or_default());
+    let all: Vec<Pair> = pairs.iter().chain(of_others).cloned().collect();
+    let by_name = (all.len() > pairs.len()).then(|| attempts(before, flow, &all, PortsBy::Name));
+    match by_name {
+        Some(Ok(fix)) => Ok(fix),
+        Some(Err(_)) | None => attempts(before, flow, pairs, PortsBy::Number),
     }
-    Err(none)
 }
 
 fn attempts(before: View<'_>, flow: &Flow, pairs: &[Pair], ports_by: PortsBy) -> Result<Fix, NoFix> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::change::{Change, Edit, ObjectName, append, field_path, match_labels};
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
-use super::{NoFix, View, written};
+use super::{NoFix, View, rule, written};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{NetworkPolicy, Protocol};
@@ -43,18 +43,17 @@ pub(super) fn proposals(
     let is_dns = matches!(traffic.single(), Some((Protocol::Udp | Protocol::Tcp, 53, 53)));
     // A DNS client asks again by TCP where an answer is long.
     let is_dns_egress = is_dns && direction == Direction::Egress && matches!(other, Other::Pods(_));
-    let ports = if is_dns_egress {
-        ["UDP", "TCP"].map(|protocol| json!({"port": 53, "protocol": protocol})).to_vec()
-    } else {
-        peer::ports(&traffic)?
+    let ports = match ports_by {
+        PortsBy::Name => vec![rule::named_port(view, pairs, direction).ok_or(NoFix::NothingFits)?],
+        PortsBy::Number if is_dns_egress => {
+            ["UDP", "TCP"].map(|protocol| json!({"port": 53, "protocol": protocol})).to_vec()
+        }
+        PortsBy::Number => peer::ports(&traffic)?,
     };
     let is_why = |pair: &&Pair| pair.verdict(view.cluster, view.groups, direction) != Verdict::Allowed;
     let denied = pairs.iter().find(is_why).ok_or(NoFix::FactMissing)?.question(direction);
     let decision = denied.decide(view.cluster, view.groups, direction);
-    let mut proposer = Proposer { view, direction, section, field, other, namespace, subjects, ports, denied, pairs };
-    if ports_by == PortsBy::Name {
-        proposer.ports = vec![proposer.named_port().ok_or(NoFix::NothingFits)?];
-    }
+    let proposer = Proposer { view, direction, section, field, other, namespace, subjects, ports, denied, pairs };
     proposer.all(&decision, flow)
 }
 

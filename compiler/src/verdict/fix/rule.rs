@@ -10,12 +10,12 @@ use super::change::{Lacking, ObjectName, add, append, match_labels, remove, repl
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, Shown};
-use super::{NoFix, label};
+use super::{NoFix, View, label};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::cluster::PodId;
 use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Protocol, ServicePort};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule};
-use crate::verdict::explain::{Candidate, Code, Of, Party, asks_for, is_close, is_slip, may_mean_namespace};
+use crate::verdict::explain::{Candidate, Code, Of, Pair, Party, asks_for, is_close, is_slip, may_mean_namespace};
 use crate::verdict::flow::End;
 
 /// The path of a rule in its policy, as the tokens of a JSON pointer: `spec`, `ingress`, `0`.
@@ -49,7 +49,7 @@ impl Proposer<'_> {
                 all.extend(self.of_policy(candidate.policy, Size::Item, more));
                 // A name opens less where pods give it to different numbers.
                 let list = [&base[..], &["ports"]].concat();
-                let named = self.named_port().into_iter();
+                let named = named_port(self.view, self.pairs, self.direction).into_iter();
                 all.extend(named.filter_map(|port| {
                     self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, vec![port]))
                 }));
@@ -97,7 +97,7 @@ impl Proposer<'_> {
     /// by little.
     fn right_name(&self, candidate: &Candidate, base: &Base<'_>) -> Option<PatchOperation> {
         let [conjunct] = candidate.conjuncts.as_slice() else { return None };
-        let named = self.named_port()?;
+        let named = named_port(self.view, self.pairs, self.direction)?;
         let is_slip = conjunct.code == Code::PortNamedUnresolved && is_close(&conjunct.want, named["port"].as_str()?);
         let item = conjunct.path.split('.').next().and_then(index)?;
         is_slip.then(|| replace(&[&base[..], &["ports", item, "port"]].concat(), named["port"].clone()))
@@ -142,27 +142,6 @@ impl Proposer<'_> {
         let (kind, of) = first.identity();
         let object = ObjectName::new(kind, &first.namespace, of);
         Some(NoFix::PortWithoutName { object, name: name.clone(), protocol, port })
-    }
-
-    /// The name that all destinations give to the port that was asked for.
-    pub(super) fn named_port(&self) -> Option<Value> {
-        let (protocol, ..) = self.denied.traffic.single()?;
-        let mut names: Option<BTreeSet<&str>> = None;
-        for pair in self.pairs {
-            let question = pair.question(self.direction);
-            let (Party::End(End::Pod(pod)), Some((_, port, last))) = (question.to, question.traffic.single()) else {
-                return None;
-            };
-            let ports = self.view.cluster.pod(pod).ports.iter();
-            let meant = ports.filter(|of| (of.protocol, of.port, of.port) == (protocol, port, last));
-            let of_pod: BTreeSet<&str> = meant.map(|of| of.name.as_str()).filter(|name| !name.is_empty()).collect();
-            names = Some(names.map_or(of_pod.clone(), |before| before.intersection(&of_pod).copied().collect()));
-        }
-        let mut item = json!({ "port": names?.first()? });
-        if protocol != Protocol::Tcp {
-            item["protocol"] = json!(protocol.as_str());
-        }
-        Some(item)
     }
 
     /// The ports that a rule lacks.
@@ -339,6 +318,29 @@ impl Proposer<'_> {
         }
         Ok(())
     }
+}
+
+/// The name that all destinations give to the port that was asked for, as an item of `ports`.
+pub(super) fn named_port(view: View<'_>, pairs: &[Pair], direction: Direction) -> Option<Value> {
+    let mut names: Option<BTreeSet<(Protocol, &str)>> = None;
+    for pair in pairs {
+        let question = pair.question(direction);
+        let (Party::End(End::Pod(pod)), Some((protocol, port, last))) = (question.to, question.traffic.single()) else {
+            return None;
+        };
+        let ports = view.cluster.pod(pod).ports.iter();
+        let meant = ports.filter(|of| (of.protocol, of.port, of.port) == (protocol, port, last));
+        let of_pod: BTreeSet<(Protocol, &str)> =
+            meant.map(|of| (protocol, of.name.as_str())).filter(|(_, name)| !name.is_empty()).collect();
+        names = Some(names.map_or(of_pod.clone(), |before| before.intersection(&of_pod).copied().collect()));
+    }
+    let names = names?;
+    let (protocol, name) = names.first()?;
+    let mut item = json!({ "port": name });
+    if *protocol != Protocol::Tcp {
+        item["protocol"] = json!(protocol.as_str());
+    }
+    Some(item)
 }
 
 /// The item of `from` or `to` by which a rule misses, and its index as it is written.
