@@ -113,13 +113,8 @@ impl Atom {
                 !other.classes.is_empty() && other.classes.iter().all(may_select)
             }
             (Self::Block(block), None) => {
-                let is_of_node = other.classes.is_empty();
                 family.is_none_or(|family| family == block.family)
-                    && (if is_of_node {
-                        cluster.may_hold_address_of_node(block)
-                    } else {
-                        cluster.may_hold_address_of_new_pod(block)
-                    })
+                    && cluster.may_hold_a_new_address(block, !other.classes.is_empty())
             }
             (Self::Everyone | Self::Block(_), _) => self.holds(cluster, other),
         }

@@ -113,22 +113,17 @@ impl Cluster {
         self
     }
 
-    /// Whether a block may hold the address that a node without one has in truth: no such address is
-    /// a service's.
+    /// Whether a block may hold the address that a pod or a node without one will have: no
+    /// such address is a service's. A single public address is that of a server outside: no author
+    /// of a rule knows the address that a pod will get. A node may have one.
     #[must_use]
-    pub fn may_hold_address_of_node(&self, block: &Block) -> bool {
+    pub fn may_hold_a_new_address(&self, block: &Block, of_pod: bool) -> bool {
         let of_services = &self.service_addresses[block.family as usize];
-        block.may_hold_a_new_address()
-            && (of_services.is_empty() || !block.addresses.difference(of_services).is_empty())
-    }
-
-    /// Whether a block may hold the address that a pod without one will have. A single public address
-    /// is that of a server outside: no author of a rule knows the address that a pod will get.
-    #[must_use]
-    pub fn may_hold_address_of_new_pod(&self, block: &Block) -> bool {
         let is_outside =
             |(first, last): &(u128, u128)| first == last && !is_private(cidr::address(block.family, *first));
-        self.may_hold_address_of_node(block) && !block.addresses.ranges().iter().all(is_outside)
+        block.may_hold_a_new_address()
+            && (of_services.is_empty() || !block.addresses.difference(of_services).is_empty())
+            && !(of_pod && block.addresses.ranges().iter().all(is_outside))
     }
 
     pub(super) fn find_open(&mut self) {

@@ -321,7 +321,7 @@ impl<'a> Kinds<'a> {
                 // Every end that has no address yet may be in the block.
                 Atom::Block(block) if admitted.named.is_empty() => {
                     let traffic = known.id(&admitted.traffic);
-                    if self.cluster.may_hold_address_of_new_pod(block) {
+                    if self.cluster.may_hold_a_new_address(block, true) {
                         for slot in [ASSUMED_NONE, block.family as usize] {
                             may.to_bare[slot] = known.union(may.to_bare[slot], traffic);
                         }
