@@ -6,7 +6,6 @@ mod answer;
 mod beside;
 mod denied;
 mod dns;
-mod end_words;
 mod excerpt;
 mod fix;
 mod headline;

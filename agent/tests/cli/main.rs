@@ -13,6 +13,7 @@ mod input;
 mod kubectl;
 mod label_fixes;
 mod lint;
+mod manifests;
 mod marks;
 mod matrix;
 mod migrate;

@@ -147,6 +147,9 @@ pub struct Pod {
     /// The ports that these containers declare without a name. They decide nothing and help to
     /// find mistakes; the agent does not keep them.
     pub unnamed_ports: Box<[(Protocol, u16)]>,
+    /// The containers of these ports, where several declare any: which port a name or a number may mean
+    /// is easier to see. They decide nothing; the agent does not keep them.
+    pub containers_of_ports: Box<[ContainerOfPort]>,
     /// `status.phase` is `Succeeded` or `Failed`: it has no address any more,
     /// whatever its status lists.
     pub finished: bool,
@@ -200,6 +203,17 @@ pub struct ContainerPort {
     pub port: u16,
 }
 
+/// The container that declares a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerOfPort {
+    /// `name` of the container
+    pub container: Box<str>,
+    /// `protocol`
+    pub protocol: Protocol,
+    /// `containerPort`
+    pub port: u16,
+}
+
 /// A port of a node that leads to a port of a pod on it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
@@ -242,6 +256,13 @@ impl Pod {
         let named = self.ports.iter().map(|port| (port.protocol, port.port));
         let all = named.chain(self.unnamed_ports.iter().copied());
         all.filter(move |(of, _)| *of == protocol).map(|(_, port)| port)
+    }
+
+    /// The container that declares a port, where several containers of the pod declare ports.
+    #[must_use]
+    pub fn container_of(&self, protocol: Protocol, port: u16) -> Option<&str> {
+        let of_port = self.containers_of_ports.iter().find(|of| (of.protocol, of.port) == (protocol, port));
+        of_port.map(|of| &*of.container)
     }
 
     /// Whether policies can apply to it: live, with a network of its own.
@@ -306,12 +327,17 @@ impl Pod {
     pub fn from_template(namespace: String, name: String, labels: Labels, spec: core::PodSpec) -> Self {
         let sidecars = (spec.init_containers.unwrap_or_default().into_iter())
             .filter(|c| c.restart_policy.as_deref() == Some("Always"));
-        let listed = spec.containers.into_iter().chain(sidecars).flat_map(|c| c.ports.unwrap_or_default());
+        let listed = spec.containers.into_iter().chain(sidecars).flat_map(|c| {
+            let ports = c.ports.unwrap_or_default().into_iter();
+            ports.map(move |port| (port, c.name.clone()))
+        });
         let number = |number: i32| u16::try_from(number).ok().filter(|p| *p > 0);
         let (mut ports, mut unnamed_ports, mut host_ports) = (Vec::new(), Vec::new(), Vec::new());
-        for listed in listed {
+        let mut containers_of_ports: Vec<ContainerOfPort> = Vec::new();
+        for (listed, container) in listed {
             let protocol = Protocol::parse(listed.protocol.as_deref().unwrap_or("TCP"));
             let Some((protocol, port)) = protocol.zip(number(listed.container_port)) else { continue };
+            containers_of_ports.push(ContainerOfPort { container: container.into(), protocol, port });
             if let Some(host_port) = listed.host_port.and_then(number) {
                 let address = listed.host_ip.as_deref().and_then(parse_address).filter(|ip| !ip.is_unspecified());
                 host_ports.push(HostPort { protocol, host_port, port, address });
@@ -320,6 +346,9 @@ impl Pod {
                 Some(name) => ports.push(ContainerPort { name, protocol, port }),
                 None => unnamed_ports.push((protocol, port)),
             }
+        }
+        if containers_of_ports.windows(2).all(|pair| pair[0].container == pair[1].container) {
+            containers_of_ports.clear();
         }
         // Of several ports of one name and protocol, the one that is listed first stays
         // first, because a Service's named targetPort means that one.
@@ -341,6 +370,7 @@ impl Pod {
             host_addresses: Vec::new(),
             ports,
             unnamed_ports: unnamed_ports.into(),
+            containers_of_ports: containers_of_ports.into(),
             finished: false,
             terminating: false,
             not_ready: false,

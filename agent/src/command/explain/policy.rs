@@ -14,7 +14,7 @@ use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRu
 use npc_compiler::verdict::explain::Beside;
 use serde::Serialize;
 
-use super::answer::location;
+use super::answer::{BesideJson, beside as beside_json, location};
 use super::{Context, alone, beside};
 use crate::command::endpoint::short_kind;
 use crate::command::input::{Input, Source, unread_words};
@@ -45,11 +45,20 @@ pub(super) struct About {
     without_rules: Option<WithoutRules>,
     rules: Vec<Rule>,
     /// Of a policy that selects nothing, the workload that it looks as if it meant, and why it does not.
-    #[serde(skip)]
-    near: Option<(String, Beside)>,
+    near: Vec<Near>,
     warnings: Vec<String>,
     /// What was not read and this policy may mean.
     unknowns: Vec<String>,
+}
+
+/// A workload that a policy looks as if it meant.
+#[derive(Debug, Serialize)]
+struct Near {
+    workload: String,
+    #[serde(flatten)]
+    json: BesideJson,
+    #[serde(skip)]
+    beside: Beside,
 }
 
 /// Where there is no room for the rules of a policy.
@@ -160,7 +169,8 @@ impl About {
         };
         let meant = || {
             let (pod, beside) = alone::meant(context.input, groups, id)?;
-            Some((workloads(cluster, &[pod]).pop()?, beside))
+            let workload = workloads(cluster, &[pod]).pop()?;
+            Some(Near { workload, json: beside_json(context, &beside), beside })
         };
         // A rule of a direction that policyTypes leaves out stands here too: it has no effect.
         let rules =
@@ -172,7 +182,7 @@ impl About {
             selector: policy.subject.to_string(),
             selects: workloads(cluster, &selected),
             may_select: workloads(cluster, &possible),
-            near: if selected.is_empty() && !is_open { meant() } else { None },
+            near: if selected.is_empty() && !is_open { meant().into_iter().collect() } else { Vec::new() },
             hosts: workloads(cluster, &hosts),
             rules: rules.collect(),
             isolates,
@@ -261,9 +271,9 @@ impl About {
             writeln!(out, "\nunknown: pods that this policy may mean and that were not read")?;
             self.unknowns.iter().try_for_each(|text| writeln!(out, "   = note: {text}"))?;
         }
-        if let Some((workload, near)) = &self.near {
+        for Near { workload, beside, .. } in &self.near {
             writeln!(out, "\nit may mean {workload}")?;
-            beside::near(context, near, out)?;
+            beside::near(context, beside, out)?;
         }
         // Standard error has what was passed over already.
         context.input.warnings.iter().try_for_each(|text| writeln!(out, "\nwarning: {text}"))?;

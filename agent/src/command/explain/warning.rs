@@ -56,6 +56,12 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
              from outside the cluster; this is what policies say of such a client"
         ),
         Warning::Loopback(address) => format!("{address} is the pod itself: what it sends there never leaves it"),
+        Warning::HostPort { port, pods } => format!(
+            "hostPort {port} of {}: the node translates it before policies judge, and this is what policies say of the \
+             client's own address; rules of the node itself are not judged, and if the network replaces the client's address \
+             by a node's, policies judge that node (a pod and its own node are always allowed)",
+            shorten(pods, NAMED, ", ")
+        ),
         Warning::HostPortElsewhere { port, pods, is_bound } => {
             let name = |(pod, node): &(String, Option<String>)| match node {
                 Some(node) => format!("{pod} on {node}"),
@@ -85,15 +91,20 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
             "{address} is an address of service {namespace}/{name}, and no packet has it as its source: this is what \
              policies would say of one; ask about {namespace}/svc/{name} for the pods behind it"
         ),
-        Warning::OtherNodes { host, is_source, is_own_node, nodes } => {
+        Warning::OtherNodes { host, other, is_source, is_own_node, nodes } => {
             let of = |(verdict, names): &(Verdict, Vec<String>)| {
                 let verdict = verdict_word(*verdict).to_owned();
                 if names.is_empty() { verdict } else { format!("{verdict} ({})", shorten(names, NAMED, ", ")) }
             };
             let answers = nodes.iter().map(of).collect::<Vec<_>>().join(", ");
             let why = if *is_own_node { ", and a pod and its own node are always allowed" } else { "" };
-            let way = if *is_source { "from" } else { "to" };
-            format!("{} is in its node's network{why}; {way} every other node: {answers}", shown(host))
+            let (way, from, to) = if *is_source { ("from", host, other) } else { ("to", other, host) };
+            format!(
+                "{} -> {}: {} is in its node's network{why}; {way} every other node: {answers}",
+                shown(from),
+                shown(to),
+                shown(host)
+            )
         }
         Warning::TunnelDropped { from, traffic } => format!(
             "{traffic} is what tunnels use: policies allow it, but agents drop it where it leaves {}, because no rule \

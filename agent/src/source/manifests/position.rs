@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::field::span_of;
+use super::field::{shared_text_of, span_of};
 use super::long;
 use super::problem::ObjectRef;
 use super::span::Span;
@@ -101,6 +101,16 @@ impl Positions {
             None => span_of(&origin.node, path),
         };
         Some(Location { file: Arc::clone(&origin.file), span, exact })
+    }
+
+    /// Where the text of a field stands, if it is a YAML anchor's, which other places of the document may
+    /// use too. Of other objects than policies as in [`Self::text`].
+    #[must_use]
+    pub fn shared_text(&self, object: &ObjectRef, path: &str) -> Option<Location> {
+        let origin = self.objects.get(object)?;
+        let read = self.read_again(origin);
+        let span = shared_text_of(read.as_ref().unwrap_or(&origin.node), path)?;
+        Some(Location { file: Arc::clone(&origin.file), span, exact: true })
     }
 
     /// The text of a scalar of an object, by the keys that lead to it. Of other objects than

@@ -29,7 +29,8 @@ const TEMPLATES: [(&str, &[&str]); 6] = [
 const IDENTITY: [&str; 6] = ["app", "app.kubernetes.io/instance", "app.kubernetes.io/name", "k8s-app", "name", "run"];
 
 /// The labels that a namespace lacks. All its pods get what rules admit by them, so the change is
-/// weighed as one of a policy.
+/// weighed as one of a policy, unless no other namespace has them: then the rule can mean none but this
+/// one.
 pub(super) fn of_namespace(view: View<'_>, direction: Direction, peer: &PodPeer, namespace: &str) -> Option<Proposal> {
     let Namespaces::Selected(selector) = &peer.namespaces else { return None };
     let object = view.objects.namespaces.iter().find(|of| of.name == namespace)?;
@@ -46,7 +47,8 @@ pub(super) fn of_namespace(view: View<'_>, direction: Direction, peer: &PodPeer,
     let object = ObjectName { kind: "Namespace".to_owned(), namespace: None, name: namespace.to_owned() };
     let edit = Edit::Labels(labels, json_patch::Patch(operations), Lacking::Peer);
     let change = Change { direction, object, edit, rollout: None };
-    written::has_name(view, &change.object).then_some(Proposal { change, cause: Cause::Policy, size: Size::Wide })
+    let cause = if view.cluster.has_namespace_with(selector) { Cause::Policy } else { Cause::Mistake };
+    written::has_name(view, &change.object).then_some(Proposal { change, cause, size: Size::Wide })
 }
 
 /// Whether the workload of the pods has the labels itself that its template lacks.
