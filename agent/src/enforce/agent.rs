@@ -459,6 +459,7 @@ impl<K: Kernel> Agent<K> {
         self.readiness.set_obstacle(self.obstacle(&unfiltered));
         if self.readiness.reason() != before.as_deref() {
             self.report_readiness();
+            self.report.log_passes(self.sweeps.judged());
         }
     }
 

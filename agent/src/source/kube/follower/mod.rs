@@ -417,7 +417,7 @@ impl Follower {
 
     fn is_listed(&mut self, kind: Kind, count: usize) {
         if !std::mem::replace(&mut self.listed[kind as usize], true) {
-            info!(kind = kind.as_str(), count, node = self.node, "listed");
+            info!(kind = kind.as_str(), count, "listed the cluster's objects");
         }
     }
 
