@@ -49,6 +49,12 @@ enum Readiness {
     Unready,
 }
 
+/// What the log has of the agent becoming ready.
+#[derive(Debug, Clone, Copy)]
+struct ReadyLine {
+    generation: Option<u64>,
+}
+
 /// So many passes wait for sweeps before the log has them all the same.
 const UNLOGGED: usize = 256;
 
@@ -93,8 +99,8 @@ pub(super) struct Report {
     passes: u64,
     /// Those of them that the log does not have yet.
     unlogged: VecDeque<PassLine>,
-    /// That the agent became ready, and with which generation, which is not in the log yet.
-    unlogged_ready: Option<Option<u64>>,
+    /// That the agent became ready, if that is not in the log yet.
+    unlogged_ready: Option<ReadyLine>,
     /// The xtables lock that rules wait for.
     contention: Contention,
     /// Why the agent is not ready, as it is in the log.
@@ -240,7 +246,7 @@ impl Report {
         if let Some(judged) = judged {
             self.log_judged(judged);
         }
-        if let Some(generation) = self.unlogged_ready.take() {
+        if let Some(ReadyLine { generation }) = self.unlogged_ready.take() {
             info!(generation, "ready");
         }
     }
@@ -364,7 +370,7 @@ impl Report {
             }
         };
         if was != self.readiness && self.readiness == Readiness::Ready {
-            self.unlogged_ready = Some(generation);
+            self.unlogged_ready = Some(ReadyLine { generation });
             if was == Readiness::NeverReady {
                 self.notify(Notice::Ready);
             }
