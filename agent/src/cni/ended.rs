@@ -38,7 +38,7 @@ pub(super) fn without_ended(mut ready: Vec<Pending>) -> Vec<Pending> {
             pod = name,
             container = attachment.container_id,
             link,
-            "an ADD is about a sandbox that has ended"
+            "refused an ADD: its sandbox has ended"
         );
         let words = format!("the sandbox's interface on the node, {link}, is not there any more");
         let _ = pending.answer.send(Answer::refused(Reason::Gone, words));

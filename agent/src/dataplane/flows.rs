@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use super::Error;
 use super::conntrack::{self, Judge, Swept, cut_all_of, sweep_in, sweep_whole, takes_whole_list};
 use super::passage::packets_passed;
+use crate::rounded::rounded;
 
 /// In a table of so many entries one whole list takes less time than the two walks of the kernel
 /// through its table that the flows of one address take.
@@ -101,7 +102,7 @@ impl Flows for LinuxFlows {
         if all.unfiltered && !self.facts.is_unfiltered.swap(true, Ordering::Relaxed) {
             debug!("this kernel does not filter its connections by address; each sweep reads all of them");
         }
-        debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?begun.elapsed(), "judged the flows");
+        debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?rounded(begun.elapsed()), "judged the flows");
         failed.map_or(Ok(all), |error| Err(error.into()))
     }
 }

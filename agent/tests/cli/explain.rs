@@ -454,3 +454,9 @@ warning: pod default/real on n1 and pod default/stale on lost list 10.0.0.1: nod
     let about = files.npc("explain", &["real", "-o", "json"]).json();
     assert_eq!(about["warnings"].as_array().map(Vec::len), Some(1), "{about}");
 }
+
+#[test]
+fn a_policys_named_port_is_shown_with_its_number() {
+    let answer = Files::of(SHOP).npc("explain", &["-n", "shop", "netpol/db"]);
+    assert!(answer.out.contains("on  TCP pg (5432)\n"), "{}{}", answer.out, answer.err);
+}

@@ -215,3 +215,12 @@ fn what_is_too_large_to_write_is_refused_in_words() {
     let part = files.npc("matrix", &["-o", "csv", "-n", "ns1", "--from", "p1", "--port", "80/udp"]);
     assert_eq!((part.code, part.out.lines().count()), (0, 1 + 1_600 + 1), "{}", part.err);
 }
+
+#[test]
+fn what_a_namespace_hides_of_an_endpoints_flows_is_said() {
+    let files = Files::of(SHOP);
+    let hides =
+        |words: &[&str]| files.npc("matrix", words).err.contains("npc: -n shop hides 1 pod of another namespace");
+    assert!(hides(&["-n", "shop", "--from", "api"]) && hides(&["-n", "shop", "--to", "api"]));
+    assert!(!hides(&["-n", "shop"]) && !hides(&["--from", "shop/api"]));
+}

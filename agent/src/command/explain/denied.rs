@@ -121,7 +121,7 @@ fn far(
         _ => label(conjunct, other),
     });
     let equal = decision.tie_count;
-    writeln!(out, "   = note: the first of {equal} that are equally near: {}", wants.collect::<Vec<_>>().join("; "))
+    writeln!(out, "   = note: {equal} rules are equally near; the first {}", wants.collect::<Vec<_>>().join("; "))
 }
 
 /// The end that rules of a direction are asked about, and the traffic.

@@ -8,7 +8,7 @@ use npc_agent::near;
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::{ClassId, Cluster, PodId, PolicyId};
-use npc_compiler::object::Pod;
+use npc_compiler::object::{Pod, Protocol};
 use npc_compiler::policy::finding::Code;
 use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use npc_compiler::verdict::explain::Beside;
@@ -103,6 +103,9 @@ struct Part {
     /// Whether all pods that it may mean were read.
     #[serde(skip)]
     is_certain: bool,
+    /// What a port's name means at the pods of the input.
+    #[serde(skip)]
+    numbers: String,
 }
 
 /// The policy of this name, or why there is none.
@@ -263,7 +266,7 @@ impl About {
                 }
                 for port in &rule.ports {
                     let unused = port.unused.as_ref().map(|why| format!(": unused, {why}")).unwrap_or_default();
-                    writeln!(out, "    on  {}{unused}", port.text)?;
+                    writeln!(out, "    on  {}{}{unused}", port.text, port.numbers)?;
                 }
             }
         }
@@ -292,6 +295,7 @@ fn peers(input: &Input, rule: &PolicyRule) -> Vec<Part> {
             may_select: Vec::new(),
             unused: Some("it admits nothing".to_owned()),
             is_certain: true,
+            numbers: String::new(),
         }];
     }
     let part = |peer: &Peer| {
@@ -318,7 +322,7 @@ fn peers(input: &Input, rule: &PolicyRule) -> Vec<Part> {
             Peer::Nothing => Some("it means no end".to_owned()),
             Peer::Pods(_) | Peer::Block(_) => None,
         };
-        Part { text, selects, may_select, unused, is_certain }
+        Part { text, selects, may_select, unused, is_certain, numbers: String::new() }
     };
     peers.iter().map(part).collect()
 }
@@ -327,6 +331,7 @@ fn peers(input: &Input, rule: &PolicyRule) -> Vec<Part> {
 fn ports(cluster: &Cluster, rule: &PolicyRule, ends: &[PodId], all_are_read: bool) -> Vec<Part> {
     let Ports::AnyOf(ports) = &rule.ports else { return Vec::new() };
     let part = |port: &PortMatch| {
+        let mut numbers = String::new();
         let (text, unused) = match port {
             PortMatch::Range(protocol, 0 | 1, u16::MAX) => (format!("every {} port", protocol.as_str()), None),
             PortMatch::Range(protocol, first, last) if first == last => {
@@ -338,15 +343,25 @@ fn ports(cluster: &Cluster, rule: &PolicyRule, ends: &[PodId], all_are_read: boo
                     |id: &PodId| cluster.pod(*id).ports.iter().any(|of| of.name == *name && of.protocol == *protocol);
                 let unused = (!ends.iter().any(has) && all_are_read)
                     .then(|| "no pod that is meant has a port of this name".to_owned());
+                numbers = numbers_of(cluster, ends, *protocol, name);
                 // In quotes a number is a name.
                 let name = if name.parse::<u16>().is_ok() { format!("port named {name:?}") } else { name.clone() };
                 (format!("{} {name}", protocol.as_str()), unused)
             }
             PortMatch::Nothing => ("a port that is not understood".to_owned(), Some("it means no port".to_owned())),
         };
-        Part { text, selects: Vec::new(), may_select: Vec::new(), unused, is_certain: true }
+        Part { text, selects: Vec::new(), may_select: Vec::new(), unused, is_certain: true, numbers }
     };
     ports.iter().map(part).collect()
+}
+
+/// What a port's name means at these pods: ` (8080)`, or nothing if no pod has it.
+fn numbers_of(cluster: &Cluster, ends: &[PodId], protocol: Protocol, name: &str) -> String {
+    let ports = ends.iter().flat_map(|id| &cluster.pod(*id).ports);
+    let numbers: BTreeSet<u16> =
+        ports.filter(|port| port.name == *name && port.protocol == protocol).map(|port| port.port).collect();
+    let numbers: Vec<String> = numbers.iter().map(u16::to_string).collect();
+    if numbers.is_empty() { String::new() } else { format!(" ({})", shorten(&numbers, LISTED, ", ")) }
 }
 
 /// The pods that a peer means, and those that it may mean.

@@ -318,7 +318,9 @@ fn why(context: &Context<'_>, decision: &Decision, is_pod: bool) -> String {
                 _ => format!("isolated by {}; {matching} of {all} rules match{part}", isolated()),
             }
         }
-        Reason::Unknown if decision.isolated_by.is_empty() => "it depends on a fact that is missing".to_owned(),
-        Reason::Unknown => format!("isolated by {}; a fact is missing", isolated()),
+        Reason::Unknown if decision.isolated_by.is_empty() => {
+            "it depends on a fact that is missing (see below)".to_owned()
+        }
+        Reason::Unknown => format!("isolated by {}; a fact is missing (see below)", isolated()),
     }
 }

@@ -97,11 +97,13 @@ fn state(answer: &KernelExplanation) -> Option<&'static str> {
         ),
         (Some(false), true) => Some("not in the kernel, though the policies of the input ask for it"),
         (Some(false), false) => Some(
-            "neither in the kernel nor asked for by the policies of the input: it is of an older state, or of another node",
+            "neither in the kernel nor asked for by the policies of the input: it is of an older state, \
+             of another node, or of an agent with other flags (--log-denied, --allow-tunnels, …)",
         ),
-        (None, false) => {
-            Some("the policies of the input do not ask for it: it is of an older state, or of another node")
-        }
+        (None, false) => Some(
+            "the policies of the input do not ask for it: it is of an older state, of another node, or of an agent with \
+             flags that npc why was not given (--log-denied, --allow-tunnels, …)",
+        ),
     }
 }
 

@@ -116,29 +116,63 @@ impl Problem {
     pub const fn severity(&self) -> Severity {
         self.code.severity()
     }
+
+    /// It without its severity, for a log whose line has that already.
+    #[must_use]
+    pub fn said(&self) -> impl fmt::Display {
+        Said(self)
+    }
+
+    fn what(&self) -> What<'_> {
+        What(self)
+    }
+
+    fn place(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(span) = self.span {
+            write!(f, ":{}:{}", span.start.line, span.start.column)?;
+        }
+        Ok(())
+    }
 }
 
 /// With `#`, the code stands behind the severity: `warning[label-invalid]`.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if let Some(span) = self.span {
-            write!(f, ":{}:{}", span.start.line, span.start.column)?;
-        }
+        self.place(f)?;
         write!(f, ": {}", self.severity().as_str())?;
         if f.alternate() {
             write!(f, "[{}]", self.code.as_str())?;
         }
-        f.write_str(": ")?;
-        if let Some(object) = &self.object {
+        write!(f, ": {}", self.what())
+    }
+}
+
+/// What [`Problem::said`] shows.
+struct Said<'a>(&'a Problem);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.place(f)?;
+        write!(f, ": {}", self.0.what())
+    }
+}
+
+/// What is wrong, without the place.
+struct What<'a>(&'a Problem);
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem { object, path, message, help, .. } = self.0;
+        if let Some(object) = object {
             write!(f, "{object}: ")?;
         }
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+        if !path.is_empty() {
+            write!(f, "{path}: ")?;
         }
-        f.write_str(&self.message)?;
-        if !self.help.is_empty() {
-            write!(f, "; {}", self.help)?;
+        f.write_str(message)?;
+        if !help.is_empty() {
+            write!(f, "; {help}")?;
         }
         Ok(())
     }

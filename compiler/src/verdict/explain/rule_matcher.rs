@@ -203,7 +203,7 @@ impl RuleMatcher<'_> {
         let conjunct = |field: &str, part, want: String, code| {
             let got = match self.other {
                 Party::OtherNode(None) => "the address of a node".to_owned(),
-                _ => self.address().unwrap_or_else(|| "no address yet".to_owned()),
+                _ => self.address().unwrap_or_else(|| "no address in the input".to_owned()),
             };
             let path = format!("{path}.ipBlock{field}");
             Some(Conjunct::new(Of::Peer, path, part, want, got, code))
