@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{Family, Labels, Protocol, parse_address};
+use super::{Family, Labels, Pod, Protocol, parse_address};
 
 /// A service: how a client's name and port become a pod's address and port.
 /// Policy sees only the latter.
@@ -93,6 +93,20 @@ pub enum TargetPort {
 }
 
 impl Service {
+    /// Whether its selector selects a pod: one of its namespace that has all of its labels. Without
+    /// a selector it selects none.
+    #[must_use]
+    pub fn selects(&self, pod: &Pod) -> bool {
+        self.namespace == pod.namespace && self.asks_for(&pod.labels)
+    }
+
+    /// Whether it has a selector, and labels have what that asks for.
+    #[must_use]
+    pub fn asks_for(&self, labels: &Labels) -> bool {
+        let has = |(key, value): (&String, &String)| labels.get(key) == Some(value);
+        self.selector.as_ref().is_some_and(|selector| selector.iter().all(has))
+    }
+
     /// The ports of every node that lead to it.
     pub fn node_ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
         self.routing.node_ports.keys().copied()

@@ -133,13 +133,16 @@ fn contested(cluster: &Cluster, address: std::net::IpAddr) -> String {
 /// Where to find facts that files lack.
 pub(super) fn what_is_missing(input: &Input, missing: &[Missing]) -> Option<&'static str> {
     let is_of_cluster = |of: &Missing| {
-        !matches!(
-            of.fact,
-            MissingFact::Unread(_)
-                | MissingFact::Holder(..)
-                | MissingFact::SourceRanges(_)
-                | MissingFact::Backends { external_name: Some(_), .. }
-        )
+        // Of a part of a prefix, no cluster says which address is meant.
+        let is_part = of.subject.kind == "Block" && matches!(of.fact, MissingFact::AddressInSourceRanges(_));
+        !is_part
+            && !matches!(
+                of.fact,
+                MissingFact::Unread(_)
+                    | MissingFact::Holder(..)
+                    | MissingFact::SourceRanges(_)
+                    | MissingFact::Backends { external_name: Some(_), .. }
+            )
     };
     (input.source == Source::Files && missing.iter().any(is_of_cluster)).then_some(
         "the running cluster has these facts: ask without -f, or with -f of what kubectl get \
@@ -208,6 +211,11 @@ pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
             MissingFact::SourceRanges(ranges) => format!(
                 "by which way {subject} comes: loadBalancerSourceRanges of the Service ({}) do not hold it, so the load \
                  balancer's addresses do not take it",
+                shorten(ranges, NAMED, ", ")
+            ),
+            MissingFact::AddressInSourceRanges(ranges) => format!(
+                "whether the address of {subject} is in loadBalancerSourceRanges of the Service ({}): the load balancer's \
+                 address takes no other client, no pod either",
                 shorten(ranges, NAMED, ", ")
             ),
             MissingFact::NodePort(port) => {

@@ -72,6 +72,9 @@ pub enum MissingFact {
     /// Whether the client comes by the Service's load balancer, whose `loadBalancerSourceRanges`
     /// do not hold it.
     SourceRanges(Vec<String>),
+    /// Whether the client's address is in the `loadBalancerSourceRanges` of the Service, by whose
+    /// load balancer's address it comes.
+    AddressInSourceRanges(Vec<String>),
     /// Whether this port of a node leads to a Service, because Services were not read.
     NodePort(u16),
     /// Whether an address is a node's, so that this port leads to a Service or a pod.

@@ -6,11 +6,15 @@ use super::answer::Via;
 use super::code::Code;
 use super::ends::Unit;
 use super::entry::Entry;
+use super::party::Party;
 use super::question::MissingFact;
 use super::walk::{Destination, Route, Walk};
-use crate::algebra::cidr::{self, Cidr};
+use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::algebra::traffic::Traffic;
+use crate::cluster::new_address::NewAddress;
 use crate::object::{Family, Service};
+use crate::policy::Block;
+use crate::verdict::flow::End;
 
 impl Walk<'_> {
     /// The sources that the load balancer's address takes, where they come by one. kube-proxy drops
@@ -32,6 +36,7 @@ impl Walk<'_> {
             return sources.to_vec();
         }
         let cluster = self.ends.cluster;
+        let block = block_of(&ranges, Family::of(&address));
         let (mut taken, mut refused, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
         for unit in sources {
             let into = match unit.party.address(cluster, Family::of(&address)) {
@@ -40,6 +45,9 @@ impl Walk<'_> {
                 Some(own) if are_in(&ranges, own) => &mut taken,
                 Some(_) => &mut refused,
                 None if unit.party.has_address(cluster) => continue,
+                // Whichever address it gets, the ranges may hold it, or not.
+                None if cluster.holds_each_new_address(&block, new_address(unit)) => &mut taken,
+                None if !cluster.may_hold_a_new_address(&block, new_address(unit)) => &mut refused,
                 None => &mut unknown,
             };
             into.push(unit.clone());
@@ -50,7 +58,7 @@ impl Walk<'_> {
             self.broken(&refused, service, Some(Code::ServiceSourceRanges), &traffic, &via);
         }
         if !unknown.is_empty() {
-            let fact = [unknown_range(&ranges)];
+            let fact = [MissingFact::AddressInSourceRanges(texts(&ranges))];
             let route = Route { via: Some(via), service: &service.addresses, missing: &fact, ..Route::default() };
             self.between(&unknown, destinations, route);
         }
@@ -71,5 +79,22 @@ pub(super) fn are_in(ranges: &[Cidr], address: IpAddr) -> bool {
 
 /// Whether a client is one that the load balancer takes, as a fact that the input lacks.
 pub(super) fn unknown_range(ranges: &[Cidr]) -> MissingFact {
-    MissingFact::SourceRanges(ranges.iter().map(|of| of.network().to_string()).collect())
+    MissingFact::SourceRanges(texts(ranges))
+}
+
+fn texts(ranges: &[Cidr]) -> Vec<String> {
+    ranges.iter().map(|of| of.network().to_string()).collect()
+}
+
+/// The addresses of a family in some prefixes.
+fn block_of(ranges: &[Cidr], family: Family) -> Block {
+    let addresses: Vec<AddressSet> = ranges.iter().filter(|of| of.family == family).map(Cidr::addresses).collect();
+    Block { family, addresses: AddressSet::union_of(&addresses) }
+}
+
+const fn new_address(unit: &Unit) -> NewAddress {
+    match unit.party {
+        Party::End(End::Pod(_)) => NewAddress::OfPod,
+        _ => NewAddress::OfNode,
+    }
 }
