@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its own input has failed")]
 
-pub(crate) mod services;
-
 use std::net::IpAddr;
 
 use k8s_openapi::api::networking::v1 as networking;

@@ -80,7 +80,6 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
     let input = args.input.read_quietly()?;
     let mut findings = input.findings();
     findings.extend(mistakes::findings(&input));
-    findings.sort();
     let warnings = input.with_passed_over(input.warnings.clone());
     match args.output {
         Format::Text => text(&findings, &mut output::stdout())?,

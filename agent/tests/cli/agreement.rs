@@ -50,11 +50,14 @@ fn of_matrix(json: &Value) -> (Allowed, BTreeSet<String>) {
     (allowed, json["endpoints"].as_array().unwrap().iter().map(|endpoint| text(&endpoint["id"])).collect())
 }
 
-/// An end of a flow: whether it is a pod, its id where that is one and where it is a workload.
+/// An end of a flow: whether it is a pod with an address, which the matrix by pod has rows of; its id
+/// there, and in the matrix by workload.
 fn end(json: &Value) -> Option<(bool, String, String)> {
     let (kind, namespace, name) = (json["kind"].as_str()?, json["namespace"].as_str()?, json["name"].as_str()?);
     let is_in_cluster = json["hostNetwork"] == false && kind != "Service";
-    is_in_cluster.then(|| (kind == "Pod", format!("{namespace}/{name}"), format!("{namespace}/{kind}/{name}")))
+    let has_address = json["addresses"].as_array().is_some_and(|of| !of.is_empty());
+    is_in_cluster
+        .then(|| (kind == "Pod" && has_address, format!("{namespace}/{name}"), format!("{namespace}/{kind}/{name}")))
 }
 
 /// The pairs of ends that a flow stands for.

@@ -1,6 +1,5 @@
 //! The addresses that pods and nodes without one will have, as far as that decides.
 
-use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use super::Cluster;
@@ -97,6 +96,8 @@ pub(super) fn given(objects: &Objects) -> [bool; 2] {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::algebra::ranges::RangeSet;
     use crate::object::{Exposure, Node, Routing, Service};

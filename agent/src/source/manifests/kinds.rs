@@ -9,7 +9,7 @@ use npc_compiler::object::{
     CONFIG_HASH, EndpointSlice, Labels, Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload,
 };
 
-use super::decode::{Mismatch, Notes, decode};
+use super::decode::{Mismatch, Notes, field};
 use super::replicas::{of_cron_job, of_workload};
 use super::span::Span;
 use super::tree::{Node, Value};
@@ -457,18 +457,6 @@ fn template(
     let mut pod = Pod::from_template(namespace.to_owned(), name.to_owned(), labels, spec);
     pod.workload = Some(Workload { kind: kind.to_owned(), name: name.to_owned() });
     Ok(pod)
-}
-
-/// Decodes the field at a path; the empty value where it is absent.
-pub(super) fn field<T: serde::de::DeserializeOwned + Default>(
-    node: &Node,
-    path: &[&str],
-    notes: &mut Notes,
-) -> Result<T, Mismatch> {
-    match path.iter().try_fold(node, |node, key| node.get(key)) {
-        Some(field) => decode(field, &path.join("."), notes),
-        None => Ok(T::default()),
-    }
 }
 
 /// The name of an object that leaves its end to the API server: five letters or digits, as

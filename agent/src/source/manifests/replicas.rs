@@ -3,8 +3,7 @@
 
 use npc_compiler::object::Workload;
 
-use super::decode::{Mismatch, Notes};
-use super::kinds::field;
+use super::decode::{Mismatch, Notes, field};
 use super::tree::Node;
 
 /// How many pods a workload has at once; none where that is not known: of a DaemonSet, and of a kind

@@ -13,7 +13,7 @@ use crate::cluster::unread::{Extent, Unread};
 use crate::cluster::{Cluster, PodId};
 use crate::object::{Family, Objects, Protocol, Service, ServicePort};
 use crate::sample::objects;
-use crate::sample::services::objects_with_services;
+use crate::sample_services::objects_with_services;
 use crate::verdict::flow::End;
 use crate::verdict::matrix::{By, Matrix, Options};
 

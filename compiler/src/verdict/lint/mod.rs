@@ -152,6 +152,17 @@ pub fn mistakes(cluster: &Cluster, groups: &Groups, knows_namespaces: bool) -> V
     redundant::policies(cluster, &mut found);
     found.sort_unstable();
     found.dedup();
+    // Where a rule names a Service's port, that is why nothing of it passes.
+    let causes: Vec<(PolicyId, String)> = (found.iter())
+        .filter(|mistake| mistake.code == Code::ServicePort)
+        .map(|mistake| (mistake.policy, mistake.path.clone()))
+        .collect();
+    found.retain(|mistake| {
+        let is_cause = |(policy, path): &(PolicyId, String)| {
+            *policy == mistake.policy && path.starts_with(&format!("{}.", mistake.path))
+        };
+        mistake.code != Code::HalfOpen || !causes.iter().any(is_cause)
+    });
     found
 }
 

@@ -2,16 +2,18 @@
 //! EndpointSlices, hostNetwork and host ports, pods that are not ready or have finished, two nodes,
 //! both families.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot read its own input has failed")]
+
 use std::net::IpAddr;
 
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::objects;
 use crate::object::{
     EndpointSlice, Exposure, Family, HostPort, Labels, Node, Objects, Protocol, Routing, Service, ServicePort,
     SliceEndpoint, SlicePort, TargetPort,
 };
+use crate::sample::objects;
 
 /// The addresses of the nodes, IPv4 first.
 const NODES: [[&str; 2]; 2] = [["192.0.2.1", "2001:db8:a::1"], ["192.0.2.2", "2001:db8:a::2"]];
