@@ -50,6 +50,9 @@ pub struct Routing {
     pub external_addresses: Vec<IpAddr>,
     /// Those of them that are the load balancer's, which alone heed [`Self::source_ranges`].
     pub balancer_addresses: Vec<IpAddr>,
+    /// Addresses of load balancers that nodes do not take (`ipMode: Proxy`): traffic goes to the load
+    /// balancer, which sends it on.
+    pub proxied_addresses: Vec<IpAddr>,
     /// `loadBalancerSourceRanges`: the clients that the load balancer's addresses take; all where
     /// it is empty.
     pub source_ranges: Vec<String>,
@@ -131,8 +134,10 @@ impl From<core::Service> for Service {
         let inside: Vec<String> = listed.into_iter().chain(spec.cluster_ip).collect();
         let is_headless = inside.iter().any(|text| text == "None");
         // Of an address with ipMode Proxy, nodes know nothing: traffic goes to the load balancer.
-        let taken = ingress.into_iter().filter(|of| of.ip_mode.as_deref() != Some("Proxy"));
-        let balancer: BTreeSet<IpAddr> = taken.filter_map(|of| parse_address(&of.ip?)).collect();
+        let (proxied, taken): (Vec<_>, Vec<_>) =
+            ingress.into_iter().partition(|of| of.ip_mode.as_deref() == Some("Proxy"));
+        let proxied_addresses = proxied.into_iter().filter_map(|of| parse_address(&of.ip?)).collect();
+        let balancer: BTreeSet<IpAddr> = taken.into_iter().filter_map(|of| parse_address(&of.ip?)).collect();
         let external = spec.external_ips.unwrap_or_default();
         let outside = external.iter().filter_map(|text| parse_address(text)).chain(balancer.iter().copied());
         let inside: BTreeSet<IpAddr> = inside.iter().filter_map(|text| parse_address(text)).collect();
@@ -151,6 +156,7 @@ impl From<core::Service> for Service {
             publishes_not_ready: spec.publish_not_ready_addresses == Some(true),
             is_headless,
             only_family: families.first().copied().filter(|_| families.len() == 1),
+            proxied_addresses,
             external_addresses: outside.difference(&inside).copied().collect(),
             balancer_addresses: balancer.difference(&inside).copied().collect(),
             source_ranges: (spec.load_balancer_source_ranges.into_iter().flatten())

@@ -1,11 +1,13 @@
-//! `loadBalancerSourceRanges` of Services: which clients a load balancer's address takes.
+//! Addresses of load balancers: which clients they take (`loadBalancerSourceRanges`), and those that
+//! nodes do not take at all (`ipMode: Proxy`).
 
 use std::net::IpAddr;
 
-use super::answer::Via;
+use super::answer::{Unanswerable, Via};
 use super::code::Code;
 use super::ends::Unit;
 use super::entry::Entry;
+use super::name::Target;
 use super::party::Party;
 use super::question::MissingFact;
 use super::walk::{Destination, Route, Walk};
@@ -17,6 +19,24 @@ use crate::policy::Block;
 use crate::verdict::flow::End;
 
 impl Walk<'_> {
+    /// Flows to the address of a load balancer that nodes do not take; whether it is one. What the
+    /// client's policies deny is denied, and what the load balancer makes of the rest is not known.
+    pub(super) fn by_proxied_balancer(&mut self, sources: &[Unit], address: IpAddr) -> Result<bool, Unanswerable> {
+        let cluster = self.ends.cluster;
+        let Some(service) = cluster.services().find(|of| of.routing.proxied_addresses.contains(&address)) else {
+            return Ok(false);
+        };
+        let (namespace, name) = (service.namespace.clone(), service.name.clone());
+        let mut destinations = Vec::new();
+        for unit in self.ends.units(&Target::Address(address))? {
+            let traffic = self.ends.traffic(&unit, self.port);
+            destinations.extend(traffic.map(|traffic| Destination::direct(unit, traffic)));
+        }
+        let fact = [MissingFact::Balancer { address, namespace, name }];
+        self.between(sources, &destinations, Route { port: self.port, missing: &fact, ..Route::default() });
+        Ok(!destinations.is_empty())
+    }
+
     /// The sources that the load balancer's address takes, where they come by one. kube-proxy drops
     /// what comes from elsewhere, from pods and nodes too.
     pub(super) fn taken_by_balancer(

@@ -58,6 +58,7 @@ pub fn explain(
         (_, Target::Service(service)) => walk.through(&sources, service, None),
         (_, Target::ServiceAddress(service, address)) => walk.by_address(&sources, service, *address),
         (_, Target::Node { addresses, .. }) if walk.by_node(&sources, to, addresses)? => {}
+        (_, Target::Address(address)) if walk.by_proxied_balancer(&sources, *address)? => {}
         (_, Target::Address(address)) if walk.by_loopback(&sources, *address)? => {}
         (_, Target::Address(address)) if walk.by_node(&sources, to, &[*address])? => {}
         _ => walk.directly(&sources, &ends.units(to)?)?,
