@@ -172,7 +172,7 @@ metadata: {name: web}
 spec:
   podSelector: {matchLabels: {app: web}}
   policyTypes: [Egress]
-  egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0}}], ports: [{port: 443}]}]
+  egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{port: 443}]}]
 ";
 
 #[test]

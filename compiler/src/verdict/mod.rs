@@ -10,6 +10,7 @@
 //! | [`outside`] | what ends exchange with addresses outside the cluster |
 //! | [`explain`] | why a flow is or is not allowed; what isolates an end |
 //! | [`fix`] | the smallest change of an object that admits a denied flow |
+//! | [`lint`] | what in policies has no effect or cannot work |
 //! | [`zone`] | which addresses no rule distinguishes |
 
 pub mod bounds;
@@ -17,6 +18,7 @@ pub mod division;
 pub mod explain;
 pub mod fix;
 pub mod flow;
+pub mod lint;
 pub mod matrix;
 pub mod outside;
 pub mod pairs;

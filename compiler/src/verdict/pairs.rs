@@ -19,6 +19,7 @@ use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::ranges::RangeSet;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Admitted, Atom, Group, GroupId, Groups, OtherEnd, atoms};
+use crate::cluster::new_address::NewAddress;
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::Family;
 use crate::policy::Direction;
@@ -152,8 +153,11 @@ fn held(cluster: &Cluster, atom: &Atom, node: Option<&str>, family: Family) -> V
             selected.chain(claimants.filter(|id| atom.holds(cluster, seen(cluster, *id, node, family)))).collect()
         }
         Atom::Block(block) if block.family == family => {
-            let inside = |id: &PodId| {
-                cluster.address(*id, family).is_some_and(|address| block.addresses.contains(cidr::number(address)))
+            let holds_new = cluster.holds_each_new_address(block, NewAddress::OfPod);
+            let is_bare = |id: &PodId| Family::ALL.iter().all(|family| cluster.address(*id, *family).is_none());
+            let inside = |id: &PodId| match cluster.address(*id, family) {
+                Some(address) => block.addresses.contains(cidr::number(address)),
+                None => holds_new && is_bare(id),
             };
             cluster.endpoints().map(|(id, _)| id).filter(inside).collect()
         }

@@ -395,7 +395,13 @@ fn a_policy_over_the_bound_on_one_node_keeps_its_rules_on_another() {
         let named = |wanted: &str| cluster.endpoints().find(|(_, pod)| pod.name == wanted).unwrap().0;
         let (to, from) = (named(&format!("p{number}")), named("p101"));
         let group = groups.get(groups.of(to, Direction::Ingress).unwrap());
-        let other = OtherEnd { classes: cluster.classes_of(from), address: None, ports: &[], is_unread: false };
+        let other = OtherEnd {
+            classes: cluster.classes_of(from),
+            address: None,
+            ports: &[],
+            new_family: None,
+            is_unread: false,
+        };
         group.traffic(&cluster, other).of(Protocol::Tcp).contains(port)
     };
     assert!(passes(1, 1_000) && passes(60, 1_000) && !passes(60, 1_001));
@@ -471,6 +477,7 @@ fn no_namespace_has_more_members_than_the_bound_and_verdicts_are_those_of_the_ru
                                 classes: cluster.classes_of(*other),
                                 address: Some(*other_address),
                                 ports,
+                                new_family: None,
                                 is_unread: false,
                             };
                             let admits = |cluster: &Cluster, groups: &Groups, port| {

@@ -306,8 +306,7 @@ fn end(name: &EndName) -> EndJson<'_> {
 fn via<'a>(context: &Context<'_>, via: &'a Via) -> ViaJson<'a> {
     let without_backend = || {
         let why = via.without_backend.as_ref()?;
-        let mut services = context.input.loaded.objects.services.iter();
-        let service = services.find(|of| of.namespace == via.namespace && of.name == via.name)?;
+        let service = context.input.cluster.service(&via.namespace, &via.name)?;
         Some(no_backend::without_backend(context.input, service, why))
     };
     ViaJson {

@@ -127,19 +127,13 @@ impl About {
     pub(super) fn new(context: &Context<'_>, groups: &Groups, id: PolicyId) -> Self {
         let cluster = &context.input.cluster;
         let policy = cluster.policy(id);
-        let subject = PodPeer { namespaces: Namespaces::Own(policy.namespace.clone()), pods: policy.subject.clone() };
+        let subject = policy.subject_peer();
         let [selected, possible] =
             [cluster.selected(&subject), cluster.possibly_selected(&subject)].map(|classes| pods_of(cluster, classes));
         let unread = unread(context.input, &subject);
         let is_open = !possible.is_empty() || !unread.is_empty();
-        let is_host = |(_, pod): &(PodId, &Pod)| {
-            pod.host_network
-                && !pod.finished
-                && pod.namespace == policy.namespace
-                && policy.subject.matches(&pod.labels)
-        };
         // A policy for every pod means those in their own networks.
-        let hosts = cluster.pods().filter(|of| !policy.subject.is_empty() && is_host(of));
+        let hosts = cluster.host_pods_of(&subject).filter(|_| !policy.subject.is_empty());
         let hosts: Vec<PodId> = hosts.map(|(id, _)| id).collect();
         let isolates: Vec<Direction> = Direction::ALL.into_iter().filter(|of| policy.isolates(*of)).collect();
         let without_rules = WithoutRules::of(cluster, id);
@@ -385,15 +379,8 @@ fn unread(input: &Input, peer: &PodPeer) -> Vec<String> {
 /// Why a peer means no pod.
 fn no_pod(input: &Input, peer: &PodPeer) -> String {
     let cluster = &input.cluster;
-    let is_in = |namespace: &str| match &peer.namespaces {
-        Namespaces::Own(own) => own == namespace,
-        Namespaces::Selected(of) => cluster.namespace(namespace).is_some_and(|labels| of.matches(labels)),
-    };
-    let is_host = |(_, pod): (PodId, &Pod)| {
-        pod.host_network && !pod.finished && is_in(&pod.namespace) && peer.pods.matches(&pod.labels)
-    };
     let whole = if input.source == Source::Cluster { "cluster" } else { "input" };
-    if cluster.pods().any(is_host) {
+    if cluster.host_pods_of(peer).next().is_some() {
         return format!("the only such pods of the {whole} are in their nodes' networks, and no selector means these");
     }
     format!("no pod of the {whole} is meant")

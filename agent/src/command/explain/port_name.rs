@@ -12,12 +12,7 @@ pub(super) fn of_service(context: &Context<'_>, flow: &Flow, candidate: &Candida
     let (_, Party::End(End::Pod(id))) = flow.parties? else { return None };
     let cluster = &context.input.cluster;
     let pod = cluster.pod(id);
-    let services = cluster.services().filter(|service| {
-        service.namespace == pod.namespace
-            && service.selector.as_ref().is_some_and(|selector| {
-                !selector.is_empty() && selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
-            })
-    });
+    let services = cluster.services_in(&pod.namespace).filter(|service| service.selects(pod));
     let mut ports = services.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
     let (service, port) = ports.find(|(_, port)| port.name.as_deref() == Some(named.want.as_str()))?;
     let of_pods = match &port.target {

@@ -12,10 +12,12 @@ use super::json;
 use super::kinds::{self, DocumentKind};
 use super::parsed::{Parsed, ParsedObject};
 use super::problem::{Code, ObjectRef, Problem};
+use super::replicas;
 use super::span::{Mark, Span};
 use super::tree::{self, Node, Value};
 use super::types::{self, Misspelt, misspelt};
 use npc_compiler::algebra::syntax::{wrong_label_key, wrong_label_value};
+use npc_compiler::object::Workload;
 
 /// How deep `List`s may lie in `List`s.
 const MAX_LISTS: usize = 8;
@@ -206,6 +208,10 @@ impl DocumentReader<'_> {
             return;
         }
         if kind == DocumentKind::Other {
+            if let Some(Workload { kind, name }) = replicas::scaled_by(&types.api_version, &types.kind, &node) {
+                let namespace = self.best_name(DocumentKind::Other, &types.kind, &node).namespace;
+                self.parsed.scaled.push(ObjectRef::new(kind, namespace, name));
+            }
             *self.parsed.skipped.entry(kinds::qualified(&types.api_version, &types.kind)).or_default() += 1;
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
                 let message = format!("no Kubernetes since 1.16 serves a NetworkPolicy of {}", types.api_version);

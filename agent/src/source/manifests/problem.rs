@@ -34,6 +34,8 @@ pub enum Code {
     DuplicateName,
     /// A value that may not mean what its author thinks.
     ValueDoubtful,
+    /// A namespace that no object declares, and whose name is nearly that of one that is.
+    NamespaceUndeclared,
     /// A version of NetworkPolicy that no Kubernetes serves any more.
     VersionGone,
     /// A label that no API server takes.
@@ -44,10 +46,11 @@ pub enum Code {
 
 impl Code {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::DocumentUnreadable,
         Self::DuplicateName,
         Self::ValueDoubtful,
+        Self::NamespaceUndeclared,
         Self::VersionGone,
         Self::LabelInvalid,
         Self::AnnotationInvalid,
@@ -60,6 +63,7 @@ impl Code {
             Self::DocumentUnreadable => "document-unreadable",
             Self::DuplicateName => "duplicate-name",
             Self::ValueDoubtful => "value-doubtful",
+            Self::NamespaceUndeclared => "namespace-undeclared",
             Self::VersionGone => "version-gone",
             Self::LabelInvalid => "label-invalid",
             Self::AnnotationInvalid => "annotation-invalid",
@@ -72,9 +76,11 @@ impl Code {
         match self {
             // The pods that such a policy was to isolate would be open.
             Self::DocumentUnreadable | Self::VersionGone => Severity::Error,
-            Self::DuplicateName | Self::ValueDoubtful | Self::LabelInvalid | Self::AnnotationInvalid => {
-                Severity::Warning
-            }
+            Self::DuplicateName
+            | Self::ValueDoubtful
+            | Self::NamespaceUndeclared
+            | Self::LabelInvalid
+            | Self::AnnotationInvalid => Severity::Warning,
         }
     }
 
@@ -85,6 +91,7 @@ impl Code {
             Self::DocumentUnreadable | Self::VersionGone => "it is not judged",
             Self::DuplicateName => "the earlier one is not judged",
             Self::ValueDoubtful => "it is taken as it stands",
+            Self::NamespaceUndeclared => "it is taken for a namespace of its own",
             Self::AnnotationInvalid => "no annotation decides, but the API server refuses the object",
             Self::LabelInvalid => "the label counts as it stands, but the API server refuses the object",
         }

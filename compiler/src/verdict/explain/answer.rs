@@ -173,7 +173,7 @@ pub enum Warning {
         /// The Service's name.
         name: String,
         /// The ports that it has.
-        ports: Vec<u16>,
+        ports: Vec<(Protocol, u16)>,
     },
     /// The source is a Service, and nothing in the input says where it leads.
     SourceWithoutPods,

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use crate::algebra::cidr;
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
-use crate::cluster::group::{Admitted, Resolution};
+use crate::cluster::group::{Admitted, Atom, Resolution};
 use crate::cluster::selection::UnknownLabels;
 use crate::cluster::{Class, ClassId, Cluster};
 use crate::object::{ContainerPort, Family, Labels, Protocol, controller_labels};
@@ -220,7 +220,11 @@ impl RuleMatcher<'_> {
         if family.is_some_and(|family| family != written.cidr.family) {
             return conjunct(".cidr", Part::Family, cidr, Code::IpBlockFamily);
         }
-        let Some(address) = address else { return conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside) };
+        let Some(address) = address else {
+            let seen = self.other.seen(self.cluster, self.question.ends(self.direction).0, self.question.family);
+            let is_in = Atom::Block(written.block.clone()).holds(self.cluster, seen);
+            return if is_in { None } else { conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside) };
+        };
         let number = cidr::number(address);
         if !written.cidr.addresses().contains(number) {
             return conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside);

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Admitted, Atom, Group, GroupId, Groups, OtherEnd};
+use crate::cluster::new_address::NewAddress;
 use crate::cluster::selection::UnknownLabels;
 use crate::cluster::{ClassId, Cluster};
 use crate::object::{ContainerPort, Family};
@@ -204,6 +205,7 @@ impl<'a> Kinds<'a> {
             classes: &face.classes,
             address: face.zone.map(first),
             ports: &face.ports,
+            new_family: face.assumed,
             is_unread: face.is_unread,
         }
     }
@@ -323,7 +325,7 @@ impl<'a> Kinds<'a> {
                 // Every end that has no address yet may be in the block.
                 Atom::Block(block) if admitted.named.is_empty() => {
                     let traffic = known.id(&admitted.traffic);
-                    if self.cluster.may_hold_a_new_address(block, true) {
+                    if self.cluster.may_hold_a_new_address(block, NewAddress::OfPod) {
                         for slot in [ASSUMED_NONE, block.family as usize] {
                             may.to_bare[slot] = known.union(may.to_bare[slot], traffic);
                         }
@@ -377,6 +379,7 @@ impl<'a> Kinds<'a> {
                 classes: &face.classes,
                 address: face.zone.map(first),
                 ports: &face.ports,
+                new_family: face.assumed,
                 is_unread: face.is_unread,
             };
             atom.may_hold(self.cluster, seen, face.assumed)
@@ -406,8 +409,12 @@ impl<'a> Kinds<'a> {
                 let inside: Vec<bool> =
                     self.zones.starts(block.family).iter().map(|start| block.addresses.contains(*start)).collect();
                 let holds = |zone: Zone| zone.family == block.family && inside[zone.place];
-                let faces = self.faces.iter().enumerate();
-                faces.filter(|(_, face)| face.zone.is_some_and(holds)).map(|(i, _)| i).collect()
+                let holds_new = self.cluster.holds_each_new_address(block, NewAddress::OfPod);
+                let is_held = |face: &Face| match face.zone {
+                    Some(zone) => holds(zone),
+                    None => holds_new && face.assumed == Some(block.family) && !face.classes.is_empty(),
+                };
+                self.faces.iter().enumerate().filter(|(_, face)| is_held(face)).map(|(i, _)| i).collect()
             }
         }
     }

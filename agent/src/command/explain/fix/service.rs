@@ -31,8 +31,7 @@ pub(super) fn declared_port(of: &DeclaredPort) -> String {
 
 /// The place of the port among those of its Service.
 fn place(input: &Input, (namespace, name): &(String, String), port: (Protocol, u16)) -> Option<usize> {
-    let mut services = input.cluster.services().filter(|service| service.namespace == *namespace);
-    let service = services.find(|service| service.name == *name)?;
+    let service = input.cluster.service(namespace, name)?;
     service.ports.iter().position(|of| (of.protocol, of.port) == port)
 }
 
