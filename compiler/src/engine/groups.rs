@@ -246,14 +246,14 @@ impl LocalGroups {
         Some(done)
     }
 
-    pub(super) fn set_policy(&mut self, policy: Arc<Policy>) {
+    pub(super) fn set_policy(&mut self, policy: &Arc<Policy>) {
         let (namespace, name) = (Arc::from(policy.namespace.as_str()), Arc::from(policy.name.as_str()));
         let here = self.namespaces.entry(Arc::clone(&namespace)).or_default();
-        if here.policies.get(&name).is_some_and(|known| *known == policy) {
+        if here.policies.get(&name).is_some_and(|known| known == policy) {
             return;
         }
-        let before = here.policies.insert(Arc::clone(&name), Arc::clone(&policy));
-        here.reweigh(before.as_deref(), Some(&policy));
+        let before = here.policies.insert(Arc::clone(&name), Arc::clone(policy));
+        here.reweigh(before.as_deref(), Some(policy));
         self.policy_count += usize::from(before.is_none());
         self.policy_changed(&namespace, &name);
     }
@@ -436,7 +436,7 @@ impl LocalGroups {
             let policies: Vec<Arc<Policy>> = policies.map(|name| Arc::clone(&here.policies[name])).collect();
             let prepared = self.prepared[direction as usize].remove(&hash).filter(|prepared| prepared.is_of(&policies));
             let PreparedGroup { leaves, .. } = prepared.unwrap_or_else(|| {
-                PreparedGroup::new((direction, hash, &group.resolution), policies, &self.options, group.names())
+                PreparedGroup::new((direction, hash, &group.resolution), policies, &self.options, &group.names())
             });
             let leaves = leaves.map(|PreparedLeaf { family, chain, rules, sets: asked }| {
                 for (name, definition) in &asked {

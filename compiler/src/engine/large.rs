@@ -131,7 +131,7 @@ impl Engine {
                 } else {
                     let (read, findings) = Policy::read(&policy);
                     if self.most(&namespace, Some(&read), false) <= limit {
-                        return self.policy(Arc::new(read), findings);
+                        return self.policy(&Arc::new(read), findings);
                     }
                     Change::Policy(Arc::new(read), findings)
                 };
@@ -334,7 +334,7 @@ impl Engine {
                 }
                 None => {
                     let index = (&mut self.store, &mut self.peers);
-                    let prospect = self.groups.foresee(index, &self.sets, &namespace, waiting.now.to_come());
+                    let prospect = self.groups.foresee(index, &self.sets, &namespace, waiting.now.changes_to_come());
                     if self.cost(&prospect) <= limit {
                         self.apply_batch(&namespace, waiting.now, prospect);
                     } else {
@@ -356,7 +356,7 @@ impl Engine {
         for change in batch.changes.into_values() {
             match change {
                 Change::Event(event) => self.apply(event),
-                Change::Policy(policy, findings) => self.policy(policy, findings),
+                Change::Policy(policy, findings) => self.policy(&policy, findings),
             }
         }
         self.groups.prepare(prospect.groups);

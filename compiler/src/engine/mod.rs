@@ -320,7 +320,7 @@ impl Engine {
             Event::NamespaceGone(name) => self.namespace(&name, None),
             Event::Policy(policy) => {
                 let (policy, findings) = Policy::read(&policy);
-                self.policy(Arc::new(policy), findings);
+                self.policy(&Arc::new(policy), findings);
             }
             Event::PolicyGone(namespace, name) => {
                 self.groups.remove_policy(&namespace, &name);
@@ -331,7 +331,7 @@ impl Engine {
         }
     }
 
-    fn policy(&mut self, policy: Arc<Policy>, findings: Vec<Finding>) {
+    fn policy(&mut self, policy: &Arc<Policy>, findings: Vec<Finding>) {
         self.findings.put(&policy.namespace, &policy.name, findings);
         self.groups.set_policy(policy);
     }

@@ -364,8 +364,6 @@ fn of_their_namespaces(mut objects: Objects) -> Objects {
 
 #[test]
 fn every_state_while_large_changes_are_loaded_is_of_events_in_the_order_of_their_namespace() {
-    // A later case fails (`NPC_CASES=60`): for some state no events in their order are found, because an
-    // address is isolated that these do not isolate.
     let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(6);
     let seen = Seen::default();
     let objects = || random::objects().prop_map(distinct).prop_map(of_their_namespaces);

@@ -51,7 +51,7 @@ impl PreparedGroup {
         (direction, hash, resolution): (Direction, Hash, &Resolution),
         policies: Vec<Arc<Policy>>,
         options: &Options,
-        names: impl Iterator<Item = (&'n str, &'n str)> + Clone,
+        names: &(impl Iterator<Item = (&'n str, &'n str)> + Clone),
     ) -> Self {
         let rules = policies.iter().flat_map(|policy| {
             let policy = &**policy;
@@ -176,6 +176,8 @@ impl LocalGroups {
         if new.is_empty() || total <= self.options.set_members.0 {
             return Prospect { groups: prepared, members, over: future.names(&stay) };
         }
+        // They may take a hundred megabytes, and are of no use.
+        drop((prepared, members));
         let demand = |group| {
             let made = is_there(group, &stay).then(|| self.sets_of(group).collect());
             future.demand(group, made)
@@ -184,9 +186,6 @@ impl LocalGroups {
         let known = future.sizes(groups.iter(), (store, peers));
         let mut sizes = InStore { of_all: store.size, sets, known };
         let over = members::choose_over_bound(&demands, stay.clone(), &self.options, &mut sizes);
-        if over == stay {
-            return Prospect { groups: prepared, members, over: future.names(&stay) };
-        }
         let new: Vec<&FutureGroup> = groups.iter().filter(|group| !is_there(group, &over)).collect();
         let prepared = future.prepare(&new, &over);
         let (_, members) = future.count(&new, std::iter::empty(), &prepared, (store, peers), sets);
@@ -308,7 +307,7 @@ impl<'a> FutureNamespace<'a> {
             let within = own.iter().filter(|name| !over.contains(&***name));
             let policies = within.filter_map(|name| self.policies.get(name)).cloned().collect();
             let names = own.iter().map(|name| (self.namespace, &**name));
-            PreparedGroup::new((*direction, *hash, resolution), policies, &self.groups.options, names)
+            PreparedGroup::new((*direction, *hash, resolution), policies, &self.groups.options, &names)
         };
         groups.iter().map(prepare).collect()
     }

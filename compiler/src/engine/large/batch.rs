@@ -52,7 +52,7 @@ impl Batch {
     }
 
     /// What is to change in the namespace. Policies are read.
-    pub(super) fn to_come(&mut self) -> ToCome<'_> {
+    pub(super) fn changes_to_come(&mut self) -> ToCome<'_> {
         let mut to_come = ToCome { reconsiders_bound: self.reconsiders_bound, ..ToCome::default() };
         for (object, change) in &mut self.changes {
             if let Change::Event(Event::Policy(policy)) = change {
