@@ -364,6 +364,8 @@ fn of_their_namespaces(mut objects: Objects) -> Objects {
 
 #[test]
 fn every_state_while_large_changes_are_loaded_is_of_events_in_the_order_of_their_namespace() {
+    // More cases than these have not been run to their end (`NPC_CASES=60`) since `check` keeps all numbers of
+    // events that fit a state; in the first 200 s of them none failed.
     let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(6);
     let seen = Seen::default();
     let objects = || random::objects().prop_map(distinct).prop_map(of_their_namespaces);
