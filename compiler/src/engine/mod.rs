@@ -39,6 +39,7 @@ mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
@@ -322,7 +323,7 @@ impl Engine {
             Event::NamespaceGone(name) => self.namespace(&name, None),
             Event::Policy(policy) => {
                 let (policy, findings) = Policy::read(&policy);
-                self.policy(policy, findings);
+                self.policy(&Arc::new(policy), findings);
             }
             Event::PolicyGone(namespace, name) => {
                 self.groups.remove_policy(&namespace, &name);
@@ -333,7 +334,7 @@ impl Engine {
         }
     }
 
-    fn policy(&mut self, policy: Policy, findings: Vec<Finding>) {
+    fn policy(&mut self, policy: &Arc<Policy>, findings: Vec<Finding>) {
         self.findings.put(&policy.namespace, &policy.name, findings);
         self.groups.set_policy(policy);
     }
