@@ -5,6 +5,7 @@
 use std::fmt;
 
 use npc_compiler::policy::finding as policy;
+use npc_compiler::verdict::lint;
 
 use crate::source::manifests::{Code, Location, ObjectRef, Problem, Severity};
 
@@ -52,6 +53,21 @@ impl Finding {
             path: finding.path.clone(),
             problem: finding.problem.clone(),
             effect: finding.effect.to_string(),
+            help: String::new(),
+        }
+    }
+
+    /// A mistake in a policy that is understood; the place is that of its path.
+    #[must_use]
+    pub fn of_mistake(mistake: &lint::Mistake, (namespace, name): (&str, &str), place: Option<&Location>) -> Self {
+        Self {
+            location: place.map(Place::from),
+            severity: if mistake.code.is_harmful() { Severity::Error } else { Severity::Warning },
+            code: mistake.code.as_str(),
+            object: Some(ObjectRef::new("NetworkPolicy", namespace, name)),
+            path: mistake.path.clone(),
+            problem: mistake.problem.clone(),
+            effect: mistake.code.effect().to_owned(),
             help: String::new(),
         }
     }

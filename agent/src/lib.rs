@@ -15,7 +15,7 @@ pub mod instance;
 pub mod metrics;
 pub mod near;
 pub mod notice;
-mod rounded;
+pub mod rounded;
 pub mod serve;
 pub mod service;
 pub mod source;

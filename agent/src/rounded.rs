@@ -1,12 +1,45 @@
-//! Durations as logs show them.
+//! Durations as logs and errors show them.
 
+use std::fmt;
 use std::time::Duration;
 
-/// A duration with three significant digits: 147 ms, where the clock said 147.039318 ms.
-pub(crate) fn rounded(duration: Duration) -> Duration {
-    let nanos = duration.as_nanos();
-    let noise = 10_u128.pow(nanos.checked_ilog10().unwrap_or(0).saturating_sub(2));
-    Duration::from_nanos(u64::try_from((nanos + noise / 2) / noise * noise).unwrap_or(u64::MAX))
+/// A duration to a tenth of a second, or of a millisecond below one second: 147 ms, where the
+/// clock said 147.039318 ms. As a field of the log (`?`) it is one word, in a sentence (`{}`) it
+/// has its unit apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Rounded(Duration);
+
+/// Rounds a duration for people.
+#[must_use]
+pub const fn rounded(duration: Duration) -> Rounded {
+    Rounded(duration)
+}
+
+impl Rounded {
+    fn write(self, f: &mut fmt::Formatter<'_>, space: &str) -> fmt::Result {
+        let tenths_of_millis = (self.0.as_nanos() + 50_000) / 100_000;
+        let (tenths, unit) = if tenths_of_millis < 10_000 {
+            (tenths_of_millis, "ms")
+        } else {
+            ((self.0.as_nanos() + 50_000_000) / 100_000_000, "s")
+        };
+        match tenths % 10 {
+            0 => write!(f, "{}{space}{unit}", tenths / 10),
+            tenth => write!(f, "{}.{tenth}{space}{unit}", tenths / 10),
+        }
+    }
+}
+
+impl fmt::Debug for Rounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, "")
+    }
+}
+
+impl fmt::Display for Rounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, " ")
+    }
 }
 
 #[cfg(test)]
@@ -14,19 +47,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_digits_are_left() {
-        for (nanos, shown) in [
-            (0, "0ns"),
-            (7, "7ns"),
-            (999, "999ns"),
-            (533_606, "534µs"),
-            (147_039_318, "147ms"),
-            (999_999_999, "1s"),
-            (1_527_295_339, "1.53s"),
-            (90_000_000_000, "90s"),
+    fn one_decimal_is_left() {
+        for (nanos, field, sentence) in [
+            (0, "0ms", "0 ms"),
+            (533_606, "0.5ms", "0.5 ms"),
+            (147_039_318, "147ms", "147 ms"),
+            (521_996_209, "522ms", "522 ms"),
+            (999_940_000, "999.9ms", "999.9 ms"),
+            (999_999_999, "1s", "1 s"),
+            (1_014_449_700, "1s", "1 s"),
+            (1_527_295_339, "1.5s", "1.5 s"),
+            (90_000_000_000, "90s", "90 s"),
         ] {
-            assert_eq!(format!("{:?}", rounded(Duration::from_nanos(nanos))), shown);
+            let shown = rounded(Duration::from_nanos(nanos));
+            assert_eq!((format!("{shown:?}"), shown.to_string()), (field.to_owned(), sentence.to_owned()));
         }
-        assert_eq!(rounded(Duration::MAX), Duration::from_nanos(u64::MAX));
+        assert!(rounded(Duration::MAX).to_string().ends_with(" s"));
     }
 }

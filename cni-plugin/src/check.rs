@@ -40,11 +40,15 @@ pub fn is_interface(name: &str) -> bool {
 }
 
 /// Whether a pod can have this address: one that is of one interface of the network. Sets of
-/// the kernel refuse 0.0.0.0, and one entry that is refused holds up all others.
+/// the kernel refuse 0.0.0.0, and one entry that is refused holds up all others. An IPv4 address that
+/// is written as one of IPv6 (`::ffff:10.0.0.1`) is in no packet, so the pod would be open by the other.
 #[must_use]
 pub fn is_of_a_pod(address: IpAddr) -> bool {
-    let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_broadcast)
+    let is_of_no_interface = match address {
+        IpAddr::V4(address) => address.is_broadcast(),
+        IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),
+    };
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_of_no_interface)
 }
 
 /// Checks a request.
@@ -130,6 +134,7 @@ mod tests {
             ("addresses", json!(["224.0.0.1"])),
             ("addresses", json!(["ff02::1"])),
             ("addresses", json!(["255.255.255.255"])),
+            ("addresses", json!(["::ffff:10.0.0.1"])),
             ("addresses", json!((0..65).map(|n| format!("10.0.0.{n}")).collect::<Vec<_>>())),
         ] {
             assert!(check_with(key, &value).is_err_and(|what| what.starts_with(key)), "{key} {value}");

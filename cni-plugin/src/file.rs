@@ -2,7 +2,7 @@
 //! theirs.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -31,13 +31,33 @@ pub fn replace(path: &Path, temporary: &Path, mode: u32, content: &[u8]) -> io::
     written
 }
 
+/// Reads a file of at most so many bytes. A link, a pipe and a device are none, so no program that
+/// put one in its place holds up the reader.
+///
+/// # Errors
+/// If it cannot be read, is no regular file, or is longer.
+pub fn read(path: &Path, longest: usize) -> io::Result<Vec<u8>> {
+    let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+    let file = File::options().read(true).custom_flags(flags(OFlags::NOFOLLOW | OFlags::NONBLOCK)).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(wrong("it is no regular file"));
+    }
+    let most = longest as u64 + 1;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    if bytes.len() > longest { Err(wrong("it is too long")) } else { Ok(bytes) }
+}
+
+fn flags(flags: OFlags) -> i32 {
+    flags.bits().cast_signed()
+}
+
 /// Makes a file that was not there.
 fn create(path: &Path, mode: u32) -> io::Result<File> {
-    let nofollow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
     let mut left = TRIES;
     loop {
         // O_EXCL: it opens nothing that is there, a link neither.
-        match File::options().write(true).create_new(true).custom_flags(nofollow).mode(mode).open(path) {
+        match File::options().write(true).create_new(true).custom_flags(flags(OFlags::NOFOLLOW)).mode(mode).open(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && left > 0 => left -= 1,
             result => return result,
         }
@@ -80,6 +100,21 @@ mod tests {
         fs::write(at("file.new"), "much more than what comes now").unwrap();
         replace(&at("file"), &at("file.new"), 0o600, b"1\n").unwrap();
         assert_eq!(fs::read_to_string(at("file")).unwrap(), "1\n");
+    }
+
+    #[test]
+    fn only_a_regular_file_that_is_short_enough_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("file"), "1234").unwrap();
+        symlink(at("file"), at("link")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert_eq!(read(&at("file"), 4).unwrap(), b"1234");
+        assert_eq!(read(&at("file"), 3).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(read(&at("none"), 4).unwrap_err().kind(), io::ErrorKind::NotFound);
+        for name in ["link", "pipe", "."] {
+            assert!(read(&at(name), 4).is_err(), "{name}");
+        }
     }
 
     #[test]

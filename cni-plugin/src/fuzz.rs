@@ -28,6 +28,9 @@ pub fn fuzz_wire(data: &[u8]) {
             assert!(add.addresses.iter().all(|address| is_of_a_pod(*address)));
         }
     }
+    if let Ok((request, _)) = note::parse(data) {
+        assert!(check(&request.command).is_ok(), "a note is checked as a request is");
+    }
     if let Ok(answer) = serde_json::from_slice::<Answer>(data) {
         let written = serde_json::to_vec(&answer).unwrap_or_default();
         assert!(serde_json::from_slice::<Answer>(&written).is_ok());
@@ -62,9 +65,10 @@ mod tests {
     use super::*;
 
     /// What each reader reads, and so what is worth changing a byte of.
-    const SAMPLES: [&str; 5] = [
+    const SAMPLES: [&str; 6] = [
         r#"{"version":1,"command":"add","containerId":"c","interface":"eth0","network":"n","netns":"/run/netns/x","namespace":"shop","name":"web","uid":"u","addresses":["10.0.0.1","fd00::1"],"hostInterface":{"name":"veth1","index":7},"wait":29000}"#,
         r#"{"version":1,"command":"gc","network":"n","valid":[{"containerId":"c","interface":"eth0"}]}"#,
+        r#"{"version":1,"command":"delete","containerId":"c","interface":"eth0","left":1234567}"#,
         r#"{"version":1,"error":{"kind":"timeout","message":"m"}}"#,
         r#"{"cniVersion":"1.1.0","name":"n","socket":"/s","timeoutSeconds":9,"failurePolicy":"open","openNamespaces":["a"],"cni.dev/valid-attachments":[{"containerID":"c","ifname":"eth0"}],"prevResult":{"interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.0.0.5/24","interface":0},{"address":"0.0.0.0/0"}]}}"#,
         "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;K8S_POD_UID=u",

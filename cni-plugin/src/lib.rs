@@ -23,6 +23,7 @@ pub mod file;
 #[doc(hidden)]
 pub mod fuzz;
 mod link;
+pub mod moment;
 mod netlink;
 mod netns;
 pub mod note;

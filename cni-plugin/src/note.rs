@@ -5,10 +5,13 @@ use std::fs::{self, DirBuilder, DirEntry};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
 
 use crate::check::check;
 use crate::file;
+use crate::moment::Moment;
 use crate::protocol::{Attachment, LONGEST_REQUEST, Request};
 
 /// The folder beside the socket.
@@ -16,6 +19,9 @@ const FOLDER: &str = "notes";
 
 /// The file beside the socket in which the agent saves the sandboxes that it knows.
 pub const SANDBOXES: &str = "sandboxes.json";
+
+/// How many bytes that file may have: more than a node's sandboxes take.
+pub const LONGEST_SANDBOXES: usize = 64 << 20;
 
 /// How the name of a note ends.
 const SUFFIX: &str = ".json";
@@ -26,6 +32,25 @@ const HALF: &str = "half";
 /// A half note is that of a plugin that was killed, if it is this old. Writing one takes
 /// milliseconds.
 const ABANDONED: Duration = Duration::from_secs(60);
+
+/// A request that the plugin could not make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// What it would have asked.
+    pub request: Request,
+    /// When it left the note.
+    pub left: Moment,
+}
+
+/// The content of a note.
+#[derive(Serialize, Deserialize)]
+struct Content<R> {
+    #[serde(flatten)]
+    request: R,
+    /// When it was left; older plugins do not say it.
+    #[serde(default)]
+    left: Option<Moment>,
+}
 
 /// The folder of the notes for the agent that has this socket.
 #[must_use]
@@ -50,7 +75,8 @@ pub fn leave(socket: &Path, attachment: &Attachment, request: &Request) -> io::R
     DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
     let path = path(&folder, attachment);
     let half = path.with_extension(format!("{}.{HALF}", std::process::id()));
-    file::replace(&path, &half, 0o600, &serde_json::to_vec(request)?)
+    let content = Content { request, left: Some(Moment::now()) };
+    file::replace(&path, &half, 0o600, &serde_json::to_vec(&content)?)
 }
 
 /// Leaves a note about a sandbox that is gone, if an agent may know it. What no agent has
@@ -60,7 +86,7 @@ pub fn leave(socket: &Path, attachment: &Attachment, request: &Request) -> io::R
 /// # Errors
 /// If it cannot be written.
 pub fn leave_gone(socket: &Path, attachment: &Attachment, request: &Request) -> io::Result<()> {
-    let is_known = match fs::read(socket.with_file_name(SANDBOXES)) {
+    let is_known = match file::read(&socket.with_file_name(SANDBOXES), LONGEST_SANDBOXES) {
         // As JSON has it. No character of an id is escaped there.
         Ok(text) => String::from_utf8_lossy(&text).contains(&format!("\"{}\"", attachment.container_id)),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
@@ -80,7 +106,7 @@ pub fn leave_gone(socket: &Path, attachment: &Attachment, request: &Request) -> 
 ///
 /// # Errors
 /// If the folder cannot be read. One that is not there has no notes.
-pub fn read_all(socket: &Path) -> io::Result<Vec<(PathBuf, io::Result<Request>)>> {
+pub fn read_all(socket: &Path) -> io::Result<Vec<(PathBuf, io::Result<Note>)>> {
     read(socket, usize::MAX)
 }
 
@@ -91,7 +117,7 @@ pub fn read_all(socket: &Path) -> io::Result<Vec<(PathBuf, io::Result<Request>)>
 ///
 /// # Errors
 /// As [`read_all`].
-pub fn read(socket: &Path, most: usize) -> io::Result<Vec<(PathBuf, io::Result<Request>)>> {
+pub fn read(socket: &Path, most: usize) -> io::Result<Vec<(PathBuf, io::Result<Note>)>> {
     let entries = match fs::read_dir(folder(socket)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -104,6 +130,10 @@ pub fn read(socket: &Path, most: usize) -> io::Result<Vec<(PathBuf, io::Result<R
         }
         let entry = entry?;
         let path = entry.path();
+        // It would take the place of a note for ever, because nothing removes it.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
         if path.as_os_str().as_encoded_bytes().ends_with(SUFFIX.as_bytes()) {
             notes.push((path.clone(), read_one(&path)));
         } else if path.extension().is_some_and(|extension| extension == HALF) && is_abandoned(&entry) {
@@ -121,13 +151,25 @@ fn is_abandoned(entry: &DirEntry) -> bool {
     matches!(age, Ok(Ok(age)) if age >= ABANDONED)
 }
 
-fn read_one(path: &Path) -> io::Result<Request> {
-    if fs::metadata(path)?.len() > LONGEST_REQUEST as u64 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
-    }
-    let request: Request = serde_json::from_slice(&fs::read(path)?)?;
+fn read_one(path: &Path) -> io::Result<Note> {
+    let (request, left) = parse(&file::read(path, LONGEST_REQUEST)?)?;
+    let now = Moment::now();
+    // One that is to come is of an earlier start of the node, where the folder outlived that.
+    let left = left.filter(|left| *left <= now).unwrap_or_else(|| now.before(age(path)));
+    Ok(Note { request, left })
+}
+
+/// What a note says: the request, and when it was left if it has that.
+pub(crate) fn parse(text: &[u8]) -> io::Result<(Request, Option<Moment>)> {
+    let Content { request, left }: Content<Request> = serde_json::from_slice(text)?;
     check(&request.command).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?;
-    Ok(request)
+    Ok((request, left))
+}
+
+/// How old a file is by the clock that an operator can set.
+fn age(path: &Path) -> Duration {
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    modified.and_then(|modified| SystemTime::now().duration_since(modified).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -153,8 +195,37 @@ mod tests {
         fs::write(folder(&socket).join("b@eth0.17.half"), "{").unwrap();
         fs::write(folder(&socket).join("c@eth0.json"), "{").unwrap();
         let notes = read_all(&socket).unwrap();
-        let read: Vec<_> = notes.iter().map(|(_, note)| note.as_ref().ok()).collect();
+        let read: Vec<_> = notes.iter().map(|(_, note)| note.as_ref().ok().map(|note| &note.request)).collect();
         assert_eq!(read, [Some(&delete), None]);
+    }
+
+    /// An operator may set the clock by which files have their times.
+    #[test]
+    fn a_note_says_when_it_was_left_and_of_an_older_plugins_its_file_does() {
+        let folder_of_socket = tempfile::tempdir().unwrap();
+        let socket = folder_of_socket.path().join("run/cni.sock");
+        let (attachment, delete) = request("a");
+        let path = path(&folder(&socket), &attachment);
+        let hour = Duration::from_secs(3600);
+        let (now, begun) = (SystemTime::now(), Moment::now());
+        leave(&socket, &attachment, &delete).unwrap();
+        let left = |modified: SystemTime| {
+            fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+            let [(_, note)] = <[_; 1]>::try_from(read_all(&socket).unwrap()).unwrap();
+            let note = note.unwrap();
+            assert_eq!(note.request, delete);
+            note.left
+        };
+        let first = left(now);
+        assert!((begun..=Moment::now()).contains(&first));
+        assert_eq!([left(now - hour), left(now + hour)], [first; 2]);
+        let older = serde_json::to_string(&delete).unwrap();
+        // What is to come says nothing.
+        for content in [older.clone(), older.replace('}', &format!(",\"left\":{}}}", u64::MAX))] {
+            fs::write(&path, content).unwrap();
+            assert!(left(now - hour) <= Moment::now().before(hour));
+            assert!(left(SystemTime::now() + hour) >= begun);
+        }
     }
 
     #[test]
@@ -171,5 +242,32 @@ mod tests {
         }
         assert_eq!(read_all(&socket).unwrap().len(), 1);
         assert_eq!([old, young, other].map(|file| file.exists()), [false, true, true]);
+    }
+
+    #[test]
+    fn what_is_no_file_in_the_folder_of_notes_holds_up_no_reader_and_no_note() {
+        let folder_of_socket = tempfile::tempdir().unwrap();
+        let socket = folder_of_socket.path().join("run/cni.sock");
+        let (attachment, delete) = request("z");
+        leave(&socket, &attachment, &delete).unwrap();
+        let at = |name: &str| folder(&socket).join(name);
+        fs::create_dir(at("a@eth0.json")).unwrap();
+        std::os::unix::fs::symlink(at("z@eth0.json"), at("b@eth0.json")).unwrap();
+        let pipe = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, at("c@eth0.json"), pipe, 0o600.into(), 0).unwrap();
+        let notes = read_all(&socket).unwrap();
+        let read: Vec<_> = notes.iter().map(|(path, note)| (path.file_name().unwrap(), note.is_ok())).collect();
+        assert_eq!(
+            read,
+            [("b@eth0.json".as_ref(), false), ("c@eth0.json".as_ref(), false), ("z@eth0.json".as_ref(), true)]
+        );
+        // The folder, which the agent does not remove, takes no note's place.
+        fs::remove_file(at("b@eth0.json")).unwrap();
+        fs::remove_file(at("c@eth0.json")).unwrap();
+        assert_eq!(count_of_one(&socket), 1);
+    }
+
+    fn count_of_one(socket: &Path) -> usize {
+        read(socket, 1).unwrap().iter().filter(|(_, note)| note.is_ok()).count()
     }
 }

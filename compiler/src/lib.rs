@@ -91,6 +91,8 @@ mod verdict;
 
 #[cfg(test)]
 mod sample;
+#[cfg(test)]
+mod sample_services;
 
 pub use algebra::traffic::Traffic;
 pub use cluster::group::Groups;

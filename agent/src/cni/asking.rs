@@ -35,14 +35,14 @@ pub(super) const FRESH: Duration = Duration::from_secs(10);
 
 /// Asks the API server for the policies of a namespace as they are now.
 #[derive(Clone)]
-pub struct AskPolicies(Arc<dyn Fn(String) -> Answer + Send + Sync>);
+pub struct AskPolicies(Arc<dyn Fn(String) -> PolicyAnswer + Send + Sync>);
 
 /// The policies, or why there is no answer.
-type Answer = BoxFuture<'static, Result<PolicyList, AskError>>;
+type PolicyAnswer = BoxFuture<'static, Result<PolicyList, AskError>>;
 
 impl AskPolicies {
     /// Asks in this way.
-    pub fn new(ask: impl Fn(String) -> Answer + Send + Sync + 'static) -> Self {
+    pub fn new(ask: impl Fn(String) -> PolicyAnswer + Send + Sync + 'static) -> Self {
         Self(Arc::new(ask))
     }
 }
@@ -89,7 +89,7 @@ pub(super) struct ListedPolicies {
 
 /// Asks until there is an answer, for as long as that is worth it. What a second request lists is no
 /// older than what the first one would have listed.
-async fn listed(ask: impl Fn() -> Answer) -> Result<PolicyList, String> {
+async fn listed(ask: impl Fn() -> PolicyAnswer) -> Result<PolicyList, String> {
     let mut last = None;
     let asked = async {
         let [mut wait, longest] = RETRY;

@@ -1,36 +1,36 @@
 //! Which sandboxes have ended that a plugin still reports.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::time::SystemTime;
 
 use npc_cni::protocol::{Add, Answer, Reason};
 use tracing::{info, warn};
 
-use super::moment::Moment;
 use super::pending::Pending;
 use crate::causes::with_causes;
 use crate::dataplane::links;
 
-/// Whether the interface of an ADD was there and is not any more.
-pub(super) fn has_lost_its_interface(add: &Add) -> bool {
-    let Some(link) = &add.host_interface else { return false };
-    links::gone([link.index].into()).is_ok_and(|gone| !gone.is_empty())
+/// Those of these ADDs whose interface on the node was there and is not any more.
+pub(super) fn gone_of<'a>(adds: impl Iterator<Item = &'a Add>) -> BTreeSet<u32> {
+    links::gone(adds.filter_map(index).collect()).unwrap_or_else(|error| {
+        warn!(error = with_causes(&error), "cannot find out whether the interfaces of new sandboxes are there");
+        BTreeSet::new()
+    })
+}
+
+/// Whether the interface of an ADD is among these that are gone.
+pub(super) fn has_lost_its_interface(add: &Add, gone: &BTreeSet<u32>) -> bool {
+    index(add).is_some_and(|index| gone.contains(&index))
+}
+
+fn index(add: &Add) -> Option<u32> {
+    add.host_interface.as_ref().map(|link| link.index)
 }
 
 /// Those of these ADDs whose interface is there. The others are refused: their sandbox has ended,
 /// and the network may have given its address to another one.
 pub(super) fn without_ended(mut ready: Vec<Pending>) -> Vec<Pending> {
-    let index = |add: &Add| add.host_interface.as_ref().map(|link| link.index);
-    let gone = links::gone(ready.iter().filter_map(|pending| index(&pending.add)).collect()).unwrap_or_else(|error| {
-        warn!(error = with_causes(&error), "cannot find out whether the interfaces of new sandboxes are there");
-        BTreeSet::new()
-    });
-    if gone.is_empty() {
-        return ready;
-    }
-    let is_gone = |add: &Add| index(add).is_some_and(|index| gone.contains(&index));
-    for pending in ready.extract_if(.., |pending| is_gone(&pending.add)) {
+    let gone = gone_of(ready.iter().map(|pending| &pending.add));
+    for pending in ready.extract_if(.., |pending| has_lost_its_interface(&pending.add, &gone)) {
         let Add { namespace, name, attachment, host_interface, .. } = pending.add;
         let link = host_interface.map(|link| link.name).unwrap_or_default();
         info!(
@@ -38,17 +38,10 @@ pub(super) fn without_ended(mut ready: Vec<Pending>) -> Vec<Pending> {
             pod = name,
             container = attachment.container_id,
             link,
-            "an ADD is about a sandbox that has ended"
+            "refused an ADD: its sandbox has ended"
         );
         let words = format!("the sandbox's interface on the node, {link}, is not there any more");
         let _ = pending.answer.send(Answer::refused(Reason::Gone, words));
     }
     ready
-}
-
-/// When a note was left, by its file.
-pub(super) fn left_at(path: &Path) -> Moment {
-    let age = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    let age = age.and_then(|modified| SystemTime::now().duration_since(modified).ok());
-    Moment::now().before(age.unwrap_or_default())
 }

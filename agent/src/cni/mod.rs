@@ -14,7 +14,8 @@
 mod asking;
 mod ended;
 mod endpoints;
-pub mod moment;
+mod files;
+mod last_deletes;
 mod netns;
 mod pending;
 mod policies;

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use npc_cni::protocol::{Add, Answer};
+use npc_cni::moment::Moment;
+use npc_cni::protocol::{Add, Answer, Attachment};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-
-use super::moment::Moment;
 
 /// How long the pod of an ADD whose UID is the hash of a manifest may be unknown. Its
 /// mirror may be long in coming, because that needs the API server, which may be that
@@ -38,6 +37,14 @@ impl Pending {
             Awaits::Policies(_) => self.deadline.checked_sub(TIME_TO_WRITE).unwrap_or(self.deadline),
         }
     }
+}
+
+/// An ADD that was answered: the pod may run.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) attachment: Attachment,
+    /// When the ADD began.
+    pub(super) began: Moment,
 }
 
 /// What an ADD waits for.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
-use super::tests::{World, add, attachment, links, pod};
+use super::world::{World, add, attachment, links, pod};
 use super::*;
 
 #[test]

@@ -4,13 +4,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use npc_cni::moment::Moment;
 use npc_cni::protocol::{Add, HostInterface};
 use npc_compiler::engine::PodKey;
 use npc_compiler::object::Pod;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-
-use super::moment::Moment;
 
 /// One sandbox.
 #[derive(Debug)]
@@ -30,7 +29,9 @@ pub(super) struct Sandbox {
 
 impl Sandbox {
     pub(super) fn new(number: u64, saved: SavedSandbox) -> Self {
-        let SavedSandbox { add, answered: is_answered, began } = saved;
+        let SavedSandbox { mut add, answered: is_answered, began } = saved;
+        let mut known = BTreeSet::new();
+        add.addresses.retain(|address| known.insert(*address));
         let key = add.uid.as_ref().map(|uid| PodKey::from_parts(uid, &add.namespace, &add.name));
         let mut sandbox = Self { order: (began, number), add, is_answered, key, text: None };
         sandbox.write();

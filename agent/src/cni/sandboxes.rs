@@ -20,12 +20,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use npc_cni::moment::Moment;
 use npc_cni::protocol::{Add, Attachment, HostInterface};
 use npc_compiler::engine::{Event, PodKey};
 use npc_compiler::object::Pod;
 
 use super::endpoints::{deny_all, has_addresses, key_of_unidentified, keys, unidentified_pod, with_addresses};
-use super::moment::Moment;
 use super::sandbox::{Sandbox, Saved, SavedSandbox, ToSave, mark, object_of, report};
 
 /// For how many rounds ([`Sandboxes::age`]) the API may go on to list an address whose
@@ -275,6 +275,13 @@ impl Sandboxes {
         true
     }
 
+    /// The runtime removed a sandbox at this moment; whether that was known. One whose ADD began later
+    /// stays: the runtime added the same attachment anew.
+    pub fn removed(&mut self, attachment: &Attachment, moment: Moment) -> bool {
+        let is_later = |sandbox: &Sandbox| sandbox.order.0 > moment;
+        !self.live.get(attachment).is_some_and(is_later) && self.delete(attachment)
+    }
+
     /// All sandboxes of a network that are not among these are gone; how many.
     pub fn collect(&mut self, network: &str, valid: &BTreeSet<Attachment>) -> usize {
         self.delete_all(|add| add.network == network && !valid.contains(&add.attachment))
@@ -489,3 +496,6 @@ mod released_tests;
 #[cfg(test)]
 #[path = "sandboxes_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "sandboxes_world.rs"]
+mod world;

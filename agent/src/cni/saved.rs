@@ -1,14 +1,14 @@
 //! The file by which an agent knows what CNI reported to the one before it. It is on the
 //! node's tmpfs, so it is gone after a reboot, as the sandboxes are.
 
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use npc_cni::check::{check, is_interface, is_of_a_pod};
 use npc_cni::file;
-use npc_cni::note::SANDBOXES;
+use npc_cni::moment::Moment;
+use npc_cni::note::{LONGEST_SANDBOXES, SANDBOXES};
 use npc_cni::protocol::Command;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -17,9 +17,6 @@ use super::sandbox::{Saved, SavedSandbox};
 
 /// The version of its content.
 const VERSION: u32 = 1;
-
-/// More than a node's sandboxes take.
-const LONGEST: u64 = 64 << 20;
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,16 +58,12 @@ impl StateFile {
     /// Reads it. Where there is none, nothing is known.
     pub(super) fn read(&self) -> Result<Saved, Error> {
         let failed = |error| Error::File(self.path.clone(), error);
-        let length = match fs::metadata(&self.path) {
-            Ok(metadata) => metadata.len(),
+        let text = match file::read(&self.path, LONGEST_SANDBOXES) {
+            Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Saved::default()),
             Err(error) => return Err(failed(error)),
         };
         let wrong = |what: String| Error::Content { path: self.path.clone(), what };
-        if length > LONGEST {
-            return Err(wrong(format!("it has {length} bytes")));
-        }
-        let text = fs::read(&self.path).map_err(failed)?;
         let mut content: Content<Saved> = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
         // An agent before this one may have been given one. It must hold up no other.
         content.saved.sandboxes.retain(|SavedSandbox { add, .. }| match check(&Command::Add(add.clone())) {
@@ -84,6 +77,12 @@ impl StateFile {
                 false
             }
         });
+        // One that is to come is of an earlier start of the node, where the folder outlived that. A DEL
+        // of now would be before it.
+        let now = Moment::now();
+        for sandbox in &mut content.saved.sandboxes {
+            sandbox.began = sandbox.began.min(now);
+        }
         // One that no set takes would hold up all others.
         let is_usable = |address: IpAddr, interface: Option<&str>| {
             let is_usable = is_of_a_pod(address) && interface.is_none_or(is_interface);
@@ -119,6 +118,8 @@ impl StateFile {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

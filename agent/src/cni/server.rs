@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use npc_cni::check::check;
+use npc_cni::moment::Moment;
 use npc_cni::protocol::{Answer, Command, LONGEST_REQUEST, Reason, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -20,7 +21,6 @@ use tokio::task::AbortHandle;
 use tokio::time;
 use tracing::{debug, warn};
 
-use super::moment::Moment;
 use crate::instance;
 
 /// How long a request may take to arrive, and an answer to be taken.

@@ -8,10 +8,10 @@ use tokio::time;
 use tracing::{error, info};
 
 use super::asking::{AskPolicies, Asking};
+use super::files::Files;
 use super::registry::{REQUESTS, Registry};
 use super::sandbox::Saved;
 use super::sandboxes::Sandboxes;
-use super::saved::StateFile;
 use super::server::{self, PendingRequest};
 use crate::causes::with_causes;
 use crate::enforce::Event;
@@ -40,8 +40,8 @@ pub struct Options {
 /// the network are to send their events; they come to `agent` with what CNI reports.
 #[must_use]
 pub fn start(options: Options, agent: mpsc::Sender<Event>) -> mpsc::Sender<Event> {
-    let file = StateFile::beside(&options.socket);
-    let saved = file.read().unwrap_or_else(|error| {
+    let files = Files::beside(options.socket.clone());
+    let saved = files.saved().unwrap_or_else(|error| {
         error!(
             error = with_causes(&error),
             "what CNI reported before this agent started is not known, so pods have the addresses that the API reports"
@@ -51,11 +51,11 @@ pub fn start(options: Options, agent: mpsc::Sender<Event>) -> mpsc::Sender<Event
     let (sender, events) = mpsc::channel(1);
     let (asks, requests) = mpsc::channel(REQUESTS);
     let count = saved.sandboxes.len();
-    tokio::spawn(serve(options.socket.clone(), asks, count, options.metrics.clone(), options.status));
+    tokio::spawn(serve(options.socket, asks, count, options.metrics.clone(), options.status));
     let (answers, answered) = mpsc::unbounded_channel();
     let sandboxes = Sandboxes::new(&options.node, saved);
     let asking = Asking::new(options.ask);
-    let registry = Registry::new(sandboxes, asking, (file, options.socket), agent, answers, options.metrics);
+    let registry = Registry::new(sandboxes, asking, files, agent, answers, options.metrics);
     tokio::spawn(registry.run(events, requests, answered));
     sender
 }

@@ -62,56 +62,56 @@ pub(super) struct Args {
 
     /// Read objects from the YAML and JSON files of this directory instead of a
     /// cluster, and follow their changes.
-    #[arg(long, value_name = "DIR", env = "NPC_MANIFESTS", conflicts_with_all = ["kubeconfig", "context"])]
+    #[arg(long, help_heading = "Source", value_name = "DIR", env = "NPC_MANIFESTS", conflicts_with_all = ["kubeconfig", "context"])]
     manifests: Option<PathBuf>,
 
     /// The kubeconfig of the cluster [default: in a pod its service account, else
     /// as kubectl].
-    #[arg(long, value_name = "FILE", env = "NPC_KUBECONFIG")]
+    #[arg(long, help_heading = "Source", value_name = "FILE", env = "NPC_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
 
     /// The context of the kubeconfig.
-    #[arg(long, value_name = "NAME", env = "NPC_CONTEXT")]
+    #[arg(long, help_heading = "Source", value_name = "NAME", env = "NPC_CONTEXT")]
     context: Option<String>,
 
     /// How many seconds a watch lasts before the agent renews it from where it
     /// was. A watch that is silent for five seconds more is given up.
-    #[arg(long, value_name = "SECONDS", env = "NPC_WATCH_TIMEOUT", default_value_t = *kube::WATCH_SECONDS.end(),
+    #[arg(long, help_heading = "Source", value_name = "SECONDS", env = "NPC_WATCH_TIMEOUT", default_value_t = *kube::WATCH_SECONDS.end(),
         value_parser = watch_seconds())]
     watch_timeout: u32,
 
     /// After HTTP 410, wait a random time up to so many seconds before listing, so that
     /// nodes do not list at once.
-    #[arg(long, value_name = "SECONDS", env = "NPC_RELIST_SPREAD", default_value_t = 30,
+    #[arg(long, help_heading = "Source", value_name = "SECONDS", env = "NPC_RELIST_SPREAD", default_value_t = 30,
         value_parser = RangedI64ValueParser::<u32>::new().range(0..=600))]
     relist_spread: u32,
 
     /// If a list lacks all policies, all namespaces, more than half of the pods or this
-    /// Node, keep those objects until a list that begins so many seconds later agrees.
+    /// Node, keep those objects until a list that begins at least SECONDS later agrees.
     /// 0: never hold.
-    #[arg(long, value_name = "SECONDS", env = "NPC_HOLD_REMOVALS", default_value_t = 30,
+    #[arg(long, help_heading = "Source", value_name = "SECONDS", env = "NPC_HOLD_REMOVALS", default_value_t = 30,
         value_parser = RangedI64ValueParser::<u32>::new().range(0..=3600))]
     hold_removals: u32,
 
     /// Apply removals that were held back after so many seconds in which the API server
     /// answered, even if no second list agrees; never if it seems to be of another cluster.
-    #[arg(long, value_name = "SECONDS", env = "NPC_HOLD_REMOVALS_AT_MOST", default_value_t = 120,
+    #[arg(long, help_heading = "Source", value_name = "SECONDS", env = "NPC_HOLD_REMOVALS_AT_MOST", default_value_t = 120,
         value_parser = RangedI64ValueParser::<u32>::new().range(1..=86_400))]
     hold_removals_at_most: u32,
 
-    /// Take a directory of manifests without any object for a cluster without any.
+    /// Believe a manifests directory without any object, and enforce no policy.
     /// Otherwise the last objects stay in force.
-    #[arg(long, env = "NPC_ALLOW_EMPTY")]
+    #[arg(long, help_heading = "Source", env = "NPC_ALLOW_EMPTY")]
     allow_empty: bool,
 
     /// The name of this node, as in spec.nodeName of its pods [default: the
     /// host's name].
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    #[arg(long, help_heading = "Node", value_name = "NAME", env = "NODE_NAME")]
     node: Option<String>,
 
     /// Which iptables to use. `auto` takes the one that holds the node's other
     /// rules.
-    #[arg(long, value_enum, default_value_t, env = "NPC_BACKEND")]
+    #[arg(long, help_heading = "Node", value_enum, default_value_t, env = "NPC_BACKEND")]
     backend: BackendArg,
 
     #[command(flatten)]
@@ -119,50 +119,62 @@ pub(super) struct Args {
 
     /// Remove the taint npc.dev/agent-not-ready from this node after the first
     /// sync. The agent needs the right to patch nodes for it.
-    #[arg(long, env = "NPC_REMOVE_STARTUP_TAINT")]
+    #[arg(long, help_heading = "Node", env = "NPC_REMOVE_STARTUP_TAINT")]
     remove_startup_taint: bool,
 
     /// When to remove the chains and sets that Azure NPM left in this kernel:
     /// once the cluster has no pod of Azure NPM on this node (auto), as soon as
     /// Azure NPM does not run (remove), or never (keep).
-    #[arg(long, value_enum, default_value_t, env = "NPC_AZURE_NPM")]
+    #[arg(long, help_heading = "Node", value_enum, default_value_t, env = "NPC_AZURE_NPM")]
     azure_npm: AzureNpmArg,
 
     /// Program the kernel once, and exit.
-    #[arg(long)]
+    #[arg(long, help_heading = "Node")]
     once: bool,
 
     /// Keep a file here while the agent is ready. It holds a number that grows
     /// with each change of the objects that is in the kernel.
-    #[arg(long, value_name = "PATH", env = "NPC_READY_FILE")]
+    #[arg(long, help_heading = "Reporting", value_name = "PATH", env = "NPC_READY_FILE")]
     ready_file: Option<PathBuf>,
 
     /// Serve /metrics, /healthz and /readyz here; `off` serves none of them.
-    #[arg(long, value_name = "ADDRESS:PORT", env = "NPC_METRICS_ADDRESS", default_value = "127.0.0.1:10901")]
+    #[arg(
+        long,
+        help_heading = "Reporting",
+        value_name = "ADDRESS:PORT",
+        env = "NPC_METRICS_ADDRESS",
+        default_value = "127.0.0.1:10901"
+    )]
     metrics_address: ListenAddress,
 
     /// Serve /healthz and /readyz here, for kubelet; `off` serves nothing. Use
     /// loopback, so that pods cannot block kubelet's probes.
-    #[arg(long, value_name = "ADDRESS:PORT", env = "NPC_HEALTH_ADDRESS", default_value = "off")]
+    #[arg(
+        long,
+        help_heading = "Reporting",
+        value_name = "ADDRESS:PORT",
+        env = "NPC_HEALTH_ADDRESS",
+        default_value = "off"
+    )]
     health_address: ListenAddress,
 
     /// Serve the CNI plugin npc-cni on this unix socket, as /run/npc/cni.sock [default:
     /// none]. Its folder is root's alone and holds what the plugin reported.
-    #[arg(long, value_name = "PATH", env = "NPC_CNI_SOCKET")]
+    #[arg(long, help_heading = "CNI", value_name = "PATH", env = "NPC_CNI_SOCKET")]
     cni_socket: Option<PathBuf>,
 
     /// Read here what `npc install-cni` reports, and serve it as metrics.
-    #[arg(long, value_name = "FILE", env = "NPC_CNI_REPORT")]
+    #[arg(long, help_heading = "CNI", value_name = "FILE", env = "NPC_CNI_REPORT")]
     cni_report: Option<PathBuf>,
 
     /// The level of npc's own log lines: `error`, `warn`, `info`, `debug`,
     /// `trace`. Lines of a library appear only if a directive as in RUST_LOG names
     /// it: `info,kube=debug`.
-    #[arg(long, value_name = "LEVEL", env = "NPC_LOG", default_value = "info")]
+    #[arg(long, help_heading = "Reporting", value_name = "LEVEL", env = "NPC_LOG", default_value = "info")]
     log_level: String,
 
     /// The format of the log, which goes to standard error.
-    #[arg(long, value_enum, default_value_t, env = "NPC_LOG_FORMAT")]
+    #[arg(long, help_heading = "Reporting", value_enum, default_value_t, env = "NPC_LOG_FORMAT")]
     log_format: LogFormat,
 }
 
@@ -192,28 +204,28 @@ impl FromStr for ListenAddress {
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
 struct Enforcement {
     /// Do not cut established flows that policies deny now.
-    #[arg(long, env = "NPC_KEEP_ESTABLISHED")]
+    #[arg(long, help_heading = "Enforcement", env = "NPC_KEEP_ESTABLISHED")]
     keep_established: bool,
 
     /// Let pods that are isolated for egress send tunnels: IPIP, 6in4 and GRE if a
     /// rule without ports admits them, VXLAN, Geneve, GUE and GRE in UDP if a rule
     /// admits all of UDP.
-    #[arg(long, env = "NPC_ALLOW_TUNNELS")]
+    #[arg(long, help_heading = "Enforcement", env = "NPC_ALLOW_TUNNELS")]
     allow_tunnels: bool,
 
     /// Log each flow that policies deny, at most once a minute, with both ends and
     /// the policies by name.
-    #[arg(long, env = "NPC_LOG_DENIED")]
+    #[arg(long, help_heading = "Enforcement", env = "NPC_LOG_DENIED")]
     log_denied: bool,
 
     /// Drop packets from a pod's interface whose source address the node does not
     /// route to that interface.
-    #[arg(long, env = "NPC_ANTI_SPOOF")]
+    #[arg(long, help_heading = "Enforcement", env = "NPC_ANTI_SPOOF")]
     anti_spoof: bool,
 
-    /// How many members the sets may have together that the policies of one namespace
-    /// need on this node. Beyond that, the policies that name most admit nothing here.
-    #[arg(long, value_name = "COUNT", env = "NPC_MAX_SET_MEMBERS", default_value_t = SetMembers::default().0,
+    /// How many members the sets of one namespace's policies may have together on this
+    /// node. Beyond that, the policies that name most admit nothing here.
+    #[arg(long, help_heading = "Enforcement", value_name = "COUNT", env = "NPC_MAX_SET_MEMBERS", default_value_t = SetMembers::default().0,
         value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     max_set_members: u64,
 }
@@ -361,9 +373,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     if has_plugin && std::env::var_os("NPC_FLOW_INDEX").is_some_and(|value| value == "1") {
         enforcer = enforcer.with_flow_index();
     }
-    // Off until it has been measured again (docs/adr/large-changes-are-loaded-first.md).
-    if std::env::var_os("NPC_LARGE_CHANGES_FIRST").is_some_and(|value| value == "1") {
-        enforcer = enforcer.with_large_changes_first();
+    if std::env::var_os("NPC_LARGE_CHANGES_FIRST").is_some_and(|value| value == "0") {
+        enforcer = enforcer.with_large_changes_at_once();
     }
     Ok(enforce::run(enforcer, settings, events).await?)
 }

@@ -6,7 +6,6 @@ mod answer;
 mod beside;
 mod denied;
 mod dns;
-mod end_words;
 mod excerpt;
 mod fix;
 mod headline;
@@ -42,8 +41,8 @@ use crate::command::output::Format;
 ///
 /// An endpoint is [NS/][TYPE/]NAME[:PORT], an address or prefix
 /// (203.0.113.7:443, [2001:db8::1]:443, 10.0.0.0/8), svc/NAME, node/NAME,
-/// ns/NAME, outside (all addresses that no pod and no node has) or any. NAME.NS and
-/// NAME.NS.svc.cluster.local do too, and URLs (`https://api.shop:8443/`). A port is a number, a
+/// ns/NAME, outside (all addresses that no pod and no node has) or any;
+/// also NAME.NS, NAME.NS.svc.cluster.local and URLs (`https://api.shop:8443/`). A port is a number, a
 /// name, 53/udp, tcp/8080, 8000-8100 or icmp; without a port, all ports are meant.
 ///
 /// Below a denial stand the rule that comes nearest, with marks on what it fails by, and the

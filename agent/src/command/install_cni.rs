@@ -77,7 +77,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", env = "NPC_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
 
-    /// Write here how things are, for the agent's metrics.
+    /// Write the state of the plugin here, for the agent's metrics.
     #[arg(long, value_name = "FILE", env = "NPC_CNI_REPORT")]
     report: Option<PathBuf>,
 

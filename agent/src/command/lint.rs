@@ -1,6 +1,7 @@
 //! `npc lint`: what is wrong with the objects, each with a code and its place.
 
 mod github;
+mod mistakes;
 mod sarif;
 
 use std::io::{self, Write};
@@ -16,9 +17,9 @@ use super::{Exit, input};
 /// Show what is wrong with policies and other objects, with codes, places, and what
 /// npc does about it.
 ///
-/// A finding is something that npc or the API server does not take as it is written. lint
-/// does not know which traffic you mean to allow: ask explain or matrix for that. npc reason
-/// CODE explains a code. The exit code is 1 if there are findings of the severity of --fail-on or
+/// A finding is something that npc or the API server does not take as it is written, that has no
+/// effect, or that cannot work. lint does not know which traffic you mean to allow: ask explain or
+/// matrix for that. npc reason CODE explains a code. The exit code is 1 if there are findings of the severity of --fail-on or
 /// above, else 0.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  npc lint -f manifests/\n  npc lint -f manifests/ -o sarif > npc.sarif")]
@@ -77,7 +78,8 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
     // What cannot be read is a finding like others.
     args.input.leave_out_errors();
     let input = args.input.read_quietly()?;
-    let findings = input.findings();
+    let mut findings = input.findings();
+    findings.extend(mistakes::findings(&input));
     let warnings = input.with_passed_over(input.warnings.clone());
     match args.output {
         Format::Text => text(&findings, &mut output::stdout())?,

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 
 use clap_complete::engine::ArgValueCompleter;
 use npc_compiler::algebra::traffic::{TUNNEL_PORTS, TUNNELS};
+use npc_compiler::cluster::backend::HostPortAt;
 use npc_compiler::cluster::group::{GroupId, Groups};
 use npc_compiler::cluster::{Cluster, PolicyId};
 use npc_compiler::object::{Service, parse_address};
@@ -159,17 +160,22 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 fn of_service(input: &Input, address: IpAddr) -> Option<String> {
     let cluster = &input.cluster;
     if !cluster.is_service(address) {
-        let ports: BTreeSet<String> = (cluster.node_ports().filter(|_| cluster.is_node(address)))
-            .map(|(protocol, number, service)| {
-                format!("{number}/{} ({}/{})", protocol.lower(), service.namespace, service.name)
-            })
-            .collect();
+        let of_services = cluster.node_ports().map(|(protocol, number, service)| {
+            format!("{number}/{} ({}/{})", protocol.lower(), service.namespace, service.name)
+        });
+        let is_here = |at: &HostPortAt| matches!(at, HostPortAt::Here | HostPortAt::Perhaps);
+        let of_pods = cluster.host_ports_at(address).filter(|(.., at)| is_here(at)).map(|(id, port, _)| {
+            let pod = cluster.pod(id);
+            format!("{}/{} ({}/{})", port.host_port, port.protocol.lower(), pod.namespace, pod.name)
+        });
+        let ports: BTreeSet<String> = of_services.chain(of_pods).filter(|_| cluster.is_node(address)).collect();
         let ports = shorten(&Vec::from_iter(ports), 3, ", ");
-        let text = || format!("{address} is a node's; its ports {ports} lead to Services: ask npc explain about these");
+        let text = || {
+            format!("{address} is a node's; its ports {ports} lead to Services or pods: ask npc explain about these")
+        };
         return (!ports.is_empty()).then(text);
     }
-    let is_meant = |service: &&Service| service.addresses.contains(&address);
-    let service = input.loaded.objects.services.iter().find(is_meant)?;
+    let service = cluster.service_with_address(address)?;
     let name = format!("{}/{}", service.namespace, service.name);
     Some(format!("{address} is the address of service {name}; ask npc explain where it leads"))
 }

@@ -30,8 +30,8 @@ use std::process::{self, ExitCode};
 
 use clap::{ArgMatches, Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::CompleteEnv;
-use npc_agent::enforce;
 use npc_agent::source::manifests;
+use npc_agent::{enforce, near};
 
 /// What help begins with.
 const EXAMPLES: &str = "\
@@ -67,6 +67,13 @@ enum Command {
     Man(man::Args),
     /// Show the version of npc.
     Version,
+    /// Show the help of a command, as COMMAND --help does.
+    #[command(hide = true)]
+    Help {
+        /// The command; without it, npc itself.
+        #[arg(value_name = "COMMAND")]
+        command: Option<String>,
+    },
 }
 
 /// What a command's end says to its caller; a contract.
@@ -156,6 +163,7 @@ impl Cli {
             Command::Completion(args) => completion::run(&args),
             Command::Man(args) => man::run(&args),
             Command::Version => version(),
+            Command::Help { command } => help(command.as_deref()),
         };
         let exit = done.unwrap_or_else(|error| {
             let exit = Exit::of(&error);
@@ -166,6 +174,25 @@ impl Cli {
         });
         ExitCode::from(exit as u8)
     }
+}
+
+/// Prints the help of a command, or that of npc.
+fn help(command: Option<&str>) -> anyhow::Result<Exit> {
+    let mut npc = Cli::named();
+    // Usage lines have the whole name from then on.
+    npc.build();
+    let Some(name) = command else {
+        npc.print_long_help()?;
+        return Ok(Exit::Fine);
+    };
+    let names: Vec<String> = npc.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    let Some(asked) = npc.find_subcommand_mut(name) else {
+        let meant = near::nearest(name, names.iter().map(String::as_str));
+        let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+        return Err(Stop::new(Exit::Input, format!("there is no command {name}{meant}")).into());
+    };
+    asked.print_long_help()?;
+    Ok(Exit::Fine)
 }
 
 /// Prints the version.

@@ -96,6 +96,20 @@ const PAGES: &[Page] = pages! {
     "port-invalid"
     "port-name-invalid"
     "too-many-findings"
+    "policytypes-unused-rules"
+    "policytypes-egress-lost"
+    "subject-empty"
+    "peer-namespace-empty"
+    "ipblock-service-address"
+    "service-port"
+    "protocol-missing-dns"
+    "dns-blocked"
+    "half-open"
+    "rule-redundant"
+    "policy-redundant"
+    "allow-all-rule"
+    "peer-split-or"
+    "namespace-undeclared"
     "document-unreadable"
     "duplicate-name"
     "value-doubtful"
@@ -203,6 +217,7 @@ mod tests {
     use npc_compiler::azure;
     use npc_compiler::policy::finding;
     use npc_compiler::verdict::explain::Code;
+    use npc_compiler::verdict::lint;
 
     use super::*;
 
@@ -243,7 +258,8 @@ same. Put the YAML of an example into `example.yaml` to try it.
         let of_explain = Code::ALL.iter().map(|code| code.as_str());
         let of_policies = finding::Code::ALL.iter().map(|code| code.as_str());
         let of_files = manifests::Code::ALL.iter().map(|code| code.as_str());
-        let of_lint = of_policies.chain(of_files);
+        let of_mistakes = lint::Code::ALL.iter().map(|code| code.as_str());
+        let of_lint = of_policies.chain(of_files).chain(of_mistakes);
         for code in of_explain.chain(of_migrate).chain(of_lint).chain(azure::NOTES.iter().map(|note| note.code)) {
             assert!(codes.contains(code), "no page of {code}");
         }

@@ -100,14 +100,7 @@ fn why_absent(cluster: &Cluster, peer: &PodPeer) -> Absent {
     if cluster.may_have_unread(peer) {
         return Absent::NotRead;
     }
-    let is_in = |namespace: &str| match &peer.namespaces {
-        Namespaces::Own(own) => own == namespace,
-        Namespaces::Selected(of) => cluster.namespace(namespace).is_some_and(|labels| of.matches(labels)),
-    };
-    let is_host = |(_, pod): (_, &npc_compiler::object::Pod)| {
-        pod.host_network && !pod.finished && is_in(&pod.namespace) && peer.pods.matches(&pod.labels)
-    };
-    let has_host = cluster.selected(peer).is_empty() && cluster.pods().any(is_host);
+    let has_host = cluster.selected(peer).is_empty() && cluster.host_pods_of(peer).next().is_some();
     if has_host { Absent::HostNetwork } else { Absent::None }
 }
 

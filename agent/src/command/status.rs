@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use npc_agent::rounded::rounded;
 use npc_agent::status::{
     self, AgentStatus, Bridge, CniPlugin, ContestedAddress, HeldRemovals, LoadingNamespace, ManifestError, Spoofable,
     UnfilteredBridge, UnreadableObject,
@@ -36,6 +37,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 
 fn ask() -> anyhow::Result<AgentStatus> {
     AgentStatus::ask().map_err(|error| match &error {
+        // No process listens, which the error says.
+        status::Error::NoAgent(cause) if cause.kind() == io::ErrorKind::ConnectionRefused => {
+            Stop::new(Exit::Cluster, error.to_string()).into()
+        }
         status::Error::NoAgent(cause) => Stop::new(Exit::Cluster, format!("{error} ({cause})")).into(),
         status::Error::Malformed(_) => error.into(),
     })
@@ -59,7 +64,7 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
     let backend = status.backend.as_deref().unwrap_or("not known yet");
     writeln!(
         out,
-        "  agent     npc {} since {}, iptables {backend}, follows {}",
+        "  agent     npc {} since {:.0}, iptables {backend}, follows {}",
         status.version, status.started, status.source
     )?;
     let some = |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
@@ -68,8 +73,11 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
     for held in &status.kernel {
         writeln!(
             out,
-            "  kernel    {}: {} rules, {} sets, {} entries",
-            held.family, held.rules, held.sets, held.entries
+            "  kernel    {}: {}, {}, {}",
+            held.family,
+            some(held.rules, "rule", "rules"),
+            some(held.sets, "set", "sets"),
+            some(held.entries, "entry", "entries")
         )?;
     }
     let Bridge { ports, held, guarded, lack } = &status.bridge;
@@ -78,14 +86,15 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
         None if *ports + *held == 0 => {}
         None => writeln!(
             out,
-            "  bridges   {ports} ports of pods: plain frames only; {guarded} get what is for them only; {held} are held to \
-             their sources"
+            "  bridges   {}: plain frames only; {guarded} receive only frames for their own addresses; {held} \
+             send only from them",
+            some(*ports, "port of a pod", "ports of pods")
         )?,
     }
     match &status.synced {
         Some(at) => {
             let changes = if status.generation == 1 { "change" } else { "changes" };
-            writeln!(out, "  in sync   {at}, {} {changes} received", status.generation)?;
+            writeln!(out, "  in sync   {at:.0}, {} {changes} received", status.generation)?;
         }
         None => writeln!(out, "  in sync   never")?,
     }
@@ -93,15 +102,15 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
         let objects = objects.join(", ");
         writeln!(
             out,
-            "  loading   {namespace} since {since}, {rules_loaded} of {rules} rules: not in force yet are {objects}"
+            "  loading   {namespace} since {since:.0}, {rules_loaded} of {rules} rules: not in force yet are {objects}"
         )?;
     }
     if let Some(last) = &status.last_change {
         let (compiled, applied) =
-            (Duration::from_micros(last.compile_micros), Duration::from_micros(last.apply_micros));
+            (rounded(Duration::from_micros(last.compile_micros)), rounded(Duration::from_micros(last.apply_micros)));
         writeln!(
             out,
-            "  changed   {}: {} (compiled in {compiled:?}, in the kernel {applied:?} later)",
+            "  changed   {:.0}: {} (compiled in {compiled}, in the kernel {applied} later)",
             last.at, last.writes
         )?;
     }
@@ -120,7 +129,7 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
 /// What was not read, not understood, or cannot be held.
 fn problems(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
     for HeldRemovals { kind, objects, since } in &status.held_removals {
-        writeln!(out, "  held back {objects} {kind} since {since}: the list without them is doubtful")?;
+        writeln!(out, "  held back {objects} {kind} since {since:.0}: the list without them is doubtful")?;
     }
     for UnreadableObject { kind, namespace, name, error, effect } in &status.unreadable {
         let of = if namespace.is_empty() { name.clone() } else { format!("{namespace}/{name}") };
@@ -199,7 +208,7 @@ fn installation(plugin: &CniPlugin) -> String {
         words = format!("{words}, with {} of other programs", insertions.join(", "));
     }
     match (silent, reported) {
-        (true, Some(at)) => format!("{words}; this is of {at}, the container install-cni has not reported since"),
+        (true, Some(at)) => format!("{words}; this is of {at:.0}, the container install-cni has not reported since"),
         (true, None) => format!("{words}; see the log of the container install-cni"),
         (false, _) => words,
     }

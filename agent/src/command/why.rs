@@ -16,7 +16,7 @@ use npc_agent::near;
 use npc_agent::status::AgentStatus;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
-use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::layout::{self, Options, SetMembers};
 use npc_compiler::ruleset::seed::Seed;
 
 use super::input::{self, Input, Source};
@@ -24,7 +24,7 @@ use super::migrate::options::{self, AgentAnswer};
 use super::{Exit, Stop, migrate, nodes, output};
 use crate::command::output::Format;
 use crate::command::words::shorten;
-use answer::{Answer, Basis};
+use answer::{Basis, KernelExplanation};
 use kernel::{Dumps, Held, rule_distance};
 use thing::Thing;
 
@@ -72,9 +72,40 @@ pub(super) struct Args {
     #[arg(long, value_name = "SEED", value_parser = |text: &str| text.parse::<Seed>())]
     seed: Option<Seed>,
 
+    #[command(flatten)]
+    agent: AgentFlags,
+
     /// The format of the output.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
+}
+
+/// The flags of the agent that decide which chains and rules there are.
+#[derive(Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the agent")]
+struct AgentFlags {
+    /// Without a kernel, which shows it: the agent runs with --keep-established.
+    #[arg(long)]
+    keep_established: bool,
+
+    /// Without a kernel: the agent runs with --allow-tunnels.
+    #[arg(long)]
+    allow_tunnels: bool,
+
+    /// Without a kernel: the agent runs with --log-denied.
+    #[arg(long)]
+    log_denied: bool,
+
+    /// Without a kernel: the agent runs with --anti-spoof.
+    #[arg(long)]
+    anti_spoof: bool,
+}
+
+impl AgentFlags {
+    fn options(&self, seed: Option<Seed>, set_members: SetMembers) -> Options {
+        let Self { keep_established, allow_tunnels, log_denied, anti_spoof } = *self;
+        Options { keep_established, allow_tunnels, log_denied, anti_spoof, seed, set_members, ..Options::default() }
+    }
 }
 
 /// Answers.
@@ -83,14 +114,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let input = args.input.read()?;
     let node = node(args, &input, &thing)?;
     let answer = if let Thing::Foreign(foreign) = &thing {
-        Answer::foreign(foreign, &node)
+        KernelExplanation::foreign(foreign, &node)
     } else {
         let (held, basis) = held(args, &input)?;
         let has_sets = basis != Basis::Dumps || args.ipset_save.is_some();
         let knows_seed = args.seed.is_some() || (has_sets && basis != Basis::Policies);
         let (held, hooks) = held.map_or_else(|| (None, Vec::new()), |held| (Some(held.state), held.hooks));
         let said = if basis == Basis::Kernel { AgentAnswer::ask(&node) } else { AgentAnswer::default() };
-        let options = chosen(&input, &node, args.seed, held.as_ref(), &said);
+        let options = chosen(&input, &node, args, held.as_ref(), &said);
         let wanted = layout::ruleset_with(&input.cluster, &node, &options, &said.retained);
         let groups = layout::group_chains(&input.cluster, &node, &options, &said.retained);
         let wanted_state = KernelState::from(&wanted);
@@ -102,7 +133,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let retained = said.retained;
         let facts =
             answer::Facts { input, node, held, wanted, groups, options, retained, basis, hooks, has_sets, knows_seed };
-        Answer::new(&facts, &thing)
+        KernelExplanation::new(&facts, &thing)
     };
     match args.output {
         Format::Json => output::json(&answer)?,
@@ -164,11 +195,11 @@ fn held(args: &Args, input: &Input) -> anyhow::Result<(Option<Held>, Basis)> {
 }
 
 /// The options by which the rules of the kernel were made.
-fn chosen(input: &Input, node: &str, seed: Option<Seed>, held: Option<&KernelState>, said: &AgentAnswer) -> Options {
+fn chosen(input: &Input, node: &str, args: &Args, held: Option<&KernelState>, said: &AgentAnswer) -> Options {
     // A kernel without a chain of npc shows no option.
     let shows = held.filter(|held| Family::ALL.iter().any(|family| !held.family(*family).chains.is_empty()));
-    let set_members = input.set_members;
-    let Some(held) = shows else { return Options { seed, set_members, ..Options::default() } };
+    let (seed, set_members) = (args.seed, input.set_members);
+    let Some(held) = shows else { return args.agent.options(seed, set_members) };
     // What the kernel keeps is what its rules were made by.
     let seeded = |options: Options| Options { seed: held.seed().or(seed), ..options };
     let of_agent = said.options.clone().map(seeded);

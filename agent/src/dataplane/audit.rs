@@ -31,9 +31,10 @@ use super::Error;
 use super::alias::Aliases;
 use super::backend::Backend;
 use super::ipset::{Head, Ipset};
-use super::iptables::{Hook, Iptables, Listing};
+use super::iptables::{Hook, Iptables, Listing, lock_path};
 use super::notifications::{Author, Notifications, ReportedChanges, Touched};
 use super::spelling::{Differing, Others, PrintedForms};
+use crate::rounded::rounded;
 
 /// A listing of a whole table may take this part of the time, and comes neither
 /// more often nor less often than these.
@@ -150,9 +151,16 @@ impl Auditor {
     /// tables periodically.
     pub(super) fn new(backend: Backend) -> Self {
         let notifications = Notifications::open(backend)
-            .inspect_err(
-                |error| info!(%backend, %error, "no notifications of rule changes here; npc re-reads its chains periodically"),
-            )
+            .inspect_err(|error| match backend {
+                Backend::Nft => info!(
+                    %error,
+                    "the kernel sends no notifications of rule changes; reading npc's chains periodically"
+                ),
+                Backend::Legacy => info!(
+                    %error,
+                    "cannot watch {}; reading npc's chains periodically", lock_path().display()
+                ),
+            })
             .ok();
         Self {
             notifications,
@@ -243,7 +251,7 @@ impl Auditor {
                 }
             }
             let took = now.elapsed();
-            debug!(?took, "read our chains, to see whether they are as they were written");
+            debug!(took = ?rounded(took), "read our chains, to see whether they are as they were written");
             let pause = took * SHARE;
             let at_last = now + if is_notified { NOTIFIED.max(pause) } else { pause.clamp(OFTEN, SELDOM) };
             let alert = Some(now + took * (ALERT_SHARE + 1));

@@ -66,10 +66,13 @@ fn choose(nft: Residents, legacy: Residents, default: Option<Backend>) -> (Backe
         (false, true) => return (Backend::Legacy, "kubelet's hint chain is there".to_owned()),
         _ => {}
     }
-    let counts = format!("{} rules there, {} in legacy", nft.rules, legacy.rules);
+    let rules = |count: usize| if count == 1 { "1 rule".to_owned() } else { format!("{count} rules") };
+    let counts = |more: usize, backend: Backend, fewer: usize, other: Backend| {
+        format!("{} in {backend}, {fewer} in {other}", rules(more))
+    };
     match nft.rules.cmp(&legacy.rules) {
-        std::cmp::Ordering::Greater => (Backend::Nft, counts),
-        std::cmp::Ordering::Less => (Backend::Legacy, format!("{} rules there, {} in nft", legacy.rules, nft.rules)),
+        std::cmp::Ordering::Greater => (Backend::Nft, counts(nft.rules, Backend::Nft, legacy.rules, Backend::Legacy)),
+        std::cmp::Ordering::Less => (Backend::Legacy, counts(legacy.rules, Backend::Legacy, nft.rules, Backend::Nft)),
         // Where others have nothing to say, to stay is better than to move.
         std::cmp::Ordering::Equal if nft.ours != legacy.ours => {
             (if nft.ours { Backend::Nft } else { Backend::Legacy }, "npc's rules are there".to_owned())

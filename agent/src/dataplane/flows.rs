@@ -15,6 +15,7 @@ use super::Error;
 use super::conntrack::{self, Judge, Swept, cut_all_of, each_end, sweep_in, sweep_whole, takes_whole_list};
 use super::flow_index::{Index, Renewal, RenewalRequest};
 use super::passage::packets_passed;
+use crate::rounded::rounded;
 
 /// In a table of so many entries one whole list takes less time than the two walks of the kernel
 /// through its table that the flows of one address take.
@@ -90,7 +91,7 @@ impl Flows for LinuxFlows {
         let is_supported = self.index.is_supported();
         let swept = swept.map(|swept| Swept { in_index, lacks_index: !is_supported, ..swept });
         if let Ok(all) = &swept {
-            debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?begun.elapsed(), "judged the flows");
+            debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?rounded(begun.elapsed()), "judged the flows");
         }
         swept
     }

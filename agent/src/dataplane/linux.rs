@@ -214,7 +214,7 @@ impl Linux {
         let written = write_sets(&mut self.ipset, &writes);
         self.set_writes.push(ipset::TimedWrite { took: begun.elapsed(), done: written.is_ok() });
         self.auditor.left_sets.extend(written?);
-        debug!(%family, writes = writes.len(), took = ?begun.elapsed(), "wrote sets");
+        debug!(%family, writes = writes.len(), took = ?rounded(begun.elapsed()), "wrote sets");
         Ok(())
     }
 
@@ -230,7 +230,7 @@ impl Linux {
             (self.left_due, self.left_wait) = (None, Duration::ZERO);
         }
         let (replaced, appended, deleted) = (writes.replace.len(), writes.append.len(), writes.delete.len());
-        debug!(%family, replaced, appended, deleted, took = ?begun.elapsed(), "wrote chains");
+        debug!(%family, replaced, appended, deleted, took = ?rounded(begun.elapsed()), "wrote chains");
         Ok(())
     }
 
@@ -311,7 +311,7 @@ impl Kernel for Linux {
         for missing in capabilities.iter().flat_map(|capabilities| &capabilities.missing) {
             warn!("this kernel lacks {missing}");
         }
-        debug!(bpf = capabilities.as_ref().is_some_and(|it| it.bpf), took = ?begun.elapsed(), "probed the kernel");
+        debug!(bpf = capabilities.as_ref().is_some_and(|it| it.bpf), took = ?rounded(begun.elapsed()), "probed the kernel");
         capabilities
     }
 
@@ -359,7 +359,7 @@ impl Kernel for Linux {
         self.auditor.left_chains.clear();
         // What was written before counts only as far as it was found now.
         self.unproven.clear();
-        debug!(took = ?begun.elapsed(), "read what the kernel holds");
+        debug!(took = ?rounded(begun.elapsed()), "read what the kernel holds");
         Ok(state)
     }
 

@@ -271,6 +271,17 @@ impl Error {
         }
     }
 
+    /// The process that holds the xtables lock, if one does and it is known.
+    #[must_use]
+    pub fn lock_holder(&self) -> Option<&iptables::Holder> {
+        match self {
+            Self::Iptables(iptables::Error::Locked { holder, .. }) => holder.as_ref(),
+            Self::Unhooked(error) => error.lock_holder(),
+            Self::Families(failed) => failed.iter().find_map(|(_, error)| error.lock_holder()),
+            _ => None,
+        }
+    }
+
     /// Whether one family is enforced as it should be although the other failed.
     #[must_use]
     pub fn is_of_one_family(&self) -> bool {

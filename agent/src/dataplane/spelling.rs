@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 use super::iptables::{Error, Iptables};
 use super::probe;
+use crate::rounded::rounded;
 
 /// So many rules are asked about at once at most. A chain of which more differ is
 /// asked about again with the next audit.
@@ -221,7 +222,7 @@ impl PrintedForms {
         let line = |rule| rule_line(family, name, rule);
         let (written, printed) = differs.map(|(written, printed)| (line(written), line(printed))).unwrap_or_default();
         warn!(
-            %family, chain = %name, written, printed, next = ?mismatch.pause,
+            %family, chain = %name, written, printed, next = ?rounded(mismatch.pause),
             "chain reads back differently after {REPAIRS} writes; the agent waits before the next write"
         );
         mismatch.until = Some(now + mismatch.pause);

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::causes::with_causes;
 use crate::dataplane::{self, azure};
+use crate::rounded::rounded;
 
 /// Its DaemonSet, and the value of the label `k8s-app` of its pods.
 const NAME: &str = "azure-npm";
@@ -132,6 +133,7 @@ impl Takeover {
             self.seen = None;
             if self.is_news(Logged::Running) {
                 let processes = processes.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+                let processes = (!processes.is_empty()).then_some(processes);
                 info!(pods = self.pods.len(), processes, "Azure NPM is running; a packet must pass both engines");
             }
             return Ok(());
@@ -150,7 +152,7 @@ impl Takeover {
                 info!(
                     chains,
                     sets,
-                    wait = ?self.quiet,
+                    wait = ?rounded(self.quiet),
                     "Azure NPM not running; its chains and sets will be removed if they stay unchanged that long{back}"
                 );
             }

@@ -17,23 +17,27 @@ const NAMED: usize = 10;
 pub(super) struct Loading {
     /// How much is loaded at once.
     pub(super) pace: Pace,
-    /// The namespaces, as the log has them: the number of the oldest event that waits, and since
-    /// when it does.
-    namespaces: BTreeMap<String, (u64, Timestamp)>,
+    /// The namespaces, as the log has them, with the numbers of the oldest events of both turns that
+    /// wait, and since when they do.
+    namespaces: BTreeMap<String, BTreeMap<u64, Timestamp>>,
 }
 
 impl Loading {
     /// Logs which large changes begin to wait, and which are in force.
     pub(super) fn note(&mut self, engine: &Engine) {
         let before = std::mem::take(&mut self.namespaces);
-        for Wait { namespace, first, rules, .. } in engine.waiting() {
-            let known = before.get(namespace).copied();
+        for Wait { namespace, first, next, rules, .. } in engine.waiting() {
+            let known = before.get(namespace);
             if known.is_none() {
                 let objects = objects(engine, namespace).join(", ");
                 info!(namespace, rules, objects, "loading a large change before it takes effect");
             }
-            let since = known.filter(|(known, _)| *known == first).map_or_else(Timestamp::now, |(_, since)| since);
-            self.namespaces.insert(namespace.to_owned(), (first, since));
+            let since = |number| {
+                let known = known.and_then(|known| known.get(&number)).copied();
+                (number, known.unwrap_or_else(Timestamp::now))
+            };
+            self.namespaces
+                .insert(namespace.to_owned(), [Some(first), next].into_iter().flatten().map(since).collect());
         }
         for namespace in before.keys().filter(|namespace| !self.namespaces.contains_key(*namespace)) {
             info!(namespace, "a large change was loaded and takes effect");
@@ -43,7 +47,7 @@ impl Loading {
     /// What is being loaded, for the status.
     pub(super) fn status(&self, engine: &Engine) -> Vec<LoadingNamespace> {
         let of = |Wait { namespace, rules, loaded, .. }: Wait<'_>| {
-            let (_, since) = *self.namespaces.get(namespace)?;
+            let since = *self.namespaces.get(namespace)?.values().min()?;
             let objects = objects(engine, namespace);
             Some(LoadingNamespace { namespace: namespace.to_owned(), since, objects, rules, rules_loaded: loaded })
         };
@@ -54,4 +58,51 @@ impl Loading {
 /// The first objects of a namespace whose events wait.
 fn objects(engine: &Engine, namespace: &str) -> Vec<String> {
     engine.waiting_objects(namespace).take(NAMED).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::PodSpec;
+    use k8s_openapi::api::networking::v1::NetworkPolicy;
+    use npc_compiler::engine::{Event, Portion};
+    use npc_compiler::object::{Labels, Pod};
+    use npc_compiler::ruleset::layout::Options;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A policy that admits to so many separate ports.
+    fn policy(ports: usize) -> Event {
+        let ports: Vec<_> = (0..ports).map(|port| json!({"port": 1 + 2 * port})).collect();
+        let rule = json!({"from": [{"podSelector": {}}], "ports": ports});
+        let policy =
+            json!({"metadata": {"namespace": "a", "name": "np"}, "spec": {"podSelector": {}, "ingress": [rule]}});
+        Event::Policy(Box::new(serde_json::from_value::<NetworkPolicy>(policy).expect("a policy").into()))
+    }
+
+    #[test]
+    fn a_change_that_waited_behind_another_waits_since_it_came() {
+        let mut engine = Engine::new("node-1", Options::default()).with_large_changes_first(10);
+        let pod = Pod::from_template("a".to_owned(), "pod".to_owned(), Labels::new(), PodSpec::default());
+        let ipv4 = Some([10, 0, 0, 1].into());
+        engine.offer(Event::Pod(Box::new(Pod { node: Some("node-1".to_owned()), ipv4, ..pod })));
+        engine.commit();
+        let mut loading = Loading::default();
+        engine.offer(policy(2_000));
+        engine.commit();
+        loading.note(&engine);
+        let first = engine.waiting().next().expect("it waits").first;
+        engine.offer(policy(3_000));
+        loading.note(&engine);
+        let known = loading.namespaces["a"].clone();
+        assert_eq!((known.len(), known.keys().min()), (2, Some(&first)), "both wait");
+        assert_eq!(loading.status(&engine)[0].since, known[&first]);
+        while engine.waiting().next().expect("the other waits").first == first {
+            engine.load(Portion { sets: 10, rules: 100 });
+            engine.commit();
+        }
+        loading.note(&engine);
+        let other = known.iter().find(|(number, _)| **number != first).expect("the other").1;
+        assert_eq!(loading.status(&engine)[0].since, *other);
+    }
 }

@@ -13,6 +13,8 @@ use npc_cni::file;
 use tokio::time::Instant;
 use tracing::error;
 
+use crate::rounded::rounded;
+
 /// How long writes may be refused, hang or be unproven before the agent is unready. The
 /// older rules enforce meanwhile, and an unready agent stalls a rollout.
 pub(super) const UNPROVEN: Duration = Duration::from_secs(10);
@@ -188,7 +190,7 @@ impl Readiness {
         self.pass_failed(
             begun,
             false,
-            &format!("the kernel was asked something {UNPROVEN:?} ago and has not answered"),
+            &format!("the kernel was asked something {} ago and has not answered", rounded(UNPROVEN)),
         );
     }
 }

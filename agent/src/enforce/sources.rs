@@ -10,7 +10,7 @@ use npc_compiler::ruleset::node::InterfaceName;
 use npc_compiler::ruleset::text::POD_GROUP;
 
 use crate::dataplane::links::NO_GROUP;
-use crate::dataplane::network::{Elsewhere, Interface, Network};
+use crate::dataplane::network::{Interface, Network, NotPodInterface};
 
 /// How many interfaces may share a prefix. A set takes one with 64 of them, and
 /// while one takes another's place it holds both.
@@ -43,6 +43,17 @@ pub(super) struct Sources {
     /// Interfaces of pods that are not in the group, and so not held to anything,
     /// and why.
     pub(super) unheld: BTreeMap<InterfaceName, String>,
+}
+
+/// Where a route leads.
+#[derive(Debug)]
+enum Way<'a> {
+    /// To an interface of pods that is held to its sources.
+    Held,
+    /// To one of pods that is not, and why.
+    Unheld(InterfaceName, &'a str),
+    /// To another one.
+    Elsewhere(InterfaceName, NotPodInterface),
 }
 
 impl Sources {
@@ -99,14 +110,14 @@ impl Sources {
         network: &Network,
         local: impl IntoIterator<Item = IpAddr>,
     ) -> Vec<(IpAddr, String)> {
-        let mut ways = BTreeMap::<IpNetwork, Option<(InterfaceName, String)>>::new();
-        ways.extend(self.own.iter().map(|(route, _)| (*route, None)));
-        for (name, Elsewhere { why, routes }) in &network.elsewhere {
-            ways.extend(routes.iter().map(|route| (*route, Some((*name, format!(", {why}"))))));
+        let mut ways = BTreeMap::<IpNetwork, Way<'_>>::new();
+        ways.extend(self.own.iter().map(|(route, _)| (*route, Way::Held)));
+        for (name, elsewhere) in &network.elsewhere {
+            ways.extend(elsewhere.routes.iter().map(|route| (*route, Way::Elsewhere(*name, elsewhere.why))));
         }
         for (name, why) in &self.unheld {
             let routes = network.interfaces.get(name).map(|interface| &interface.routes);
-            ways.extend(routes.into_iter().flatten().map(|route| (*route, Some((*name, format!(": {why}"))))));
+            ways.extend(routes.into_iter().flatten().map(|route| (*route, Way::Unheld(*name, why))));
         }
         // The longest prefix counts: one lookup for each length that there is.
         let lengths: BTreeSet<u8> = ways.keys().map(IpNetwork::prefix).collect();
@@ -118,8 +129,9 @@ impl Sources {
             prefixes.into_iter().find_map(|prefix| ways.get(&prefix))
         };
         let why = |address| match way(address) {
-            Some(None) => None,
-            Some(Some((name, why))) => Some(format!("it is behind {name}{why}")),
+            Some(Way::Held) => None,
+            Some(Way::Elsewhere(name, why)) => Some(format!("it is behind {name}, {why}")),
+            Some(Way::Unheld(name, why)) => Some(format!("it is behind {name}: {why}")),
             None => Some("the node routes its address to no interface".to_owned()),
         };
         local.into_iter().filter_map(|address| Some((address, why(address)?))).collect()
@@ -129,7 +141,7 @@ impl Sources {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::network::NotPodInterface;
+    use crate::dataplane::network::Elsewhere;
 
     fn name(text: &str) -> InterfaceName {
         InterfaceName::new(text).expect("a name")

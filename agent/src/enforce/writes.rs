@@ -62,17 +62,18 @@ impl Writes {
 impl fmt::Display for Writes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = [
-            (self.chains_written, "chains written"),
-            (self.rules_written, "rules in them"),
-            (self.chains_deleted, "chains deleted"),
-            (self.sets_created, "sets created"),
-            (self.sets_destroyed, "sets destroyed"),
-            (self.members_added, "members added"),
-            (self.members_removed, "members removed"),
+            (self.chains_written, "chain", "written"),
+            (self.rules_written, "rule", if self.chains_written == 1 { "in it" } else { "in them" }),
+            (self.chains_deleted, "chain", "deleted"),
+            (self.sets_created, "set", "created"),
+            (self.sets_destroyed, "set", "destroyed"),
+            (self.members_added, "member", "added"),
+            (self.members_removed, "member", "removed"),
         ];
         let mut first = true;
-        for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
-            write!(f, "{}{count} {what}", if first { "" } else { ", " })?;
+        for (count, noun, what) in counts.into_iter().filter(|(count, ..)| *count > 0) {
+            let (comma, plural) = (if first { "" } else { ", " }, if count == 1 { "" } else { "s" });
+            write!(f, "{comma}{count} {noun}{plural} {what}")?;
             first = false;
         }
         if first { f.write_str("nothing") } else { Ok(()) }

@@ -247,6 +247,9 @@ fn replace(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()>
         // Whatever the umask says.
         file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()?;
+        // The kernel runs no program that a process has open for writing (ETXTBSY), and a runtime
+        // may run this one as soon as it has its name.
+        drop(file);
         fs::rename(&new, &target)?;
         File::open(folder)?.sync_all()
     };

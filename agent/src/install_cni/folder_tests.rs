@@ -1,6 +1,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
+use std::mem::MaybeUninit;
 use std::os::unix::fs::symlink;
+
+use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 
 use super::*;
 
@@ -141,4 +144,22 @@ fn a_file_that_was_moved_aside_under_another_name_counts_only_while_ours_is_not_
     assert_eq!(folder.off(), None);
     fs::write(temp.path().join("05-npc.conflist.off"), "").unwrap();
     assert_eq!(folder.off().as_deref(), Some("05-npc.conflist.off"));
+}
+
+/// What a process has open for writing, the kernel does not run: a DEL in that moment would fail.
+#[test]
+fn a_file_is_closed_before_it_has_its_name() {
+    let (temp, bin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let plugin = temp.path().join("plugin");
+    fs::write(&plugin, "one").unwrap();
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&watch, bin.path(), WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO).unwrap();
+    assert!(install_plugin(&plugin, bin.path()).unwrap());
+    let mut buffer = [MaybeUninit::uninit(); 1024];
+    let mut reader = inotify::Reader::new(watch, &mut buffer);
+    let mut seen = Vec::new();
+    while let Ok(event) = reader.next() {
+        seen.push(event.events());
+    }
+    assert_eq!(seen, [ReadFlags::CLOSE_WRITE, ReadFlags::MOVED_TO]);
 }

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::labels::{OfFamily, family_name};
 use crate::dataplane::counters::{Count, DropReason};
 use crate::dataplane::iptables::Error;
+use crate::rounded::rounded;
 
 /// How long a reading is new enough, so that many scrapes cost no more than one.
 const FRESH: Duration = Duration::from_secs(5);
@@ -84,7 +85,7 @@ impl Packets {
         let packets = self.clone();
         let refreshed = time::timeout(PATIENCE, task::spawn_blocking(move || packets.refresh_now(Instant::now())));
         if refreshed.await.is_err() {
-            warn!(waited = ?PATIENCE, "the kernel has not answered how many packets it denied; these metrics are older");
+            warn!(waited = ?rounded(PATIENCE), "the kernel has not answered how many packets it denied; these metrics are older");
         }
     }
 

@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::metrics::{self, Metrics, Packets};
+use crate::rounded::rounded;
 use crate::status::SharedStatus;
 use connections::Limits;
 
@@ -128,7 +129,8 @@ fn health(liveness: &Liveness) -> Response {
     if liveness.is_alive() {
         "ok\n".into_response()
     } else {
-        (StatusCode::INTERNAL_SERVER_ERROR, format!("the agent has done nothing for {BUSY:?}\n")).into_response()
+        (StatusCode::INTERNAL_SERVER_ERROR, format!("the agent has done nothing for {}\n", rounded(BUSY)))
+            .into_response()
     }
 }
 

@@ -153,7 +153,7 @@ fn the_address_of_a_node_that_hides_the_client_is_no_fix() {
 
 #[test]
 fn what_is_unknown_is_said_with_where_to_find_it() {
-    let spec = "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0}}]}]}";
+    let spec = "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8}}]}]}";
     let ends = [deployment("web", "", "app: web"), deployment("api", "", "app: api")].concat();
     let files = Files::of(&[ends, policy("web", spec)].concat());
     let answer = files.npc("explain", &["web", "api:8080"]);

@@ -179,7 +179,7 @@ fn json_is_as_documented() {
         "flows": [0], "direction": "Ingress", "policy": "shop/api", "object": policy("api"),
         "patch": [{"op": "add", "path": "/spec/ingress/1/from/0/namespaceSelector",
             "value": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
-        "create": null, "then": null, "verified": true, "opens": [], "closes": [], "backendOf": [],
+        "create": null, "then": null, "sharedText": null, "verified": true, "opens": [], "closes": [], "backendOf": [],
     });
     assert_eq!(
         answer.json(),
@@ -453,4 +453,10 @@ warning: pod default/real on n1 and pod default/stale on lost list 10.0.0.1: nod
     assert_eq!(files.npc("explain", &["other", "10.0.0.1:80"]).code, 1);
     let about = files.npc("explain", &["real", "-o", "json"]).json();
     assert_eq!(about["warnings"].as_array().map(Vec::len), Some(1), "{about}");
+}
+
+#[test]
+fn a_policys_named_port_is_shown_with_its_number() {
+    let answer = Files::of(SHOP).npc("explain", &["-n", "shop", "netpol/db"]);
+    assert!(answer.out.contains("on  TCP pg (5432)\n"), "{}{}", answer.out, answer.err);
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::manifests::{CLIENTS, WANTS_TIER, deny, node, policy, policy_for, running, service, workload};
 use crate::{Files, SHOP};
 
 /// kubectl of the machine, or the one that `deploy/helm.sh` fetched.
@@ -114,51 +115,9 @@ fn a_fix_is_said_with_the_place_to_write_it() {
     assert_eq!(reasons, 1, "{}", all_ports.out);
 }
 
-/// Workloads that bear a label themselves and not in their templates, and a policy that selects by it.
-pub(crate) const CLIENTS: &str = "\
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: nightly, labels: {role: client}}
-spec: {template: {metadata: {labels: {job: nightly}}, spec: {containers: [{name: c}]}}}
----
-apiVersion: batch/v1
-kind: Job
-metadata: {name: once, labels: {role: client}}
-spec: {template: {metadata: {labels: {job: once}}, spec: {containers: [{name: c}]}}}
----
-apiVersion: batch/v1
-kind: CronJob
-metadata: {name: cron, labels: {role: client}}
-spec: {jobTemplate: {spec: {template: {metadata: {labels: {job: cron}}, spec: {containers: [{name: c}]}}}}}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: api}
-spec: {template: {metadata: {labels: {app: api}}, spec: {containers: [{name: c}]}}}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: api}
-spec:
-  podSelector: {matchLabels: {app: api}}
-  ingress: [{from: [{podSelector: {matchLabels: {role: client}}}], ports: [{port: 8080}]}]
----
-";
-
-/// A policy that denies nearly all egress of the pods with the label.
-pub(crate) const CLIENTS_EGRESS: &str = "\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: clients}
-spec: {podSelector: {matchLabels: {role: client}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: db}}}]}]}
----
-";
-
 #[test]
 fn a_policy_of_another_namespace_is_put_into_that_of_its_pods() {
-    let deny = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\n\
-                spec: {podSelector: {}, policyTypes: [Ingress]}\n---\n";
-    let yaml = [CLIENTS, deny].concat().replace("metadata: {name: ", "metadata: {namespace: shop, name: ");
+    let yaml = [CLIENTS, &deny("Ingress")].concat().replace("metadata: {name: ", "metadata: {namespace: shop, name: ");
     let stray = yaml.replace("namespace: shop, name: api}\nspec:\n  podSelector", "name: api}\nspec:\n  podSelector");
     let stray = stray.replace("role: client}}}], ports", "job: once}}}], ports");
     assert_ne!(stray, yaml);
@@ -175,16 +134,17 @@ fn a_policy_of_another_namespace_is_put_into_that_of_its_pods() {
 
 #[test]
 fn a_rule_of_the_wrong_direction_moves_by_one_patch() {
-    let wrong = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: job}\n\
-                 spec: {podSelector: {matchLabels: {job: once}}, policyTypes: [Ingress, Egress], \
-                 ingress: [{from: [{podSelector: {matchLabels: {app: api}}}], ports: [{port: 8080}]}]}\n---\n";
-    let deny = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\n\
-                spec: {podSelector: {}, policyTypes: [Egress]}\n---\n";
+    let wrong = policy_for(
+        "{job: once}",
+        "name: job",
+        "policyTypes: [Ingress, Egress]\n  \
+         ingress: [{from: [{podSelector: {matchLabels: {app: api}}}], ports: [{port: 8080}]}]",
+    );
     // Only the server has the port.
     let clients = CLIENTS.replace("role: client}}}], ports", "job: once}}}], ports");
     let server = "{app: api}}, spec: {containers: [{name: c";
     let clients = clients.replace(server, &format!("{server}, ports: [{{containerPort: 8080}}]"));
-    let yaml = [clients.as_str(), wrong, deny].concat();
+    let yaml = [clients.as_str(), &wrong, &deny("Egress")].concat();
     let answer = Files::of(&yaml).npc("explain", &["job/once", "api:8080"]);
     let lines = helps(&answer);
     assert!(lines[0].starts_with("= help: add this to spec.egress of networkpolicy default/job"), "{}", answer.out);
@@ -196,40 +156,6 @@ fn a_rule_of_the_wrong_direction_moves_by_one_patch() {
     patched_by_kubectl(&yaml, "job/once", "api:8080");
 }
 
-/// A workload of a kind, and what its spec has beside the template.
-pub(crate) fn workload(kind: &str, name: &str, spec: &str) -> String {
-    let version = if kind == "ReplicationController" { "v1" } else { "apps/v1" };
-    format!(
-        "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n  {spec}\n  \
-         template:\n    metadata: {{labels: {{app: {name}}}}}\n    \
-         spec: {{containers: [{{name: c, ports: [{{containerPort: 8080}}]}}]}}\n---\n"
-    )
-}
-
-/// A policy for the pods of `api`.
-pub(crate) fn policy(metadata: &str, rest: &str) -> String {
-    format!(
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{{metadata}}}\nspec:\n  \
-         podSelector: {{matchLabels: {{app: api}}}}\n  {rest}\n---\n"
-    )
-}
-
-/// A pod that runs, of a workload.
-pub(crate) fn running(name: &str, owner: &str, labels: &str, address: &str) -> String {
-    let owners = if owner.is_empty() {
-        String::new()
-    } else {
-        format!(", ownerReferences: [{{apiVersion: apps/v1, kind: {owner}, name: cart, uid: u, controller: true}}]")
-    };
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {labels}{owners}}}\n\
-         spec: {{nodeName: n1, containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIP: {address}}}\n---\n"
-    )
-}
-
-pub(crate) const WANTS_TIER: &str =
-    "ingress: [{from: [{podSelector: {matchLabels: {tier: back}}}], ports: [{port: 8080}]}]";
-
 /// The lines of the help, without their indent.
 pub(crate) fn helps(answer: &crate::Answer) -> Vec<String> {
     let lines = answer.out.lines().skip_while(|line| !line.starts_with("   = help: "));
@@ -240,11 +166,14 @@ pub(crate) fn helps(answer: &crate::Answer) -> Vec<String> {
 #[test]
 fn every_change_is_printed_also_of_a_direction_without_a_denial() {
     // The input does not say which pod of the StatefulSet is the first, so egress is unknown.
-    let egress = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: cart}\nspec:\n  \
-                  podSelector: {matchLabels: {app: cart}}\n  policyTypes: [Egress]\n  \
-                  egress: [{to: [{podSelector: {matchLabels: {statefulset.kubernetes.io/pod-name: api-0}}}]}]\n---\n";
+    let egress = policy_for(
+        "{app: cart}",
+        "name: cart",
+        "policyTypes: [Egress]\n  \
+         egress: [{to: [{podSelector: {matchLabels: {statefulset.kubernetes.io/pod-name: api-0}}}]}]",
+    );
     let pods = [workload("Deployment", "cart", "replicas: 1"), workload("StatefulSet", "api", "replicas: 2")].concat();
-    let yaml = [pods, egress.to_owned(), policy("name: api", "ingress: []")].concat();
+    let yaml = [pods, egress, policy("name: api", "ingress: []")].concat();
     for (yaml, from, to) in [(yaml.as_str(), "cart", "api:8080"), (SHOP, "shop/web", "shop/db:5432")] {
         let files = Files::of(yaml);
         let json = files.npc("explain", &[from, to, "-o", "json"]).json();
@@ -259,12 +188,7 @@ fn every_change_is_printed_also_of_a_direction_without_a_denial() {
 
 #[test]
 fn a_target_port_that_no_pod_declares_is_the_fault_where_policies_admit_a_declared_one() {
-    let service = |target: &str| {
-        format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: api}}\nspec: {{selector: {{app: api}}, ports: \
-             [{{port: 80{target}}}]}}\n---\n"
-        )
-    };
+    let service = |target: &str| service("api", "{app: api}", &format!("port: 80{target}"));
     let ends = [workload("Deployment", "cart", "replicas: 1"), workload("Deployment", "api", "replicas: 1")].concat();
     let rule = |port: u16| format!("ingress: [{{from: [{{podSelector: {{}}}}], ports: [{{port: {port}}}]}}]");
     let fault = "targetPort of port 80 of default/svc/api is 80, its pods declare 8080, which policies admit";
@@ -325,7 +249,6 @@ fn no_patch_names_an_object_that_has_no_name() {
 
 #[test]
 fn what_is_opened_is_told_from_what_may_be() {
-    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: 192.168.0.1}]}\n---\n";
     let host = running("host", "", "{app: host}", "192.168.0.1").replace("nodeName", "hostNetwork: true, nodeName");
     // One replica is on another node; the input does not say the node of the third.
     let api = |name: &str, node: &str, address: &str| {
@@ -336,7 +259,7 @@ fn what_is_opened_is_told_from_what_may_be() {
         api("api-b", "nodeName: n2, ", "10.0.0.2"),
         api("api-c", "", "10.0.0.3"),
     ];
-    let yaml = [node.to_owned(), host, replicas.concat(), policy("name: api", WANTS_TIER)].concat();
+    let yaml = [node("n1", "192.168.0.1"), host, replicas.concat(), policy("name: api", WANTS_TIER)].concat();
     let input = Files::of(&yaml);
     let answer = input.npc("explain", &["host", "api:8080"]);
     let expected = [
@@ -353,13 +276,13 @@ fn what_is_opened_is_told_from_what_may_be() {
 
 #[test]
 fn a_new_policy_admits_the_flow_alone_only_if_it_opens_nothing_else() {
-    let deny = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\nspec: {podSelector: {}, policyTypes: [Ingress]}\n---\n";
+    let deny = deny("Ingress");
     let ends = [running("cart", "", "{app: cart}", "10.0.0.1"), running("api", "", "{app: api}", "10.0.0.2")].concat();
-    let alone = Files::of(&[&ends, deny].concat()).npc("explain", &["cart", "api:8080"]);
+    let alone = Files::of(&[&*ends, &deny].concat()).npc("explain", &["cart", "api:8080"]);
     assert!(alone.out.contains("= help: add this policy, which admits this flow alone:\n"), "{}", alone.out);
     // Another pod has the same labels.
     let other = running("db", "", "{app: api}", "10.0.0.3");
-    let both = Files::of(&[&ends, other.as_str(), deny].concat()).npc("explain", &["cart", "api:8080"]);
+    let both = Files::of(&[&*ends, &other, &deny].concat()).npc("explain", &["cart", "api:8080"]);
     assert!(both.out.contains("= help: add this policy:\n"), "{}", both.out);
     assert!(both.out.contains("opens 1 other: default/pod/cart -> default/pod/db TCP 8080"), "{}", both.out);
 }
@@ -380,22 +303,10 @@ fn a_service_alone_answers_for_its_backends() {
 
 #[test]
 fn of_a_host_network_pod_it_is_said_what_holds_for_other_nodes() {
-    let node = |name: &str, address: &str| {
-        format!(
-            "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nstatus: {{addresses: [{{type: InternalIP, address: {address}}}]}}\n---\n"
-        )
-    };
-    let pod = |name: &str, spec: &str, address: &str| {
-        format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\n\
-             spec: {{nodeName: n1, {spec}containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIP: {address}}}\n---\n"
-        )
-    };
-    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec:\n  \
-                  podSelector: {matchLabels: {app: a}}\n  ingress: [{from: [{ipBlock: {cidr: 192.168.0.3/32}}]}]\n";
+    let policy = policy_for("{app: a}", "name: a", "ingress: [{from: [{ipBlock: {cidr: 192.168.0.3/32}}]}]");
     let nodes = [node("n1", "192.168.0.1"), node("n2", "192.168.0.2"), node("n3", "192.168.0.3")].concat();
-    let pods = [pod("a", "", "10.0.0.1"), pod("host", "hostNetwork: true, ", "192.168.0.1")].concat();
-    let files = Files::of(&[nodes, pods, policy.to_owned()].concat());
+    let host = running("host", "", "{app: host}", "192.168.0.1").replace("nodeName", "hostNetwork: true, nodeName");
+    let files = Files::of(&[nodes, running("a", "", "{app: a}", "10.0.0.1"), host, policy].concat());
     let answer = files.npc("explain", &["host", "a:80"]);
     assert_eq!(answer.code, 0, "{}", answer.err);
     assert!(answer.out.contains("from every other node: ALLOWED (n3), DENIED (n2)"), "{}", answer.out);

@@ -33,6 +33,18 @@ fn as_a_plugin_of_kubectl_it_is_called_so() {
 }
 
 #[test]
+fn help_is_a_command_too() {
+    let files = Files::of("");
+    assert_eq!(files.run(&["help"]).out, files.run(&["--help"]).out);
+    for command in ["explain", "agent", "install-cni"] {
+        let (asked, flag) = (files.run(&["help", command]), files.run(&[command, "--help"]));
+        assert_eq!((asked.code, asked.out), (0, flag.out));
+    }
+    let unknown = files.run(&["help", "explian"]);
+    assert!(unknown.code == 2 && unknown.err.contains("did you mean explain?"), "{}", unknown.err);
+}
+
+#[test]
 fn the_version_is_a_command_too() {
     let files = Files::of("");
     assert_eq!(files.run(&["version"]).out, files.run(&["--version"]).out);

@@ -1,7 +1,8 @@
 //! Fixes that give a pod a label: at its workload, in place of a wider policy.
 
 use crate::Files;
-use crate::fixes::{CLIENTS, CLIENTS_EGRESS, WANTS_TIER, helps, patched_by_kubectl, policy, running, workload};
+use crate::fixes::{helps, patched_by_kubectl};
+use crate::manifests::{CLIENTS, CLIENTS_EGRESS, WANTS_TIER, policy, running, service, workload};
 
 #[test]
 fn a_label_on_the_workload_alone_goes_to_its_template() {
@@ -11,9 +12,8 @@ fn a_label_on_the_workload_alone_goes_to_its_template() {
              template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec: {{containers: [{{name: c}}]}}\n---\n"
         )
     };
-    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: api}\nspec:\n  \
-                  podSelector: {matchLabels: {app: api}}\n  ingress: [{from: [{podSelector: {matchLabels: {tier: back}}}]}]\n";
-    let yaml = [deployment("cart", "{app: cart, tier: back}"), deployment("api", "{}"), policy.to_owned()].concat();
+    let policy = policy("name: api", "ingress: [{from: [{podSelector: {matchLabels: {tier: back}}}]}]");
+    let yaml = [deployment("cart", "{app: cart, tier: back}"), deployment("api", "{}"), policy].concat();
     let answer = Files::of(&yaml).npc("explain", &["cart", "api:8080"]);
     let expected = "add this to spec.template.metadata.labels of default/deploy/cart:\n           tier: back\n";
     assert!(answer.out.contains(expected), "{}", answer.out);
@@ -57,9 +57,7 @@ fn a_label_of_a_job_or_cron_job_is_said_in_place_of_a_wider_policy() {
 
 #[test]
 fn the_services_that_get_backends_by_a_label_are_named() {
-    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: clients}\n\
-                   spec: {selector: {role: client}, ports: [{port: 80}]}\n---\n";
-    let files = Files::of(&[CLIENTS, service].concat());
+    let files = Files::of(&[CLIENTS, &service("clients", "{role: client}", "port: 80")].concat());
     let answer = files.npc("explain", &["deploy/nightly", "api:8080"]);
     let last = "(with this label the pods become backends of default/svc/clients)";
     assert_eq!(helps(&answer).last().map(String::as_str), Some(last), "{}", answer.out);

@@ -59,7 +59,9 @@ fn findings_of_files_and_policies_are_listed_with_their_codes_and_places() {
 
 #[test]
 fn the_exit_code_says_whether_anything_was_found() {
-    let none = Files::of(SHOP).npc("lint", &[]);
+    let none =
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\nspec: {podSelector: {}}\n";
+    let none = Files::of(none).npc("lint", &[]);
     assert_eq!((none.code, none.out.as_str()), (0, ""), "{}", none.err);
     let wrong = Files::of(WRONG);
     assert_eq!(wrong.npc("lint", &["--exit-zero"]).code, 0);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot run its program has failed")]
 
+mod agreement;
 mod asked;
 mod bound;
 mod cases;
@@ -9,10 +10,12 @@ mod compile;
 mod explain;
 mod fixes;
 mod help;
+mod hostile;
 mod input;
 mod kubectl;
 mod label_fixes;
 mod lint;
+mod manifests;
 mod marks;
 mod matrix;
 mod migrate;

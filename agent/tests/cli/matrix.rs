@@ -172,7 +172,7 @@ metadata: {name: web}
 spec:
   podSelector: {matchLabels: {app: web}}
   policyTypes: [Egress]
-  egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0}}], ports: [{port: 443}]}]
+  egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{port: 443}]}]
 ";
 
 #[test]
@@ -214,4 +214,13 @@ fn what_is_too_large_to_write_is_refused_in_words() {
     assert!(table.out.contains("+3196 more"), "endpoints that no rule distinguishes share a line: {}", table.out);
     let part = files.npc("matrix", &["-o", "csv", "-n", "ns1", "--from", "p1", "--port", "80/udp"]);
     assert_eq!((part.code, part.out.lines().count()), (0, 1 + 1_600 + 1), "{}", part.err);
+}
+
+#[test]
+fn what_a_namespace_hides_of_an_endpoints_flows_is_said() {
+    let files = Files::of(SHOP);
+    let hides =
+        |words: &[&str]| files.npc("matrix", words).err.contains("npc: -n shop hides 1 pod of another namespace");
+    assert!(hides(&["-n", "shop", "--from", "api"]) && hides(&["-n", "shop", "--to", "api"]));
+    assert!(!hides(&["-n", "shop"]) && !hides(&["--from", "shop/api"]));
 }

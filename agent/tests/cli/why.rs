@@ -499,3 +499,20 @@ fn the_secret_is_asked_for_only_where_names_depend_on_it() {
     let json = two_groups.npc("why", &[&["10.0.0.2", "-o", "json"], &OFFLINE[..], &kernel[..4]].concat()).json();
     assert_eq!(json["seedKnown"], false, "{json}");
 }
+
+#[test]
+fn flags_of_the_agent_say_which_chains_there_are() {
+    let files = Files::of(CLUSTER);
+    let why = |words: &[&str]| files.npc("why", &[words, &OFFLINE[..]].concat());
+    let judged_by = |words: &[&str]| {
+        let text = why(words).out;
+        let chain = text.split_once("judged by ").and_then(|(_, rest)| rest.split(' ').next());
+        chain.unwrap_or_else(|| panic!("{text}")).to_owned()
+    };
+    let (quiet, logging) = (judged_by(&["10.0.0.1"]), judged_by(&["10.0.0.1", "--log-denied"]));
+    assert_ne!(quiet, logging);
+    let found = why(&[&logging, "--log-denied"]);
+    assert!(found.code == 0 && found.out.contains("logged (--log-denied)"), "{}", found.out);
+    let other = why(&[&logging]);
+    assert!(other.code == 3 && other.out.contains("--log-denied"), "{}", other.out);
+}

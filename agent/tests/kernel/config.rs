@@ -1,6 +1,7 @@
 //! What the running agent makes of flags, environment and configuration file.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -142,10 +143,10 @@ fn a_file_that_changes_is_followed(change: fn(&Path, &str)) {
     // What waits for a restart, and what waits in vain, is said to.
     write("logLevel: debug\nkeepEstablished: true\n");
     let entry = agent.wait_for("takes effect when the agent restarts");
-    assert_eq!(entry["setting"], "keep_established");
+    assert_eq!(entry["setting"], "keepEstablished");
     write("logLevel: debug\nkeepEstablished: true\nlogDenied: true\n");
     let entry = agent.wait_for("a flag or an environment variable overrides it");
-    assert_eq!(entry["setting"], "log_denied");
+    assert_eq!(entry["setting"], "logDenied");
 
     // What cannot be used changes nothing.
     for (text, says) in [("logLevl: info\n", "did you mean logLevel?"), ("logLevel: [\n", "config.yaml")] {
@@ -165,6 +166,38 @@ fn a_file_that_changes_is_followed(change: fn(&Path, &str)) {
     let mut agent = Agent::run(&mut command(&folder, &config));
     agent.wait(1);
     assert!(!strays());
+}
+
+#[test]
+fn a_file_that_is_written_in_place_is_followed() {
+    a_file_that_changes_is_followed(|config, text| fs::write(config, text).unwrap());
+}
+
+#[test]
+fn a_file_that_is_being_written_is_not_read() {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    fs::create_dir(folder.path("config")).unwrap();
+    let config = folder.path("config").join("config.yaml");
+    let text = format!("{COMMON}metricsAddress: 'off'\nlogLevel: debug\n");
+    fs::write(&config, &text).unwrap();
+    let mut agent = Agent::run(&mut command(&folder, &config));
+    agent.wait(1);
+    // A program empties the file and writes the first part of it, while the agent goes on.
+    let mut file = fs::File::create(&config).unwrap();
+    file.write_all(b"# nothing yet\n").unwrap();
+    for pod in [3, 4] {
+        folder.write_pod(&format!("web-{pod}"), "web", pod);
+        let entry = agent.entry(|entry| {
+            entry["generation"].as_u64() >= Some(u64::from(pod) - 1)
+                || entry["message"].as_str().is_some_and(|said| said.contains("configuration"))
+        });
+        assert!(entry["generation"].is_u64(), "{entry}");
+    }
+    file.write_all(text.replace("debug", "info").as_bytes()).unwrap();
+    drop(file);
+    let entry = agent.entry(|entry| entry["message"].as_str().is_some_and(|said| said.contains("configuration")));
+    assert!(entry["message"] == "the configuration file changed the log level", "{entry}");
 }
 
 #[test]

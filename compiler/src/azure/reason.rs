@@ -60,8 +60,8 @@ impl Reason {
                  selector only ever selects pods, and so with npc."
             }
             Self::PolicyRefused => {
-                "Azure NPM cannot translate a field of this policy (an IPv6 or odd ipBlock, a value that is no value \
-                 of a label) and programs none of it: it neither isolates nor allows. npc enforces the policy; what \
+                "Azure NPM cannot translate a field of this policy (an IPv6 ipBlock, one in a form that NPM does \
+                 not read, or an invalid label value) and programs none of it: it neither isolates nor allows. npc enforces the policy; what \
                  it cannot understand matches nothing."
             }
             Self::Ipv6 => {

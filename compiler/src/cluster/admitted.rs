@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::new_address::NewAddress;
 use super::selection::Selection;
 use super::{ClassId, Cluster};
 use crate::algebra::cidr;
@@ -55,8 +56,17 @@ pub struct OtherEnd<'a> {
     pub address: Option<IpAddr>,
     /// The container ports of these endpoints, that all of them have.
     pub ports: &'a [ContainerPort],
+    /// The family of the address that it will have, where it has none yet and that is asked about.
+    pub new_family: Option<Family>,
     /// No object of the input has its address, and one that was not read may.
     pub is_unread: bool,
+}
+
+impl OtherEnd<'_> {
+    /// What its address will be of, where it has none yet.
+    const fn new_address(&self) -> NewAddress {
+        if self.classes.is_empty() { NewAddress::OfNode } else { NewAddress::OfPod }
+    }
 }
 
 impl Admitted {
@@ -96,9 +106,14 @@ impl Atom {
             Self::Pods(peer) => {
                 !other.classes.is_empty() && other.classes.iter().all(|class| cluster.selects(peer, *class))
             }
-            Self::Block(block) => other.address.is_some_and(|address| {
-                block.family == Family::of(&address) && block.addresses.contains(cidr::number(address))
-            }),
+            Self::Block(block) => match other.address {
+                Some(address) => {
+                    block.family == Family::of(&address) && block.addresses.contains(cidr::number(address))
+                }
+                None => {
+                    other.new_family == Some(block.family) && cluster.holds_each_new_address(block, other.new_address())
+                }
+            },
         }
     }
 
@@ -114,7 +129,7 @@ impl Atom {
             }
             (Self::Block(block), None) => {
                 family.is_none_or(|family| family == block.family)
-                    && cluster.may_hold_a_new_address(block, !other.classes.is_empty())
+                    && cluster.may_hold_a_new_address(block, other.new_address())
             }
             (Self::Everyone | Self::Block(_), _) => self.holds(cluster, other),
         }

@@ -149,7 +149,7 @@ impl Cluster {
     /// The service and its port to which a port of every node leads.
     #[must_use]
     pub fn behind_node_port(&self, protocol: Protocol, number: u16) -> Option<(&Service, &ServicePort)> {
-        self.services.values().flatten().find_map(|service| {
+        self.services().find_map(|service| {
             let port = service.routing.node_ports.get(&(protocol, number))?;
             Some((service, service.ports.iter().find(|of| of.port == *port && of.protocol == protocol)?))
         })
@@ -157,15 +157,15 @@ impl Cluster {
 
     /// The ports of every node that lead to services.
     pub fn node_ports(&self) -> impl Iterator<Item = (Protocol, u16, &Service)> {
-        let services = self.services.values().flatten();
-        services.flat_map(|service| service.node_ports().map(move |(protocol, number)| (protocol, number, service)))
+        self.services()
+            .flat_map(|service| service.node_ports().map(move |(protocol, number)| (protocol, number, service)))
     }
 
     /// The services of a pod's namespace that have a port with another number than the pod's to which
     /// it should lead: the service, its port, and the pod's. Headless services are among them, though
     /// they translate no port.
     pub fn services_by_another_port(&self, id: PodId) -> impl Iterator<Item = (&Service, &ServicePort, u16)> {
-        let of_namespace = self.services.get(&self.pod(id).namespace).into_iter().flatten();
+        let of_namespace = self.services_in(&self.pod(id).namespace);
         let ports = of_namespace.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
         ports.filter_map(move |(service, port)| {
             let of_pod = self.port_of_backend(service, port, id).filter(|number| *number != port.port)?;
@@ -200,7 +200,7 @@ impl Cluster {
     fn port_of_backend(&self, service: &Service, port: &ServicePort, id: PodId) -> Option<u16> {
         let slices = self.slices(service);
         if slices.is_empty() {
-            return selects(service, self.pod(id)).then(|| target(port, &self.pod(id).ports))?;
+            return service.selects(self.pod(id)).then(|| target(port, &self.pod(id).ports))?;
         }
         let pod = self.pod(id);
         // Most endpoints are quickly seen to be others.
@@ -252,7 +252,7 @@ impl Cluster {
 
     /// The pods that a service's selector selects and that are not finished.
     pub(super) fn selected_by<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = (PodId, &'a Pod)> {
-        self.pods().filter(move |(_, pod)| !pod.finished && selects(service, pod))
+        self.pods().filter(move |(_, pod)| !pod.finished && service.selects(pod))
     }
 
     /// The pod that has an endpoint's address, or the address. Pods in a node's network
@@ -312,13 +312,6 @@ fn in_use<T>(listed: impl Iterator<Item = (T, State)>) -> Vec<T> {
         }
     }
     if ready.is_empty() { until_gone } else { ready }
-}
-
-/// Whether a service's selector selects a pod.
-fn selects(service: &Service, pod: &Pod) -> bool {
-    service.selector.as_ref().is_some_and(|selector| {
-        pod.namespace == service.namespace && selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
-    })
 }
 
 /// The number that `targetPort` means in a pod with these ports: of several of one name

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::admitted::{Admitted, Atom, Resolution, atoms, tunnel_ports};
 use crate::algebra::traffic::{NAMED_RANGE, PortSet, Traffic};
-use crate::object::Protocol;
+use crate::object::{ContainerPort, Protocol};
 use crate::policy::{Direction, Policy, PolicyRule, PortMatch, Ports};
 
 /// What rules admit together.
@@ -163,6 +163,14 @@ impl Collected {
             traffic: if self.is_everything { Traffic::all() } else { Traffic::of_ranges(self.ranges.iter().copied()) },
             named: self.named.clone(),
         }
+    }
+}
+
+impl PolicyRule {
+    /// What its ports admit to a destination with these container ports, which resolves its names,
+    /// whichever direction the rule is for.
+    pub(crate) fn traffic_to(&self, ports: &[ContainerPort]) -> Traffic {
+        Admitted::of_ports(&self.ports, Direction::Egress, &Resolution::default()).traffic_to(ports)
     }
 }
 

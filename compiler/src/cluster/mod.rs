@@ -13,6 +13,7 @@ mod contest;
 pub mod group;
 mod group_key;
 pub(crate) mod merge;
+pub mod new_address;
 mod open_groups;
 pub(crate) mod over_bound;
 mod private;
@@ -91,10 +92,12 @@ pub struct Cluster {
     findings: Vec<Finding>,
     /// By namespace and name of their service.
     endpoint_slices: BTreeMap<(String, String), Vec<EndpointSlice>>,
-    /// The services of each namespace.
-    services: BTreeMap<String, Vec<Service>>,
+    /// The services of each namespace, by name.
+    services: BTreeMap<String, BTreeMap<String, Service>>,
     /// The addresses of services, by family.
     service_addresses: [AddressSet; 2],
+    /// The families of which pods without an address may get one.
+    gives: [bool; 2],
     /// Namespaces that no object of the input declares.
     implied_namespaces: BTreeSet<String>,
     /// What was not read and may decide.
@@ -136,9 +139,9 @@ impl Cluster {
             let service = (slice.namespace.clone(), slice.service.clone());
             endpoint_slices.entry(service).or_default().push(slice.clone());
         }
-        let mut services = BTreeMap::<String, Vec<Service>>::new();
+        let mut services = BTreeMap::<String, BTreeMap<String, Service>>::new();
         for service in &objects.services {
-            services.entry(service.namespace.clone()).or_default().push(service.clone());
+            services.entry(service.namespace.clone()).or_default().insert(service.name.clone(), service.clone());
         }
         let mut cluster = Self {
             services,
@@ -147,6 +150,7 @@ impl Cluster {
                 let numbers = addresses.filter(|of| Family::of(of) == family).map(|of| cidr::number(*of));
                 AddressSet::from_ranges(numbers.map(|number| (number, number)))
             }),
+            gives: new_address::given(objects),
             implied_namespaces: objects.implied_namespaces.clone(),
             unread: Vec::new(),
             pod_makers: Vec::new(),

@@ -8,12 +8,10 @@
 
 use std::collections::BTreeMap;
 
-use super::private::is_private;
-use super::{Class, ClassId, Cluster, PolicyId, index};
-use crate::algebra::cidr;
+use super::{Class, ClassId, Cluster, PodId, PolicyId, index};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels};
-use crate::policy::{Block, Direction, Namespaces, PodPeer};
+use crate::policy::{Direction, Namespaces, PodPeer};
 
 /// Whether something is selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,17 +111,22 @@ impl Cluster {
         self
     }
 
-    /// Whether a block may hold the address that a pod or a node without one will have: no
-    /// such address is a service's. A single public address is that of a server outside: no author
-    /// of a rule knows the address that a pod will get. A node may have one.
+    /// Whether some objects of the input make pods that are not in it.
     #[must_use]
-    pub fn may_hold_a_new_address(&self, block: &Block, of_pod: bool) -> bool {
-        let of_services = &self.service_addresses[block.family as usize];
-        let is_outside =
-            |(first, last): &(u128, u128)| first == last && !is_private(cidr::address(block.family, *first));
-        block.may_hold_a_new_address()
-            && (of_services.is_empty() || !block.addresses.difference(of_services).is_empty())
-            && !(of_pod && block.addresses.ranges().iter().all(is_outside))
+    pub fn has_pod_makers(&self) -> bool {
+        !self.pod_makers.is_empty()
+    }
+
+    /// Whether an object of the input declares a namespace.
+    #[must_use]
+    pub fn is_declared(&self, namespace: &str) -> bool {
+        self.namespaces.contains_key(namespace) && !self.implied_namespaces.contains(namespace)
+    }
+
+    /// Whether a selector selects a namespace of the input, or may.
+    #[must_use]
+    pub fn may_select_a_namespace(&self, selector: &Selector) -> bool {
+        self.namespaces.keys().any(|name| self.namespace_selection(name, selector) > Selection::No)
     }
 
     pub(super) fn find_open(&mut self) {
@@ -143,8 +146,7 @@ impl Cluster {
 
     /// Whether no object says the labels of a namespace, and one that was not read may.
     fn has_unread_labels(&self, namespace: &str) -> bool {
-        let is_declared = || self.namespaces.contains_key(namespace) && !self.implied_namespaces.contains(namespace);
-        self.unread.iter().any(|unread| unread.may_hold("Namespace", "")) && !is_declared()
+        self.unread.iter().any(|unread| unread.may_hold("Namespace", "")) && !self.is_declared(namespace)
     }
 
     /// The policies that may isolate the endpoints of a class in a direction, beside those
@@ -167,16 +169,31 @@ impl Cluster {
     #[must_use]
     pub fn selection(&self, peer: &PodPeer, class: ClassId) -> Selection {
         let class = self.class(class);
-        let namespace = match &peer.namespaces {
-            Namespaces::Own(name) => certain(*name == class.namespace),
-            Namespaces::Selected(selector) => self.namespace_selection(&class.namespace, selector),
-        };
-        let selected = namespace.min(class.selection(&peer.pods));
+        let selected =
+            self.selection_of_namespaces(&peer.namespaces, &class.namespace).min(class.selection(&peer.pods));
         // No peer selects a pod in its node's network, and nothing says that this is none.
         if class.unknown == UnknownLabels::All && self.nodes.is_empty() {
             return selected.min(Selection::Possible);
         }
         selected
+    }
+
+    /// The pods that have what a peer asks for and are in their nodes' networks, so that it does not
+    /// mean them: policies see the nodes' addresses.
+    pub fn host_pods_of<'a>(&'a self, peer: &'a PodPeer) -> impl Iterator<Item = (PodId, &'a Pod)> {
+        self.pods().filter(|(_, pod)| {
+            let selected = || UnknownLabels::of(pod).selects(&peer.pods, &pod.labels);
+            let is_in = || self.selection_of_namespaces(&peer.namespaces, &pod.namespace) == Selection::Certain;
+            pod.host_network && !pod.finished && selected() == Selection::Certain && is_in()
+        })
+    }
+
+    /// Whether a peer means pods of a namespace.
+    fn selection_of_namespaces(&self, namespaces: &Namespaces, name: &str) -> Selection {
+        match namespaces {
+            Namespaces::Own(own) => certain(own == name),
+            Namespaces::Selected(selector) => self.namespace_selection(name, selector),
+        }
     }
 
     /// Whether a namespaceSelector selects a namespace. The labels of one that is not known

@@ -1,17 +1,29 @@
 //! Services by their addresses and by what is behind them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Cluster;
 use super::backend::BackendEnd;
 use crate::algebra::cidr;
-use crate::object::{Family, Pod, Service};
+use crate::object::{Family, Service};
 use crate::policy::Block;
 
 impl Cluster {
-    /// All services, by namespace.
+    /// All services, by namespace and name.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values().flatten()
+        self.services.values().flat_map(BTreeMap::values)
+    }
+
+    /// The services of a namespace, by name.
+    pub fn services_in(&self, namespace: &str) -> impl Iterator<Item = &Service> {
+        self.services.get(namespace).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The service of this namespace and name.
+    #[must_use]
+    pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
+        self.services.get(namespace)?.get(name)
     }
 
     /// The first service that has an address.
@@ -33,24 +45,15 @@ impl Cluster {
         let of_block = |service: &Service| service.addresses.iter().find(holds).copied();
         // Where a service leads takes a look at all pods, so what is cheap to see comes first.
         let may_lead = |service: &Service| match end {
-            BackendEnd::Pod(id) => may_lead_to(service, self.pod(id)),
+            BackendEnd::Pod(id) => service.selector.is_none() || service.asks_for(&self.pod(id).labels),
             BackendEnd::Address(_) => service.selector.is_none(),
         };
         let leads = |service: &Service| self.behind(service).is_some_and(|behind| behind.contains(&end));
         let found = |service| Some((service, of_block(service)?));
         let is_it = |of: &(&Service, IpAddr)| may_lead(of.0) && leads(of.0);
         match end {
-            BackendEnd::Pod(id) => {
-                let here = self.services.get(&self.pod(id).namespace).into_iter().flatten();
-                here.filter_map(found).find(is_it)
-            }
+            BackendEnd::Pod(id) => self.services_in(&self.pod(id).namespace).filter_map(found).find(is_it),
             BackendEnd::Address(_) => self.services().filter_map(found).find(is_it),
         }
     }
-}
-
-/// Whether a service's selector does not keep a pod of its namespace from being behind it.
-fn may_lead_to(service: &Service, pod: &Pod) -> bool {
-    let mut required = service.selector.iter().flatten();
-    required.all(|(key, value)| pod.labels.get(key) == Some(value))
 }

@@ -9,19 +9,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::bound::Anew;
-pub(super) use self::foreseen::{Foreseen, ToCome};
+pub(super) use self::foreseen::{PreparedGroup, PreparedLeaf, Prospect, ToCome};
 use super::live::LiveSets;
 use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;
 use super::store::{ClassId, PodId, Store};
 use super::ways::{Leaves, Ways};
 use crate::cluster::group::Resolution;
-use crate::cluster::merge::Admission;
 use crate::object::Family;
 use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, Policy};
-use crate::ruleset::group_chain::Leaf;
-use crate::ruleset::layout::{Options, SelfMatch, Way, chain_of_leaf, forward, identity, joint};
+use crate::ruleset::layout::{DecidingGroups, Options, SelfMatch, forward, identity, joint};
 use crate::ruleset::name::Hash;
 use crate::ruleset::node::{ChainName, Member, Rule, SetName};
 use crate::ruleset::seed::Seed;
@@ -63,7 +61,7 @@ impl LiveGroup {
         self.leaves.as_ref().map(|leaves| &leaves[family as usize].0)
     }
 
-    fn names(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+    fn names(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + Clone {
         self.policies.iter().map(|name| (&*self.namespace, &**name))
     }
 }
@@ -91,6 +89,8 @@ pub(super) struct LocalGroups {
     uses: [BTreeMap<ChainName, usize>; 2],
     /// How many of the uses of a chain are not by a group: it is only expected.
     expected: [BTreeMap<ChainName, usize>; 2],
+    /// Chains that were made already of what comes with the next commit, by group.
+    prepared: [BTreeMap<Hash, PreparedGroup>; 2],
     pub(super) ways: Ways,
     /// Endpoints that are to be grouped anew.
     regrouping: BTreeSet<PodId>,
@@ -125,6 +125,7 @@ impl LocalGroups {
             joints: Default::default(),
             uses: Default::default(),
             expected: Default::default(),
+            prepared: Default::default(),
             ways,
             regrouping: BTreeSet::new(),
             changed: Default::default(),
@@ -162,9 +163,9 @@ impl LocalGroups {
         Direction::ALL.map(|direction| Some(self.way_of(store, address, direction)?.identity))
     }
 
-    fn way_of(&self, store: &Store, address: IpAddr, direction: Direction) -> Option<Way> {
+    fn way_of(&self, store: &Store, address: IpAddr, direction: Direction) -> Option<DecidingGroups> {
         let groups = store.holders(address).iter().filter_map(|pod| self.of(*pod)[direction as usize]);
-        Way::of(direction, groups)
+        DecidingGroups::of(direction, groups)
     }
 
     /// How many policies there are.
@@ -245,15 +246,14 @@ impl LocalGroups {
         Some(done)
     }
 
-    pub(super) fn set_policy(&mut self, policy: Policy) {
+    pub(super) fn set_policy(&mut self, policy: &Arc<Policy>) {
         let (namespace, name) = (Arc::from(policy.namespace.as_str()), Arc::from(policy.name.as_str()));
         let here = self.namespaces.entry(Arc::clone(&namespace)).or_default();
-        if here.policies.get(&name).is_some_and(|known| **known == policy) {
+        if here.policies.get(&name).is_some_and(|known| known == policy) {
             return;
         }
-        let policy = Arc::new(policy);
-        let before = here.policies.insert(Arc::clone(&name), Arc::clone(&policy));
-        here.reweigh(before.as_deref(), Some(&policy));
+        let before = here.policies.insert(Arc::clone(&name), Arc::clone(policy));
+        here.reweigh(before.as_deref(), Some(policy));
         self.policy_count += usize::from(before.is_none());
         self.policy_changed(&namespace, &name);
     }
@@ -433,20 +433,18 @@ impl LocalGroups {
             }
             let Some(here) = self.namespaces.get(&group.namespace) else { continue };
             let policies = group.policies.iter().filter(|name| !here.over_bound.contains_key(*name));
-            let rules = policies.flat_map(|name| {
-                let policy = &*here.policies[name];
-                policy.rules(direction).iter().map(move |rule| (policy, rule))
+            let policies: Vec<Arc<Policy>> = policies.map(|name| Arc::clone(&here.policies[name])).collect();
+            let prepared = self.prepared[direction as usize].remove(&hash).filter(|prepared| prepared.is_of(&policies));
+            let PreparedGroup { leaves, .. } = prepared.unwrap_or_else(|| {
+                PreparedGroup::new((direction, hash, &group.resolution), policies, &self.options, &group.names())
             });
-            let admission = Admission::new(rules, direction, &group.resolution);
-            let leaves = Family::ALL.map(|family| {
-                let leaf = Leaf::new(family, direction, &self.options, &admission, group.names());
-                for (name, definition) in &leaf.sets {
+            let leaves = leaves.map(|PreparedLeaf { family, chain, rules, sets: asked }| {
+                for (name, definition) in &asked {
                     sets.keep(store, peers, (family, &group.namespace), name, definition);
                 }
-                let chain = chain_of_leaf(family, direction, &leaf);
                 *self.uses[family as usize].entry(chain.clone()).or_default() += 1;
-                touched[family as usize].insert(chain.clone(), Some(leaf.rules));
-                (chain, leaf.sets.into_keys().collect())
+                touched[family as usize].insert(chain.clone(), Some(rules));
+                (chain, asked.into_keys().collect())
             });
             let namespace = &group.namespace;
             dropped.extend(group.leaves.replace(leaves).map(|leaves| (Arc::clone(namespace), leaves)));

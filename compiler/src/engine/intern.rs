@@ -18,7 +18,7 @@ impl Text {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Interned {
     text: Box<str>,
     uses: u32,
 }
@@ -26,7 +26,7 @@ struct Entry {
 /// The strings.
 #[derive(Debug, Default)]
 pub(super) struct Interner {
-    entries: slab::Slab<Entry>,
+    entries: slab::Slab<Interned>,
     by_text: HashTable<Text>,
 }
 
@@ -42,7 +42,7 @@ impl Interner {
             self.entries[known.place()].uses += 1;
             return known;
         }
-        let place = self.entries.insert(Entry { text: text.into(), uses: 1 }) + 1;
+        let place = self.entries.insert(Interned { text: text.into(), uses: 1 }) + 1;
         let id = u32::try_from(place).ok().and_then(NonZeroU32::new);
         let id = Text(id.unwrap_or_else(|| unreachable!("2^32 strings do not fit in memory")));
         let entries = &self.entries;

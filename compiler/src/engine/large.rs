@@ -20,25 +20,28 @@
 //! is isolated at once, by the policies that are in force; but no rule admits it as a peer before
 //! its event's turn.
 
+mod batch;
 mod load;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::groups::{Foreseen, ToCome};
+use self::batch::{Batch, Change, Expected, Object, Released, Waiting};
+use super::groups::{PreparedLeaf, Prospect, ToCome};
 use super::key::PodKey;
 use super::{Engine, Event};
 use crate::object::{Family, Pod};
 use crate::policy::Policy;
-use crate::ruleset::node::{ChainName, Rule, SetName};
+use crate::ruleset::node::ChainName;
 
 /// Of the limit of a change that is not large, this part is how many sets may go in one commit.
-/// The others go in portions. The kernel looks through all sets for each.
-const SWEPT: usize = 4;
+/// The others go in portions, which become smaller if they take long. The kernel looks through all
+/// sets for each, and a commit is what others wait for.
+const SWEPT: usize = 32;
 
 /// So many members of a set cost as much as a rule.
-const MEMBERS: usize = 20;
+pub(super) const MEMBERS: usize = 20;
 
 /// How much is loaded at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,57 +53,6 @@ pub struct Portion {
     pub rules: usize,
 }
 
-/// An object of a namespace.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Object {
-    Namespace,
-    Policy(String),
-    Pod(PodKey),
-}
-
-/// The last event about each of some objects. The engine is given all of them at once, so
-/// their order says nothing, nor do those before them.
-#[derive(Debug, Default)]
-struct Batch {
-    events: BTreeMap<Object, Event>,
-    /// Which policies are over the bound on set members is to be chosen anew.
-    reconsiders_bound: bool,
-    /// The number of the first event, among all that waited.
-    first: u64,
-}
-
-impl Batch {
-    fn is_empty(&self) -> bool {
-        self.events.is_empty() && !self.reconsiders_bound
-    }
-}
-
-/// A namespace whose events wait.
-#[derive(Debug, Default)]
-pub(super) struct Waiting {
-    now: Batch,
-    /// What these will make; nothing until the next commit.
-    expected: Option<Expected>,
-    /// Those that came after it was found out.
-    later: Batch,
-}
-
-impl Waiting {
-    fn batches(&self) -> impl Iterator<Item = &Batch> {
-        [&self.now, &self.later].into_iter().filter(|batch| !batch.is_empty())
-    }
-
-    /// What comes next goes here.
-    fn last(&mut self) -> &mut Batch {
-        if self.expected.is_some() { &mut self.later } else { &mut self.now }
-    }
-
-    fn forget(&mut self, object: &Object) {
-        self.now.events.remove(object);
-        self.later.events.remove(object);
-    }
-}
-
 /// What waits of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
@@ -109,36 +61,13 @@ pub struct Wait<'a> {
     pub namespace: &'a str,
     /// The number of its oldest event that waits, in the order of [`Engine::waited`].
     pub first: u64,
+    /// The same of those events that wait for the next turn, because what the first ones make is
+    /// being loaded.
+    pub next: Option<u64>,
     /// How many rules are expected.
     pub rules: usize,
     /// How many of them are loaded.
     pub loaded: usize,
-}
-
-/// What events that wait will make, and how much of it is there.
-#[derive(Debug)]
-struct Expected {
-    /// Who uses the sets.
-    user: Arc<str>,
-    chains: Vec<ExpectedChain>,
-    /// The sets of all chains.
-    sets: Vec<SetName>,
-    /// So many of the sets have all their members, and so many of the chains all rules.
-    whole_sets: usize,
-    whole_chains: usize,
-}
-
-#[derive(Debug)]
-struct ExpectedChain {
-    family: Family,
-    name: ChainName,
-    rules: Vec<Rule>,
-}
-
-impl Expected {
-    fn is_whole(&self) -> bool {
-        self.whole_sets == self.sets.len() && self.whole_chains == self.chains.len()
-    }
 }
 
 /// Whether events wait, and for what.
@@ -148,7 +77,7 @@ pub(super) struct Large {
     limit: Option<usize>,
     waiting: BTreeMap<String, Waiting>,
     /// What was expected by namespaces whose events were given since the last commit.
-    released: Vec<Expected>,
+    released: Vec<Released>,
     /// The namespace of which something was loaded last.
     last: Option<String>,
     /// How many events have waited so far.
@@ -160,6 +89,13 @@ impl Engine {
     #[must_use]
     pub fn with_large_changes_first(mut self, limit: usize) -> Self {
         self.large.limit = Some(limit);
+        self
+    }
+
+    /// Has no event that is offered wait, as without [`Engine::with_large_changes_first`].
+    #[must_use]
+    pub fn with_large_changes_at_once(mut self) -> Self {
+        self.large.limit = None;
         self
     }
 
@@ -175,7 +111,7 @@ impl Engine {
                 self.is_elsewhere_no_more(&key, &pod.namespace);
                 let waits = self.large.waiting.contains_key(&pod.namespace);
                 let is_here = self.store.is_this_node(pod.node.as_deref());
-                if !waits && (!is_here || self.groups.most(&pod.namespace, None, true) <= limit) {
+                if !waits && (!is_here || self.most(&pod.namespace, None, true) <= limit) {
                     return self.apply(Event::Pod(pod));
                 }
                 if self.loses_address(&pod, &key) {
@@ -185,38 +121,49 @@ impl Engine {
                 if self.large.waiting.get(&pod.namespace).is_some_and(|waiting| waiting.expected.is_some()) {
                     self.isolate(&pod, limit);
                 }
-                self.wait(pod.namespace.clone(), Object::Pod(key), Event::Pod(pod));
+                self.wait(pod.namespace.clone(), Object::Pod(key), Change::Event(Event::Pod(pod)));
             }
             Event::Policy(policy) => {
-                let namespace = policy.namespace();
-                if !self.large.waiting.contains_key(namespace) {
+                let (namespace, name) = (policy.namespace().to_owned(), policy.name().to_owned());
+                let change = if self.large.waiting.contains_key(&namespace) {
+                    // Another version may come before it is read.
+                    Change::Event(Event::Policy(policy))
+                } else {
                     let (read, findings) = Policy::read(&policy);
-                    if self.groups.most(namespace, Some(&read), false) <= limit {
-                        return self.policy(read, findings);
+                    if self.most(&namespace, Some(&read), false) <= limit {
+                        return self.policy(&Arc::new(read), findings);
                     }
-                }
-                let (namespace, name) = (namespace.to_owned(), policy.name().to_owned());
-                self.wait(namespace, Object::Policy(name), Event::Policy(policy));
+                    Change::Policy(Arc::new(read), findings)
+                };
+                self.wait(namespace, Object::Policy(name), change);
             }
             Event::PolicyGone(namespace, name) => {
                 let waits = self.large.waiting.contains_key(&namespace);
-                if !waits && self.groups.most(&namespace, None, false) <= limit {
+                if !waits && self.most(&namespace, None, false) <= limit {
                     return self.apply(Event::PolicyGone(namespace, name));
                 }
-                self.wait(namespace.clone(), Object::Policy(name.clone()), Event::PolicyGone(namespace, name));
+                let change = Change::Event(Event::PolicyGone(namespace.clone(), name.clone()));
+                self.wait(namespace, Object::Policy(name), change);
             }
             Event::Namespace(namespace) if self.large.waiting.contains_key(&namespace.name) => {
-                self.wait(namespace.name.clone(), Object::Namespace, Event::Namespace(namespace));
+                let change = Change::Event(Event::Namespace(namespace.clone()));
+                self.wait(namespace.name, Object::Namespace, change);
             }
             Event::NamespaceGone(name) if self.large.waiting.contains_key(&name) => {
-                self.wait(name.clone(), Object::Namespace, Event::NamespaceGone(name));
+                self.wait(name.clone(), Object::Namespace, Change::Event(Event::NamespaceGone(name)));
             }
             event => self.apply(event),
         }
     }
 
-    fn wait(&mut self, namespace: String, object: Object, event: Event) {
-        drop(self.last_batch(namespace).events.insert(object, event));
+    /// More than a change that brings a namespace this policy, or pods, can cost.
+    fn most(&mut self, namespace: &str, policy: Option<&Policy>, is_pod: bool) -> usize {
+        let (rules, members) = self.groups.most(namespace, policy, is_pod, self.store.size);
+        rules.saturating_add(usize::try_from(members).unwrap_or(usize::MAX) / MEMBERS)
+    }
+
+    fn wait(&mut self, namespace: String, object: Object, change: Change) {
+        drop(self.last_batch(namespace).changes.insert(object, change));
     }
 
     /// Where the next event of a namespace waits.
@@ -264,10 +211,11 @@ impl Engine {
             return;
         }
         let to_come = ToCome { pods: vec![pod], ..ToCome::default() };
-        let foreseen = self.groups.foresee((&mut self.store, &mut self.peers), &self.sets, &pod.namespace, to_come);
-        if self.cost(&foreseen) > limit {
+        let prospect = self.groups.foresee((&mut self.store, &mut self.peers), &self.sets, &pod.namespace, to_come);
+        if self.cost(&prospect) > limit {
             return;
         }
+        self.groups.prepare(prospect.groups);
         self.pod(pod);
         if let Some(id) = self.store.find(&key) {
             self.store.is_no_peer_yet(id);
@@ -286,10 +234,10 @@ impl Engine {
         let object = Object::Pod(key.clone());
         let waiting = self.large.waiting.get(&pod.namespace);
         let before =
-            waiting.and_then(|waiting| waiting.later.events.get(&object).or_else(|| waiting.now.events.get(&object)));
+            waiting.and_then(|waiting| waiting.later.changes.get(&object).or_else(|| waiting.now.changes.get(&object)));
         let is_lost = |address: IpAddr| !pod.addresses().any(|still| still == address);
         match (before, self.store.find(key)) {
-            (Some(Event::Pod(before)), _) => before.addresses().any(is_lost),
+            (Some(Change::Event(Event::Pod(before))), _) => before.addresses().any(is_lost),
             (_, Some(known)) => {
                 Family::ALL.into_iter().filter_map(|family| self.store.listed(known, family)).any(is_lost)
             }
@@ -321,8 +269,7 @@ impl Engine {
         let lists = |event: &Event| matches!(event, Event::Pod(pod) if pod.addresses().any(|listed| listed == address));
         let is_meant = |(namespace, waiting): (&String, &Waiting)| {
             waiting.batches().any(|batch| batch.first <= until)
-                && (waiting.batches().flat_map(|batch| batch.events.values()).any(lists)
-                    || owner.as_ref() == Some(namespace))
+                && (waiting.batches().flat_map(Batch::events).any(lists) || owner.as_ref() == Some(namespace))
         };
         self.large.waiting.iter().any(is_meant)
     }
@@ -330,28 +277,29 @@ impl Engine {
     /// The namespaces whose events wait, sorted.
     pub fn waiting(&self) -> impl Iterator<Item = Wait<'_>> {
         self.large.waiting.iter().map(|(namespace, waiting)| {
-            let chains = || waiting.expected.iter().flat_map(|expected| &expected.chains);
-            let first = waiting.batches().map(|batch| batch.first).min().unwrap_or_default();
+            let chains = || waiting.expected.iter().flat_map(Expected::chains);
+            let mut firsts = waiting.batches().map(|batch| batch.first);
+            let (first, next) = (firsts.next().unwrap_or_default(), firsts.next());
             let (rules, loaded) = (chains().map(|chain| chain.rules.len()), chains().map(|chain| self.loaded(chain)));
-            Wait { namespace, first, rules: rules.sum(), loaded: loaded.sum() }
+            Wait { namespace, first, next, rules: rules.sum(), loaded: loaded.sum() }
         })
     }
 
     /// The objects of a namespace whose events wait, as `KIND NAME`, sorted.
     pub fn waiting_objects(&self, namespace: &str) -> impl Iterator<Item = String> {
         let batches = self.large.waiting.get(namespace).into_iter().flat_map(Waiting::batches);
-        let objects: BTreeMap<&Object, &Event> = batches.flat_map(|batch| &batch.events).collect();
-        objects.into_iter().map(|(object, event)| match (object, event) {
+        let objects: BTreeMap<&Object, &Change> = batches.flat_map(|batch| &batch.changes).collect();
+        objects.into_iter().map(|(object, change)| match (object, change) {
             (Object::Namespace, _) => "Namespace".to_owned(),
             (Object::Policy(name), _) => format!("NetworkPolicy {name}"),
-            (Object::Pod(_), Event::Pod(pod)) => format!("Pod {}", pod.name),
+            (Object::Pod(_), Change::Event(Event::Pod(pod))) => format!("Pod {}", pod.name),
             (Object::Pod(_), _) => "Pod".to_owned(),
         })
     }
 
     /// How many rules of a chain are in the state.
-    fn loaded(&self, chain: &ExpectedChain) -> usize {
-        self.state.family(chain.family).chains.get(&chain.name).map_or(0, Vec::len)
+    fn loaded(&self, chain: &PreparedLeaf) -> usize {
+        self.state.family(chain.family).chains.get(&chain.chain).map_or(0, Vec::len)
     }
 
     /// Whether [`Engine::load`] has something to do, or the next commit has.
@@ -372,8 +320,9 @@ impl Engine {
         for (namespace, mut waiting) in std::mem::take(&mut self.large.waiting) {
             match waiting.expected.take() {
                 Some(expected) if expected.is_whole() => {
-                    self.apply_batch(&namespace, waiting.now);
-                    self.large.released.push(expected);
+                    let (released, prospect) = expected.release();
+                    self.large.released.push(released);
+                    self.apply_batch(&namespace, waiting.now, prospect);
                     if !waiting.later.is_empty() {
                         let next = Waiting { now: waiting.later, ..Waiting::default() };
                         self.large.waiting.insert(namespace, next);
@@ -384,12 +333,13 @@ impl Engine {
                     self.large.waiting.insert(namespace, waiting);
                 }
                 None => {
-                    let foreseen = self.foresee(&namespace, &waiting.now);
-                    if self.cost(&foreseen) <= limit {
-                        self.apply_batch(&namespace, waiting.now);
+                    let index = (&mut self.store, &mut self.peers);
+                    let prospect = self.groups.foresee(index, &self.sets, &namespace, waiting.now.changes_to_come());
+                    if self.cost(&prospect) <= limit {
+                        self.apply_batch(&namespace, waiting.now, prospect);
                     } else {
-                        waiting.expected = Some(self.expect(&namespace, foreseen));
-                        for event in waiting.now.events.values() {
+                        waiting.expected = Some(self.expect(&namespace, prospect));
+                        for event in waiting.now.events() {
                             if let Event::Pod(pod) = event {
                                 self.isolate(pod, limit);
                             }
@@ -401,56 +351,35 @@ impl Engine {
         }
     }
 
-    fn apply_batch(&mut self, namespace: &str, batch: Batch) {
-        batch.events.into_values().for_each(|event| self.apply(event));
-        if batch.reconsiders_bound {
-            self.groups.reconsider(namespace.into());
-        }
-    }
-
-    fn foresee(&mut self, namespace: &str, batch: &Batch) -> Vec<Foreseen> {
-        let mut to_come = ToCome { reconsiders_bound: batch.reconsiders_bound, ..ToCome::default() };
-        for (object, event) in &batch.events {
-            match (object, event) {
-                (Object::Policy(name), Event::Policy(policy)) => {
-                    to_come.policies.insert(Arc::from(name.as_str()), Some(Policy::read(policy).0));
-                }
-                (Object::Policy(name), _) => drop(to_come.policies.insert(Arc::from(name.as_str()), None)),
-                (_, Event::Pod(pod)) => to_come.pods.push(pod),
-                _ => {}
+    /// Gives the engine events, of which it is known what they make.
+    fn apply_batch(&mut self, namespace: &str, batch: Batch, prospect: Prospect) {
+        for change in batch.changes.into_values() {
+            match change {
+                Change::Event(event) => self.apply(event),
+                Change::Policy(policy, findings) => self.policy(&policy, findings),
             }
         }
-        self.groups.foresee((&mut self.store, &mut self.peers), &self.sets, namespace, to_come)
+        self.groups.prepare(prospect.groups);
+        self.groups.set_over_bound(namespace, &prospect.over);
     }
 
-    /// How many rules and sets of these chains the state does not have. Chains of others that are only
+    /// How many rules and sets of this the state does not have. Chains of others that are only
     /// expected are not there.
-    fn cost(&self, foreseen: &[Foreseen]) -> usize {
-        let of_chain = foreseen.iter().map(|Foreseen { family, chain, rules, sets }| {
-            let present = self.state.family(*family).chains.get(chain).map_or(0, Vec::len);
-            let sets = sets.iter().filter(|(name, _)| !self.sets.is_whole(name));
-            rules.len().saturating_sub(present) + sets.map(|(_, set)| 1 + set.prefixes() / MEMBERS).sum::<usize>()
+    fn cost(&self, prospect: &Prospect) -> usize {
+        let of_chain = prospect.groups.iter().flat_map(|group| &group.leaves).map(|leaf| {
+            let present = self.loaded(leaf);
+            leaf.rules.len().saturating_sub(present)
         });
-        of_chain.sum()
+        let sets = prospect.members.iter().filter(|(name, _)| !self.sets.is_whole(name));
+        let of_set = sets.map(|(_, members)| 1 + usize::try_from(*members).unwrap_or(usize::MAX) / MEMBERS);
+        of_chain.chain(of_set).fold(0, usize::saturating_add)
     }
 
-    fn expect(&mut self, namespace: &str, foreseen: Vec<Foreseen>) -> Expected {
-        // No namespace has such a name.
-        let mut expected = Expected {
-            user: Arc::from(format!("{namespace}/expected")),
-            chains: Vec::new(),
-            sets: Vec::new(),
-            whole_sets: 0,
-            whole_chains: 0,
-        };
-        for Foreseen { family, chain, rules, sets } in foreseen {
-            for (name, definition) in sets {
-                self.sets.keep(&mut self.store, &mut self.peers, (family, &expected.user), &name, &definition);
-                self.sets.expect(&name);
-                expected.sets.push(name);
-            }
-            self.groups.expect(family, &chain);
-            expected.chains.push(ExpectedChain { family, name: chain, rules });
+    /// Begins to expect this. Its sets come to be known portion by portion.
+    fn expect(&mut self, namespace: &str, prospect: Prospect) -> Expected {
+        let expected = Expected::new(namespace, prospect);
+        for leaf in expected.chains() {
+            self.groups.expect(leaf.family, &leaf.chain);
         }
         expected
     }
@@ -458,12 +387,13 @@ impl Engine {
     /// Lets go of what was expected by namespaces that have their events now. Answers the chains
     /// that no group has.
     pub(super) fn release_expected(&mut self) -> Vec<(Family, ChainName)> {
+        self.groups.forget_prepared();
         let mut unused = Vec::new();
-        for expected in std::mem::take(&mut self.large.released) {
-            for name in &expected.sets {
-                self.sets.expect_no_more(name, &expected.user);
+        for Released { user, sets, chains } in std::mem::take(&mut self.large.released) {
+            for name in &sets {
+                self.sets.expect_no_more(name, &user);
             }
-            for ExpectedChain { family, name, .. } in expected.chains {
+            for (family, name) in chains {
                 if self.groups.expect_no_more(family, &name) {
                     unused.push((family, name));
                 }

@@ -14,24 +14,43 @@ use crate::ruleset::name::Hash;
 /// How many ports one rule takes at least, if none of them joins another.
 const PORTS_OF_RULE: usize = 7;
 
-/// As many rules and sets as a policy makes for one group in one family, or more. Where
-/// policies name the same peers, each of these may have rules of its own, with all the ports
-/// of the policies; so peers count for each port match, and the sum for policies holds for
-/// what they make together.
-pub(super) fn weight(policy: &Policy) -> usize {
-    let rules = Direction::ALL.into_iter().flat_map(|direction| policy.rules(direction));
-    let of_rule = rules.map(|rule| {
-        let peers = match &rule.peers {
-            Peers::Everyone => 1,
-            Peers::AnyOf(peers) => peers.len(),
-        };
-        let ports = match &rule.ports {
-            Ports::Everything => 1,
-            Ports::AnyOf(ports) => ports.len().div_ceil(PORTS_OF_RULE),
-        };
-        2 * peers.saturating_mul(ports) + 2
-    });
-    1 + of_rule.sum::<usize>()
+/// How much policies make for one group in one family, or more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Weight {
+    /// Rules and sets. Where policies name the same peers, each of these may have rules of its own, with
+    /// all the ports of the policies; so peers count for each port match, and the sum for policies holds
+    /// for what they make together.
+    pub(super) rules: usize,
+    /// How often all pods could be members of sets.
+    pub(super) peers: u64,
+}
+
+impl Weight {
+    pub(super) fn of(policy: &Policy) -> Self {
+        let mut weight = Self { rules: 1, peers: 0 };
+        for rule in Direction::ALL.into_iter().flat_map(|direction| policy.rules(direction)) {
+            let peers = match &rule.peers {
+                Peers::Everyone => 1,
+                Peers::AnyOf(peers) => peers.len(),
+            };
+            let ports = match &rule.ports {
+                Ports::Everything => 1,
+                Ports::AnyOf(ports) => ports.len().div_ceil(PORTS_OF_RULE),
+            };
+            weight.rules = weight.rules.saturating_add(2 * peers.saturating_mul(ports) + 2);
+            let pods = rule.pod_peers().count() + usize::from(rule.named_ports().next().is_some());
+            weight.peers = weight.peers.saturating_add(u64::try_from(pods).unwrap_or(u64::MAX));
+        }
+        weight
+    }
+
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self { rules: self.rules.saturating_add(other.rules), peers: self.peers.saturating_add(other.peers) }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self { rules: self.rules.saturating_sub(other.rules), peers: self.peers.saturating_sub(other.peers) }
+    }
 }
 
 /// A namespace: its policies, and what of it is on this node.
@@ -40,7 +59,7 @@ pub(super) struct LocalNamespace {
     pub(super) policies: BTreeMap<Arc<str>, Arc<Policy>>,
     /// Its policies make at most so many rules and sets together, for one group and family;
     /// `None` until that is asked for. It is kept up to date from then on.
-    pub(super) weight: Option<usize>,
+    pub(super) weight: Option<Weight>,
     pub(super) classes: BTreeSet<ClassId>,
     pub(super) groups: [BTreeSet<Hash>; 2],
     /// Policies that are over the bound on set members, and what is said of each to its owner.
@@ -48,15 +67,17 @@ pub(super) struct LocalNamespace {
 }
 
 impl LocalNamespace {
-    /// More rules and sets than its policies make together, for one group and family.
-    pub(super) fn weighed(&mut self) -> usize {
-        *self.weight.get_or_insert_with(|| self.policies.values().map(|policy| weight(policy)).sum())
+    /// What its policies make together.
+    pub(super) fn weighed(&mut self) -> Weight {
+        let all = || self.policies.values().map(|policy| Weight::of(policy)).fold(Weight::default(), Weight::plus);
+        *self.weight.get_or_insert_with(all)
     }
 
     /// A policy came in the place of another, or one of them.
     pub(super) fn reweigh(&mut self, before: Option<&Policy>, now: Option<&Policy>) {
         if let Some(total) = &mut self.weight {
-            *total = *total + now.map_or(0, weight) - before.map_or(0, weight);
+            let of = |policy: Option<&Policy>| policy.map(Weight::of).unwrap_or_default();
+            *total = total.plus(of(now)).minus(of(before));
         }
     }
 

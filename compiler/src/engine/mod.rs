@@ -22,6 +22,7 @@
 //! interfaces of pods, which [`Engine::own`] sets, and for policies that are over the bound on
 //! set members until [`Engine::reconsider_bound`].
 
+mod commit;
 mod findings;
 mod groups;
 mod intern;
@@ -38,17 +39,20 @@ mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
 use crate::cluster::group::RetainedGroup;
 use crate::object::{Family, Namespace, NetworkPolicy, Node, Pod};
-use crate::plan::{Delta, KernelState, Plan, SetDelta};
+use crate::plan::KernelState;
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Policy};
 use crate::ruleset::layout::Options;
 use crate::ruleset::name::Hash;
-use crate::ruleset::node::{InterfaceName, Member, SetKind, SetName};
+#[cfg(doc)]
+use crate::ruleset::node::SetName;
+use crate::ruleset::node::{InterfaceName, Member};
 
 use findings::Findings;
 use groups::LocalGroups;
@@ -326,7 +330,7 @@ impl Engine {
             Event::NamespaceGone(name) => self.namespace(&name, None),
             Event::Policy(policy) => {
                 let (policy, findings) = Policy::read(&policy);
-                self.policy(policy, findings);
+                self.policy(&Arc::new(policy), findings);
             }
             Event::PolicyGone(namespace, name) => {
                 self.groups.remove_policy(&namespace, &name);
@@ -337,7 +341,7 @@ impl Engine {
         }
     }
 
-    fn policy(&mut self, policy: Policy, findings: Vec<Finding>) {
+    fn policy(&mut self, policy: &Arc<Policy>, findings: Vec<Finding>) {
         self.findings.put(&policy.namespace, &policy.name, findings);
         self.groups.set_policy(policy);
     }
@@ -424,115 +428,5 @@ impl Engine {
             groups: self.groups.ways_of(&self.store, address),
         };
         self.touched.insert(address, before);
-    }
-
-    /// Brings the state up to date, and plans the writes that do so in the
-    /// kernel, which holds the state of the last commit.
-    pub fn commit(&mut self) -> Plan {
-        let [v4, v6] = self.deltas();
-        let plan = Plan::of_deltas(&self.state, &v4, &v6);
-        v4.apply(&mut self.state.v4);
-        v6.apply(&mut self.state.v6);
-        plan
-    }
-
-    fn deltas(&mut self) -> [Delta; 2] {
-        self.give();
-        // Endpoints whose groups change without an event of their own, because
-        // a policy did.
-        let moving: Vec<PodId> = self.groups.regrouping().collect();
-        for pod in moving {
-            for family in Family::ALL {
-                if let Some(address) = self.store.address(pod, family) {
-                    self.touch(address);
-                }
-            }
-        }
-        let mut deltas = [Delta::default(), Delta::default()];
-        loop {
-            self.groups.regroup(&mut self.store, &mut self.peers, &mut self.sets, &self.state, &mut deltas);
-            self.peers.measure(&self.store);
-            self.sets.count(&self.store, &mut self.peers);
-            if !self.groups.enforce_bound(&mut self.store, &mut self.peers, &mut self.sets) {
-                break;
-            }
-        }
-        for (family, chain) in self.release_expected() {
-            if self.state.family(family).chains.contains_key(&chain) {
-                deltas[family as usize].chains.insert(chain, None);
-            } else {
-                deltas[family as usize].chains.remove(&chain);
-            }
-        }
-        let most = self.swept_at_once();
-        for (family, name) in self.sets.sweep(&mut self.store, &mut self.peers, most) {
-            deltas[family as usize].sets.insert(name, SetDelta::Gone);
-        }
-        // What is over the bound is gone by now.
-        self.peers.settle(&self.store);
-
-        let mut changes = Changes::default();
-        for (address, before) in std::mem::take(&mut self.touched) {
-            let family = Family::of(&address);
-            let now = self.sets.memberships(&self.store, &self.peers, address);
-            changes.differ(&before.memberships, &now);
-            let groups = self.groups.ways_of(&self.store, address);
-            for direction in Direction::ALL {
-                let (old, new) = (before.groups[direction as usize], groups[direction as usize]);
-                let delta = &mut deltas[family as usize];
-                self.groups.ways.lead(direction, &Member::Address(address), family, old, new, delta);
-            }
-        }
-        for (id, (added, removed)) in changes.of_set {
-            // A set that went took its members with it.
-            if let Some((family, name)) = self.sets.name(id) {
-                let change = SetDelta::Changed { added, removed };
-                deltas[family as usize].sets.insert(name.clone(), change);
-            }
-        }
-        for (family, name, kind, members) in self.sets.materialise(&self.store, &self.peers) {
-            let change = match self.state.family(family).sets.get(&name) {
-                None => SetDelta::Created(kind, members),
-                // It was loaded in part, for a chain that is expected.
-                Some((_, present)) if *present == members => continue,
-                Some((_, present)) => SetDelta::changed(present, &members),
-            };
-            deltas[family as usize].sets.insert(name, change);
-        }
-        for (family, own) in Family::ALL.into_iter().zip(self.own.iter().flatten()) {
-            let name = SetName::own(family);
-            let change = match self.state.family(family).sets.get(&name) {
-                Some((_, present)) if present == own => continue,
-                Some((_, present)) => SetDelta::changed(present, own),
-                None => SetDelta::Created(SetKind::HashNetIface, own.clone()),
-            };
-            deltas[family as usize].sets.insert(name, change);
-        }
-        if let Some(name) = self.groups.seed().map(|seed| SetName::seed(&seed))
-            && !self.state.family(name.family()).sets.contains_key(&name)
-        {
-            let created = SetDelta::Created(SetKind::HashIp, BTreeSet::new());
-            deltas[name.family() as usize].sets.insert(name, created);
-        }
-        self.groups.ways.committed();
-        self.is_first = false;
-        deltas
-    }
-}
-
-/// The members that come and go, by set.
-#[derive(Debug, Default)]
-struct Changes {
-    of_set: BTreeMap<SetId, (BTreeSet<Member>, BTreeSet<Member>)>,
-}
-
-impl Changes {
-    fn differ(&mut self, before: &[(SetId, Member)], now: &[(SetId, Member)]) {
-        for (id, member) in now.iter().filter(|member| before.binary_search(member).is_err()) {
-            self.of_set.entry(*id).or_default().0.insert(member.clone());
-        }
-        for (id, member) in before.iter().filter(|member| now.binary_search(member).is_err()) {
-            self.of_set.entry(*id).or_default().1.insert(member.clone());
-        }
     }
 }

@@ -41,7 +41,7 @@ enum Place {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct IndexedPeer {
     namespaces: Place,
     pods: Compiled,
     uses: usize,
@@ -56,7 +56,7 @@ struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     Nothing,
-    /// [`Entry::size`], as of now.
+    /// [`IndexedPeer::size`], as of now.
     Size,
     /// The classes, and the size.
     Classes,
@@ -68,7 +68,7 @@ type PeerIds = SmallVec<[PeerId; 4]>;
 /// The selectors in use.
 #[derive(Debug, Default)]
 pub(super) struct PeerIndex {
-    entries: Slab<Entry>,
+    entries: Slab<IndexedPeer>,
     by_content: HashTable<PeerId>,
     by_key: FxHashMap<Key, PeerIds>,
     /// The selectors that select a class; a class without any is not here.
@@ -98,7 +98,7 @@ impl PeerIndex {
         }
         let keys = keys(&namespaces, &pods);
         let (classes, size, known) = (BTreeSet::new(), Size::default(), Known::Nothing);
-        let place = self.entries.insert(Entry { namespaces, pods, uses: 1, classes, size, known });
+        let place = self.entries.insert(IndexedPeer { namespaces, pods, uses: 1, classes, size, known });
         let id = PeerId(u32::try_from(place).unwrap_or_else(|_| unreachable!("2^32 selectors")));
         let entries = &self.entries;
         self.by_content.insert_unique(hashed, id, |id| {

@@ -3,6 +3,8 @@
 //! UID, its name, its addresses and its class. Most pods of a cluster are on
 //! other nodes, and all that is kept of them is here.
 
+mod holders;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,9 +20,9 @@ use super::key::PodKey;
 use super::names::{Name, Names};
 use super::ports::{PortList, PortLists};
 use super::selector::{self, Pairs};
-use crate::cluster::claim::{self, Claim, Standing};
 use crate::object::{ContainerPort, Family, Labels, Pod};
 use crate::ruleset::members::Size;
+pub(super) use holders::Contest;
 
 /// A pod's place; it is given anew after the pod is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,7 +35,7 @@ pub(super) struct ClassId(u32);
 /// An endpoint: 48 bytes, of which there may be hundreds of thousands. What few
 /// pods have is elsewhere.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct StoredPod {
     /// The UID; [`NO_UID`] where the key is another, in [`Store::odd_keys`].
     uid: [u32; 4],
     name: Name,
@@ -73,15 +75,6 @@ pub(super) struct Space {
     pub(super) classes: Vec<ClassId>,
 }
 
-/// An address that several endpoints list.
-#[derive(Debug)]
-pub(super) struct Contest {
-    /// All that list it.
-    pub(super) claimants: Vec<PodId>,
-    /// Those that hold it, as this node sees it.
-    pub(super) holders: Vec<PodId>,
-}
-
 /// All endpoints, as one node sees them.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -89,7 +82,7 @@ pub(super) struct Store {
     /// The name of this node.
     here: Text,
     pub(super) spaces: FxHashMap<Text, Space>,
-    pods: Slab<Entry>,
+    pods: Slab<StoredPod>,
     /// The keys that are no UUIDs.
     odd_keys: FxHashMap<PodId, PodKey>,
     by_key: HashTable<PodId>,
@@ -165,7 +158,7 @@ impl Store {
         name == Some(self.strings.text(self.here))
     }
 
-    pub(super) fn pod(&self, pod: PodId) -> &Entry {
+    pub(super) fn pod(&self, pod: PodId) -> &StoredPod {
         &self.pods[pod.0 as usize]
     }
 
@@ -180,7 +173,7 @@ impl Store {
         std::iter::successors(Some(first), next)
     }
 
-    pub(super) fn pods(&self) -> impl Iterator<Item = (PodId, &Entry)> {
+    pub(super) fn pods(&self) -> impl Iterator<Item = (PodId, &StoredPod)> {
         self.pods.iter().map(|(place, pod)| (PodId(id(place)), pod))
     }
 
@@ -213,7 +206,7 @@ impl Store {
     }
 
     /// The hash of a pod's key.
-    fn hash_of(pods: &Slab<Entry>, odd_keys: &FxHashMap<PodId, PodKey>, pod: PodId) -> u64 {
+    fn hash_of(pods: &Slab<StoredPod>, odd_keys: &FxHashMap<PodId, PodKey>, pod: PodId) -> u64 {
         match pods[pod.0 as usize].uid {
             NO_UID => hash(&odd_keys[&pod]),
             uid => hash(uid),
@@ -253,7 +246,7 @@ impl Store {
             }
         };
         let v6 = pod.ipv6.and_then(|address| NonZeroU32::new(id(self.v6.insert(address)) + 1));
-        self.pods.insert(Entry {
+        self.pods.insert(StoredPod {
             uid,
             name: self.names.keep(&pod.name),
             class,
@@ -436,32 +429,6 @@ impl Store {
         self.no_peers.iter().map(|pod| self.key(*pod))
     }
 
-    /// One of the endpoints that list an address.
-    fn lister(&self, address: IpAddr) -> Option<&PodId> {
-        let family = Family::of(&address);
-        let owners = &self.owners[family as usize];
-        owners.find(hash(address), |owner| self.listed(*owner, family) == Some(address))
-    }
-
-    /// The endpoints that hold an address: none if no endpoint lists it, several
-    /// where nothing tells which of them has it.
-    pub(super) fn holders(&self, address: IpAddr) -> &[PodId] {
-        match self.contests.get(&address) {
-            Some(contest) => &contest.holders,
-            None => self.lister(address).map(std::slice::from_ref).unwrap_or_default(),
-        }
-    }
-
-    /// The addresses that several endpoints list.
-    pub(super) fn contests(&self) -> &BTreeMap<IpAddr, Contest> {
-        &self.contests
-    }
-
-    /// The address of a family that a pod lists and holds.
-    pub(super) fn address(&self, pod: PodId, family: Family) -> Option<IpAddr> {
-        self.listed(pod, family).filter(|address| self.holders(*address).contains(&pod))
-    }
-
     /// The addresses about which the Node of this name has a say.
     pub(super) fn concerned_by(&self, node: &str) -> Vec<IpAddr> {
         let Some(node) = self.strings.find(node) else { return Vec::new() };
@@ -490,71 +457,6 @@ impl Store {
                     self.strings.release(name);
                 }
             }
-        }
-    }
-
-    fn disown(&mut self, address: IpAddr, pod: PodId) {
-        let owners = &mut self.owners[Family::of(&address) as usize];
-        if let Ok(found) = owners.find_entry(hash(address), |owner| *owner == pod) {
-            found.remove();
-        }
-    }
-
-    fn own(&mut self, address: IpAddr, pod: PodId) {
-        let family = Family::of(&address);
-        let mut owners = std::mem::take(&mut self.owners[family as usize]);
-        owners.insert_unique(hash(address), pod, |owner| self.listed(*owner, family).map_or(0, hash));
-        self.owners[family as usize] = owners;
-    }
-
-    fn claim(&mut self, address: IpAddr, pod: PodId) {
-        match self.lister(address).copied() {
-            None => self.own(address, pod),
-            Some(lister) => {
-                let new = || Contest { claimants: vec![lister], holders: Vec::new() };
-                self.contests.entry(address).or_insert_with(new).claimants.push(pod);
-                self.decide(address);
-            }
-        }
-    }
-
-    fn give_up(&mut self, address: IpAddr, pod: PodId) {
-        let is_lister = self.lister(address) == Some(&pod);
-        if is_lister {
-            self.disown(address, pod);
-        }
-        let Some(contest) = self.contests.get_mut(&address) else { return };
-        contest.claimants.retain(|claimant| *claimant != pod);
-        let (other, count) = (contest.claimants.first().copied(), contest.claimants.len());
-        if let Some(other) = other.filter(|_| is_lister) {
-            self.own(address, other);
-        }
-        if count < 2 {
-            self.contests.remove(&address);
-        } else {
-            self.decide(address);
-        }
-    }
-
-    /// Decides anew which pods hold a contested address.
-    pub(super) fn decide(&mut self, address: IpAddr) {
-        let Some(contest) = self.contests.get(&address) else { return };
-        let claim = |pod: &PodId| {
-            let node = self.pod(*pod).node;
-            let of_node = |node| Standing::of(self.nodes.get(&node).map(|cidrs| &**cidrs), address);
-            let standing = node.map_or(Standing::Silent, of_node);
-            let terminating = self.terminating.contains(pod);
-            (*pod, Claim { terminating, started: self.started.get(pod).copied(), standing })
-        };
-        let own: Vec<_> = contest.claimants.iter().filter(|pod| self.is_here(**pod)).map(claim).collect();
-        let mut holders = if own.is_empty() {
-            claim::elsewhere(&contest.claimants.iter().map(claim).collect::<Vec<_>>())
-        } else {
-            claim::here(&own)
-        };
-        holders.sort_by_cached_key(|pod| self.identity(*pod));
-        if let Some(contest) = self.contests.get_mut(&address) {
-            contest.holders = holders;
         }
     }
 }

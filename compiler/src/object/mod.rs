@@ -3,7 +3,6 @@
 //! hundred thousand pods stays small.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
@@ -13,6 +12,7 @@ use k8s_openapi::api::networking::v1 as networking;
 mod budget;
 mod controller_label;
 mod endpoint_slice;
+mod network;
 mod other_kind;
 mod service;
 mod slice_pod;
@@ -21,6 +21,7 @@ pub use budget::{Moved, NAMESPACE_POLICY_BYTES, PolicyBudget, over_budget};
 pub(crate) use controller_label::ROLLOUT_HASH_LABEL;
 pub use controller_label::{ControllerLabel, controller_labels, is_controller_label};
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
+pub use network::{Family, Protocol, parse_address};
 pub use other_kind::{Consequence, consequence};
 pub use service::{Exposure, Routing, Service, ServicePort, TargetPort};
 
@@ -146,6 +147,9 @@ pub struct Pod {
     /// The ports that these containers declare without a name. They decide nothing and help to
     /// find mistakes; the agent does not keep them.
     pub unnamed_ports: Box<[(Protocol, u16)]>,
+    /// The containers of these ports, where several declare any: which port a name or a number may mean
+    /// is easier to see. They decide nothing; the agent does not keep them.
+    pub containers_of_ports: Box<[ContainerOfPort]>,
     /// `status.phase` is `Succeeded` or `Failed`: it has no address any more,
     /// whatever its status lists.
     pub finished: bool,
@@ -199,6 +203,17 @@ pub struct ContainerPort {
     pub port: u16,
 }
 
+/// The container that declares a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerOfPort {
+    /// `name` of the container
+    pub container: Box<str>,
+    /// `protocol`
+    pub protocol: Protocol,
+    /// `containerPort`
+    pub port: u16,
+}
+
 /// A port of a node that leads to a port of a pod on it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
@@ -210,102 +225,6 @@ pub struct HostPort {
     pub port: u16,
     /// `hostIP`: the only address of the node that leads there; all of them without it.
     pub address: Option<IpAddr>,
-}
-
-/// The protocols that have ports in a NetworkPolicy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-pub enum Protocol {
-    /// TCP, IP protocol 6.
-    #[serde(rename = "TCP")]
-    Tcp,
-    /// UDP, IP protocol 17.
-    #[serde(rename = "UDP")]
-    Udp,
-    /// SCTP, IP protocol 132.
-    #[serde(rename = "SCTP")]
-    Sctp,
-}
-
-impl Protocol {
-    /// All of them, in the order of their indexes.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
-
-    /// As the API spells it: `TCP`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-            Self::Sctp => "SCTP",
-        }
-    }
-
-    /// As iptables and ipset spell it: `tcp`.
-    #[must_use]
-    pub const fn lower(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        }
-    }
-
-    /// Its number in the IP header.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-
-    /// The protocol that the API spells so; `None` for any other text, other
-    /// case included, because the API server refuses it.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|p| p.as_str() == text)
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// One of the two address families.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-pub enum Family {
-    /// IPv4.
-    #[serde(rename = "IPv4")]
-    V4,
-    /// IPv6.
-    #[serde(rename = "IPv6")]
-    V6,
-}
-
-impl Family {
-    /// Both of them.
-    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
-
-    /// The family of an address.
-    #[must_use]
-    pub const fn of(address: &IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
-    }
 }
 
 impl Pod {
@@ -337,6 +256,13 @@ impl Pod {
         let named = self.ports.iter().map(|port| (port.protocol, port.port));
         let all = named.chain(self.unnamed_ports.iter().copied());
         all.filter(move |(of, _)| *of == protocol).map(|(_, port)| port)
+    }
+
+    /// The container that declares a port, where several containers of the pod declare ports.
+    #[must_use]
+    pub fn container_of(&self, protocol: Protocol, port: u16) -> Option<&str> {
+        let of_port = self.containers_of_ports.iter().find(|of| (of.protocol, of.port) == (protocol, port));
+        of_port.map(|of| &*of.container)
     }
 
     /// Whether policies can apply to it: live, with a network of its own.
@@ -401,12 +327,17 @@ impl Pod {
     pub fn from_template(namespace: String, name: String, labels: Labels, spec: core::PodSpec) -> Self {
         let sidecars = (spec.init_containers.unwrap_or_default().into_iter())
             .filter(|c| c.restart_policy.as_deref() == Some("Always"));
-        let listed = spec.containers.into_iter().chain(sidecars).flat_map(|c| c.ports.unwrap_or_default());
+        let listed = spec.containers.into_iter().chain(sidecars).flat_map(|c| {
+            let ports = c.ports.unwrap_or_default().into_iter();
+            ports.map(move |port| (port, c.name.clone()))
+        });
         let number = |number: i32| u16::try_from(number).ok().filter(|p| *p > 0);
         let (mut ports, mut unnamed_ports, mut host_ports) = (Vec::new(), Vec::new(), Vec::new());
-        for listed in listed {
+        let mut containers_of_ports: Vec<ContainerOfPort> = Vec::new();
+        for (listed, container) in listed {
             let protocol = Protocol::parse(listed.protocol.as_deref().unwrap_or("TCP"));
             let Some((protocol, port)) = protocol.zip(number(listed.container_port)) else { continue };
+            containers_of_ports.push(ContainerOfPort { container: container.into(), protocol, port });
             if let Some(host_port) = listed.host_port.and_then(number) {
                 let address = listed.host_ip.as_deref().and_then(parse_address).filter(|ip| !ip.is_unspecified());
                 host_ports.push(HostPort { protocol, host_port, port, address });
@@ -415,6 +346,9 @@ impl Pod {
                 Some(name) => ports.push(ContainerPort { name, protocol, port }),
                 None => unnamed_ports.push((protocol, port)),
             }
+        }
+        if containers_of_ports.windows(2).all(|pair| pair[0].container == pair[1].container) {
+            containers_of_ports.clear();
         }
         // Of several ports of one name and protocol, the one that is listed first stays
         // first, because a Service's named targetPort means that one.
@@ -436,6 +370,7 @@ impl Pod {
             host_addresses: Vec::new(),
             ports,
             unnamed_ports: unnamed_ports.into(),
+            containers_of_ports: containers_of_ports.into(),
             finished: false,
             terminating: false,
             not_ready: false,
@@ -526,11 +461,4 @@ impl From<networking::NetworkPolicy> for NetworkPolicy {
         object.metadata.namespace.get_or_insert_with(|| "default".to_owned());
         Self { object, unknown_fields: Vec::new(), restriction: None }
     }
-}
-
-/// Reads an address as Kubernetes does: an IPv4-mapped IPv6 address is the
-/// IPv4 address.
-#[must_use]
-pub fn parse_address(text: &str) -> Option<IpAddr> {
-    text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }

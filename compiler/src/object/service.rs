@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{Family, Labels, Protocol, parse_address};
+use super::{Family, Labels, Pod, Protocol, parse_address};
 
 /// A service: how a client's name and port become a pod's address and port.
 /// Policy sees only the latter.
@@ -50,6 +50,9 @@ pub struct Routing {
     pub external_addresses: Vec<IpAddr>,
     /// Those of them that are the load balancer's, which alone heed [`Self::source_ranges`].
     pub balancer_addresses: Vec<IpAddr>,
+    /// Addresses of load balancers that nodes do not take (`ipMode: Proxy`): traffic goes to the load
+    /// balancer, which sends it on.
+    pub proxied_addresses: Vec<IpAddr>,
     /// `loadBalancerSourceRanges`: the clients that the load balancer's addresses take; all where
     /// it is empty.
     pub source_ranges: Vec<String>,
@@ -93,6 +96,20 @@ pub enum TargetPort {
 }
 
 impl Service {
+    /// Whether its selector selects a pod: one of its namespace that has all of its labels. Without
+    /// a selector it selects none.
+    #[must_use]
+    pub fn selects(&self, pod: &Pod) -> bool {
+        self.namespace == pod.namespace && self.asks_for(&pod.labels)
+    }
+
+    /// Whether it has a selector, and labels have what that asks for.
+    #[must_use]
+    pub fn asks_for(&self, labels: &Labels) -> bool {
+        let has = |(key, value): (&String, &String)| labels.get(key) == Some(value);
+        self.selector.as_ref().is_some_and(|selector| selector.iter().all(has))
+    }
+
     /// The ports of every node that lead to it.
     pub fn node_ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
         self.routing.node_ports.keys().copied()
@@ -117,8 +134,10 @@ impl From<core::Service> for Service {
         let inside: Vec<String> = listed.into_iter().chain(spec.cluster_ip).collect();
         let is_headless = inside.iter().any(|text| text == "None");
         // Of an address with ipMode Proxy, nodes know nothing: traffic goes to the load balancer.
-        let taken = ingress.into_iter().filter(|of| of.ip_mode.as_deref() != Some("Proxy"));
-        let balancer: BTreeSet<IpAddr> = taken.filter_map(|of| parse_address(&of.ip?)).collect();
+        let (proxied, taken): (Vec<_>, Vec<_>) =
+            ingress.into_iter().partition(|of| of.ip_mode.as_deref() == Some("Proxy"));
+        let proxied_addresses = proxied.into_iter().filter_map(|of| parse_address(&of.ip?)).collect();
+        let balancer: BTreeSet<IpAddr> = taken.into_iter().filter_map(|of| parse_address(&of.ip?)).collect();
         let external = spec.external_ips.unwrap_or_default();
         let outside = external.iter().filter_map(|text| parse_address(text)).chain(balancer.iter().copied());
         let inside: BTreeSet<IpAddr> = inside.iter().filter_map(|text| parse_address(text)).collect();
@@ -137,6 +156,7 @@ impl From<core::Service> for Service {
             publishes_not_ready: spec.publish_not_ready_addresses == Some(true),
             is_headless,
             only_family: families.first().copied().filter(|_| families.len() == 1),
+            proxied_addresses,
             external_addresses: outside.difference(&inside).copied().collect(),
             balancer_addresses: balancer.difference(&inside).copied().collect(),
             source_ranges: (spec.load_balancer_source_ranges.into_iter().flatten())

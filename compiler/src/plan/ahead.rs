@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::delta::{Delta, SetDelta, View};
+use super::delta::{Delta, SetDelta, StateView};
 use super::walk::{Tree, sets_of};
 use super::{FamilyState, KernelState};
 use crate::object::Family;
@@ -51,7 +51,7 @@ fn of_family(family: Family, held: &FamilyState, wanted: &FamilyState) -> Family
     // What sets a foreign rule asks is unknown.
     let is_known = !held.chains.values().flatten().any(Rule::is_foreign);
     if is_known && delta.chains.keys().all(is_of_groups) && !delta.sets.iter().any(is_remade) {
-        let (was, is) = (View { family, held, delta: None }, View { family, held, delta: Some(&delta) });
+        let (was, is) = (StateView { family, held, delta: None }, StateView { family, held, delta: Some(&delta) });
         let peers_change = peers(&mut ahead, was, is, &delta);
         for direction in Direction::ALL {
             endpoints(&mut ahead, wanted, [was, is], direction, peers_change);
@@ -62,7 +62,7 @@ fn of_family(family: Family, held: &FamilyState, wanted: &FamilyState) -> Family
 
 /// Changes the peer sets that no group asks whose own rules change. Answers whether there
 /// are any.
-fn peers(ahead: &mut FamilyState, was: View<'_>, is: View<'_>, delta: &Delta) -> bool {
+fn peers(ahead: &mut FamilyState, was: StateView<'_>, is: StateView<'_>, delta: &Delta) -> bool {
     let mut between = BTreeSet::new();
     for direction in Direction::ALL {
         let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
@@ -106,7 +106,7 @@ fn peers(ahead: &mut FamilyState, was: View<'_>, is: View<'_>, delta: &Delta) ->
 fn endpoints(
     ahead: &mut FamilyState,
     wanted: &FamilyState,
-    [was, is]: [View<'_>; 2],
+    [was, is]: [StateView<'_>; 2],
     direction: Direction,
     peers_change: bool,
 ) {
@@ -152,7 +152,7 @@ fn endpoints(
         let answers = answers.iter().copied().chain([(&gate, true)]);
         let before: Vec<(&SetName, bool)> = answers.map(|(set, yes)| (set, put(ahead, set, address, yes))).collect();
         // In a kernel that another program changed, a way can ask one set twice.
-        let now = Tree::new(View { family, held: ahead, delta: None }, direction);
+        let now = Tree::new(StateView { family, held: ahead, delta: None }, direction);
         if !now.is_isolated(address) || now.way(address).rules != after {
             // The last first: of a set that was asked twice, that is what it was.
             for (set, was_there) in before.into_iter().rev() {

@@ -144,13 +144,13 @@ fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, new: Vec<(K, V)>) {
 
 /// A state, as it is or as a delta will make it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct View<'a> {
+pub(super) struct StateView<'a> {
     pub(super) family: Family,
     pub(super) held: &'a FamilyState,
     pub(super) delta: Option<&'a Delta>,
 }
 
-impl<'a> View<'a> {
+impl<'a> StateView<'a> {
     /// The rules of a chain.
     pub(super) fn chain(&self, name: &ChainName) -> Option<&'a [Rule]> {
         match self.delta.and_then(|delta| delta.chains.get(name)) {

@@ -33,7 +33,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::delta::{Delta, SetDelta, View};
+use super::delta::{Delta, SetDelta, StateView};
 use super::walk::{Tree, sets_of};
 use super::{ChainWrites, FamilyState, SetWrite};
 use crate::object::Family;
@@ -109,7 +109,8 @@ impl Stages {
             }
         }
         let rules_change = !delta.chains.is_empty() || !remade.is_empty();
-        let (was, is) = (View { family, held: old, delta: None }, View { family, held: old, delta: Some(delta) });
+        let (was, is) =
+            (StateView { family, held: old, delta: None }, StateView { family, held: old, delta: Some(delta) });
         let shadow_peers = conflict(was, is, &tree, &peers, rules_change);
         let shadow_tree = rules_change || !shadow_peers.is_empty() || leaves_and_moves(was, is, &tree);
 
@@ -191,7 +192,7 @@ impl Stages {
     }
 
     /// The writes that lead endpoints to other groups by sets alone.
-    fn ways(&mut self, was: View<'_>, is: View<'_>, changes: &Changes<'_>) {
+    fn ways(&mut self, was: StateView<'_>, is: StateView<'_>, changes: &Changes<'_>) {
         for direction in Direction::ALL {
             let mut of_address = BTreeMap::<IpAddr, BTreeMap<&SetName, SetWrite>>::new();
             for (name, change) in changes.iter().filter(|(name, _)| name.is_of(direction)) {
@@ -238,8 +239,8 @@ impl Stages {
 /// by whether its endpoint is isolated in the other. An endpoint that no policy isolates before, or
 /// none after, takes no part, because then all passes in one of both states.
 fn conflict<'a>(
-    was: View<'_>,
-    is: View<'_>,
+    was: StateView<'_>,
+    is: StateView<'_>,
     tree: &Changes<'_>,
     peers: &Changes<'a>,
     rules_change: bool,
@@ -310,7 +311,7 @@ fn is_same(before: Option<&Isolating<'_>>, after: Option<&Isolating<'_>>) -> boo
 /// Whether some endpoint is isolated no more in a direction, and changes groups
 /// in the other: a packet that has met its old group's chain must not find that
 /// it has left already.
-fn leaves_and_moves(was: View<'_>, is: View<'_>, changes: &Changes<'_>) -> bool {
+fn leaves_and_moves(was: StateView<'_>, is: StateView<'_>, changes: &Changes<'_>) -> bool {
     Direction::ALL.into_iter().any(|direction| {
         let Some(change) = changes.get(&SetName::isolated(was.family, direction)) else { return false };
         let (was, is) = (Tree::new(was, direction.opposite()), Tree::new(is, direction.opposite()));

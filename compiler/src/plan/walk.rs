@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::delta::View;
+use super::delta::StateView;
 use crate::policy::Direction;
 use crate::ruleset::node::{ChainName, Match, Rule, SetName, Target};
 
@@ -14,7 +14,7 @@ const CHAINS: usize = 1 << 14;
 /// The tree of one direction, as the rules have it.
 #[derive(Debug)]
 pub(super) struct Tree<'a> {
-    view: View<'a>,
+    view: StateView<'a>,
     isolated_set: Option<&'a SetName>,
     entry: ChainName,
     deny: ChainName,
@@ -22,7 +22,7 @@ pub(super) struct Tree<'a> {
 
 /// How an address comes to its group.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Way<'a> {
+pub(super) struct Traversal<'a> {
     /// The sets that are asked, in order.
     pub(super) asked: Vec<&'a SetName>,
     /// The rules of the group and those of the chain to which they lead; `None` if the
@@ -31,7 +31,7 @@ pub(super) struct Way<'a> {
 }
 
 impl<'a> Tree<'a> {
-    pub(super) fn new(view: View<'a>, direction: Direction) -> Self {
+    pub(super) fn new(view: StateView<'a>, direction: Direction) -> Self {
         let entry = ChainName::entry(direction);
         let forward = view.chain(&ChainName::forward()).unwrap_or_default();
         // The rule in NPC-FORWARD says which set is the isolated set: in the middle of a
@@ -52,9 +52,9 @@ impl<'a> Tree<'a> {
     }
 
     /// The way of an address, isolated or not.
-    pub(super) fn way(&self, address: IpAddr) -> Way<'a> {
+    pub(super) fn way(&self, address: IpAddr) -> Traversal<'a> {
         let (asked, leaf) = self.walk(address);
-        Way { asked, rules: self.rules_of(leaf.as_ref()) }
+        Traversal { asked, rules: self.rules_of(leaf.as_ref()) }
     }
 
     /// The chain to which the tree leads an address; `None` if its way ends nowhere.
@@ -62,7 +62,7 @@ impl<'a> Tree<'a> {
         self.walk(address).1
     }
 
-    /// The rules of the chain to which a way leads, as [`Way::rules`] has them.
+    /// The rules of the chain to which a way leads, as [`Traversal::rules`] has them.
     pub(super) fn rules_of(&self, leaf: Option<&ChainName>) -> Option<Vec<&'a Rule>> {
         Some(self.rules(self.view.chain(leaf?)?))
     }
@@ -89,7 +89,7 @@ impl<'a> Tree<'a> {
         (way, None)
     }
 
-    /// To which rules the tree leads, as [`Way::rules`] has them, and by which
+    /// To which rules the tree leads, as [`Traversal::rules`] has them, and by which
     /// answers of its sets; one way to each.
     pub(super) fn leaves(&self) -> BTreeMap<Vec<&'a Rule>, Vec<(&'a SetName, bool)>> {
         let mut leaves = BTreeMap::new();
@@ -159,7 +159,7 @@ fn asked(rule: &Rule) -> Option<&SetName> {
     rule.sets().next()
 }
 
-/// The sets that rules, as [`Way::rules`] has them, ask.
+/// The sets that rules, as [`Traversal::rules`] has them, ask.
 pub(super) fn sets_of<'a>(rules: &[&'a Rule]) -> impl Iterator<Item = &'a SetName> {
     rules.iter().flat_map(|rule| rule.sets())
 }

@@ -20,8 +20,6 @@ mod port;
 mod read;
 pub mod spelling;
 
-use std::sync::LazyLock;
-
 use crate::algebra::cidr::{AddressSet, Cidr};
 use crate::algebra::selector::Selector;
 use crate::object::{Family, NetworkPolicy, Protocol};
@@ -163,27 +161,6 @@ pub struct Block {
     pub family: Family,
     /// The addresses.
     pub addresses: AddressSet,
-}
-
-/// The prefixes of which no network gives addresses to a pod or a node, by family: those for
-/// documentation (RFC 5737, RFC 3849), of loopback, link-local and multicast.
-const OF_NO_POD: [&[&str]; 2] = [
-    &["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4"],
-    &["2001:db8::/32", "3fff::/20", "::1/128", "fe80::/10", "ff00::/8"],
-];
-
-impl Block {
-    /// Whether it may hold the address that a pod or a node without one will have.
-    #[must_use]
-    pub fn may_hold_a_new_address(&self) -> bool {
-        static RANGES: LazyLock<[Vec<Cidr>; 2]> = LazyLock::new(|| {
-            OF_NO_POD.map(|prefixes| prefixes.iter().filter_map(|text| Cidr::parse(text).ok()).collect())
-        });
-        let is_of_no_pod = |(first, last): &(u128, u128)| {
-            RANGES[self.family as usize].iter().any(|cidr| cidr.first <= *first && *last <= cidr.last)
-        };
-        !self.addresses.ranges().iter().all(is_of_no_pod)
-    }
 }
 
 /// The ports of a rule.

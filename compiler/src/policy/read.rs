@@ -125,6 +125,11 @@ impl Reader<'_> {
                 None if is_ports_of_peer(field) => {
                     "the API has no such field; ports stands beside from or to, one level up".to_owned()
                 }
+                None if is_peers_of_other_direction(field) => {
+                    let (here, instead) =
+                        if field.starts_with("spec.egress") { ("egress", "to") } else { ("ingress", "from") };
+                    format!("the API has no such field; a rule for {here} has \"{instead}\" in its place")
+                }
                 None if is_in_selector(field) => "the API has no such field; labels stand below matchLabels".to_owned(),
                 None => "the API has no such field".to_owned(),
             };
@@ -297,6 +302,15 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Whether a field is the `from` of a rule for egress, or the `to` of one for ingress.
+fn is_peers_of_other_direction(field: &str) -> bool {
+    let is_of = |section: &str, peers: &str| {
+        let rest = field.strip_prefix(section).and_then(|rest| rest.strip_suffix(peers));
+        rest.is_some_and(|index| index.chars().all(|c| c.is_ascii_digit()))
+    };
+    is_of("spec.egress[", "].from") || is_of("spec.ingress[", "].to")
 }
 
 /// Whether a field is a list of ports in an item of `from` or `to`.

@@ -449,3 +449,36 @@ fn chunks(ports: &PortSet) -> Vec<Vec<(u16, u16)>> {
     }
     chunks
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cluster::Cluster;
+    use crate::cluster::group::Groups;
+    use crate::sample;
+
+    proptest! {
+        /// The bound on set members counts the sets without the rules.
+        #[test]
+        fn a_chain_asks_just_the_sets_that_are_counted_for_it(
+            objects in sample::objects(),
+            keep_established: bool,
+            allow_tunnels: bool,
+        ) {
+            let cluster = Cluster::new(&objects);
+            let options = Options { keep_established, allow_tunnels, ..Options::default() };
+            for (_, group) in Groups::of_cluster(&cluster).iter() {
+                let (direction, admission) = (group.key.direction, group.admission(&cluster));
+                for family in Family::ALL {
+                    let leaf = Leaf::new(family, direction, &options, &admission, []);
+                    let asked: BTreeSet<&SetName> = leaf.rules.iter().flat_map(Rule::sets).collect();
+                    let of_peers = asked.into_iter().filter(|name| leaf.sets.contains_key(*name)).count();
+                    prop_assert_eq!(of_peers, leaf.sets.len(), "each is asked");
+                    prop_assert_eq!(leaf.sets, Leaf::sets_of(family, direction, &options, &admission));
+                }
+            }
+        }
+    }
+}

@@ -73,7 +73,8 @@ impl Size {
         self.with(other, u64::saturating_sub)
     }
 
-    fn all(self) -> u64 {
+    /// All members of both families.
+    pub(crate) fn all(self) -> u64 {
         self.addresses.into_iter().chain(self.ports).fold(0, u64::saturating_add)
     }
 }

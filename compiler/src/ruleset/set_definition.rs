@@ -49,14 +49,6 @@ impl Definition {
         }
     }
 
-    /// About as many members as it has that are no pods' addresses.
-    pub(crate) fn prefixes(&self) -> usize {
-        match self {
-            Self::Peers { addresses, .. } => addresses.ranges().len(),
-            Self::NamedPorts(entries) => entries.len(),
-        }
-    }
-
     pub(super) fn name(&self, family: Family) -> SetName {
         match self {
             Self::Peers { pods, addresses } => {

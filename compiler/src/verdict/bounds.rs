@@ -162,7 +162,8 @@ mod tests {
                     let is_bare = |pod| !Family::ALL.into_iter().any(|family| has(pod, family));
                     let mut slots = [None, None, None];
                     for family in Family::ALL {
-                        if (has(*a, family) || is_bare(*a)) && (has(*b, family) || is_bare(*b)) {
+                        let is_given = cluster.gives(family) || !is_bare(*a) || !is_bare(*b);
+                        if is_given && (has(*a, family) || is_bare(*a)) && (has(*b, family) || is_bare(*b)) {
                             let slot = if is_bare(*a) || is_bare(*b) { 0 } else { 1 + family as usize };
                             let bounds = question(*a, *b, Some(family)).passes(&cluster, &groups);
                             let sum = slots[slot].get_or_insert_with(|| (Traffic::none(), Traffic::none()));

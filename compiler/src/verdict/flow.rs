@@ -105,13 +105,16 @@ impl End {
     #[must_use]
     pub fn seen<'c>(self, cluster: &'c Cluster, from: Option<&str>, family: Option<Family>) -> OtherEnd<'c> {
         let address = family.and_then(|family| self.address(cluster, family));
+        let none = OtherEnd { classes: &[], address, ports: &[], new_family: None, is_unread: false };
         match (self, self.known_by(cluster, family).and_then(|address| cluster.seen(address, from))) {
-            (_, Some((classes, ports))) => OtherEnd { classes, address, ports, is_unread: false },
+            (_, Some((classes, ports))) => OtherEnd { classes, ports, ..none },
             (Self::Pod(pod), None) => {
-                OtherEnd { classes: cluster.classes_of(pod), address, ports: &cluster.pod(pod).ports, is_unread: false }
+                let is_bare = || Family::ALL.iter().all(|family| cluster.address(pod, *family).is_none());
+                let new_family = family.filter(|_| address.is_none() && is_bare());
+                OtherEnd { classes: cluster.classes_of(pod), ports: &cluster.pod(pod).ports, new_family, ..none }
             }
-            (Self::Address(_), None) => OtherEnd { classes: &[], address, ports: &[], is_unread: false },
-            (Self::Unread(_), None) => OtherEnd { classes: &[], address, ports: &[], is_unread: true },
+            (Self::Address(_), None) => none,
+            (Self::Unread(_), None) => OtherEnd { is_unread: true, ..none },
         }
     }
 }

@@ -6,15 +6,19 @@
 //! | [`flow`] | what passes from one end to another |
 //! | [`matrix`] | what passes between all ends |
 //! | [`pairs`] | the same as sets of pairs, each with the policies behind it |
+//! | [`division`] | addresses outside, divided by what rules admit to them |
 //! | [`outside`] | what ends exchange with addresses outside the cluster |
 //! | [`explain`] | why a flow is or is not allowed; what isolates an end |
 //! | [`fix`] | the smallest change of an object that admits a denied flow |
+//! | [`lint`] | what in policies has no effect or cannot work |
 //! | [`zone`] | which addresses no rule distinguishes |
 
 pub mod bounds;
+pub mod division;
 pub mod explain;
 pub mod fix;
 pub mod flow;
+pub mod lint;
 pub mod matrix;
 pub mod outside;
 pub mod pairs;

@@ -14,8 +14,8 @@ use crate::cluster::group::{Atom, GroupId, Groups};
 use crate::object::Family;
 use crate::policy::Direction;
 use crate::verdict::bounds::Deciding;
+use crate::verdict::division::{self, Division};
 use crate::verdict::flow::End;
-use crate::verdict::pairs;
 
 /// Traffic that ends exchange with addresses outside the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +38,6 @@ pub struct OutsideBounds {
     /// What some may exchange besides: the input lacks a fact.
     pub unknown: Vec<Outside>,
 }
-
-/// All addresses of a family that belong to no endpoint, by what is exchanged with them.
-type Division = BTreeMap<Traffic, AddressSet>;
 
 impl Outside {
     /// The addresses as they would be written in ipBlocks; none for all of both families.
@@ -107,7 +104,7 @@ pub fn outside(
     if ends.len() > 1 {
         let of_every = Family::ALL.map(|family| {
             let each = ends.iter().map(|of| division(groups, least(&of[family as usize]), family));
-            each.reduce(|one, other| pairs::both(&one, &other)).unwrap_or_default()
+            each.reduce(|one, other| division::both(&one, &other)).unwrap_or_default()
         });
         let of_some = divisions(&bounds.allowed);
         bounds.differs = entries(&minus(&of_some, &of_every));
@@ -159,9 +156,9 @@ fn union(groups: &Groups, all: impl Iterator<Item = Together>) -> Vec<Outside> {
         found.push(Outside { addresses: None, traffic: with_all.clone() });
     }
     for family in Family::ALL {
-        let mut parts = pairs::outside(admitted(), family);
+        let mut parts = division::outside(admitted(), family);
         for several in &together[family as usize] {
-            parts = pairs::either(&parts, &division(groups, Some(several.iter().copied().collect()), family));
+            parts = division::either(&parts, &division(groups, Some(several.iter().copied().collect()), family));
         }
         for (traffic, addresses) in parts {
             let traffic = traffic.difference(&with_all);
@@ -177,8 +174,8 @@ fn union(groups: &Groups, all: impl Iterator<Item = Together>) -> Vec<Outside> {
 fn division(groups: &Groups, together: Option<SmallVec<[GroupId; 1]>>, family: Family) -> Division {
     let everything = RangeSet::range(0, cidr::last_number(family));
     let Some(together) = together else { return Division::from([(Traffic::none(), everything)]) };
-    let parts = together.iter().map(|group| pairs::outside(&groups.get(*group).admitted, family));
-    let all = parts.reduce(|one, other| pairs::both(&one, &other));
+    let parts = together.iter().map(|group| division::outside(&groups.get(*group).admitted, family));
+    let all = parts.reduce(|one, other| division::both(&one, &other));
     all.unwrap_or_else(|| Division::from([(Traffic::all(), everything)]))
 }
 
@@ -198,7 +195,7 @@ fn divisions(entries: &[Outside]) -> [Division; 2] {
             if !rest.is_empty() {
                 more.insert(Traffic::none(), rest);
             }
-            parts = pairs::either(&parts, &more);
+            parts = division::either(&parts, &more);
         }
         parts
     })
@@ -206,7 +203,7 @@ fn divisions(entries: &[Outside]) -> [Division; 2] {
 
 /// What the one lets pass and the other does not.
 fn minus(one: &[Division; 2], other: &[Division; 2]) -> [Division; 2] {
-    Family::ALL.map(|family| pairs::but(&one[family as usize], &other[family as usize]))
+    Family::ALL.map(|family| division::but(&one[family as usize], &other[family as usize]))
 }
 
 /// Divisions as entries; what all addresses of both families have in common is one.

@@ -14,15 +14,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::ranges::RangeSet;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Admitted, Atom, Group, GroupId, Groups, OtherEnd, atoms};
+use crate::cluster::new_address::NewAddress;
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::Family;
 use crate::policy::Direction;
+use crate::verdict::division::outside;
 use crate::verdict::flow::End;
 
 /// Other ends that a group treats alike.
@@ -138,90 +139,6 @@ fn is_contested(cluster: &Cluster, pod: PodId, family: Family) -> bool {
     cluster.address(pod, family).is_some_and(|address| cluster.contest(address).is_some())
 }
 
-/// All addresses of a family that belong to no endpoint, by what is exchanged
-/// with them: disjoint, and together everything. Named ports never mean such
-/// an address.
-pub fn outside<'a>(
-    admitted: impl IntoIterator<Item = (&'a Atom, &'a Arc<Admitted>)>,
-    family: Family,
-) -> BTreeMap<Traffic, AddressSet> {
-    let mut base = Traffic::none();
-    // Blocks with equal ports are joined first: a policy with hundreds of
-    // blocks mostly has few lists of ports.
-    let mut blocks = BTreeMap::<&Traffic, Vec<(u128, u128)>>::new();
-    for (atom, admitted) in admitted {
-        match atom {
-            Atom::Everyone => base = base.union(&admitted.traffic),
-            Atom::Block(block) if block.family == family => {
-                blocks.entry(&admitted.traffic).or_default().extend(block.addresses.ranges());
-            }
-            Atom::Block(_) | Atom::Pods(_) => {}
-        }
-    }
-    let mut parts = BTreeMap::from([(base, RangeSet::range(0, cidr::last_number(family)))]);
-    for (traffic, ranges) in blocks {
-        let addresses = RangeSet::from_ranges(ranges);
-        let mut cut = BTreeMap::<Traffic, AddressSet>::new();
-        let mut put = |traffic: Traffic, part: AddressSet| {
-            if !part.is_empty() {
-                let entry = cut.entry(traffic).or_default();
-                *entry = entry.union(&part);
-            }
-        };
-        for (had, part) in parts {
-            put(had.union(traffic), part.intersection(&addresses));
-            put(had, part.difference(&addresses));
-        }
-        parts = cut;
-    }
-    parts
-}
-
-/// What both of two divisions of all addresses ([`outside`]) let pass.
-#[must_use]
-pub fn both(
-    one: &BTreeMap<Traffic, AddressSet>,
-    other: &BTreeMap<Traffic, AddressSet>,
-) -> BTreeMap<Traffic, AddressSet> {
-    combine(one, other, Traffic::intersection)
-}
-
-/// What either of two divisions of all addresses ([`outside`]) lets pass.
-#[must_use]
-pub fn either(
-    one: &BTreeMap<Traffic, AddressSet>,
-    other: &BTreeMap<Traffic, AddressSet>,
-) -> BTreeMap<Traffic, AddressSet> {
-    combine(one, other, Traffic::union)
-}
-
-/// What the one of two divisions of all addresses ([`outside`]) lets pass and the other does not.
-#[must_use]
-pub fn but(
-    one: &BTreeMap<Traffic, AddressSet>,
-    other: &BTreeMap<Traffic, AddressSet>,
-) -> BTreeMap<Traffic, AddressSet> {
-    combine(one, other, Traffic::difference)
-}
-
-fn combine(
-    one: &BTreeMap<Traffic, AddressSet>,
-    other: &BTreeMap<Traffic, AddressSet>,
-    join: impl Fn(&Traffic, &Traffic) -> Traffic,
-) -> BTreeMap<Traffic, AddressSet> {
-    let mut all = BTreeMap::<Traffic, AddressSet>::new();
-    for (a, addresses) in one {
-        for (b, more) in other {
-            let part = addresses.intersection(more);
-            if !part.is_empty() {
-                let entry = all.entry(join(a, b)).or_default();
-                *entry = entry.union(&part);
-            }
-        }
-    }
-    all
-}
-
 /// The endpoints that an atom means, as seen from a node.
 fn held(cluster: &Cluster, atom: &Atom, node: Option<&str>, family: Family) -> Vec<PodId> {
     match atom {
@@ -236,8 +153,11 @@ fn held(cluster: &Cluster, atom: &Atom, node: Option<&str>, family: Family) -> V
             selected.chain(claimants.filter(|id| atom.holds(cluster, seen(cluster, *id, node, family)))).collect()
         }
         Atom::Block(block) if block.family == family => {
-            let inside = |id: &PodId| {
-                cluster.address(*id, family).is_some_and(|address| block.addresses.contains(cidr::number(address)))
+            let holds_new = cluster.holds_each_new_address(block, NewAddress::OfPod);
+            let is_bare = |id: &PodId| Family::ALL.iter().all(|family| cluster.address(*id, *family).is_none());
+            let inside = |id: &PodId| match cluster.address(*id, family) {
+                Some(address) => block.addresses.contains(cidr::number(address)),
+                None => holds_new && is_bare(id),
             };
             cluster.endpoints().map(|(id, _)| id).filter(inside).collect()
         }

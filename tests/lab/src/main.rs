@@ -4,8 +4,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -48,6 +49,10 @@ struct Run {
     /// Start no agents: shows what the policies forbid and nothing stops.
     #[arg(long, conflicts_with = "npc")]
     no_agent: bool,
+    /// Keep the agents' logs here, as MODE-BACKEND/NODE.log. They are in the lab's folder while
+    /// it runs, and go with it.
+    #[arg(long, value_name = "DIR", conflicts_with = "no_agent")]
+    keep_logs: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -98,7 +103,12 @@ impl Run {
             for mode in modes {
                 let lab = Lab::builder(objects.clone()).mode(*mode).backend(*backend).enforcer(enforcer.clone());
                 let mut lab = lab.start()?;
-                let judgement = lab.judge()?;
+                let judgement = lab.judge();
+                // Of a lab that failed they are wanted most.
+                if let Some(folder) = &self.keep_logs {
+                    keep_logs(&lab, &folder.join(format!("{}-{}", mode.as_str(), backend.as_str())))?;
+                }
+                let judgement = judgement?;
                 say(&report::table(&lab, &judgement))?;
                 say("\n")?;
                 counts.extend(&report::Counts::of(&judgement));
@@ -108,6 +118,16 @@ impl Run {
         let total = counts.total();
         Ok(ExitCode::from(u8::from(total.agreed != total.of)))
     }
+}
+
+/// Copies the logs of a lab's agents into a folder.
+fn keep_logs(lab: &Lab, folder: &Path) -> anyhow::Result<()> {
+    let failed = || format!("cannot keep the agents' logs in {}", folder.display());
+    fs::create_dir_all(folder).with_context(failed)?;
+    for node in lab.cluster().gateways.keys() {
+        fs::write(folder.join(format!("{node}.log")), lab.log(node)?).with_context(failed)?;
+    }
+    Ok(())
 }
 
 fn load(files: &[PathBuf]) -> anyhow::Result<Objects> {

@@ -197,6 +197,57 @@ fn named_ports_of_both_families_make_room_for_others() {
 }
 
 #[test]
+fn named_ports_make_a_policy_one_of_the_large_ones() {
+    let mut objects = world(50);
+    for pod in &mut objects.pods {
+        let port = |(name, port): (&str, u16)| ContainerPort { name: name.into(), protocol: Protocol::Tcp, port };
+        pod.ports = [("http", 80), ("a", 81), ("b", 82), ("c", 83)].map(port).into();
+    }
+    let to = json!([{"namespaceSelector": {}}]);
+    let named =
+        json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": to, "ports": [{"port": "http"}]}]});
+    objects.policies.push(policy("tenant", "a-named", &named));
+    let blocks: Vec<Value> = (0..100).map(|n| json!({"ipBlock": {"cidr": format!("192.0.2.{}/32", 2 * n)}})).collect();
+    objects.policies.push(policy("tenant", "b-blocks", &json!({"podSelector": {}, "ingress": [{"from": blocks}]})));
+    // The ports of 53 pods count 212, which is more than the blocks; either would make room enough.
+    let options = options(250);
+    assert_eq!(over(engine_of(&objects, &options).findings()), ["a-named"]);
+    assert_eq!(over_in(&objects, &options), ["a-named"]);
+}
+
+#[test]
+fn peers_count_in_each_set_that_groups_make_of_them() {
+    let mut objects = world(100);
+    objects.pods.push(pod("tenant", 30, &[("app", "other")], NODE));
+    let everyone = json!([{"namespaceSelector": {}}]);
+    objects.policies.push(policy("tenant", "a", &json!({"podSelector": {}, "ingress": [{"from": everyone}]})));
+    let block = json!([{"ipBlock": {"cidr": "192.0.2.1/32"}}]);
+    let other = json!({"podSelector": {"matchLabels": {"app": "other"}}, "ingress": [{"from": block}]});
+    objects.policies.push(policy("tenant", "b", &other));
+    // The other pod's group asks one set of the pods and the block. The policies name 105 members, and
+    // their sets have 209.
+    for (most, names) in [(208, vec!["a"]), (209, vec![])] {
+        assert_eq!(over(engine_of(&objects, &options(most)).findings()), names, "at {most}");
+        assert_eq!(over_in(&objects, &options(most)), names, "at {most}");
+    }
+}
+
+#[test]
+fn what_stays_over_the_bound_counts_nothing_in_a_group_that_is_new() {
+    let mut objects = world(100);
+    objects.policies.extend((0..3).map(|number| admitting(&format!("np-{number:02}"), number)));
+    let mut engine = engine_of(&objects, &options(150));
+    assert_eq!(over(engine.findings()), names(1..3));
+    // The choice is made anew because one of them goes, and meanwhile there is another group.
+    engine.apply(Event::PolicyGone("tenant".to_owned(), "np-02".to_owned()));
+    engine.apply(Event::Policy(Box::new(denying("new"))));
+    engine.apply(Event::Pod(Box::new(pod("tenant", 30, &[("app", "new")], NODE))));
+    engine.commit();
+    assert_eq!(over(engine.findings()), names(1..2));
+    assert!(passes(engine.state(), 30, 1_000) && !passes(engine.state(), 30, 1_001));
+}
+
+#[test]
 fn an_edited_policy_comes_back_at_once_if_it_fits_and_otherwise_the_largest_go() {
     let mut objects = world(100);
     objects.policies.extend((0..4).map(|number| admitting(&format!("np-{number:02}"), number)));
@@ -395,7 +446,13 @@ fn a_policy_over_the_bound_on_one_node_keeps_its_rules_on_another() {
         let named = |wanted: &str| cluster.endpoints().find(|(_, pod)| pod.name == wanted).unwrap().0;
         let (to, from) = (named(&format!("p{number}")), named("p101"));
         let group = groups.get(groups.of(to, Direction::Ingress).unwrap());
-        let other = OtherEnd { classes: cluster.classes_of(from), address: None, ports: &[], is_unread: false };
+        let other = OtherEnd {
+            classes: cluster.classes_of(from),
+            address: None,
+            ports: &[],
+            new_family: None,
+            is_unread: false,
+        };
         group.traffic(&cluster, other).of(Protocol::Tcp).contains(port)
     };
     assert!(passes(1, 1_000) && passes(60, 1_000) && !passes(60, 1_001));
@@ -471,6 +528,7 @@ fn no_namespace_has_more_members_than_the_bound_and_verdicts_are_those_of_the_ru
                                 classes: cluster.classes_of(*other),
                                 address: Some(*other_address),
                                 ports,
+                                new_family: None,
                                 is_unread: false,
                             };
                             let admits = |cluster: &Cluster, groups: &Groups, port| {

@@ -34,12 +34,17 @@ fn namespace_of(event: &Event, pods: &BTreeMap<PodKey, String>) -> Option<String
     }
 }
 
-/// All events so far, and of each namespace how many have been given to the engine for certain.
+/// How many events of each namespace were given to the engine.
+type Given = BTreeMap<String, usize>;
+
+/// All events so far.
 #[derive(Debug, Default)]
 struct History {
     events: Vec<(Option<String>, Event)>,
     pods: BTreeMap<PodKey, String>,
-    given: BTreeMap<String, usize>,
+    /// How many of them were given, by namespace. A state may be that of different numbers, as one event
+    /// may undo another; those are here of which none is less in all namespaces.
+    given: Vec<Given>,
     /// The addresses that each pod listed last, and the events by which pods were isolated though
     /// their events wait.
     listed: BTreeMap<PodKey, BTreeSet<IpAddr>>,
@@ -87,7 +92,7 @@ impl History {
 
     /// What is there after so many events of some namespaces, and all events of the others. Of those
     /// behind them only that counts which frees an address.
-    fn objects(&self, given: &BTreeMap<String, usize>) -> Objects {
+    fn objects(&self, given: &Given) -> Objects {
         let mut objects = Objects::default();
         let mut listed = BTreeMap::<PodKey, BTreeSet<IpAddr>>::new();
         let mut counts = BTreeMap::<&str, usize>::new();
@@ -124,7 +129,7 @@ impl History {
     }
 
     /// The state of these events; with pods of this node that are new, but for what admits them.
-    fn wanted(&self, given: &BTreeMap<String, usize>, engine: &Engine, options: &Options) -> KernelState {
+    fn wanted(&self, given: &Given, engine: &Engine, options: &Options) -> KernelState {
         let mut objects = self.objects(given);
         let keys: BTreeSet<PodKey> = engine.pods_without_peers().collect();
         for key in &keys {
@@ -155,43 +160,58 @@ impl History {
     /// no fewer than before.
     fn check(&mut self, engine: &Engine, options: &Options) -> Result<(), TestCaseError> {
         let waiting: Vec<String> = engine.waiting().map(|wait| wait.namespace.to_owned()).collect();
-        let mut candidates = vec![BTreeMap::<String, usize>::new()];
-        for namespace in &waiting {
-            let (least, most) = (self.given.get(namespace).copied().unwrap_or_default(), self.count(namespace));
-            let counts: Vec<usize> = [least].into_iter().chain((least + 1..=most).rev()).collect();
-            candidates = candidates
-                .into_iter()
-                .flat_map(|known| {
-                    let with = move |count: usize| {
+        let mut candidates = BTreeSet::<Given>::new();
+        for before in self.given.iter().cloned().chain(self.given.is_empty().then(Given::new)) {
+            let mut of_this = vec![Given::new()];
+            for namespace in &waiting {
+                let counts = before.get(namespace).copied().unwrap_or_default()..=self.count(namespace);
+                let with = |known: Given| {
+                    counts.clone().map(move |count| {
                         let mut with = known.clone();
                         with.insert(namespace.clone(), count);
                         with
-                    };
-                    counts.clone().into_iter().map(with)
-                })
-                .collect();
+                    })
+                };
+                of_this = of_this.into_iter().flat_map(with).collect();
+            }
+            candidates.extend(of_this);
         }
         let mut missed = None;
+        let mut found = Vec::<Given>::new();
+        // In this order none is less in all namespaces than one before it.
         for given in candidates {
+            let is_less = |less: &Given| less.iter().all(|(namespace, count)| *count <= given[namespace]);
+            if found.iter().any(is_less) {
+                continue;
+            }
             let wanted = self.wanted(&given, engine, options);
-            let found = match without_expected(engine.state(), &wanted) {
-                Ok(found) => found,
+            let state = match without_expected(engine.state(), &wanted) {
+                Ok(state) => state,
                 Err(other) => {
                     missed.get_or_insert(other);
                     continue;
                 }
             };
-            let differs = Family::ALL.map(|family| Delta::between(found.family(family), wanted.family(family)));
+            let differs = Family::ALL.map(|family| Delta::between(state.family(family), wanted.family(family)));
             if differs.iter().all(Delta::is_empty) {
-                for (namespace, _) in self.events.iter().filter_map(|(of, event)| Some((of.clone()?, event))) {
-                    let count = given.get(&namespace).copied().unwrap_or_else(|| self.count(&namespace));
-                    self.given.insert(namespace, count);
-                }
-                return Ok(());
+                found.push(given);
+            } else {
+                missed.get_or_insert_with(|| format!("{differs:#?}"));
             }
-            missed.get_or_insert_with(|| format!("{differs:#?}"));
         }
-        prop_assert!(false, "no state of events in their order: {waiting:?} wait, {}", missed.unwrap_or_default());
+        prop_assert!(
+            !found.is_empty(),
+            "no state of events in their order: {:?} wait, {}",
+            waiting,
+            missed.unwrap_or_default()
+        );
+        let all: BTreeSet<String> = self.events.iter().filter_map(|(namespace, _)| namespace.clone()).collect();
+        for given in &mut found {
+            for namespace in &all {
+                given.entry(namespace.clone()).or_insert_with(|| self.count(namespace));
+            }
+        }
+        self.given = found;
         Ok(())
     }
 }
@@ -276,7 +296,7 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
             let number = order[n % order.len()];
             if number.is_multiple_of(3) {
                 let before = engine.state().clone();
-                let given = history.given.clone();
+                let given = history.given.first().cloned().unwrap_or_default();
                 let plan = history.commit(&mut engine);
                 for kernel in &mut kernels {
                     kernel.apply(&plan, |_, _, _| {});
@@ -284,7 +304,7 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
                 history.check(&engine, &options)?;
                 add(&seen.without_peers, engine.pods_without_peers().next().is_some());
                 add(&seen.waited, engine.waiting().next().is_some());
-                let others = history.given.iter().any(|(namespace, count)| {
+                let others = history.given.iter().flatten().any(|(namespace, count)| {
                     !engine.is_waiting(namespace) && given.get(namespace).is_some_and(|before| before < count)
                 });
                 add(&seen.others_went_on, engine.waiting().next().is_some() && others);
@@ -344,8 +364,8 @@ fn of_their_namespaces(mut objects: Objects) -> Objects {
 
 #[test]
 fn every_state_while_large_changes_are_loaded_is_of_events_in_the_order_of_their_namespace() {
-    // A later case fails (`NPC_CASES=60`): for some state no events in their order are found, because an
-    // address is isolated that these do not isolate.
+    // More cases than these have not been run to their end (`NPC_CASES=60`) since `check` keeps all numbers of
+    // events that fit a state; in the first 200 s of them none failed.
     let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(6);
     let seen = Seen::default();
     let objects = || random::objects().prop_map(distinct).prop_map(of_their_namespaces);

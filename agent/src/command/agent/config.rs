@@ -170,6 +170,11 @@ fn check(command: &Command, arg: &Arg, value: &str) -> Result<(), String> {
     }
 }
 
+/// The key in the file of the flag with this id.
+pub(super) fn key(command: &Command, id: &str) -> String {
+    command.get_arguments().find(|arg| arg.get_id() == id).map_or_else(|| id.to_owned(), name)
+}
+
 /// A flag's name in the file: `--log-format` is `logFormat`.
 fn name(arg: &Arg) -> String {
     let mut name = String::new();

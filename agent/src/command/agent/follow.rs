@@ -242,6 +242,7 @@ pub(super) fn manifests(
     let (watches, status) = (settings.metrics.watches(), settings.status.clone());
     tokio::spawn(async move {
         let mut begun = false;
+        let mut had_errors = false;
         let mut nowhere = None;
         let mut untold = None;
         let mut known = LastObjects::default();
@@ -252,6 +253,10 @@ pub(super) fn manifests(
             watches.manifest_errors(count);
             status.update(|status| status.manifest_errors = errors);
             log_problems(&update.problems);
+            if had_errors && count == 0 {
+                info!("all manifests read again");
+            }
+            had_errors = count > 0;
             untold = update.loaded.or(untold);
             if !begun && !update.never_read.is_empty() {
                 let files: Vec<_> = update.never_read.iter().map(|file| file.display().to_string()).collect();
@@ -334,8 +339,8 @@ fn changes(known: &mut LastObjects, loaded: Loaded, node: &str) -> Event {
 fn log_problems(problems: &[manifests::Problem]) {
     for problem in problems {
         match problem.severity() {
-            manifests::Severity::Warning => warn!("{problem}"),
-            manifests::Severity::Error => error!("{problem}"),
+            manifests::Severity::Warning => warn!("{}", problem.said()),
+            manifests::Severity::Error => error!("{}", problem.said()),
         }
     }
 }

@@ -4,10 +4,12 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args as _, CommandFactory as _};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecursiveMode, Watcher as _};
 use npc_agent::near;
 use prometheus_client::metrics::counter::Counter;
@@ -18,7 +20,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
-use super::config::is_given;
+use super::config::{is_given, key};
 use super::key_value::KeyValue;
 use super::{Args, Config, LogFormat};
 use crate::command::{Cli, Exit, Stop};
@@ -149,7 +151,7 @@ impl Level {
         loop {
             match Config::read(path, &command) {
                 Ok(config) => {
-                    self.changed(&known, &config, &given);
+                    self.changed(&command, [&known, &config], &given);
                     known = config;
                 }
                 Err(error) => error!("{:#}; the agent keeps the last good configuration", anyhow::Error::new(error)),
@@ -161,18 +163,17 @@ impl Level {
         }
     }
 
-    fn changed(&self, old: &Config, new: &Config, given: &BTreeSet<String>) {
+    fn changed(&self, command: &clap::Command, [old, new]: [&Config; 2], given: &BTreeSet<String>) {
         for id in old.differences(new) {
+            // As the file has it.
+            let setting = key(command, id);
             if given.contains(id) {
                 info!(
-                    setting = id,
+                    setting,
                     "setting changed in the configuration file, but a flag or an environment variable overrides it"
                 );
             } else if id != LEVEL {
-                warn!(
-                    setting = id,
-                    "setting changed in the configuration file; it takes effect when the agent restarts"
-                );
+                warn!(setting, "setting changed in the configuration file; it takes effect when the agent restarts");
             } else {
                 let level = new.get(LEVEL).unwrap_or("info");
                 match filter(level).map(|filter| self.filter.reload(filter)) {
@@ -186,11 +187,25 @@ impl Level {
 
 /// Whether a file of one of these names may have changed. What reports an error or an overflow
 /// names no file, and any may have changed before it.
+///
+/// A program that writes a file in place empties it first, and what it has written of it until
+/// then is no configuration. So a write counts when the program closes the file.
 fn may_concern(change: &notify::Result<notify::Event>, names: &[Option<OsString>]) -> bool {
     let Ok(change) = change else { return true };
     let concerns = |path: &PathBuf| names.iter().any(|name| name.as_deref() == path.file_name());
-    // Reading it is no change.
-    change.need_rescan() || (!change.kind.is_access() && change.paths.iter().any(concerns))
+    let is_change = match change.kind {
+        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+        EventKind::Modify(kind) => matches!(kind, ModifyKind::Name(_)),
+        // A file that a program makes is empty until it is closed. A link is never closed.
+        EventKind::Create(_) => change.paths.iter().filter(|path| concerns(path)).any(|path| is_link(path)),
+        EventKind::Any | EventKind::Remove(_) | EventKind::Other => true,
+    };
+    change.need_rescan() || (is_change && change.paths.iter().any(concerns))
+}
+
+/// Whether this is a symbolic link, or a hard link to a file that has another name.
+fn is_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_symlink() || found.nlink() > 1)
 }
 
 /// The settings that a flag or an environment variable gives: the file cannot change them.
@@ -205,18 +220,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_overflow_or_an_error_has_the_file_read_again() {
-        use notify::event::{AccessKind, CreateKind, EventKind, Flag};
+    fn a_file_is_read_again_once_it_is_written_and_after_an_overflow_or_an_error() {
+        use notify::event::{CreateKind, DataChange, Flag, RenameMode};
         use notify::{Error, Event};
 
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("config.yaml"), "").expect("it is written");
+        std::os::unix::fs::symlink("..1", path("..data")).expect("it is linked");
         let names = [Some("config.yaml".into()), Some("..data".into())];
-        let of = |kind, path: &str| Ok(Event::new(kind).add_path(path.into()));
+        let of = |kind, name: &str| Ok(Event::new(kind).add_path(path(name)));
         let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
         for (change, is_concerned) in [
-            (of(EventKind::Create(CreateKind::File), "/etc/npc/config.yaml"), true),
-            (of(EventKind::Create(CreateKind::File), "/etc/npc/..data"), true),
-            (of(EventKind::Create(CreateKind::File), "/etc/npc/other.yaml"), false),
-            (of(EventKind::Access(AccessKind::Read), "/etc/npc/config.yaml"), false),
+            (of(EventKind::Create(CreateKind::File), "config.yaml"), false),
+            (of(EventKind::Modify(ModifyKind::Data(DataChange::Any)), "config.yaml"), false),
+            (of(EventKind::Access(AccessKind::Close(AccessMode::Write)), "config.yaml"), true),
+            (of(EventKind::Modify(ModifyKind::Name(RenameMode::To)), "config.yaml"), true),
+            (of(EventKind::Create(CreateKind::File), "..data"), true),
+            (of(EventKind::Access(AccessKind::Close(AccessMode::Write)), "other.yaml"), false),
+            (of(EventKind::Access(AccessKind::Read), "config.yaml"), false),
             (Ok(overflow), true),
             (Err(Error::generic("the queue cannot be read")), true),
         ] {

@@ -198,8 +198,7 @@ impl Member<'_> {
     /// The place of the pod, or of the StatefulSet that would make it.
     fn place(&self, input: &Input, all: &[Found<'_>]) -> Option<usize> {
         let cluster = &input.cluster;
-        let is_named = |of: &&Service| of.namespace == self.namespace && of.name == self.service;
-        let service = input.loaded.objects.services.iter().find(is_named);
+        let service = cluster.service(self.namespace, self.service);
         if service.is_none() && !self.is_certain {
             return None;
         }
@@ -258,8 +257,7 @@ fn follow_external_name<'a>(input: &'a Input, mut target: Target<'a>) -> Target<
         let Target::Service(service) = target else { break };
         let Some(external) = &service.routing.external_name else { break };
         let named = as_dns(external, Some("Service")).into_iter().find_map(|(namespace, _, name)| {
-            let is_named = |of: &&Service| of.namespace == namespace && of.name == name;
-            input.loaded.objects.services.iter().find(is_named).filter(|_| external.contains(".svc"))
+            input.cluster.service(namespace, name).filter(|_| external.contains(".svc"))
         });
         let Some(next) = named else { break };
         target = Target::Service(next);
@@ -272,7 +270,7 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
     let fits_idle = |of: &str| kind.is_none_or(|kind| kind == "Workload" || kind == of);
     let mut idle = input.loaded.idle.keys();
     if let Some(idle) = idle.find(|o| o.namespace == namespace && o.name == name && fits_idle(&o.kind)) {
-        let number = if idle.kind == "Job" { "parallelism" } else { "replicas" };
+        let number = if matches!(idle.kind.as_str(), "Job" | "CronJob") { "parallelism" } else { "replicas" };
         let shown = format!("{namespace}/{}/{name}", short_kind(&idle.kind));
         return format!("{shown} has no pods to ask about: its {number} is 0");
     }
@@ -370,7 +368,7 @@ fn finished(input: &Input, namespace: &str, kind: Option<&str>, name: &str) -> O
 }
 
 fn service_at(input: &Input, address: IpAddr) -> Option<&Service> {
-    input.loaded.objects.services.iter().find(|service| service.addresses.contains(&address))
+    input.cluster.service_with_address(address)
 }
 
 /// The names of all that can be an endpoint, as the answers show them, sorted.
@@ -402,7 +400,7 @@ fn everything(input: &Input) -> Vec<Found<'_>> {
         name,
         target: Target::Pods(pods),
     }));
-    all.extend(input.loaded.objects.services.iter().map(|service| Found {
+    all.extend(cluster.services().map(|service| Found {
         kind: "Service".to_owned(),
         namespace: service.namespace.clone(),
         name: service.name.clone(),

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::policy::{Peers, PolicyRule, Ports};
-use npc_compiler::verdict::explain::{Decision, Flow, Reason, Verdict};
+use npc_compiler::verdict::explain::{Code, Decision, Flow, Reason, Verdict};
 
 use super::Context;
 use super::denied::arrow;
@@ -30,7 +30,12 @@ pub(super) fn write(context: &Context<'_>, flow: &Flow, out: &mut impl Write) ->
             let rules = context.input.cluster.policy(*id).rules(decision.direction).iter();
             rules.filter(|rule| rule.path == *path).any(is_empty)
         };
-        decision.rules.iter().filter(move |rule| of(rule))
+        // What is said of a policy that looks as if it denied says this too.
+        let is_said = move |(id, path): &(PolicyId, String)| {
+            let mut beside = decision.beside.iter().filter(|beside| beside.code == Code::RuleAdmitsEveryone);
+            beside.any(|beside| (beside.policy, &beside.path) == (*id, path))
+        };
+        decision.rules.iter().filter(move |rule| of(rule) && !is_said(rule))
     });
     if let Some((_, path)) = rules.next() {
         writeln!(out, "   = note: {path} has no peers and no ports: such a rule admits everyone on every port")?;

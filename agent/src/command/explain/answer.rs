@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::fix::{FixJson, UnfixedJson};
 use super::traffic::by_protocol;
 use super::words::{bracketed, port_text};
-use super::{Context, Said, dns, no_backend, warning};
+use super::{Context, Said, denied, dns, no_backend, warning};
 
 /// Why flows between two endpoints are or are not allowed.
 #[derive(Debug, Serialize)]
@@ -239,7 +239,9 @@ impl<'a> Answer<'a> {
 /// One entry for each protocol, or one for everything.
 fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
     let sides: Vec<Option<Side>> = match (&flow.decisions, flow.broken) {
-        (Some([egress, ingress]), _) => vec![Some(side(context, egress)), Some(side(context, ingress))],
+        (Some([egress, ingress]), _) => {
+            vec![Some(side(context, egress, &flow.to)), Some(side(context, ingress, &flow.from))]
+        }
         // The input does not say where the Service leads.
         (None, None) => vec![None, None],
         // There is no backend that could receive anything.
@@ -304,8 +306,7 @@ fn end(name: &EndName) -> EndJson<'_> {
 fn via<'a>(context: &Context<'_>, via: &'a Via) -> ViaJson<'a> {
     let without_backend = || {
         let why = via.without_backend.as_ref()?;
-        let mut services = context.input.loaded.objects.services.iter();
-        let service = services.find(|of| of.namespace == via.namespace && of.name == via.name)?;
+        let service = context.input.cluster.service(&via.namespace, &via.name)?;
         Some(no_backend::without_backend(context.input, service, why))
     };
     ViaJson {
@@ -322,14 +323,14 @@ fn via<'a>(context: &Context<'_>, via: &'a Via) -> ViaJson<'a> {
     }
 }
 
-fn side(context: &Context<'_>, decision: &Decision) -> Side {
+fn side(context: &Context<'_>, decision: &Decision, other: &EndName) -> Side {
     Side {
         verdict: decision.verdict,
         reason: decision.reason.as_str(),
         isolated_by: decision.isolated_by.iter().map(|id| policy(context, *id)).collect(),
         rules: decision.rules.iter().map(|of| rule(context, decision, of)).collect(),
         rule_count: Some(decision.admitting_count).filter(|count| *count > decision.rules.len()),
-        candidates: decision.candidates.iter().map(|of| candidate(context, of)).collect(),
+        candidates: decision.candidates.iter().map(|of| candidate(context, of, other)).collect(),
         candidate_count: Some(decision.candidate_count).filter(|count| *count > decision.candidates.len()),
         near: decision.beside.iter().map(|of| beside(context, of)).collect(),
     }
@@ -385,7 +386,7 @@ fn mark(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct, mark: &Mark)
     MarkJson { path, range, want, got }
 }
 
-fn candidate(context: &Context<'_>, candidate: &Candidate) -> CandidateJson {
+fn candidate(context: &Context<'_>, candidate: &Candidate, other: &EndName) -> CandidateJson {
     let conjunct = |of: &Conjunct| ConjunctJson {
         marks: of.marks.iter().map(|one| mark(context, candidate, of, one)).collect(),
         of: of.of,
@@ -394,7 +395,7 @@ fn candidate(context: &Context<'_>, candidate: &Candidate) -> CandidateJson {
         code: of.code.as_str(),
         result: "no",
         want: of.want.clone(),
-        got: of.got.clone(),
+        got: denied::got(of, other).into_owned(),
     };
     // Where its first part that fails stands.
     let Candidate { policy: id, path, conjuncts, .. } = candidate;

@@ -1,5 +1,6 @@
 //! Why a direction denies: the nearest miss, with the very things that it fails by.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use npc_agent::source::manifests::Location;
@@ -9,11 +10,11 @@ use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{self, Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part};
 
 use super::excerpt::{Excerpt, Mark};
-use super::headline::headline_of;
+use super::headline::{OtherEnd, headline, headline_of};
 use super::place::Source;
 use super::traffic::traffic;
 use super::words::shown;
-use super::{Context, end_words, note};
+use super::{Context, note};
 use crate::command::output::BAD;
 use crate::command::short;
 use crate::command::words::{policy_name, shorten};
@@ -32,10 +33,11 @@ pub(super) fn write(
     let is_dns = decision.is_without_dns;
     let nearest = decision.candidates.first();
     let is_about = nearest.is_some_and(Candidate::is_about);
+    let other = OtherEnd::of(flow, decision.direction);
     let headline = match nearest {
-        Some(_) if is_dns => "no rule is about DNS (port 53)".to_owned(),
-        Some(_) if !is_about => "no rule is about this".to_owned(),
-        _ => end_words::named(&headline_of(nearest, code), nearest, flow, decision.direction),
+        Some(_) if is_dns => "no rule is about DNS (port 53)".into(),
+        Some(nearest) if is_about => headline_of(nearest, &other).into(),
+        _ => headline(code, &other),
     };
     writeln!(out, "{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
     match nearest {
@@ -116,10 +118,10 @@ fn far(
         Part::Namespace if conjunct.code == Code::PeerOtherNamespace => {
             format!("wants namespace {}, there is {}", conjunct.want, conjunct.got)
         }
-        _ => format!("wants {}, there is {}", conjunct.want, conjunct.got),
+        _ => label(conjunct, other),
     });
     let equal = decision.tie_count;
-    writeln!(out, "   = note: the first of {equal} that are equally near: {}", wants.collect::<Vec<_>>().join("; "))
+    writeln!(out, "   = note: {equal} rules are equally near; the first {}", wants.collect::<Vec<_>>().join("; "))
 }
 
 /// The end that rules of a direction are asked about, and the traffic.
@@ -243,15 +245,23 @@ pub(super) fn draw(
     undrawn.iter().try_for_each(|text| writeln!(out, "   = note: {text}"))
 }
 
+/// What there is in place of what a part asks for. One address of prefixes is judged for all of them.
+pub(super) fn got<'a>(conjunct: &'a Conjunct, other: &EndName) -> Cow<'a, str> {
+    match conjunct.code {
+        Code::IpBlockOutside | Code::IpBlockFamily | Code::IpBlockExcept if other.kind == "Block" => {
+            shown(other).into()
+        }
+        _ => Cow::Borrowed(&conjunct.got),
+    }
+}
+
 /// What a part that fails asks for and gets.
 fn label(conjunct: &Conjunct, other: &EndName) -> String {
-    let Conjunct { want, got, code, .. } = conjunct;
+    let Conjunct { want, code, .. } = conjunct;
+    let got = got(conjunct, other);
     match code {
-        // One address of them is judged for all.
-        Code::IpBlockOutside if other.kind == "Block" => format!("wants {want}, there is {}", shown(other)),
         Code::IpBlockFamily => {
             let is = if want.contains(':') { "IPv4" } else { "IPv6" };
-            let got = if other.kind == "Block" { shown(other) } else { got.clone() };
             format!("wants {want}, which holds no {is} address, there is {got}")
         }
         Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
@@ -262,9 +272,6 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
             format!("{want} holds {got}, from which no packet comes")
         }
         Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),
-        Code::PortNamedUnresolved if got == "no named port" => {
-            format!("wants a port named {want}, the destination names none")
-        }
         Code::PortNamedUnresolved => format!("wants a port named {want}, there is {got}"),
         Code::IpBlockExcept => {
             format!("leaves out {}, which holds {got}", want.strip_prefix("not ").unwrap_or(want))

@@ -1,5 +1,6 @@
 //! The smallest change that admits a denied flow: as help below the denial, and as JSON.
 
+mod anchor;
 mod json;
 mod service;
 mod why_not;
@@ -8,6 +9,7 @@ mod yaml;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::net::IpAddr;
 
 use json_patch::{Patch, PatchOperation};
 use npc_agent::source::manifests::{ObjectRef, Positions};
@@ -115,8 +117,20 @@ pub(super) fn help(
         Some(Ok(fix)) => {
             for change in fix.changes.iter().filter(|change| directions.contains(&change.direction)) {
                 write_change(change, fix.opens.is_empty(), out)?;
-                if admits_a_node(cluster, change) {
-                    writeln!(out, "{INDENT}(that is the address of a node: it admits all that runs in its network)")?;
+                if let Some(place) = anchor::shared_text(input, change) {
+                    writeln!(out, "{INDENT}{}", anchor::words(&place))?;
+                }
+                match nodes_admitted(cluster, change) {
+                    0 => {}
+                    1 => writeln!(
+                        out,
+                        "{INDENT}(that is the address of a node: it admits all that runs in its network)"
+                    )?,
+                    _ => writeln!(
+                        out,
+                        "{INDENT}(these are addresses of nodes: they admit all that runs in the nodes' networks; add those \
+                         of nodes that join later)"
+                    )?,
                 }
             }
             if is_last { writeln!(out, "{INDENT}{}", checked(cluster, fix)) } else { Ok(()) }
@@ -124,27 +138,39 @@ pub(super) fn help(
     }
 }
 
-/// Whether a change admits the address of a node.
-fn admits_a_node(cluster: &Cluster, change: &Change) -> bool {
-    fn has_node(cluster: &Cluster, value: &Value) -> bool {
-        match value {
-            Value::Object(fields) => fields.iter().any(|(key, value)| match value.as_str().filter(|_| key == "cidr") {
-                Some(cidr) => {
-                    cidr.split('/').next().and_then(|of| of.parse().ok()).is_some_and(|of| cluster.is_node(of))
-                }
-                None => has_node(cluster, value),
-            }),
-            Value::Array(items) => items.iter().any(|item| has_node(cluster, item)),
-            _ => false,
-        }
-    }
+/// How many nodes a change admits by their addresses.
+fn nodes_admitted(cluster: &Cluster, change: &Change) -> usize {
+    let mut addresses = BTreeSet::new();
     match &change.edit {
-        Edit::NewPolicy(document) => has_node(cluster, document),
-        Edit::Policy(Patch(operations)) => operations.iter().any(|operation| match operation {
-            PatchOperation::Add(add) => has_node(cluster, &add.value),
-            _ => false,
-        }),
-        _ => false,
+        Edit::NewPolicy(document) => blocks_in(document, &mut addresses),
+        Edit::Policy(Patch(operations)) => {
+            for operation in operations {
+                if let PatchOperation::Add(add) = operation {
+                    blocks_in(&add.value, &mut addresses);
+                }
+            }
+        }
+        _ => {}
+    }
+    addresses.retain(|address| cluster.is_node(*address));
+    let nodes = cluster.nodes().values().filter(|of| of.iter().any(|address| addresses.contains(address)));
+    // An address may be known by a pod alone.
+    nodes.count().max(usize::from(!addresses.is_empty()))
+}
+
+/// The first addresses of the blocks that are written somewhere in a value.
+fn blocks_in(value: &Value, addresses: &mut BTreeSet<IpAddr>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value.as_str().filter(|_| key == "cidr") {
+                    Some(cidr) => addresses.extend(cidr.split('/').next().and_then(|of| of.parse::<IpAddr>().ok())),
+                    None => blocks_in(value, addresses),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| blocks_in(item, addresses)),
+        _ => {}
     }
 }
 

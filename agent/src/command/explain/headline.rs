@@ -1,42 +1,93 @@
 //! What a code of a denial says in a few words.
 
-use npc_compiler::verdict::explain::{Candidate, Code, Part};
+use std::borrow::Cow;
 
-/// What the parts by which a rule misses say in a few words, the first of them by the code of the
-/// denial. It is said more exactly where the namespace is all that fails.
-pub(super) fn headline_of(nearest: Option<&Candidate>, code: Code) -> String {
-    let codes: Vec<Code> = nearest.iter().flat_map(|nearest| &nearest.conjuncts).map(|of| of.code).collect();
-    if codes == [Code::PeerOtherNamespace] {
-        return "the rule's labels match, its namespace does not".to_owned();
+use npc_compiler::policy::Direction;
+use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Flow, Part};
+
+use super::words::shown;
+
+/// A longer name of an end is left out.
+const LONGEST: usize = 80;
+
+/// The end that the rules of a direction are asked about, as a headline calls it.
+pub(super) struct OtherEnd {
+    direction: Direction,
+    /// `source` or `destination`
+    role: &'static str,
+    /// With its name: `the source shop/deploy/web`.
+    named: String,
+}
+
+impl OtherEnd {
+    pub(super) fn of(flow: &Flow, direction: Direction) -> Self {
+        let (role, other) = match direction {
+            Direction::Ingress => ("source", shown(&flow.from)),
+            Direction::Egress => ("destination", shown(&flow.to)),
+        };
+        // The name of an end that stands for many would be long.
+        let named = if other.len() > LONGEST { format!("the {role}") } else { format!("the {role} {other}") };
+        Self { direction, role, named }
     }
-    let means_pods = |of: &Candidate| of.conjuncts.first().is_some_and(|first| first.part == Part::Pod);
-    if codes == [Code::IpBlockOutside] && nearest.is_some_and(means_pods) {
-        return "the nearest rule means pods, and no pod has this address".to_owned();
+}
+
+/// What the parts by which a rule misses say in a few words. It is said more exactly where the
+/// namespace is all that fails, and where addresses cannot be those of pods.
+pub(super) fn headline_of(nearest: &Candidate, other: &OtherEnd) -> String {
+    if let [of] = nearest.conjuncts.as_slice() {
+        match of.code {
+            Code::PeerOtherNamespace => return "the rule's labels match, its namespace does not".to_owned(),
+            Code::IpBlockOutside if of.part == Part::Pod => {
+                return "the nearest rule means pods, and no pod has this address".to_owned();
+            }
+            _ => {}
+        }
     }
-    let mut said = vec![headline(code)];
-    for also in codes.into_iter().map(headline) {
-        if !said.contains(&also) {
-            said.push(also);
+    let mut said: Vec<Cow<'static, str>> = Vec::new();
+    for part in nearest.conjuncts.iter().map(|of| of_part(of, other)) {
+        if !said.contains(&part) {
+            said.push(part);
         }
     }
     said.join("; and ")
 }
 
+fn of_part(of: &Conjunct, other: &OtherEnd) -> Cow<'static, str> {
+    match (of.code, other.direction) {
+        (Code::IpBlockIsServiceAddress, Direction::Ingress) => {
+            "the nearest rule's ipBlock holds the address of a Service, which is never a source; policies see the \
+             address of the client itself"
+                .into()
+        }
+        (Code::IpBlockIsServiceAddress, Direction::Egress) if of.holds_asked_node => {
+            "the client's own node translates its address and the nodePort before policies judge; they see the \
+             address and the port of the pod behind them"
+                .into()
+        }
+        (code, _) => headline(code, other),
+    }
+}
+
 /// What a code says in a few words.
-pub(super) fn headline(code: Code) -> &'static str {
-    match code {
+pub(super) fn headline(code: Code, other: &OtherEnd) -> Cow<'static, str> {
+    let OtherEnd { role, named, .. } = other;
+    Cow::Borrowed(match code {
+        Code::PeerLabelMissing => return format!("{named} lacks a label that the nearest rule asks for").into(),
+        Code::PeerLabelValue => {
+            return format!("{named} has a label with another value than the nearest rule asks for").into();
+        }
+        Code::PeerNamespaceLabel => {
+            return format!("the {role}'s namespace is not one that the nearest rule selects").into();
+        }
+        Code::DirectionOther => return format!("the rules about {named} are for the other direction").into(),
         Code::DefaultDenyOnly => "the policies that isolate it allow nothing in this direction",
         Code::RuleMissing => "no rule is about this",
-        Code::PeerLabelMissing => "the other end lacks a label that the nearest rule asks for",
-        Code::PeerLabelValue => "the other end has a label with another value than the nearest rule asks for",
         Code::PeerOtherNamespace => "the nearest rule means pods of its own namespace",
-        Code::PeerNamespaceLabel => "the other end's namespace is not one that the nearest rule selects",
         Code::PeerAndNotOr => "one item with both selectors means AND: the pod's labels match, its namespace's do not",
         Code::PeerOrNotAnd => "separate items mean OR",
         Code::IpBlockIsServiceAddress => {
             "the nearest rule's ipBlock holds the Service's address; policies see the address of the pod behind it"
         }
-        Code::DirectionOther => "the rules about the other end are for the other direction",
         Code::PolicyOtherNamespace => "a policy with a podSelector that fits is in another namespace",
         Code::SubjectNearMiss => "a policy that would allow it selects other pods, and misses by one label",
         Code::PolicyTypesMissing => "a policy has rules for this direction, and its policyTypes does not name it",
@@ -62,5 +113,5 @@ pub(super) fn headline(code: Code) -> &'static str {
         Code::ServiceNoBackends => "the service leads to no backend",
         Code::ServicePortUnknown => "the service has no such port",
         Code::ServiceSourceRanges => "loadBalancerSourceRanges of the service do not hold the client",
-    }
+    })
 }

@@ -19,7 +19,7 @@ fn service<'i>(input: &'i Input, flow: &Flow) -> Option<&'i Service> {
         Some(via) => (&via.namespace, &via.name),
         None => (flow.from.namespace.as_ref()?, &flow.from.name),
     };
-    input.loaded.objects.services.iter().find(|of| of.namespace == *namespace && of.name == *name)
+    input.cluster.service(namespace, name)
 }
 
 /// Where the Service says what makes the flow impossible: `policies.yaml:3:7  service shop/api
@@ -93,22 +93,22 @@ fn no_pod(input: &Input, service: &Service) -> String {
     let Some(labels) = &service.selector else { return "it has no selector, and no EndpointSlice".to_owned() };
     let text = text_of(labels);
     let none = format!("its selector selects no pod: no pod has the labels {text}");
-    let selects = |of: &Labels| labels.iter().all(|(key, value)| of.get(key) == Some(value));
     let mut idle = input.loaded.idle.iter();
-    if let Some((of, _)) = idle.find(|(of, has)| of.namespace == service.namespace && selects(has)) {
-        let number = if of.kind == "Job" { "parallelism" } else { "replicas" };
+    if let Some((of, _)) = idle.find(|(of, has)| of.namespace == service.namespace && service.asks_for(has)) {
+        let number = if matches!(of.kind.as_str(), "Job" | "CronJob") { "parallelism" } else { "replicas" };
         let name = format!("{}/{}/{}", of.namespace, short_kind(&of.kind), of.name);
         return format!("its selector selects no pod: {name} has these labels, and its {number} is 0");
     }
     let pods = || input.cluster.pods().map(|(_, pod)| pod);
-    if pods().any(|pod| pod.namespace == service.namespace && selects(&pod.labels)) {
+    if pods().any(|pod| service.selects(pod)) {
         return "all pods that its selector selects have finished".to_owned();
     }
     let mut near = pods().filter(|pod| pod.namespace == service.namespace && !pod.finished);
     if let Some(near) = near.find_map(|pod| missed_by_one(labels, pod)) {
         return format!("its selector selects no pod: it selects {text}; {near}");
     }
-    let elsewhere = pods().filter(|pod| !pod.finished && selects(&pod.labels)).map(|pod| pod.namespace.as_str());
+    let elsewhere =
+        pods().filter(|pod| !pod.finished && service.asks_for(&pod.labels)).map(|pod| pod.namespace.as_str());
     let mut elsewhere: Vec<String> = elsewhere.map(str::to_owned).collect();
     elsewhere.sort_unstable();
     elsewhere.dedup();

@@ -18,7 +18,8 @@ pub(super) fn notes(context: &Context<'_>, flow: &Flow, direction: Direction, ca
     let both = half_of_both(context, direction, candidate);
     let port = service_port(context, flow, candidate).or_else(|| port_of_node(context, flow, candidate));
     let name = port_name::of_service(context, flow, candidate);
-    [of_end, both, port, name].into_iter().flatten().collect()
+    let container = port_name::of_container(context, flow, candidate);
+    [of_end, both, port, name, container].into_iter().flatten().collect()
 }
 
 /// Facts about the other end that its part of the rule is about.
@@ -79,10 +80,11 @@ fn half_of_both(context: &Context<'_>, direction: Direction, candidate: &Candida
 /// The Service whose port the rule names, where its pods were asked and not the Service.
 fn service_port(context: &Context<'_>, flow: &Flow, candidate: &Candidate) -> Option<String> {
     let named = candidate.conjuncts.iter().find(|of| of.code == Code::PortIsServicePort)?;
+    let (protocol, asked, _) = flow.traffic.single()?;
     let (_, Party::End(End::Pod(id))) = flow.parties.filter(|_| flow.via.is_none())? else { return None };
     let mut services = context.input.cluster.services_by_another_port(id);
-    let is_named = |port: &ServicePort| port.port.to_string() == named.want;
-    let (service, port, of_pods) = services.find(|(_, port, of)| is_named(port) && of.to_string() == named.got)?;
+    let is_named = |port: &ServicePort| port.protocol == protocol && Some(port.port) == named.number;
+    let (service, port, of_pods) = services.find(|(_, port, of)| is_named(port) && *of == asked)?;
     Some(format!(
         "{} is the port of {}/svc/{}; its pods listen on {of_pods}, and policies see that",
         port.port, service.namespace, service.name
@@ -94,7 +96,7 @@ fn port_of_node(context: &Context<'_>, flow: &Flow, candidate: &Candidate) -> Op
     let (_, Party::End(End::Pod(id))) = flow.parties? else { return None };
     let (protocol, asked, _) = flow.traffic.single()?;
     let named = candidate.conjuncts.iter().find(|of| of.code == Code::PortNumber)?;
-    let number: u16 = named.want.parse().ok()?;
+    let number = named.number?;
     let cluster = &context.input.cluster;
     if let Some((service, of_pods)) = cluster.service_with_node_port(id, protocol, number) {
         let Service { namespace, name, .. } = service;

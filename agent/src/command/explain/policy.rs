@@ -8,13 +8,13 @@ use npc_agent::near;
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::{ClassId, Cluster, PodId, PolicyId};
-use npc_compiler::object::Pod;
+use npc_compiler::object::{Pod, Protocol};
 use npc_compiler::policy::finding::Code;
 use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use npc_compiler::verdict::explain::Beside;
 use serde::Serialize;
 
-use super::answer::location;
+use super::answer::{BesideJson, beside as beside_json, location};
 use super::{Context, alone, beside};
 use crate::command::endpoint::short_kind;
 use crate::command::input::{Input, Source, unread_words};
@@ -45,11 +45,20 @@ pub(super) struct About {
     without_rules: Option<WithoutRules>,
     rules: Vec<Rule>,
     /// Of a policy that selects nothing, the workload that it looks as if it meant, and why it does not.
-    #[serde(skip)]
-    near: Option<(String, Beside)>,
+    near: Vec<Near>,
     warnings: Vec<String>,
     /// What was not read and this policy may mean.
     unknowns: Vec<String>,
+}
+
+/// A workload that a policy looks as if it meant.
+#[derive(Debug, Serialize)]
+struct Near {
+    workload: String,
+    #[serde(flatten)]
+    json: BesideJson,
+    #[serde(skip)]
+    beside: Beside,
 }
 
 /// Where there is no room for the rules of a policy.
@@ -94,6 +103,9 @@ struct Part {
     /// Whether all pods that it may mean were read.
     #[serde(skip)]
     is_certain: bool,
+    /// What a port's name means at the pods of the input.
+    #[serde(skip)]
+    numbers: String,
 }
 
 /// The policy of this name, or why there is none.
@@ -115,19 +127,13 @@ impl About {
     pub(super) fn new(context: &Context<'_>, groups: &Groups, id: PolicyId) -> Self {
         let cluster = &context.input.cluster;
         let policy = cluster.policy(id);
-        let subject = PodPeer { namespaces: Namespaces::Own(policy.namespace.clone()), pods: policy.subject.clone() };
+        let subject = policy.subject_peer();
         let [selected, possible] =
             [cluster.selected(&subject), cluster.possibly_selected(&subject)].map(|classes| pods_of(cluster, classes));
         let unread = unread(context.input, &subject);
         let is_open = !possible.is_empty() || !unread.is_empty();
-        let is_host = |(_, pod): &(PodId, &Pod)| {
-            pod.host_network
-                && !pod.finished
-                && pod.namespace == policy.namespace
-                && policy.subject.matches(&pod.labels)
-        };
         // A policy for every pod means those in their own networks.
-        let hosts = cluster.pods().filter(|of| !policy.subject.is_empty() && is_host(of));
+        let hosts = cluster.host_pods_of(&subject).filter(|_| !policy.subject.is_empty());
         let hosts: Vec<PodId> = hosts.map(|(id, _)| id).collect();
         let isolates: Vec<Direction> = Direction::ALL.into_iter().filter(|of| policy.isolates(*of)).collect();
         let without_rules = WithoutRules::of(cluster, id);
@@ -160,7 +166,8 @@ impl About {
         };
         let meant = || {
             let (pod, beside) = alone::meant(context.input, groups, id)?;
-            Some((workloads(cluster, &[pod]).pop()?, beside))
+            let workload = workloads(cluster, &[pod]).pop()?;
+            Some(Near { workload, json: beside_json(context, &beside), beside })
         };
         // A rule of a direction that policyTypes leaves out stands here too: it has no effect.
         let rules =
@@ -172,7 +179,7 @@ impl About {
             selector: policy.subject.to_string(),
             selects: workloads(cluster, &selected),
             may_select: workloads(cluster, &possible),
-            near: if selected.is_empty() && !is_open { meant() } else { None },
+            near: if selected.is_empty() && !is_open { meant().into_iter().collect() } else { Vec::new() },
             hosts: workloads(cluster, &hosts),
             rules: rules.collect(),
             isolates,
@@ -253,7 +260,7 @@ impl About {
                 }
                 for port in &rule.ports {
                     let unused = port.unused.as_ref().map(|why| format!(": unused, {why}")).unwrap_or_default();
-                    writeln!(out, "    on  {}{unused}", port.text)?;
+                    writeln!(out, "    on  {}{}{unused}", port.text, port.numbers)?;
                 }
             }
         }
@@ -261,9 +268,9 @@ impl About {
             writeln!(out, "\nunknown: pods that this policy may mean and that were not read")?;
             self.unknowns.iter().try_for_each(|text| writeln!(out, "   = note: {text}"))?;
         }
-        if let Some((workload, near)) = &self.near {
+        for Near { workload, beside, .. } in &self.near {
             writeln!(out, "\nit may mean {workload}")?;
-            beside::near(context, near, out)?;
+            beside::near(context, beside, out)?;
         }
         // Standard error has what was passed over already.
         context.input.warnings.iter().try_for_each(|text| writeln!(out, "\nwarning: {text}"))?;
@@ -282,6 +289,7 @@ fn peers(input: &Input, rule: &PolicyRule) -> Vec<Part> {
             may_select: Vec::new(),
             unused: Some("it admits nothing".to_owned()),
             is_certain: true,
+            numbers: String::new(),
         }];
     }
     let part = |peer: &Peer| {
@@ -308,7 +316,7 @@ fn peers(input: &Input, rule: &PolicyRule) -> Vec<Part> {
             Peer::Nothing => Some("it means no end".to_owned()),
             Peer::Pods(_) | Peer::Block(_) => None,
         };
-        Part { text, selects, may_select, unused, is_certain }
+        Part { text, selects, may_select, unused, is_certain, numbers: String::new() }
     };
     peers.iter().map(part).collect()
 }
@@ -317,6 +325,7 @@ fn peers(input: &Input, rule: &PolicyRule) -> Vec<Part> {
 fn ports(cluster: &Cluster, rule: &PolicyRule, ends: &[PodId], all_are_read: bool) -> Vec<Part> {
     let Ports::AnyOf(ports) = &rule.ports else { return Vec::new() };
     let part = |port: &PortMatch| {
+        let mut numbers = String::new();
         let (text, unused) = match port {
             PortMatch::Range(protocol, 0 | 1, u16::MAX) => (format!("every {} port", protocol.as_str()), None),
             PortMatch::Range(protocol, first, last) if first == last => {
@@ -328,15 +337,25 @@ fn ports(cluster: &Cluster, rule: &PolicyRule, ends: &[PodId], all_are_read: boo
                     |id: &PodId| cluster.pod(*id).ports.iter().any(|of| of.name == *name && of.protocol == *protocol);
                 let unused = (!ends.iter().any(has) && all_are_read)
                     .then(|| "no pod that is meant has a port of this name".to_owned());
+                numbers = numbers_of(cluster, ends, *protocol, name);
                 // In quotes a number is a name.
                 let name = if name.parse::<u16>().is_ok() { format!("port named {name:?}") } else { name.clone() };
                 (format!("{} {name}", protocol.as_str()), unused)
             }
             PortMatch::Nothing => ("a port that is not understood".to_owned(), Some("it means no port".to_owned())),
         };
-        Part { text, selects: Vec::new(), may_select: Vec::new(), unused, is_certain: true }
+        Part { text, selects: Vec::new(), may_select: Vec::new(), unused, is_certain: true, numbers }
     };
     ports.iter().map(part).collect()
+}
+
+/// What a port's name means at these pods: ` (8080)`, or nothing if no pod has it.
+fn numbers_of(cluster: &Cluster, ends: &[PodId], protocol: Protocol, name: &str) -> String {
+    let ports = ends.iter().flat_map(|id| &cluster.pod(*id).ports);
+    let numbers: BTreeSet<u16> =
+        ports.filter(|port| port.name == *name && port.protocol == protocol).map(|port| port.port).collect();
+    let numbers: Vec<String> = numbers.iter().map(u16::to_string).collect();
+    if numbers.is_empty() { String::new() } else { format!(" ({})", shorten(&numbers, LISTED, ", ")) }
 }
 
 /// The pods that a peer means, and those that it may mean.
@@ -360,15 +379,8 @@ fn unread(input: &Input, peer: &PodPeer) -> Vec<String> {
 /// Why a peer means no pod.
 fn no_pod(input: &Input, peer: &PodPeer) -> String {
     let cluster = &input.cluster;
-    let is_in = |namespace: &str| match &peer.namespaces {
-        Namespaces::Own(own) => own == namespace,
-        Namespaces::Selected(of) => cluster.namespace(namespace).is_some_and(|labels| of.matches(labels)),
-    };
-    let is_host = |(_, pod): (PodId, &Pod)| {
-        pod.host_network && !pod.finished && is_in(&pod.namespace) && peer.pods.matches(&pod.labels)
-    };
     let whole = if input.source == Source::Cluster { "cluster" } else { "input" };
-    if cluster.pods().any(is_host) {
+    if cluster.host_pods_of(peer).next().is_some() {
         return format!("the only such pods of the {whole} are in their nodes' networks, and no selector means these");
     }
     format!("no pod of the {whole} is meant")

@@ -44,13 +44,7 @@ pub(super) fn warnings(input: &Input, explanation: &FlowExplanation) -> Vec<Stri
     }
     let text = |id: &PolicyId| {
         let policy = cluster.policy(*id);
-        let is_host = |pod: &npc_compiler::object::Pod| {
-            pod.host_network
-                && !pod.finished
-                && pod.namespace == policy.namespace
-                && policy.subject.matches(&pod.labels)
-        };
-        let only = if cluster.pods().any(|(_, pod)| is_host(pod)) {
+        let only = if cluster.host_pods_of(&policy.subject_peer()).next().is_some() {
             "only pods in their nodes' networks, to which no policy applies"
         } else {
             "no pod of the input"

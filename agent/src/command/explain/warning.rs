@@ -2,6 +2,7 @@
 
 use npc_compiler::cluster::without_backend::WhyUnknown;
 use npc_compiler::cluster::{Cluster, PodId};
+use npc_compiler::object::Protocol;
 use npc_compiler::verdict::explain::{FlowExplanation, Missing, MissingFact, Verdict, Warning};
 
 use super::words::{shown, verdict_word};
@@ -30,7 +31,11 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
         Warning::Contested(address) => contested(cluster, *address),
         Warning::NoSuchPort(name) => format!("{} has no such port", shown(name)),
         Warning::NoSuchServicePort { namespace, name, ports } => {
-            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+            let port = |(protocol, number): &(Protocol, u16)| match protocol {
+                Protocol::Tcp => number.to_string(),
+                other => format!("{number}/{}", other.lower()),
+            };
+            let ports: Vec<String> = ports.iter().map(port).collect();
             format!("service {namespace}/{name} has no such port; its ports are {}", ports.join(", "))
         }
         Warning::SourceWithoutPods => "the source is a Service that leads to no pod of the input".to_owned(),
@@ -56,6 +61,12 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
              from outside the cluster; this is what policies say of such a client"
         ),
         Warning::Loopback(address) => format!("{address} is the pod itself: what it sends there never leaves it"),
+        Warning::HostPort { port, pods } => format!(
+            "hostPort {port} of {}: the node translates it before policies judge, and this is what policies say of the \
+             client's own address; rules of the node itself are not judged, and if the network replaces the client's address \
+             by a node's, policies judge that node (a pod and its own node are always allowed)",
+            shorten(pods, NAMED, ", ")
+        ),
         Warning::HostPortElsewhere { port, pods, is_bound } => {
             let name = |(pod, node): &(String, Option<String>)| match node {
                 Some(node) => format!("{pod} on {node}"),
@@ -85,15 +96,20 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
             "{address} is an address of service {namespace}/{name}, and no packet has it as its source: this is what \
              policies would say of one; ask about {namespace}/svc/{name} for the pods behind it"
         ),
-        Warning::OtherNodes { host, is_source, is_own_node, nodes } => {
+        Warning::OtherNodes { host, other, is_source, is_own_node, nodes } => {
             let of = |(verdict, names): &(Verdict, Vec<String>)| {
                 let verdict = verdict_word(*verdict).to_owned();
                 if names.is_empty() { verdict } else { format!("{verdict} ({})", shorten(names, NAMED, ", ")) }
             };
             let answers = nodes.iter().map(of).collect::<Vec<_>>().join(", ");
             let why = if *is_own_node { ", and a pod and its own node are always allowed" } else { "" };
-            let way = if *is_source { "from" } else { "to" };
-            format!("{} is in its node's network{why}; {way} every other node: {answers}", shown(host))
+            let (way, from, to) = if *is_source { ("from", host, other) } else { ("to", other, host) };
+            format!(
+                "{} -> {}: {} is in its node's network{why}; {way} every other node: {answers}",
+                shown(from),
+                shown(to),
+                shown(host)
+            )
         }
         Warning::TunnelDropped { from, traffic } => format!(
             "{traffic} is what tunnels use: policies allow it, but agents drop it where it leaves {}, because no rule \
@@ -133,13 +149,17 @@ fn contested(cluster: &Cluster, address: std::net::IpAddr) -> String {
 /// Where to find facts that files lack.
 pub(super) fn what_is_missing(input: &Input, missing: &[Missing]) -> Option<&'static str> {
     let is_of_cluster = |of: &Missing| {
-        !matches!(
-            of.fact,
-            MissingFact::Unread(_)
-                | MissingFact::Holder(..)
-                | MissingFact::SourceRanges(_)
-                | MissingFact::Backends { external_name: Some(_), .. }
-        )
+        // Of a part of a prefix, no cluster says which address is meant.
+        let is_part = of.subject.kind == "Block" && matches!(of.fact, MissingFact::AddressInSourceRanges(_));
+        !is_part
+            && !matches!(
+                of.fact,
+                MissingFact::Unread(_)
+                    | MissingFact::Holder(..)
+                    | MissingFact::SourceRanges(_)
+                    | MissingFact::Balancer { .. }
+                    | MissingFact::Backends { external_name: Some(_), .. }
+            )
     };
     (input.source == Source::Files && missing.iter().any(is_of_cluster)).then_some(
         "the running cluster has these facts: ask without -f, or with -f of what kubectl get \
@@ -209,6 +229,15 @@ pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
                 "by which way {subject} comes: loadBalancerSourceRanges of the Service ({}) do not hold it, so the load \
                  balancer's addresses do not take it",
                 shorten(ranges, NAMED, ", ")
+            ),
+            MissingFact::AddressInSourceRanges(ranges) => format!(
+                "whether the address of {subject} is in loadBalancerSourceRanges of the Service ({}): the load balancer's \
+                 address takes no other client, no pod either",
+                shorten(ranges, NAMED, ", ")
+            ),
+            MissingFact::Balancer { address, namespace, name } => format!(
+                "where the load balancer {address} of service {namespace}/{name} sends it, and from which address: nodes do \
+                 not take what goes to it (ipMode Proxy); ask about {namespace}/svc/{name}"
             ),
             MissingFact::NodePort(port) => {
                 format!("whether port {port} of {other} leads to a Service: Services were not read")

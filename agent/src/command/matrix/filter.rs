@@ -70,6 +70,16 @@ impl Args {
             }
             eprintln!("npc: namespace {namespace} has no endpoints; -A shows those of all namespaces");
         }
+        if let Some(namespace) = namespace
+            && !(from.any && to.any)
+        {
+            let hidden = input.cluster.endpoints().filter(|(_, pod)| pod.namespace != namespace).count();
+            match hidden {
+                0 => {}
+                1 => eprintln!("npc: -n {namespace} hides 1 pod of another namespace; {WITHOUT}"),
+                _ => eprintln!("npc: -n {namespace} hides {hidden} pods of other namespaces; {WITHOUT}"),
+            }
+        }
         let matrix = Matrix::select(&input.cluster, groups, options, &Selection { shown: &shown, traffic }).map_err(
             |TooLarge { sources, destinations }| {
                 Stop::new(
@@ -84,6 +94,9 @@ impl Args {
         Ok((matrix, OutsideShown { from: from.any || from.outside, to: to.any || to.outside }))
     }
 }
+
+/// How to see what `-n` hides: it names the namespace of endpoints, and shows that one only.
+const WITHOUT: &str = "for these say -A, and endpoints as NAMESPACE/NAME";
 
 /// What helps where a matrix is too large.
 pub(super) const SHOW_LESS: &str = "show a part of it: -n NAMESPACE, --from ENDPOINT, --to ENDPOINT or -l LABELS";

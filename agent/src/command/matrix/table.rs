@@ -10,7 +10,7 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::End;
-use npc_compiler::verdict::matrix::{Cell, Matrix};
+use npc_compiler::verdict::matrix::{Cell, Endpoint, Matrix};
 use npc_compiler::verdict::outside::{Outside, OutsideBounds, outside};
 
 use super::elsewhere::{self, Elsewhere};
@@ -85,7 +85,7 @@ impl<'a> TextMatrix<'a> {
 
     /// A table that says everything, however wide.
     pub(super) fn wide(&self, out: &mut impl Write) -> io::Result<()> {
-        with_legend(out, |text| self.columns(usize::MAX).write(text, "", 1))?;
+        self.with_legend(out, |text| self.columns(usize::MAX).write(text, "", 1))?;
         elsewhere::text(&self.elsewhere(), &self.names, elsewhere::TEXT, out)?;
         out.flush()
     }
@@ -97,14 +97,14 @@ impl<'a> TextMatrix<'a> {
         match table.filter(|table| terminal.is_none_or(|width| table.width(1) <= width)) {
             _ if self.names.is_empty() => writeln!(out, "there are no endpoints")?,
             // One more space sets the names of the lines apart.
-            Some(table) => with_legend(out, |text| table.write(text, "", 1))?,
+            Some(table) => self.with_legend(out, |text| table.write(text, "", 1))?,
             None => {
                 // As many names in a line as the terminal has room for.
                 let merged = self.merged();
                 let fits = |lines: &Columns| terminal.is_none_or(|width| lines.width(0) <= width);
                 let mut narrower = (1..=LISTED).rev().map(|listed| self.lines(&merged, listed));
                 let lines = narrower.find(fits).unwrap_or_else(|| self.lines(&merged, 1));
-                with_legend(out, |text| lines.write(text, "", 0))?;
+                self.with_legend(out, |text| lines.write(text, "", 0))?;
             }
         }
         elsewhere::text(&self.elsewhere(), &self.names, elsewhere::TEXT, out)?;
@@ -296,6 +296,27 @@ impl<'a> TextMatrix<'a> {
         columns
     }
 
+    /// Writes a text, and below it what its marks mean. No name of an endpoint has one.
+    fn with_legend(&self, out: &mut impl Write, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+        let mut text = Vec::new();
+        write(&mut text)?;
+        out.write_all(&text)?;
+        if text.contains(&b'?') {
+            writeln!(out, "\n? the input does not say whether this is allowed; npc explain names the missing fact")?;
+        }
+        if text.contains(&b'~') {
+            writeln!(out, "\n~ replicas differ: this is allowed for some of them; --by pod shows which")?;
+            let is_bare = |endpoint: &Endpoint| endpoint.addresses.is_empty();
+            if Family::ALL.iter().all(|of| self.cluster.gives(*of)) && self.matrix.endpoints().iter().any(is_bare) {
+                writeln!(out, "  or, of pods without an address yet: IPv4 and IPv6 differ; npc explain shows how")?;
+            }
+        }
+        if text.contains(&b'!') {
+            writeln!(out, "\n{} {}", dead_block::MARK, dead_block::DEAD)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn markdown(&self, out: &mut impl Write) -> io::Result<()> {
         let line = |cells: &mut dyn Iterator<Item = &String>| {
             let escaped = cells.map(|cell| cell.replace('|', "\\|").replace('*', "\\*"));
@@ -334,23 +355,6 @@ impl<'a> TextMatrix<'a> {
         elsewhere::text(&self.elsewhere(), &self.names, elsewhere::DOT, out)?;
         out.flush()
     }
-}
-
-/// Writes a text, and below it what its marks mean. No name of an endpoint has one.
-fn with_legend(out: &mut impl Write, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
-    let mut text = Vec::new();
-    write(&mut text)?;
-    out.write_all(&text)?;
-    if text.contains(&b'?') {
-        writeln!(out, "\n? the input does not say whether this is allowed; npc explain names the missing fact")?;
-    }
-    if text.contains(&b'~') {
-        writeln!(out, "\n~ replicas differ: this is allowed for some of them; --by pod shows which")?;
-    }
-    if text.contains(&b'!') {
-        writeln!(out, "\n{} {}", dead_block::MARK, dead_block::DEAD)?;
-    }
-    Ok(())
 }
 
 /// What a cell says: `*`, `5432`, `5432~` for some replicas, `?443` where that is not known.

@@ -8,12 +8,12 @@ use npc_compiler::plan::{FamilyState, KernelState};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Rule, SetName};
 
-use super::answer::{Answer, Basis, ChainAnswer, Facts, PolicyPlace, SetAnswer};
+use super::answer::{Basis, ChainAnswer, Facts, KernelExplanation, PolicyPlace, SetAnswer};
 use super::kernel::holds;
 
 impl Facts<'_> {
     /// What there is to say of an address.
-    pub(super) fn address(&self, address: IpAddr) -> Answer {
+    pub(super) fn address(&self, address: IpAddr) -> KernelExplanation {
         let cluster = &self.input.cluster;
         let family = Family::of(&address);
         let holders = cluster.holders(address, Some(self.node));
@@ -63,7 +63,7 @@ impl Facts<'_> {
         let nodes: Vec<&str> = nodes.map(|(name, _)| name.as_str()).collect();
         let is_known = !holders.is_empty() || !sets.is_empty() || !chains.is_empty();
         let answer = self.ours(address.to_string(), "address");
-        Answer {
+        KernelExplanation {
             owner: answer.owner.filter(|_| is_known),
             role: match (holders, nodes.as_slice()) {
                 ([], []) => "address outside the cluster, or of no object of the input".to_owned(),

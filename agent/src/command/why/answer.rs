@@ -62,7 +62,7 @@ pub(super) struct Facts<'a> {
 /// What there is to say of a thing.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Answer {
+pub(super) struct KernelExplanation {
     pub(super) api_version: &'static str,
     pub(super) kind: &'static str,
     pub(super) thing: String,
@@ -154,7 +154,7 @@ pub(super) struct ChainAnswer {
     pub(super) policies: Vec<String>,
 }
 
-impl Answer {
+impl KernelExplanation {
     pub(super) fn empty(thing: String, is: &'static str, node: &str) -> Self {
         Self {
             api_version: API_VERSION,
@@ -234,11 +234,11 @@ impl Answer {
 }
 
 impl Facts<'_> {
-    pub(super) fn ours(&self, thing: String, is: &'static str) -> Answer {
-        Answer { owner: Some("npc".to_owned()), ..Answer::empty(thing, is, self.node) }
+    pub(super) fn ours(&self, thing: String, is: &'static str) -> KernelExplanation {
+        KernelExplanation { owner: Some("npc".to_owned()), ..KernelExplanation::empty(thing, is, self.node) }
     }
 
-    pub(super) fn chain(&self, chain: &ChainName) -> Answer {
+    pub(super) fn chain(&self, chain: &ChainName) -> KernelExplanation {
         let in_held: Vec<Family> = Self::families(|family| self.held.family(family).chains.contains_key(chain));
         let in_wanted: Vec<Family> = Self::families(|family| self.wanted.family(family).chains.contains_key(chain));
         let families = if in_held.is_empty() { in_wanted.clone() } else { in_held.clone() };
@@ -256,7 +256,7 @@ impl Facts<'_> {
                 rules.extend(of_family);
             }
         }
-        Answer {
+        KernelExplanation {
             role: words::chain(chain.role()).to_owned(),
             direction: chain.role().direction(),
             held: Some(!in_held.is_empty()),
@@ -310,7 +310,7 @@ impl Facts<'_> {
         })
     }
 
-    fn set(&self, set: &SetName) -> Answer {
+    fn set(&self, set: &SetName) -> KernelExplanation {
         let family = SetName::ours(set.as_str()).map_or(Family::V4, |(_, family)| family);
         let (held, wanted) = (self.held.family(family), self.wanted.family(family));
         let chains = if held.chains.is_empty() { &wanted.chains } else { &held.chains };
@@ -332,7 +332,7 @@ impl Facts<'_> {
             rules.iter().flat_map(|rule| rule.origins.iter().map(|origin| origin.policy.as_str())).collect();
         let policies = policies.into_iter().map(|policy| self.policy(policy)).collect();
         let is_asked = !rules.is_empty();
-        Answer {
+        KernelExplanation {
             role: match wanted.sets.get(set) {
                 Some(wanted) => format!("{}: {}", words::set(set.role()), wanted.meaning),
                 None => words::set(set.role()).to_owned(),

@@ -5,12 +5,12 @@ use npc_compiler::object::Family;
 use npc_compiler::ruleset::node::{ChainName, Rule, Target};
 use npc_compiler::ruleset::text::{family_of, hook_line, printed_in, rule_line};
 
-use super::answer::{Answer, Basis, Facts, bare};
+use super::answer::{Basis, Facts, KernelExplanation, bare};
 use super::words;
 
 impl Facts<'_> {
     /// What there is to say of a rule of a chain of npc, by its text behind the chain's name.
-    pub(super) fn rule(&self, chain: &ChainName, text: &str) -> Answer {
+    pub(super) fn rule(&self, chain: &ChainName, text: &str) -> KernelExplanation {
         let said = family_of(text);
         let possible = || Family::ALL.into_iter().filter(|family| said.is_none_or(|said| said == *family));
         let in_held = |family| {
@@ -38,7 +38,7 @@ impl Facts<'_> {
             format!("rule of the {of}")
         };
         answer.owner = answer.owner.filter(|_| !is_foreign);
-        Answer {
+        KernelExplanation {
             direction: chain.role().direction(),
             families,
             held: Some(!held.is_empty()),
@@ -52,7 +52,7 @@ impl Facts<'_> {
     }
 
     /// What there is to say of the jump to npc's chains.
-    pub(super) fn hook(&self) -> Answer {
+    pub(super) fn hook(&self) -> KernelExplanation {
         let forward = ChainName::forward();
         let families = Self::families(|family| self.held.family(family).chains.contains_key(&forward));
         let place = |family: &Family| self.hooks.iter().find(|(of, _)| of == family).map(|(_, hook)| *hook);
@@ -76,7 +76,7 @@ impl Facts<'_> {
         };
         let is_first = !places.is_empty() && places.iter().all(|place| *place == Some(Hook::First));
         let role = "hook: the jump by which every forwarded packet meets the chains of npc";
-        Answer {
+        KernelExplanation {
             role: if is_first { format!("{role}, first in FORWARD") } else { role.to_owned() },
             held,
             wanted: true,

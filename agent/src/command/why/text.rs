@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::answer::{Answer, Basis, Endpoint, RuleAnswer};
+use super::answer::{Basis, Endpoint, KernelExplanation, RuleAnswer};
 use crate::command::output::{Columns, FAINT};
 use crate::command::words::shorten;
 
@@ -10,7 +10,7 @@ use crate::command::words::shorten;
 const LISTED: usize = 8;
 
 /// Writes it.
-pub(super) fn write(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn write(answer: &KernelExplanation, out: &mut impl Write) -> io::Result<()> {
     let mut title = vec![answer.role.clone()];
     title.extend(answer.direction.map(|direction| direction.as_str().to_lowercase()));
     let families: Vec<String> = answer.families.iter().map(ToString::to_string).collect();
@@ -84,7 +84,7 @@ pub(super) fn write(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// What the kernel and the policies say of it, if they do not agree.
-fn state(answer: &Answer) -> Option<&'static str> {
+fn state(answer: &KernelExplanation) -> Option<&'static str> {
     // For an address each line says it.
     if answer.is == "address" {
         return None;
@@ -97,16 +97,18 @@ fn state(answer: &Answer) -> Option<&'static str> {
         ),
         (Some(false), true) => Some("not in the kernel, though the policies of the input ask for it"),
         (Some(false), false) => Some(
-            "neither in the kernel nor asked for by the policies of the input: it is of an older state, or of another node",
+            "neither in the kernel nor asked for by the policies of the input: it is of an older state, \
+             of another node, or of an agent with other flags (--log-denied, --allow-tunnels, …)",
         ),
-        (None, false) => {
-            Some("the policies of the input do not ask for it: it is of an older state, or of another node")
-        }
+        (None, false) => Some(
+            "the policies of the input do not ask for it: it is of an older state, of another node, or of an agent with \
+             flags that npc why was not given (--log-denied, --allow-tunnels, …)",
+        ),
     }
 }
 
 /// A rule, the rules of policies that it came from, and where these stand.
-fn line(answer: &Answer, rule: &RuleAnswer) -> [String; 3] {
+fn line(answer: &KernelExplanation, rule: &RuleAnswer) -> [String; 3] {
     let number = rule.number.map_or_else(|| "rule".to_owned(), |number| format!("rule {number}"));
     let is_of_both = || answer.rules.iter().any(|other| other.family != rule.family);
     let before = match answer.is {

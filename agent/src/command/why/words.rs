@@ -65,7 +65,7 @@ pub(super) fn rule(rule: &Rule, of_chain: ChainRole, meaning: impl Fn(&SetName) 
                 _ => format!("all {}", protocol.lower()),
             },
             Match::DestinationPorts(_) | Match::Limited | Match::Comment(_) | Match::NewOrInvalid => continue,
-            Match::NotSyn => "tcp of no known connection that opens none".to_owned(),
+            Match::NotSyn => "mid-stream TCP".to_owned(),
             Match::ProtocolNumber(number) => format!("IP protocol {number}"),
             Match::EstablishedOrRelated | Match::Established => "packets of known flows".to_owned(),
             Match::RelatedError => "ICMP errors about known flows".to_owned(),
@@ -115,7 +115,7 @@ fn end(target: &Target) -> String {
     match target {
         Target::Return => "returns to where the packet came from".to_owned(),
         Target::Drop => "dropped".to_owned(),
-        Target::Log => "reported to programs that listen (NFLOG)".to_owned(),
+        Target::Log => "logged (--log-denied)".to_owned(),
         Target::Goto(chain) | Target::Jump(chain)
             if matches!(chain.role(), ChainRole::Deny(_) | ChainRole::DenyStray) =>
         {

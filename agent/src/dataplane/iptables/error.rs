@@ -8,6 +8,7 @@ use npc_compiler::ruleset::text::leads_to;
 use super::super::{backend, nftables, process};
 use super::lock::Holder;
 use super::native::ForeignForward;
+use crate::rounded::rounded;
 
 /// The exit code with which iptables says that it gave up waiting, and the
 /// words that go with it; nft uses the same code for what the kernel refuses.
@@ -28,7 +29,7 @@ pub enum Error {
         message: String,
     },
     /// Another program kept the xtables lock.
-    #[error("waited {} s for the xtables lock, which {} holds", .waited.as_secs_f32(), words(.holder.as_ref()))]
+    #[error("waited {} for the xtables lock, which {} holds", rounded(*.waited), words(.holder.as_ref()))]
     Locked {
         /// For how long.
         waited: Duration,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use npc_compiler::policy::finding::Finding;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Report;
 use crate::enforce::enforcer::Pass;
@@ -50,7 +50,9 @@ impl Findings {
         self.all.keys()
     }
 
-    fn are(&mut self, findings: &[Finding]) {
+    /// Takes those of a pass in. Answers the policies that had some which were reported, and have
+    /// none now.
+    fn are(&mut self, findings: &[Finding]) -> Vec<(String, String)> {
         let before = std::mem::take(&mut self.all);
         let was_reported = |finding: &Finding| before.get(finding).copied().unwrap_or_default();
         self.all = findings.iter().map(|finding| (finding.clone(), was_reported(finding))).collect();
@@ -58,6 +60,13 @@ impl Findings {
         let rejected = self.all.keys().filter(|finding| finding.effect.is_harmful());
         self.rejected = rejected.map(|finding| (&finding.namespace, &finding.name)).collect::<BTreeSet<_>>().len();
         self.is_new = true;
+        let policy = |finding: &Finding| (finding.namespace.clone(), finding.name.clone());
+        let mut gone: BTreeSet<_> =
+            before.iter().filter(|(_, is_reported)| **is_reported).map(|(finding, _)| policy(finding)).collect();
+        for finding in self.all.keys() {
+            gone.remove(&policy(finding));
+        }
+        gone.into_iter().collect()
     }
 
     /// Those to be reported now, and of how many more in which namespaces the log says only that
@@ -93,7 +102,9 @@ impl Report {
     /// A pass found these; reports what is new.
     pub(super) fn take_findings(&mut self, pass: &Pass) {
         if let Some(findings) = &pass.findings {
-            self.findings.are(findings);
+            for (namespace, name) in self.findings.are(findings) {
+                info!(policy = format!("{namespace}/{name}"), "nothing of this policy is reported any more");
+            }
             self.report_findings();
         }
     }
@@ -140,13 +151,13 @@ mod tests {
         let mut findings = Findings::default();
         let mut all: Vec<Finding> = (0..50).map(|number| finding("many", number)).collect();
         all.push(finding("other", 0));
-        findings.are(&all);
+        assert!(findings.are(&all).is_empty());
         assert_eq!(findings.rejected, 51);
         let (due, folded) = findings.due(Instant::now());
         assert_eq!((due.len(), folded), (21, [("many".to_owned(), 30)].into()));
         // Nothing more within the minute, though more come.
         all.push(finding("many", 50));
-        findings.are(&all);
+        assert!(findings.are(&all).is_empty());
         assert_eq!(findings.due(Instant::now()), (Vec::new(), BTreeMap::new()));
         // The rest comes later, each once.
         let mut later = Vec::new();
@@ -156,8 +167,11 @@ mod tests {
         }
         assert_eq!(later, [20, 11, 0]);
         // What went and comes again is new.
-        findings.are(&[]);
-        findings.are(&all[..1]);
+        let gone = findings.are(&all[1..]);
+        assert_eq!(gone, [("many".to_owned(), "p000".to_owned())], "reported, and has none now");
+        assert!(findings.are(&all[1..]).is_empty());
+        assert_eq!(findings.are(&[]).len(), 51);
+        assert!(findings.are(&all[..1]).is_empty());
         tokio::time::advance(WINDOW).await;
         assert_eq!(findings.due(Instant::now()).0.len(), 1);
     }

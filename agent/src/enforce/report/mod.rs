@@ -12,6 +12,7 @@ use npc_compiler::ruleset::node::InterfaceName;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
+use self::contention::Contention;
 use self::findings::Findings;
 use super::bridges::UnfilteredBridge;
 use super::drift::{self, Repair};
@@ -30,6 +31,7 @@ use crate::rounded::rounded;
 use crate::source::{Change, Locate};
 use crate::status::{SharedStatus, Spoofable};
 
+mod contention;
 mod findings;
 mod node;
 mod publish;
@@ -45,6 +47,12 @@ enum Readiness {
     Ready,
     /// It has, and is not any more.
     Unready,
+}
+
+/// What the log has of the agent becoming ready.
+#[derive(Debug, Clone, Copy)]
+struct ReadyLine {
+    generation: Option<u64>,
 }
 
 /// So many passes wait for sweeps before the log has them all the same.
@@ -91,6 +99,10 @@ pub(super) struct Report {
     passes: u64,
     /// Those of them that the log does not have yet.
     unlogged: VecDeque<PassLine>,
+    /// That the agent became ready, if that is not in the log yet.
+    unlogged_ready: Option<ReadyLine>,
+    /// The xtables lock that rules wait for.
+    contention: Contention,
     /// Why the agent is not ready, as it is in the log.
     logged: Option<String>,
     node_name: NodeName,
@@ -124,6 +136,8 @@ impl Report {
             readiness: Readiness::NeverReady,
             passes: 0,
             unlogged: VecDeque::new(),
+            unlogged_ready: None,
+            contention: Contention::default(),
             logged: None,
             node_name: NodeName::Known,
             lost_lines: 0,
@@ -170,13 +184,16 @@ impl Report {
             }
             // In files without Nodes, the last pod of this node has gone.
             NodeName::Gone if was == NodeName::Known && !others.is_empty() => {
-                info!(node = self.node, "no object names this node now; npc keeps enforcing the policies of its pods");
+                warn!(node = self.node, "no object names this node now; npc keeps enforcing the policies of its pods");
             }
             NodeName::Gone if was == NodeName::Known => {
                 warn!(
                     node = self.node,
                     "the cluster has no Node of this name now; npc keeps enforcing the policies of its pods"
                 );
+            }
+            NodeName::Known if was == NodeName::Gone => {
+                info!(node = self.node, "the objects name this node again");
             }
             _ => {}
         }
@@ -191,6 +208,7 @@ impl Report {
         }
         // What an audit could not repair, a pass does, which reads the kernel.
         self.repaired();
+        self.contention.ended();
         self.bridges(&pass.unfiltered_bridges);
         for (family, found) in &pass.rehooked {
             match found {
@@ -222,10 +240,18 @@ impl Report {
         }
     }
 
-    /// Logs the passes up to one whose flows are judged too. A reader of such a line finds the
-    /// rest in the metrics.
+    /// Logs the passes up to one whose flows are judged too, and then that the agent is ready, if
+    /// that came of them. A reader of such a line finds the rest in the metrics.
     pub(super) fn log_passes(&mut self, judged: Option<Passed>) {
-        let Some(judged) = judged else { return };
+        if let Some(judged) = judged {
+            self.log_judged(judged);
+        }
+        if let Some(ReadyLine { generation }) = self.unlogged_ready.take() {
+            info!(generation, "ready");
+        }
+    }
+
+    fn log_judged(&mut self, judged: Passed) {
         while let Some(line) = self.unlogged.front().filter(|line| line.number <= judged.number) {
             line.log();
             self.unlogged.pop_front();
@@ -236,10 +262,14 @@ impl Report {
 
     /// The kernel could not be read or written, and the next pass comes after a wait.
     /// Answers the error in words.
-    pub(super) fn failed(&self, error: &dataplane::Error, retry: Duration) -> String {
+    pub(super) fn failed(&mut self, error: &dataplane::Error, retry: Duration) -> String {
         let (words, retry) = (with_causes(error), rounded(retry));
         if error.is_contention() {
-            warn!(error = words, ?retry, "rules wait for the xtables lock; sets do not");
+            if self.contention.is_news(error, tokio::time::Instant::now()) {
+                warn!(error = words, ?retry, "rules wait for the xtables lock; sets do not");
+            } else {
+                debug!(error = words, ?retry, "rules still wait for the xtables lock");
+            }
         } else {
             self.metrics.failed();
             error!(error = words, ?retry, "ruleset not programmed");
@@ -267,6 +297,7 @@ impl Report {
     pub(super) fn cut_failed(&self, error: &dataplane::Error, retry: Duration) -> String {
         let words = with_causes(error);
         self.metrics.failed();
+        let retry = rounded(retry);
         error!(error = words, ?retry, "established flows that policies deny now were not cut; new flows are judged");
         words
     }
@@ -290,7 +321,12 @@ impl Report {
         }
         if let Ok(Some(writes)) = &repair.repaired {
             self.repaired();
-            info!(%writes, hooks = repair.count(drift::Kind::Hook), "drift repaired");
+            let writes = match (repair.count(drift::Kind::Hook), writes.is_nothing()) {
+                (0, _) => writes.to_string(),
+                (hooks, true) => hooks_restored(hooks),
+                (hooks, false) => format!("{}, {writes}", hooks_restored(hooks)),
+            };
+            info!(writes, "drift repaired");
         }
     }
 
@@ -334,7 +370,7 @@ impl Report {
             }
         };
         if was != self.readiness && self.readiness == Readiness::Ready {
-            info!(generation, "ready");
+            self.unlogged_ready = Some(ReadyLine { generation });
             if was == Readiness::NeverReady {
                 self.notify(Notice::Ready);
             }
@@ -387,4 +423,8 @@ impl Report {
         let Finding { namespace, name, path, .. } = finding;
         self.locations.as_ref()?.locate("NetworkPolicy", namespace, name, path)
     }
+}
+
+fn hooks_restored(hooks: usize) -> String {
+    if hooks == 1 { "hook restored".to_owned() } else { format!("{hooks} hooks restored") }
 }

@@ -1,7 +1,7 @@
 //! What the agent reports of its node: bridges, interfaces of pods, and addresses that
 //! several pods list.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use npc_compiler::engine::Contested;
@@ -55,7 +55,7 @@ impl Report {
         if drifted {
             let kind = drift::Kind::Bridge;
             let name = "bridge npc";
-            warn!(%kind, name, found = "another program changed the table", "drift found");
+            warn!(%kind, name, found = "another program changed the table", by = "unknown", "drift found");
             self.metrics.drifted(kind);
             if state.lack.is_none() {
                 info!(%kind, name, "drift repaired");
@@ -75,7 +75,7 @@ impl Report {
     pub(super) fn unheld(&mut self, pass: &Pass) {
         let (joined, left) = pass.regrouped;
         if (joined, left) != (0, 0) {
-            info!(joined, left, "interfaces joined or left the device group of pods' interfaces");
+            info!(joined, left, "changed which interfaces are marked as those of pods (their device group)");
         }
         for (interface, reason) in pass.unheld.iter().filter(|(name, _)| !self.unheld.contains_key(*name)) {
             if pass.anti_spoof {
@@ -86,25 +86,31 @@ impl Report {
         self.unheld.clone_from(&pass.unheld);
     }
 
-    /// Logs once for each address that several pods list it, and which of them has it as
+    /// Logs once of addresses that the same pods list that they do, and which of them has it as
     /// this node sees it.
     pub(super) fn contested(&mut self, pass: &Pass) {
+        // Of pods with both families once.
+        let mut new = BTreeMap::<_, Vec<String>>::new();
         for contest in pass.contests.iter().filter(|contest| !self.contests.contains_key(&contest.address)) {
-            let Contested { address, is_here, .. } = contest;
-            let pods = names(&contest.claimants);
-            let held_by = names(&contest.holders);
-            match (contest.holders.len(), is_here) {
+            let Contested { address, is_here, claimants, holders, .. } = contest;
+            new.entry((claimants, holders, is_here)).or_default().push(address.to_string());
+        }
+        for ((claimants, holders, is_here), addresses) in new {
+            let (address, pods, held_by) = (addresses.join(", "), names(claimants), names(holders));
+            match (holders.len(), is_here) {
                 (1, true) => {
-                    info!(%address, pods, held_by, "several pods list one address; this node's own pod has it");
+                    info!(address, pods, held_by, "several pods list one address; this node's own pod has it");
                 }
-                (1, false) => info!(%address, pods, held_by, "several pods list one address"),
+                (1, false) => info!(address, pods, held_by, "several pods list one address"),
                 (_, true) => warn!(
-                    %address, pods,
+                    address,
+                    pods,
                     "several pods of this node list one address, and nothing shows which of them has it; it is isolated if \
                      one of them is, and admitted only what the policies of each admit"
                 ),
                 (_, false) => warn!(
-                    %address, pods,
+                    address,
+                    pods,
                     "several pods list one address, and nothing shows which of them has it; rules of this node admit it \
                      only where they admit each of these pods. Delete the objects of pods that do not run"
                 ),

@@ -54,7 +54,9 @@ async fn a_pass_that_wrote_nothing_is_not_logged_at_info() {
     // A pass is in the log after its sweeps, which take the machine's time.
     lines.until(" ready generation=1").await;
     lines.until(" programmed ruleset generation=1 policies=1 endpoints=1").await;
-    lines.take();
+    let first = lines.take();
+    let place = |part: &str| first.iter().position(|line| line.contains(part));
+    assert!(place(" programmed ruleset ") < place(" ready "), "ready comes of what was programmed: {first:#?}");
     // A pod that no policy selects, because it has no address.
     let mut more = objects(&["10.0.0.1"]);
     more.pods.push(Pod { ipv4: None, name: "another".to_owned(), ..more.pods[0].clone() });

@@ -25,6 +25,9 @@ pub(super) struct DirectoryState {
     unlisted: BTreeSet<PathBuf>,
     /// No file was there at the last reading.
     is_empty: bool,
+    /// All that was there was read well once. What is new and bad is left out since then; before,
+    /// nothing is in force.
+    has_begun: bool,
 }
 
 /// One file.
@@ -51,6 +54,7 @@ impl DirectoryState {
             objects: None,
             unlisted: BTreeSet::new(),
             is_empty: false,
+            has_begun: false,
         }
     }
 
@@ -128,6 +132,7 @@ impl DirectoryState {
         never_read.extend(self.files.iter().filter(|(_, file)| !file.was_good).map(|(path, _)| path.clone()));
         never_read.extend(self.unlisted.iter().cloned());
         never_read.sort_unstable();
+        self.has_begun |= never_read.is_empty();
         Some(Update { loaded, problems: new, standing, never_read, is_empty })
     }
 
@@ -160,11 +165,16 @@ impl DirectoryState {
             // What was never a file has no version that could stay.
             Some(file) if file.was_good && !is_good && !(is_special && file.in_force.is_empty()) => {
                 for problem in problems.iter_mut().filter(|problem| problem.severity() == Severity::Error) {
-                    keep_said(problem);
+                    add_effect(problem, "the last good version of this file stays in force");
                 }
                 (file.bytes, file.problems) = (bytes, problems);
             }
             _ => {
+                for problem in problems.iter_mut().filter(|problem| problem.severity() == Severity::Error) {
+                    if self.has_begun && !is_special {
+                        add_effect(problem, "what could not be read is left out");
+                    }
+                }
                 self.files.insert(path, File { bytes, in_force: parsed, was_good, problems });
             }
         }
@@ -194,7 +204,6 @@ impl DirectoryState {
 }
 
 /// Adds to a problem what happens now.
-fn keep_said(problem: &mut Problem) {
-    let kept = "the last good version of this file stays in force";
-    problem.help = if problem.help.is_empty() { kept.to_owned() } else { format!("{}; {kept}", problem.help) };
+fn add_effect(problem: &mut Problem, effect: &str) {
+    problem.help = if problem.help.is_empty() { effect.to_owned() } else { format!("{}; {effect}", problem.help) };
 }

@@ -17,10 +17,10 @@ pub(super) enum Failure {
     #[error("{0}")]
     Refused(Box<Status>),
     /// The answer did not begin.
-    #[error("the API server did not answer for {0:?}")]
+    #[error("the API server did not answer for {}", rounded(*.0))]
     NoAnswer(Duration),
     /// The watch ended at once.
-    #[error("the API server ended the watch after {:?}", rounded(*.0))]
+    #[error("the API server ended the watch after {}", rounded(*.0))]
     Short(Duration),
     /// A streamed list ended before it was complete.
     #[error("the API server ended the list before it was complete")]
@@ -32,7 +32,7 @@ pub(super) enum Failure {
     #[error("the API server did not send a list: {0}")]
     NoList(String),
     /// Nothing came for longer than a watch lasts.
-    #[error("the connection was silent for {0:?}")]
+    #[error("the connection was silent for {}", rounded(*.0))]
     Silent(Duration),
     /// Without it there is nothing to watch from.
     #[error("the API server sent a list or an object without metadata.resourceVersion")]

@@ -71,6 +71,7 @@ use self::watched::{ObjectEvent, Trimmed};
 use super::Changes;
 use super::held::Times;
 use crate::metrics::{Kind, Watches};
+use crate::rounded::rounded;
 use crate::status::SharedStatus;
 
 /// How many changes are gathered before they are passed on, if they could be passed on at
@@ -227,7 +228,8 @@ async fn streams_lists(connector: &Connector) -> bool {
         let Ok(answer) = time::timeout(watch::BEGINS, asked).await else {
             let next = pace.ended(Ended::Failed, Instant::now(), fastrand::f64());
             warn!(
-                within = ?watch::BEGINS, retry = ?next.saturating_duration_since(Instant::now()),
+                server = connector.server(), within = ?rounded(watch::BEGINS),
+                retry = ?rounded(next.saturating_duration_since(Instant::now())),
                 "the API server does not answer; what is in the kernel stays as it is"
             );
             time::sleep_until(next).await;
@@ -236,7 +238,8 @@ async fn streams_lists(connector: &Connector) -> bool {
         match answer {
             Ok(version) => {
                 let streaming = is_streaming(&version.major, &version.minor);
-                info!(version = version.git_version, streaming, "the API server answers");
+                let server = connector.server();
+                info!(server, version = version.git_version, streaming, "the API server answers");
                 return streaming;
             }
             // It answers, though not this question; pages work with all.
@@ -247,7 +250,8 @@ async fn streams_lists(connector: &Connector) -> bool {
             Err(error) => {
                 let next = pace.ended(Ended::Failed, Instant::now(), fastrand::f64());
                 warn!(
-                    error = words(&error), retry = ?next.saturating_duration_since(Instant::now()),
+                    server = connector.server(), error = words(&error),
+                    retry = ?rounded(next.saturating_duration_since(Instant::now())),
                     "the API server does not answer; what is in the kernel stays as it is"
                 );
                 time::sleep_until(next).await;

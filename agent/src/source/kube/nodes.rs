@@ -19,6 +19,7 @@ use tokio::time;
 use tracing::{debug, warn};
 
 use super::{backoff, slim, words};
+use crate::rounded::rounded;
 use crate::source::{Change, Changes};
 
 /// How long two pods list an address before it is worth a question: most are a
@@ -63,7 +64,7 @@ pub async fn look_up<T>(
                 let wait = waits.next().unwrap_or(AGAIN);
                 if !std::mem::replace(&mut is_failing, true) {
                     warn!(
-                        error = words(&error), nodes = names.iter().cloned().collect::<Vec<_>>().join(", "), retry = ?wait,
+                        error = words(&error), nodes = names.iter().cloned().collect::<Vec<_>>().join(", "), retry = ?rounded(wait),
                         "cannot look up the Nodes of pods that list one address; until then rules admit this address \
                          only if they admit every pod that lists it"
                     );

@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 use super::slim::Policy;
 use super::{backoff, words};
 pub use crate::notice::Notice;
+use crate::rounded::rounded;
 
 /// The taint that keeps pods off a node until its agent enforces.
 pub const STARTUP_TAINT: &str = "npc.dev/agent-not-ready";
@@ -75,7 +76,7 @@ async fn try_for_a_while(what: &str, write: impl Fn() -> BoxFuture<'static, kube
             }
             Err(error) => {
                 let wait = waits.next().unwrap_or_default();
-                debug!(error = words(&error), retry = ?wait, "cannot {what} yet");
+                debug!(error = words(&error), retry = ?rounded(wait), "cannot {what} yet");
                 time::sleep(wait).await;
             }
         }
@@ -91,10 +92,10 @@ async fn try_until_done(what: &str, write: impl Fn() -> BoxFuture<'static, kube:
     while let Err(error) = write().await {
         let wait = waits.next().unwrap_or_default();
         if std::mem::replace(&mut is_logged, true) {
-            debug!(error = words(&error), retry = ?wait, "still cannot {what}");
+            debug!(error = words(&error), retry = ?rounded(wait), "still cannot {what}");
         } else {
             warn!(
-                error = words(&error), retry = ?wait,
+                error = words(&error), retry = ?rounded(wait),
                 "cannot {what} yet; the agent retries, and policies are enforced all the same"
             );
         }

@@ -11,6 +11,7 @@ use tokio::time;
 
 use super::words;
 use crate::install_cni::owner::{NodeTraits, OwnerAnswer};
+use crate::rounded::rounded;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,7 +26,7 @@ pub fn daemon_set(client: &Client, namespace: &str, name: &str, node: &str) -> B
         let set = match time::timeout(PATIENCE, sets.get(&name)).await {
             Ok(Ok(set)) => set,
             Ok(Err(error)) => return refused(&error),
-            Err(_) => return OwnerAnswer::Unknown(format!("the API server did not answer for {PATIENCE:?}")),
+            Err(_) => return OwnerAnswer::Unknown(format!("the API server did not answer for {}", rounded(PATIENCE))),
         };
         // Without its Node, a node counts as selected.
         let node = time::timeout(PATIENCE, nodes.get(&node)).await;

@@ -15,13 +15,15 @@
 //! a streamed list was refused. Here every try passes [`Lister::wait`], whatever
 //! ended the one before.
 
+mod listing;
+
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, header};
 use kube::Client;
-use kube::api::{ListParams, WatchParams};
+use kube::api::WatchParams;
 use kube::core::Request;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{self, Instant};
@@ -32,7 +34,7 @@ use super::decode::{self, Identity, Item, Line};
 use super::failure::{self, Failure};
 use super::named::Named;
 use super::pace::{Ended, Pace, Reach, STEADY};
-use super::read::{self, Body, Buffer, Items};
+use super::read::{self, Body, Buffer};
 use super::unchanged::Unchanged;
 use super::watched::{ObjectEvent, Watched, keep};
 use crate::metrics::{Kind, Watches};
@@ -42,18 +44,12 @@ use crate::metrics::{Kind, Watches};
 /// a streamed list has to be complete by then, or it begins again.
 pub const WATCH_SECONDS: RangeInclusive<u32> = 10..=110;
 
-/// How many objects a page of a list has.
-const PAGE: u32 = 500;
-
 /// How long the answer to a watch may take to begin. A server that queues it takes
 /// less, and a connection that died in silence would take 120 s.
 pub(super) const BEGINS: Duration = Duration::from_secs(15);
 
 /// How much longer than its time limit a watch may be silent before it is given up.
 const SILENCE: Duration = Duration::from_secs(5);
-
-/// How many streamed lists in a row may break off before pages are tried.
-const BROKEN_STREAMS: u32 = 3;
 
 /// How long the other watches wait for the one that looks for an API server that is
 /// away, before they look themselves.
@@ -274,94 +270,6 @@ impl<K: Watched> Lister<K> {
         self.watch(events, version).await
     }
 
-    /// Lists everything; the version to watch from, and the watch if it has begun.
-    async fn list(&mut self, client: &Client) -> Result<(String, Option<Body>), End> {
-        if self.common.streams && self.broken_streams < BROKEN_STREAMS {
-            let (version, events) = self.stream_list(client).await?;
-            return Ok((version, Some(events)));
-        }
-        let listed = self.list_in_pages(client).await;
-        // Whatever came of it, the next list may be streamed.
-        self.broken_streams = 0;
-        Ok((listed?, None))
-    }
-
-    /// Lists by a watch that begins with all objects. This spares the API server the
-    /// memory for a whole list.
-    async fn stream_list(&mut self, client: &Client) -> Result<(String, Body), End> {
-        // Without a version the list is as new as the store. With "0" it would be as old as a
-        // server's cache may be, which can lack what another server has shown already.
-        let mut events = self.open(client, "", true).await.inspect_err(|end| {
-            // The feature is off (422), or the server does not know it (400).
-            if matches!(end, End::Failed(failure) if matches!(failure.code(), Some(400 | 422))) {
-                self.common.streams = false;
-            }
-        })?;
-        self.begin_list().await?;
-        // Until it is complete it counts as one that broke off.
-        self.broken_streams += 1;
-        loop {
-            match self.next(&mut events).await? {
-                Some(Line::Applied(item)) => self.send_item(item, ObjectEvent::Listed).await?,
-                Some(Line::Unchanged(identity)) => self.send(ObjectEvent::ListedAgain(identity)).await?,
-                Some(Line::Unnamed(error)) => self.send(ObjectEvent::Unnamed(error)).await?,
-                Some(Line::Bookmark(version, is_end)) => {
-                    if is_end {
-                        self.end_list().await?;
-                        self.broken_streams = 0;
-                        return Ok((version, events));
-                    }
-                }
-                // A server whose etcd lacks RequestWatchProgress accepts, and then
-                // refuses in the stream.
-                Some(Line::Error(status)) => {
-                    self.broken_streams = BROKEN_STREAMS;
-                    return Err(Failure::Refused(status).into());
-                }
-                // What was listed can go before the list is complete.
-                Some(Line::Deleted(identity)) => self.send_deleted(identity).await?,
-                None => return Err(Failure::Incomplete.into()),
-            }
-        }
-    }
-
-    async fn list_in_pages(&mut self, client: &Client) -> Result<String, End> {
-        let mut params = ListParams::default().limit(PAGE);
-        params.field_selector.clone_from(&self.field_selector);
-        self.begin_list().await?;
-        loop {
-            let request = Request::new(K::url_path(&(), None)).list(&params).map_err(kube::Error::BuildRequest)?;
-            let mut items = Items::new(Box::pin(client.request_stream(request).await?));
-            self.answered().await?;
-            let mut is_empty = true;
-            loop {
-                // A body that stands still is an error of the client's own after a while.
-                let Some(piece) = items.next(&mut self.buffer).await.map_err(Failure::of_list)? else { break };
-                is_empty = false;
-                if let Some(identity) = self.unchanged.find(piece, self.buffer.bytes()) {
-                    self.send(ObjectEvent::ListedAgain(identity)).await?;
-                    continue;
-                }
-                match decode::item::<K>(&self.buffer, piece) {
-                    Ok(item) => self.send_item(item, ObjectEvent::Listed).await?,
-                    Err(error) => self.send(ObjectEvent::Unnamed(error)).await?,
-                }
-            }
-            let metadata = items.envelope().map_err(kube::Error::SerdeError)?.metadata;
-            let token = metadata.r#continue.filter(|token| !token.is_empty());
-            if token.is_some() && (is_empty || token == params.continue_token) {
-                return Err(Failure::Endless.into());
-            }
-            params.continue_token = token;
-            if params.continue_token.is_none() {
-                let version = metadata.resource_version.filter(|version| !version.is_empty());
-                let version = version.ok_or(Failure::NoVersion)?;
-                self.end_list().await?;
-                return Ok(version);
-            }
-        }
-    }
-
     /// Begins a watch; `lists` if it is to begin with all objects.
     async fn open(&mut self, client: &Client, version: &str, lists: bool) -> Result<Body, End> {
         let params = WatchParams {
@@ -486,16 +394,6 @@ impl<K: Watched> Lister<K> {
     async fn send_deleted(&mut self, identity: Identity) -> Result<(), End> {
         self.unchanged.forget(&identity);
         self.send(ObjectEvent::Deleted(identity)).await
-    }
-
-    async fn begin_list(&mut self) -> Result<(), End> {
-        self.unchanged.begin_list();
-        self.send(ObjectEvent::ListBegins).await
-    }
-
-    async fn end_list(&mut self) -> Result<(), End> {
-        self.unchanged.end_list();
-        self.send(ObjectEvent::ListEnds).await
     }
 
     async fn send(&self, event: ObjectEvent<K::Object>) -> Result<(), End> {

@@ -10,17 +10,19 @@ use super::kinds::Body;
 use super::parsed::{Parsed, ParsedObject};
 use super::position::Origin;
 use super::problem::{Code, ObjectRef, Problem};
-use super::{Loaded, Options};
+use super::{Loaded, Options, undeclared};
 
 /// Puts files together. Of two objects with one name the later one counts, as
 /// if they had been applied in this order.
 pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Loaded {
     let mut loaded = Loaded::default();
     let mut slots: Vec<ParsedObject> = Vec::new();
+    let mut scaled = BTreeSet::new();
     let mut index: HashMap<(ObjectRef, String), usize> = HashMap::new();
     for file in files {
         loaded.positions.add_source(file.file, file.text, file.parts);
         loaded.problems.extend(file.problems);
+        scaled.extend(file.scaled);
         for (kind, count) in file.skipped {
             *loaded.skipped.entry(kind).or_default() += count;
         }
@@ -46,12 +48,14 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
         }
     }
     let represented = Represented::of(&slots);
+    let is_scaled = |object: &ObjectRef| scaled.contains(object);
     for item in slots {
         let origin = Origin { file: item.file, node: item.node, is_in_parts: item.is_in_parts };
         match item.body {
             Body::Namespace(namespace) => loaded.objects.namespaces.push(namespace),
             Body::Pod(pod) => loaded.objects.pods.push(*pod),
-            Body::Template(pod) => {
+            Body::Template(mut pod) => {
+                pod.is_single &= !is_scaled(&item.object);
                 if !represented.contains(&item.object, item.owner.as_ref()) {
                     loaded.objects.pods.push(*pod);
                 }
@@ -68,6 +72,8 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
     }
     if options.declare_namespaces {
         loaded.objects.declare_namespaces();
+        let undeclared = undeclared::problems(&loaded);
+        loaded.problems.extend(undeclared);
     }
     loaded.objects.bound_policies();
     loaded

@@ -56,6 +56,18 @@ pub(super) struct DoubtfulValue {
     pub(super) help: &'static str,
 }
 
+/// Decodes the field at a path; the empty value where it is absent.
+pub(super) fn field<T: de::DeserializeOwned + Default>(
+    node: &Node,
+    path: &[&str],
+    notes: &mut Notes,
+) -> Result<T, Mismatch> {
+    match path.iter().try_fold(node, |node, key| node.get(key)) {
+        Some(field) => decode(field, &path.join("."), notes),
+        None => Ok(T::default()),
+    }
+}
+
 /// Decodes a node that stands at `path` in its object.
 pub(super) fn decode<T: de::DeserializeOwned>(node: &Node, path: &str, notes: &mut Notes) -> Result<T, Mismatch> {
     let shared = RefCell::new(std::mem::take(notes));

@@ -9,7 +9,8 @@ use npc_compiler::object::{
     CONFIG_HASH, EndpointSlice, Labels, Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload,
 };
 
-use super::decode::{Mismatch, Notes, decode};
+use super::decode::{Mismatch, Notes, field};
+use super::replicas::{of_cron_job, of_workload};
 use super::span::Span;
 use super::tree::{Node, Value};
 
@@ -127,6 +128,7 @@ const WORKLOAD: Keep = Fields(&[
         Fields(&[
             ("replicas", All),
             ("parallelism", All),
+            ("completions", All),
             ("paused", All),
             ("updateStrategy", All),
             ("template", TEMPLATE),
@@ -137,16 +139,35 @@ const CRON_JOB: Keep = Fields(&[
     ("apiVersion", All),
     ("kind", All),
     ("metadata", METADATA),
-    ("spec", Fields(&[("jobTemplate", Fields(&[("spec", Fields(&[("template", TEMPLATE)]))]))])),
+    (
+        "spec",
+        Fields(&[
+            ("concurrencyPolicy", All),
+            (
+                "jobTemplate",
+                Fields(&[("spec", Fields(&[("parallelism", All), ("completions", All), ("template", TEMPLATE)]))]),
+            ),
+        ]),
+    ),
 ]);
 const POLICY: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", POLICY_METADATA), ("spec", All)]);
-/// Of a kind that is not Kubernetes' own: what makes a workload of it, if it has a template,
-/// and the patches of a kustomization.
+/// Of a kind that is not read: what makes a workload of it, if it has a template, what it scales, and
+/// the patches of a kustomization.
 const OTHER: Keep = Fields(&[
     ("apiVersion", All),
     ("kind", All),
     ("metadata", METADATA),
-    ("spec", Fields(&[("replicas", All), ("template", TEMPLATE)])),
+    (
+        "spec",
+        Fields(&[
+            ("replicas", All),
+            ("template", TEMPLATE),
+            // Of an autoscaler.
+            ("scaleTargetRef", All),
+            ("maxReplicas", All),
+            ("maxReplicaCount", All),
+        ]),
+    ),
     ("patches", All),
     ("patchesJson6902", All),
     ("patchesStrategicMerge", All),
@@ -381,18 +402,13 @@ pub(super) fn read(
             Body::Policy(Box::new(policy))
         }
         DocumentKind::Workload => {
-            let mut pod = template(kind_name, &name, &namespace, node, &["spec", "template"], notes)?;
-            match pods_at_once(kind_name, node, notes)? {
-                Some(0) => Body::Idle(pod.labels),
-                number => {
-                    pod.is_single = number == Some(1);
-                    Body::Template(Box::new(pod))
-                }
-            }
+            let pod = template(kind_name, &name, &namespace, node, &["spec", "template"], notes)?;
+            body_of(pod, of_workload(kind_name, node, notes)?)
         }
         DocumentKind::CronJob => {
             let path = ["spec", "jobTemplate", "spec", "template"];
-            Body::Template(Box::new(template(kind_name, &name, &namespace, node, &path, notes)?))
+            let pod = template(kind_name, &name, &namespace, node, &path, notes)?;
+            body_of(pod, of_cron_job(node, notes)?)
         }
         DocumentKind::Other => return Err(wrong(node.span, "kind", "of no kind that decides".to_owned(), "")),
     };
@@ -407,15 +423,13 @@ fn unknown_beside_spec(node: &Node, notes: &mut Notes) {
     notes.unknown.extend(unknown.map(|entry| entry.key.to_string()));
 }
 
-/// How many pods a workload says that it makes; none where it leaves that to the default or to an
-/// autoscaler. Of a suspended Job or CronJob the pods come when it is resumed, as it stands.
-fn pods_at_once(kind: &str, node: &Node, notes: &mut Notes) -> Result<Option<i32>, Mismatch> {
-    let number = match kind {
-        "DaemonSet" => return Ok(None),
-        "Job" => "parallelism",
-        _ => "replicas",
-    };
-    field(node, &["spec", number], notes)
+/// What a workload is that makes so many pods like this one; without a number, any number of them.
+fn body_of(mut pod: Pod, number: Option<i32>) -> Body {
+    if number == Some(0) {
+        return Body::Idle(pod.labels);
+    }
+    pod.is_single = number == Some(1);
+    Body::Template(Box::new(pod))
 }
 
 /// The pod that a workload would make; it has the workload's name.
@@ -443,18 +457,6 @@ fn template(
     let mut pod = Pod::from_template(namespace.to_owned(), name.to_owned(), labels, spec);
     pod.workload = Some(Workload { kind: kind.to_owned(), name: name.to_owned() });
     Ok(pod)
-}
-
-/// Decodes the field at a path; the empty value where it is absent.
-fn field<T: serde::de::DeserializeOwned + Default>(
-    node: &Node,
-    path: &[&str],
-    notes: &mut Notes,
-) -> Result<T, Mismatch> {
-    match path.iter().try_fold(node, |node, key| node.get(key)) {
-        Some(field) => decode(field, &path.join("."), notes),
-        None => Ok(T::default()),
-    }
 }
 
 /// The name of an object that leaves its end to the API server: five letters or digits, as

@@ -44,10 +44,12 @@ mod passed_over;
 mod position;
 mod problem;
 mod prune;
+mod replicas;
 mod scalar;
 mod span;
 mod tree;
 mod types;
+mod undeclared;
 
 use std::collections::BTreeMap;
 use std::fs::File;

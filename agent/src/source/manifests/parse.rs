@@ -6,16 +6,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::annotations::{self, Wrong};
 use super::decode::{Mismatch, Notes};
-use super::field::span_of;
+use super::field::{shared_text_of, span_of};
 use super::foreign::{self, DocumentFault};
 use super::json;
 use super::kinds::{self, DocumentKind};
 use super::parsed::{Parsed, ParsedObject};
 use super::problem::{Code, ObjectRef, Problem};
+use super::replicas;
 use super::span::{Mark, Span};
 use super::tree::{self, Node, Value};
 use super::types::{self, Misspelt, misspelt};
 use npc_compiler::algebra::syntax::{wrong_label_key, wrong_label_value};
+use npc_compiler::object::Workload;
 
 /// How deep `List`s may lie in `List`s.
 const MAX_LISTS: usize = 8;
@@ -86,8 +88,8 @@ struct TypeMeta {
 }
 
 /// Of an object only what a change of it needs: the labels of a workload itself, which its pods do
-/// not have, how it replaces its pods, its template where that has no labels, the ports of a
-/// Service, and that an object has no name of its own.
+/// not have, how it replaces its pods, its template where that has no labels or shares them by a YAML
+/// anchor, the ports of a Service, and that an object has no name of its own.
 fn needed(kind: DocumentKind, mut node: Node) -> Node {
     let has = |key| node.get("metadata").and_then(|of| of.get(key)?.text()).is_some_and(|text| !text.is_empty());
     let is_workload = matches!(kind, DocumentKind::Workload | DocumentKind::CronJob);
@@ -97,11 +99,13 @@ fn needed(kind: DocumentKind, mut node: Node) -> Node {
     let of_job = ["spec", "jobTemplate", "spec", "template"].iter().try_fold(&node, |node, key| node.get(key));
     let labels = template.or(of_job).and_then(|template| template.get("metadata")?.get("labels"));
     let has_labels = labels.is_some_and(|of| matches!(&of.resolved().value, Value::Map(labels) if !labels.is_empty()));
+    let path = if template.is_some() { LABELS[1] } else { LABELS[2] };
+    let is_shared = shared_text_of(&node, path).is_some();
     let Value::Map(entries) = &mut node.value else { return Node { span: node.span, value: Value::Map(Vec::new()) } };
     let kept = |field: &str, key: &str| match (field, key) {
         ("metadata", "labels") | ("spec", "paused" | "updateStrategy") => is_workload,
         ("metadata", "generateName") => is_unnamed,
-        ("spec", "template" | "jobTemplate") => is_workload && !has_labels,
+        ("spec", "template" | "jobTemplate") => is_workload && (!has_labels || is_shared),
         // The port whose targetPort may be wrong.
         ("spec", "ports") => kind == DocumentKind::Service,
         _ => false,
@@ -204,6 +208,10 @@ impl DocumentReader<'_> {
             return;
         }
         if kind == DocumentKind::Other {
+            if let Some(Workload { kind, name }) = replicas::scaled_by(&types.api_version, &types.kind, &node) {
+                let namespace = self.best_name(DocumentKind::Other, &types.kind, &node).namespace;
+                self.parsed.scaled.push(ObjectRef::new(kind, namespace, name));
+            }
             *self.parsed.skipped.entry(kinds::qualified(&types.api_version, &types.kind)).or_default() += 1;
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
                 let message = format!("no Kubernetes since 1.16 serves a NetworkPolicy of {}", types.api_version);

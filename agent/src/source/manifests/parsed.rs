@@ -19,6 +19,8 @@ pub(in crate::source) struct Parsed {
     pub(super) items: Vec<ParsedObject>,
     pub(in crate::source) problems: Vec<Problem>,
     pub(super) skipped: BTreeMap<String, usize>,
+    /// The workloads that autoscalers scale.
+    pub(super) scaled: Vec<ObjectRef>,
     /// The problems, by their places, of documents that are no broken objects.
     pub(super) foreign: Vec<(usize, OtherDocument)>,
     /// Of a long list only these parts of the text are kept, by the lines in which they begin.
@@ -48,6 +50,7 @@ impl Parsed {
             items: Vec::new(),
             problems: Vec::new(),
             skipped: BTreeMap::new(),
+            scaled: Vec::new(),
             foreign: Vec::new(),
             parts: BTreeMap::new(),
             kustomization: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::field::span_of;
+use super::field::{shared_text_of, span_of};
 use super::long;
 use super::problem::ObjectRef;
 use super::span::Span;
@@ -48,13 +48,13 @@ impl fmt::Display for Location {
 #[derive(Debug, Clone, Default)]
 pub struct Positions {
     objects: BTreeMap<ObjectRef, Origin>,
-    sources: BTreeMap<Arc<str>, Source>,
+    sources: BTreeMap<Arc<str>, FileText>,
 }
 
 /// The text of a file; of a long list only the parts that places are asked for in, by the lines
 /// in which they begin.
 #[derive(Debug, Clone, Default)]
-struct Source {
+struct FileText {
     text: Arc<str>,
     parts: Arc<BTreeMap<u32, Box<str>>>,
 }
@@ -70,7 +70,7 @@ pub(super) struct Origin {
 
 impl Positions {
     pub(super) fn add_source(&mut self, file: Arc<str>, text: Arc<str>, parts: BTreeMap<u32, Box<str>>) {
-        self.sources.insert(file, Source { text, parts: Arc::new(parts) });
+        self.sources.insert(file, FileText { text, parts: Arc::new(parts) });
     }
 
     pub(super) fn add_object(&mut self, object: ObjectRef, origin: Origin) {
@@ -101,6 +101,16 @@ impl Positions {
             None => span_of(&origin.node, path),
         };
         Some(Location { file: Arc::clone(&origin.file), span, exact })
+    }
+
+    /// Where the text of a field stands, if it is a YAML anchor's, which other places of the document may
+    /// use too. Of other objects than policies as in [`Self::text`].
+    #[must_use]
+    pub fn shared_text(&self, object: &ObjectRef, path: &str) -> Option<Location> {
+        let origin = self.objects.get(object)?;
+        let read = self.read_again(origin);
+        let span = shared_text_of(read.as_ref().unwrap_or(&origin.node), path)?;
+        Some(Location { file: Arc::clone(&origin.file), span, exact: true })
     }
 
     /// The text of a scalar of an object, by the keys that lead to it. Of other objects than

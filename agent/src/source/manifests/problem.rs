@@ -34,6 +34,8 @@ pub enum Code {
     DuplicateName,
     /// A value that may not mean what its author thinks.
     ValueDoubtful,
+    /// A namespace that no object declares, and whose name is nearly that of one that is.
+    NamespaceUndeclared,
     /// A version of NetworkPolicy that no Kubernetes serves any more.
     VersionGone,
     /// A label that no API server takes.
@@ -44,10 +46,11 @@ pub enum Code {
 
 impl Code {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::DocumentUnreadable,
         Self::DuplicateName,
         Self::ValueDoubtful,
+        Self::NamespaceUndeclared,
         Self::VersionGone,
         Self::LabelInvalid,
         Self::AnnotationInvalid,
@@ -60,6 +63,7 @@ impl Code {
             Self::DocumentUnreadable => "document-unreadable",
             Self::DuplicateName => "duplicate-name",
             Self::ValueDoubtful => "value-doubtful",
+            Self::NamespaceUndeclared => "namespace-undeclared",
             Self::VersionGone => "version-gone",
             Self::LabelInvalid => "label-invalid",
             Self::AnnotationInvalid => "annotation-invalid",
@@ -72,9 +76,11 @@ impl Code {
         match self {
             // The pods that such a policy was to isolate would be open.
             Self::DocumentUnreadable | Self::VersionGone => Severity::Error,
-            Self::DuplicateName | Self::ValueDoubtful | Self::LabelInvalid | Self::AnnotationInvalid => {
-                Severity::Warning
-            }
+            Self::DuplicateName
+            | Self::ValueDoubtful
+            | Self::NamespaceUndeclared
+            | Self::LabelInvalid
+            | Self::AnnotationInvalid => Severity::Warning,
         }
     }
 
@@ -85,6 +91,7 @@ impl Code {
             Self::DocumentUnreadable | Self::VersionGone => "it is not judged",
             Self::DuplicateName => "the earlier one is not judged",
             Self::ValueDoubtful => "it is taken as it stands",
+            Self::NamespaceUndeclared => "it is taken for a namespace of its own",
             Self::AnnotationInvalid => "no annotation decides, but the API server refuses the object",
             Self::LabelInvalid => "the label counts as it stands, but the API server refuses the object",
         }
@@ -116,29 +123,63 @@ impl Problem {
     pub const fn severity(&self) -> Severity {
         self.code.severity()
     }
+
+    /// It without its severity, for a log whose line has that already.
+    #[must_use]
+    pub fn said(&self) -> impl fmt::Display {
+        Said(self)
+    }
+
+    fn what(&self) -> What<'_> {
+        What(self)
+    }
+
+    fn place(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(span) = self.span {
+            write!(f, ":{}:{}", span.start.line, span.start.column)?;
+        }
+        Ok(())
+    }
 }
 
 /// With `#`, the code stands behind the severity: `warning[label-invalid]`.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if let Some(span) = self.span {
-            write!(f, ":{}:{}", span.start.line, span.start.column)?;
-        }
+        self.place(f)?;
         write!(f, ": {}", self.severity().as_str())?;
         if f.alternate() {
             write!(f, "[{}]", self.code.as_str())?;
         }
-        f.write_str(": ")?;
-        if let Some(object) = &self.object {
+        write!(f, ": {}", self.what())
+    }
+}
+
+/// What [`Problem::said`] shows.
+struct Said<'a>(&'a Problem);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.place(f)?;
+        write!(f, ": {}", self.0.what())
+    }
+}
+
+/// What is wrong, without the place.
+struct What<'a>(&'a Problem);
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem { object, path, message, help, .. } = self.0;
+        if let Some(object) = object {
             write!(f, "{object}: ")?;
         }
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+        if !path.is_empty() {
+            write!(f, "{path}: ")?;
         }
-        f.write_str(&self.message)?;
-        if !self.help.is_empty() {
-            write!(f, "; {}", self.help)?;
+        f.write_str(message)?;
+        if !help.is_empty() {
+            write!(f, "; {help}")?;
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ impl Default for Anew {
 }
 
 impl Anew {
-    fn has(&self, name: &Arc<str>) -> bool {
+    pub(super) fn has(&self, name: &Arc<str>) -> bool {
         match self {
             Self::All => true,
             Self::Edited(names) => names.contains(name),
@@ -158,18 +158,28 @@ impl LocalGroups {
         let known = peers.sizes_of(store, rules.flat_map(PolicyRule::pod_peers));
         let mut sizes = InStore { of_all: store.size, sets, known };
         let over = members::choose_over_bound(&groups, stay, &self.options, &mut sizes);
-        let is_same =
-            here.over_bound.len() == over.len() && over.iter().all(|name| here.over_bound.contains_key(*name));
-        if is_same {
+        let over = over.into_iter().filter_map(|name| here.policies.get_key_value(name));
+        let over: Vec<Arc<str>> = over.map(|(name, _)| Arc::clone(name)).collect();
+        self.put_over_bound(namespace, &over)
+    }
+
+    /// These policies of a namespace are over the bound, as was found out for what changes in it now.
+    pub(in crate::engine) fn set_over_bound(&mut self, namespace: &str, over: &[Arc<str>]) {
+        self.reconsidered.remove(namespace);
+        self.is_stale |= self.put_over_bound(namespace, over);
+    }
+
+    /// Whether others are over the bound than before.
+    fn put_over_bound(&mut self, namespace: &str, over: &[Arc<str>]) -> bool {
+        let Some(here) = self.namespaces.get_mut(namespace) else { return false };
+        if here.over_bound.keys().eq(over) {
             return false;
         }
-        let over: Vec<(Arc<str>, Finding)> = over
-            .into_iter()
-            .filter_map(|name| here.policies.get_key_value(name))
+        let policies = over.iter().filter_map(|name| here.policies.get_key_value(name));
+        let found = policies
             .map(|(name, policy)| (Arc::clone(name), members::finding(policy, &self.options, "a node")))
             .collect();
-        let Some(here) = self.namespaces.get_mut(namespace) else { return false };
-        let before = std::mem::replace(&mut here.over_bound, over.into_iter().collect());
+        let before = std::mem::replace(&mut here.over_bound, found);
         self.over_bound_version += 1;
         let moved: BTreeSet<&Arc<str>> = before
             .keys()
@@ -199,7 +209,8 @@ pub(super) struct InStore<'a> {
 
 impl Sizes for InStore<'_> {
     fn of_peer(&mut self, peer: &PodPeer) -> Size {
-        self.known.get(peer).copied().unwrap_or_default()
+        // What is counted is an upper bound, so one that was not looked up may be everything.
+        self.known.get(peer).copied().unwrap_or(self.of_all)
     }
 
     fn of_all(&mut self) -> Size {
@@ -208,5 +219,22 @@ impl Sizes for InStore<'_> {
 
     fn of_set(&self, set: &SetName) -> Option<u64> {
         self.sets.count_of(set)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::algebra::selector::Selector;
+    use crate::policy::Namespaces;
+
+    #[test]
+    fn a_peer_that_was_not_looked_up_counts_as_all_pods() {
+        let of_all = Size { addresses: [3, 1], ports: [7, 2] };
+        let peer = |name: &str| PodPeer { namespaces: Namespaces::Own(name.to_owned()), pods: Selector::default() };
+        let (known, unknown) = (peer("known"), peer("unknown"));
+        let sets = LiveSets::default();
+        let mut sizes = InStore { of_all, sets: &sets, known: [(&known, Size::default())].into_iter().collect() };
+        assert_eq!((sizes.of_peer(&known), sizes.of_peer(&unknown)), (Size::default(), of_all));
     }
 }

@@ -12,40 +12,92 @@ use crate::cluster::group::Resolution;
 use crate::cluster::merge::Admission;
 use crate::engine::key::PodKey;
 use crate::engine::live::LiveSets;
-use crate::engine::local::{LocalClass, LocalNamespace, weight};
+use crate::engine::local::{LocalClass, LocalNamespace, Weight};
 use crate::engine::peers::PeerIndex;
 use crate::engine::store::{PodId, Store};
 use crate::object::{ContainerPort, Family, Labels, Pod};
 use crate::policy::{Direction, PodPeer, Policy, PolicyRule};
 use crate::ruleset::group_chain::Leaf;
-use crate::ruleset::layout::{chain_of_leaf, identity};
+use crate::ruleset::layout::{Options, chain_of_leaf, identity};
 use crate::ruleset::members::{self, Demand, Size};
 use crate::ruleset::name::Hash;
 use crate::ruleset::node::{ChainName, Rule, SetName};
 use crate::ruleset::set_definition::Definition;
 
-/// A chain that is to come, and the sets that it asks.
+/// A group's chain in one family, and the sets that it asks.
 #[derive(Debug)]
-pub(in crate::engine) struct Foreseen {
+pub(in crate::engine) struct PreparedLeaf {
     pub(in crate::engine) family: Family,
     pub(in crate::engine) chain: ChainName,
     pub(in crate::engine) rules: Vec<Rule>,
     pub(in crate::engine) sets: BTreeMap<SetName, Definition>,
 }
 
+/// The chains of a group, made before its policies are in force. A large one takes long, so it is
+/// not made again then.
+#[derive(Debug)]
+pub(in crate::engine) struct PreparedGroup {
+    direction: Direction,
+    hash: Hash,
+    /// The policies that it is made of: those of the group that are not over the bound.
+    policies: Vec<Arc<Policy>>,
+    /// By family.
+    pub(in crate::engine) leaves: [PreparedLeaf; 2],
+}
+
+impl PreparedGroup {
+    /// Makes the chains of a group of which these policies are not over the bound.
+    pub(super) fn new<'n>(
+        (direction, hash, resolution): (Direction, Hash, &Resolution),
+        policies: Vec<Arc<Policy>>,
+        options: &Options,
+        names: &(impl Iterator<Item = (&'n str, &'n str)> + Clone),
+    ) -> Self {
+        let rules = policies.iter().flat_map(|policy| {
+            let policy = &**policy;
+            policy.rules(direction).iter().map(move |rule| (policy, rule))
+        });
+        let admission = Admission::new(rules, direction, resolution);
+        let leaves = Family::ALL.map(|family| {
+            let leaf = Leaf::new(family, direction, options, &admission, names.clone());
+            let chain = chain_of_leaf(family, direction, &leaf);
+            PreparedLeaf { family, chain, rules: leaf.rules, sets: leaf.sets }
+        });
+        drop(admission);
+        Self { direction, hash, policies, leaves }
+    }
+
+    /// Whether it is made of just these policies, as they are now.
+    pub(super) fn is_of(&self, policies: &[Arc<Policy>]) -> bool {
+        self.policies.len() == policies.len()
+            && self.policies.iter().zip(policies).all(|(made_of, policy)| Arc::ptr_eq(made_of, policy))
+    }
+}
+
+/// What changes of a namespace will make.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Prospect {
+    /// The groups whose chains will be other ones.
+    pub(in crate::engine) groups: Vec<PreparedGroup>,
+    /// How many members their sets have, or more.
+    pub(in crate::engine) members: BTreeMap<SetName, u64>,
+    /// The policies that will be over the bound on set members.
+    pub(in crate::engine) over: Vec<Arc<str>>,
+}
+
 /// What is to change in a namespace.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct ToCome<'a> {
     /// Policies by their names; `None` for those that go.
-    pub(in crate::engine) policies: BTreeMap<Arc<str>, Option<Policy>>,
+    pub(in crate::engine) policies: BTreeMap<Arc<str>, Option<Arc<Policy>>>,
     /// Pods that come, or change.
     pub(in crate::engine) pods: Vec<&'a Pod>,
     /// Which policies are over the bound on set members is chosen anew.
     pub(in crate::engine) reconsiders_bound: bool,
 }
 
-/// Endpoints that will be in one group.
-struct Kind {
+/// A group that will be there.
+struct FutureGroup {
     direction: Direction,
     /// The names of the policies, sorted.
     own: BTreeSet<Arc<str>>,
@@ -54,34 +106,43 @@ struct Kind {
 }
 
 impl LocalGroups {
-    /// More rules and sets than a namespace can get by a change that brings it this policy,
-    /// or pods; 0 if nothing of the namespace is on this node.
-    pub(in crate::engine) fn most(&mut self, namespace: &str, policy: Option<&Policy>, is_pod: bool) -> usize {
+    /// More than a namespace can get by a change that brings it this policy, or pods: of rules and
+    /// sets, and of members of these. Nothing if nothing of the namespace is on this node.
+    pub(in crate::engine) fn most(
+        &mut self,
+        namespace: &str,
+        policy: Option<&Policy>,
+        is_pod: bool,
+        all_pods: Size,
+    ) -> (usize, u64) {
         let here = self.namespaces.get_mut(namespace);
         let classes = here.as_ref().map_or(0, |here| here.classes.len()) + usize::from(is_pod);
         if classes == 0 {
-            return 0;
+            return (0, 0);
         }
-        let weight = here.map_or(0, LocalNamespace::weighed) + policy.map_or(0, weight);
-        weight.saturating_mul(classes).saturating_mul(Family::ALL.len())
+        let Weight { rules, peers } =
+            here.map(LocalNamespace::weighed).unwrap_or_default().plus(policy.map(Weight::of).unwrap_or_default());
+        let rules = rules.saturating_mul(classes).saturating_mul(Family::ALL.len());
+        // Most groups share sets, so this is far too much. The chains show how much it is.
+        (rules, peers.saturating_mul(all_pods.all()).saturating_mul(u64::try_from(classes).unwrap_or(u64::MAX)))
     }
 
-    /// The chains that these changes of a namespace will make and that no group has yet.
+    /// What these changes of a namespace will make.
     pub(in crate::engine) fn foresee(
         &self,
         (store, peers): (&mut Store, &mut PeerIndex),
         sets: &LiveSets,
         namespace: &str,
         to_come: ToCome<'_>,
-    ) -> Vec<Foreseen> {
+    ) -> Prospect {
         let ToCome { policies: versions, pods, reconsiders_bound } = to_come;
         let here = self.namespaces.get(namespace);
         let mut policies = here.map_or_else(Cow::default, |here| Cow::Borrowed(&here.policies));
         let mut changed = BTreeSet::new();
         for (name, policy) in versions {
             let before = match policy {
-                Some(policy) if policies.get(&name).is_some_and(|known| **known == policy) => continue,
-                Some(policy) => policies.to_mut().insert(Arc::clone(&name), Arc::new(policy)),
+                Some(policy) if policies.get(&name).is_some_and(|known| *known == policy) => continue,
+                Some(policy) => policies.to_mut().insert(Arc::clone(&name), policy),
                 None if policies.contains_key(&name) => policies.to_mut().remove(&name),
                 None => None,
             };
@@ -89,57 +150,75 @@ impl LocalGroups {
                 changed.insert(name);
             }
         }
-        let kinds = self.kinds(store, namespace, &pods, &policies, &changed);
+        let groups = self.future_groups(store, namespace, &pods, &policies, &changed);
         let is_over = |name: &Arc<str>| here.is_some_and(|here| here.over_bound.contains_key(name));
         // Those that were edited may come back, or all.
-        let stays = |name: &Arc<str>| is_over(name) && !reconsiders_bound && !changed.contains(name);
+        let anew = self.reconsidered.get(namespace);
+        let may_come_back =
+            |name: &Arc<str>| reconsiders_bound || changed.contains(name) || anew.is_some_and(|anew| anew.has(name));
+        let stays = |name: &Arc<str>| is_over(name) && !may_come_back(name);
         let stay: BTreeSet<&str> = here
             .into_iter()
             .flat_map(|here| here.over_bound.keys())
             .filter(|name| policies.contains_key(*name) && stays(name))
             .map(|name| &**name)
             .collect();
-        let is_there = |kind: &Kind, over: &BTreeSet<&str>| {
+        let is_there = |group: &FutureGroup, over: &BTreeSet<&str>| {
             let is_same = |name: &Arc<str>| !changed.contains(name) && is_over(name) == over.contains(&**name);
-            self.is_as_it_will_be(kind.direction, kind.hash) && kind.own.iter().all(is_same)
+            self.is_as_it_will_be(group.direction, group.hash) && group.own.iter().all(is_same)
         };
-        let then = Then { groups: self, namespace, policies: &policies };
-        let (there, new): (Vec<&Kind>, Vec<&Kind>) = kinds.iter().partition(|kind| is_there(kind, &stay));
-        if new.is_empty() {
-            return Vec::new();
+        let future = FutureNamespace { groups: self, namespace, policies: &policies };
+        let (there, new): (Vec<&FutureGroup>, Vec<&FutureGroup>) =
+            groups.iter().partition(|group| is_there(group, &stay));
+        let prepared = future.prepare(&new, &stay);
+        let present = there.iter().flat_map(|group| self.sets_of(group));
+        let (total, members) = future.count(&new, present, &prepared, (store, peers), sets);
+        if new.is_empty() || total <= self.options.set_members.0 {
+            return Prospect { groups: prepared, members, over: future.names(&stay) };
         }
-        let foreseen = then.chains(&new, &stay);
-        let present = there.iter().flat_map(|kind| self.sets_of(kind));
-        if then.count(&new, present, &foreseen, (store, peers), sets) <= self.options.set_members.0 {
-            return foreseen;
-        }
-        let demand = |kind| {
-            let made = is_there(kind, &stay).then(|| self.sets_of(kind).collect());
-            then.demand(kind, made)
+        // They may take a hundred megabytes, and are of no use.
+        drop((prepared, members));
+        let demand = |group| {
+            let made = is_there(group, &stay).then(|| self.sets_of(group).collect());
+            future.demand(group, made)
         };
-        let groups: Vec<Demand<'_>> = kinds.iter().map(demand).collect();
-        let known = then.sizes(kinds.iter(), (store, peers));
+        let demands: Vec<Demand<'_>> = groups.iter().map(demand).collect();
+        let known = future.sizes(groups.iter(), (store, peers));
         let mut sizes = InStore { of_all: store.size, sets, known };
-        let over = members::choose_over_bound(&groups, stay.clone(), &self.options, &mut sizes);
-        let new: Vec<&Kind> = kinds.iter().filter(|kind| !is_there(kind, &over)).collect();
-        then.chains(&new, &over)
+        let over = members::choose_over_bound(&demands, stay.clone(), &self.options, &mut sizes);
+        let new: Vec<&FutureGroup> = groups.iter().filter(|group| !is_there(group, &over)).collect();
+        let prepared = future.prepare(&new, &over);
+        let (_, members) = future.count(&new, std::iter::empty(), &prepared, (store, peers), sets);
+        Prospect { groups: prepared, members, over: future.names(&over) }
+    }
+
+    /// Keeps the chains of groups that come with the next commit.
+    pub(in crate::engine) fn prepare(&mut self, groups: Vec<PreparedGroup>) {
+        for group in groups {
+            self.prepared[group.direction as usize].insert(group.hash, group);
+        }
+    }
+
+    /// What was prepared is not needed any more, or is of no use.
+    pub(in crate::engine) fn forget_prepared(&mut self) {
+        self.prepared.iter_mut().for_each(BTreeMap::clear);
     }
 
     /// The sets that a group has.
-    fn sets_of(&self, kind: &Kind) -> impl Iterator<Item = &SetName> {
-        let group = self.groups[kind.direction as usize].get(&kind.hash);
+    fn sets_of(&self, future: &FutureGroup) -> impl Iterator<Item = &SetName> {
+        let group = self.groups[future.direction as usize].get(&future.hash);
         group.and_then(|group| group.leaves.as_ref()).into_iter().flatten().flat_map(|(_, sets)| sets)
     }
 
     /// The groups of a namespace with these policies, once these pods are there.
-    fn kinds(
+    fn future_groups(
         &self,
         store: &Store,
         namespace: &str,
         pods: &[&Pod],
         policies: &BTreeMap<Arc<str>, Arc<Policy>>,
         changed: &BTreeSet<Arc<str>>,
-    ) -> Vec<Kind> {
+    ) -> Vec<FutureGroup> {
         let here = self.namespaces.get(namespace);
         let changing: BTreeSet<PodId> = pods.iter().filter_map(|pod| store.find(&PodKey::of(pod))).collect();
         let mut classes: Vec<(LocalClass, BTreeSet<Vec<ContainerPort>>)> = Vec::new();
@@ -167,7 +246,7 @@ impl LocalGroups {
             classes.push((class, ports));
         }
         let mut seen = BTreeSet::new();
-        let mut kinds = Vec::new();
+        let mut groups = Vec::new();
         for (mut class, ports) in classes {
             for direction in Direction::ALL {
                 if class.isolating(direction).is_empty() {
@@ -178,12 +257,12 @@ impl LocalGroups {
                     let own = class.isolating(direction).clone();
                     let hash = identity(direction, own.iter().map(|name| (namespace, &**name)), &resolution);
                     if seen.insert(hash) {
-                        kinds.push(Kind { direction, own, resolution, hash });
+                        groups.push(FutureGroup { direction, own, resolution, hash });
                     }
                 }
             }
         }
-        kinds
+        groups
     }
 
     /// Whether a group has its chain, and no policy of it was edited since.
@@ -214,65 +293,64 @@ impl LocalGroups {
 }
 
 /// A namespace with the policies that it will have.
-struct Then<'a> {
+struct FutureNamespace<'a> {
     groups: &'a LocalGroups,
     namespace: &'a str,
     policies: &'a BTreeMap<Arc<str>, Arc<Policy>>,
 }
 
-impl<'a> Then<'a> {
-    /// The chains of groups in each family, while some policies are over the bound on set members.
-    fn chains(&self, kinds: &[&Kind], over: &BTreeSet<&str>) -> Vec<Foreseen> {
-        kinds.iter().flat_map(|kind| self.chains_of(kind, over)).collect()
-    }
-
-    fn chains_of(&self, kind: &Kind, over: &BTreeSet<&str>) -> [Foreseen; 2] {
-        let Kind { direction, own, resolution, .. } = kind;
-        let options = &self.groups.options;
-        let within = own.iter().filter(|name| !over.contains(&***name));
-        let rules = within.filter_map(|name| self.policies.get(name)).flat_map(|policy| {
-            let policy = &**policy;
-            policy.rules(*direction).iter().map(move |rule| (policy, rule))
-        });
-        let admission = Admission::new(rules, *direction, resolution);
-        Family::ALL.map(|family| {
+impl<'a> FutureNamespace<'a> {
+    /// The chains of groups, while some policies are over the bound on set members.
+    fn prepare(&self, groups: &[&FutureGroup], over: &BTreeSet<&str>) -> Vec<PreparedGroup> {
+        let prepare = |group: &&FutureGroup| {
+            let FutureGroup { direction, own, resolution, hash } = group;
+            let within = own.iter().filter(|name| !over.contains(&***name));
+            let policies = within.filter_map(|name| self.policies.get(name)).cloned().collect();
             let names = own.iter().map(|name| (self.namespace, &**name));
-            let leaf = Leaf::new(family, *direction, options, &admission, names);
-            let chain = chain_of_leaf(family, *direction, &leaf);
-            Foreseen { family, chain, rules: leaf.rules, sets: leaf.sets }
-        })
+            PreparedGroup::new((*direction, *hash, resolution), policies, &self.groups.options, &names)
+        };
+        groups.iter().map(prepare).collect()
     }
 
-    /// What the sets of all groups count: those that are there, and those of the new ones.
+    /// Names of policies, as the namespace keeps them.
+    fn names(&self, over: &BTreeSet<&str>) -> Vec<Arc<str>> {
+        over.iter().filter_map(|name| self.policies.get_key_value(*name)).map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// What the sets of all groups count: those that are there, and those of the new ones; and what each
+    /// of the new ones counts.
     fn count<'s>(
         &self,
-        new: &[&Kind],
+        new: &[&FutureGroup],
         present: impl Iterator<Item = &'s SetName>,
-        foreseen: &'s [Foreseen],
+        prepared: &[PreparedGroup],
         (store, peers): (&mut Store, &mut PeerIndex),
         sets: &LiveSets,
-    ) -> u64 {
+    ) -> (u64, BTreeMap<SetName, u64>) {
         let known = self.sizes(new.iter().copied(), (store, peers));
         let mut sizes = InStore { of_all: store.size, sets, known };
-        let mut counts: BTreeMap<&SetName, u64> =
-            present.map(|name| (name, sets.count_of(name).unwrap_or_default())).collect();
-        for chain in foreseen {
-            for (name, definition) in &chain.sets {
-                counts.entry(name).or_insert_with(|| members::count(definition, chain.family, &mut sizes));
+        let mut of_new = BTreeMap::new();
+        for leaf in prepared.iter().flat_map(|group| &group.leaves) {
+            for (name, definition) in &leaf.sets {
+                if !of_new.contains_key(name) {
+                    of_new.insert(name.clone(), members::count(definition, leaf.family, &mut sizes));
+                }
             }
         }
-        let of_sets = members::count_of_sets(u64::try_from(counts.len()).unwrap_or(u64::MAX));
-        counts.into_values().fold(of_sets, u64::saturating_add)
+        let others: BTreeSet<&SetName> = present.filter(|name| !of_new.contains_key(*name)).collect();
+        let of_sets = members::count_of_sets(u64::try_from(of_new.len() + others.len()).unwrap_or(u64::MAX));
+        let of_others = others.into_iter().map(|name| sets.count_of(name).unwrap_or_default());
+        (of_others.chain(of_new.values().copied()).fold(of_sets, u64::saturating_add), of_new)
     }
 
     /// How many members the peers of these groups' policies make.
     fn sizes<'k>(
         &self,
-        kinds: impl Iterator<Item = &'k Kind>,
+        groups: impl Iterator<Item = &'k FutureGroup>,
         (store, peers): (&mut Store, &mut PeerIndex),
     ) -> FxHashMap<&'a PodPeer, Size> {
         let mut asked = BTreeMap::<(&str, Direction), &'a Policy>::new();
-        for Kind { direction, own, .. } in kinds {
+        for FutureGroup { direction, own, .. } in groups {
             let policies = own.iter().filter_map(|name| self.policies.get_key_value(name));
             asked.extend(policies.map(|(name, policy)| ((&**name, *direction), &**policy)));
         }
@@ -281,11 +359,11 @@ impl<'a> Then<'a> {
     }
 
     /// A group as the bound sees it.
-    fn demand<'d>(&self, kind: &'d Kind, sets: Option<Vec<&'d SetName>>) -> Demand<'d>
+    fn demand<'d>(&self, group: &'d FutureGroup, sets: Option<Vec<&'d SetName>>) -> Demand<'d>
     where
         'a: 'd,
     {
-        let Kind { direction, own, resolution, .. } = kind;
+        let FutureGroup { direction, own, resolution, .. } = group;
         let policies = own.iter().filter_map(|name| self.policies.get(name));
         Demand { direction: *direction, policies: policies.map(|policy| &**policy).collect(), resolution, sets }
     }

@@ -1,6 +1,7 @@
 //! What is expected comes into the state, a portion at a time.
 
-use super::{Expected, MEMBERS, Portion, Waiting};
+use super::batch::{Expected, Waiting};
+use super::{MEMBERS, Portion};
 use crate::engine::Engine;
 use crate::object::Family;
 use crate::plan::{ChainWrites, Plan, SetWrite, Step};
@@ -16,7 +17,6 @@ impl Engine {
         if !self.touched.is_empty() {
             return Plan::default();
         }
-        self.peers.settle(&self.store);
         let is_expecting = |waiting: &Waiting| waiting.expected.as_ref().is_some_and(|expected| !expected.is_whole());
         let expecting = || self.large.waiting.iter().filter(|(_, waiting)| is_expecting(waiting)).map(|(name, _)| name);
         let next = expecting().find(|name| self.large.last.as_ref().is_none_or(|last| *name > last));
@@ -48,9 +48,10 @@ impl Engine {
     }
 
     fn load_sets(&mut self, expected: &mut Expected, most: usize) -> Plan {
+        self.keep_sets(expected, most.max(1));
         let mut writes = Vec::new();
         let mut left = most.max(1);
-        while let Some(name) = expected.sets.get(expected.whole_sets).filter(|_| left > 0) {
+        while let Some((_, name)) = expected.sets[..expected.kept_sets].get(expected.whole_sets).filter(|_| left > 0) {
             let present = self.state.family(name.family()).sets.get(name).map(|(_, members)| members);
             let index = (&self.store, &self.peers);
             let Some(loaded) = self.sets.load(name, index, present, left * MEMBERS) else {
@@ -70,19 +71,34 @@ impl Engine {
         Plan { steps: if writes.is_empty() { Vec::new() } else { vec![Step::Sets(writes)] } }
     }
 
+    /// Has the index know the members of the next sets.
+    fn keep_sets(&mut self, expected: &mut Expected, most: usize) {
+        let mut missing = expected.sets[expected.whole_sets..expected.kept_sets].len();
+        while let Some((place, name)) = expected.sets.get(expected.kept_sets).filter(|_| missing < most) {
+            if let Some(leaf) = expected.chain(*place) {
+                let user = (leaf.family, &expected.user);
+                self.sets.keep(&mut self.store, &mut self.peers, user, name, &leaf.sets[name]);
+                self.sets.expect(name);
+            }
+            missing += usize::from(!self.sets.is_whole(name));
+            expected.kept_sets += 1;
+        }
+        self.peers.settle(&self.store);
+    }
+
     fn load_chains(&mut self, expected: &mut Expected, most: usize) -> Plan {
         let mut writes = [ChainWrites::default(), ChainWrites::default()];
         let mut left = most.max(1);
-        while let Some(chain) = expected.chains.get(expected.whole_chains).filter(|_| left > 0) {
-            let there = self.state.family(chain.family).chains.get(&chain.name).map(Vec::len);
-            let rest = &chain.rules[there.unwrap_or_default().min(chain.rules.len())..];
+        while let Some(leaf) = expected.chain(expected.whole_chains).filter(|_| left > 0) {
+            let there = self.state.family(leaf.family).chains.get(&leaf.chain).map(Vec::len);
+            let rest = &leaf.rules[there.unwrap_or_default().min(leaf.rules.len())..];
             let some = &rest[..rest.len().min(left)];
             left -= some.len();
-            let writes = &mut writes[chain.family as usize];
+            let writes = &mut writes[leaf.family as usize];
             match there {
-                None => drop(writes.replace.insert(chain.name.clone(), some.to_vec())),
+                None => drop(writes.replace.insert(leaf.chain.clone(), some.to_vec())),
                 Some(_) if some.is_empty() => {}
-                Some(_) => drop(writes.append.insert(chain.name.clone(), some.to_vec())),
+                Some(_) => drop(writes.append.insert(leaf.chain.clone(), some.to_vec())),
             }
             if some.len() < rest.len() {
                 break;

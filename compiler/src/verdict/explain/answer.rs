@@ -173,7 +173,7 @@ pub enum Warning {
         /// The Service's name.
         name: String,
         /// The ports that it has.
-        ports: Vec<u16>,
+        ports: Vec<(Protocol, u16)>,
     },
     /// The source is a Service, and nothing in the input says where it leads.
     SourceWithoutPods,
@@ -213,6 +213,14 @@ pub enum Warning {
     },
     /// The loopback address is the pod itself.
     Loopback(IpAddr),
+    /// This host port leads to these pods. The node's own rules decide too, and a network may replace
+    /// the client's address by a node's.
+    HostPort {
+        /// The port.
+        port: u16,
+        /// The pods, as `NAMESPACE/NAME`.
+        pods: Vec<String>,
+    },
     /// Pods have this host port, and it does not lead to them at the address that was asked
     /// about, so the answer is about the node itself.
     HostPortElsewhere {
@@ -254,6 +262,8 @@ pub enum Warning {
     OtherNodes {
         /// The pod.
         host: EndName,
+        /// The other end.
+        other: EndName,
         /// Whether it is the source.
         is_source: bool,
         /// Whether the other end runs on its node.
@@ -327,7 +337,10 @@ impl Flow {
     #[must_use]
     pub fn is_same_in_another_family(&self, other: &Self) -> bool {
         self.family != other.family
-            && (&self.from, &self.to, &self.via, &self.way) == (&other.from, &other.to, &other.via, &other.way)
+            && [(&self.from, &other.from), (&self.to, &other.to)]
+                .into_iter()
+                .all(|(one, other)| are_one_end(one, other))
+            && (&self.via, &self.way) == (&other.via, &other.way)
             && (&self.traffic, &self.port_name, self.verdict) == (&other.traffic, &other.port_name, other.verdict)
             && self.seen_by_source == other.seen_by_source
             && (self.broken, &self.missing) == (other.broken, &other.missing)
@@ -358,8 +371,19 @@ impl Flow {
         for (one, other) in self.decisions.iter_mut().flatten().zip(other.decisions.iter().flatten()) {
             one.join(other);
         }
+        for (one, other) in [(&mut self.from, &other.from), (&mut self.to, &other.to)] {
+            one.addresses.extend(&other.addresses);
+            one.addresses.sort_unstable();
+            one.addresses.dedup();
+        }
         self.asked.extend(&other.asked);
     }
+}
+
+/// Whether two names mean one end, by an address of each family where it has both.
+fn are_one_end(one: &EndName, other: &EndName) -> bool {
+    let EndName { kind, namespace, name, host_network, .. } = one;
+    (kind, namespace, name, host_network) == (&other.kind, &other.namespace, &other.name, &other.host_network)
 }
 
 impl FlowExplanation {

@@ -138,6 +138,9 @@ impl Walk<'_> {
             }
             return false;
         }
+        let name = |(_, destination): &(IpAddr, Destination)| Some(pod_name(cluster, destination.unit.party.pod()?));
+        let pods: BTreeSet<String> = leads_to.iter().filter_map(name).collect();
+        self.explanation.warn(Warning::HostPort { port: number, pods: pods.into_iter().collect() });
         let way = Way::HostPort(number);
         for (address, destination) in leads_to {
             for (is_pod, mut sources) in self.by_node_of_source(sources) {

@@ -22,6 +22,11 @@ pub struct Conjunct {
     pub code: Code,
     /// Whether it is a port that admits a part of the many that were asked about.
     pub admits_a_part: bool,
+    /// The one number of a port that the rule asks for, by itself or by name.
+    pub number: Option<u16>,
+    /// Whether it is a block that holds the address of a node that was asked for, which the node
+    /// translates.
+    pub holds_asked_node: bool,
 }
 
 /// The two halves of a rule.
@@ -51,6 +56,17 @@ pub enum Part {
 }
 
 impl Conjunct {
+    /// A part that fails as a whole.
+    pub(super) const fn new(of: Of, path: String, part: Part, want: String, got: String, code: Code) -> Self {
+        let (admits_a_part, number, holds_asked_node) = (false, None, false);
+        Self { of, path, marks: Vec::new(), part, want, got, code, admits_a_part, number, holds_asked_node }
+    }
+
+    /// The same, with the very things that fail.
+    pub(super) fn with_marks(self, marks: Vec<Mark>) -> Self {
+        Self { marks, ..self }
+    }
+
     /// Whether all that fails are values of labels that differ by little.
     pub(super) fn is_slip(&self) -> bool {
         let is_slip = |mark: &Mark| mark.requirement.as_ref().is_some_and(FailedRequirement::is_slip);

@@ -135,7 +135,7 @@ impl Question {
                 (decision.candidate_count, decision.tie_count) = (nearest.count, nearest.ties);
                 decision.is_without_dns = self.is_without_dns(cluster, &decision);
                 decision.candidates = nearest.candidates;
-                decision.beside = self.not_understood(cluster, group, &denied);
+                decision.beside = self.not_understood(cluster, group, &denied, &decision.candidates);
                 decision.beside.extend(self.beside(cluster, groups, direction, Without::Denied));
                 let nearest = decision.candidates.first();
                 // A rule that one change would make fit is the plainest cause, but for one that

@@ -36,6 +36,7 @@ mod name;
 mod near;
 mod not_understood;
 mod other_node;
+mod pair;
 mod party;
 mod question;
 mod route;
@@ -66,6 +67,7 @@ pub use party::Party;
 pub use question::{MissingFact, Question};
 pub use slip::is_slip;
 pub(in crate::verdict) use slip::{asks_for, is_close, may_mean_namespace};
+pub(in crate::verdict) use unresolved::admits_dns;
 pub use walk::explain;
 
 #[cfg(test)]

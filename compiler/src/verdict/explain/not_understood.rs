@@ -2,6 +2,7 @@
 
 use super::beside::Beside;
 use super::code::Code;
+use super::near::Candidate;
 use super::question::Question;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Admitted, Group, atoms};
@@ -21,14 +22,36 @@ enum Likely {
     Perhaps,
     /// So may it, and another part of its rule was not understood either.
     WithAnother,
+    /// The rule's ports do not admit what was asked either.
+    BesideItsPorts,
+    /// The rule's peers do not mean the other end either.
+    BesideItsPeers,
+}
+
+impl Likely {
+    /// What of the rule fails besides.
+    const fn besides(self) -> &'static str {
+        match self {
+            Self::Certainly | Self::Perhaps | Self::WithAnother => "",
+            Self::BesideItsPorts => "; and its ports do not admit this traffic",
+            Self::BesideItsPeers => "; and its peers do not mean the other end",
+        }
+    }
 }
 
 impl Question {
     /// The parts of a group's policies that were not understood, and of which no other part
     /// keeps the denied traffic out: a rule whose peers are not understood and whose ports
     /// match, or the other way round, and a policy that allows nothing because its podSelector
-    /// or its policyTypes are not understood. The likeliest comes first.
-    pub(super) fn not_understood(&self, cluster: &Cluster, group: &Group, denied: &Traffic) -> Vec<Beside> {
+    /// or its policyTypes are not understood. The likeliest comes first. If no rule could be near because
+    /// none was understood whole, a part of one that misses besides is named too.
+    pub(super) fn not_understood(
+        &self,
+        cluster: &Cluster,
+        group: &Group,
+        denied: &Traffic,
+        candidates: &[Candidate],
+    ) -> Vec<Beside> {
         let direction = group.key.direction;
         let policies = group.key.policies.iter();
         let findings = policies.flat_map(|id| cluster.findings_of(*id).map(move |finding| (*id, finding)));
@@ -51,8 +74,9 @@ impl Question {
         };
         let mut found: Vec<(Likely, PolicyId, &Finding)> =
             findings.filter_map(|(id, finding)| Some((likely(id, finding)?, id, finding))).collect();
+        found.retain(|(likely, ..)| likely.besides().is_empty() || candidates.is_empty());
         found.sort_by_key(|(likely, ..)| *likely);
-        let beside = found.into_iter().map(|(_, policy, finding)| Beside {
+        let beside = found.into_iter().map(|(likely, policy, finding)| Beside {
             policy,
             code: match finding.code {
                 finding::Code::PolicyTooLarge => Code::PolicyTooLarge,
@@ -64,7 +88,7 @@ impl Question {
                 finding::Code::PolicyTooLarge => "a policy that there is room for".to_owned(),
                 _ => "a field that npc understands".to_owned(),
             },
-            got: format!("{}; {}", finding.problem, finding.effect),
+            got: format!("{}; {}{}", finding.problem, finding.effect, likely.besides()),
             admitted: None,
             may_be_why: true,
         });
@@ -119,7 +143,8 @@ impl Question {
             return match (understood_ports, understood_peers, open_peers) {
                 (false, true, _) => Some(Likely::Certainly),
                 (false, false, true) => Some(Likely::WithAnother),
-                _ => None,
+                (false, false, false) => Some(Likely::BesideItsPeers),
+                (true, ..) => None,
             };
         }
         if understood_peers || !open_peers {
@@ -130,7 +155,7 @@ impl Question {
         match (understood_ports, open_ports) {
             (true, _) => Some(means),
             (false, true) => Some(Likely::WithAnother),
-            (false, false) => None,
+            (false, false) => Some(Likely::BesideItsPorts),
         }
     }
 

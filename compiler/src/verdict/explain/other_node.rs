@@ -58,6 +58,7 @@ impl Walk<'_> {
         };
         differs.then(|| Warning::OtherNodes {
             host: if is_source { flow.from.without_addresses() } else { flow.to.without_addresses() },
+            other: if is_source { flow.to.without_addresses() } else { flow.from.without_addresses() },
             is_source,
             is_own_node: pairs.iter().any(is_own_node),
             nodes: by_verdict.into_iter().collect(),

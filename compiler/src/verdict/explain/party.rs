@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::cluster::group::{Group, Groups, OtherEnd};
 use crate::cluster::{Cluster, PodId};
-use crate::object::Family;
+use crate::object::{ContainerPort, Family};
 use crate::policy::Direction;
 use crate::verdict::bounds::Deciding;
 use crate::verdict::flow::End;
@@ -47,12 +47,22 @@ impl Party {
         }
     }
 
+    /// The named ports of its containers, by which rules name ports; a pod in its node's network has none
+    /// for rules.
+    pub(super) fn ports(self, cluster: &Cluster) -> &[ContainerPort] {
+        match self {
+            Self::End(End::Pod(pod)) => &cluster.pod(pod).ports,
+            Self::End(End::Address(_) | End::Unread(_)) | Self::Host(_) | Self::OtherNode(_) => &[],
+        }
+    }
+
     pub(super) fn seen(self, cluster: &Cluster, from: Self, family: Option<Family>) -> OtherEnd<'_> {
         match self {
             Self::End(end) => end.seen(cluster, from.node(cluster), family),
             Self::Host(_) | Self::OtherNode(_) => {
                 let address = family.and_then(|family| self.address(cluster, family));
-                OtherEnd { classes: &[], address, ports: &[], is_unread: false }
+                let new_family = family.filter(|_| !self.has_address(cluster));
+                OtherEnd { classes: &[], address, ports: &[], new_family, is_unread: false }
             }
         }
     }

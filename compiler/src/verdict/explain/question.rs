@@ -72,6 +72,19 @@ pub enum MissingFact {
     /// Whether the client comes by the Service's load balancer, whose `loadBalancerSourceRanges`
     /// do not hold it.
     SourceRanges(Vec<String>),
+    /// Whether the client's address is in the `loadBalancerSourceRanges` of the Service, by whose
+    /// load balancer's address it comes.
+    AddressInSourceRanges(Vec<String>),
+    /// Where a load balancer sends what comes to its address, which nodes do not take: the Service has
+    /// it with `ipMode: Proxy`.
+    Balancer {
+        /// The address.
+        address: IpAddr,
+        /// The Service's namespace.
+        namespace: String,
+        /// The Service's name.
+        name: String,
+    },
     /// Whether this port of a node leads to a Service, because Services were not read.
     NodePort(u16),
     /// Whether an address is a node's, so that this port leads to a Service or a pod.

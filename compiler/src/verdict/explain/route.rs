@@ -115,7 +115,7 @@ impl Walk<'_> {
             self.explanation.warn(Warning::NoSuchServicePort {
                 namespace: namespace.clone(),
                 name: name.clone(),
-                ports: ports.iter().map(|port| port.port).collect(),
+                ports: ports.iter().map(|port| (port.protocol, port.port)).collect(),
             });
             return;
         }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use crate::algebra::cidr;
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
-use crate::cluster::group::{Admitted, Resolution};
+use crate::cluster::group::{Admitted, Atom, Resolution};
 use crate::cluster::selection::UnknownLabels;
 use crate::cluster::{Class, ClassId, Cluster};
 use crate::object::{ContainerPort, Family, Labels, Protocol, controller_labels};
@@ -24,6 +24,7 @@ use super::mark::Mark;
 use super::party::Party;
 use super::question::Question;
 use super::slip::may_mean_namespace;
+use super::translated::Translated;
 
 /// A question, and what rules are judged by.
 pub(super) struct RuleMatcher<'a> {
@@ -108,15 +109,8 @@ impl RuleMatcher<'_> {
     fn class_peer(&self, path: &str, peer: &PodPeer, class: ClassId) -> (Vec<Conjunct>, usize) {
         let class = self.cluster.class(class);
         let (mut conjuncts, mut labels) = (Vec::new(), 0);
-        let peer_conjunct = |part, marks: Vec<Mark>, want, got, code| Conjunct {
-            of: Of::Peer,
-            path: path.to_owned(),
-            marks,
-            part,
-            want,
-            got,
-            code,
-            admits_a_part: false,
+        let peer_conjunct = |part, marks: Vec<Mark>, want, got, code| {
+            Conjunct::new(Of::Peer, path.to_owned(), part, want, got, code).with_marks(marks)
         };
         let marks = |field: &str, selector: &Selector, has: &Labels| -> Vec<Mark> {
             let selector_path = format!("{path}.{field}");
@@ -135,7 +129,11 @@ impl RuleMatcher<'_> {
                     let empty = Labels::new();
                     let has = has.unwrap_or(&empty);
                     labels += failing(selector, has).count().max(1);
-                    let got = values(selector, has);
+                    let got = if failing(selector, has).next().is_some() {
+                        values(selector, has)
+                    } else {
+                        format!("namespace {}, whose labels nothing says", class.namespace)
+                    };
                     // As two items, the pods of the policy's own namespace would be meant. A selector that selects no
                     // namespace and means this one but for a slip is no AND too much.
                     let is_slip = || {
@@ -193,16 +191,7 @@ impl RuleMatcher<'_> {
             (self.address().unwrap_or_else(|| "no pod".to_owned()), Code::IpBlockOutside)
         };
         let want = if peer.pods.is_empty() { "a pod".to_owned() } else { format!("a pod with {}", peer.pods) };
-        Conjunct {
-            of: Of::Peer,
-            path: path.to_owned(),
-            marks: Vec::new(),
-            part: Part::Pod,
-            want,
-            got,
-            code,
-            admits_a_part: false,
-        }
+        Conjunct::new(Of::Peer, path.to_owned(), Part::Pod, want, got, code)
     }
 
     fn address(&self) -> Option<String> {
@@ -214,31 +203,28 @@ impl RuleMatcher<'_> {
         let conjunct = |field: &str, part, want: String, code| {
             let got = match self.other {
                 Party::OtherNode(None) => "the address of a node".to_owned(),
-                _ => self.address().unwrap_or_else(|| "no address yet".to_owned()),
+                _ => self.address().unwrap_or_else(|| "no address in the input".to_owned()),
             };
             let path = format!("{path}.ipBlock{field}");
-            Some(Conjunct { of: Of::Peer, path, marks: Vec::new(), part, want, got, code, admits_a_part: false })
+            Some(Conjunct::new(Of::Peer, path, part, want, got, code))
         };
         let cidr = written.cidr.network().to_string();
         let is_outside = address.is_none_or(|address| !written.cidr.addresses().contains(cidr::number(address)));
-        if let Some(got) = is_outside.then(|| self.translated(written)).flatten() {
-            let (path, part, code) = (format!("{path}.ipBlock.cidr"), Part::Block, Code::IpBlockIsServiceAddress);
-            return Some(Conjunct {
-                of: Of::Peer,
-                path,
-                marks: Vec::new(),
-                part,
-                want: cidr,
-                got,
-                code,
-                admits_a_part: false,
-            });
+        if let Some(translated) = is_outside.then(|| self.translated(written)).flatten() {
+            let (path, code) = (format!("{path}.ipBlock.cidr"), Code::IpBlockIsServiceAddress);
+            let holds_asked_node = matches!(translated, Translated::AskedNode(_));
+            let conjunct = Conjunct::new(Of::Peer, path, Part::Block, cidr, translated.to_string(), code);
+            return Some(Conjunct { holds_asked_node, ..conjunct });
         }
         let family = address.as_ref().map(Family::of).or(self.question.family);
         if family.is_some_and(|family| family != written.cidr.family) {
             return conjunct(".cidr", Part::Family, cidr, Code::IpBlockFamily);
         }
-        let Some(address) = address else { return conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside) };
+        let Some(address) = address else {
+            let seen = self.other.seen(self.cluster, self.question.ends(self.direction).0, self.question.family);
+            let is_in = Atom::Block(written.block.clone()).holds(self.cluster, seen);
+            return if is_in { None } else { conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside) };
+        };
         let number = cidr::number(address);
         if !written.cidr.addresses().contains(number) {
             return conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside);
@@ -298,8 +284,8 @@ impl RuleMatcher<'_> {
         let mut conjuncts = Vec::new();
         let mut add = |field: &str, part, want: String, got: String, code| {
             let marks = vec![Mark::field(format!("{path}.{field}"))];
-            let (of, path) = (Of::Port, path.to_owned());
-            conjuncts.push(Conjunct { of, path, marks, part, want, got, code, admits_a_part: false });
+            let conjunct = Conjunct::new(Of::Port, path.to_owned(), part, want, got, code).with_marks(marks);
+            conjuncts.push(Conjunct { number: (first == last).then_some(first), ..conjunct });
         };
         let range = |first: u16, last: u16| match (first, last) {
             (0 | 1, u16::MAX) => "all ports".to_owned(),
@@ -348,10 +334,8 @@ impl RuleMatcher<'_> {
         let unresolved = |got: String, code: Code| {
             let is_other_protocol = code == Code::PortNamedOtherProtocol;
             let want = if is_other_protocol { format!("{name} as {protocol}") } else { name.to_owned() };
-            let path = path.to_owned();
             let marks = vec![Mark::field(format!("{path}.port"))];
-            let (of, part) = (Of::Port, Part::Name);
-            vec![Conjunct { of, path, marks, part, want, got, code, admits_a_part: false }]
+            vec![Conjunct::new(Of::Port, path.to_owned(), Part::Name, want, got, code).with_marks(marks)]
         };
         let numbers: BTreeSet<u16> = match self.direction {
             Direction::Ingress => self.resolution.get(&(protocol, name.to_owned())).cloned().unwrap_or_default(),
@@ -369,7 +353,7 @@ impl RuleMatcher<'_> {
         };
         match ports.iter().find(|port| port.name == name) {
             Some(port) => unresolved(format!("{name} = {} {}", port.protocol, port.port), Code::PortNamedOtherProtocol),
-            None if ports.is_empty() => unresolved("no named port".to_owned(), Code::PortNamedUnresolved),
+            None if ports.is_empty() => unresolved("no port with a name".to_owned(), Code::PortNamedUnresolved),
             None => {
                 let names: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
                 unresolved(names.join(", "), Code::PortNamedUnresolved)

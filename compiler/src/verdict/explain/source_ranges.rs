@@ -1,18 +1,42 @@
-//! `loadBalancerSourceRanges` of Services: which clients a load balancer's address takes.
+//! Addresses of load balancers: which clients they take (`loadBalancerSourceRanges`), and those that
+//! nodes do not take at all (`ipMode: Proxy`).
 
 use std::net::IpAddr;
 
-use super::answer::Via;
+use super::answer::{Unanswerable, Via};
 use super::code::Code;
 use super::ends::Unit;
 use super::entry::Entry;
+use super::name::Target;
+use super::party::Party;
 use super::question::MissingFact;
 use super::walk::{Destination, Route, Walk};
-use crate::algebra::cidr::{self, Cidr};
+use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::algebra::traffic::Traffic;
+use crate::cluster::new_address::NewAddress;
 use crate::object::{Family, Service};
+use crate::policy::Block;
+use crate::verdict::flow::End;
 
 impl Walk<'_> {
+    /// Flows to the address of a load balancer that nodes do not take; whether it is one. What the
+    /// client's policies deny is denied, and what the load balancer makes of the rest is not known.
+    pub(super) fn by_proxied_balancer(&mut self, sources: &[Unit], address: IpAddr) -> Result<bool, Unanswerable> {
+        let cluster = self.ends.cluster;
+        let Some(service) = cluster.services().find(|of| of.routing.proxied_addresses.contains(&address)) else {
+            return Ok(false);
+        };
+        let (namespace, name) = (service.namespace.clone(), service.name.clone());
+        let mut destinations = Vec::new();
+        for unit in self.ends.units(&Target::Address(address))? {
+            let traffic = self.ends.traffic(&unit, self.port);
+            destinations.extend(traffic.map(|traffic| Destination::direct(unit, traffic)));
+        }
+        let fact = [MissingFact::Balancer { address, namespace, name }];
+        self.between(sources, &destinations, Route { port: self.port, missing: &fact, ..Route::default() });
+        Ok(!destinations.is_empty())
+    }
+
     /// The sources that the load balancer's address takes, where they come by one. kube-proxy drops
     /// what comes from elsewhere, from pods and nodes too.
     pub(super) fn taken_by_balancer(
@@ -32,6 +56,7 @@ impl Walk<'_> {
             return sources.to_vec();
         }
         let cluster = self.ends.cluster;
+        let block = block_of(&ranges, Family::of(&address));
         let (mut taken, mut refused, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
         for unit in sources {
             let into = match unit.party.address(cluster, Family::of(&address)) {
@@ -40,6 +65,9 @@ impl Walk<'_> {
                 Some(own) if are_in(&ranges, own) => &mut taken,
                 Some(_) => &mut refused,
                 None if unit.party.has_address(cluster) => continue,
+                // Whichever address it gets, the ranges may hold it, or not.
+                None if cluster.holds_each_new_address(&block, new_address(unit)) => &mut taken,
+                None if !cluster.may_hold_a_new_address(&block, new_address(unit)) => &mut refused,
                 None => &mut unknown,
             };
             into.push(unit.clone());
@@ -50,7 +78,7 @@ impl Walk<'_> {
             self.broken(&refused, service, Some(Code::ServiceSourceRanges), &traffic, &via);
         }
         if !unknown.is_empty() {
-            let fact = [unknown_range(&ranges)];
+            let fact = [MissingFact::AddressInSourceRanges(texts(&ranges))];
             let route = Route { via: Some(via), service: &service.addresses, missing: &fact, ..Route::default() };
             self.between(&unknown, destinations, route);
         }
@@ -71,5 +99,22 @@ pub(super) fn are_in(ranges: &[Cidr], address: IpAddr) -> bool {
 
 /// Whether a client is one that the load balancer takes, as a fact that the input lacks.
 pub(super) fn unknown_range(ranges: &[Cidr]) -> MissingFact {
-    MissingFact::SourceRanges(ranges.iter().map(|of| of.network().to_string()).collect())
+    MissingFact::SourceRanges(texts(ranges))
+}
+
+fn texts(ranges: &[Cidr]) -> Vec<String> {
+    ranges.iter().map(|of| of.network().to_string()).collect()
+}
+
+/// The addresses of a family in some prefixes.
+fn block_of(ranges: &[Cidr], family: Family) -> Block {
+    let addresses: Vec<AddressSet> = ranges.iter().filter(|of| of.family == family).map(Cidr::addresses).collect();
+    Block { family, addresses: AddressSet::union_of(&addresses) }
+}
+
+const fn new_address(unit: &Unit) -> NewAddress {
+    match unit.party {
+        Party::End(End::Pod(_)) => NewAddress::OfPod,
+        _ => NewAddress::OfNode,
+    }
 }

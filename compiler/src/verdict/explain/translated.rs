@@ -1,29 +1,50 @@
 //! Addresses of a block that kube-proxy translates: no packet that policies judge has them.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use super::party::Party;
 use super::rule_matcher::RuleMatcher;
 use crate::algebra::cidr;
 use crate::cluster::backend::BackendEnd;
-use crate::object::Family;
+use crate::object::{Family, Service};
 use crate::policy::{Direction, IpBlock};
 use crate::verdict::flow::End;
+
+/// An address that a block holds and no policy sees.
+pub(super) enum Translated {
+    /// That of a Service, which leads to the other end: its address, namespace and name.
+    OfService(IpAddr, String, String),
+    /// That of the Service that was asked for.
+    AskedService(IpAddr),
+    /// That of the node that was asked for.
+    AskedNode(IpAddr),
+}
+
+impl fmt::Display for Translated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OfService(address, namespace, name) => write!(f, "the address {address} of {namespace}/svc/{name}"),
+            Self::AskedService(address) => write!(f, "the Service's address {address}"),
+            Self::AskedNode(address) => write!(f, "the node's address {address}"),
+        }
+    }
+}
 
 impl RuleMatcher<'_> {
     /// What of a block leads to the other end, or was asked about in its place, and is no address that
     /// policies see: in egress the address that a client sends to, in ingress that of a Service, from
     /// which no packet comes.
-    pub(super) fn translated(&self, written: &IpBlock) -> Option<String> {
+    pub(super) fn translated(&self, written: &IpBlock) -> Option<Translated> {
         let block = &written.block;
         let end = match self.other {
             Party::End(End::Pod(pod)) | Party::Host(pod) => Some(BackendEnd::Pod(pod)),
             Party::End(End::Address(address)) => Some(BackendEnd::Address(address)),
             Party::End(End::Unread(_)) | Party::OtherNode(_) => None,
         };
-        let of_service = || {
+        let of_end = || {
             let (service, address) = self.cluster.service_behind_block(block, end?)?;
-            Some(format!("the address {address} of {}/svc/{}", service.namespace, service.name))
+            Some(of_service(service, address))
         };
         match self.direction {
             Direction::Egress => {
@@ -31,24 +52,28 @@ impl RuleMatcher<'_> {
                     Family::of(address) == block.family && block.addresses.contains(cidr::number(**address))
                 };
                 let asked = self.question.service_addresses.iter().find(is_in_block);
-                asked.map(|address| self.asked(*address)).or_else(of_service)
+                asked.map(|address| self.asked(*address)).or_else(of_end)
             }
-            Direction::Ingress if matches!(end, Some(BackendEnd::Pod(_))) => of_service(),
+            Direction::Ingress if matches!(end, Some(BackendEnd::Pod(_))) => of_end(),
             // A block of many addresses may mean others than the Service's.
             Direction::Ingress => {
                 let [(first, last)] = block.addresses.ranges() else { return None };
                 let address = cidr::address(block.family, *first);
                 let service = self.cluster.service_with_address(address).filter(|_| first == last)?;
-                Some(format!("the address {address} of {}/svc/{}", service.namespace, service.name))
+                Some(of_service(service, address))
             }
         }
     }
 
     /// The address that the client sends to.
-    fn asked(&self, address: IpAddr) -> String {
+    fn asked(&self, address: IpAddr) -> Translated {
         if self.cluster.is_service(address) || !self.cluster.is_node(address) {
-            return format!("the Service's address {address}");
+            return Translated::AskedService(address);
         }
-        format!("the node's address {address}")
+        Translated::AskedNode(address)
     }
+}
+
+fn of_service(service: &Service, address: IpAddr) -> Translated {
+    Translated::OfService(address, service.namespace.clone(), service.name.clone())
 }

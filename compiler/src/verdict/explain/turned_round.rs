@@ -11,7 +11,6 @@ use super::party::Party;
 use super::question::Question;
 use crate::algebra::cidr;
 use crate::algebra::traffic::Traffic;
-use crate::cluster::group::{Admitted, Resolution};
 use crate::cluster::{Cluster, PolicyId};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports};
 use crate::verdict::flow::End;
@@ -117,11 +116,7 @@ impl Search<'_> {
 
     /// What the ports of a rule admit to an end.
     fn admitted(&self, rule: &PolicyRule, to: Party) -> Traffic {
-        let ports = match to {
-            Party::End(End::Pod(pod)) => self.cluster.pod(pod).ports.as_slice(),
-            _ => &[],
-        };
-        Admitted::of_ports(&rule.ports, Direction::Egress, &Resolution::default()).traffic_to(ports)
+        rule.traffic_to(to.ports(self.cluster))
     }
 
     /// Whether nothing passes from one end to the other of what a rule of the other direction admits,

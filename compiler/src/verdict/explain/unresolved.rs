@@ -14,7 +14,6 @@ use super::walk::Walk;
 use crate::algebra::cidr;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::BackendEnd;
-use crate::cluster::group::{Admitted, Resolution};
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::{Family, Pod, Protocol, Service, ServicePort};
 use crate::policy::{Block, Direction, Peer, Peers, PolicyRule, PortMatch, Ports};
@@ -154,11 +153,10 @@ fn is_labelled(pod: &Pod, (key, value): (&str, &str)) -> bool {
 }
 
 /// Whether a rule admits DNS to some end.
-fn admits_dns(rule: &PolicyRule) -> bool {
-    let admitted = Admitted::of_ports(&rule.ports, Direction::Egress, &Resolution::default());
+pub(in crate::verdict) fn admits_dns(rule: &PolicyRule) -> bool {
     let is_named = |port: &PortMatch| matches!(port, PortMatch::Named(..));
     let names_port = matches!(&rule.ports, Ports::AnyOf(ports) if ports.iter().any(is_named));
-    names_port || !admitted.traffic_to(&[]).intersection(&Traffic::ports(Protocol::Udp, DNS, DNS)).is_none()
+    names_port || !rule.traffic_to(&[]).intersection(&Traffic::ports(Protocol::Udp, DNS, DNS)).is_none()
 }
 
 /// Whether a rule is about DNS and means addresses that are none of the input's Services: a cache

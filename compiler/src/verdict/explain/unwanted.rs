@@ -9,7 +9,7 @@ use super::code::Code;
 use super::decision::Decision;
 use super::question::Question;
 use crate::algebra::cidr;
-use crate::cluster::group::{Admitted, OtherEnd, Resolution, atom};
+use crate::cluster::group::{OtherEnd, atom};
 use crate::cluster::{Cluster, PolicyId};
 use crate::object::Family;
 use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule, Ports};
@@ -82,13 +82,10 @@ impl Look<'_> {
         let admitted = match self.direction {
             // What names mean is the subjects' to say; one that may mean the port counts.
             Direction::Ingress => match self.question.to.pod() {
-                Some(pod) => Admitted::of_ports(&rule.ports, Direction::Egress, &Resolution::default())
-                    .traffic_to(&self.cluster.pod(pod).ports),
+                Some(pod) => rule.traffic_to(&self.cluster.pod(pod).ports),
                 None => return false,
             },
-            Direction::Egress => {
-                Admitted::of_ports(&rule.ports, Direction::Egress, &Resolution::default()).traffic_to(self.seen.ports)
-            }
+            Direction::Egress => rule.traffic_to(self.seen.ports),
         };
         !admitted.intersection(&self.question.traffic).is_none()
     }

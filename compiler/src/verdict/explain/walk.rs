@@ -7,8 +7,6 @@ use indexmap::IndexMap;
 
 use super::answer::{Flow, FlowExplanation, Unanswerable, Via, Warning, Way};
 use super::ends::{Finder, Unit};
-use super::families::judged;
-use super::judged_pairs::{JudgedPairs, Pair};
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::{MissingFact, Question};
@@ -60,6 +58,7 @@ pub fn explain(
         (_, Target::Service(service)) => walk.through(&sources, service, None),
         (_, Target::ServiceAddress(service, address)) => walk.by_address(&sources, service, *address),
         (_, Target::Node { addresses, .. }) if walk.by_node(&sources, to, addresses)? => {}
+        (_, Target::Address(address)) if walk.by_proxied_balancer(&sources, *address)? => {}
         (_, Target::Address(address)) if walk.by_loopback(&sources, *address)? => {}
         (_, Target::Address(address)) if walk.by_node(&sources, to, &[*address])? => {}
         _ => walk.directly(&sources, &ends.units(to)?)?,
@@ -297,123 +296,6 @@ impl Walk<'_> {
                 add(said, (from.party, to.party), &from.name, &to.name);
             }
         }
-    }
-
-    /// What is said of one pair of ends; the flows do not name them, so that
-    /// equal answers are equal.
-    pub(super) fn pair(&self, from: &Unit, destination: &Destination, route: Route<'_>) -> Said {
-        let Destination { unit: to, traffic, service_port, before } = destination;
-        let Finder { cluster, groups } = self.ends;
-        let is_bare = |unit: &Unit| !unit.party.has_address(cluster);
-        let unknown_family = is_bare(from) || is_bare(to);
-        let mut said = Said::new();
-        for family in judged(cluster, from, to) {
-            let mut question = Question {
-                from: from.seen_as.unwrap_or(from.party),
-                to: to.party,
-                family,
-                traffic: traffic.clone(),
-                service_port: *service_port,
-                service_addresses: route.service.to_vec(),
-                replicas: from.is_template && to.is_template,
-                same_node: route.same_node,
-            };
-            let seen_by_source = before.as_ref().filter(|_| from.party.pod().is_some()).and_then(|(party, traffic)| {
-                let address = Family::ALL.into_iter().find_map(|family| party.address(cluster, family))?;
-                Some((address, traffic.clone()))
-            });
-            let egress = match before {
-                Some((party, traffic)) if from.party.pod().is_some() => Some(Question {
-                    from: from.party,
-                    to: *party,
-                    traffic: traffic.clone(),
-                    service_port: None,
-                    service_addresses: Vec::new(),
-                    ..question.clone()
-                }),
-                _ => from.seen_as.map(|_| Question { from: from.party, ..question.clone() }),
-            };
-            let mut asked = Pair { question: question.clone(), egress };
-            let mut bounds = asked.passes(cluster, groups);
-            if !route.missing.is_empty() {
-                bounds.least = Traffic::none();
-            }
-            let mut flows = Vec::new();
-            let parts = [
-                (Verdict::Allowed, traffic.intersection(&bounds.least)),
-                (Verdict::Unknown, traffic.intersection(&bounds.most.difference(&bounds.least))),
-                (Verdict::Denied, traffic.difference(&bounds.most)),
-            ];
-            for (verdict, part) in parts.into_iter().filter(|(_, part)| !part.is_none()) {
-                question.traffic = part.clone();
-                asked.question.traffic = part.clone();
-                let decide = |direction| asked.question(direction).decide(cluster, groups, direction);
-                flows.push(Flow {
-                    from: EndName::default(),
-                    to: EndName::default(),
-                    via: None,
-                    way: None,
-                    missing: if verdict == Verdict::Unknown { route.missing.to_vec() } else { Vec::new() },
-                    family: family.filter(|_| !unknown_family),
-                    port_name: self.ends.port_name(to, &part, route.port),
-                    traffic: part,
-                    seen_by_source: seen_by_source.clone(),
-                    verdict,
-                    broken: None,
-                    decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
-                    parties: None,
-                    asked: match verdict {
-                        Verdict::Denied if route.missing.is_empty() => JudgedPairs::of(asked.clone()),
-                        _ => JudgedPairs::default(),
-                    },
-                    alike: None,
-                });
-            }
-            if route.with_itself && !flows.iter().all(Flow::is_allowed) {
-                let itself = self.to_itself(question, traffic, flows.first());
-                if itself.is_some() {
-                    for flow in &mut flows {
-                        flow.way = Some(Way::OtherReplica);
-                    }
-                }
-                flows.extend(itself);
-            }
-            said.push((family, flows));
-        }
-        // An end without an address has no family yet; it matters only where the
-        // other end's families get different answers.
-        if unknown_family && said.len() == 2 {
-            let [(_, one), (_, other)] = [&said[0], &said[1]];
-            if one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.is_alike(other)) {
-                let (_, other) = said.remove(1);
-                said[0].1.iter_mut().zip(&other).for_each(|(one, other)| one.join(other));
-            } else {
-                for (family, flows) in &mut said {
-                    for flow in flows {
-                        flow.family = *family;
-                    }
-                }
-            }
-        }
-        said
-    }
-
-    /// What a replica sends to itself: straight, or by a Service that sends it back to the replica
-    /// that it came from.
-    fn to_itself(&self, question: Question, traffic: &Traffic, like: Option<&Flow>) -> Option<Flow> {
-        let Finder { cluster, groups } = self.ends;
-        let is_one = question.replicas && question.from == question.to;
-        let question = Question { replicas: false, traffic: traffic.clone(), ..question };
-        let decide = |direction| question.decide(cluster, groups, direction);
-        like.filter(|_| is_one).cloned().map(|flow| Flow {
-            traffic: traffic.clone(),
-            way: Some(Way::Itself),
-            verdict: Verdict::Allowed,
-            missing: Vec::new(),
-            decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
-            asked: JudgedPairs::default(),
-            ..flow
-        })
     }
 
     /// Where a Service's port was asked for at its pods.

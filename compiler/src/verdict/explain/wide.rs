@@ -303,7 +303,10 @@ impl<'w, 'a> Wide<'w, 'a> {
         // Pods that no object sets apart are judged by their kinds. There are millions of pairs.
         let is_by_kind = case.0.is_none() && [from, to].iter().all(|class| class.is_pod && !class.is_alone);
         let mut families = SmallVec::new();
-        for family in from.families.judged(to.families) {
+        let mut judged: SmallVec<[Option<Family>; 3]> = from.families.judged(to.families);
+        let mut next = 0;
+        while let Some(family) = judged.get(next).copied() {
+            next += 1;
             let slot = family.map_or(2, |family| family as usize);
             let sides = Direction::ALL.map(|direction| {
                 let (subject, other) = if direction == Direction::Egress { (from, to) } else { (to, from) };
@@ -321,6 +324,10 @@ impl<'w, 'a> Wide<'w, 'a> {
                 let bounds = question.bounds(walk.ends.cluster, walk.ends.groups, direction);
                 SideBounds { least: known.id(&bounds.least), most: known.id(&bounds.most), is_isolated }
             });
+            // Where the family of new addresses may decide, it sets pairs apart.
+            if family.is_none() && sides.iter().any(|side| side.least != side.most) {
+                judged.extend(Family::ALL.map(Some));
+            }
             families.push((family, sides));
         }
         let is_bare = from.families.is_bare || to.families.is_bare;

@@ -1,12 +1,10 @@
 //! What the rules of a policy would admit that does not apply, or whose rules do not.
 
-use super::party::Party;
 use super::question::Question;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
-use crate::cluster::group::{Admitted, Resolution, atoms};
+use crate::cluster::group::atoms;
 use crate::policy::{Direction, Peers, Policy, PolicyRule};
-use crate::verdict::flow::End;
 
 impl Question {
     /// Whether the rules of a policy admit all of this traffic in a direction, once the policy applies
@@ -16,18 +14,16 @@ impl Question {
         let (subject, other) = self.ends(direction);
         let seen = other.seen(cluster, subject, self.family);
         // Names mean ports of the destination, whichever direction the rule is for.
-        let ports = match self.to {
-            Party::End(End::Pod(pod)) => cluster.pod(pod).ports.as_slice(),
-            _ => &[],
-        };
+        let ports = self.to.ports(cluster);
         let means = |rule: &&PolicyRule| match &rule.peers {
             Peers::Everyone => true,
             peers @ Peers::AnyOf(_) => atoms(peers).iter().any(|atom| atom.holds(cluster, seen)),
         };
-        let admitted = policy.rules(direction).iter().filter(means).fold(Traffic::none(), |all, rule| {
-            let of_rule = Admitted::of_ports(&rule.ports, Direction::Egress, &Resolution::default());
-            all.union(&of_rule.traffic_to(ports))
-        });
+        let admitted = policy
+            .rules(direction)
+            .iter()
+            .filter(means)
+            .fold(Traffic::none(), |all, rule| all.union(&rule.traffic_to(ports)));
         traffic.difference(&admitted).is_none()
     }
 }

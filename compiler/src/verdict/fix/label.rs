@@ -11,7 +11,7 @@ use super::rollout::rollout;
 use super::{View, written};
 use crate::algebra::selector::{Operator, Selector};
 use crate::cluster::{PodId, PolicyId};
-use crate::object::{Labels, Pod, ROLLOUT_HASH_LABEL, is_controller_label};
+use crate::object::{Labels, Pod, ROLLOUT_HASH_LABEL, Service, is_controller_label};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy};
 
 /// The workloads whose pod templates can be changed, and the path of the template.
@@ -29,7 +29,8 @@ const TEMPLATES: [(&str, &[&str]); 6] = [
 const IDENTITY: [&str; 6] = ["app", "app.kubernetes.io/instance", "app.kubernetes.io/name", "k8s-app", "name", "run"];
 
 /// The labels that a namespace lacks. All its pods get what rules admit by them, so the change is
-/// weighed as one of a policy.
+/// weighed as one of a policy, unless no other namespace has them: then the rule can mean none but this
+/// one.
 pub(super) fn of_namespace(view: View<'_>, direction: Direction, peer: &PodPeer, namespace: &str) -> Option<Proposal> {
     let Namespaces::Selected(selector) = &peer.namespaces else { return None };
     let object = view.objects.namespaces.iter().find(|of| of.name == namespace)?;
@@ -46,7 +47,8 @@ pub(super) fn of_namespace(view: View<'_>, direction: Direction, peer: &PodPeer,
     let object = ObjectName { kind: "Namespace".to_owned(), namespace: None, name: namespace.to_owned() };
     let edit = Edit::Labels(labels, json_patch::Patch(operations), Lacking::Peer);
     let change = Change { direction, object, edit, rollout: None };
-    written::has_name(view, &change.object).then_some(Proposal { change, cause: Cause::Policy, size: Size::Wide })
+    let cause = if view.cluster.has_namespace_with(selector) { Cause::Policy } else { Cause::Mistake };
+    written::has_name(view, &change.object).then_some(Proposal { change, cause, size: Size::Wide })
 }
 
 /// Whether the workload of the pods has the labels itself that its template lacks.
@@ -106,14 +108,11 @@ pub(super) fn names_another(view: View<'_>, rule_of: PolicyId, pods: &[PodId], c
 
 /// The Services that select a pod only with these labels more, by namespace and name.
 fn services<'a>(view: View<'a>, pod: &'a Pod, labels: &'a Labels) -> impl Iterator<Item = (String, String)> + 'a {
-    let of_namespace = view.objects.services.iter().filter(|service| service.namespace == pod.namespace);
-    of_namespace.filter_map(|service| {
-        let selector = Selector::of_labels(service.selector.as_ref().filter(|selector| !selector.is_empty())?);
-        let mut with = pod.labels.clone();
-        with.extend(labels.clone());
-        let is_new = selector.matches(&with) && !selector.matches(&pod.labels);
-        is_new.then(|| (service.namespace.clone(), service.name.clone()))
-    })
+    let mut with = pod.labels.clone();
+    with.extend(labels.clone());
+    let is_new = move |service: &&Service| service.asks_for(&with) && !service.asks_for(&pod.labels);
+    let new = view.cluster.services_in(&pod.namespace).filter(is_new);
+    new.map(|service| (service.namespace.clone(), service.name.clone()))
 }
 
 /// The Services that get pods as backends by the labels of changes.

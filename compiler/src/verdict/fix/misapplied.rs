@@ -89,7 +89,7 @@ impl Proposer<'_> {
         };
         let mut all = Vec::new();
         for place in rules.filter_map(|rule| index(&rule.path)).take(TRIED) {
-            if self.is_about_port_of_destination {
+            if self.denied.is_about_port_of_destination(self.view.cluster) {
                 all.extend(self.of_policy(id, Size::Value, |document| turned(document, place, true)));
             }
             all.extend(self.of_policy(id, Size::Rule, |document| turned(document, place, false)));

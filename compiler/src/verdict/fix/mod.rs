@@ -39,13 +39,13 @@ use crate::cluster::group::Groups;
 use crate::object::{Labels, Objects, Protocol};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::{Code, Flow, FlowExplanation, Pair, Way};
+use crate::verdict::explain::{Code, EndName, Flow, FlowExplanation, Pair, Way};
 
 pub use change::{Change, Edit, Lacking, ObjectName};
 use difference::{Difference, difference};
 pub use difference::{Opened, OpenedEnd};
 use proposal::{Cause, Proposal};
-use propose::proposals;
+use propose::{PortsBy, proposals};
 pub use rollout::Rollout;
 use target_port::{service_port, wrong_target_port};
 pub use written::Written;
@@ -91,6 +91,9 @@ pub enum NoFix {
     ManyEnds,
     /// Every address was asked about; a rule for them admits everyone.
     EveryAddress,
+    /// The other end is in the network of its node, and may be on any of this many, which are too many to
+    /// name.
+    ManyNodes(usize),
     /// A node puts its own address in place of the client's, so that a rule with this address
     /// would admit every client: the namespace and name of the Service.
     NodeAddress(Option<(String, String)>),
@@ -138,7 +141,18 @@ pub enum NoFix {
         /// The targetPort, which none of its pods declares.
         target: u16,
         /// The ports that its pods declare and policies admit, sorted.
-        declared: Vec<u16>,
+        declared: Vec<DeclaredPort>,
+    },
+    /// The rule asks for a port by a name, and the pods declare the port that was asked for without one.
+    PortWithoutName {
+        /// The workload, or the pod.
+        object: ObjectName,
+        /// The name.
+        name: String,
+        /// The protocol of the port.
+        protocol: Protocol,
+        /// Its number.
+        port: u16,
     },
     /// The label that the rule asks for stands on the workload and not in its template, which
     /// cannot change: that of a Job.
@@ -155,6 +169,16 @@ pub enum NoFix {
     /// Every change of one object that admits the flow closes another or opens very many
     /// (over 10,000 pairs of ends).
     NothingFits,
+}
+
+/// A port that pods declare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredPort {
+    /// Its number.
+    pub port: u16,
+    /// Its container, where several containers of the pods declare ports: a sidecar's port is not what
+    /// a Service means.
+    pub container: Option<String>,
 }
 
 /// A change that mends a mistake is taken although it opens so many pairs of ends more: a policy of
@@ -239,7 +263,10 @@ pub fn fixes(
             found.push(FlowFix { flows, fix: Err(NoFix::NotTried) });
             break;
         }
-        let fix = fix(view, &flow).map(|fix| with_others(view, fix, &flow, &mut flows, &mut rest));
+        let named_alike = rest.iter().map(|(other, _)| other).filter(|other| differs_by_number(&flow, other));
+        let named_alike: Vec<&Flow> = named_alike.collect();
+        let of_flow = fix(view, &flow, &named_alike);
+        let fix = of_flow.map(|fix| with_others(view, fix, &flow, &mut flows, &mut rest));
         // Why there is none is quickly said.
         tried += usize::from(matches!(fix, Ok(_) | Err(NoFix::NothingFits)));
         found.push(FlowFix { flows, fix });
@@ -281,8 +308,22 @@ fn with_others(
     }
 }
 
-/// The fix of one denied flow.
-fn fix(before: View<'_>, flow: &Flow) -> Result<Fix, NoFix> {
+/// Whether two flows go to ports of one name that are different numbers: pods behind one Service may
+/// listen on different ones. A rule that names the port admits both.
+fn differs_by_number(one: &Flow, other: &Flow) -> bool {
+    let protocol = |flow: &Flow| flow.traffic.single().map(|(protocol, ..)| protocol);
+    let name = |end: &EndName| end.without_addresses();
+    let are_one_end = name(&one.to) == name(&other.to) || (one.via.is_some() && one.via == other.via);
+    one.port_name.is_some()
+        && are_one_end
+        && name(&one.from) == name(&other.from)
+        && (&one.port_name, protocol(one)) == (&other.port_name, protocol(other))
+        && one.traffic != other.traffic
+}
+
+/// The fix of one denied flow; if there is one that names the port, of others too that go to a port of
+/// this name.
+fn fix(before: View<'_>, flow: &Flow, named_alike: &[&Flow]) -> Result<Fix, NoFix> {
     if let Some(code) = flow.broken {
         return Err(NoFix::Service(code));
     }
@@ -294,9 +335,19 @@ fn fix(before: View<'_>, flow: &Flow) -> Result<Fix, NoFix> {
     if let Some(fault) = wrong_port {
         return Err(fault);
     }
+    let of_others = named_alike.iter().flat_map(|other| other.asked.pairs().unwrap_or_default());
+    let all: Vec<Pair> = pairs.iter().chain(of_others).cloned().collect();
+    let by_name = (all.len() > pairs.len()).then(|| attempts(before, flow, &all, PortsBy::Name));
+    match by_name {
+        Some(Ok(fix)) => Ok(fix),
+        Some(Err(_)) | None => attempts(before, flow, pairs, PortsBy::Number),
+    }
+}
+
+fn attempts(before: View<'_>, flow: &Flow, pairs: &[Pair], ports_by: PortsBy) -> Result<Fix, NoFix> {
     let mut failed = Vec::new();
     for _ in 0..ATTEMPTS {
-        match attempt(before, flow, pairs, &failed)? {
+        match attempt(before, flow, pairs, ports_by, &failed)? {
             Attempt::Found(fix) => return Ok(fix),
             Attempt::Failed(change) => failed.push(change),
         }
@@ -313,7 +364,13 @@ enum Attempt {
 }
 
 /// Looks for a change of each direction that denies, but for changes that failed before.
-fn attempt(before: View<'_>, flow: &Flow, pairs: &[Pair], failed: &[Change]) -> Result<Attempt, NoFix> {
+fn attempt(
+    before: View<'_>,
+    flow: &Flow,
+    pairs: &[Pair],
+    ports_by: PortsBy,
+    failed: &[Change],
+) -> Result<Attempt, NoFix> {
     let blocks = peer::blocks(flow);
     let mut changes: Vec<(Cause, Change)> = Vec::new();
     let mut state: Option<(Changed, Difference)> = None;
@@ -326,7 +383,7 @@ fn attempt(before: View<'_>, flow: &Flow, pairs: &[Pair], failed: &[Change]) -> 
             let service = flow.via.as_ref().map(|via| (via.namespace.clone(), via.name.clone()));
             return Err(NoFix::NodeAddress(service));
         }
-        let mut proposals = proposals(view, flow, pairs, direction)?;
+        let mut proposals = proposals(view, flow, pairs, direction, ports_by)?;
         proposals.retain(|proposal| !failed.contains(&proposal.change));
         let best = best(view, proposals, pairs, &blocks, direction).ok_or(NoFix::NothingFits)?;
         changes.push((best.cause, best.change));

@@ -1,7 +1,8 @@
 //! The ends of a flow as rules and selectors name them, as narrowly as their labels and
 //! addresses allow.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
@@ -79,7 +80,7 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
     };
     let asked = if name.kind == "Block" { blocks(flow) } else { Vec::new() };
     let are_everyone = are_everyone(&asked);
-    let (mut pods, mut blocks) = (BTreeSet::new(), BTreeSet::new());
+    let (mut pods, mut blocks, mut nodes) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for pair in pairs {
         let question = pair.question(direction);
         match question.ends(direction).1 {
@@ -96,7 +97,16 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
             party => {
                 let family = question.family.ok_or(NoFix::NoAddress)?;
                 blocks.insert(Cidr::of_address(party.address(view.cluster, family).ok_or(NoFix::NoAddress)?));
+                if may_move(view, party) {
+                    nodes.extend(addresses_of_nodes(view, family));
+                }
             }
+        }
+    }
+    if !nodes.is_empty() {
+        blocks.extend(nodes);
+        if blocks.len() > BLOCKS {
+            return Err(NoFix::ManyNodes(blocks.len()));
         }
     }
     let namespaces: BTreeSet<&str> = pods.iter().map(|pod| view.cluster.pod(*pod).namespace.as_str()).collect();
@@ -106,6 +116,27 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
         (true, 1..=BLOCKS) => Ok(Other::Blocks(blocks.into_iter().collect())),
         _ => Err(NoFix::ManyEnds),
     }
+}
+
+/// Whether an end is a pod in its node's network that may run on any node: one of a workload. The address
+/// of one node would admit it there only.
+fn may_move(view: View<'_>, party: Party) -> bool {
+    match party {
+        Party::Host(pod) => view.cluster.pod(pod).workload.is_some(),
+        Party::OtherNode(_) => true,
+        Party::End(_) => false,
+    }
+}
+
+/// An address of each node, as policies see its network.
+fn addresses_of_nodes(view: View<'_>, family: Family) -> impl Iterator<Item = Cidr> + '_ {
+    let of_family = move |addresses: &BTreeSet<IpAddr>| addresses.iter().copied().find(|of| Family::of(of) == family);
+    let hosts = view.cluster.pods().filter(|(_, pod)| pod.host_network && !pod.finished);
+    let seen: BTreeMap<&str, IpAddr> =
+        hosts.filter_map(|(_, pod)| Some((pod.node.as_deref()?, pod.address(family)?))).collect();
+    let nodes = view.cluster.nodes().iter();
+    let addresses = nodes.filter_map(move |(name, all)| seen.get(name.as_str()).copied().or_else(|| of_family(all)));
+    addresses.map(Cidr::of_address)
 }
 
 /// The items of `from` or `to` that mean the other ends, in a policy of this namespace.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::change::{Change, Edit, ObjectName, append, field_path, match_labels};
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
-use super::{NoFix, View, written};
+use super::{NoFix, View, rule, written};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{NetworkPolicy, Protocol};
@@ -29,6 +29,7 @@ pub(super) fn proposals(
     flow: &Flow,
     pairs: &[Pair],
     direction: Direction,
+    ports_by: PortsBy,
 ) -> Result<Vec<Proposal>, NoFix> {
     let subjects = peer::subjects(pairs, direction);
     let first = subjects.first().ok_or(NoFix::FactMissing)?;
@@ -42,29 +43,26 @@ pub(super) fn proposals(
     let is_dns = matches!(traffic.single(), Some((Protocol::Udp | Protocol::Tcp, 53, 53)));
     // A DNS client asks again by TCP where an answer is long.
     let is_dns_egress = is_dns && direction == Direction::Egress && matches!(other, Other::Pods(_));
-    let ports = if is_dns_egress {
-        ["UDP", "TCP"].map(|protocol| json!({"port": 53, "protocol": protocol})).to_vec()
-    } else {
-        peer::ports(&traffic)?
+    let ports = match ports_by {
+        PortsBy::Name => vec![rule::named_port(view, pairs, direction).ok_or(NoFix::NothingFits)?],
+        PortsBy::Number if is_dns_egress => {
+            ["UDP", "TCP"].map(|protocol| json!({"port": 53, "protocol": protocol})).to_vec()
+        }
+        PortsBy::Number => peer::ports(&traffic)?,
     };
     let is_why = |pair: &&Pair| pair.verdict(view.cluster, view.groups, direction) != Verdict::Allowed;
     let denied = pairs.iter().find(is_why).ok_or(NoFix::FactMissing)?.question(direction);
-    let is_about_port_of_destination = denied.is_about_port_of_destination(view.cluster);
     let decision = denied.decide(view.cluster, view.groups, direction);
-    let proposer = Proposer {
-        view,
-        direction,
-        section,
-        field,
-        other,
-        namespace,
-        subjects,
-        ports,
-        is_about_port_of_destination,
-        denied,
-        pairs,
-    };
+    let proposer = Proposer { view, direction, section, field, other, namespace, subjects, ports, denied, pairs };
     proposer.all(&decision, flow)
+}
+
+/// How the ports of a rule are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PortsBy {
+    /// By the name that the destinations give them.
+    Name,
+    Number,
 }
 
 /// Whether an explanation shows a rule as the cause.
@@ -90,10 +88,6 @@ pub(super) struct Proposer<'a> {
     pub(super) subjects: Vec<PodId>,
     /// The items of `ports`.
     pub(super) ports: Vec<Value>,
-    /// As in [`Question::is_about_port_of_destination`].
-    ///
-    /// [`Question::is_about_port_of_destination`]: crate::verdict::explain::Question
-    pub(super) is_about_port_of_destination: bool,
     /// A question that is denied, which stands for all.
     pub(super) denied: &'a Question,
     pub(super) pairs: &'a [Pair],

@@ -6,16 +6,16 @@ use std::collections::BTreeSet;
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
-use super::change::{Lacking, add, append, match_labels, remove, replace};
+use super::change::{Lacking, ObjectName, add, append, match_labels, remove, replace};
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, Shown};
-use super::{NoFix, label};
+use super::{NoFix, View, label};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::cluster::PodId;
-use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Protocol};
-use crate::policy::{Namespaces, Peer, Peers, PodPeer, PolicyRule};
-use crate::verdict::explain::{Candidate, Code, Of, Party, asks_for, is_close, is_slip, may_mean_namespace};
+use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Protocol, ServicePort};
+use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule};
+use crate::verdict::explain::{Candidate, Code, Of, Pair, Party, asks_for, is_close, is_slip, may_mean_namespace};
 use crate::verdict::flow::End;
 
 /// The path of a rule in its policy, as the tokens of a JSON pointer: `spec`, `ingress`, `0`.
@@ -32,6 +32,11 @@ impl Proposer<'_> {
         let misses = |half| candidate.conjuncts.iter().any(|of| of.of == half);
         match (misses(Of::Peer), misses(Of::Port)) {
             (false, true) => {
+                if shown == Shown::Alone
+                    && let Some(fault) = self.port_without_name(candidate)
+                {
+                    return Err(fault);
+                }
                 let quoted = |_: &Value| self.number_in_quotes(candidate, &base).unwrap_or_default();
                 let proposal = self.of_policy(candidate.policy, Size::Value, quoted);
                 all.extend(proposal.map(|proposal| Proposal { cause: Cause::Mistake, ..proposal }));
@@ -44,7 +49,7 @@ impl Proposer<'_> {
                 all.extend(self.of_policy(candidate.policy, Size::Item, more));
                 // A name opens less where pods give it to different numbers.
                 let list = [&base[..], &["ports"]].concat();
-                let named = self.named_port().into_iter();
+                let named = named_port(self.view, self.pairs, self.direction).into_iter();
                 all.extend(named.filter_map(|port| {
                     self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, vec![port]))
                 }));
@@ -92,31 +97,51 @@ impl Proposer<'_> {
     /// by little.
     fn right_name(&self, candidate: &Candidate, base: &Base<'_>) -> Option<PatchOperation> {
         let [conjunct] = candidate.conjuncts.as_slice() else { return None };
-        let named = self.named_port()?;
+        let named = named_port(self.view, self.pairs, self.direction)?;
         let is_slip = conjunct.code == Code::PortNamedUnresolved && is_close(&conjunct.want, named["port"].as_str()?);
         let item = conjunct.path.split('.').next().and_then(index)?;
         is_slip.then(|| replace(&[&base[..], &["ports", item, "port"]].concat(), named["port"].clone()))
     }
 
-    /// The name that all destinations give to the port that was asked for.
-    fn named_port(&self) -> Option<Value> {
-        let (protocol, ..) = self.denied.traffic.single()?;
-        let mut names: Option<BTreeSet<&str>> = None;
-        for pair in self.pairs {
-            let question = pair.question(self.direction);
-            let (Party::End(End::Pod(pod)), Some((_, port, last))) = (question.to, question.traffic.single()) else {
-                return None;
-            };
-            let ports = self.view.cluster.pod(pod).ports.iter();
-            let meant = ports.filter(|of| (of.protocol, of.port, of.port) == (protocol, port, last));
-            let of_pod: BTreeSet<&str> = meant.map(|of| of.name.as_str()).filter(|name| !name.is_empty()).collect();
-            names = Some(names.map_or(of_pod.clone(), |before| before.intersection(&of_pod).copied().collect()));
+    /// The fault, if the rule asks for a port by a name that no pod gives any port, and the destinations
+    /// declare the port that was asked for without a name. A name that is a Service's is a mistake of the
+    /// rule, and so is a number in quotes.
+    fn port_without_name(&self, candidate: &Candidate) -> Option<NoFix> {
+        let cluster = self.view.cluster;
+        let [conjunct] = candidate.conjuncts.as_slice() else { return None };
+        let name = (conjunct.code == Code::PortNamedUnresolved).then_some(&conjunct.want)?;
+        let (protocol, port, last) = self.denied.traffic.single()?;
+        let is_named_so = |pod: &Pod| pod.ports.iter().any(|of| of.name == *name);
+        let policy = cluster.policy(candidate.policy);
+        let may_mean = |pod: &Pod| match self.direction {
+            Direction::Ingress => pod.namespace == policy.namespace && policy.subject.matches(&pod.labels),
+            Direction::Egress => true,
+        };
+        let is_service_port = || {
+            let named = |of: &ServicePort| of.name.as_deref() == Some(name.as_str());
+            cluster.services().any(|service| service.ports.iter().any(named))
+        };
+        if port != last
+            || name.parse::<u64>().is_ok()
+            || cluster.pods().any(|(_, pod)| may_mean(pod) && is_named_so(pod))
+            || is_service_port()
+        {
+            return None;
         }
-        let mut item = json!({ "port": names?.first()? });
-        if protocol != Protocol::Tcp {
-            item["protocol"] = json!(protocol.as_str());
+        let mut of_pairs = self.pairs.iter().map(|pair| match pair.question(self.direction).to {
+            Party::End(End::Pod(pod)) => Some(cluster.pod(pod)),
+            _ => None,
+        });
+        let first = of_pairs.next()??;
+        let is_without_name = |pod: &Pod| pod.unnamed_ports.contains(&(protocol, port));
+        let are_alike =
+            |pod: Option<&Pod>| pod.is_some_and(|pod| pod.identity() == first.identity() && is_without_name(pod));
+        if !is_without_name(first) || !of_pairs.all(are_alike) {
+            return None;
         }
-        Some(item)
+        let (kind, of) = first.identity();
+        let object = ObjectName::new(kind, &first.namespace, of);
+        Some(NoFix::PortWithoutName { object, name: name.clone(), protocol, port })
     }
 
     /// The ports that a rule lacks.
@@ -293,6 +318,29 @@ impl Proposer<'_> {
         }
         Ok(())
     }
+}
+
+/// The name that all destinations give to the port that was asked for, as an item of `ports`.
+pub(super) fn named_port(view: View<'_>, pairs: &[Pair], direction: Direction) -> Option<Value> {
+    let mut names: Option<BTreeSet<(Protocol, &str)>> = None;
+    for pair in pairs {
+        let question = pair.question(direction);
+        let (Party::End(End::Pod(pod)), Some((protocol, port, last))) = (question.to, question.traffic.single()) else {
+            return None;
+        };
+        let ports = view.cluster.pod(pod).ports.iter();
+        let meant = ports.filter(|of| (of.protocol, of.port, of.port) == (protocol, port, last));
+        let of_pod: BTreeSet<(Protocol, &str)> =
+            meant.map(|of| (protocol, of.name.as_str())).filter(|(_, name)| !name.is_empty()).collect();
+        names = Some(names.map_or(of_pod.clone(), |before| before.intersection(&of_pod).copied().collect()));
+    }
+    let names = names?;
+    let (protocol, name) = names.first()?;
+    let mut item = json!({ "port": name });
+    if *protocol != Protocol::Tcp {
+        item["protocol"] = json!(protocol.as_str());
+    }
+    Some(item)
 }
 
 /// The item of `from` or `to` by which a rule misses, and its index as it is written.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{NoFix, View, admits};
+use super::{DeclaredPort, NoFix, View, admits};
 use crate::algebra::traffic::Traffic;
 use crate::object::TargetPort;
 use crate::policy::Direction;
@@ -63,7 +63,13 @@ pub(super) fn wrong_target_port(view: View<'_>, flow: &Flow, pairs: &[Pair]) -> 
             })
         })
     };
-    let declared: Vec<u16> = all_declare?.into_iter().filter(is_admitted).collect();
+    let container = |port: u16| {
+        let pod = pairs.first().and_then(|pair| pair.question.to.pod())?;
+        view.cluster.pod(pod).container_of(protocol, port).map(str::to_owned)
+    };
+    let declared: Vec<DeclaredPort> = (all_declare?.into_iter().filter(is_admitted))
+        .map(|port| DeclaredPort { port, container: container(port) })
+        .collect();
     let service = (via.namespace.clone(), via.name.clone());
     (!declared.is_empty()).then_some(NoFix::TargetPort { service, protocol, port, target: *target, declared })
 }

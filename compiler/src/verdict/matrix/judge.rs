@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Admitted, Atom, Group, GroupId, Groups, OtherEnd};
+use crate::cluster::new_address::NewAddress;
 use crate::cluster::selection::UnknownLabels;
 use crate::cluster::{ClassId, Cluster};
 use crate::object::{ContainerPort, Family};
@@ -16,6 +17,8 @@ use crate::verdict::flow::End;
 use crate::verdict::matrix::admitted::{AdmittedRow, HeldFaces, RowDraft};
 use crate::verdict::matrix::known_traffic::place;
 pub(crate) use crate::verdict::matrix::known_traffic::{TrafficId, TrafficTable};
+use crate::verdict::matrix::pair_verdicts::{ASSUMED_NONE, MayAdmit};
+pub(crate) use crate::verdict::matrix::pair_verdicts::{BoundIds, PairVerdicts};
 use crate::verdict::zone::Zones;
 
 /// A kind of ends, by its place among them.
@@ -30,17 +33,17 @@ impl KindId {
 
 /// Everything about an end that decides.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct EndKind {
+pub(super) struct EndKind {
     /// The groups that decide about it together, in the order of
     /// [`Direction::ALL`].
-    groups: [SmallVec<[GroupId; 1]>; 2],
+    pub(super) groups: [SmallVec<[GroupId; 1]>; 2],
     /// The same where the input does not say which policies apply.
-    open: [Option<Box<Deciding>>; 2],
+    pub(super) open: [Option<Box<Deciding>>; 2],
     /// Its node, if that sees some address otherwise than other nodes do.
-    node: Option<Viewer>,
+    pub(super) node: Option<Viewer>,
     /// As rules of most nodes see it, and as those of these nodes do.
-    face: FaceId,
-    faces: SmallVec<[(Viewer, FaceId); 0]>,
+    pub(super) face: FaceId,
+    pub(super) faces: SmallVec<[(Viewer, FaceId); 0]>,
 }
 
 /// Everything about an end that a rule at the other one can see.
@@ -82,10 +85,10 @@ impl OpenFaces {
 
 /// A face, by its place among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct FaceId(u32);
+pub(super) struct FaceId(pub(super) u32);
 
 /// A node with a view of its own, by its place among them.
-type Viewer = u32;
+pub(super) type Viewer = u32;
 
 /// One of the [`Zones`], by its place in those of its family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -202,6 +205,7 @@ impl<'a> Kinds<'a> {
             classes: &face.classes,
             address: face.zone.map(first),
             ports: &face.ports,
+            new_family: face.assumed,
             is_unread: face.is_unread,
         }
     }
@@ -321,7 +325,7 @@ impl<'a> Kinds<'a> {
                 // Every end that has no address yet may be in the block.
                 Atom::Block(block) if admitted.named.is_empty() => {
                     let traffic = known.id(&admitted.traffic);
-                    if self.cluster.may_hold_a_new_address(block, true) {
+                    if self.cluster.may_hold_a_new_address(block, NewAddress::OfPod) {
                         for slot in [ASSUMED_NONE, block.family as usize] {
                             may.to_bare[slot] = known.union(may.to_bare[slot], traffic);
                         }
@@ -375,6 +379,7 @@ impl<'a> Kinds<'a> {
                 classes: &face.classes,
                 address: face.zone.map(first),
                 ports: &face.ports,
+                new_family: face.assumed,
                 is_unread: face.is_unread,
             };
             atom.may_hold(self.cluster, seen, face.assumed)
@@ -404,8 +409,12 @@ impl<'a> Kinds<'a> {
                 let inside: Vec<bool> =
                     self.zones.starts(block.family).iter().map(|start| block.addresses.contains(*start)).collect();
                 let holds = |zone: Zone| zone.family == block.family && inside[zone.place];
-                let faces = self.faces.iter().enumerate();
-                faces.filter(|(_, face)| face.zone.is_some_and(holds)).map(|(i, _)| i).collect()
+                let holds_new = self.cluster.holds_each_new_address(block, NewAddress::OfPod);
+                let is_held = |face: &Face| match face.zone {
+                    Some(zone) => holds(zone),
+                    None => holds_new && face.assumed == Some(block.family) && !face.classes.is_empty(),
+                };
+                self.faces.iter().enumerate().filter(|(_, face)| is_held(face)).map(|(i, _)| i).collect()
             }
         }
     }
@@ -414,101 +423,5 @@ impl<'a> Kinds<'a> {
     fn named(&self, face: usize, admitted: &Admitted) -> Option<Traffic> {
         let ports = &self.faces[face].ports;
         (!admitted.named.is_empty() && !ports.is_empty()).then(|| admitted.traffic_to(ports))
-    }
-}
-
-/// Judges pairs of kinds.
-#[derive(Debug)]
-pub(crate) struct PairVerdicts {
-    kinds: Vec<EndKind>,
-    /// By group.
-    admits: Vec<AdmittedRow>,
-    /// By group.
-    may_admit: Vec<MayAdmit>,
-    /// By face: of an end without an address, the place in [`MayAdmit::to_bare`] of the
-    /// family that it is assumed to have.
-    assumed: Vec<Option<usize>>,
-}
-
-/// The place in [`MayAdmit::to_bare`] of ends of either family.
-const ASSUMED_NONE: usize = 2;
-
-/// What a group may admit beyond what it does for certain.
-#[derive(Debug, Default)]
-struct MayAdmit {
-    /// To ends without an address, by the family that it will have: IPv4, IPv6, either.
-    to_bare: [TrafficId; 3],
-    /// To these faces, with what is certain.
-    to_face: FxHashMap<usize, TrafficId>,
-}
-
-/// What passes between two ends, at least and at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct BoundIds {
-    pub(crate) least: TrafficId,
-    pub(crate) most: TrafficId,
-}
-
-impl PairVerdicts {
-    /// What a group exchanges with ends of a kind, on most nodes.
-    pub(crate) fn admitted(&self, group: GroupId, other: KindId) -> TrafficId {
-        self.admits[group.0 as usize].at(self.kinds[other.index()].face.0 as usize)
-    }
-
-    /// How many values are stored for groups and faces.
-    #[cfg(test)]
-    pub(crate) fn stored(&self) -> usize {
-        self.admits.iter().map(AdmittedRow::stored).sum()
-    }
-
-    /// Whether the input says all that decides between these kinds.
-    pub(crate) fn is_certain(&self) -> bool {
-        self.kinds.iter().all(|kind| kind.open.iter().all(Option::is_none))
-            && self.assumed.iter().all(Option::is_none)
-            && self.may_admit.iter().all(|may| may.to_face.is_empty())
-    }
-
-    /// What passes between ends of two kinds at least and at most, unless they are exempt.
-    pub(crate) fn bounds(&self, known: &mut TrafficTable, from: KindId, to: KindId) -> BoundIds {
-        let egress = self.directed(known, Direction::Egress, from, to);
-        let ingress = self.directed(known, Direction::Ingress, to, from);
-        let least = known.intersection(egress.least, ingress.least);
-        let most = known.intersection(egress.most, ingress.most);
-        BoundIds { least, most }
-    }
-
-    /// What a direction lets pass between two kinds at least and at most, unless they are exempt.
-    pub(crate) fn directed(
-        &self,
-        known: &mut TrafficTable,
-        direction: Direction,
-        subject: KindId,
-        other: KindId,
-    ) -> BoundIds {
-        let (subject, other) = (&self.kinds[subject.index()], &self.kinds[other.index()]);
-        let own = other.faces.iter().find(|(viewer, _)| subject.node == Some(*viewer));
-        let face = own.map_or(other.face, |(_, face)| *face).0 as usize;
-        let open = subject.open[direction as usize].as_deref();
-        let (least, most) = match open {
-            Some(open) => (&open.least, &open.most),
-            None => (&subject.groups[direction as usize], &subject.groups[direction as usize]),
-        };
-        let mut bounds = BoundIds { least: TrafficId::ALL, most: TrafficId::ALL };
-        for group in least {
-            bounds.least = known.intersection(bounds.least, self.admits[group.0 as usize].at(face));
-        }
-        for group in most {
-            let certain = self.admits[group.0 as usize].at(face);
-            let may = &self.may_admit[group.0 as usize];
-            let mut traffic = may.to_face.get(&face).copied().unwrap_or(certain);
-            if let Some(slot) = self.assumed[face] {
-                traffic = known.union(traffic, may.to_bare[slot]);
-            }
-            bounds.most = known.intersection(bounds.most, traffic);
-        }
-        if open.is_some_and(|open| open.is_nothing_certain) {
-            bounds.least = TrafficId::NONE;
-        }
-        bounds
     }
 }

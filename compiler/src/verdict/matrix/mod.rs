@@ -7,6 +7,7 @@
 mod admitted;
 pub(crate) mod judge;
 mod known_traffic;
+mod pair_verdicts;
 mod reached;
 mod row;
 mod select;

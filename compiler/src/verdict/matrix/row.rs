@@ -308,7 +308,9 @@ pub(super) fn between(
         }
     };
     for family in 0..2 {
-        judged(&mut sums[0], &from.bare[family], &to.bare[family]);
+        if cluster.gives(Family::ALL[family]) {
+            judged(&mut sums[0], &from.bare[family], &to.bare[family]);
+        }
         judged(&mut sums[0], &from.bare[family], &to.census[family]);
         judged(&mut sums[0], &from.census[family], &to.bare[family]);
         judged(&mut sums[1 + family], &from.census[family], &to.census[family]);

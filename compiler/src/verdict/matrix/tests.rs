@@ -48,10 +48,8 @@ fn slowly(cluster: &Cluster, groups: &Groups, matrix: &Matrix<'_>) -> BTreeMap<K
                     if bare(from, *x) || bare(to, *y) {
                         let families = Family::ALL.into_iter().filter(|f| has(from, *x, *f) || has(to, *y, *f));
                         let families: Vec<Family> = families.collect();
-                        if families.is_empty() {
-                            add(None, None);
-                        }
-                        for family in families {
+                        let new = Family::ALL.into_iter().filter(|of| families.is_empty() && cluster.gives(*of));
+                        for family in families.iter().copied().chain(new) {
                             add(None, Some(family));
                         }
                         continue;

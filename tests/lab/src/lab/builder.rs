@@ -9,7 +9,7 @@ use npc_compiler::object::Objects;
 
 use super::machine::{can_run, check_machine, sibling, skipped};
 use super::{Backend, Cluster, Demand, Doing as _, Ground, Kind, Lab, Mode, Result, Share};
-use super::{agent, api, cleanup, engine, manifests, outside, services, topology};
+use super::{agent, api, cleanup, engine, judge, manifests, outside, services, topology};
 use crate::apiserver::Server;
 
 /// What enforces the policies.
@@ -220,6 +220,7 @@ impl Builder {
             recipe,
             manifests,
             server: self.api_server,
+            sent: judge::Sent::default(),
             ground,
             _share: share,
         };

@@ -1,5 +1,7 @@
 //! What ought to become of each probe, by the oracle alone, and whether it did.
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use npc_compiler::object::{Objects, Pod};
@@ -51,12 +53,59 @@ impl Judgement {
     }
 }
 
+/// One of so many probes is sent again where nothing about it has changed.
+const SAMPLE: u64 = 8;
+
+/// What the oracle expected of each probe when it was sent last.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    expected: HashMap<Probe, Verdict>,
+    /// How often the lab was judged.
+    times: u64,
+}
+
+impl Sent {
+    /// Picks the probes that are worth sending: all that were never sent or are judged otherwise
+    /// now, and a sample of the rest, another one each time.
+    ///
+    /// To send all probes of a small cluster takes seconds of a processor, and many tests judge
+    /// after each of several edits.
+    fn pick(&mut self, probes: Vec<Probe>, expected: Vec<Verdict>, seed: u64) -> (Vec<Probe>, Vec<Verdict>) {
+        self.times += 1;
+        let is_sampled = |probe: &Probe| {
+            let mut hasher = DefaultHasher::new();
+            (seed, self.times, probe).hash(&mut hasher);
+            hasher.finish().is_multiple_of(SAMPLE)
+        };
+        let is_picked = |(probe, expected): &(Probe, Verdict)| {
+            self.expected.insert(*probe, *expected) != Some(*expected) || is_sampled(probe)
+        };
+        probes.into_iter().zip(expected).filter(is_picked).unzip()
+    }
+}
+
+/// Judges a lab by its probes: by all of them the first time or if `NPC_EVERY_PROBE` is `1`, and
+/// otherwise by those that [`Sent::pick`] picks.
+pub(super) fn judge_changed(lab: &mut Lab, probes: Vec<Probe>) -> Result<Judgement> {
+    let expected = expect(lab, &probes);
+    if std::env::var_os("NPC_EVERY_PROBE").is_some_and(|value| value == "1") {
+        return judge_as(lab, &probes, expected);
+    }
+    let seed = std::env::var("PROPTEST_RNG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_default();
+    let (probes, expected) = lab.sent.pick(probes, expected, seed);
+    judge_as(lab, &probes, expected)
+}
+
 /// Sends probes and compares what is seen with what the oracle expects.
 ///
 /// # Errors
 /// When the lab fails.
 pub fn judge(lab: &mut Lab, probes: &[Probe]) -> Result<Judgement> {
     let expected = expect(lab, probes);
+    judge_as(lab, probes, expected)
+}
+
+fn judge_as(lab: &mut Lab, probes: &[Probe], expected: Vec<Verdict>) -> Result<Judgement> {
     let mut seen = lab.probe(probes)?;
     let mut retried = 0;
     for _ in 0..RETRIES {
@@ -146,4 +195,32 @@ fn without_nodes(objects: Objects) -> Objects {
         Pod { finished, ..keep(pod) }
     });
     Objects { pods: pods.collect(), nodes: Vec::new(), ..objects }
+}
+
+#[cfg(test)]
+mod tests {
+    use npc_compiler::object::Protocol;
+
+    use super::*;
+
+    #[test]
+    fn what_is_judged_otherwise_is_sent_again_and_of_the_rest_a_sample() {
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let probes: Vec<Probe> =
+            (1..=1000).map(|port| Probe::new(0, 1, address, Payload::Port(Protocol::Tcp, port))).collect();
+        let allowed = Verdict { egress: true, ingress: true };
+        let mut expected = vec![allowed; probes.len()];
+        let mut sent = Sent::default();
+        assert_eq!(sent.pick(probes.clone(), expected.clone(), 1).0, probes, "the first time");
+
+        for verdict in &mut expected[..10] {
+            verdict.ingress = false;
+        }
+        let (again, verdicts) = sent.pick(probes.clone(), expected.clone(), 1);
+        assert_eq!((&again[..10], &verdicts[..10]), (&probes[..10], &expected[..10]));
+        assert!((80..250).contains(&again.len()), "{}", again.len());
+        let (other, _) = sent.pick(probes, expected, 1);
+        assert!((70..250).contains(&other.len()), "{}", other.len());
+        assert_ne!(again[10..], other, "another sample");
+    }
 }

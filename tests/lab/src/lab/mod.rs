@@ -82,6 +82,7 @@ pub struct Lab {
     recipe: Option<agent::Recipe>,
     manifests: PathBuf,
     server: Option<Server>,
+    sent: judge::Sent,
     ground: Ground,
     /// Others may begin when all of it is gone.
     _share: Arc<Share>,
@@ -243,14 +244,15 @@ impl Lab {
         Ok(())
     }
 
-    /// Sends all probes that [`plan::all`] finds worth sending, and judges
-    /// them.
+    /// Sends all probes that [`plan::all`] finds worth sending, and judges them. The next time
+    /// it sends those that are judged otherwise since, and a sample of the rest, unless
+    /// `NPC_EVERY_PROBE` is `1`.
     ///
     /// # Errors
     /// When the lab itself fails.
     pub fn judge(&mut self) -> Result<judge::Judgement> {
         let probes = plan::all(self);
-        judge::judge(self, &probes)
+        judge::judge_changed(self, probes)
     }
 
     /// The agent of a node, if one runs.

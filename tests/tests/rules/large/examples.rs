@@ -7,6 +7,7 @@ use npc_compiler::engine::{Engine, Event, PodKey, Portion};
 use npc_compiler::object::Pod;
 use npc_compiler::plan::{Plan, Step};
 use npc_compiler::ruleset::layout::{Options, SetMembers};
+use serde_json::{Value, json};
 
 use crate::engine::NODE;
 
@@ -18,18 +19,51 @@ fn pod(namespace: &str, number: u8, app: &str) -> Pod {
     Pod { uid, node: Some(NODE.to_owned()), ipv4: Some([10, 0, 0, number].into()), ..pod }
 }
 
-/// A policy for all pods of a namespace, which admits pods to as many separate ports.
-fn policy(namespace: &str, admits: &[(&str, usize)]) -> Event {
-    let rule = |(app, ports): &(&str, usize)| {
-        let ports: Vec<_> = (0..*ports).map(|port| serde_json::json!({"port": 1 + 2 * port})).collect();
-        serde_json::json!({"from": [{"podSelector": {"matchLabels": {"app": app}}}], "ports": ports})
-    };
-    let policy = serde_json::json!({
-        "metadata": {"namespace": namespace, "name": "np"},
-        "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": admits.iter().map(rule).collect::<Vec<_>>()},
+/// A rule that admits these peers to as many separate ports.
+fn rule(from: &Value, ports: usize) -> Value {
+    let ports: Vec<_> = (0..ports).map(|port| json!({"port": 1 + 2 * port})).collect();
+    json!({"from": from, "ports": ports})
+}
+
+/// A policy for the pods that a selector selects.
+fn policy_with(namespace: &str, name: &str, subject: &Value, rules: &[Value]) -> Event {
+    let policy = json!({
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {"podSelector": subject, "policyTypes": ["Ingress"], "ingress": rules},
     });
     let policy = serde_json::from_value::<k8s_openapi::api::networking::v1::NetworkPolicy>(policy).unwrap();
     Event::Policy(Box::new(policy.into()))
+}
+
+/// A policy for all pods of a namespace, which admits pods of some kinds to as many separate ports.
+fn policy(namespace: &str, admits: &[(&str, usize)]) -> Event {
+    let rules =
+        admits.iter().map(|(app, ports)| rule(&json!([{"podSelector": {"matchLabels": {"app": app}}}]), *ports));
+    policy_with(namespace, "np", &json!({}), &rules.collect::<Vec<_>>())
+}
+
+/// A policy for the pods of a kind, which admits these peers to as many separate ports.
+fn policy_for(name: &str, app: &str, from: &Value, ports: usize) -> Event {
+    policy_with("large", name, &json!({"matchLabels": {"app": app}}), &[rule(from, ports)])
+}
+
+/// An engine to which more than fifty rules and sets are much.
+fn engine(options: Options) -> Engine {
+    Engine::new(NODE, options).with_large_changes_first(50)
+}
+
+/// Commits, and loads portions of so many rules, until nothing waits. Answers how many.
+fn load_all(engine: &mut Engine, rules: usize) -> usize {
+    let mut loads = 0;
+    loop {
+        let plan = engine.commit();
+        assert!(written(&plan) <= 50, "{} rules at once", written(&plan));
+        if !engine.is_waiting("large") {
+            return loads;
+        }
+        assert!(written(&engine.load(Portion { sets: 10, rules })) <= rules);
+        loads += 1;
+    }
 }
 
 fn came(pod: Pod) -> Event {
@@ -38,7 +72,7 @@ fn came(pod: Pod) -> Event {
 
 /// An engine in which a large policy of the namespace `large` waits, and nothing of it is loaded.
 fn waiting() -> Engine {
-    let mut engine = Engine::new(NODE, Options::default()).with_large_changes_first(50);
+    let mut engine = engine(Options::default());
     for event in [came(pod("large", 1, "db")), came(pod("small", 2, "db")), policy("large", &[("web", 1)])] {
         engine.offer(event);
     }
@@ -106,10 +140,7 @@ fn a_pod_that_came_and_went_while_its_namespace_waits_does_not_come_back() {
     let mut engine = waiting();
     engine.offer(came(pod("large", 6, "db")));
     engine.offer(Event::PodGone(PodKey::of(&pod("large", 6, "db"))));
-    while engine.is_waiting("large") {
-        engine.load(Portion { sets: 100, rules: 1_000 });
-        engine.commit();
-    }
+    load_all(&mut engine, 1_000);
     assert!(engine.owner([10, 0, 0, 6].into()).is_none());
 }
 
@@ -142,26 +173,11 @@ fn written(plan: &Plan) -> usize {
     plan.steps.iter().map(of_step).sum()
 }
 
-/// A policy for the pods of a kind, which admits these pods to as many separate ports.
-fn policy_for(name: &str, app: &str, from: &serde_json::Value, ports: usize) -> Event {
-    let ports: Vec<_> = (0..ports).map(|port| serde_json::json!({"port": 1 + 2 * port})).collect();
-    let policy = serde_json::json!({
-        "metadata": {"namespace": "large", "name": name},
-        "spec": {
-            "podSelector": {"matchLabels": {"app": app}},
-            "policyTypes": ["Ingress"],
-            "ingress": [{"from": from, "ports": ports}],
-        },
-    });
-    let policy = serde_json::from_value::<k8s_openapi::api::networking::v1::NetworkPolicy>(policy).unwrap();
-    Event::Policy(Box::new(policy.into()))
-}
-
 /// An engine with a pod that no policy selects, and with a policy of many rules for pods of
 /// another kind, of which there are none.
 fn waiting_for_its_kind() -> Engine {
-    let mut engine = Engine::new(NODE, Options::default()).with_large_changes_first(50);
-    let everyone = serde_json::json!([{"podSelector": {}}]);
+    let mut engine = engine(Options::default());
+    let everyone = json!([{"podSelector": {}}]);
     for event in [came(pod("large", 1, "db")), policy_for("np", "web", &everyone, 3_000)] {
         engine.offer(event);
     }
@@ -189,28 +205,19 @@ fn a_new_pod_for_which_policies_in_force_have_many_rules_is_loaded_first() {
     let plan = engine.commit();
     assert!(engine.is_waiting("large"));
     assert!(written(&plan) <= 50, "{} rules at once", written(&plan));
-    let mut loads = 0;
-    while engine.is_waiting("large") {
-        let loaded = engine.load(Portion { sets: 10, rules: 50 });
-        assert!(written(&loaded) <= 50);
-        let plan = engine.commit();
-        assert!(written(&plan) <= 50, "{} rules at once", written(&plan));
-        loads += 1;
-    }
-    assert!(loads > 5 && is_isolated(&engine, 2));
+    assert!(load_all(&mut engine, 50) > 5 && is_isolated(&engine, 2));
 }
 
 #[test]
 fn a_large_change_beside_a_policy_that_is_over_the_bound_is_loaded_first() {
     let options = Options { set_members: SetMembers(20), ..Options::default() };
-    let mut engine = Engine::new(NODE, options).with_large_changes_first(50);
+    let mut engine = engine(options);
     // Policy a names more members than the namespace may have, and allows nothing.
-    let blocks: Vec<_> =
-        (0..64_u8).map(|n| serde_json::json!({"ipBlock": {"cidr": format!("192.0.{}.0/25", 2 * n)}})).collect();
-    let nodes = serde_json::json!([{"ipBlock": {"cidr": "192.0.2.0/24"}}]);
+    let blocks: Vec<_> = (0..64_u8).map(|n| json!({"ipBlock": {"cidr": format!("192.0.{}.0/25", 2 * n)}})).collect();
+    let nodes = json!([{"ipBlock": {"cidr": "192.0.2.0/24"}}]);
     for event in [
         came(pod("large", 1, "db")),
-        policy_for("a", "db", &serde_json::Value::Array(blocks.clone()), 1),
+        policy_for("a", "db", &Value::Array(blocks.clone()), 1),
         policy_for("b", "db", &nodes, 1),
     ] {
         engine.offer(event);
@@ -219,32 +226,23 @@ fn a_large_change_beside_a_policy_that_is_over_the_bound_is_loaded_first() {
     assert!(engine.has_policies_over_bound());
     let load = |engine: &mut Engine, event: Event| {
         engine.offer(event);
-        let mut loads = 0;
-        loop {
-            let plan = engine.commit();
-            assert!(written(&plan) <= 50, "{} rules at once", written(&plan));
-            if !engine.is_waiting("large") {
-                return loads;
-            }
-            assert!(written(&engine.load(Portion { sets: 10, rules: 50 })) <= 50);
-            loads += 1;
-        }
+        load_all(engine, 50)
     };
     assert!(load(&mut engine, policy_for("b", "db", &nodes, 6_000)) > 5);
     assert!(engine.has_policies_over_bound());
     // The policy that is over the bound changes and stays over it: nothing is to be loaded.
-    assert_eq!(load(&mut engine, policy_for("a", "db", &serde_json::Value::Array(blocks), 3_000)), 0);
+    assert_eq!(load(&mut engine, policy_for("a", "db", &Value::Array(blocks), 3_000)), 0);
     assert!(engine.has_policies_over_bound());
     // It is not over the bound any more, and what it allows makes many rules.
-    assert!(load(&mut engine, policy_for("a", "db", &serde_json::json!([{"podSelector": {}}]), 5_000)) > 5);
+    assert!(load(&mut engine, policy_for("a", "db", &json!([{"podSelector": {}}]), 5_000)) > 5);
     assert!(!engine.has_policies_over_bound());
 }
 
 #[test]
 fn what_a_policy_over_the_bound_allows_is_loaded_before_it_is_given_back() {
     let options = Options { set_members: SetMembers(8), ..Options::default() };
-    let mut engine = Engine::new(NODE, options).with_large_changes_first(50);
-    let everyone = serde_json::json!([{"podSelector": {}}]);
+    let mut engine = engine(options);
+    let everyone = json!([{"podSelector": {}}]);
     let others: Vec<Pod> = (10..20).map(|number| pod("large", number, "other")).collect();
     for pod in &others {
         engine.offer(came(Pod { node: Some("elsewhere".to_owned()), ..pod.clone() }));
@@ -258,16 +256,7 @@ fn what_a_policy_over_the_bound_allows_is_loaded_before_it_is_given_back() {
     }
     engine.commit();
     engine.reconsider_bound();
-    let mut loads = 0;
-    loop {
-        let plan = engine.commit();
-        assert!(written(&plan) <= 50, "{} rules at once", written(&plan));
-        if !engine.is_loading() {
-            break;
-        }
-        engine.load(Portion { sets: 10, rules: 50 });
-        loads += 1;
-    }
+    let loads = load_all(&mut engine, 50);
     assert!(loads > 5 && !engine.has_policies_over_bound(), "{loads}");
 }
 
@@ -306,18 +295,9 @@ fn the_last_of_many_edits_is_in_force_after_two_loads_of_it_and_none_goes_back()
     // A version has some 220 rules a family: the one that is loaded, and the last.
     assert!(loads <= 2 * (2 * 260_usize).div_ceil(50) + 4, "{loads} loads");
     let mut fresh = waiting();
-    while fresh.is_waiting("large") {
-        fresh.load(Portion { sets: 10, rules: 1_000 });
-        fresh.commit();
-    }
+    load_all(&mut fresh, 1_000);
     fresh.offer(version(59));
-    loop {
-        fresh.commit();
-        if !fresh.is_loading() {
-            break;
-        }
-        fresh.load(Portion { sets: 10, rules: 1_000 });
-    }
+    load_all(&mut fresh, 1_000);
     assert_eq!(in_force(&engine), in_force(&fresh));
 }
 

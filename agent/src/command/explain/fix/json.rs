@@ -1,6 +1,7 @@
 //! Fixes as JSON: patches (RFC 6902) against the objects as they are written.
 
 use json_patch::Patch;
+use npc_agent::finding::Place;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::fix::{Change, Fix, NoFix, Opened};
@@ -9,7 +10,8 @@ use serde_json::Value;
 
 use super::super::traffic::by_protocol;
 use super::service::{self, ServiceJson};
-use super::{Fixes, then, why_not};
+use super::{Fixes, anchor, then, why_not};
+use crate::command::input::Input;
 
 /// A change of one object. Those with the same flows belong together.
 #[derive(Debug, Serialize)]
@@ -27,6 +29,8 @@ pub(in super::super) struct FixJson<'a> {
     create: Option<&'a Value>,
     /// What else must be done.
     then: Option<String>,
+    /// Where the text stands that it changes, if other places may use it by a YAML anchor.
+    shared_text: Option<Place>,
     verified: bool,
     /// What all changes of these flows together open besides, by pod.
     opens: Vec<OpenedJson<'a>>,
@@ -67,7 +71,9 @@ impl Fixes<'_> {
     /// The changes.
     pub(in super::super) fn json(&self) -> Vec<FixJson<'_>> {
         let found = self.found.iter().filter_map(|of| Some((self.places(&of.flows), of.fix.as_ref().ok()?)));
-        found.flat_map(|(flows, fix)| fix.changes.iter().map(move |change| one(flows.clone(), fix, change))).collect()
+        found
+            .flat_map(|(flows, fix)| fix.changes.iter().map(move |change| one(self.input, flows.clone(), fix, change)))
+            .collect()
     }
 
     /// The flows without.
@@ -89,7 +95,7 @@ impl Fixes<'_> {
     }
 }
 
-fn one<'a>(flows: Vec<usize>, fix: &'a Fix, change: &'a Change) -> FixJson<'a> {
+fn one<'a>(input: &Input, flows: Vec<usize>, fix: &'a Fix, change: &'a Change) -> FixJson<'a> {
     let object = &change.object;
     let namespace = object.namespace.as_deref();
     FixJson {
@@ -102,6 +108,7 @@ fn one<'a>(flows: Vec<usize>, fix: &'a Fix, change: &'a Change) -> FixJson<'a> {
         patch: change.patch().cloned().unwrap_or_default(),
         create: change.new_object(),
         then: then(change),
+        shared_text: anchor::shared_text(input, change).as_ref().map(Place::from),
         verified: fix.closes.is_empty(),
         opens: fix.opens.iter().flat_map(opened).collect(),
         closes: fix.closes.iter().flat_map(opened).collect(),

@@ -7,7 +7,7 @@ use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation};
 use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::object::Protocol;
-use npc_compiler::verdict::fix::NoFix;
+use npc_compiler::verdict::fix::{DeclaredPort, NoFix};
 use serde::Serialize;
 use serde_json::json;
 
@@ -21,17 +21,25 @@ pub(super) struct ServiceJson {
     patch: Patch,
 }
 
+/// A port that pods declare, with its container: `15090 (container istio-proxy)`.
+pub(super) fn declared_port(of: &DeclaredPort) -> String {
+    match &of.container {
+        None => of.port.to_string(),
+        Some(container) => format!("{} (container {container})", of.port),
+    }
+}
+
 /// The place of the port among those of its Service.
 fn place(input: &Input, (namespace, name): &(String, String), port: (Protocol, u16)) -> Option<usize> {
-    let mut services = input.cluster.services().filter(|service| service.namespace == *namespace);
-    let service = services.find(|service| service.name == *name)?;
+    let service = input.cluster.service(namespace, name)?;
     service.ports.iter().position(|of| (of.protocol, of.port) == port)
 }
 
-/// The patch, where the pods declare one port that policies admit.
+/// The patch, where the pods declare one port that policies admit. Where several containers declare
+/// ports, it may be that of a sidecar.
 pub(super) fn json(input: &Input, reason: &NoFix) -> Option<ServiceJson> {
     let NoFix::TargetPort { service, protocol, port, declared, .. } = reason else { return None };
-    let [declared] = declared.as_slice() else { return None };
+    let [DeclaredPort { port: declared, container: None }] = declared.as_slice() else { return None };
     let place = place(input, service, (*protocol, *port))?.to_string();
     let path = PointerBuf::from_tokens(["spec", "ports", place.as_str(), "targetPort"]);
     let operation = PatchOperation::Add(AddOperation { path, value: json!(declared) });
@@ -53,7 +61,7 @@ pub(super) fn draw(input: &Input, reason: &NoFix, out: &mut impl Write) -> io::R
         return Ok(());
     };
     writeln!(out, "  --> {found}  service {namespace}/{name}  {path}")?;
-    let declared: Vec<String> = declared.iter().map(u16::to_string).collect();
+    let declared: Vec<String> = declared.iter().map(declared_port).collect();
     let text = format!("leads to {target}, its pods declare {}", declared.join(", "));
     let marks = vec![Mark { place: found, text, is_miss: true }];
     Excerpt { positions, is_file: true, marks, around: Vec::new() }.draw(out)

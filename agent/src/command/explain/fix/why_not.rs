@@ -4,6 +4,7 @@ use npc_compiler::verdict::explain::Code;
 use npc_compiler::verdict::fix::NoFix;
 
 use super::object_name;
+use super::service::declared_port;
 use crate::command::words::shorten;
 
 /// So many ports are named.
@@ -35,6 +36,10 @@ pub(super) fn why_not(reason: &NoFix) -> String {
             )
         }
         NoFix::ManyEnds => "no fix: no rule can name all these ends; ask about one of them".to_owned(),
+        NoFix::ManyNodes(count) => format!(
+            "no fix: the other end is in its node's network and may run on any of {count} nodes, so the address of one would \
+             not do; admit the network that the nodes' addresses are from by an ipBlock"
+        ),
         NoFix::EveryAddress => {
             "no fix: only a rule for every address admits this; ask about one address or a smaller prefix".to_owned()
         }
@@ -56,7 +61,7 @@ pub(super) fn why_not(reason: &NoFix) -> String {
         ),
         NoFix::NotTried => "npc looks for the fixes of a few flows at a time; ask about this flow alone".to_owned(),
         NoFix::TargetPort { service: (namespace, name), port, target, declared, .. } => {
-            let declared: Vec<String> = declared.iter().map(u16::to_string).collect();
+            let declared: Vec<String> = declared.iter().map(declared_port).collect();
             let declared = shorten(&declared, PORTS, ", ");
             format!(
                 "no fix in a policy: targetPort of port {port} of {namespace}/svc/{name} is {target}, its pods declare \
@@ -64,6 +69,11 @@ pub(super) fn why_not(reason: &NoFix) -> String {
                  without declaring it, ask about port {target} of the pods"
             )
         }
+        NoFix::PortWithoutName { object, name, protocol, port } => format!(
+            "no fix in a policy, which is not the cause: its rule asks for a port named {name}, and \
+             {} declares {protocol} {port} without a name; add name: {name} to that port of its container",
+            object_name(object)
+        ),
         NoFix::LabelOnWorkload { object, labels } => {
             let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             format!(

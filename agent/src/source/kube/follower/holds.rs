@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::{Cluster, Follower, LONGEST};
 use crate::metrics::Kind;
+use crate::rounded::rounded;
 use crate::source::held::Times;
 use crate::source::kube::known::{Shown, SmallKey};
 use crate::status::HeldRemovals;
@@ -56,8 +57,8 @@ impl Follower {
                 kind = kind_name,
                 missing = shown.held,
                 known,
-                ?confirm_after,
-                ?at_most,
+                confirm_after = ?rounded(confirm_after),
+                at_most = ?rounded(at_most),
                 "list lacks many objects; removals held until a second list agrees"
             );
         }
@@ -138,8 +139,8 @@ impl Follower {
         } else if is_listed && self.start.listed_none(self.trust(Kind::NetworkPolicy)) {
             let Times { confirm_after, at_most } = self.times;
             warn!(
-                ?confirm_after,
-                ?at_most,
+                confirm_after = ?rounded(confirm_after),
+                at_most = ?rounded(at_most),
                 "the API server's list holds no NetworkPolicy, but the kernel isolates pods; nothing is written until \
                  another list agrees"
             );
@@ -188,7 +189,7 @@ impl Follower {
         self.start.expire(self.trust(Kind::NetworkPolicy));
         for (kind, before) in Kind::ALL.into_iter().zip(before) {
             if self.held(kind) < before {
-                warn!(kind = kind.as_str(), held_for = ?self.times.at_most, "applied held removals without a second list");
+                warn!(kind = kind.as_str(), held_for = ?rounded(self.times.at_most), "applied held removals without a second list");
             }
             let is_believed = self.held(kind) < before;
             self.is_held(kind, before);

@@ -44,7 +44,6 @@ struct Cluster {
 
 /// What is known of the cluster, and what is to be reported of it.
 pub(super) struct Follower {
-    node: String,
     known: Cluster,
     /// Which kinds were listed completely.
     listed: [bool; Kind::ALL.len()],
@@ -108,7 +107,6 @@ enum Tracked<K> {
 impl Follower {
     pub(super) fn new(settings: &Settings, watches: Watches, named: Named, wanted: Wanted) -> Self {
         Self {
-            node: settings.node.clone(),
             known: Cluster::default(),
             listed: [false; Kind::ALL.len()],
             failing: [None; Kind::ALL.len()],
@@ -426,7 +424,7 @@ impl Follower {
 
     fn is_listed(&mut self, kind: Kind, count: usize) {
         if !std::mem::replace(&mut self.listed[kind as usize], true) {
-            info!(kind = kind.as_str(), count, node = self.node, "listed");
+            info!(kind = kind.as_str(), count, "listed the cluster's objects");
         }
     }
 

@@ -3,6 +3,7 @@
 use kube::Resource;
 
 use super::ListSettings;
+use crate::rounded::rounded;
 use crate::source::kube::failure::Failure;
 use crate::source::kube::words;
 
@@ -20,8 +21,9 @@ impl Error {
         let cause = words(failure);
         let message = match (failure, failure.code()) {
             (Failure::NoAnswer(timeout), _) => format!(
-                "the API server did not answer within {timeout:?}, when asked for {what}; ask again, or wait longer with \
-                 --request-timeout"
+                "the API server did not answer within {}, when asked for {what}; ask again, or wait longer with \
+                 --request-timeout",
+                rounded(*timeout)
             ),
             (_, Some(401)) => {
                 format!("the API server rejected your credentials: {cause}; log in again, as for kubectl")

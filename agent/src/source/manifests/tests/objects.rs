@@ -274,6 +274,50 @@ fn absent_empty_and_null_stay_apart_as_in_the_api() {
 }
 
 #[test]
+fn a_workload_has_as_many_pods_at_once_as_the_api_says_by_default() {
+    let is_single = |api: &str, kind: &str, spec: &str, scaler: &str| {
+        let text = format!(
+            "apiVersion: {api}\nkind: {kind}\nmetadata: {{name: w, namespace: n}}\nspec: {{{spec}}}\n---\n{scaler}\n"
+        );
+        let loaded = read(&text);
+        assert_eq!(loaded.objects.pods.len(), 1, "{text}");
+        loaded.objects.pods[0].is_single
+    };
+    for kind in ["Deployment", "StatefulSet", "ReplicaSet"] {
+        assert!(is_single("apps/v1", kind, "template: {}", ""), "{kind}");
+        assert!(is_single("apps/v1", kind, "replicas: 1, template: {}", ""), "{kind}");
+        assert!(!is_single("apps/v1", kind, "replicas: 2, template: {}", ""), "{kind}");
+    }
+    assert!(is_single("v1", "ReplicationController", "template: {}", ""));
+    assert!(!is_single("apps/v1", "DaemonSet", "template: {}", ""), "one on each node");
+    assert!(
+        !is_single("example.com/v1", "Thing", "template: {spec: {containers: []}}", ""),
+        "nothing says its default"
+    );
+    for (spec, expected) in [
+        ("", true),
+        ("parallelism: 1, ", true),
+        ("parallelism: 3, ", false),
+        ("parallelism: 3, completions: 1, ", true),
+        ("completions: 5, ", true),
+    ] {
+        assert_eq!(is_single("batch/v1", "Job", &format!("{spec}template: {{}}"), ""), expected, "{spec}");
+        let job = format!("jobTemplate: {{spec: {{{spec}template: {{}}}}}}");
+        assert_eq!(is_single("batch/v1", "CronJob", &format!("concurrencyPolicy: Forbid, {job}"), ""), expected);
+        assert!(!is_single("batch/v1", "CronJob", &job, ""), "its Jobs may overlap");
+    }
+    let scaler = |most: u8| {
+        format!(
+            "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {{name: h, namespace: n}}\n\
+             spec: {{maxReplicas: {most}, scaleTargetRef: {{apiVersion: apps/v1, kind: Deployment, name: w}}}}"
+        )
+    };
+    assert!(!is_single("apps/v1", "Deployment", "template: {}", &scaler(5)), "an autoscaler sets its number");
+    assert!(is_single("apps/v1", "Deployment", "template: {}", &scaler(1)));
+    assert!(is_single("apps/v1", "StatefulSet", "template: {}", &scaler(5)), "of another kind");
+}
+
+#[test]
 fn a_workload_that_is_to_have_no_pods_stands_for_none() {
     let check = |api: &str, kind: &str, spec: &str, idle: bool| {
         let template = "template: {metadata: {labels: {a: b}}}";

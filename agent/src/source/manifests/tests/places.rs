@@ -101,13 +101,38 @@ fn every_kind_has_its_place_also_in_lists_and_through_aliases() {
         assert_eq!(positions.locate(kind, "default", name, path).unwrap().to_string(), format!("f.yaml:{wanted}"));
     };
     check("Deployment", "d", "", "4:3");
-    // The fields of a policy have their places, the labels of a workload itself, and the ports of
-    // a Service; of other kinds the object has one.
+    // The fields of a policy have their places, the labels of a workload itself, those of its template
+    // if an anchor writes them, and the ports of a Service; of other kinds the object has one.
     check("Deployment", "d", "metadata.labels.team", "6:32");
-    check("Deployment", "d", "spec.template.metadata.labels.app", "4:3");
+    check("Deployment", "d", "spec.template.metadata.labels.app", "8:39");
+    check("Deployment", "d", "spec.replicas", "4:3");
     check("Service", "s", "spec.ports[0].port", "15:7");
     // The key stands here, what is inside where the anchor is.
     check("NetworkPolicy", "p", "spec.podSelector.matchLabels", "19:24");
     check("NetworkPolicy", "p", "spec.podSelector.matchLabels.app", "8:39");
     assert_eq!(positions.locate("Namespace", "", "default", ""), None, "no file has it");
+    let shared = |kind: &str, name: &str, path: &str| {
+        let place = positions.shared_text(&ObjectRef::new(kind, "default", name), path);
+        place.map(|place| place.to_string())
+    };
+    let anchor = Some("f.yaml:8:38".to_owned());
+    assert_eq!(shared("NetworkPolicy", "p", "spec.podSelector.matchLabels.app"), anchor);
+    assert_eq!(shared("NetworkPolicy", "p", "spec.podSelector"), None);
+    assert_eq!(shared("Deployment", "d", "spec.template.metadata.labels"), anchor);
+    assert_eq!(shared("Deployment", "d", "metadata.labels"), None);
+}
+
+#[test]
+fn what_a_merge_key_takes_over_is_shared_text_and_what_stands_beside_it_is_not() {
+    let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: default}\nspec:\n  \
+                podSelector: {}\n  ingress:\n  - &rule\n    from: [{podSelector: {}}]\n    ports: [{port: 1}]\n  \
+                - <<: *rule\n    ports: [{port: 2}]\n";
+    let positions = read(text).positions;
+    let object = ObjectRef::new("NetworkPolicy", "default", "p");
+    let line = |path: &str| positions.shared_text(&object, path).map(|place| place.line());
+    assert_eq!(line("spec.ingress[1].from[0]"), Some(8));
+    assert_eq!(line("spec.ingress[1].ports[0]"), None);
+    assert_eq!(line("spec.ingress"), None);
+    // Other places may use the text that bears the anchor.
+    assert_eq!(line("spec.ingress[0].ports"), Some(8));
 }

@@ -1,203 +1,21 @@
-//! The registry between a source and an agent's loop, which the tests play.
+//! What the registry makes of requests, objects and lists of policies.
 
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
+use npc_cni::note;
 use npc_compiler::engine::PodKey;
-use npc_compiler::object::{Labels, NetworkPolicy, Pod};
-use std::sync::{Arc, Mutex};
+use npc_compiler::object::{Family, Pod};
 
-use tokio::sync::Notify;
-
-use super::super::asking::{AskPolicies, FRESH, PATIENCE};
-use super::super::pending::MIRROR;
+use super::world::{World, add, attachment, came, pod, policy};
 use super::*;
-use crate::source::{AskError, PolicyList};
+use crate::cni::asking::{FRESH, PATIENCE};
+use crate::cni::pending::MIRROR;
+use crate::source::AskError;
 
 const HASH: &str = "5f0b0d1ea9a7f1d9c8f7a6b5c4d3e2f1";
 
 /// As an API server makes them.
 const UID: &str = "4be4a5f4-3d8a-4f4c-8cbb-1c9f7b4f8f10";
-
-/// A list of policies that was asked for: the namespace, and where its answer goes.
-type List = (String, oneshot::Sender<Result<Vec<NetworkPolicy>, AskError>>);
-
-/// A registry between a source and an agent's loop, which the test plays, and without a
-/// socket.
-pub(super) struct World {
-    source: mpsc::Sender<Event>,
-    plugin: mpsc::Sender<PendingRequest>,
-    agent: mpsc::Receiver<Event>,
-    /// Lists of policies that were asked for and are not answered yet.
-    lists: Arc<Mutex<Vec<List>>>,
-    /// Notified of each list that is asked for.
-    asked: Arc<Notify>,
-    pub(super) folder: tempfile::TempDir,
-}
-
-impl World {
-    pub(super) fn new(has_api_server: bool) -> Self {
-        Self::within(has_api_server, tempfile::tempdir().unwrap())
-    }
-
-    /// One that knows the pod web, which has no address yet.
-    pub(super) async fn with_web(has_api_server: bool) -> (Self, Pod) {
-        let (mut world, web) = (Self::new(has_api_server), pod("web", "u1"));
-        world.objects(vec![came(&web)]).await;
-        world.pods().await;
-        (world, web)
-    }
-
-    pub(super) fn within(has_api_server: bool, folder: tempfile::TempDir) -> Self {
-        let socket = folder.path().join("cni.sock");
-        let (source, events) = mpsc::channel(1);
-        let (plugin, requests) = mpsc::channel(REQUESTS);
-        let (sender, agent) = mpsc::channel(64);
-        let lists: Arc<Mutex<Vec<_>>> = Arc::default();
-        let (asked, waiting) = (Arc::<Notify>::default(), Arc::clone(&lists));
-        let asks = Arc::clone(&asked);
-        let ask = AskPolicies::new(move |namespace| {
-            let (reply, answer) = oneshot::channel::<Result<Vec<NetworkPolicy>, AskError>>();
-            waiting.lock().unwrap().push((namespace, reply));
-            asks.notify_one();
-            // A test that drops the sender has a list that panics.
-            Box::pin(async move { answer.await.unwrap().map(PolicyList::from) })
-        });
-        let file = StateFile::beside(&socket);
-        let (answers, answered) = mpsc::unbounded_channel();
-        let sandboxes = Sandboxes::new("n1", file.read().unwrap());
-        let asking = Asking::new(has_api_server.then_some(ask));
-        let registry = Registry::new(sandboxes, asking, (file, socket), sender, answers, Cni::default());
-        tokio::spawn(registry.run(events, requests, answered));
-        Self { source, plugin, agent, lists, asked, folder }
-    }
-
-    pub(super) async fn objects(&self, events: Vec<engine::Event>) {
-        let changes = events.into_iter().map(Change::now).collect();
-        self.source.send(Event::Changes(Changes { changes, ..Changes::default() })).await.unwrap();
-    }
-
-    pub(super) async fn ask(&self, command: Command) -> oneshot::Receiver<Answer> {
-        let (answer, answered) = oneshot::channel();
-        self.plugin.send(PendingRequest { command, answer, received: Moment::now() }).await.unwrap();
-        answered
-    }
-
-    /// The next event for the agent's loop.
-    pub(super) async fn next(&mut self) -> Event {
-        time::timeout(Duration::from_secs(60), self.agent.recv()).await.expect("an event").unwrap()
-    }
-
-    /// The addresses of pods in the next changes, by name.
-    pub(super) async fn pods(&mut self) -> Vec<(String, Vec<IpAddr>)> {
-        let Event::Changes(changes) = self.next().await else { panic!("no changes") };
-        let pods = changes.changes.into_iter().filter_map(|change| match change.event {
-            engine::Event::Pod(pod) => Some((pod.name.clone(), pod.addresses().collect())),
-            _ => None,
-        });
-        pods.collect()
-    }
-
-    async fn waiters(&mut self) -> Vec<Waiter> {
-        match self.next().await {
-            Event::Waiters(waiters) => waiters,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// The only one.
-    pub(super) async fn waiter(&mut self) -> Waiter {
-        let [waiter] = <[Waiter; 1]>::try_from(self.waiters().await).unwrap();
-        waiter
-    }
-
-    /// Waits until so many lists are asked for, and takes the first.
-    async fn list(&self, count: usize) -> (String, oneshot::Sender<Result<Vec<NetworkPolicy>, AskError>>) {
-        while self.lists.lock().unwrap().len() < count {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(self.lists.lock().unwrap().len(), count);
-        self.lists.lock().unwrap().remove(0)
-    }
-
-    /// Waits until a list is asked for, however long that takes, and takes it.
-    pub(super) async fn list_later(&self) -> (String, oneshot::Sender<Result<Vec<NetworkPolicy>, AskError>>) {
-        let asked = async {
-            loop {
-                if let Some(list) = self.lists.lock().unwrap().pop() {
-                    return list;
-                }
-                self.asked.notified().await;
-            }
-        };
-        time::timeout(Duration::from_secs(60), asked).await.expect("a list")
-    }
-
-    /// Answers all lists that are asked for with this error. Never ends.
-    pub(super) fn fail_all(&self, error: AskError) -> impl Future<Output = ()> + use<> {
-        let (lists, asked) = (Arc::clone(&self.lists), Arc::clone(&self.asked));
-        async move {
-            loop {
-                while let Some((_, list)) = { lists.lock().unwrap().pop() } {
-                    let _ = list.send(Err(error.clone()));
-                }
-                asked.notified().await;
-            }
-        }
-    }
-
-    /// The first ADD of a pod, with a list of these policies.
-    async fn started(&mut self, pod: &Pod, policies: Vec<NetworkPolicy>) {
-        self.objects(vec![came(pod)]).await;
-        self.pods().await;
-        let answer = self.ask(Command::Add(add("c0", pod, "10.0.0.9"))).await;
-        self.list_later().await.1.send(Ok(policies)).unwrap();
-        self.next().await;
-        self.waiter().await.reply.send(()).unwrap();
-        assert_eq!(answer.await.unwrap(), Answer::done());
-    }
-
-    pub(super) fn is_silent(&mut self) -> bool {
-        self.agent.try_recv().is_err()
-    }
-}
-
-pub(super) fn pod(name: &str, uid: &str) -> Pod {
-    let spec = k8s_openapi::api::core::v1::PodSpec::default();
-    let pod = Pod::from_template("shop".to_owned(), name.to_owned(), Labels::new(), spec);
-    Pod { uid: uid.to_owned(), node: Some("n1".to_owned()), ..pod }
-}
-
-pub(super) fn came(pod: &Pod) -> engine::Event {
-    engine::Event::Pod(Box::new(pod.clone()))
-}
-
-pub(super) fn add(container: &str, pod: &Pod, address: &str) -> Add {
-    Add {
-        attachment: attachment(container),
-        network: "net".to_owned(),
-        netns: String::new(),
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        uid: Some(pod.uid.clone()),
-        addresses: vec![address.parse().unwrap()],
-        host_interface: None,
-        wait: 30_000,
-        waited: 0,
-        open: false,
-    }
-}
-
-pub(super) fn attachment(container: &str) -> Attachment {
-    Attachment { container_id: container.to_owned(), interface: "eth0".to_owned() }
-}
-
-pub(super) fn policy(name: &str, version: u64) -> NetworkPolicy {
-    let mut policy = NetworkPolicy::default();
-    policy.object.metadata.namespace = Some("shop".to_owned());
-    policy.object.metadata.name = Some(name.to_owned());
-    policy.object.metadata.resource_version = Some(version.to_string());
-    policy
-}
 
 #[tokio::test(start_paused = true)]
 async fn an_add_is_answered_when_the_rules_are_in_the_kernel() {
@@ -490,9 +308,8 @@ async fn a_check_compares_and_then_asks_the_loop() {
 #[tokio::test(start_paused = true)]
 async fn notes_of_the_plugin_are_read_once() {
     let (mut world, web) = World::with_web(false).await;
-    let socket = world.folder.path().join("cni.sock");
-    let request = npc_cni::protocol::Request::new(Command::Add(add("c1", &web, "10.0.0.1")));
-    note::leave(&socket, &attachment("c1"), &request).unwrap();
+    let socket = world.socket();
+    world.leave_note(Command::Add(add("c1", &web, "10.0.0.1")));
     std::fs::write(note::folder(&socket).join("x@eth0.json"), "{").unwrap();
     assert_eq!(world.pods().await, [("web".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
     // The file goes after the event, and before the registry takes the next request.
@@ -506,11 +323,10 @@ async fn notes_of_the_plugin_are_read_once() {
 async fn a_thousand_notes_are_one_change_and_the_rest_waits_for_the_next_round() {
     let mut world = World::new(false);
     let web = pod("web", "u1");
-    let socket = world.folder.path().join("cni.sock");
+    let socket = world.socket();
     for n in 0..=1_000 {
         let (id, address) = (format!("c{n}"), format!("10.0.{}.{}", n / 250, n % 250 + 1));
-        let request = npc_cni::protocol::Request::new(Command::Add(add(&id, &web, &address)));
-        note::leave(&socket, &attachment(&id), &request).unwrap();
+        world.leave_note(Command::Add(add(&id, &web, &address)));
     }
     world.objects(vec![]).await;
     let mut isolated = BTreeSet::new();

@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
+use npc_cni::note;
 use npc_cni::protocol::HostInterface;
 
-use super::super::asking::PATIENCE;
-use super::tests::{World, add, attachment, came, pod};
+use super::world::{World, add, attachment, came, pod};
 use super::*;
+use crate::cni::asking::PATIENCE;
 use crate::cni::start::{BIND_RETRY, Options, start};
 use crate::source::AskError;
 use crate::status::{AgentStatus, SharedStatus};
@@ -35,11 +36,9 @@ async fn an_add_whose_interface_is_gone_is_refused_and_takes_no_address() {
     assert_eq!(kind, Reason::Gone);
     assert!(message.contains("veth1"), "{message}");
     // The same of one that the plugin let start.
-    let socket = world.folder.path().join("cni.sock");
-    let request = npc_cni::protocol::Request::new(Command::Add(late));
-    note::leave(&socket, &attachment("c1"), &request).unwrap();
+    world.leave_note(Command::Add(late));
     time::sleep(ROUND * 3).await;
-    assert!(note::read_all(&socket).unwrap().is_empty());
+    assert!(note::read_all(&world.socket()).unwrap().is_empty());
     assert!(world.is_silent());
 }
 
@@ -95,6 +94,40 @@ async fn a_del_ends_the_add_that_waits_and_each_later_try_of_it() {
     assert_eq!(new.await.unwrap(), Answer::done());
 }
 
+/// The plugin leaves a note where the agent answers no DEL in time.
+#[tokio::test(start_paused = true)]
+async fn a_note_of_a_del_ends_the_add_that_waits_and_each_later_try_of_it() {
+    let mut world = World::new(false);
+    let web = pod("web", "u1");
+    let waiting = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    world.leave_note(Command::Delete { attachment: attachment("c1") });
+    assert_eq!(refusal(waiting.await.unwrap()).0, Reason::Gone);
+    world.objects(vec![came(&web)]).await;
+    world.pods().await;
+    let again = world.ask(Command::Add(Add { waited: 3_000, ..add("c1", &web, "10.0.0.1") })).await;
+    assert_eq!(refusal(again.await.unwrap()).0, Reason::Gone);
+    assert!(world.is_silent());
+}
+
+/// The specification lets a runtime add the same attachment anew after its DEL.
+#[tokio::test(start_paused = true)]
+async fn a_note_of_a_del_ends_no_sandbox_whose_add_began_later() {
+    let (mut world, web) = World::with_web(false).await;
+    world.leave_note(Command::Delete { attachment: attachment("c1") });
+    // It comes before the round that reads the note.
+    let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    assert_eq!(world.pods().await, [("web".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(answer.await.unwrap(), Answer::done());
+    time::sleep(ROUND * 3).await;
+    assert!(note::read_all(&world.socket()).unwrap().is_empty());
+    assert!(world.is_silent());
+    // One that is left now ends it.
+    world.leave_note(Command::Delete { attachment: attachment("c1") });
+    let address: IpAddr = "10.0.0.1".parse().unwrap();
+    assert_eq!(world.pods().await, [("web".to_owned(), vec![]), (address.to_string(), vec![address])]);
+}
+
 /// If the agent ended within an ADD, no process of the pod has run: the flows that its address has
 /// are another's.
 #[tokio::test(start_paused = true)]
@@ -133,7 +166,7 @@ async fn policies_are_asked_for_again_while_the_api_server_cannot_answer() {
     let (_, list) = world.list_later().await;
     assert!(world.is_silent(), "nothing before the list");
     assert!((Duration::from_millis(300)..Duration::from_millis(1_500)).contains(&begun.elapsed()));
-    list.send(Ok(vec![super::tests::policy("deny", 7)])).unwrap();
+    list.send(Ok(vec![super::world::policy("deny", 7)])).unwrap();
     let Event::Changes(changes) = world.next().await else { panic!("no changes") };
     let kinds: Vec<_> = changes.changes.iter().map(|change| std::mem::discriminant(&change.event)).collect();
     assert_eq!(kinds.len(), 2, "the policy goes with the pod");

@@ -2,112 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
+mod node;
+
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread::{self, JoinHandle};
+use std::io::Write as _;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use npc_cni::note;
 use npc_cni::protocol::{Answer, Command as Asked, Reason, Request};
 use serde_json::{Value, json};
 
-const PREVIOUS: &str = r#"{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","mac":"0a:00:00:00:00:01","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.0.0.5/24","gateway":"10.0.0.1","interface":0},{"address":"fd00::5/64","interface":0}],"routes":[{"dst":"0.0.0.0/0"}],"dns":{},"unknown":{"x":1.0e1}}"#;
-
-/// A folder with a socket, and what the plugin is given.
-struct Node {
-    _folder: tempfile::TempDir,
-    socket: PathBuf,
-}
-
-impl Node {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("npc/cni.sock");
-        fs::create_dir(folder.path().join("npc")).unwrap();
-        Self { _folder: folder, socket }
-    }
-
-    /// A network configuration with these settings; `prevResult` as the plugin before
-    /// wrote it.
-    fn configuration(&self, version: &str, settings: &Value, previous: Option<&str>) -> String {
-        let mut text = json!({"cniVersion": version, "name": "net", "type": "npc-cni", "socket": self.socket});
-        for (key, value) in settings.as_object().unwrap() {
-            text[key] = value.clone();
-        }
-        let text = text.to_string();
-        match previous {
-            Some(previous) => format!("{},\"prevResult\":{previous}}}", text.strip_suffix('}').unwrap()),
-            None => text,
-        }
-    }
-
-    /// An agent that answers one request after another, and hands each on.
-    fn agent(&self, answers: Vec<Answer>) -> JoinHandle<Vec<Request>> {
-        let listener = UnixListener::bind(&self.socket).unwrap();
-        thread::spawn(move || answers.iter().map(|answer| serve(&listener.accept().unwrap().0, answer)).collect())
-    }
-
-    /// The file of an agent that knew this container, and is away.
-    fn sandboxes(&self, id: &str) {
-        let sandboxes = json!([{"containerId": id, "interface": "eth0"}]);
-        let text = json!({"version": 1, "sandboxes": sandboxes, "released": []}).to_string();
-        fs::write(self.socket.with_file_name("sandboxes.json"), text).unwrap();
-    }
-
-    fn notes(&self) -> Vec<Request> {
-        let notes = note::read_all(&self.socket).unwrap();
-        notes.into_iter().map(|(_, request)| request.unwrap()).collect()
-    }
-}
-
-fn serve(mut stream: &UnixStream, answer: &Answer) -> Request {
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).unwrap();
-    writeln!(stream, "{}", serde_json::to_string(answer).unwrap()).unwrap();
-    serde_json::from_str(&line).unwrap()
-}
-
-const ENVIRONMENT: [(&str, &str); 5] = [
-    ("CNI_CONTAINERID", "c1"),
-    ("CNI_NETNS", "/var/run/netns/pod"),
-    ("CNI_IFNAME", "eth0"),
-    ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=u1;MORE=x"),
-    ("CNI_PATH", "/opt/cni/bin"),
-];
-
-fn start(command: &str, environment: &[(&str, &str)], input: &[u8]) -> Child {
-    let mut plugin = Command::new(env!("CARGO_BIN_EXE_npc-cni"))
-        .env_clear()
-        .envs(environment.iter().copied())
-        .env("CNI_COMMAND", command)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // One that has read enough closes the pipe.
-    let _ = plugin.stdin.take().unwrap().write_all(input);
-    plugin
-}
-
-fn call_with(command: &str, environment: &[(&str, &str)], input: &[u8]) -> Output {
-    start(command, environment, input).wait_with_output().unwrap()
-}
-
-fn call(command: &str, input: &str) -> Output {
-    call_with(command, &ENVIRONMENT, input.as_bytes())
-}
-
-/// The number and the text of an error.
-fn error(output: &Output) -> (u64, String) {
-    assert!(!output.status.success());
-    let error: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(error["cniVersion"].is_string());
-    (error["code"].as_u64().unwrap(), error["msg"].as_str().unwrap().to_owned())
-}
+use node::*;
 
 #[test]
 fn an_add_reports_to_the_agent_and_passes_the_result_on_untouched() {
@@ -237,24 +145,6 @@ fn an_add_ends_with_its_network_namespace_and_leaves_no_note() {
         assert!(message.contains("c1") && message.contains("shop/web-0") && message.contains("CNI_NETNS"), "{message}");
         assert_eq!(node.notes(), []);
     }
-}
-
-/// Calls a plugin, which has to end before this much time has passed. A busy machine may stop a
-/// process for longer than that, so it is enough if it ends in time at one of three calls.
-fn call_within(limit: Duration, command: &str, environment: &[(&str, &str)], input: &[u8]) -> Output {
-    for _ in 0..3 {
-        let mut plugin = start(command, environment, input);
-        let end = Instant::now() + limit;
-        while Instant::now() < end {
-            if plugin.try_wait().unwrap().is_some() {
-                return plugin.wait_with_output().unwrap();
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        plugin.kill().unwrap();
-        plugin.wait().unwrap();
-    }
-    panic!("{command} did not end within {limit:?}");
 }
 
 #[test]

@@ -1,0 +1,165 @@
+//! ADDs on their way: from what each waits for to its answer.
+
+use npc_cni::protocol::{Answer, Reason};
+use npc_compiler::engine;
+use npc_compiler::object::Family;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{self, Instant};
+use tracing::warn;
+
+use super::{LoopEnded, Registry, changes};
+use crate::cni::asking::{ListedPolicies, Needs};
+use crate::cni::ended::without_ended;
+use crate::cni::pending::{Answered, Awaits, Pending, late};
+use crate::enforce::{Event, Waiter};
+use crate::metrics::Cni;
+
+impl Registry {
+    /// When something is due about a request that waits.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.pending.iter().map(Pending::due).min()
+    }
+
+    /// Goes on with the requests that wait, as far as that is possible now.
+    pub(super) async fn advance(&mut self) -> Result<(), LoopEnded> {
+        let now = Instant::now();
+        let mut ready = Vec::new();
+        for mut pending in std::mem::take(&mut self.pending) {
+            if pending.answer.is_closed() {
+                continue;
+            }
+            if pending.deadline <= now {
+                self.metrics.refused();
+                let _ = pending.answer.send(Answer::refused(Reason::Timeout, late(pending.awaits)));
+                continue;
+            }
+            let is_due = pending.due() <= now;
+            if pending.awaits == Awaits::Object {
+                if let Some(arrived) = self.sandboxes.arrived(&pending.add) {
+                    match self.asking.want(&pending.add.namespace, arrived, &mut self.policies) {
+                        Needs::Turn(turn) => pending.awaits = Awaits::Policies(turn),
+                        Needs::Nothing => {
+                            ready.push(pending);
+                            continue;
+                        }
+                    }
+                } else if is_due {
+                    warn!(
+                        namespace = pending.add.namespace,
+                        pod = pending.add.name,
+                        "mirror pod not found; static pod starts isolated, reachable from its own node only"
+                    );
+                    ready.push(pending);
+                    continue;
+                }
+            } else if is_due {
+                warn!(
+                    namespace = pending.add.namespace,
+                    pod = pending.add.name,
+                    "the API server has not listed the newest policies in time; the pod starts with those that the agent knows"
+                );
+                ready.push(pending);
+                continue;
+            }
+            self.pending.push(pending);
+        }
+        self.admit(ready, Vec::new()).await
+    }
+
+    /// Policies were listed; those that waited for them go on.
+    pub(super) async fn listed(
+        &mut self,
+        ListedPolicies { namespace, turn, since, policies }: ListedPolicies,
+    ) -> Result<(), LoopEnded> {
+        let has_come = policies.is_ok();
+        let events = match policies {
+            Ok(policies) => self.policies.listed(&namespace, since, policies),
+            Err(error) => {
+                self.policies.done();
+                warn!(
+                    namespace,
+                    error, "cannot ask for the newest policies, so new pods start with those that the agent knows"
+                );
+                Vec::new()
+            }
+        };
+        let is_over = |pending: &Pending| {
+            pending.add.namespace == namespace && matches!(pending.awaits, Awaits::Policies(of) if of <= turn)
+        };
+        let (ready, rest) = std::mem::take(&mut self.pending).into_iter().partition(is_over);
+        self.pending = rest;
+        self.asking.over(namespace, has_come, &mut self.policies);
+        self.admit(ready, events).await
+    }
+
+    /// These sandboxes live from now on. They are answered when their rules are in the
+    /// kernel.
+    async fn admit(&mut self, ready: Vec<Pending>, policies: Vec<engine::Event>) -> Result<(), LoopEnded> {
+        let ready = without_ended(ready);
+        let mut new = Vec::with_capacity(ready.len());
+        for pending in &ready {
+            // An agent before this one may have answered it, or a runtime asks twice. If no agent
+            // answered, the pod has not run.
+            new.push(!self.sandboxes.is_answered(&pending.add.attachment));
+            self.sandboxes.admit(pending.add.clone(), pending.began, false);
+        }
+        let mut events = policies;
+        events.extend(self.sandboxes.update());
+        if events.is_empty() && ready.is_empty() {
+            return Ok(());
+        }
+        // Before the answer, so that no agent after this one knows less than the runtime.
+        self.save();
+        let mut waiters = Vec::with_capacity(ready.len());
+        for (pending, is_new) in ready.into_iter().zip(new) {
+            let (reply, enforced) = oneshot::channel();
+            let families = pending.add.addresses.iter().map(Family::of).collect();
+            let addresses = pending.add.addresses.iter().copied().collect();
+            waiters.push(Waiter { families, addresses, is_new, reply });
+            tokio::spawn(answer_when_enforced(pending, enforced, self.metrics.clone(), self.answers.clone()));
+        }
+        if waiters.is_empty() {
+            return self.send(events).await;
+        }
+        // Both without a wait between: a pass that begins between them is one too early for the
+        // waiters, which then wait for the next.
+        let mut permits = self.agent.reserve_many(2).await?;
+        for event in changes(events).into_iter().chain([Event::Waiters(waiters)]) {
+            if let Some(permit) = permits.next() {
+                permit.send(event);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Answers an ADD once its rules are in the kernel, or when the plugin is about to give up.
+async fn answer_when_enforced(
+    mut pending: Pending,
+    enforced: oneshot::Receiver<()>,
+    metrics: Cni,
+    answers: mpsc::UnboundedSender<Answered>,
+) {
+    let enforced = tokio::select! {
+        enforced = time::timeout_at(pending.deadline, enforced) => enforced,
+        // The plugin has given up, so the pod may run: its flows are no longer another's.
+        () = pending.answer.closed() => return,
+    };
+    let reply = match enforced {
+        Ok(Ok(())) => {
+            metrics.added(pending.since.elapsed());
+            // Before the answer: from then on the pod may run. Without a receiver the agent ends.
+            let _ = answers.send(Answered { attachment: pending.add.attachment, began: pending.began });
+            Answer::done()
+        }
+        // The agent ends. The plugin asks the next one.
+        Ok(Err(_)) => return,
+        Err(_) => {
+            metrics.refused();
+            let words = "the agent cannot bring the rules of this pod into the kernel; its log and `npc status` on this \
+                         node have the reason";
+            Answer::refused(Reason::Timeout, words)
+        }
+    };
+    let _ = pending.answer.send(reply);
+}

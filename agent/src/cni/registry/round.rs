@@ -1,0 +1,99 @@
+//! What the registry finds out by itself, each round: sandboxes that ended without a DEL, and what the
+//! plugin did while no agent answered.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use npc_cni::moment::Moment;
+use npc_cni::note::Note;
+use npc_cni::protocol::{Add, Command, Request};
+use tracing::{info, warn};
+
+use super::{LONGEST, LoopEnded, Registry};
+use crate::causes::with_causes;
+use crate::cni::ended::{gone_of, has_lost_its_interface};
+use crate::dataplane::links;
+
+/// How many notes are read in a round: so many hold up no ADD for long.
+const NOTES: usize = 1_000;
+
+impl Registry {
+    /// Finds interfaces that are gone, notes that the plugin left, and policies that the
+    /// watch should have delivered.
+    pub(super) async fn inspect(&mut self) -> Result<(), LoopEnded> {
+        for namespace in self.policies.overdue() {
+            let now = self.policies.now();
+            self.asking.want(&namespace, now, &mut self.policies);
+        }
+        self.read_notes().await?;
+        self.deleted.forget_before(Moment::now().before(LONGEST));
+        self.sandboxes.age();
+        let (links, netns) = (self.sandboxes.links(), self.sandboxes.netns_without_link());
+        let gone = links::gone(links).unwrap_or_else(|error| {
+            warn!(error = with_causes(&error), "cannot find out which interfaces of sandboxes are gone");
+            BTreeSet::new()
+        });
+        let netns = self.netns.gone(netns);
+        let ended = self.sandboxes.links_gone(&gone) + self.sandboxes.netns_gone(&netns);
+        if ended > 0 {
+            info!(ended, "sandboxes are gone, and there was no DEL");
+        }
+        self.publish().await
+    }
+
+    /// The plugin left a note about a pod that it let start.
+    fn started_without_an_agent(&mut self, add: Add, left: Moment) {
+        let began = left.before(Duration::from_millis(add.waited));
+        if self.deleted.is_after(&add.attachment, began) {
+            return;
+        }
+        let (namespace, pod) = (&add.namespace, &add.name);
+        if add.open {
+            warn!(
+                namespace,
+                pod, "this pod was started without an agent; its policies are enforced once its object is known"
+            );
+        } else {
+            warn!(namespace, pod, "this pod was started without an agent; its policies are enforced from now on");
+        }
+        self.sandboxes.admit(add, began, true);
+    }
+
+    async fn read_notes(&mut self) -> Result<(), LoopEnded> {
+        let notes = match self.files.notes(NOTES) {
+            Ok(notes) => notes,
+            Err(error) => {
+                warn!(%error, "cannot read the notes of the CNI plugin");
+                return Ok(());
+            }
+        };
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let gone = gone_of(notes.iter().filter_map(|(_, note)| match note {
+            Ok(Note { request: Request { command: Command::Add(add), .. }, .. }) => Some(add),
+            _ => None,
+        }));
+        let mut read = Vec::new();
+        for (path, note) in notes {
+            match note.map(|Note { request, left }| (request.command, left)) {
+                Ok((Command::Add(add), _)) if has_lost_its_interface(&add, &gone) => {}
+                Ok((Command::Add(add), left)) => self.started_without_an_agent(add, left),
+                Ok((Command::Delete { attachment }, left)) => self.removed(&attachment, left),
+                Ok((Command::Check(_) | Command::Gc { .. }, _)) => {}
+                Err(error) => {
+                    warn!(%error, file = %path.display(), "a note of the CNI plugin cannot be read; it is removed");
+                }
+            }
+            read.push(path);
+        }
+        self.publish().await?;
+        // After their content is saved.
+        for path in read {
+            if let Err(error) = std::fs::remove_file(&path) {
+                warn!(%error, file = %path.display(), "cannot remove a note of the CNI plugin");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,55 @@
+//! How many pods a workload has at once. What one pod of several sends to the others is judged, what
+//! a pod sends to itself is not.
+
+use npc_compiler::object::Workload;
+
+use super::decode::{Mismatch, Notes, field};
+use super::tree::Node;
+
+/// How many pods a workload has at once; none where that is not known: of a DaemonSet, and of a kind
+/// that is not Kubernetes' own and leaves it to its default. The API's default is 1
+/// (<https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/>). Of a suspended Job
+/// the pods come when it is resumed, as it stands.
+pub(super) fn of_workload(kind: &str, node: &Node, notes: &mut Notes) -> Result<Option<i32>, Mismatch> {
+    match kind {
+        "DaemonSet" => Ok(None),
+        "Job" => of_job(node, &["spec"], notes).map(Some),
+        "Deployment" | "StatefulSet" | "ReplicaSet" | "ReplicationController" => {
+            let replicas: Option<i32> = field(node, &["spec", "replicas"], notes)?;
+            Ok(replicas.or(Some(1)))
+        }
+        _ => field(node, &["spec", "replicas"], notes),
+    }
+}
+
+/// How many pods a Job has at once: `parallelism`, and no more than are to complete.
+fn of_job(node: &Node, spec: &[&str], notes: &mut Notes) -> Result<i32, Mismatch> {
+    let parallelism: Option<i32> = field(node, &[spec, &["parallelism"]].concat(), notes)?;
+    let completions: Option<i32> = field(node, &[spec, &["completions"]].concat(), notes)?;
+    let at_once = parallelism.unwrap_or(1);
+    Ok(completions.filter(|completions| *completions > 0).map_or(at_once, |completions| at_once.min(completions)))
+}
+
+/// How many pods a CronJob has at once: those of one Job, unless its Jobs may overlap, which they may
+/// where it does not say otherwise.
+pub(super) fn of_cron_job(node: &Node, notes: &mut Notes) -> Result<Option<i32>, Mismatch> {
+    let number = of_job(node, &["spec", "jobTemplate", "spec"], notes)?;
+    let policy: Option<String> = field(node, &["spec", "concurrencyPolicy"], notes)?;
+    let may_overlap = !matches!(policy.as_deref(), Some("Forbid" | "Replace"));
+    Ok(Some(number).filter(|number| *number == 0 || !may_overlap))
+}
+
+/// The workload whose number of replicas an object changes, where it is an autoscaler that may make
+/// more than one.
+pub(super) fn scaled_by(api_version: &str, kind: &str, node: &Node) -> Option<Workload> {
+    let at = |path: &[&str]| path.iter().try_fold(node, |node, key| node.get(key)).and_then(Node::text);
+    let (group, _) = api_version.split_once('/')?;
+    let (most, default_kind) = match (group, kind) {
+        ("autoscaling", "HorizontalPodAutoscaler") => ("maxReplicas", None),
+        ("keda.sh", "ScaledObject") => ("maxReplicaCount", Some("Deployment")),
+        _ => return None,
+    };
+    let target = |key| at(&["spec", "scaleTargetRef", key]);
+    let (kind, name) = (target("kind").or(default_kind)?.to_owned(), target("name")?.to_owned());
+    (at(&["spec", most]) != Some("1")).then_some(Workload { kind, name })
+}

@@ -1,0 +1,145 @@
+//! One truth in all commands: what the JSON of `npc explain any any` says of two pods or templates is
+//! what that of `npc matrix` says of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{Files, SHOP};
+
+/// Protocols and ports that are allowed: sorted, disjoint ranges by protocol. ICMP has one of its own.
+type Ports = BTreeMap<String, Vec<(u64, u64)>>;
+
+/// What is allowed from one end to another.
+type Allowed = BTreeMap<(String, String), Ports>;
+
+fn add(ports: &mut Ports, protocol: &Value, ranges: &Value) {
+    let all = |protocol: &str| (protocol.to_owned(), if protocol == "ICMP" { (0, 0) } else { (1, 65535) });
+    let added: Vec<(String, (u64, u64))> = match (protocol.as_str(), ranges.as_array()) {
+        (None, _) => ["TCP", "UDP", "SCTP", "ICMP"].map(all).to_vec(),
+        (Some(protocol), None) => vec![all(protocol)],
+        (Some(protocol), Some(ranges)) => {
+            let number = |range: &Value, at: usize| range[at].as_u64().unwrap();
+            ranges.iter().map(|range| (protocol.to_owned(), (number(range, 0), number(range, 1)))).collect()
+        }
+    };
+    for (protocol, range) in added {
+        let of = ports.entry(protocol).or_default();
+        of.push(range);
+        of.sort_unstable();
+        let mut joined = Vec::<(u64, u64)>::new();
+        for (first, last) in of.drain(..) {
+            match joined.last_mut() {
+                Some((_, end)) if *end + 1 >= first => *end = last.max(*end),
+                _ => joined.push((first, last)),
+            }
+        }
+        *of = joined;
+    }
+}
+
+/// The connections of a matrix, of both families together, and its endpoints.
+fn of_matrix(json: &Value) -> (Allowed, BTreeSet<String>) {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut allowed = Allowed::new();
+    for connection in json["connections"].as_array().unwrap() {
+        let ports = allowed.entry((text(&connection["from"]), text(&connection["to"]))).or_default();
+        add(ports, &connection["protocol"], &connection["ports"]);
+    }
+    (allowed, json["endpoints"].as_array().unwrap().iter().map(|endpoint| text(&endpoint["id"])).collect())
+}
+
+/// An end of a flow: whether it is a pod with an address, which the matrix by pod has rows of; its id
+/// there, and in the matrix by workload.
+fn end(json: &Value) -> Option<(bool, String, String)> {
+    let (kind, namespace, name) = (json["kind"].as_str()?, json["namespace"].as_str()?, json["name"].as_str()?);
+    let is_in_cluster = json["hostNetwork"] == false && kind != "Service";
+    let has_address = json["addresses"].as_array().is_some_and(|of| !of.is_empty());
+    is_in_cluster
+        .then(|| (kind == "Pod" && has_address, format!("{namespace}/{name}"), format!("{namespace}/{kind}/{name}")))
+}
+
+/// The pairs of ends that a flow stands for.
+fn pairs(flow: &Value, ends: &Value) -> Vec<(Value, Value)> {
+    let alike = &flow["alike"];
+    if alike.is_null() {
+        return vec![(flow["from"].clone(), flow["to"].clone())];
+    }
+    let listed = |side: &str| {
+        let ranges = alike[side].as_array().unwrap().iter();
+        let places = ranges.flat_map(|range| range[0].as_u64().unwrap()..=range[1].as_u64().unwrap());
+        places.map(|place| ends[usize::try_from(place).unwrap()].clone()).collect::<Vec<_>>()
+    };
+    let (from, to) = (listed("from"), listed("to"));
+    let is_meant = |from: &Value, to: &Value| match alike["pairs"].as_str() {
+        Some("others") => from != to,
+        Some("itself") => from == to,
+        _ => false,
+    };
+    let all = from.iter().flat_map(|from| to.iter().map(move |to| (from.clone(), to.clone())));
+    all.filter(|(from, to)| is_meant(from, to)).collect()
+}
+
+#[test]
+fn explain_any_any_says_in_json_what_the_matrix_does() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cases"));
+    let mut inputs = vec![("shop".to_owned(), SHOP.to_owned())];
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        // Those that need another file are not whole.
+        if path.extension().is_some_and(|of| of == "yaml") && !text.contains("# with: ") {
+            inputs.push((path.file_name().unwrap().to_string_lossy().into_owned(), text));
+        }
+    }
+    inputs.sort();
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for (name, text) in &inputs {
+        let files = Files::of(text);
+        let explained = files.npc("explain", &["any", "any", "-o", "json", "--allow-errors"]);
+        let by_pod = files.npc("matrix", &["-o", "json", "--by", "pod", "--allow-errors"]);
+        let by_workload = files.npc("matrix", &["-o", "json", "--allow-errors"]);
+        if ![0, 1, 4].contains(&explained.code) || by_pod.code != 0 {
+            continue;
+        }
+        let explained = explained.json();
+        // Which of several pods has an address depends on the node.
+        let is_contested = |of: &Value| of.as_str().is_some_and(|text| text.contains(" list "));
+        if explained["warnings"].as_array().unwrap().iter().any(is_contested) {
+            continue;
+        }
+        let (pods, pod_ids) = of_matrix(&by_pod.json());
+        let (workloads, workload_ids) = of_matrix(&by_workload.json());
+        let mut said = BTreeMap::<(bool, String, String), Ports>::new();
+        for flow in explained["flows"].as_array().unwrap() {
+            // A template's pod and itself are no matter of a matrix.
+            if flow["way"] == "itself" {
+                continue;
+            }
+            for (from, to) in pairs(flow, &explained["ends"]) {
+                let (Some(from), Some(to)) = (end(&from), end(&to)) else { continue };
+                let are_pods = from.0 && to.0;
+                let (from, to) = if are_pods { (from.1, to.1) } else { (from.2, to.2) };
+                let ids = if are_pods { &pod_ids } else { &workload_ids };
+                if !ids.contains(&from) || !ids.contains(&to) {
+                    continue;
+                }
+                let ports = said.entry((are_pods, from, to)).or_default();
+                if flow["verdict"] == "Allowed" {
+                    add(ports, &flow["protocol"], &flow["ports"]);
+                }
+            }
+        }
+        for ((are_pods, from, to), ports) in said {
+            compared += 1;
+            let key = (from, to);
+            let expected = if are_pods { &pods } else { &workloads }.get(&key).cloned().unwrap_or_default();
+            if ports != expected {
+                wrong.push(format!("{name}: {key:?}: explain {ports:?}, matrix {expected:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {compared}:\n{}", wrong.len(), wrong[..wrong.len().min(12)].join("\n"));
+    assert!(compared > 500, "only {compared} pairs were compared");
+}

@@ -1,0 +1,157 @@
+//! The chain that every forwarded packet meets first, and those that it leads to before any group's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+use super::icmp::{errors, neighbour_discovery};
+use super::{drop_all, field};
+use crate::object::Family;
+use crate::policy::Direction;
+use crate::ruleset::node::{ChainName, Match, Rule, SetField, SetName, Target};
+use crate::ruleset::options::{Options, SelfMatch};
+
+/// `fe80::/10` (RFC 4291, section 2.5.6).
+const LINK_LOCAL: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).unwrap();
+
+/// `224.0.0.0/4` (RFC 5771).
+const MULTICAST_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::new(224, 0, 0, 0), 4).unwrap();
+
+/// `ff00::/8` (RFC 4291, section 2.7).
+const MULTICAST_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8).unwrap();
+
+/// The source of a host that has no address (RFC 1122, section 3.2.1.3; RFC 4291, section
+/// 2.5.2).
+const UNSPECIFIED_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 32).unwrap();
+const UNSPECIFIED_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 128).unwrap();
+
+/// The chain that every forwarded packet meets first, and those for ICMP errors,
+/// strays and forged sources.
+pub(crate) fn forward(
+    family: Family,
+    options: &Options,
+    is_isolating: bool,
+    isolated: &BTreeSet<IpAddr>,
+) -> BTreeMap<ChainName, Vec<Rule>> {
+    let mut chains = BTreeMap::new();
+    let rule = |matches: Vec<Match>, target| Rule { matches, target };
+    let mut rules = Vec::new();
+    if options.anti_spoof {
+        // Before what belongs to a known flow: a pod that forges its source can end it, or
+        // send in it.
+        let forged = vec![Match::FromPods, Match::NotInSet(SetName::own(family), SetField::SourceInterface)];
+        rules.push(rule(forged, Target::Jump(ChainName::spoof())));
+        chains.insert(ChainName::spoof(), spoofed(family));
+    }
+    // As the chains that deny, it is there before anything leads to it.
+    chains.insert(ChainName::related(), errors(family, options));
+    if is_isolating {
+        rules.push(rule(vec![Match::Established], Target::Return));
+        // By goto: what returns there is back in FORWARD, as what returns here.
+        rules.push(rule(vec![Match::RelatedError], Target::Goto(ChainName::related())));
+    } else {
+        rules.push(rule(vec![Match::EstablishedOrRelated], Target::Return));
+    }
+    if family == Family::V6 {
+        // There before anything is isolated, as the look-ups below are: in the
+        // plan that isolates the first endpoint, sets come before rules.
+        rules.extend(neighbour_discovery(options));
+    }
+    if is_isolating {
+        rules.extend(past_all_sets(family).into_iter().map(|m| rule(vec![m], Target::Drop)));
+    }
+    // A pod's packet to itself is forwarded only where this node's own rules turned
+    // a Service's address into the pod's. Any other one is forged.
+    match options.self_match {
+        SelfMatch::Bpf => rules.push(rule(vec![Match::Translated, Match::SourceIsDestination], Target::Return)),
+        SelfMatch::PerEndpoint => rules.extend(isolated.iter().map(|address| {
+            let host = IpNetwork::from(*address);
+            rule(vec![Match::Source(host), Match::Destination(host), Match::Translated], Target::Return)
+        })),
+    }
+    let stray = || rule(vec![Match::NotSyn, Match::NewOrInvalid], Target::Jump(ChainName::stray()));
+    if !options.keep_established {
+        rules.push(stray());
+        chains.extend(strays(family));
+    }
+    for direction in [Direction::Egress, Direction::Ingress] {
+        let gate = Match::Set(SetName::isolated(family, direction), field(direction));
+        rules.push(rule(vec![gate], Target::Jump(ChainName::entry(direction))));
+    }
+    if !options.keep_established {
+        // Once more, because a write may come between two look-ups: an endpoint that left
+        // a direction's isolated set after the first one was not judged in it.
+        rules.push(stray());
+    }
+    chains.insert(ChainName::forward(), rules);
+    chains
+}
+
+/// The rules for packets that come from a pod's interface and not from the pod's
+/// address. Every interface may send from link-local addresses, which no router
+/// forwards. A host that has no address yet sends from the unspecified address
+/// (DHCP, duplicate address detection).
+fn spoofed(family: Family) -> Vec<Rule> {
+    let unroutable: &[IpNetwork] = match family {
+        Family::V4 => &[IpNetwork::V4(UNSPECIFIED_V4)],
+        Family::V6 => &[IpNetwork::V6(LINK_LOCAL), IpNetwork::V6(UNSPECIFIED_V6)],
+    };
+    let unroutable = unroutable.iter();
+    let returned = unroutable.map(|prefix| Rule { matches: vec![Match::Source(*prefix)], target: Target::Return });
+    let comment = Match::Comment("not the source of the pod behind this interface".into());
+    returned.chain([Rule { matches: vec![comment], target: Target::Drop }]).collect()
+}
+
+/// What reaches a bridged pod by an address that no set holds: from or to a
+/// link-local one, which no router forwards (RFC 4291, section 2.5.6), to all
+/// hosts of a network, or to a multicast group. Such a packet does not tell
+/// which pods it reaches, so where some are isolated none gets it. Nor does it tell
+/// which pod sends it, if it comes from no address; a node routes that, too, back to the
+/// bridge that it came from.
+fn past_all_sets(family: Family) -> Vec<Match> {
+    match family {
+        Family::V4 => vec![
+            Match::Source(IpNetwork::V4(UNSPECIFIED_V4)),
+            Match::Destination(IpNetwork::V4(MULTICAST_V4)),
+            Match::ToBroadcast,
+        ],
+        Family::V6 => {
+            let link_local = IpNetwork::V6(LINK_LOCAL);
+            let multicast = IpNetwork::V6(MULTICAST_V6);
+            vec![
+                Match::Source(IpNetwork::V6(UNSPECIFIED_V6)),
+                Match::Source(link_local),
+                Match::Destination(link_local),
+                Match::Destination(multicast),
+            ]
+        }
+    }
+}
+
+/// The chains for TCP segments that open no connection and belong to none. One
+/// rule leads here, so that a first packet passes all of theirs by.
+///
+/// Such a segment does not tell whether it goes to a server or comes from one. So each end that is
+/// isolated has it judged in both ways: as one that the end sends or gets, which the groups' rules
+/// do, and as an answer in a connection that its policies for the other direction would have to
+/// admit. Where an end is isolated in that other direction only, nothing judges what it sends or
+/// gets, so nothing passes; where in both, only what a rule admits by naming the port does, which
+/// the groups ask about by their part of this.
+fn strays(family: Family) -> BTreeMap<ChainName, Vec<Rule>> {
+    let comment = || Match::Comment("of no known connection".into());
+    let gate = |direction, field| Match::Set(SetName::isolated(family, direction), field);
+    let deny = |matches: Vec<Match>| Rule { matches, target: Target::Goto(ChainName::deny_stray()) };
+    let only = |direction: Direction| {
+        let (own, other) = (field(direction.opposite()), direction.opposite());
+        deny(vec![gate(direction, own), Match::NotInSet(SetName::isolated(family, other), own), comment()])
+    };
+    let both = |direction: Direction| {
+        let rules = vec![deny(vec![gate(direction.opposite(), field(direction)), comment()])];
+        (ChainName::stray_of(direction), rules)
+    };
+    let mut chains = BTreeMap::from(Direction::ALL.map(both));
+    chains.insert(ChainName::stray(), Direction::ALL.map(only).into());
+    chains.insert(ChainName::deny_stray(), drop_all());
+    chains
+}

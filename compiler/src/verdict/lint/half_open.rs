@@ -1,0 +1,107 @@
+//! Rules of which the policies at the other end admit nothing.
+
+use std::collections::BTreeSet;
+
+use super::{Code, Mistake};
+use crate::algebra::traffic::Traffic;
+use crate::cluster::group::Groups;
+use crate::cluster::{ClassId, Cluster, PolicyId};
+use crate::object::Family;
+use crate::policy::{Direction, Peer, Peers, PodPeer, PolicyRule};
+use crate::verdict::explain::{Party, Question};
+use crate::verdict::flow::End;
+
+/// So many pods of a class are asked for the numbers of their ports.
+const ASKED: usize = 20;
+
+/// Rules between more pairs of classes than this are not looked at.
+const PAIRS: usize = 400;
+
+pub(super) fn find(cluster: &Cluster, groups: &Groups, id: PolicyId, found: &mut Vec<Mistake>) {
+    let policy = cluster.policy(id);
+    let subjects = cluster.selected(&policy.subject_peer());
+    if subjects.is_empty() {
+        return;
+    }
+    for direction in Direction::ALL.into_iter().filter(|direction| policy.isolates(*direction)) {
+        for rule in policy.rules(direction) {
+            let Some(others) = others(cluster, rule) else { continue };
+            if subjects.len().saturating_mul(others.len()) > PAIRS {
+                continue;
+            }
+            let passes = subjects
+                .iter()
+                .any(|subject| others.iter().any(|other| passes(cluster, groups, direction, rule, (*subject, *other))));
+            if !passes {
+                let (end, way) = match direction {
+                    Direction::Egress => ("destinations", "ingress"),
+                    Direction::Ingress => ("sources", "egress"),
+                };
+                let problem = format!(
+                    "the policies of its {end} ({}) admit nothing of it by {way}",
+                    isolating(cluster, direction.opposite(), &others)
+                );
+                found.push(Mistake { policy: id, path: rule.path.clone(), code: Code::HalfOpen, problem });
+            }
+        }
+    }
+}
+
+/// The classes that a rule admits; none where it admits other ends too, or no pod.
+fn others(cluster: &Cluster, rule: &PolicyRule) -> Option<Vec<ClassId>> {
+    let Peers::AnyOf(peers) = &rule.peers else { return None };
+    let of_pods = |peer: &Peer| match peer {
+        Peer::Pods(peer) => Some(peer.clone()),
+        Peer::Block(_) | Peer::Nothing => None,
+    };
+    let peers: Vec<PodPeer> = peers.iter().map(of_pods).collect::<Option<_>>()?;
+    if peers.iter().any(|peer| cluster.may_have_unread(peer) || !cluster.possibly_selected(peer).is_empty()) {
+        return None;
+    }
+    let classes: BTreeSet<ClassId> = peers.iter().flat_map(|peer| cluster.selected(peer)).collect();
+    (!classes.is_empty()).then(|| classes.into_iter().collect())
+}
+
+/// Whether the other end lets some of what a rule admits pass, or may.
+fn passes(
+    cluster: &Cluster,
+    groups: &Groups,
+    direction: Direction,
+    rule: &PolicyRule,
+    (subject, other): (ClassId, ClassId),
+) -> bool {
+    // A pod of a class stands for all: no policy distinguishes them, but for the names of ports.
+    let end = |class: ClassId| cluster.class(class).endpoints.iter().map(|pod| Party::End(End::Pod(*pod)));
+    let (from, to) = match direction {
+        Direction::Egress => (subject, other),
+        Direction::Ingress => (other, subject),
+    };
+    let Some(from) = end(from).next() else { return true };
+    end(to).take(ASKED).any(|to| {
+        let admitted = to.pod().map_or_else(Traffic::all, |pod| rule.traffic_to(&cluster.pod(pod).ports));
+        let in_family = |family: Option<Family>| {
+            let question = Question::between(from, to, family, admitted.clone());
+            let most = question.bounds(cluster, groups, direction.opposite()).most;
+            !most.intersection(&admitted).is_none()
+        };
+        // That its ports mean nothing is another mistake.
+        admitted.is_none() || [None, Some(Family::V4), Some(Family::V6)].into_iter().any(in_family)
+    })
+}
+
+/// The names of the policies that isolate classes in a direction.
+fn isolating(cluster: &Cluster, direction: Direction, classes: &[ClassId]) -> String {
+    /// So many are named.
+    const NAMED: usize = 3;
+    let policies: BTreeSet<PolicyId> =
+        classes.iter().flat_map(|class| cluster.policies_of(*class, direction)).collect();
+    let name = |id: &PolicyId| {
+        let policy = cluster.policy(*id);
+        format!("{}/{}", policy.namespace, policy.name)
+    };
+    let mut names: Vec<String> = policies.iter().take(NAMED).map(name).collect();
+    if let more @ 1.. = policies.len().saturating_sub(NAMED) {
+        names.push(format!("{more} more"));
+    }
+    names.join(", ")
+}

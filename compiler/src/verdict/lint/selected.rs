@@ -1,0 +1,140 @@
+//! Ports and selectors that mean nothing in the pods that the input has.
+
+use std::collections::BTreeSet;
+
+use super::{Code, Mistake};
+use crate::cluster::{Cluster, PodId, PolicyId};
+use crate::object::Protocol;
+use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
+
+/// So many pods are looked at for each port.
+const LOOKED_AT: usize = 1_000;
+
+pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
+    let policy = cluster.policy(id);
+    let subject = policy.subject_peer();
+    let is_known = !cluster.may_have_unread(&subject) && !cluster.has_pod_makers();
+    let has_pods = cluster.endpoints().any(|(_, pod)| pod.namespace == policy.namespace);
+    // Of manifests without pods, policies select none by nature.
+    if is_known && has_pods && !policy.subject.is_empty() && cluster.selects_none(&subject) {
+        let problem = if cluster.host_pods_of(&subject).next().is_some() {
+            format!(
+                "podSelector {} selects only pods in their nodes' networks, to which no policy applies",
+                policy.subject
+            )
+        } else {
+            format!("podSelector {} selects no pod of namespace {}", policy.subject, policy.namespace)
+        };
+        found.push(Mistake { policy: id, path: "spec.podSelector".to_owned(), code: Code::SubjectEmpty, problem });
+        return;
+    }
+    for direction in Direction::ALL.into_iter().filter(|direction| policy.isolates(*direction)) {
+        for rule in policy.rules(direction) {
+            let pods = match direction {
+                Direction::Ingress => pods_of(cluster, [&subject]),
+                Direction::Egress => destinations(cluster, rule),
+            };
+            if let Some(pods) = pods.filter(|pods| !pods.is_empty() && pods.len() <= LOOKED_AT) {
+                ports(cluster, id, rule, &pods, found);
+            }
+            split(cluster, id, direction, rule, found);
+        }
+    }
+}
+
+/// The pods that a rule of egress admits; none where it admits others, or some may be missing.
+fn destinations(cluster: &Cluster, rule: &PolicyRule) -> Option<Vec<PodId>> {
+    let Peers::AnyOf(peers) = &rule.peers else { return None };
+    let pods = peers.iter().map(|peer| match peer {
+        Peer::Pods(peer) => Some(peer),
+        Peer::Block(_) | Peer::Nothing => None,
+    });
+    pods_of(cluster, pods.collect::<Option<Vec<&PodPeer>>>()?)
+}
+
+/// The pods that peers select; none where the input may lack some.
+fn pods_of<'p>(cluster: &Cluster, peers: impl IntoIterator<Item = &'p PodPeer>) -> Option<Vec<PodId>> {
+    let mut pods = BTreeSet::new();
+    for peer in peers {
+        if cluster.may_have_unread(peer) || cluster.has_pod_makers() || !cluster.possibly_selected(peer).is_empty() {
+            return None;
+        }
+        pods.extend(
+            cluster.selected(peer).into_iter().flat_map(|class| cluster.class(class).endpoints.iter().copied()),
+        );
+    }
+    Some(pods.into_iter().collect())
+}
+
+/// The ports of a rule that none of its pods has.
+fn ports(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, pods: &[PodId], found: &mut Vec<Mistake>) {
+    let Ports::AnyOf(ports) = &rule.ports else { return };
+    for (place, port) in ports.iter().enumerate() {
+        let path = format!("{}.ports[{place}].port", rule.path);
+        match port {
+            PortMatch::Named(protocol, name) => {
+                let has =
+                    |pod: &PodId| cluster.pod(*pod).ports.iter().any(|of| of.name == *name && of.protocol == *protocol);
+                if !pods.iter().any(has) {
+                    let problem = format!("no pod that is meant has a {} port named {name}", protocol.as_str());
+                    found.push(Mistake { policy: id, path, code: Code::PortNamedUnresolved, problem });
+                }
+            }
+            PortMatch::Range(protocol, first, last) if first == last => {
+                if let Some(problem) = service_port(cluster, pods, *protocol, *first) {
+                    found.push(Mistake { policy: id, path, code: Code::ServicePort, problem });
+                }
+            }
+            PortMatch::Range(..) | PortMatch::Nothing => {}
+        }
+    }
+}
+
+/// That a number is the port of a Service, which leads to another one of each of these pods, that they
+/// declare and not this one.
+fn service_port(cluster: &Cluster, pods: &[PodId], protocol: Protocol, number: u16) -> Option<String> {
+    let of_pod = |pod: &PodId| {
+        let (service, _, target) = cluster.service_with_port(*pod, protocol, number)?;
+        let declares = cluster.pod(*pod).declared_ports(protocol).any(|declared| declared == target);
+        declares.then_some((service, target))
+    };
+    let (service, target) = of_pod(pods.first()?)?;
+    pods.iter().all(|pod| of_pod(pod).is_some()).then(|| {
+        format!("{number} is the port of service {}/{}; its pods listen on {target}", service.namespace, service.name)
+    })
+}
+
+/// Two items of which the first has namespaces only and the second pods only, where its own namespace
+/// has no such pods and those namespaces have.
+fn split(cluster: &Cluster, id: PolicyId, direction: Direction, rule: &PolicyRule, found: &mut Vec<Mistake>) {
+    let Peers::AnyOf(peers) = &rule.peers else { return };
+    let of_pods = |peer: &Peer| match peer {
+        Peer::Pods(peer) => Some(peer.clone()),
+        Peer::Block(_) | Peer::Nothing => None,
+    };
+    for (place, pair) in peers.windows(2).enumerate() {
+        let [Some(one), Some(other)] = [of_pods(&pair[0]), of_pods(&pair[1])] else { continue };
+        let is_split = |namespaces: &PodPeer, pods: &PodPeer| {
+            let together = PodPeer { namespaces: namespaces.namespaces.clone(), pods: pods.pods.clone() };
+            matches!(&namespaces.namespaces, Namespaces::Selected(of) if !of.is_empty())
+                && namespaces.pods.is_empty()
+                && matches!(&pods.namespaces, Namespaces::Own(_))
+                && !pods.pods.is_empty()
+                && cluster.selects_none(pods)
+                && !cluster.may_have_unread(pods)
+                && !cluster.selected(&together).is_empty()
+        };
+        if is_split(&one, &other) || is_split(&other, &one) {
+            let (namespaces, pods) = if is_split(&one, &other) { (&one, &other) } else { (&other, &one) };
+            let Namespaces::Selected(of) = &namespaces.namespaces else { continue };
+            let policy = cluster.policy(id);
+            let problem = format!(
+                "two items: every pod of namespaces with {of}, and pods with {} of namespace {}, which has none; the \
+                 namespaces have such pods, so one item with both is meant",
+                pods.pods, policy.namespace
+            );
+            let path = format!("{}.{}[{}]", rule.path, direction.peers_field(), place + 1);
+            found.push(Mistake { policy: id, path, code: Code::PeerSplitOr, problem });
+        }
+    }
+}

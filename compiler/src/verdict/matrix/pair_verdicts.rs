@@ -1,0 +1,105 @@
+//! What passes between two kinds of ends, from what every group makes of every kind.
+
+use rustc_hash::FxHashMap;
+
+use super::admitted::AdmittedRow;
+use super::judge::{EndKind, KindId};
+use super::known_traffic::{TrafficId, TrafficTable};
+use crate::cluster::group::GroupId;
+use crate::policy::Direction;
+
+/// Judges pairs of kinds.
+#[derive(Debug)]
+pub(crate) struct PairVerdicts {
+    pub(super) kinds: Vec<EndKind>,
+    /// By group.
+    pub(super) admits: Vec<AdmittedRow>,
+    /// By group.
+    pub(super) may_admit: Vec<MayAdmit>,
+    /// By face: of an end without an address, the place in [`MayAdmit::to_bare`] of the
+    /// family that it is assumed to have.
+    pub(super) assumed: Vec<Option<usize>>,
+}
+
+/// The place in [`MayAdmit::to_bare`] of ends of either family.
+pub(super) const ASSUMED_NONE: usize = 2;
+
+/// What a group may admit beyond what it does for certain.
+#[derive(Debug, Default)]
+pub(super) struct MayAdmit {
+    /// To ends without an address, by the family that it will have: IPv4, IPv6, either.
+    pub(super) to_bare: [TrafficId; 3],
+    /// To these faces, with what is certain.
+    pub(super) to_face: FxHashMap<usize, TrafficId>,
+}
+
+/// What passes between two ends, at least and at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct BoundIds {
+    pub(crate) least: TrafficId,
+    pub(crate) most: TrafficId,
+}
+
+impl PairVerdicts {
+    /// What a group exchanges with ends of a kind, on most nodes.
+    pub(crate) fn admitted(&self, group: GroupId, other: KindId) -> TrafficId {
+        self.admits[group.0 as usize].at(self.kinds[other.index()].face.0 as usize)
+    }
+
+    /// How many values are stored for groups and faces.
+    #[cfg(test)]
+    pub(crate) fn stored(&self) -> usize {
+        self.admits.iter().map(AdmittedRow::stored).sum()
+    }
+
+    /// Whether the input says all that decides between these kinds.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.kinds.iter().all(|kind| kind.open.iter().all(Option::is_none))
+            && self.assumed.iter().all(Option::is_none)
+            && self.may_admit.iter().all(|may| may.to_face.is_empty())
+    }
+
+    /// What passes between ends of two kinds at least and at most, unless they are exempt.
+    pub(crate) fn bounds(&self, known: &mut TrafficTable, from: KindId, to: KindId) -> BoundIds {
+        let egress = self.directed(known, Direction::Egress, from, to);
+        let ingress = self.directed(known, Direction::Ingress, to, from);
+        let least = known.intersection(egress.least, ingress.least);
+        let most = known.intersection(egress.most, ingress.most);
+        BoundIds { least, most }
+    }
+
+    /// What a direction lets pass between two kinds at least and at most, unless they are exempt.
+    pub(crate) fn directed(
+        &self,
+        known: &mut TrafficTable,
+        direction: Direction,
+        subject: KindId,
+        other: KindId,
+    ) -> BoundIds {
+        let (subject, other) = (&self.kinds[subject.index()], &self.kinds[other.index()]);
+        let own = other.faces.iter().find(|(viewer, _)| subject.node == Some(*viewer));
+        let face = own.map_or(other.face, |(_, face)| *face).0 as usize;
+        let open = subject.open[direction as usize].as_deref();
+        let (least, most) = match open {
+            Some(open) => (&open.least, &open.most),
+            None => (&subject.groups[direction as usize], &subject.groups[direction as usize]),
+        };
+        let mut bounds = BoundIds { least: TrafficId::ALL, most: TrafficId::ALL };
+        for group in least {
+            bounds.least = known.intersection(bounds.least, self.admits[group.0 as usize].at(face));
+        }
+        for group in most {
+            let certain = self.admits[group.0 as usize].at(face);
+            let may = &self.may_admit[group.0 as usize];
+            let mut traffic = may.to_face.get(&face).copied().unwrap_or(certain);
+            if let Some(slot) = self.assumed[face] {
+                traffic = known.union(traffic, may.to_bare[slot]);
+            }
+            bounds.most = known.intersection(bounds.most, traffic);
+        }
+        if open.is_some_and(|open| open.is_nothing_certain) {
+            bounds.least = TrafficId::NONE;
+        }
+        bounds
+    }
+}
