@@ -77,6 +77,20 @@ impl World {
     }
 
     fn with_options(settings: Settings, options: layout::Options, refusals: usize, queued: Vec<Input>) -> Self {
+        Self::of(settings, refusals, queued, |enforcer| enforcer.with_options(options))
+    }
+
+    /// With large changes loaded first.
+    fn with_large_changes_first(settings: Settings, queued: Vec<Input>) -> Self {
+        Self::of(settings, 0, queued, Enforcer::with_large_changes_first)
+    }
+
+    fn of(
+        settings: Settings,
+        refusals: usize,
+        queued: Vec<Input>,
+        with: impl FnOnce(Enforcer<Recording>) -> Enforcer<Recording>,
+    ) -> Self {
         let (events, receiver) = mpsc::channel(16);
         let (sender, calls) = mpsc::unbounded_channel();
         let mut known = LastObjects::default();
@@ -85,7 +99,7 @@ impl World {
         }
         let memory = Arc::new(Mutex::new(Memory { refusals, ..Memory::default() }));
         let kernel = Recording { memory: Arc::clone(&memory), calls: sender };
-        let enforcer = Enforcer::new(kernel, "node-1").with_options(options);
+        let enforcer = with(Enforcer::new(kernel, "node-1"));
         Self { memory, known, events, calls, agent: tokio::spawn(run(enforcer, settings, receiver)) }
     }
 
