@@ -14,7 +14,7 @@ use npc_compiler::algebra::traffic::{TUNNEL_PORTS, TUNNELS};
 use npc_compiler::cluster::backend::HostPortAt;
 use npc_compiler::cluster::group::{GroupId, Groups};
 use npc_compiler::cluster::{Cluster, PolicyId};
-use npc_compiler::object::{Service, parse_address};
+use npc_compiler::object::parse_address;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::Port;
 use npc_compiler::verdict::flow::End;

@@ -18,7 +18,7 @@ use npc_compiler::ruleset::layout::{self, SelfMatch};
 use npc_compiler::ruleset::node::InterfaceName;
 use npc_compiler::ruleset::seed::Seed;
 use tokio::time;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::bridge_table::{BridgeState, Frames};
 use super::bridges::{self, UnfilteredBridge};
@@ -138,17 +138,15 @@ pub struct Pass {
 }
 
 impl<K: Kernel> Enforcer<K> {
-    /// Will write the rulesets of this node to this kernel. Nothing is read or written yet. Large changes
-    /// of one namespace are loaded first, while those of others go on.
+    /// Will write the rulesets of this node to this kernel. Nothing is read or written yet.
     pub fn new(kernel: K, node: impl Into<String>) -> Self {
-        let engine = Engine::new(&node.into(), layout::Options::default()).with_retained_groups();
         Self {
             writer: Writer::new(kernel),
             options: layout::Options::default(),
             no_anti_spoof: None,
             hold_ports: false,
             has_secret_places: false,
-            engine: engine.with_large_changes_first(LARGE),
+            engine: Engine::new(&node.into(), layout::Options::default()).with_retained_groups(),
             changed: Changed::Nothing,
             group: DeviceGroup::default(),
             retired: time::Instant::now(),
@@ -161,10 +159,10 @@ impl<K: Kernel> Enforcer<K> {
         }
     }
 
-    /// The same, with each change written at once, however large. Other namespaces wait for it.
+    /// The same, with large changes of one namespace loaded first, while those of others go on.
     #[must_use]
-    pub fn with_large_changes_at_once(self) -> Self {
-        Self { engine: self.engine.with_large_changes_at_once(), ..self }
+    pub fn with_large_changes_first(self) -> Self {
+        Self { engine: self.engine.with_large_changes_first(LARGE), ..self }
     }
 
     /// The same, with changes of more rules and sets than this loaded first, instead of 1,000.
@@ -339,13 +337,10 @@ impl<K: Kernel> Enforcer<K> {
         if !self.writer.can_write_rules() {
             return Ok(false);
         }
-        let begun = Instant::now();
         let plan = self.engine.load(self.loading.pace.portion());
-        let (planned, begun) = (begun.elapsed(), Instant::now());
+        let begun = Instant::now();
         self.writer.load(&plan)?;
-        let written = begun.elapsed();
-        debug!(writes = %Writes::of(&plan), ?planned, ?written, "loaded a portion of a large change");
-        self.loading.pace.took(&plan, written);
+        self.loading.pace.took(&plan, begun.elapsed());
         Ok(true)
     }
 

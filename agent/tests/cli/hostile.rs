@@ -1,6 +1,7 @@
 //! Files that are broken, huge or odd: whatever they hold, every command ends with a code of its
 //! contract, and in words for people.
 
+use std::fmt::Write as _;
 use std::process::{Command, Output};
 
 use crate::{Files, SHOP};
@@ -105,7 +106,7 @@ fn mutated(text: &str, number: usize) -> Vec<u8> {
             let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
             for level in 1..=12 {
                 let before = format!("*a{}", level - 1);
-                bomb.push_str(&format!("a{level}: &a{level} [{}]\n", [before.as_str(); 9].join(", ")));
+                writeln!(bomb, "a{level}: &a{level} [{}]", [before.as_str(); 9].join(", ")).unwrap();
             }
             format!("{text}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: bomb}}\n{bomb}").into_bytes()
         }

@@ -71,7 +71,7 @@ fn large(held: &KernelState) -> (Vec<&ChainName>, bool) {
 fn a_policy_of_another_namespace_is_in_force_while_a_large_change_is_loaded(backend: Backend) {
     let _namespace = Namespace::enter();
     let Told(first, known) = enforcer(backend);
-    let mut told = Told(first, known);
+    let mut told = Told(first.with_large_changes_first(), known);
     let few = policy("large", &[json!({"port": 80})]);
     told.pass(&objects(vec![few])).unwrap();
     let many = policy("large", &ports(1));
@@ -103,7 +103,7 @@ fn a_policy_of_another_namespace_is_in_force_while_a_large_change_is_loaded(back
 fn an_agent_that_is_killed_while_it_loads_leaves_what_the_next_one_removes(backend: Backend) {
     let _namespace = Namespace::enter();
     let folder = Folder::new();
-    let mut agent = Agent::start(&folder, backend, &[]);
+    let mut agent = Agent::start_with(&folder, backend, &[], &[("NPC_LARGE_CHANGES_FIRST", "1")]);
     agent.wait(1);
     let before = dump(backend);
     let text = std::fs::read_to_string(folder.manifests().join("policy.yaml")).unwrap();

@@ -92,13 +92,6 @@ impl Engine {
         self
     }
 
-    /// Has no event that is offered wait, as without [`Engine::with_large_changes_first`].
-    #[must_use]
-    pub fn with_large_changes_at_once(mut self) -> Self {
-        self.large.limit = None;
-        self
-    }
-
     /// As [`Engine::apply`]; but an event that makes much waits, with all events of its
     /// namespace, until what it makes is loaded. Never before the first commit.
     pub fn offer(&mut self, event: Event) {

@@ -8,7 +8,7 @@ use npc_agent::near;
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::{ClassId, Cluster, PodId, PolicyId};
-use npc_compiler::object::{Pod, Protocol};
+use npc_compiler::object::Protocol;
 use npc_compiler::policy::finding::Code;
 use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use npc_compiler::verdict::explain::Beside;

@@ -167,6 +167,29 @@ pub(super) fn what_is_missing(input: &Input, missing: &[Missing]) -> Option<&'st
     )
 }
 
+/// Why it is not known where a Service leads.
+fn where_it_leads(service: &str, selector: &str, why: &WhyUnknown) -> String {
+    let why = match why {
+        WhyUnknown::NoSelector => {
+            "no EndpointSlice of it is in the input with addresses, and it has no selector".to_owned()
+        }
+        WhyUnknown::SlicesUnread(unread) => format!("EndpointSlices were not read: {}", shorten(unread, NAMED, "; ")),
+        WhyUnknown::PodMakers(makers) => format!(
+            "its selector {selector} selects no pod of the input, and the pods that these make are not in it: {}",
+            shorten(makers, NAMED, ", ")
+        ),
+        WhyUnknown::PodsUnread(unread) => {
+            format!("pods that its selector {selector} may select were not read: {}", shorten(unread, NAMED, "; "))
+        }
+        WhyUnknown::LabelsOfControllers(workloads) => format!(
+            "its selector {selector} asks for labels that the controller of {} adds to its pods",
+            shorten(workloads, NAMED, ", ")
+        ),
+        WhyUnknown::NoPod => format!("its selector {selector} selects no pod of the input"),
+    };
+    format!("where {service} leads: {why}")
+}
+
 /// The facts that the input lacks, in words, each once.
 pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
     let mut words = Vec::new();
@@ -182,34 +205,7 @@ pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
                 format!("where {other} leads: to the DNS name {name}, and no object says its addresses")
             }
             MissingFact::Backends { selector, why, .. } => {
-                let selector = selector.as_deref().unwrap_or_default();
-                match why {
-                    WhyUnknown::NoSelector => {
-                        format!(
-                            "where {other} leads: no EndpointSlice of it is in the input with addresses, and it has no selector"
-                        )
-                    }
-                    WhyUnknown::SlicesUnread(unread) => {
-                        format!("where {other} leads: EndpointSlices were not read: {}", shorten(unread, NAMED, "; "))
-                    }
-                    WhyUnknown::PodMakers(makers) => format!(
-                        "where {other} leads: its selector {selector} selects no pod of the input, and the pods that these \
-                         make are not in it: {}",
-                        shorten(makers, NAMED, ", ")
-                    ),
-                    WhyUnknown::PodsUnread(unread) => format!(
-                        "where {other} leads: pods that its selector {selector} may select were not read: {}",
-                        shorten(unread, NAMED, "; ")
-                    ),
-                    WhyUnknown::LabelsOfControllers(workloads) => format!(
-                        "where {other} leads: its selector {selector} asks for labels that the controller of {} adds to its \
-                         pods",
-                        shorten(workloads, NAMED, ", ")
-                    ),
-                    WhyUnknown::NoPod => {
-                        format!("where {other} leads: its selector {selector} selects no pod of the input")
-                    }
-                }
+                where_it_leads(&other, selector.as_deref().unwrap_or_default(), why)
             }
             MissingFact::Node => {
                 format!("the node that {subject} runs on: traffic with its own node is always allowed")

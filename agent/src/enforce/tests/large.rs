@@ -126,7 +126,7 @@ async fn status_metrics_and_the_ready_file_say_what_waits_for_a_large_change() {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned);
         line.expect("it is there").parse::<i64>().expect("a number")
     };
-    let mut world = World::new(settings, 0, vec![network(), Input::Objects(two(1, false))]);
+    let mut world = World::with_large_changes_first(settings, vec![network(), Input::Objects(two(1, false))]);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!((status.now().loading, value("npc_loading_namespaces")), (Vec::new(), 0));
     // Nothing of it can be loaded.
@@ -154,7 +154,7 @@ async fn status_metrics_and_the_ready_file_say_what_waits_for_a_large_change() {
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_writes_once_ends_with_a_large_change_in_force() {
     let settings = Settings { once: true, ..settings() };
-    let world = World::new(settings, 0, vec![network(), Input::Objects(two(22_500, true))]);
+    let world = World::with_large_changes_first(settings, vec![network(), Input::Objects(two(22_500, true))]);
     world.agent.await.expect("no panic").expect("a quiet end");
     let objects = two(22_500, true);
     let wanted = KernelState::from(&layout::ruleset(&Cluster::new(&objects), "node-1", &layout::Options::default()));

@@ -81,6 +81,11 @@ impl World {
         Self::of(settings, refusals, queued, |enforcer| enforcer.with_options(options))
     }
 
+    /// With large changes loaded first.
+    fn with_large_changes_first(settings: Settings, queued: Vec<Input>) -> Self {
+        Self::of(settings, 0, queued, Enforcer::with_large_changes_first)
+    }
+
     /// With an index of addresses that have flows.
     fn with_flow_index(options: layout::Options, queued: Vec<Input>) -> Self {
         Self::of(settings(), 0, queued, |enforcer| enforcer.with_options(options).with_flow_index())

@@ -64,7 +64,7 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
                 loaded.idle.insert(item.object.clone(), labels);
             }
             Body::Node(node) => loaded.objects.nodes.push(node),
-            Body::Service(service) => loaded.objects.services.push(service),
+            Body::Service(service) => loaded.objects.services.push(*service),
             Body::EndpointSlices(slices) => loaded.objects.endpoint_slices.extend(slices),
             Body::Policy(policy) => loaded.objects.policies.push(*policy),
         }

@@ -320,7 +320,7 @@ pub(super) enum Body {
     /// A workload that is to have no pods, and the labels of its template.
     Idle(Labels),
     Node(ClusterNode),
-    Service(Service),
+    Service(Box<Service>),
     EndpointSlices(Vec<EndpointSlice>),
     Policy(Box<NetworkPolicy>),
 }
@@ -382,7 +382,7 @@ pub(super) fn read(
         }
         DocumentKind::Service => {
             let (spec, status) = (field(node, &["spec"], notes)?, field(node, &["status"], notes)?);
-            Body::Service(core::Service { metadata, spec: Some(spec), status: Some(status) }.into())
+            Body::Service(Box::new(core::Service { metadata, spec: Some(spec), status: Some(status) }.into()))
         }
         DocumentKind::EndpointSlice => {
             let (endpoints, ports) = (field(node, &["endpoints"], notes)?, field(node, &["ports"], notes)?);

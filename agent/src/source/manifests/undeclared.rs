@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::problem::{Code, Problem};
+use npc_compiler::object::NetworkPolicy;
+
 use super::{Loaded, ObjectRef};
 
 /// Letters that a part of a name has at least that may be misspelt: shorter ones tell names apart, as
@@ -18,7 +20,7 @@ pub(super) fn problems(loaded: &Loaded) -> Vec<Problem> {
     let problem = |name: &String| {
         let meant = declared.iter().find(|declared| is_slip(name, declared))?;
         let policies = loaded.objects.policies.iter().filter(|policy| policy.namespace() == name);
-        let first = policies.map(|policy| policy.name()).min()?;
+        let first = policies.map(NetworkPolicy::name).min()?;
         let place = loaded.positions.locate("NetworkPolicy", name, first, "metadata.namespace")?;
         Some(Problem {
             file: place.file.clone(),

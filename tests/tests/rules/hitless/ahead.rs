@@ -16,9 +16,10 @@ use npc_tests::random;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
+use super::moves::{Moves, count_lists, regrouping, relabelling};
 use super::{
-    Moves, NODE, cases, changes_isolation, count_lists, cut_short, gathered, packets, program, program_of, questions,
-    regrouping, relabelling, transition, watch, with_half_of_it,
+    NODE, cases, changes_isolation, cut_short, gathered, packets, program, program_of, questions, transition, watch,
+    with_half_of_it,
 };
 
 /// Has sets go ahead of rules, and watches every packet. Answers what the kernel

@@ -11,20 +11,19 @@ mod takeover;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::OnceLock;
 
-use k8s_openapi::api::core::v1::PodSpec;
-use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::cluster::Cluster;
-use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod, Protocol};
+use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::{KernelState, Plan, Step};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch, SetMembers};
-use npc_compiler::ruleset::node::{ChainName, ChainRole, InterfaceName, Match, Member, Rule, SetName, Target};
+use npc_compiler::ruleset::node::{ChainName, ChainRole, InterfaceName, Member, SetName, Target};
 use npc_tests::model::{Flight, Model, Packet, Question};
 use npc_tests::random;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
+
+use self::moves::{count_lists, regrouping, relabelling};
 
 const NODE: &str = "n1";
 
