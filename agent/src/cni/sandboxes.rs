@@ -497,5 +497,5 @@ mod released_tests;
 #[path = "sandboxes_tests.rs"]
 mod tests;
 #[cfg(test)]
-#[path = "sandboxes_world.rs"]
+#[path = "sandboxes_tests_world.rs"]
 mod world;

@@ -182,7 +182,8 @@ fn help(command: Option<&str>) -> anyhow::Result<Exit> {
     // Usage lines have the whole name from then on.
     npc.build();
     let Some(name) = command else {
-        npc.print_long_help()?;
+        // No flag of it has a long help, so `--help` prints the short form too.
+        npc.print_help()?;
         return Ok(Exit::Fine);
     };
     let names: Vec<String> = npc.get_subcommands().map(|command| command.get_name().to_owned()).collect();

@@ -63,7 +63,15 @@ impl FlowIndex {
         let domain: Vec<IpNetwork> = networks.iter().filter(is_useful).take(MOST_NETWORKS).copied().collect();
         if self.is_on && domain != self.domain {
             if domain.len() < networks.len() {
-                warn!(?networks, used = ?domain, "the index of addresses with flows leaves out some pod CIDRs");
+                let listed = |networks: &[IpNetwork]| {
+                    let texts: Vec<String> = networks.iter().map(ToString::to_string).collect();
+                    texts.join(", ")
+                };
+                warn!(
+                    pod_cidrs = listed(networks),
+                    used = listed(&domain),
+                    "the index of addresses with flows leaves out some pod CIDRs"
+                );
             }
             self.domain = domain;
             self.epoch += 1;

@@ -183,7 +183,7 @@ fn what_goes_wrong_with_the_api_server_is_one_plain_sentence() {
     let none = Files::of("");
     for (files, words, expected) in [
         (&rejected, &[][..], "rejected your credentials"),
-        (&silent, &["--request-timeout", "50ms"], "did not answer within 50ms"),
+        (&silent, &["--request-timeout", "50ms"], "did not answer within 50 ms"),
         (&gone, &[], "cannot be reached: connection refused"),
         (&none, &[], "there is no kubeconfig"),
         (&gone, &["--context", "nope"], "it has no context \"nope\""),

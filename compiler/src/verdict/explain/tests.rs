@@ -205,16 +205,15 @@ fn every_miss_has_its_code() {
         (peer(r#"{"ipBlock": {"cidr": "b.example"}}"#), "b", tcp(80), "rule-not-understood"),
         // A protocol and a number that are both wrong: the number is said first.
         (port(r#"{"port": 81, "protocol": "UDP"}"#), "b", tcp(80), "port-number"),
-        // A peer that is understood admits it not, whatever the port means.
+        // If no rule was understood whole, that is said, and what else of the rule misses.
         (
             r#"[{"from": [{"podSelector": {"matchLabels": {"app": "x"}}}], "ports": [{"port": 80, "endPort": 70}]}]"#
                 .to_owned(),
             "b",
             tcp(80),
-            "default-deny-only",
+            "rule-not-understood",
         ),
-        // Nor does a rule of another port, whatever its peer means.
-        (r#"[{"from": [{}], "ports": [{"port": 81}]}]"#.to_owned(), "b", tcp(80), "default-deny-only"),
+        (r#"[{"from": [{}], "ports": [{"port": 81}]}]"#.to_owned(), "b", tcp(80), "rule-not-understood"),
     ] {
         assert_eq!(code(&rules, source, asked), expected, "{rules} from {source}");
     }

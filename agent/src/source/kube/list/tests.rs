@@ -122,7 +122,7 @@ async fn a_server_that_does_not_answer_is_waited_for_so_long() {
     let begun = time::Instant::now();
     let error = list(&Client::new(silent, "default"), &settings).await.expect_err("no answer").to_string();
     assert_eq!(begun.elapsed(), timeout);
-    assert!(error.contains("did not answer within 30s") && error.contains("--request-timeout"), "{error}");
+    assert!(error.contains("did not answer within 30 s") && error.contains("--request-timeout"), "{error}");
 }
 
 /// A cluster whose namespace has three policies of 16 MB in memory.

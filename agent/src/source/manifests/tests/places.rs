@@ -102,10 +102,10 @@ fn every_kind_has_its_place_also_in_lists_and_through_aliases() {
     };
     check("Deployment", "d", "", "4:3");
     // The fields of a policy have their places, the labels of a workload itself, those of its template
-    // if an anchor writes them, and the ports of a Service; of other kinds the object has one.
+    // if an anchor writes them, and the ports of a Service; another field has that of what it is in.
     check("Deployment", "d", "metadata.labels.team", "6:32");
     check("Deployment", "d", "spec.template.metadata.labels.app", "8:39");
-    check("Deployment", "d", "spec.replicas", "4:3");
+    check("Deployment", "d", "spec.replicas", "7:3");
     check("Service", "s", "spec.ports[0].port", "15:7");
     // The key stands here, what is inside where the anchor is.
     check("NetworkPolicy", "p", "spec.podSelector.matchLabels", "19:24");
