@@ -5,7 +5,7 @@
 use npc_cni::note;
 use npc_cni::protocol::HostInterface;
 
-use super::world::{World, add, attachment, came, pod};
+use super::tests_world::{World, add, attachment, came, pod};
 use super::*;
 use crate::cni::asking::PATIENCE;
 use crate::cni::start::{BIND_RETRY, Options, start};
@@ -166,7 +166,7 @@ async fn policies_are_asked_for_again_while_the_api_server_cannot_answer() {
     let (_, list) = world.list_later().await;
     assert!(world.is_silent(), "nothing before the list");
     assert!((Duration::from_millis(300)..Duration::from_millis(1_500)).contains(&begun.elapsed()));
-    list.send(Ok(vec![super::world::policy("deny", 7)])).unwrap();
+    list.send(Ok(vec![super::tests_world::policy("deny", 7)])).unwrap();
     let Event::Changes(changes) = world.next().await else { panic!("no changes") };
     let kinds: Vec<_> = changes.changes.iter().map(|change| std::mem::discriminant(&change.event)).collect();
     assert_eq!(kinds.len(), 2, "the policy goes with the pod");

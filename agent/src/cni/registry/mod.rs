@@ -289,4 +289,4 @@ mod late_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod world;
+mod tests_world;

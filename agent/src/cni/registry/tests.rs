@@ -6,7 +6,7 @@ use npc_cni::note;
 use npc_compiler::engine::PodKey;
 use npc_compiler::object::{Family, Pod};
 
-use super::world::{World, add, attachment, came, pod, policy};
+use super::tests_world::{World, add, attachment, came, pod, policy};
 use super::*;
 use crate::cni::asking::{FRESH, PATIENCE};
 use crate::cni::pending::MIRROR;

@@ -210,7 +210,8 @@ impl RuleMatcher<'_> {
         };
         let cidr = written.cidr.network().to_string();
         let is_outside = address.is_none_or(|address| !written.cidr.addresses().contains(cidr::number(address)));
-        if let Some(translated) = is_outside.then(|| self.translated(written)).flatten() {
+        let translated = || Translated::of_block(written, self.cluster, self.question, self.direction, self.other);
+        if let Some(translated) = is_outside.then(translated).flatten() {
             let (path, code) = (format!("{path}.ipBlock.cidr"), Code::IpBlockIsServiceAddress);
             let holds_asked_node = matches!(translated, Translated::AskedNode(_));
             let conjunct = Conjunct::new(Of::Peer, path, Part::Block, cidr, translated.to_string(), code);

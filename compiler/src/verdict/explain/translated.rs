@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::party::Party;
-use super::rule_matcher::RuleMatcher;
+use super::question::Question;
 use crate::algebra::cidr;
+use crate::cluster::Cluster;
 use crate::cluster::backend::BackendEnd;
 use crate::object::{Family, Service};
 use crate::policy::{Direction, IpBlock};
@@ -31,46 +32,52 @@ impl fmt::Display for Translated {
     }
 }
 
-impl RuleMatcher<'_> {
+impl Translated {
     /// What of a block leads to the other end, or was asked about in its place, and is no address that
     /// policies see: in egress the address that a client sends to, in ingress that of a Service, from
     /// which no packet comes.
-    pub(super) fn translated(&self, written: &IpBlock) -> Option<Translated> {
+    pub(super) fn of_block(
+        written: &IpBlock,
+        cluster: &Cluster,
+        question: &Question,
+        direction: Direction,
+        other: Party,
+    ) -> Option<Self> {
         let block = &written.block;
-        let end = match self.other {
+        let end = match other {
             Party::End(End::Pod(pod)) | Party::Host(pod) => Some(BackendEnd::Pod(pod)),
             Party::End(End::Address(address)) => Some(BackendEnd::Address(address)),
             Party::End(End::Unread(_)) | Party::OtherNode(_) => None,
         };
         let of_end = || {
-            let (service, address) = self.cluster.service_behind_block(block, end?)?;
+            let (service, address) = cluster.service_behind_block(block, end?)?;
             Some(of_service(service, address))
         };
-        match self.direction {
+        match direction {
             Direction::Egress => {
                 let is_in_block = |address: &&IpAddr| {
                     Family::of(address) == block.family && block.addresses.contains(cidr::number(**address))
                 };
-                let asked = self.question.service_addresses.iter().find(is_in_block);
-                asked.map(|address| self.asked(*address)).or_else(of_end)
+                let asked = question.service_addresses.iter().find(is_in_block);
+                asked.map(|address| Self::asked(*address, cluster)).or_else(of_end)
             }
             Direction::Ingress if matches!(end, Some(BackendEnd::Pod(_))) => of_end(),
             // A block of many addresses may mean others than the Service's.
             Direction::Ingress => {
                 let [(first, last)] = block.addresses.ranges() else { return None };
                 let address = cidr::address(block.family, *first);
-                let service = self.cluster.service_with_address(address).filter(|_| first == last)?;
+                let service = cluster.service_with_address(address).filter(|_| first == last)?;
                 Some(of_service(service, address))
             }
         }
     }
 
     /// The address that the client sends to.
-    fn asked(&self, address: IpAddr) -> Translated {
-        if self.cluster.is_service(address) || !self.cluster.is_node(address) {
-            return Translated::AskedService(address);
+    fn asked(address: IpAddr, cluster: &Cluster) -> Self {
+        if cluster.is_service(address) || !cluster.is_node(address) {
+            return Self::AskedService(address);
         }
-        Translated::AskedNode(address)
+        Self::AskedNode(address)
     }
 }
 

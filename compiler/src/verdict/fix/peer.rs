@@ -240,3 +240,26 @@ pub(super) fn ports(traffic: &Traffic) -> Result<Vec<Value>, NoFix> {
     }
     if items.is_empty() || items.len() > PORTS { Err(NoFix::TooManyPorts) } else { Ok(items) }
 }
+
+/// The name that all destinations give to the port that was asked for, as an item of `ports`.
+pub(super) fn named_port(view: View<'_>, pairs: &[Pair], direction: Direction) -> Option<Value> {
+    let mut names: Option<BTreeSet<(Protocol, &str)>> = None;
+    for pair in pairs {
+        let question = pair.question(direction);
+        let (Party::End(End::Pod(pod)), Some((protocol, port, last))) = (question.to, question.traffic.single()) else {
+            return None;
+        };
+        let ports = view.cluster.pod(pod).ports.iter();
+        let meant = ports.filter(|of| (of.protocol, of.port, of.port) == (protocol, port, last));
+        let of_pod: BTreeSet<(Protocol, &str)> =
+            meant.map(|of| (protocol, of.name.as_str())).filter(|(_, name)| !name.is_empty()).collect();
+        names = Some(names.map_or(of_pod.clone(), |before| before.intersection(&of_pod).copied().collect()));
+    }
+    let names = names?;
+    let (protocol, name) = names.first()?;
+    let mut item = json!({ "port": name });
+    if *protocol != Protocol::Tcp {
+        item["protocol"] = json!(protocol.as_str());
+    }
+    Some(item)
+}

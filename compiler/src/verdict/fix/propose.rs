@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::change::{Change, Edit, ObjectName, append, field_path, match_labels};
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
-use super::{NoFix, View, rule, written};
+use super::{NoFix, View, written};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{NetworkPolicy, Protocol};
@@ -44,7 +44,7 @@ pub(super) fn proposals(
     // A DNS client asks again by TCP where an answer is long.
     let is_dns_egress = is_dns && direction == Direction::Egress && matches!(other, Other::Pods(_));
     let ports = match ports_by {
-        PortsBy::Name => vec![rule::named_port(view, pairs, direction).ok_or(NoFix::NothingFits)?],
+        PortsBy::Name => vec![peer::named_port(view, pairs, direction).ok_or(NoFix::NothingFits)?],
         PortsBy::Number if is_dns_egress => {
             ["UDP", "TCP"].map(|protocol| json!({"port": 53, "protocol": protocol})).to_vec()
         }

@@ -49,7 +49,7 @@ impl Proposer<'_> {
                 all.extend(self.of_policy(candidate.policy, Size::Item, more));
                 // A name opens less where pods give it to different numbers.
                 let list = [&base[..], &["ports"]].concat();
-                let named = named_port(self.view, self.pairs, self.direction).into_iter();
+                let named = peer::named_port(self.view, self.pairs, self.direction).into_iter();
                 all.extend(named.filter_map(|port| {
                     self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, vec![port]))
                 }));
@@ -97,7 +97,7 @@ impl Proposer<'_> {
     /// by little.
     fn right_name(&self, candidate: &Candidate, base: &Base<'_>) -> Option<PatchOperation> {
         let [conjunct] = candidate.conjuncts.as_slice() else { return None };
-        let named = named_port(self.view, self.pairs, self.direction)?;
+        let named = peer::named_port(self.view, self.pairs, self.direction)?;
         let is_slip = conjunct.code == Code::PortNamedUnresolved && is_close(&conjunct.want, named["port"].as_str()?);
         let item = conjunct.path.split('.').next().and_then(index)?;
         is_slip.then(|| replace(&[&base[..], &["ports", item, "port"]].concat(), named["port"].clone()))
@@ -318,29 +318,6 @@ impl Proposer<'_> {
         }
         Ok(())
     }
-}
-
-/// The name that all destinations give to the port that was asked for, as an item of `ports`.
-pub(super) fn named_port(view: View<'_>, pairs: &[Pair], direction: Direction) -> Option<Value> {
-    let mut names: Option<BTreeSet<(Protocol, &str)>> = None;
-    for pair in pairs {
-        let question = pair.question(direction);
-        let (Party::End(End::Pod(pod)), Some((protocol, port, last))) = (question.to, question.traffic.single()) else {
-            return None;
-        };
-        let ports = view.cluster.pod(pod).ports.iter();
-        let meant = ports.filter(|of| (of.protocol, of.port, of.port) == (protocol, port, last));
-        let of_pod: BTreeSet<(Protocol, &str)> =
-            meant.map(|of| (protocol, of.name.as_str())).filter(|(_, name)| !name.is_empty()).collect();
-        names = Some(names.map_or(of_pod.clone(), |before| before.intersection(&of_pod).copied().collect()));
-    }
-    let names = names?;
-    let (protocol, name) = names.first()?;
-    let mut item = json!({ "port": name });
-    if *protocol != Protocol::Tcp {
-        item["protocol"] = json!(protocol.as_str());
-    }
-    Some(item)
 }
 
 /// The item of `from` or `to` by which a rule misses, and its index as it is written.

@@ -13,7 +13,11 @@ use super::small::Small;
 /// How many members the passes since then have added.
 fn members_added(writes: &[String]) -> usize {
     let words = writes.iter().flat_map(|writes| writes.split(", "));
-    words.filter_map(|words| words.strip_suffix(" members added")?.parse::<usize>().ok()).sum()
+    let number = |words: &str| {
+        let counted = words.strip_suffix(" members added").or_else(|| words.strip_suffix(" member added"));
+        counted?.parse::<usize>().ok()
+    };
+    words.filter_map(number).sum()
 }
 
 #[test]
