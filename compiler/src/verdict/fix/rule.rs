@@ -1,8 +1,6 @@
 //! What the rule needs that misses a flow by little: a change of the very item that fails, a
 //! label of the other end, an item more. If the peer and a port fail, one patch changes both.
 
-use std::collections::BTreeSet;
-
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
@@ -10,12 +8,12 @@ use super::change::{Lacking, ObjectName, add, append, match_labels, remove, repl
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, Shown};
-use super::{NoFix, View, label};
+use super::{NoFix, label};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::cluster::PodId;
-use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Protocol, ServicePort};
+use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, ServicePort};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule};
-use crate::verdict::explain::{Candidate, Code, Of, Pair, Party, asks_for, is_close, is_slip, may_mean_namespace};
+use crate::verdict::explain::{Candidate, Code, Of, Party, asks_for, is_close, is_slip, may_mean_namespace};
 use crate::verdict::flow::End;
 
 /// The path of a rule in its policy, as the tokens of a JSON pointer: `spec`, `ingress`, `0`.
