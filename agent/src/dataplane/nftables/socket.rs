@@ -199,7 +199,7 @@ fn batch_edge(kind: u16) -> Vec<u8> {
 /// One message of an answer.
 #[derive(Debug, Clone, Copy)]
 pub struct AnswerMessage<'a> {
-    /// What it reports: one of [`message`](super::message).
+    /// What it reports: one of [`message`].
     pub message: u8,
     /// The family of the table.
     pub family: u8,
