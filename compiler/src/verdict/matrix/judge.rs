@@ -12,39 +12,15 @@ use crate::cluster::selection::UnknownLabels;
 use crate::cluster::{ClassId, Cluster};
 use crate::object::{ContainerPort, Family};
 use crate::policy::Direction;
-use crate::verdict::bounds::Deciding;
 use crate::verdict::flow::End;
 use crate::verdict::matrix::admitted::{AdmittedRow, HeldFaces, RowDraft};
+pub(crate) use crate::verdict::matrix::end_kind::KindId;
+use crate::verdict::matrix::end_kind::{EndKind, FaceId, Viewer};
 use crate::verdict::matrix::known_traffic::place;
 pub(crate) use crate::verdict::matrix::known_traffic::{TrafficId, TrafficTable};
 use crate::verdict::matrix::pair_verdicts::{ASSUMED_NONE, MayAdmit};
 pub(crate) use crate::verdict::matrix::pair_verdicts::{BoundIds, PairVerdicts};
 use crate::verdict::zone::Zones;
-
-/// A kind of ends, by its place among them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct KindId(u32);
-
-impl KindId {
-    pub(crate) const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// Everything about an end that decides.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct EndKind {
-    /// The groups that decide about it together, in the order of
-    /// [`Direction::ALL`].
-    pub(super) groups: [SmallVec<[GroupId; 1]>; 2],
-    /// The same where the input does not say which policies apply.
-    pub(super) open: [Option<Box<Deciding>>; 2],
-    /// Its node, if that sees some address otherwise than other nodes do.
-    pub(super) node: Option<Viewer>,
-    /// As rules of most nodes see it, and as those of these nodes do.
-    pub(super) face: FaceId,
-    pub(super) faces: SmallVec<[(Viewer, FaceId); 0]>,
-}
 
 /// Everything about an end that a rule at the other one can see.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -82,13 +58,6 @@ impl OpenFaces {
         open
     }
 }
-
-/// A face, by its place among them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct FaceId(pub(super) u32);
-
-/// A node with a view of its own, by its place among them.
-pub(super) type Viewer = u32;
 
 /// One of the [`Zones`], by its place in those of its family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,6 +5,7 @@
 //! endpoints is two look-ups, so the cost is that of writing the pairs down.
 
 mod admitted;
+mod end_kind;
 pub(crate) mod judge;
 mod known_traffic;
 mod pair_verdicts;

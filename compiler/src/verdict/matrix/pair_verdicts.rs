@@ -3,7 +3,7 @@
 use rustc_hash::FxHashMap;
 
 use super::admitted::AdmittedRow;
-use super::judge::{EndKind, KindId};
+use super::end_kind::{EndKind, KindId};
 use super::known_traffic::{TrafficId, TrafficTable};
 use crate::cluster::group::GroupId;
 use crate::policy::Direction;
