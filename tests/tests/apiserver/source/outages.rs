@@ -45,7 +45,9 @@ async fn tries_of_several_nodes_fall_apart() {
     }
     sleep(Duration::from_secs(60)).await;
     let [one, other] = worlds.each_ref().map(World::requests);
-    assert!(one[5..].iter().all(|at| !other[5..].contains(at)), "{one:?} {other:?}");
+    // Timers have milliseconds, so single tries may meet by chance. Without randomness all would.
+    let together = one[5..].iter().filter(|at| other[5..].contains(at)).count();
+    assert!(together <= 3 && one.len() > 15, "{together} of {one:?} {other:?}");
 }
 
 #[tokio::test(start_paused = true)]
