@@ -130,6 +130,14 @@ impl Reader<'_> {
                         if field.starts_with("spec.egress") { ("egress", "to") } else { ("ingress", "from") };
                     format!("the API has no such field; a rule for {here} has \"{instead}\" in its place")
                 }
+                None if misplaced(field).is_some() => {
+                    format!("the API has no such field; {}", misplaced(field).unwrap_or_default())
+                }
+                None if is_namespace_of_peer(field) => {
+                    "the API has no such field; a namespaceSelector with the label kubernetes.io/metadata.name means a \
+                     namespace by its name"
+                        .to_owned()
+                }
                 None if is_in_selector(field) => "the API has no such field; labels stand below matchLabels".to_owned(),
                 None => "the API has no such field".to_owned(),
             };
@@ -144,7 +152,9 @@ impl Reader<'_> {
         let is_of_spec = |field: &str| is_below(field, "spec");
         let is_elsewhere =
             |field: &str| !["spec.podSelector", "spec.ingress", "spec.egress"].iter().any(|part| is_below(field, part));
-        self.unknown_fields("", |field| !is_of_spec(field), Effect::Ignored);
+        let is_misplaced = |field: &str| misplaced(field).is_some();
+        self.unknown_fields("", |field| !is_of_spec(field) && !is_misplaced(field), Effect::Ignored);
+        self.unknown_fields("", |field| !is_of_spec(field) && is_misplaced(field), Effect::FieldDropped);
         self.unknown_fields("spec", is_elsewhere, Effect::FieldDropped);
         if let Some(problem) = syntax::wrong_name(self.name).filter(|_| !self.name.is_empty()) {
             self.report("metadata.name", Code::NameInvalid, problem, Effect::Works);
@@ -272,8 +282,8 @@ impl Reader<'_> {
                 Peer::Nothing
             }
             (None, None, None) => {
-                let problem = "the peer is empty: a selector with nothing behind it is null, and only podSelector: {} means every \
-                               pod of the namespace";
+                let problem = "the peer is empty: a selector with nothing behind it is null; podSelector: {} means every pod of \
+                               the namespace, and namespaceSelector: {} every pod of every namespace";
                 self.report(path, Code::PeerEmpty, problem, Effect::MatchesNothing);
                 Peer::Nothing
             }
@@ -319,6 +329,23 @@ fn is_ports_of_peer(field: &str) -> bool {
     let list = item.and_then(|item| item.rsplit_once('[')).map(|(list, _)| list);
     let field = list.and_then(|list| list.rsplit_once('.')).map(|(_, field)| field);
     matches!(field, Some("from" | "to"))
+}
+
+/// Where a part of a policy belongs that stands one level too deep or too high.
+fn misplaced(field: &str) -> Option<&'static str> {
+    let is_of_spec = |key: &str| matches!(key, "podSelector" | "policyTypes" | "ingress" | "egress");
+    match field.strip_prefix("metadata.") {
+        Some("spec") => Some("spec stands beside metadata, one level up"),
+        Some(key) if is_of_spec(key) => Some("it is a field of spec, which stands beside metadata"),
+        None if is_of_spec(field) => Some("it is a field of spec, one level down"),
+        Some(_) | None => None,
+    }
+}
+
+/// Whether a field names a namespace in an item of `from` or `to`.
+fn is_namespace_of_peer(field: &str) -> bool {
+    let peer = field.strip_suffix(".namespace").and_then(|peer| peer.rsplit('.').next());
+    peer.is_some_and(|peer| peer.starts_with("from[") || peer.starts_with("to["))
 }
 
 /// Whether a field stands directly in a selector, where people write a label.

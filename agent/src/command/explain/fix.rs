@@ -83,7 +83,7 @@ impl Written for InFiles<'_> {
     }
 
     fn has_field(&self, object: &ObjectName, path: &[&str]) -> bool {
-        self.0.locate_object(&reference(object), &path.join(".")).is_some_and(|place| place.exact)
+        self.0.locate_object(&reference(object), &field_path(path)).is_some_and(|place| place.exact)
     }
 
     fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String> {
@@ -329,7 +329,7 @@ fn write_operation(operation: &PatchOperation, policy: &str, out: &mut impl Writ
                 "port" => "means a name",
                 "protocol" => "is no protocol",
                 "cidr" => "is no prefix",
-                index if index.parse::<usize>().is_ok() => "was not understood",
+                index if index.parse::<usize>().is_ok() => "matches nothing as it is written",
                 "namespaceSelector" => "selects no namespace of the input",
                 _ => "selects no pod of the input",
             };
@@ -359,10 +359,15 @@ fn is_map(operation: &PatchOperation) -> bool {
 fn path_of(operation: &PatchOperation, is_whole: bool) -> String {
     let tokens: Vec<String> = operation.path().tokens().map(|token| token.decoded().into_owned()).collect();
     let kept = if is_whole { tokens.len() } else { tokens.len().saturating_sub(1) };
-    tokens[..kept].iter().fold(String::new(), |path, token| {
+    field_path(&tokens[..kept])
+}
+
+/// Keys and indexes as the API writes a path: `spec.ingress[0]`.
+fn field_path<T: AsRef<str>>(tokens: &[T]) -> String {
+    tokens.iter().map(AsRef::as_ref).fold(String::new(), |path, token| {
         let is_index = !token.is_empty() && token.chars().all(|c| c.is_ascii_digit());
         match (path.is_empty(), is_index) {
-            (true, _) => token.clone(),
+            (true, _) => token.to_owned(),
             (_, true) => format!("{path}[{token}]"),
             (_, false) => format!("{path}.{token}"),
         }

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
+use npc_compiler::algebra::selector::Operator;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Flow, Part};
+use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, FailedRequirement, Flow, Part};
 
 use super::words::shown;
 
@@ -64,8 +65,19 @@ fn of_part(of: &Conjunct, other: &OtherEnd) -> Cow<'static, str> {
              address and the port of the pod behind them"
                 .into()
         }
+        (Code::PeerLabelValue, _) if excludes(of) => {
+            format!("{} has a label that the nearest rule excludes", other.named).into()
+        }
         (code, _) => headline(code, other),
     }
+}
+
+/// Whether all requirements that labels fail are for a label or a value not to be there.
+fn excludes(of: &Conjunct) -> bool {
+    let is_exclusion =
+        |failed: &FailedRequirement| matches!(failed.requirement.operator, Operator::NotIn(_) | Operator::DoesNotExist);
+    let mut failed = of.marks.iter().filter_map(|mark| mark.requirement.as_ref()).peekable();
+    failed.peek().is_some() && failed.all(is_exclusion)
 }
 
 /// What a code says in a few words.

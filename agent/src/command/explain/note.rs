@@ -47,14 +47,35 @@ fn of_other_end(context: &Context<'_>, flow: &Flow, direction: Direction, candid
     if of_peer(Part::Namespace) {
         let labels = context.input.cluster.namespace(&pod.namespace).map(words).unwrap_or_default();
         notes.push(format!("the {role} is in namespace {} ({labels})", pod.namespace));
+        if asks_for_labels_of(candidate, Part::Namespace, &pod.labels) {
+            notes.push(format!(
+                "the {role} itself has what the namespaceSelector asks for, and a namespaceSelector reads the labels of \
+                 Namespaces only"
+            ));
+        }
     }
     if of_peer(Part::Pod) {
         let labels = words(&pod.labels);
         let labels = if labels.is_empty() { "no labels".to_owned() } else { format!("the labels {labels}") };
         notes.push(format!("the {role} has {labels}"));
         notes.extend(own_label(context, pod, candidate));
+        let of_namespace = context.input.cluster.namespace(&pod.namespace);
+        if of_namespace.is_some_and(|labels| asks_for_labels_of(candidate, Part::Pod, labels)) {
+            notes.push(format!(
+                "namespace {} has what the podSelector asks for, and a podSelector reads the labels of pods only",
+                pod.namespace
+            ));
+        }
     }
     (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+/// Whether all labels of one kind that the rule asks for, and that are not there, are there on the other
+/// kind: the pod's in place of its namespace's, or the other way round.
+fn asks_for_labels_of(candidate: &Candidate, part: Part, has: &npc_compiler::object::Labels) -> bool {
+    let conjuncts = candidate.conjuncts.iter().filter(|of| of.of == Of::Peer && of.part == part);
+    let mut failed = conjuncts.flat_map(|of| &of.marks).filter_map(|mark| mark.requirement.as_ref()).peekable();
+    failed.peek().is_some() && failed.all(|of| has.contains_key(&of.requirement.key) && of.requirement.matches(has))
 }
 
 /// That an item asks for a namespace and for pods in it, where the namespace is right and the pod

@@ -46,6 +46,12 @@ const POLICY_METADATA: Keep = Fields(&[
     ("annotations", All),
     ("ownerReferences", All),
     ("deletionTimestamp", All),
+    // Parts of a policy that stand too deep.
+    ("spec", All),
+    ("podSelector", All),
+    ("policyTypes", All),
+    ("ingress", All),
+    ("egress", All),
 ]);
 const CONTAINERS: Keep = Fields(&[
     ("name", All),

@@ -113,14 +113,14 @@ impl Positions {
         Some(Location { file: Arc::clone(&origin.file), span, exact: true })
     }
 
-    /// The text of a scalar of an object, by the keys that lead to it. Of other objects than
+    /// The text of a scalar of an object, by the keys and the indexes that lead to it. Of other objects than
     /// policies only the fields are kept that a change of the object needs.
     #[must_use]
     pub fn text(&self, object: &ObjectRef, path: &[&str]) -> Option<String> {
         let origin = self.objects.get(object)?;
         let read = self.read_again(origin);
         let node = read.as_ref().unwrap_or(&origin.node);
-        path.iter().try_fold(node, |node, key| node.get(key))?.text().map(str::to_owned)
+        path.iter().try_fold(node, |node, key| node.child(key))?.text().map(str::to_owned)
     }
 
     /// The tree of an object of which only the text is kept.

@@ -67,6 +67,14 @@ impl Node {
         }
     }
 
+    /// The value of a key of a mapping, or the item of a list with this index.
+    pub(super) fn child(&self, token: &str) -> Option<&Self> {
+        match &self.resolved().value {
+            Value::List(items) => items.get(token.parse::<usize>().ok()?),
+            _ => self.get(token),
+        }
+    }
+
     /// What the node holds, an alias followed.
     pub(super) fn into_value(self) -> Value {
         match self.value {

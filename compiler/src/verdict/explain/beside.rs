@@ -7,6 +7,7 @@ use super::its_like::selects_its_like;
 use super::mark::{FailedRequirement, Mark};
 use super::question::Question;
 use super::slip::{is_close, is_same_word, is_slip};
+use super::unwanted::says_that_it_denies;
 use crate::algebra::selector::{Operator, Requirement};
 use crate::cluster::group::{Groups, atoms};
 use crate::cluster::selection::Selection;
@@ -111,6 +112,7 @@ impl Question {
             match class.selection(&policy.subject) {
                 Selection::Certain => {
                     add(types_missing(id, policy, direction));
+                    add(denies_other_direction(id, policy, direction).filter(|_| without == Without::Allowed));
                     add(empty_list(id, policy, direction).filter(|_| without == Without::Allowed));
                     add(search.other_direction(id, policy));
                 }
@@ -238,7 +240,7 @@ impl Search<'_> {
         })
     }
 
-    /// Whether a rule of a policy of another namespace would mean the other end, if the policy
+    /// Whether a rule of a policy of another namespace means the other end, as it stands or if the policy
     /// were in the subject's namespace.
     fn would_mean(&self, rule: &PolicyRule) -> bool {
         let (subject, other) = self.question.ends(self.direction);
@@ -252,9 +254,8 @@ impl Search<'_> {
             }
             _ => false,
         };
-        let is_unmoved = |peer: &Peer| !matches!(peer, Peer::Pods(PodPeer { namespaces: Namespaces::Own(_), .. }));
-        let unmoved = Peers::AnyOf(peers.iter().filter(|peer| is_unmoved(peer)).cloned().collect());
-        peers.iter().any(is_own) || self.selects(&unmoved)
+        // A policy is often written beside the other end: its podSelectors mean that end as they stand.
+        peers.iter().any(is_own) || self.selects(&rule.peers)
     }
 }
 
@@ -271,6 +272,29 @@ fn empty_list(id: PolicyId, policy: &Policy, direction: Direction) -> Option<Bes
             direction.section(),
             direction.as_str()
         ),
+        admitted: None,
+        may_be_why: false,
+    })
+}
+
+/// A policy that says by its name that it denies, closes the other direction only, and does not say by
+/// its name that it is about that one.
+fn denies_other_direction(id: PolicyId, policy: &Policy, direction: Direction) -> Option<Beside> {
+    let other = direction.opposite();
+    let name = policy.name.to_ascii_lowercase();
+    let is_it = policy.isolates(other)
+        && !policy.isolates(direction)
+        && policy.rules(other).is_empty()
+        && !policy.has_empty_list(direction)
+        && says_that_it_denies(&name)
+        && !name.contains(other.section());
+    is_it.then(|| Beside {
+        policy: id,
+        code: Code::PolicyTypesMissing,
+        path: "spec.policyTypes".to_owned(),
+        requirement: None,
+        want: format!("{} in policyTypes", direction.as_str()),
+        got: format!("only {} in its policyTypes: it closes nothing for {}", other.as_str(), direction.section()),
         admitted: None,
         may_be_why: false,
     })

@@ -3,9 +3,10 @@
 use super::decision::Decision;
 use super::party::Party;
 use super::question::Question;
+use crate::algebra::cidr;
 use crate::algebra::selector::Selector;
 use crate::cluster::Cluster;
-use crate::object::Protocol;
+use crate::object::{Family, Protocol};
 use crate::policy::{Direction, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use crate::verdict::flow::End;
 
@@ -29,12 +30,24 @@ impl Question {
             PortMatch::Nothing => false,
         };
         let is_about = |rule: &PolicyRule| match &rule.ports {
-            Ports::Everything => self.means_the_namespace(cluster, rule),
+            Ports::Everything => self.means_the_namespace(cluster, rule) || self.leaves_out_the_server(cluster, rule),
             Ports::AnyOf(items) => items.iter().any(is_about_port),
         };
         let mut rules = decision.isolated_by.iter().flat_map(|id| cluster.policy(*id).rules(direction));
         let is_of_pods = matches!(self.to, Party::End(End::Pod(_)));
         is_dns && is_of_pods && direction == Direction::Egress && !rules.any(is_about)
+    }
+
+    /// Whether a block of a rule holds the server's address but for an except: that is why, and not that a
+    /// rule was forgotten.
+    fn leaves_out_the_server(&self, cluster: &Cluster, rule: &PolicyRule) -> bool {
+        let Some(address) = self.to.seen(cluster, self.from, self.family).address else { return false };
+        let (family, number) = (Family::of(&address), cidr::number(address));
+        let Peers::AnyOf(peers) = &rule.peers else { return false };
+        peers.iter().any(|peer| match peer {
+            Peer::Block(block) => block.cidr.family == family && block.cidr.addresses().contains(number),
+            Peer::Pods(_) | Peer::Nothing => false,
+        })
     }
 
     /// Whether a rule means pods of the destination's namespace.

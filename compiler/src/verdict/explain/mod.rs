@@ -66,7 +66,7 @@ pub use near::{Candidate, NEAREST};
 pub use party::Party;
 pub use question::{MissingFact, Question};
 pub use slip::is_slip;
-pub(in crate::verdict) use slip::{asks_for, is_close, may_mean_namespace};
+pub(in crate::verdict) use slip::{asks_for, asks_for_labels_of, is_close, may_mean_namespace};
 pub(in crate::verdict) use unresolved::admits_dns;
 pub use walk::explain;
 

@@ -15,7 +15,7 @@ use super::code::Code;
 use super::conjunct::{Conjunct, Of};
 use super::party::Party;
 use super::question::Question;
-use super::rule_matcher::{RuleMatcher, block_rank};
+use super::rule_matcher::{RuleMatcher, block_rank, likeness};
 
 /// A rule that does not admit what was asked about, and by what it misses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +103,8 @@ pub(super) fn nearest(
     let misses = |(candidate, is_far): &(Candidate, bool)| {
         (candidate.conjuncts.len() + usize::from(*is_far), !candidate.is_about())
     };
-    let distance = |candidate: &Candidate| (block_rank(&candidate.conjuncts), candidate.labels);
+    let distance =
+        |candidate: &Candidate| (block_rank(&candidate.conjuncts), likeness(&candidate.conjuncts), candidate.labels);
     all.sort_by_cached_key(|of| (misses(of), of.1, distance(&of.0)));
     let fewest = all.first().map(misses);
     all.retain(|of| Some(misses(of)) == fewest);

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use crate::algebra::cidr;
@@ -58,6 +59,16 @@ pub(super) struct Half {
     pub(super) equal: usize,
 }
 
+/// An item of `from` or `to` as it was judged.
+#[derive(Default)]
+struct JudgedPeer {
+    conjuncts: Vec<Conjunct>,
+    /// How many labels would have to change.
+    labels: usize,
+    /// How many labels that its podSelector asks for are there.
+    matching: usize,
+}
+
 impl Half {
     /// A half that admits every end, or every port.
     const fn everything() -> Self {
@@ -78,18 +89,22 @@ impl RuleMatcher<'_> {
             match peer {
                 Peer::Nothing => None,
                 Peer::Pods(peer) => Some(self.pod_peer(&path, peer)),
-                Peer::Block(block) => Some((self.block(&path, block).into_iter().collect(), 0)),
+                Peer::Block(block) => Some(JudgedPeer {
+                    conjuncts: self.block(&path, block).into_iter().collect(),
+                    ..JudgedPeer::default()
+                }),
             }
         });
-        let judged: Vec<(Vec<Conjunct>, usize)> = judged.collect();
-        // A pod is farther from a block that does not hold its address than from any selector.
-        let rank = |(conjuncts, labels): &(Vec<Conjunct>, usize)| {
+        let judged: Vec<JudgedPeer> = judged.collect();
+        // A pod is farther from a block that does not hold its address than from any selector. Of items that
+        // miss alike, the one that means the end but for a slip, or has more of its labels, is about it.
+        let rank = |JudgedPeer { conjuncts, labels, matching }: &JudgedPeer| {
             let block = block_rank(conjuncts);
-            (self.is_far_block(conjuncts), conjuncts.len(), block, *labels)
+            (self.is_far_block(conjuncts), conjuncts.len(), block, likeness(conjuncts), *labels, Reverse(*matching))
         };
         let nearest = judged.iter().map(rank).min()?;
         let equal = judged.iter().filter(|of| rank(of) == nearest).count();
-        let (conjuncts, labels) = judged.into_iter().find(|of| rank(of) == nearest)?;
+        let JudgedPeer { conjuncts, labels, .. } = judged.into_iter().find(|of| rank(of) == nearest)?;
         Some(Half { conjuncts, labels, matching_port: None, equal })
     }
 
@@ -99,11 +114,22 @@ impl RuleMatcher<'_> {
         !self.classes.is_empty() && block_rank(conjuncts) > 0
     }
 
-    fn pod_peer(&self, path: &str, peer: &PodPeer) -> (Vec<Conjunct>, usize) {
+    fn pod_peer(&self, path: &str, peer: &PodPeer) -> JudgedPeer {
         // Of several pods that hold the address, the one that fails by most.
-        let judged = self.classes.iter().map(|class| self.class_peer(path, peer, *class));
-        let worst = judged.max_by_key(|(conjuncts, labels)| (conjuncts.len(), *labels));
-        worst.unwrap_or_else(|| (vec![self.no_endpoint(path, peer)], 1))
+        let judged = self.classes.iter().map(|class| {
+            let (conjuncts, labels) = self.class_peer(path, peer, *class);
+            JudgedPeer { conjuncts, labels, matching: matching(peer, &self.cluster.class(*class).labels) }
+        });
+        let worst = judged.max_by_key(|judged| (judged.conjuncts.len(), judged.labels));
+        worst.unwrap_or_else(|| {
+            // No selector selects a pod in its node's network, and its author may not know that.
+            let labels = match self.other {
+                Party::Host(pod) => Some(&self.cluster.pod(pod).labels),
+                Party::End(_) | Party::OtherNode(_) => None,
+            };
+            let matching = labels.map_or(0, |labels| matching(peer, labels));
+            JudgedPeer { conjuncts: vec![self.no_endpoint(path, peer)], labels: 1, matching }
+        })
     }
 
     fn class_peer(&self, path: &str, peer: &PodPeer, class: ClassId) -> (Vec<Conjunct>, usize) {
@@ -210,8 +236,10 @@ impl RuleMatcher<'_> {
         };
         let cidr = written.cidr.network().to_string();
         let is_outside = address.is_none_or(|address| !written.cidr.addresses().contains(cidr::number(address)));
+        // A block of the other family fails by that, whatever else it holds.
+        let is_of_family = self.question.family.is_none_or(|family| family == written.cidr.family);
         let translated = || Translated::of_block(written, self.cluster, self.question, self.direction, self.other);
-        if let Some(translated) = is_outside.then(translated).flatten() {
+        if let Some(translated) = (is_outside && is_of_family).then(translated).flatten() {
             let (path, code) = (format!("{path}.ipBlock.cidr"), Code::IpBlockIsServiceAddress);
             let holds_asked_node = matches!(translated, Translated::AskedNode(_));
             let conjunct = Conjunct::new(Of::Peer, path, Part::Block, cidr, translated.to_string(), code);
@@ -251,9 +279,10 @@ impl RuleMatcher<'_> {
             Some((conjuncts, path))
         });
         let judged: Vec<(Vec<Conjunct>, String)> = judged.collect();
-        let fewest = judged.iter().map(|(conjuncts, _)| conjuncts.len()).min()?;
-        let equal = judged.iter().filter(|(conjuncts, _)| conjuncts.len() == fewest).count();
-        let (nearest, path) = judged.into_iter().find(|(conjuncts, _)| conjuncts.len() == fewest)?;
+        let rank = |(conjuncts, _): &(Vec<Conjunct>, String)| (conjuncts.len(), likeness(conjuncts));
+        let fewest = judged.iter().map(rank).min()?;
+        let equal = judged.iter().filter(|of| rank(of) == fewest).count();
+        let (nearest, path) = judged.into_iter().find(|of| rank(of) == fewest)?;
         // Several items may admit together what none admits alone.
         let match_together = || {
             let admitted = Admitted::of_ports(&rule.ports, self.direction, self.resolution);
@@ -361,6 +390,26 @@ impl RuleMatcher<'_> {
             }
         }
     }
+}
+
+/// How likely it is that what fails was meant to match, the likeliest first: an item that means the same
+/// in another way is nearer than one that may be right for others.
+pub(super) fn likeness(conjuncts: &[Conjunct]) -> u8 {
+    let rank = |of: &Conjunct| match of.code {
+        Code::PeerAndNotOr | Code::PortIsServicePort => 0,
+        Code::PortProtocol | Code::PortNamedOtherProtocol => 1,
+        Code::PeerLabelMissing | Code::PeerLabelValue if of.is_slip() => 1,
+        Code::PortNamedUnresolved => 2,
+        Code::PortRange => 3,
+        _ => 4,
+    };
+    conjuncts.iter().map(rank).min().unwrap_or_default()
+}
+
+/// How many of the labels that a podSelector asks for are there.
+fn matching(peer: &PodPeer, labels: &Labels) -> usize {
+    let is_there = |of: &&Requirement| labels.contains_key(&of.key) && of.matches(labels);
+    peer.pods.requirements().filter(is_there).count()
 }
 
 /// How far what fails is from an address: an exception of a block that holds it, a block of its family,

@@ -37,6 +37,13 @@ pub(in crate::verdict) fn may_mean_namespace(selector: &Selector, name: &str, la
     failing.peek().is_some() && failing.all(is_slip)
 }
 
+/// Whether what a selector asks for and an object lacks stands on another object: the labels of a pod in
+/// a namespaceSelector.
+pub(in crate::verdict) fn asks_for_labels_of(selector: &Selector, lacking: &Labels, having: &Labels) -> bool {
+    let mut failing = selector.requirements().filter(|requirement| !requirement.matches(lacking)).peekable();
+    failing.peek().is_some() && failing.all(|of| having.contains_key(&of.key) && of.matches(having))
+}
+
 /// Whether two values are one but for case and for signs between words: `frontEnd` and `front-end`.
 pub(super) fn is_same_word(one: &str, other: &str) -> bool {
     letters(one).eq(letters(other))

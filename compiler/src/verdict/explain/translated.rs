@@ -12,6 +12,9 @@ use crate::object::{Family, Service};
 use crate::policy::{Direction, IpBlock};
 use crate::verdict::flow::End;
 
+/// The shortest prefix that may be written for a cluster's Services: kubeadm gives them a /12.
+const SERVICES: u8 = 12;
+
 /// An address that a block holds and no policy sees.
 pub(super) enum Translated {
     /// That of a Service, which leads to the other end: its address, namespace and name.
@@ -49,8 +52,10 @@ impl Translated {
             Party::End(End::Address(address)) => Some(BackendEnd::Address(address)),
             Party::End(End::Unread(_)) | Party::OtherNode(_) => None,
         };
+        // A wide block holds addresses of Services by the way.
+        let is_wide = written.cidr.network().prefix() < SERVICES;
         let of_end = || {
-            let (service, address) = cluster.service_behind_block(block, end?)?;
+            let (service, address) = cluster.service_behind_block(block, end.filter(|_| !is_wide)?)?;
             Some(of_service(service, address))
         };
         match direction {

@@ -20,6 +20,11 @@ const LOOKED_AT: usize = 100;
 /// Parts of names of policies that say that they are to keep something out.
 const DENYING: [&str; 6] = ["block", "deny", "drop", "forbid", "isolat", "restrict"];
 
+/// Whether a policy says by its name, in small letters, that it is to keep something out.
+pub(super) fn says_that_it_denies(name: &str) -> bool {
+    DENYING.iter().any(|part| name.contains(part)) && !name.contains("allow")
+}
+
 /// What is said of a policy.
 fn beside(policy: PolicyId, code: Code, path: String, want: String, got: String) -> Beside {
     Beside { policy, code, path, requirement: None, want, got, admitted: None, may_be_why: false }
@@ -120,10 +125,7 @@ impl Look<'_> {
     /// keep something out.
     fn empty_rule(&self) -> Option<Beside> {
         let is_empty = |rule: &PolicyRule| rule.peers == Peers::Everyone && rule.ports == Ports::Everything;
-        let is_to_deny = |id: PolicyId| {
-            let name = self.cluster.policy(id).name.to_ascii_lowercase();
-            DENYING.iter().any(|part| name.contains(part)) && !name.contains("allow")
-        };
+        let is_to_deny = |id: PolicyId| says_that_it_denies(&self.cluster.policy(id).name.to_ascii_lowercase());
         let (id, rule) = self.admitting().find(|(id, rule)| is_empty(rule) && is_to_deny(*id))?;
         let field = self.direction.peers_field();
         let want = format!("a rule without {field} and ports admits everyone on every port");
@@ -181,9 +183,60 @@ impl Look<'_> {
         })
     }
 
-    /// A policy for these pods that is about the port and does not admit the other end, where one for
-    /// every pod of the namespace admits everyone.
+    /// A policy for these pods that is about the port and does not admit the other end, where another
+    /// admits everyone, or every pod of their namespace.
     fn wider_policy(&self) -> Option<Beside> {
+        self.policy_for_all().or_else(|| self.policy_for_the_same_pods())
+    }
+
+    /// The same where the other is of the same pods, or of all and admits every pod of the namespace.
+    fn policy_for_the_same_pods(&self) -> Option<Beside> {
+        let subject = |id: PolicyId| &self.cluster.policy(id).subject;
+        let is_whole_namespace = |peer: &Peer| matches!(peer, Peer::Pods(PodPeer { namespaces: Namespaces::Own(_), pods }) if pods.is_empty());
+        let (wide, rule) = self.admitting().next()?;
+        let is_everyone = rule.peers == Peers::Everyone && rule.ports != Ports::Everything;
+        let is_namespace = matches!(&rule.peers, Peers::AnyOf(peers) if subject(wide).is_empty() && peers.iter().any(is_whole_namespace));
+        if self.admitting().any(|(id, _)| id != wide) || !(is_everyone || is_namespace) {
+            return None;
+        }
+        // A policy for others than pods of this namespace has nothing to do with what these get.
+        let is_narrow = |peer: &Peer| match peer {
+            Peer::Pods(PodPeer { namespaces: Namespaces::Own(_), pods }) => !pods.is_empty(),
+            Peer::Pods(_) | Peer::Block(_) | Peer::Nothing => false,
+        };
+        let is_limiting = |rule: &PolicyRule| {
+            let has_narrow = matches!(&rule.peers, Peers::AnyOf(peers) if peers.iter().any(is_narrow));
+            has_narrow && self.is_about_port(rule)
+        };
+        let limits = |id: &PolicyId| {
+            let is_same = subject(*id) == subject(wide);
+            *id != wide
+                && !subject(*id).is_empty()
+                && (is_same || is_namespace)
+                && self.cluster.policy(*id).rules(self.direction).iter().any(is_limiting)
+        };
+        let id = self.decision.isolated_by.iter().take(LOOKED_AT).copied().find(limits)?;
+        let whom = match (is_namespace, self.direction) {
+            (true, Direction::Ingress) => "from every pod of the namespace",
+            (true, Direction::Egress) => "to every pod of the namespace",
+            (false, Direction::Ingress) => "from everyone",
+            (false, Direction::Egress) => "to everyone",
+        };
+        Some(self.adds_up(id, wide, &rule.path, whom))
+    }
+
+    /// That a policy isolates, and another admits what it does not.
+    fn adds_up(&self, id: PolicyId, wide: PolicyId, path: &str, whom: &str) -> Beside {
+        let got = format!(
+            "{} {path}, which admits this {whom}: policies add up, and none takes away what another admits",
+            self.name(wide)
+        );
+        let section = self.direction.section();
+        beside(id, Code::PoliciesAddUp, format!("spec.{section}"), self.by_no_rule(id), got)
+    }
+
+    /// A policy for these pods, where one for every pod of the namespace admits everyone.
+    fn policy_for_all(&self) -> Option<Beside> {
         let is_wide = |peer: &Peer| match peer {
             Peer::Pods(PodPeer { namespaces, pods }) => {
                 pods.is_empty() && matches!(namespaces, Namespaces::Selected(of) if of.is_empty())
@@ -209,15 +262,7 @@ impl Look<'_> {
             !policy.subject.is_empty() && !admitting.contains(id) && rules.iter().any(|rule| self.is_about_port(rule))
         };
         let id = self.decision.isolated_by.iter().take(LOOKED_AT).copied().find(is_narrow)?;
-        let section = self.direction.section();
-        let want = self.by_no_rule(id);
-        let got = format!(
-            "{} {}, which admits this to every pod of the namespace: policies add up, and none takes away what another \
-             admits",
-            self.name(wide),
-            rule.path
-        );
-        Some(beside(id, Code::PoliciesAddUp, format!("spec.{section}"), want, got))
+        Some(self.adds_up(id, wide, &rule.path, "to every pod of the namespace"))
     }
 
     /// That none of a policy's rules admits the flow, in words.

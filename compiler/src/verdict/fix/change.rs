@@ -9,6 +9,7 @@ pub use super::object_name::ObjectName;
 use super::rollout::Rollout;
 use crate::object::{Labels, NetworkPolicy, Objects, Pod};
 use crate::policy::Direction;
+use crate::policy::finding::is_below;
 
 /// A change of one object.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +85,10 @@ impl Change {
                 let mut document = serde_json::to_value(&policy.object).ok()?;
                 json_patch::patch(&mut document, patch).ok()?;
                 policy.object = serde_json::from_value(document).ok()?;
+                // What stands in the place of a part has no field that the API does not have.
+                let replaced = patch.0.iter().filter(|of| matches!(of, PatchOperation::Replace(_))).map(field_path);
+                let replaced: Vec<String> = replaced.collect();
+                policy.unknown_fields.retain(|field| !replaced.iter().any(|path| is_below(field, path)));
             }
             // The old one selects nothing, so whether it is still there makes no difference.
             Edit::NewPolicy(document) | Edit::MovedPolicy(document, _) => {

@@ -3,28 +3,116 @@
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
-use super::change::{pointer, replace};
+use super::change::{ObjectName, add, match_labels, pointer, replace};
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::Proposer;
 use crate::algebra::cidr::Cidr;
-use crate::object::Protocol;
+use crate::cluster::{PodId, PolicyId};
+use crate::object::{Labels, Protocol};
 use crate::policy::finding::{Code, Finding};
 use crate::verdict::explain::Beside;
 
 impl Proposer<'_> {
     /// What can stand in place of a part that was not understood, so that its rule admits the flow: a
     /// protocol in capital letters, an address with its length, an item that names the other end or the
-    /// port. What the object in memory does not have, such as an unknown field, no patch mends.
+    /// port, an item without a field that the API does not have.
     pub(super) fn of_finding(&self, part: &Beside, all: &mut Vec<Proposal>) {
         let mut findings = self.view.cluster.findings_of(part.policy);
         let Some(finding) = findings.find(|finding| finding.path == part.path) else { return };
         let path = pointer(&finding.path);
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
-        let proposal = self.of_policy(part.policy, Size::Value, |document| {
-            self.right_part(finding, &path, document).into_iter().collect()
+        let proposal = self.of_policy(part.policy, Size::Value, |document| match finding.code {
+            Code::FieldUnknown => self.right_item(part.policy, &path, document).unwrap_or_default(),
+            _ => self.right_part(finding, &path, document).into_iter().collect(),
         });
         all.extend(proposal.map(|of| Proposal { cause: Cause::Mistake, ..of }));
+    }
+
+    /// An item of `from` or `to` as its author meant it, where a field has another name or stands in the
+    /// wrong place: with the labels that are written there, if the other end has them, and the ports of
+    /// its rule.
+    fn right_item(&self, id: PolicyId, path: &[&str], document: &Value) -> Option<Vec<PatchOperation>> {
+        if let ["spec", section, rule, field] = path
+            && (*section, *field) == (self.section, self.direction.opposite().peers_field())
+        {
+            return self.right_rule(id, &["spec", section, rule], field, document);
+        }
+        let [spec @ "spec", section, rule, field, place, key, ..] = path else { return None };
+        let Other::Pods(pods) = &self.other else { return None };
+        if *section != self.section || *field != self.field {
+            return None;
+        }
+        let (rule, item) = ([*spec, *section, *rule], [*spec, *section, *rule, *field, *place]);
+        let labels = self.written_labels(id, &item, key, pods)?;
+        let in_memory = document.pointer(&format!("/{}", item.join("/")))?;
+        let own = &self.view.cluster.pod(*pods.first()?).namespace;
+        let mut right = json!({ "podSelector": match_labels(&labels) });
+        if let Some(selector) = in_memory.get("namespaceSelector").filter(|selector| !selector.is_null()) {
+            right["namespaceSelector"] = selector.clone();
+        } else if *own != self.namespace {
+            right["namespaceSelector"] = peer::namespace_selector(own);
+        }
+        let mut operations = vec![replace(&item, right)];
+        if *key == "ports" {
+            let ports = [&rule[..], &["ports"]].concat();
+            let has_ports = document.pointer(&format!("/{}", ports.join("/"))).is_some_and(|ports| !ports.is_null());
+            let [port] = self.ports.as_slice() else { return None };
+            let written = self.written(id, &[&item[..], &["ports", "0", "port"]].concat())?;
+            let asked = port.get("port").map(|port| port.as_str().map_or_else(|| port.to_string(), str::to_owned));
+            if has_ports || asked != Some(written) {
+                return None;
+            }
+            operations.push(add(&ports, json!([port])));
+        }
+        Some(operations)
+    }
+
+    /// A rule whose one item stands in the list of the other direction: `to` of ingress.
+    fn right_rule(&self, id: PolicyId, rule: &[&str; 3], field: &str, document: &Value) -> Option<Vec<PatchOperation>> {
+        let Other::Pods(pods) = &self.other else { return None };
+        let labels = self.written_labels(id, &[&rule[..], &[field, "0"]].concat(), "podSelector", pods)?;
+        let own = &self.view.cluster.pod(*pods.first()?).namespace;
+        let in_memory = document.pointer(&format!("/{}", rule.join("/")))?;
+        let has_peers = in_memory.get(self.field).is_some_and(|peers| !peers.is_null());
+        let second = [&rule[..], &[field, "1"]].concat();
+        if *own != self.namespace || has_peers || self.view.written.has_field(&self.name_of(id), &second) {
+            return None;
+        }
+        let mut right = json!({ self.field: [{ "podSelector": match_labels(&labels) }] });
+        if let Some(ports) = in_memory.get("ports").filter(|ports| !ports.is_null()) {
+            right["ports"] = ports.clone();
+        }
+        Some(vec![replace(rule, right)])
+    }
+
+    /// The labels of pods that an item asks for as it is written, below podSelector or a field of another
+    /// name, with matchLabels or without. None if it asks for none of theirs, or for one with another value.
+    fn written_labels(&self, id: PolicyId, item: &[&str], key: &str, pods: &[PodId]) -> Option<Labels> {
+        let has = &self.view.cluster.pod(*pods.first()?).labels;
+        let mut labels = Labels::new();
+        for (name, value) in has {
+            let places = ["podSelector", key]
+                .into_iter()
+                .flat_map(|field| [vec![field, "matchLabels", name.as_str()], vec![field, name.as_str()]]);
+            let mut written = places.filter_map(|place| self.written(id, &[item, &place[..]].concat()));
+            match written.next() {
+                Some(written) if written == *value => labels.extend([(name.clone(), value.clone())]),
+                Some(_) => return None,
+                None => {}
+            }
+        }
+        (!labels.is_empty()).then_some(labels)
+    }
+
+    /// The text of a field of a policy as it is written.
+    fn written(&self, id: PolicyId, path: &[&str]) -> Option<String> {
+        self.view.written.text(&self.name_of(id), path)
+    }
+
+    fn name_of(&self, id: PolicyId) -> ObjectName {
+        let policy = self.view.cluster.policy(id);
+        ObjectName::new("NetworkPolicy", &policy.namespace, &policy.name)
     }
 
     fn right_part(&self, finding: &Finding, path: &[&str], document: &Value) -> Option<PatchOperation> {

@@ -13,7 +13,9 @@ use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::cluster::PodId;
 use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, ServicePort};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule};
-use crate::verdict::explain::{Candidate, Code, Of, Party, asks_for, is_close, is_slip, may_mean_namespace};
+use crate::verdict::explain::{
+    Candidate, Code, Of, Party, asks_for, asks_for_labels_of, is_close, is_slip, may_mean_namespace,
+};
 use crate::verdict::flow::End;
 
 /// The path of a rule in its policy, as the tokens of a JSON pointer: `spec`, `ingress`, `0`.
@@ -65,7 +67,8 @@ impl Proposer<'_> {
         Ok(())
     }
 
-    /// A port's number in place of one that was written as text, and so means a name.
+    /// A port's number, or the numbers of a range, in place of those that were written as text, and so mean
+    /// a name.
     fn number_in_quotes(&self, candidate: &Candidate, base: &Base<'_>) -> Option<Vec<PatchOperation>> {
         let [port] = self.ports.as_slice() else { return None };
         let number = port.get("port")?;
@@ -75,6 +78,12 @@ impl Proposer<'_> {
             let item = conjunct.path.split('.').next().and_then(index)?;
             let path = [&base[..], &["ports", item, "port"]].concat();
             let written = document.pointer(&format!("/{}", path.join("/")))?.as_str()?;
+            if let Some((first, last)) = written.split_once('-') {
+                let (first, last) = (first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?);
+                let end = [&base[..], &["ports", item, "endPort"]].concat();
+                let is_meant = (u64::from(first)..=u64::from(last)).contains(&number.as_u64()?);
+                return is_meant.then(|| vec![replace(&path, json!(first)), add(&end, json!(last))]);
+            }
             let is_meant = written.trim().parse::<u64>().ok()? == number.as_u64()?;
             is_meant.then(|| vec![replace(&path, number.clone())])
         })
@@ -205,6 +214,11 @@ impl Proposer<'_> {
                 if !self.means_none(peer) {
                     return None;
                 }
+                if codes == [Code::PeerNamespaceLabel] && shown != Shown::No && self.means_labels_of_pods(peer, pods) {
+                    let items = peer::items(self.view, &self.other, &self.namespace).ok()?;
+                    let [item] = items.as_slice() else { return None };
+                    return Some((Cause::Mistake, vec![replace(&path, item.clone())]));
+                }
                 let mut all = Vec::new();
                 let mut cause = Cause::Policy;
                 for code in codes {
@@ -243,6 +257,17 @@ impl Proposer<'_> {
         };
         let is_meant = |pod: &Pod| peer.pods.matches(&pod.labels) && is_in(&pod.namespace);
         cluster.selects_none(peer) && !cluster.pods().any(|(_, pod)| !pod.is_endpoint() && is_meant(pod))
+    }
+
+    /// Whether a namespaceSelector that selects no namespace asks for labels that the pods have.
+    fn means_labels_of_pods(&self, peer: &PodPeer, pods: &[PodId]) -> bool {
+        let Namespaces::Selected(selector) = &peer.namespaces else { return false };
+        let cluster = self.view.cluster;
+        !cluster.has_namespace_with(selector)
+            && pods.iter().map(|pod| cluster.pod(*pod)).all(|pod| {
+                let of_namespace = cluster.namespace(&pod.namespace);
+                of_namespace.is_some_and(|labels| asks_for_labels_of(selector, labels, &pod.labels))
+            })
     }
 
     fn named_namespace(&self, path: &[&str], pods: &[PodId]) -> PatchOperation {
@@ -304,7 +329,7 @@ impl Proposer<'_> {
                 let proposal = label::of_pods(self.view, self.direction, &peer.pods, pods, Lacking::Peer);
                 all.extend(proposal.map(|proposal| Proposal { cause: Cause::Misplaced, ..proposal }));
             }
-            [Code::PeerNamespaceLabel] if shown == Shown::Alone => {
+            [Code::PeerNamespaceLabel] if shown == Shown::Alone && !self.means_labels_of_pods(peer, pods) => {
                 let own = &self.view.cluster.pod(pods[0]).namespace;
                 all.extend(label::of_namespace(self.view, self.direction, peer, own));
             }

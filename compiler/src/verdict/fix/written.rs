@@ -13,7 +13,7 @@ pub trait Written {
         self.text(object, path).is_some()
     }
 
-    /// The text of a field that is no list and no map, by the keys that lead to it.
+    /// The text of a field that is no list and no map, by the keys and the indexes that lead to it.
     fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String>;
 }
 
