@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use super::Error;
 use super::conntrack::{self, Judge, Swept, cut_all_of, each_end, sweep_in, sweep_whole, takes_whole_list};
 use super::flow_index::{Index, Renewal, RenewalRequest};
+use super::neighbours::drop_waiting;
 use super::passage::packets_passed;
 use crate::rounded::rounded;
 
@@ -35,7 +36,8 @@ pub struct Cut {
     /// Which flows are judged.
     pub scope: Scope,
     /// No flow of these addresses is their pods' own, so all flows of those in the scope may be
-    /// deleted without a verdict. What the kernel deletes so is not counted.
+    /// deleted without a verdict. What the kernel deletes so is not counted. Neither are packets theirs
+    /// that wait in the kernel for their link-layer addresses.
     pub new: BTreeSet<IpAddr>,
     /// If the last renewal of all of the index was of this epoch, the index says which addresses of
     /// the scope have no flow, and these are not looked for.
@@ -81,6 +83,10 @@ impl Flows for LinuxFlows {
         // The kernel lists a flow once its first packet has passed the last hook; one that
         // met the rules of before may still be on its way there.
         packets_passed();
+        // Some of those packets may wait for the link-layer address of a new pod.
+        if !cut.new.is_empty() && drop_waiting(&cut.new)? {
+            packets_passed();
+        }
         let (noted, in_index) = self.noted(cut);
         let cut = noted.as_ref().unwrap_or(cut);
         let swept = match renewal {

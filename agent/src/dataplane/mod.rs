@@ -51,6 +51,7 @@ pub mod ipset;
 pub mod iptables;
 pub mod links;
 mod linux;
+mod neighbours;
 pub mod network;
 pub mod nflog;
 pub mod nftables;
