@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -471,16 +470,11 @@ impl Kernel for Linux {
         Box::new(LinuxFlows { families, facts: Arc::clone(&self.flows), index: Arc::clone(&self.index) })
     }
 
-    fn remove_flow_index(&mut self) {
-        match flow_index::remove() {
-            Ok(true) => info!("removed the table inet npc, which an earlier agent kept"),
-            Ok(false) => {}
-            Err(error) => debug!(%error, "cannot look for the table inet npc of an earlier agent"),
+    fn remove_flow_index(&mut self) -> Result<(), Error> {
+        if flow_index::remove()? {
+            info!("removed the table inet npc, which an earlier agent kept");
         }
-    }
-
-    fn without_flows(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Option<BTreeSet<IpAddr>> {
-        self.index.without_flows(addresses, epoch)
+        Ok(())
     }
 }
 

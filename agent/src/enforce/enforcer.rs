@@ -18,7 +18,7 @@ use npc_compiler::ruleset::layout::{self, SelfMatch};
 use npc_compiler::ruleset::node::InterfaceName;
 use npc_compiler::ruleset::seed::Seed;
 use tokio::time;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::bridge_table::{BridgeState, Frames};
 use super::bridges::{self, UnfilteredBridge};
@@ -31,11 +31,10 @@ use super::sources::{Asked, Sources};
 use super::writer::Writer;
 use super::writes::Writes;
 use crate::dataplane::audit::AuditScope;
-use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::network::Network;
 use crate::dataplane::probe::Supported;
-use crate::dataplane::{Error, Failures, Kernel, ipset};
+use crate::dataplane::{CutResult, Error, Failures, Kernel, ipset};
 use crate::metrics::RulesetSize;
 use crate::status::{LoadingNamespace, Spoofable};
 
@@ -280,8 +279,12 @@ impl<K: Kernel> Enforcer<K> {
         }
         failed.into_result()?;
         // An earlier agent may have kept one.
-        if !self.writer.established.index.is_kept() && !std::mem::replace(&mut self.has_removed_index, true) {
-            self.writer.kernel.remove_flow_index();
+        if !self.writer.established.index.is_kept() && !self.has_removed_index {
+            match self.writer.kernel.remove_flow_index() {
+                Ok(()) => self.has_removed_index = true,
+                // The next pass tries again. The table costs first packets some time, and harms nothing.
+                Err(error) => debug!(%error, "cannot remove the table inet npc of an earlier agent"),
+            }
         }
         let applied = begun.elapsed().saturating_sub(compiled);
         let is_load_blocked = !self.load()?;
@@ -421,10 +424,10 @@ impl<K: Kernel> Enforcer<K> {
     ///
     /// # Errors
     /// If the flows cannot be listed or deleted. They are to be judged all the same then.
-    pub fn cut(&mut self) -> Result<Swept, Error> {
+    pub fn cut(&mut self) -> Result<CutResult, Error> {
         let due = self.writer.established.take_pending();
         if due.cut.scope.is_empty() && due.cut.renewal.is_none() {
-            return Ok(Swept::default());
+            return Ok(CutResult::default());
         }
         let swept = self.writer.kernel.flows().cut(&due.cut, &mut |flows| Some(self.forbidden(&flows)));
         match &swept {

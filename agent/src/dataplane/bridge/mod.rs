@@ -42,9 +42,6 @@ pub(super) use table::fuzz;
 
 use super::nftables::{Error, Socket};
 
-/// The name of the table, in the family `bridge`.
-pub const TABLE: &str = "npc";
-
 /// An Ethernet address.
 pub type EthernetAddress = [u8; 6];
 
@@ -189,14 +186,5 @@ impl Bridge {
 /// # Errors
 /// If the kernel does not list it or does not let it go.
 pub fn remove() -> Result<bool, Error> {
-    if !super::backend::nf_tables_is_loaded() {
-        return Ok(false);
-    }
-    let mut socket = Socket::open()?;
-    match table::exists(&mut socket) {
-        Ok(true) => socket.commit(&table::batch(None, &BridgeTable::default())).map(|()| true),
-        Ok(false) => Ok(false),
-        Err(error) if error.is_unsupported() => Ok(false),
-        Err(error) => Err(error),
-    }
+    table::remove()
 }

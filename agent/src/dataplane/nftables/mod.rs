@@ -3,7 +3,7 @@
 //!
 //! There is no `nft` program in the image, and none is needed: a table is a few
 //! messages. The module knows no table, chain or rule of ours. Those who use it
-//! write attributes ([`WriteAttributes`]) and read them ([`Attributes`]); what
+//! name theirs (`own_table`), or write attributes ([`WriteAttributes`]) and read them ([`Attributes`]); what
 //! it adds is the headers, the transaction, and errors that say what was asked
 //! for. The numbers are those of the kernel's linux/netfilter/nf_tables.h.
 //!
@@ -12,6 +12,7 @@
 //! program, fails the whole answer; and what we read of others we mostly do not
 //! need to understand.
 
+pub(super) mod own_table;
 mod socket;
 pub(super) mod steps;
 
@@ -28,6 +29,15 @@ pub mod family {
     pub const BRIDGE: u8 = 7;
     /// IPv6.
     pub const IPV6: u8 = 10;
+
+    /// The number of an address family.
+    #[must_use]
+    pub const fn of(family: npc_compiler::object::Family) -> u8 {
+        match family {
+            npc_compiler::object::Family::V4 => IPV4,
+            npc_compiler::object::Family::V6 => IPV6,
+        }
+    }
 }
 
 /// What a message asks for, or reports.

@@ -22,9 +22,8 @@ use super::ready::ReadyFile;
 use super::settings::Settings;
 use super::sweeps::Passed;
 use crate::causes::with_causes;
-use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::{Hook, Restored};
-use crate::dataplane::{self, ipset};
+use crate::dataplane::{self, CutResult, ipset};
 use crate::metrics::{Kind, Metrics};
 use crate::notice::Notice;
 use crate::rounded::rounded;
@@ -277,8 +276,9 @@ impl Report {
         words
     }
 
-    /// Flows were judged.
-    pub(super) fn judged_flows(&self, flows: &Swept) {
+    /// A sweep has ended well.
+    pub(super) fn cut(&self, CutResult { flows, index }: &CutResult) {
+        self.metrics.cni().flow_index_answered(index);
         self.metrics.cut(flows.cut);
         self.status.update(|status| status.flows_cut += flows.cut);
         if flows.cut > 0 {
