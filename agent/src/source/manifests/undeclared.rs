@@ -63,7 +63,7 @@ impl<'a> Known<'a> {
         Self { hasher, names }
     }
 
-    /// The first known name of which this one is a slip.
+    /// The first known name that this one can be a slip of.
     fn meant_by(&self, name: &str) -> Option<&'a str> {
         let alike = |text: String| {
             let hash = self.hasher.hash_one(text);
