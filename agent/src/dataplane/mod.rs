@@ -47,6 +47,7 @@ pub(crate) mod fuzz;
 mod fuzz_input;
 pub mod ipset;
 pub mod iptables;
+mod left_chains;
 pub mod links;
 mod linux;
 mod neighbours;

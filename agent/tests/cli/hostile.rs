@@ -64,7 +64,7 @@ fn other_value(text: &str, numbers: &mut Numbers) -> Vec<u8> {
 }
 
 /// A file that is a change of another one.
-fn mutated(text: &str, number: usize) -> Vec<u8> {
+pub(crate) fn mutated(text: &str, number: usize) -> Vec<u8> {
     let mut numbers = Numbers(u64::try_from(number).unwrap());
     let mut lines = lines_of(text);
     let place = numbers.below(lines.len());
@@ -128,7 +128,7 @@ fn mutated(text: &str, number: usize) -> Vec<u8> {
 }
 
 /// What shows that a text was written for programmers.
-const DEBUG: [&str; 12] = [
+pub(crate) const DEBUG: [&str; 12] = [
     "panicked at",
     "RUST_BACKTRACE",
     "Some(",

@@ -8,7 +8,7 @@ use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::network::{Network, NetworkFollower};
 use npc_agent::dataplane::{Kernel, Linux, links};
 use npc_agent::enforce::Enforcer;
-use npc_agent::enforce::enforcer::Pass;
+use npc_agent::enforce::Pass;
 use npc_compiler::engine::Event;
 use npc_compiler::object::{Family, Labels, Pod};
 use npc_compiler::ruleset::layout::Options;

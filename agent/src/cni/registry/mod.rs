@@ -205,7 +205,7 @@ impl Registry {
         self.removed(attachment, moment);
         self.publish().await?;
         // An earlier note about it is past.
-        self.files.remove_note(attachment);
+        self.files.remove_note_of(attachment);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use npc_compiler::verdict::explain::{self, Candidate, Code, Conjunct, Decision, 
 
 use super::excerpt::{Excerpt, Mark};
 use super::headline::{OtherEnd, headline, headline_of};
-use super::place::Source;
+use super::place::PolicyText;
 use super::traffic::traffic;
 use super::words::shown;
 use super::{Context, note};
@@ -229,7 +229,7 @@ pub(super) fn draw(
     for (item, path, text, is_miss) in marks {
         match context.places.find(id, &path) {
             Some((of, place)) => {
-                if matches!(of, Source::Object(_)) {
+                if matches!(of, PolicyText::Object(_)) {
                     around.extend(context.places.find(id, &item).map(|(_, place)| place));
                 }
                 source = Some(of);
@@ -239,7 +239,7 @@ pub(super) fn draw(
         }
     }
     if let Some(source) = source {
-        let is_file = matches!(source, Source::File(_));
+        let is_file = matches!(source, PolicyText::File(_));
         Excerpt { positions: source.positions(), is_file, marks: drawn, around }.draw(out)?;
     }
     undrawn.iter().try_for_each(|text| writeln!(out, "   = note: {text}"))

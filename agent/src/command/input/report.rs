@@ -47,7 +47,7 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     }
 }
 
-/// Warnings, of which those that say the same of several objects are folded.
+/// Warnings; those that say the same about several objects are folded.
 #[derive(Default)]
 struct Warnings(IndexMap<String, Vec<String>>);
 

@@ -58,11 +58,11 @@ pub struct BridgeTable {
     /// Of these, those of pods from which nothing goes to a known port but what is
     /// for that one's own addresses.
     pub confined: BTreeSet<u32>,
-    /// Of these, those of which the addresses are known.
+    /// Those of them whose addresses are known.
     pub known: BTreeSet<u32>,
     /// The Ethernet addresses of ports that are held.
     pub senders: BTreeSet<(u32, EthernetAddress)>,
-    /// The addresses of the ports of which they are known.
+    /// The known addresses of ports.
     pub addresses: BTreeSet<(u32, IpAddr)>,
 }
 

@@ -62,7 +62,7 @@ pub(super) fn field<T: de::DeserializeOwned + Default>(
     path: &[&str],
     notes: &mut Notes,
 ) -> Result<T, Mismatch> {
-    match path.iter().try_fold(node, |node, key| node.get(key)) {
+    match node.at(path) {
         Some(field) => decode(field, &path.join("."), notes),
         None => Ok(T::default()),
     }

@@ -31,7 +31,7 @@ const METADATA: Keep = Fields(&[
     ("namespace", All),
     ("uid", All),
     ("labels", All),
-    // By it CNI names a static pod, of which this is the mirror.
+    // By it CNI names a static pod, whose mirror this is.
     ("annotations", Fields(&[(CONFIG_HASH, All)])),
     ("ownerReferences", All),
     ("deletionTimestamp", All),
@@ -257,8 +257,7 @@ impl DocumentKind {
 /// Whether an object of a kind that is not read has a pod template where Kubernetes' own
 /// workloads have theirs. Its pods are then those that a Deployment of it would have.
 pub(super) fn has_pod_template(node: &Node) -> bool {
-    let path = ["spec", "template", "spec", "containers"];
-    let containers = path.iter().try_fold(node, |node, key| node.get(key));
+    let containers = node.at(&["spec", "template", "spec", "containers"]);
     containers.is_some_and(|containers| matches!(containers.resolved().value, Value::List(_)))
 }
 
@@ -441,7 +440,7 @@ fn template(
     path: &[&str],
     notes: &mut Notes,
 ) -> Result<Pod, Mismatch> {
-    if path.iter().try_fold(node, |node, key| node.get(key)).is_none_or(Node::is_null) {
+    if node.at(path).is_none_or(Node::is_null) {
         let help = "it makes no pods without one; add it, or leave the object out";
         return Err(wrong(node.span, &path.join("."), "the workload has no pod template".to_owned(), help));
     }

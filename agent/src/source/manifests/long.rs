@@ -368,7 +368,7 @@ fn forget_fields(item: &mut ParsedObject) {
     }
 }
 
-/// What is kept of an item of a kind of which there are many and whose fields have no places.
+/// What is kept of an item whose kind has many, and whose fields have no places.
 fn pruned(text: &str, line: u32, form: Form) -> Option<Node> {
     let begin = Mark { line, column: 1 };
     let mut lines = text.lines();

@@ -91,21 +91,25 @@ struct TypeMeta {
 /// not have, how it replaces its pods, its template where that has no labels or shares them by a YAML
 /// anchor, the ports of a Service, and that an object has no name of its own.
 fn needed(kind: DocumentKind, mut node: Node) -> Node {
-    let has = |key| node.get("metadata").and_then(|of| of.get(key)?.text()).is_some_and(|text| !text.is_empty());
+    let has = |key| node.at(&["metadata", key]).and_then(Node::text).is_some_and(|text| !text.is_empty());
     let is_workload = matches!(kind, DocumentKind::Workload | DocumentKind::CronJob);
     let is_unnamed = !has("name") && has("generateName");
     // A change that gives labels to a template without any depends on whether it has metadata.
-    let template = ["spec", "template"].iter().try_fold(&node, |node, key| node.get(key));
-    let of_job = ["spec", "jobTemplate", "spec", "template"].iter().try_fold(&node, |node, key| node.get(key));
-    let labels = template.or(of_job).and_then(|template| template.get("metadata")?.get("labels"));
-    let has_labels = labels.is_some_and(|of| matches!(&of.resolved().value, Value::Map(labels) if !labels.is_empty()));
-    let path = if template.is_some() { LABELS[1] } else { LABELS[2] };
-    let is_shared = shared_text_of(&node, path).is_some();
+    let keeps_template = is_workload && {
+        let (template, path) = match node.at(&["spec", "template"]) {
+            Some(template) => (Some(template), LABELS[1]),
+            None => (node.at(&["spec", "jobTemplate", "spec", "template"]), LABELS[2]),
+        };
+        let labels = template.and_then(|template| template.at(&["metadata", "labels"]));
+        let has_labels =
+            labels.is_some_and(|of| matches!(&of.resolved().value, Value::Map(labels) if !labels.is_empty()));
+        !has_labels || shared_text_of(&node, path).is_some()
+    };
     let Value::Map(entries) = &mut node.value else { return Node { span: node.span, value: Value::Map(Vec::new()) } };
     let kept = |field: &str, key: &str| match (field, key) {
         ("metadata", "labels") | ("spec", "paused" | "updateStrategy") => is_workload,
         ("metadata", "generateName") => is_unnamed,
-        ("spec", "template" | "jobTemplate") => is_workload && (!has_labels || is_shared),
+        ("spec", "template" | "jobTemplate") => keeps_template,
         // The port whose targetPort may be wrong.
         ("spec", "ports") => kind == DocumentKind::Service,
         _ => false,
@@ -288,7 +292,7 @@ impl DocumentReader<'_> {
     /// says.
     fn labels(&mut self, object: &ObjectRef, node: &Node) {
         for path in LABELS {
-            let found = path.split('.').try_fold(node, |node, key| node.get(key));
+            let found = node.at(&path.split('.').collect::<Vec<_>>());
             let Some(Value::Map(entries)) = found.map(|found| &found.resolved().value) else { continue };
             for entry in entries {
                 let value = if entry.node.is_null() { "" } else { entry.node.text().unwrap_or_default() };
@@ -344,7 +348,7 @@ impl DocumentReader<'_> {
 
     /// The name of an object that could not be read.
     fn best_name(&self, kind: DocumentKind, kind_name: &str, node: &Node) -> ObjectRef {
-        let metadata = |key| node.get("metadata").and_then(|m| m.get(key)).and_then(Node::text).unwrap_or_default();
+        let metadata = |key| node.at(&["metadata", key]).and_then(Node::text).unwrap_or_default();
         let namespace = match metadata("namespace") {
             _ if kind.is_cluster_scoped() => "",
             "" => self.default_namespace,
