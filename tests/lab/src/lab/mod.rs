@@ -245,8 +245,8 @@ impl Lab {
     }
 
     /// Sends all probes that [`plan::all`] finds worth sending, and judges them. The next time
-    /// it sends those that are judged otherwise since, and a sample of the rest, unless
-    /// `NPC_EVERY_PROBE` is `1`.
+    /// it sends those that did not agree or are judged otherwise since, and a sample of the rest,
+    /// unless `NPC_EVERY_PROBE` is `1`. After agents came or went it sends all again.
     ///
     /// # Errors
     /// When the lab itself fails.
@@ -279,6 +279,7 @@ impl Lab {
     /// When there is no such node.
     pub fn take_agent(&mut self, node: &str) -> Result<Option<Agent>> {
         let index = self.find(&format!("node/{node}"))?;
+        self.sent.forget();
         Ok(self.agents[index].take())
     }
 
@@ -288,6 +289,7 @@ impl Lab {
     /// When there is no such node, or the agent cannot be started.
     pub fn start_agent(&mut self, node: &str) -> Result<()> {
         let index = self.find(&format!("node/{node}"))?;
+        self.sent.forget();
         if let (Some(recipe), None) = (&self.recipe, &self.agents[index]) {
             self.agents[index] = Some(Agent::start(recipe, &self.places[index])?);
         }
@@ -300,6 +302,7 @@ impl Lab {
     /// # Errors
     /// When one does not come up.
     pub fn start_agents(&mut self) -> Result<()> {
+        self.sent.forget();
         let Some(recipe) = &self.recipe else { return Ok(()) };
         for (index, place) in self.places.iter().enumerate().filter(|(_, place)| place.kind == Kind::Node) {
             if self.agents[index].is_none() {
