@@ -59,7 +59,7 @@ pub use agent::Agent;
 pub use builder::{Builder, Enforcer};
 pub use complete::Cluster;
 pub use error::{Doing, Error, Result};
-pub use machine::{can_run, sibling, skipped};
+pub use machine::{can_run, sibling, skipped, write_program};
 pub use netns::Netns;
 pub use probe::{Payload, Probe, Seen, Via};
 pub use receivers::raw_ip_socket;
