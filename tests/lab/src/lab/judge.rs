@@ -10,8 +10,9 @@ use super::{Kind, Lab, Payload, Place, Probe, Result, Seen};
 use crate::oracle::{End, Oracle, Packet, Payload as Carried, Verdict};
 
 /// How often a probe that ought to have arrived is sent again before its loss
-/// counts: a packet can get lost on a busy machine, and that is no verdict.
-pub const RETRIES: usize = 3;
+/// counts: a packet can get lost on a busy machine, and that is no verdict. It costs
+/// nothing where the packet arrives.
+pub const RETRIES: usize = 10;
 
 /// A probe, what was expected of it and what was seen.
 #[derive(Debug, Clone)]

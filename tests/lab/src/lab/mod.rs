@@ -184,18 +184,22 @@ impl Lab {
     /// # Errors
     /// When the lab itself fails, or a probe cannot be sent or arrives elsewhere.
     pub fn arrived(&mut self, probes: &[Probe]) -> Result<Vec<bool>> {
-        self.arrived_as(probes, &vec![true; probes.len()])
+        self.send(probes, &vec![true; probes.len()], 3)
     }
 
-    /// The same where it is known what should arrive: only that is tried again. What should
-    /// not arrive takes a while each time, to see that it does not.
+    /// The same where it is known what should arrive: only that is tried again, as often as the
+    /// judge does it. What should not arrive takes a while each time, to see that it does not.
     ///
     /// # Errors
     /// Those of [`Self::arrived`].
     pub fn arrived_as(&mut self, probes: &[Probe], expected: &[bool]) -> Result<Vec<bool>> {
+        self.send(probes, expected, 1 + judge::RETRIES)
+    }
+
+    fn send(&mut self, probes: &[Probe], expected: &[bool], times: usize) -> Result<Vec<bool>> {
         let mut arrived = vec![false; probes.len()];
         let mut left: Vec<usize> = (0..probes.len()).collect();
-        for _ in 0..3 {
+        for _ in 0..times {
             let again: Vec<Probe> = left.iter().map(|index| probes[*index]).collect();
             for (index, seen) in left.iter().zip(self.probe(&again)?) {
                 if matches!(seen, Seen::Unsent(_) | Seen::Astray(_)) {
