@@ -453,4 +453,4 @@ mod released_tests;
 mod tests;
 #[cfg(test)]
 #[path = "sandboxes_tests_world.rs"]
-mod world;
+pub(super) mod world;

@@ -134,7 +134,8 @@ pub(super) fn pod(name: &str, uid: &str, listed: Option<&str>) -> Pod {
     Pod { uid: uid.to_owned(), node: Some(NODE.to_owned()), ipv4, ..pod }
 }
 
-pub(super) fn add(container: &str, pod: &Pod, addresses: &[&str], link: u32) -> Add {
+/// An ADD, with the interface of this index unless that is 0.
+pub(in crate::cni) fn add(container: &str, pod: &Pod, addresses: &[&str], link: u32) -> Add {
     Add {
         attachment: attachment(container),
         network: "net".to_owned(),
@@ -157,7 +158,7 @@ impl Sandboxes {
     }
 }
 
-pub(super) fn attachment(container: &str) -> Attachment {
+pub(in crate::cni) fn attachment(container: &str) -> Attachment {
     Attachment { container_id: container.to_owned(), interface: "eth0".to_owned() }
 }
 

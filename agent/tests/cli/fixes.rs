@@ -314,37 +314,22 @@ fn of_a_host_network_pod_it_is_said_what_holds_for_other_nodes() {
     assert!(!back.out.contains("every other node"), "nothing isolates it for egress: {}", back.out);
 }
 
-/// Pods with an address of each family, and a policy that denies between them.
-const DUAL: &str = "\
-apiVersion: v1
-kind: Pod
-metadata: {name: web, labels: {app: web}}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Running, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: api, labels: {app: api}}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Running, podIPs: [{ip: 10.0.0.2}, {ip: 'fd00::2'}]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: api}
-spec:
-  podSelector: {matchLabels: {app: api}}
-  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8080}]}]
-";
-
 #[test]
 fn a_denial_in_both_families_has_the_help_of_one_in_one() {
-    let help = |yaml: &str| {
-        let answer = Files::of(yaml).npc("explain", &["web", "api:80"]);
+    let help = |with: fn(&str, &str, &str) -> String| {
+        let policy =
+            policy("name: api", "ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8080}]}]");
+        let yaml = [with("web", "{app: web}", "1"), with("api", "{app: api}", "2"), policy].concat();
+        let answer = Files::of(&yaml).npc("explain", &["web", "api:80"]);
         assert_eq!(answer.code, 1, "{}", answer.err);
         assert_eq!(answer.out.matches("DENIED").count(), 1, "{}", answer.out);
         answer.out.split_once("   = help: ").map(|(_, help)| help.to_owned())
     };
-    let in_one = help(&DUAL.replace(", {ip: 'fd00::1'}", "").replace(", {ip: 'fd00::2'}", ""));
+    let in_one = help(|name, labels, number| running(name, "", labels, &format!("10.0.0.{number}")));
     assert!(in_one.as_ref().is_some_and(|help| help.contains("- port: 80\n")), "{in_one:?}");
-    assert_eq!(help(DUAL), in_one);
+    let in_both = help(|name, labels, number| {
+        let addresses = format!("10.0.0.{number}, podIPs: [{{ip: 10.0.0.{number}}}, {{ip: 'fd00::{number}'}}]");
+        running(name, "", labels, &addresses)
+    });
+    assert_eq!(in_both, in_one);
 }

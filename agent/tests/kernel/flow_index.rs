@@ -19,11 +19,7 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::conntrack::{FlowKey, Scope};
 use socket2::{Domain, Protocol, Type};
 
-use super::namespace::{Beyond, Namespace, feed, output, run};
-
-fn ip(command: &str) {
-    run("ip", &command.split(' ').collect::<Vec<_>>());
-}
+use super::namespace::{Beyond, Namespace, feed, ip, output, run};
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()

@@ -285,6 +285,8 @@ fn changes(events: Vec<engine::Event>) -> Option<Event> {
 }
 
 #[cfg(test)]
+mod asking_tests;
+#[cfg(test)]
 mod late_tests;
 #[cfg(test)]
 mod tests;

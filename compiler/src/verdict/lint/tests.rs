@@ -17,9 +17,13 @@ fn found(pods: &[&str], policies: &[&str], services: Vec<Service>) -> Vec<String
         ..Objects::default()
     };
     objects.declare_namespaces();
-    let cluster = Cluster::new(&objects);
-    let groups = Groups::of_cluster(&cluster);
-    let mistakes = mistakes(&cluster, &groups, true);
+    found_in(&objects, true)
+}
+
+/// The same of objects, of which all namespaces may be known.
+fn found_in(objects: &Objects, knows_namespaces: bool) -> Vec<String> {
+    let cluster = Cluster::new(objects);
+    let mistakes = mistakes(&cluster, &Groups::of_cluster(&cluster), knows_namespaces);
     mistakes.iter().map(|mistake| format!("{} {}", mistake.code.as_str(), mistake.path)).collect()
 }
 
@@ -189,10 +193,7 @@ fn two_items_are_split_where_one_of_both_is_meant() {
     objects.declare_namespaces();
     for (app, expected) in [("web", vec!["peer-split-or spec.ingress[0].from[1]"]), ("db", vec![]), ("none", vec![])] {
         objects.policies = vec![policy(&spec(app))];
-        let cluster = Cluster::new(&objects);
-        let found = mistakes(&cluster, &Groups::of_cluster(&cluster), true);
-        let found: Vec<String> = found.iter().map(|of| format!("{} {}", of.code.as_str(), of.path)).collect();
-        assert_eq!(found, expected, "{app}");
+        assert_eq!(found_in(&objects, true), expected, "{app}");
     }
 }
 
@@ -203,9 +204,7 @@ fn a_namespace_selector_selects_none_where_the_namespace_lacks_the_label() {
         objects.namespaces = ["ns", "ops"].map(|name| crate::object::Namespace::new(name, Labels::new())).to_vec();
         let peer = format!(r#"{{"namespaceSelector": {{"matchLabels": {{{selector}}}}}}}"#);
         objects.policies = vec![policy(&format!(r#"ns/p {{"podSelector": {{}}, "ingress": [{{"from": [{peer}]}}]}}"#))];
-        let cluster = Cluster::new(&objects);
-        let found = mistakes(&cluster, &Groups::of_cluster(&cluster), knows_namespaces);
-        found.iter().map(|of| format!("{} {}", of.code.as_str(), of.path)).collect::<Vec<_>>()
+        found_in(&objects, knows_namespaces)
     };
     let path = ["peer-namespace-empty spec.ingress[0].from[0].namespaceSelector"];
     assert_eq!(of_name(r#""name": "ops""#, false), path);
