@@ -314,6 +314,21 @@ fn of_a_host_network_pod_it_is_said_what_holds_for_other_nodes() {
     assert!(!back.out.contains("every other node"), "nothing isolates it for egress: {}", back.out);
 }
 
+#[test]
+fn nodes_with_addresses_of_both_families_count_once() {
+    let node = |number: u8| node(&format!("n{number}"), &format!("192.168.0.{number}"));
+    let dual = |number: u8| {
+        let second = format!("}}, {{type: InternalIP, address: 'fd01::{number}'}}]}}");
+        node(number).replace("}]}", &second)
+    };
+    let host = running("host", "DaemonSet", "{app: host}", "192.168.0.1");
+    let host = host.replace("nodeName", "hostNetwork: true, nodeName");
+    let host = host.replace("podIP: 192.168.0.1", "podIPs: [{ip: 192.168.0.1}, {ip: 'fd01::1'}]");
+    let files = Files::of(&[dual(1), dual(2), dual(3), host, DUAL.replace("nodeName: n1", "nodeName: n2")].concat());
+    let answer = files.npc("explain", &["host", "api:8080"]);
+    assert!(answer.out.contains("may run on any of 3 nodes"), "{}{}", answer.out, answer.err);
+}
+
 /// Pods with an address of each family, and a policy that denies between them.
 const DUAL: &str = "\
 apiVersion: v1
