@@ -60,7 +60,7 @@ spec: {selector: {app: nobody}, clusterIP: 10.96.0.1, ports: [{port: 80}]}
 apiVersion: v1
 kind: Service
 metadata: {name: a}
-spec: {selector: {app: a}, clusterIP: 10.96.0.2, ports: [{name: web, port: 8000, targetPort: http}, {name: tls, port: 443}]}
+spec: {selector: {app: a}, clusterIP: 10.96.0.2, ipFamilyPolicy: PreferDualStack, ports: [{name: web, port: 8000, targetPort: http}, {name: tls, port: 443}]}
 ";
 
 #[test]

@@ -315,6 +315,43 @@ fn of_a_host_network_pod_it_is_said_what_holds_for_other_nodes() {
 }
 
 #[test]
+fn nodes_with_addresses_of_both_families_count_once() {
+    let node = |number: u8| node(&format!("n{number}"), &format!("192.168.0.{number}"));
+    let dual = |number: u8| {
+        let second = format!("}}, {{type: InternalIP, address: 'fd01::{number}'}}]}}");
+        node(number).replace("}]}", &second)
+    };
+    let host = running("host", "DaemonSet", "{app: host}", "192.168.0.1");
+    let host = host.replace("nodeName", "hostNetwork: true, nodeName");
+    let host = host.replace("podIP: 192.168.0.1", "podIPs: [{ip: 192.168.0.1}, {ip: 'fd01::1'}]");
+    let files = Files::of(&[dual(1), dual(2), dual(3), host, DUAL.replace("nodeName: n1", "nodeName: n2")].concat());
+    let answer = files.npc("explain", &["host", "api:8080"]);
+    assert!(answer.out.contains("may run on any of 3 nodes"), "{}{}", answer.out, answer.err);
+}
+
+/// Pods with an address of each family, and a policy that denies between them.
+const DUAL: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: api, labels: {app: api}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.2}, {ip: 'fd00::2'}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: api}
+spec:
+  podSelector: {matchLabels: {app: api}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8080}]}]
+";
+
+#[test]
 fn a_denial_in_both_families_has_the_help_of_one_in_one() {
     let help = |with: fn(&str, &str, &str) -> String| {
         let policy =

@@ -169,3 +169,69 @@ fn a_path_that_does_not_exist_is_an_error_whatever_the_flags() {
     assert_eq!(answer.code, 2);
     assert!(answer.err.contains("nowhere.yaml"), "{}", answer.err);
 }
+
+const HIDDEN: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: hidden, namespace: shop}\nspec: {podSelector: {}}\n";
+
+/// What an answer says beside a file that may hold a policy: UNKNOWN, and how to read it.
+fn unknown_beside(name: &str, text: &str, words: &str) {
+    let files = repository(&[(name, text)]);
+    let answer = files.run(&["explain", "shop/web", "shop/db:5432", "-f", "r", "-o", "json"]);
+    let before = files.run(&["explain", "shop/web", "shop/db:5432", "-f", "r/k8s", "-o", "json"]).json();
+    assert_ne!(answer.json()["warnings"], before["warnings"], "{name}");
+    let ends = ["explain", "monitoring/prometheus", "203.0.113.5:80", "-f", "r"];
+    let answer = files.run(&ends);
+    assert!(answer.out.contains("UNKNOWN"), "{name}: {}{}", answer.out, answer.err);
+    let said = [answer.out, answer.err].concat();
+    assert!(said.contains(words), "{name}: {said}");
+    let without = files.run(&["explain", "monitoring/prometheus", "203.0.113.5:80", "-f", "r/k8s"]);
+    assert!(!without.out.contains("UNKNOWN"), "{}", without.out);
+}
+
+#[test]
+fn a_file_that_hides_a_policy_makes_answers_unknown() {
+    let encrypted = "ENC[AES256_GCM,data:x,iv:y,tag:z,type:str]";
+    let whole = format!(
+        "apiVersion: {encrypted}\nkind: {encrypted}\nmetadata: {{name: {encrypted}}}\nsops: {{mac: {encrypted}}}\n"
+    );
+    let whole = whole.replace("ENC[", "'ENC[").replace("str]", "str]'");
+    unknown_beside("whole.enc.yaml", &whole, "sops -d");
+    let label = HIDDEN.replace("podSelector: {}", "podSelector: {matchLabels: {app: 'ENC[AES256_GCM,data:x]'}}");
+    unknown_beside("label.enc.yaml", &format!("{label}sops: {{mac: 'ENC[AES256_GCM,data:y]'}}\n"), "sops -d");
+    let of_openshift = format!(
+        "apiVersion: template.openshift.io/v1\nkind: Template\nmetadata: {{name: t}}\nobjects:\n- {}",
+        HIDDEN.trim_end().replace('\n', "\n  ")
+    );
+    unknown_beside("openshift.yaml", &format!("{of_openshift}\n"), "oc process -f");
+    unknown_beside("envsubst.yaml", &HIDDEN.replace("namespace: shop", "namespace: '${NS}'"), "not rendered");
+}
+
+#[test]
+fn a_list_of_objects_without_kind_list_is_an_error() {
+    let list = format!("- {}\n", HIDDEN.trim_end().replace('\n', "\n  "));
+    let json = r#"[{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}}]"#;
+    for (name, text) in [("list.yaml", list.as_str()), ("list.json", json)] {
+        let answer = repository(&[(name, text)]).run(&["matrix", "-f", "r"]);
+        assert_ne!(answer.code, 0, "{name}: {}", answer.out);
+        assert!(answer.err.contains("a list of objects is no object"), "{name}: {}", answer.err);
+    }
+}
+
+#[test]
+fn a_strategic_merge_patch_is_no_policy() {
+    let patch = format!("$patch: delete\n{HIDDEN}").replace("name: hidden", "name: web");
+    let files = repository(&[("overlays/delete.yaml", &patch)]);
+    let of = |input: &str| files.run(&["matrix", "-f", input]);
+    let (with, without) = (of("r"), of("r/k8s"));
+    assert_eq!((with.code, &with.out), (0, &without.out), "{}", with.err);
+    assert!(with.err.contains("1 patch of a kustomization"), "{}", with.err);
+}
+
+#[test]
+fn an_address_without_a_row_is_said() {
+    let files = Files::of(SHOP);
+    let answer = files.npc("matrix", &["--from", "203.0.113.5"]);
+    assert_eq!(answer.code, 3, "{}", answer.out);
+    assert!(answer.err.contains("add --address 203.0.113.5"), "{}", answer.err);
+    let answer = files.npc("matrix", &["--from", "203.0.113.5", "--address", "203.0.113.5"]);
+    assert!(answer.code == 0 && answer.out.contains("203.0.113.5"), "{}{}", answer.out, answer.err);
+}

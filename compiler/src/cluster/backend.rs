@@ -100,7 +100,7 @@ impl Cluster {
             return Some(in_use(listed));
         }
         let listed = |slice: &EndpointSlice| {
-            let number = slice.ports.iter().find(|of| of.name == port.name && of.protocol == port.protocol)?.port;
+            let number = slice.ports.iter().find(|of| of.is_of(port))?.port;
             let listed = |of: &SliceEndpoint| {
                 let family = Some(Family::of(&of.address));
                 (Backend { end: self.end_of(of), port: number, family }, State::of_slice(of))
@@ -213,21 +213,17 @@ impl Cluster {
         let is_it = |of: &SliceEndpoint| may_be_it(of) && self.end_of(of) == BackendEnd::Pod(id);
         let leading = slices.iter().filter(|slice| slice.endpoints.iter().any(is_it));
         let mut ports = leading.flat_map(|slice| &slice.ports);
-        ports.find(|of| of.name == port.name && of.protocol == port.protocol).map(|of| of.port)
+        ports.find(|of| of.is_of(port)).map(|of| of.port)
     }
 
     /// The pods that have a host port, and whether it leads to them at an address of a node.
     pub fn host_ports_at(&self, address: IpAddr) -> impl Iterator<Item = (PodId, &HostPort, HostPortAt)> {
-        let at = move |id: PodId, pod: &Pod, port: &HostPort| {
-            // A DaemonSet has a pod on each node.
-            let is_everywhere = pod.is_template() && pod.workload.as_ref().is_some_and(|of| of.kind == "DaemonSet");
-            match &pod.node {
-                _ if port.address.is_some_and(|only| only != address) => HostPortAt::OtherAddress,
-                _ if is_everywhere => HostPortAt::Here,
-                None => HostPortAt::Perhaps,
-                Some(_) if self.is_own_node(id, address) => HostPortAt::Here,
-                Some(_) => HostPortAt::OtherNode,
-            }
+        let at = move |id: PodId, pod: &Pod, port: &HostPort| match &pod.node {
+            _ if port.address.is_some_and(|only| only != address) => HostPortAt::OtherAddress,
+            _ if pod.is_on_each_node() => HostPortAt::Here,
+            None => HostPortAt::Perhaps,
+            Some(_) if self.is_own_node(id, address) => HostPortAt::Here,
+            Some(_) => HostPortAt::OtherNode,
         };
         self.endpoints().flat_map(move |(id, pod)| pod.host_ports.iter().map(move |port| (id, port, at(id, pod, port))))
     }
@@ -319,9 +315,7 @@ fn in_use<T>(listed: impl Iterator<Item = (T, State)>) -> Vec<T> {
 fn target(port: &ServicePort, ports: &[ContainerPort]) -> Option<u16> {
     match &port.target {
         TargetPort::Number(number) => Some(*number),
-        TargetPort::Name(name) => {
-            ports.iter().find(|of| of.name == *name && of.protocol == port.protocol).map(|of| of.port)
-        }
+        TargetPort::Name(name) => ports.iter().find(|of| of.is_named(port.protocol, name)).map(|of| of.port),
     }
 }
 

@@ -38,7 +38,7 @@ const fn label(
 
 /// All of them. Sources: `AddPodLabel…` in Kubernetes' controllers, and
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/>.
-const LABELS: [ControllerLabel; 10] = [
+const LABELS: [ControllerLabel; 12] = [
     // Older controllers do not add it.
     label("apps.kubernetes.io/pod-index", &["StatefulSet"], false, Values::Ordinal),
     label("batch.kubernetes.io/controller-uid", &["Job", "CronJob"], false, Values::Any),
@@ -51,6 +51,9 @@ const LABELS: [ControllerLabel; 10] = [
     label("pod-template-generation", &["DaemonSet"], false, Values::Any),
     label("pod-template-hash", &["Deployment"], true, Values::Any),
     label("statefulset.kubernetes.io/pod-name", &["StatefulSet"], true, Values::NameAndOrdinal),
+    // Since 1.35 the API server copies these from the node that a pod is bound to.
+    label("topology.kubernetes.io/region", &KNOWN_KINDS, false, Values::Any),
+    label("topology.kubernetes.io/zone", &KNOWN_KINDS, false, Values::Any),
 ];
 
 /// Kinds whose controllers add the labels above and no others.
@@ -60,21 +63,30 @@ const KNOWN_KINDS: [&str; 7] =
 /// The label of Argo's Rollouts in place of `pod-template-hash`.
 pub(crate) const ROLLOUT_HASH_LABEL: &str = "rollouts-pod-template-hash";
 
-const ROLLOUT: ControllerLabel = label(ROLLOUT_HASH_LABEL, &[], false, Values::Any);
+/// Labels that other projects' controllers add. Without kinds, those of a controller of any kind that is not
+/// Kubernetes' own.
+const FOREIGN: [ControllerLabel; 5] = [
+    label(ROLLOUT_HASH_LABEL, &[], false, Values::Any),
+    // OpenShift; `deploymentconfig` is known: it is the name.
+    label("deployment", &["DeploymentConfig"], true, Values::NameAndOrdinal),
+    label("apps.kruise.io/cloneset-instance-id", &[], false, Values::Any),
+    label("serving.knative.dev/revision", &[], false, Values::Any),
+    label("serving.knative.dev/service", &[], false, Values::Any),
+];
 
 /// The labels that the controller of a workload of this kind adds.
 pub fn controller_labels(kind: &str) -> impl Iterator<Item = &'static ControllerLabel> {
     let is_known = KNOWN_KINDS.contains(&kind);
-    LABELS
-        .iter()
-        .filter(move |label| !is_known || label.kinds.contains(&kind))
-        .chain(Some(&ROLLOUT).filter(move |_| !is_known))
+    // What a controller that is not Kubernetes' own does is not known: it may add any of them.
+    let of_kubernetes = LABELS.iter().filter(move |label| !is_known || label.kinds.contains(&kind));
+    let foreign = FOREIGN.iter().filter(move |label| label.kinds.is_empty() || label.kinds.contains(&kind));
+    of_kubernetes.chain(foreign.filter(move |_| !is_known))
 }
 
 /// Whether some controller adds a label with this key.
 #[must_use]
 pub fn is_controller_label(key: &str) -> bool {
-    LABELS.iter().chain([&ROLLOUT]).any(|label| label.key == key)
+    LABELS.iter().chain(&FOREIGN).any(|label| label.key == key)
 }
 
 impl ControllerLabel {
@@ -139,5 +151,16 @@ mod tests {
         assert!(label.may_be(&rollout, "x") && !label.is_certain(&rollout));
         assert!(of("Rollout", "pod-template-hash").is_some_and(|label| !label.is_certain(&rollout)));
         assert!(is_controller_label("job-name") && !is_controller_label("app"));
+    }
+
+    #[test]
+    fn labels_of_other_projects_are_those_of_their_own_kinds() {
+        let config = Workload { kind: "DeploymentConfig".to_owned(), name: "web".to_owned() };
+        let label = of("DeploymentConfig", "deployment").expect("the label");
+        assert!(label.is_certain(&config) && label.may_be(&config, "web-1"));
+        assert_eq!(of("Rollout", "deployment"), None);
+        assert_eq!(of("Deployment", "serving.knative.dev/service"), None);
+        assert!(of("CloneSet", "apps.kruise.io/cloneset-instance-id").is_some());
+        assert!(of("Deployment", "topology.kubernetes.io/zone").is_some_and(|label| !label.is_always_there));
     }
 }

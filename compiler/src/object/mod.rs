@@ -21,7 +21,7 @@ pub use budget::{Moved, NAMESPACE_POLICY_BYTES, PolicyBudget, over_budget};
 pub(crate) use controller_label::ROLLOUT_HASH_LABEL;
 pub use controller_label::{ControllerLabel, controller_labels, is_controller_label};
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
-pub use network::{Family, Protocol, parse_address};
+pub use network::{DNS_PORT, Family, Protocol, parse_address};
 pub use other_kind::{Consequence, consequence};
 pub use service::{Exposure, Routing, Service, ServicePort, TargetPort};
 
@@ -203,6 +203,14 @@ pub struct ContainerPort {
     pub port: u16,
 }
 
+impl ContainerPort {
+    /// Whether a rule or a `targetPort` with this protocol and name means it.
+    #[must_use]
+    pub fn is_named(&self, protocol: Protocol, name: &str) -> bool {
+        self.protocol == protocol && self.name == name
+    }
+}
+
 /// The container that declares a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerOfPort {
@@ -276,6 +284,12 @@ impl Pod {
     #[must_use]
     pub fn is_template(&self) -> bool {
         self.uid.is_empty() && self.workload.as_ref().is_some_and(|workload| workload.name == self.name)
+    }
+
+    /// Whether it stands for the pods of a DaemonSet: there is one on each node.
+    #[must_use]
+    pub fn is_on_each_node(&self) -> bool {
+        self.is_template() && self.workload.as_ref().is_some_and(|workload| workload.kind == "DaemonSet")
     }
 }
 

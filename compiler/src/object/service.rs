@@ -38,6 +38,9 @@ pub struct Routing {
     /// The ports of every node that lead to the service, and the service's port that each
     /// stands for.
     pub node_ports: BTreeMap<(Protocol, u16), u16>,
+    /// The protocols of ports for which the API server chooses a port of nodes that the object does not
+    /// say.
+    pub chosen_node_ports: BTreeSet<Protocol>,
     /// `internalTrafficPolicy: Local`: a pod gets only backends on its own node.
     pub is_node_local: bool,
     /// `publishNotReadyAddresses`: pods that are not ready are backends too.
@@ -128,6 +131,12 @@ impl From<core::Service> for Service {
             _ => Exposure::AnyNode,
         };
         let ingress = service.status.and_then(|s| s.load_balancer).and_then(|l| l.ingress).unwrap_or_default();
+        let gets_node_ports = match spec.type_.as_deref() {
+            Some("NodePort") => true,
+            Some("LoadBalancer") => spec.allocate_load_balancer_node_ports != Some(false),
+            _ => false,
+        };
+        let has_ingress = !ingress.is_empty();
         let listed = spec.cluster_ips.unwrap_or_default();
         let listed_families: BTreeSet<Family> =
             listed.iter().filter_map(|text| parse_address(text)).map(|address| Family::of(&address)).collect();
@@ -137,7 +146,10 @@ impl From<core::Service> for Service {
         let (proxied, taken): (Vec<_>, Vec<_>) =
             ingress.into_iter().partition(|of| of.ip_mode.as_deref() == Some("Proxy"));
         let proxied_addresses = proxied.into_iter().filter_map(|of| parse_address(&of.ip?)).collect();
-        let balancer: BTreeSet<IpAddr> = taken.into_iter().filter_map(|of| parse_address(&of.ip?)).collect();
+        let mut balancer: BTreeSet<IpAddr> = taken.into_iter().filter_map(|of| parse_address(&of.ip?)).collect();
+        // In a file without status, the address that its author asks for.
+        let asked = spec.load_balancer_ip.filter(|_| !has_ingress && spec.type_.as_deref() == Some("LoadBalancer"));
+        balancer.extend(asked.as_deref().and_then(parse_address));
         let external = spec.external_ips.unwrap_or_default();
         let outside = external.iter().filter_map(|text| parse_address(text)).chain(balancer.iter().copied());
         let inside: BTreeSet<IpAddr> = inside.iter().filter_map(|text| parse_address(text)).collect();
@@ -148,6 +160,12 @@ impl From<core::Service> for Service {
         let mut families: BTreeSet<Family> = said.collect();
         if families.is_empty() {
             families = listed_families;
+        }
+        // Without a policy a Service has one family: that of its clusterIP.
+        if families.is_empty()
+            && !matches!(spec.ip_family_policy.as_deref(), Some("PreferDualStack" | "RequireDualStack"))
+        {
+            families = inside.iter().map(Family::of).collect();
         }
         let is_external_name = spec.type_.as_deref() == Some("ExternalName");
         let mut routing = Routing {
@@ -168,8 +186,10 @@ impl From<core::Service> for Service {
         let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|p| {
             let number = port(p.port)?;
             let protocol = Protocol::parse(p.protocol.as_deref().unwrap_or("TCP"))?;
-            if let Some(node_port) = p.node_port.and_then(port).filter(|_| is_outside) {
-                routing.node_ports.insert((protocol, node_port), number);
+            match p.node_port.and_then(port) {
+                Some(node_port) if is_outside => drop(routing.node_ports.insert((protocol, node_port), number)),
+                None if gets_node_ports => drop(routing.chosen_node_ports.insert(protocol)),
+                Some(_) | None => {}
             }
             Some(ServicePort {
                 // An empty name is none, as in EndpointSlices.

@@ -48,7 +48,9 @@ impl Reader<'_> {
         match Cidr::parse(text) {
             Ok(cidr) => {
                 let canonical = cidr.network().to_string();
-                if text != canonical && text.parse() != Ok(cidr.network()) {
+                let has_zeros =
+                    text.rsplit('/').next().is_some_and(|length| length.len() > 1 && length.starts_with('0'));
+                if has_zeros || (text != canonical && text.parse() != Ok(cidr.network())) {
                     self.report(
                         path,
                         Code::CidrLegacy,

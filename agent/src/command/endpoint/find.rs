@@ -5,15 +5,16 @@ use std::net::IpAddr;
 
 use npc_agent::endpoint::is_type;
 use npc_agent::near;
+use npc_compiler::algebra::cidr::{self, Cidr};
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::cluster::unread::Unread;
-use npc_compiler::object::{Service, parse_address};
-use npc_compiler::verdict::explain::Target;
+use npc_compiler::object::parse_address;
+use npc_compiler::verdict::explain::{Port, Target};
 
 use super::{EndpointText, Resolved, What, short_kind};
 use crate::command::input::{Input, unread_words};
-use crate::command::words::{policies_and_pods, shorten};
+use crate::command::words::{count_field, policies_and_pods, shorten};
 use crate::command::{Exit, Stop};
 
 /// So much of what was not read is named.
@@ -76,13 +77,24 @@ impl EndpointText {
         let (name, target) = match &self.what {
             What::Any => ("any".to_owned(), Target::Any),
             What::Outside => ("outside".to_owned(), Target::Outside),
-            What::Address(address) => match service_at(input, *address) {
+            What::Address(address) => match input.cluster.service_with_address(*address) {
                 Some(service) => {
                     let name = format!("{}/svc/{}", service.namespace, service.name);
                     (name, Target::ServiceAddress(service, *address))
                 }
                 None => (address.to_string(), Target::Address(*address)),
             },
+            // One address leads where it leads, however it is written.
+            What::Block(cidr) if leads_on(input, *cidr) => {
+                let address = cidr::address(cidr.family, cidr.first);
+                match input.cluster.service_with_address(address) {
+                    Some(service) => {
+                        let name = format!("{}/svc/{}", service.namespace, service.name);
+                        (name, Target::ServiceAddress(service, address))
+                    }
+                    None => (address.to_string(), Target::Address(address)),
+                }
+            }
             What::Block(cidr) => (cidr.network().to_string(), Target::Blocks(vec![*cidr])),
             What::Object(_, Some(kind), name) if kind == "NetworkPolicy" => {
                 let message = format!("a policy is no end of a flow; ask about it alone: npc explain netpol/{name}");
@@ -93,6 +105,7 @@ impl EndpointText {
                 // An exact name wins over what DNS would make of it.
                 let mut readings = vec![(here, kind.as_deref(), name.as_str())];
                 if namespace.is_none() {
+                    readings.extend(self.service_with_port(input, name, kind.as_deref()));
                     readings.extend(as_dns(name, kind.as_deref()));
                 }
                 let is_dns = namespace.is_none() && matches!(kind.as_deref(), None | Some("Pod"));
@@ -119,6 +132,19 @@ impl EndpointText {
             }
         };
         Ok(Resolved { name, target, port })
+    }
+
+    /// The Service that a client means by `NAME.NS:PORT`, its name in DNS, where it has this port: its pods
+    /// may be of a workload with the same name.
+    fn service_with_port<'n>(&self, input: &Input, name: &'n str, kind: Option<&str>) -> Option<Reading<'n>> {
+        let (name, namespace) = name.trim_end_matches('.').split_once('.').filter(|_| kind.is_none())?;
+        let service = input.cluster.service(namespace, name)?;
+        let has_port = match self.port.as_ref()? {
+            Port::Numbers(_, first, last) => service.ports.iter().any(|port| (*first..=*last).contains(&port.port)),
+            Port::Name(name) => service.ports.iter().any(|port| port.name.as_ref() == Some(name)),
+            Port::Icmp => false,
+        };
+        has_port.then_some((namespace, Some("Service"), name))
     }
 
     /// The name and target of the one object that is meant.
@@ -270,7 +296,7 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
     let fits_idle = |of: &str| kind.is_none_or(|kind| kind == "Workload" || kind == of);
     let mut idle = input.loaded.idle.keys();
     if let Some(idle) = idle.find(|o| o.namespace == namespace && o.name == name && fits_idle(&o.kind)) {
-        let number = if matches!(idle.kind.as_str(), "Job" | "CronJob") { "parallelism" } else { "replicas" };
+        let number = count_field(&idle.kind);
         let shown = format!("{namespace}/{}/{name}", short_kind(&idle.kind));
         return format!("{shown} has no pods to ask about: its {number} is 0");
     }
@@ -367,8 +393,10 @@ fn finished(input: &Input, namespace: &str, kind: Option<&str>, name: &str) -> O
     })
 }
 
-fn service_at(input: &Input, address: IpAddr) -> Option<&Service> {
-    input.cluster.service_with_address(address)
+/// Whether a prefix is one address, of a Service or of a node.
+fn leads_on(input: &Input, cidr: Cidr) -> bool {
+    let address = cidr::address(cidr.family, cidr.first);
+    cidr.first == cidr.last && (input.cluster.is_service(address) || input.cluster.is_node(address))
 }
 
 /// The names of all that can be an endpoint, as the answers show them, sorted.

@@ -10,7 +10,7 @@ use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{self, Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part};
 
 use super::excerpt::{Excerpt, Mark};
-use super::headline::{OtherEnd, headline, headline_of};
+use super::headline::{NamedEnd, headline, headline_of};
 use super::place::PolicyText;
 use super::traffic::traffic;
 use super::words::shown;
@@ -33,7 +33,7 @@ pub(super) fn write(
     let is_dns = decision.is_without_dns;
     let nearest = decision.candidates.first();
     let is_about = nearest.is_some_and(Candidate::is_about);
-    let other = OtherEnd::of(flow, decision.direction);
+    let other = NamedEnd::of(flow, decision.direction);
     let headline = match nearest {
         Some(_) if is_dns => "no rule is about DNS (port 53)".into(),
         Some(nearest) if is_about => headline_of(nearest, &other).into(),

@@ -8,7 +8,7 @@ use npc_compiler::verdict::explain::{Code, Flow, is_slip};
 use super::words::workload;
 use crate::command::endpoint::short_kind;
 use crate::command::input::Input;
-use crate::command::words::shorten;
+use crate::command::words::{count_field, shorten};
 
 /// So many nodes, workloads or ranges are named.
 const NAMED: usize = 3;
@@ -95,7 +95,7 @@ fn no_pod(input: &Input, service: &Service) -> String {
     let none = format!("its selector selects no pod: no pod has the labels {text}");
     let mut idle = input.loaded.idle.iter();
     if let Some((of, _)) = idle.find(|(of, has)| of.namespace == service.namespace && service.asks_for(has)) {
-        let number = if matches!(of.kind.as_str(), "Job" | "CronJob") { "parallelism" } else { "replicas" };
+        let number = count_field(&of.kind);
         let name = format!("{}/{}/{}", of.namespace, short_kind(&of.kind), of.name);
         return format!("its selector selects no pod: {name} has these labels, and its {number} is 0");
     }

@@ -88,7 +88,10 @@ impl About<'_> {
         let differ = |side: &Side| !side.differing_peers.is_empty() || !side.outside.differs.is_empty();
         let shown = self.parts.iter().flat_map(|part| &part.explanation.sides);
         if shown.chain(sides.iter().filter(|_| self.parts.is_empty())).any(differ) {
-            writeln!(out, "\n~ replicas differ: this is allowed for some of them; npc matrix --by pod shows which")?;
+            writeln!(
+                out,
+                "\n~ replicas differ, or IPv4 and IPv6: this is allowed for some of them; npc matrix --by pod shows which"
+            )?;
         }
         if sides.iter().any(|side| !side.unknown_peers.is_empty() || !side.outside.unknown.is_empty()) {
             writeln!(

@@ -96,14 +96,14 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
             "{address} is an address of service {namespace}/{name}, and no packet has it as its source: this is what \
              policies would say of one; ask about {namespace}/svc/{name} for the pods behind it"
         ),
-        Warning::OtherNodes { host, other, is_source, is_own_node, nodes } => {
+        Warning::OtherNodes { from, to, is_source, is_own_node, nodes } => {
             let of = |(verdict, names): &(Verdict, Vec<String>)| {
                 let verdict = verdict_word(*verdict).to_owned();
                 if names.is_empty() { verdict } else { format!("{verdict} ({})", shorten(names, NAMED, ", ")) }
             };
             let answers = nodes.iter().map(of).collect::<Vec<_>>().join(", ");
             let why = if *is_own_node { ", and a pod and its own node are always allowed" } else { "" };
-            let (way, from, to) = if *is_source { ("from", host, other) } else { ("to", other, host) };
+            let (way, host) = if *is_source { ("from", from) } else { ("to", to) };
             format!(
                 "{} -> {}: {} is in its node's network{why}; {way} every other node: {answers}",
                 shown(from),
@@ -149,7 +149,7 @@ fn contested(cluster: &Cluster, address: std::net::IpAddr) -> String {
 /// Where to find facts that files lack.
 pub(super) fn what_is_missing(input: &Input, missing: &[Missing]) -> Option<&'static str> {
     let is_of_cluster = |of: &Missing| {
-        // Of a part of a prefix, no cluster says which address is meant.
+        // No cluster says which address of a prefix is meant.
         let is_part = of.subject.kind == "Block" && matches!(of.fact, MissingFact::AddressInSourceRanges(_));
         !is_part
             && !matches!(
@@ -238,6 +238,10 @@ pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
             MissingFact::NodePort(port) => {
                 format!("whether port {port} of {other} leads to a Service: Services were not read")
             }
+            MissingFact::ChosenNodePort { port, services } => format!(
+                "whether port {port} of {other} leads to {}: the nodePort is not in the input, and the API server chooses one",
+                shorten(services, NAMED, ", ")
+            ),
             MissingFact::IsNode(address, port) => format!(
                 "whether {address} is a node's address: no Node of the input says it, and port {port} of a node leads to a \
                  Service or a pod"

@@ -98,6 +98,10 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
                 count("file with templates ({{ … }}) is", "files with templates ({{ … }}) are"),
                 chart_of(&first)
             ),
+            OtherDocument::OpenShiftTemplate => format!(
+                "{} not processed, so what they make was not judged ({names}); oc process -f {first} | npc … -f -",
+                count("file with a Template of OpenShift is", "files with Templates of OpenShift are"),
+            ),
             OtherDocument::Chart => {
                 format!("passed over {} ({names})", count("file of a Helm chart", "files of Helm charts"))
             }
@@ -121,7 +125,7 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
                 format!("passed over {}", whole.into_iter().chain(mixed).collect::<Vec<_>>().join(", and "))
             }
         };
-        all.push((matches!(foreign, OtherDocument::Template | OtherDocument::Encrypted), line));
+        all.push((foreign.may_decide(), line));
     }
     let folders: Vec<String> = passed.kustomizations.iter().map(|folder| folder.display().to_string()).collect();
     if let Some(first) = folders.first() {

@@ -47,8 +47,8 @@ impl Args {
         groups: &Groups,
         options: &Options,
     ) -> anyhow::Result<(Matrix<'a>, OutsideShown)> {
-        let from = named(&self.from, input)?;
-        let to = named(&self.to, input)?;
+        let from = self.named(&self.from, input)?;
+        let to = self.named(&self.to, input)?;
         let namespace = self.input.only_namespace();
         let traffic = self.port.as_ref().map_or_else(|| Ok(Traffic::all()), traffic)?;
         let is_asked_for = |end: &End, named: &Named| match end {
@@ -76,8 +76,8 @@ impl Args {
             let hidden = input.cluster.endpoints().filter(|(_, pod)| pod.namespace != namespace).count();
             match hidden {
                 0 => {}
-                1 => eprintln!("npc: -n {namespace} hides 1 pod of another namespace; {WITHOUT}"),
-                _ => eprintln!("npc: -n {namespace} hides {hidden} pods of other namespaces; {WITHOUT}"),
+                1 => eprintln!("npc: -n {namespace} hides 1 pod of another namespace; {HOW_TO_SHOW}"),
+                _ => eprintln!("npc: -n {namespace} hides {hidden} pods of other namespaces; {HOW_TO_SHOW}"),
             }
         }
         let matrix = Matrix::select(&input.cluster, groups, options, &Selection { shown: &shown, traffic }).map_err(
@@ -96,40 +96,46 @@ impl Args {
 }
 
 /// How to see what `-n` hides: it names the namespace of endpoints, and shows that one only.
-const WITHOUT: &str = "for these say -A, and endpoints as NAMESPACE/NAME";
+const HOW_TO_SHOW: &str = "for these say -A, and endpoints as NAMESPACE/NAME";
 
 /// What helps where a matrix is too large.
 pub(super) const SHOW_LESS: &str = "show a part of it: -n NAMESPACE, --from ENDPOINT, --to ENDPOINT or -l LABELS";
 
-/// What the endpoints of a flag stand for.
-fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<Named> {
-    let mut named = Named { any: written.is_empty(), ..Named::default() };
-    for written in written {
-        if written.port.is_some() {
-            return Err(Stop::new(Exit::Input, "--from and --to take no port; say --port").into());
-        }
-        let resolved = written.resolve(input, &input.namespace)?;
-        match resolved.target {
-            Target::Pod(pod) => drop(named.pods.insert(pod)),
-            Target::Pods(pods) => named.pods.extend(pods),
-            Target::Address(address) => {
-                named.addresses.insert(address);
-                named.pods.extend(input.cluster.holders(address, None));
+impl Args {
+    /// What the endpoints of a flag stand for.
+    fn named(&self, written: &[EndpointText], input: &Input) -> anyhow::Result<Named> {
+        let mut named = Named { any: written.is_empty(), ..Named::default() };
+        for written in written {
+            if written.port.is_some() {
+                return Err(Stop::new(Exit::Input, "--from and --to take no port; say --port").into());
             }
-            // By its address, a Service has a row where --address names it.
-            Target::ServiceAddress(_, address) => drop(named.addresses.insert(address)),
-            Target::Any => named.any = true,
-            Target::Outside => named.outside = true,
-            _ => {
-                let message = format!(
-                    "the matrix has no endpoint {}; name a pod, a workload, ns/NAME, an --address or outside",
-                    resolved.name
-                );
-                return Err(Stop::new(Exit::Input, message).into());
+            let resolved = written.resolve(input, &input.namespace)?;
+            match resolved.target {
+                Target::Pod(pod) => drop(named.pods.insert(pod)),
+                Target::Pods(pods) => named.pods.extend(pods),
+                Target::Address(address) => {
+                    if !self.address.contains(&address) && input.cluster.holders(address, None).is_empty() {
+                        let message = format!("the matrix has no row for {address}; add --address {address}");
+                        return Err(Stop::new(Exit::NotFound, message).into());
+                    }
+                    named.addresses.insert(address);
+                    named.pods.extend(input.cluster.holders(address, None));
+                }
+                // By its address, a Service has a row where --address names it.
+                Target::ServiceAddress(_, address) => drop(named.addresses.insert(address)),
+                Target::Any => named.any = true,
+                Target::Outside => named.outside = true,
+                _ => {
+                    let message = format!(
+                        "the matrix has no endpoint {}; name a pod, a workload, ns/NAME, an --address or outside",
+                        resolved.name
+                    );
+                    return Err(Stop::new(Exit::Input, message).into());
+                }
             }
         }
+        Ok(named)
     }
-    Ok(named)
 }
 
 /// The traffic to a port; without a protocol, of all protocols.

@@ -307,7 +307,9 @@ impl<'a> TextMatrix<'a> {
         if text.contains(&b'~') {
             writeln!(out, "\n~ replicas differ: this is allowed for some of them; --by pod shows which")?;
             let is_bare = |endpoint: &Endpoint| endpoint.addresses.is_empty();
-            if Family::ALL.iter().all(|of| self.cluster.gives(*of)) && self.matrix.endpoints().iter().any(is_bare) {
+            if Family::ALL.iter().all(|of| self.cluster.assigns_family(*of))
+                && self.matrix.endpoints().iter().any(is_bare)
+            {
                 writeln!(out, "  or, of pods without an address yet: IPv4 and IPv6 differ; npc explain shows how")?;
             }
         }

@@ -122,8 +122,9 @@ impl Represented {
                 let mut owner = reference(&pod.namespace, owner);
                 while live.insert(owner.clone()) {
                     match owners.get(&owner) {
-                        Some(above) => owner = above.clone(),
-                        None => break,
+                        // A Job that is done says nothing of the next one of its CronJob.
+                        Some(above) if !pod.finished => owner = above.clone(),
+                        Some(_) | None => break,
                     }
                 }
             }

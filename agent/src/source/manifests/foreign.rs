@@ -12,10 +12,20 @@ pub enum OtherDocument {
     Chart,
     /// A part of an object that a kustomization changes, or a JSON patch.
     Patch,
+    /// A Template of OpenShift, whose parameters are not filled in.
+    OpenShiftTemplate,
     /// Encrypted by SOPS.
     Encrypted,
     /// Anything else: a dashboard, a configuration, `package.json`.
     Other,
+}
+
+impl OtherDocument {
+    /// Whether objects that decide may be made of it.
+    #[must_use]
+    pub const fn may_decide(self) -> bool {
+        matches!(self, Self::Template | Self::OpenShiftTemplate | Self::Encrypted)
+    }
 }
 
 /// What is wrong with a document, as far as it tells broken objects from other things.
@@ -25,8 +35,10 @@ pub(super) enum DocumentFault {
     Syntax,
     /// It has not the form of an object: apiVersion, kind, metadata.
     NoObject,
-    /// It is a list of JSON patch operations.
-    JsonPatch,
+    /// It is a list of JSON patch operations, or a strategic merge patch.
+    Patch,
+    /// It is a Template of OpenShift.
+    OpenShiftTemplate,
     /// A field does not fit its type.
     Mismatch,
     /// The same, in an object in which actions of a template stand.
@@ -34,10 +46,10 @@ pub(super) enum DocumentFault {
 }
 
 /// What marks a value that SOPS has encrypted.
-const ENCRYPTED: &str = "ENC[AES256_GCM";
+pub(super) const ENCRYPTED: &str = "ENC[AES256_GCM";
 
-/// What begins a template's action.
-pub(super) const ACTION: &str = "{{";
+/// What begins a template's action: of Helm, and a variable of envsubst or Flux.
+pub(super) const ACTIONS: [&str; 2] = ["{{", "${"];
 
 /// What a document with this fault is, if it is no broken object.
 pub(super) fn classify(file: &str, text: &str, line: u32, fault: DocumentFault) -> Option<OtherDocument> {
@@ -46,11 +58,12 @@ pub(super) fn classify(file: &str, text: &str, line: u32, fault: DocumentFault) 
         return Some(OtherDocument::Encrypted);
     }
     match fault {
-        DocumentFault::Syntax if document.contains(ACTION) => Some(OtherDocument::Template),
+        DocumentFault::Syntax if document.contains(ACTIONS[0]) => Some(OtherDocument::Template),
         DocumentFault::Template => Some(OtherDocument::Template),
+        DocumentFault::OpenShiftTemplate => Some(OtherDocument::OpenShiftTemplate),
         DocumentFault::Mismatch => None,
         DocumentFault::Syntax if mentions_object(document) => None,
-        DocumentFault::JsonPatch => Some(OtherDocument::Patch),
+        DocumentFault::Patch => Some(OtherDocument::Patch),
         DocumentFault::Syntax | DocumentFault::NoObject => Some(of_file(file)),
     }
 }
@@ -93,12 +106,31 @@ pub(super) fn is_json_patch(node: &Node) -> bool {
     }
 }
 
+/// Whether a node is a strategic merge patch: it says by `$patch` what to do with a part of an object.
+pub(super) fn is_merge_patch(node: &Node) -> bool {
+    match &node.resolved().value {
+        Value::List(items) => items.iter().any(is_merge_patch),
+        Value::Map(entries) => entries.iter().any(|entry| &*entry.key == "$patch" || is_merge_patch(&entry.node)),
+        Value::Scalar { .. } | Value::Shared(_) => false,
+    }
+}
+
 /// Whether a template's action stands in some text of this node.
 pub(super) fn has_action(node: &Node) -> bool {
+    ACTIONS.iter().any(|action| has_text(node, action))
+}
+
+/// Whether SOPS has encrypted some text of this node.
+pub(super) fn is_encrypted(node: &Node) -> bool {
+    has_text(node, ENCRYPTED)
+}
+
+/// Whether a text stands in some text of this node.
+fn has_text(node: &Node, part: &str) -> bool {
     match &node.resolved().value {
-        Value::Scalar { text, .. } => text.contains(ACTION),
-        Value::List(items) => items.iter().any(has_action),
-        Value::Map(entries) => entries.iter().any(|entry| entry.key.contains(ACTION) || has_action(&entry.node)),
+        Value::Scalar { text, .. } => text.contains(part),
+        Value::List(items) => items.iter().any(|item| has_text(item, part)),
+        Value::Map(entries) => entries.iter().any(|entry| entry.key.contains(part) || has_text(&entry.node, part)),
         Value::Shared(_) => false,
     }
 }

@@ -47,6 +47,18 @@ const POLICY_METADATA: Keep = Fields(&[
     ("ownerReferences", All),
     ("deletionTimestamp", All),
 ]);
+/// The other fields of metadata that the API has.
+const FILLED_IN: [&str; 9] = [
+    "clusterName",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "finalizers",
+    "generation",
+    "initializers",
+    "managedFields",
+    "resourceVersion",
+    "selfLink",
+];
 const CONTAINERS: Keep = Fields(&[
     ("name", All),
     ("restartPolicy", All),
@@ -103,7 +115,10 @@ const SERVICE: Keep = Fields(&[
             ("internalTrafficPolicy", All),
             ("publishNotReadyAddresses", All),
             ("ipFamilies", All),
+            ("ipFamilyPolicy", All),
+            ("loadBalancerIP", All),
             ("loadBalancerSourceRanges", All),
+            ("allocateLoadBalancerNodePorts", All),
             ("ports", All),
         ]),
     ),
@@ -243,10 +258,7 @@ impl DocumentKind {
             unshare(node);
             if let Value::Map(entries) = &mut node.value {
                 entries.retain(|entry| &*entry.key != "status");
-                entries
-                    .iter_mut()
-                    .filter(|e| &*e.key == "metadata")
-                    .for_each(|e| retain(&mut e.node, &POLICY_METADATA));
+                entries.iter_mut().filter(|e| &*e.key == "metadata").for_each(|e| retain_metadata(&mut e.node));
             }
         } else {
             retain(node, self.keep());
@@ -300,6 +312,15 @@ fn retain(node: &mut Node, keep: &Keep) {
         Value::List(items) => items.iter_mut().for_each(|item| retain(item, keep)),
         Value::Scalar { .. } | Value::Shared(_) => {}
     }
+}
+
+/// Drops what the API server fills in of a policy's metadata. A field that the API does not have stays: it
+/// is a finding.
+fn retain_metadata(node: &mut Node) {
+    unshare(node);
+    let Value::Map(entries) = &mut node.value else { return };
+    let Fields(kept) = POLICY_METADATA else { return };
+    entries.retain(|entry| kept.iter().any(|(key, _)| **key == *entry.key) || !FILLED_IN.contains(&&*entry.key));
 }
 
 /// Makes a node that has an anchor, or is an alias, one of its own.
@@ -451,6 +472,10 @@ fn template(
         for key in ["batch.kubernetes.io/job-name", "job-name"] {
             labels.entry(key.to_owned()).or_insert_with(|| name.to_owned());
         }
+    }
+    if kind == "DeploymentConfig" {
+        // OpenShift's own.
+        labels.insert("deploymentconfig".to_owned(), name.to_owned());
     }
     let spec = template.spec.unwrap_or_default();
     let mut pod = Pod::from_template(namespace.to_owned(), name.to_owned(), labels, spec);

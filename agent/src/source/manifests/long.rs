@@ -21,7 +21,7 @@ use memchr::{memchr_iter, memmem};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::foreign::{ACTION, has_action};
+use super::foreign::{ACTIONS, has_action};
 use super::kinds::{self, DocumentKind};
 use super::parse::DocumentReader;
 use super::parsed::{Parsed, ParsedObject};
@@ -316,7 +316,7 @@ fn read_batch(
     count: &AtomicUsize,
 ) -> Option<Parsed> {
     let mut reader = DocumentReader::new(file, default_namespace, count);
-    let has_actions = memmem::find(batch.text.as_bytes(), ACTION.as_bytes()).is_some();
+    let has_actions = ACTIONS.iter().any(|of| memmem::find(batch.text.as_bytes(), of.as_bytes()).is_some());
     let (mut line, mut at) = (batch.line, 0);
     for item in batch.items {
         line += lines(&batch.text.as_bytes()[at..item.start]);

@@ -187,7 +187,7 @@ impl DocumentReader<'_> {
             Ok(None) => return self.kustomization(&node),
             Err((span, message, help)) => {
                 if foreign::is_json_patch(&node) {
-                    self.faults.push((self.parsed.problems.len(), DocumentFault::JsonPatch));
+                    self.faults.push((self.parsed.problems.len(), DocumentFault::Patch));
                 } else if !is_meant_as_object(&node) {
                     self.faults.push((self.parsed.problems.len(), DocumentFault::NoObject));
                 }
@@ -196,6 +196,10 @@ impl DocumentReader<'_> {
         };
         if types.api_version.starts_with("kustomize.config.k8s.io/") {
             self.kustomization(&node);
+        }
+        if let Some((fault, message, help)) = no_object(&types, &node) {
+            self.faults.push((self.parsed.problems.len(), fault));
+            return self.problem(Code::DocumentUnreadable, node.span, None, "", message.to_owned(), help);
         }
         if let Some(of) = types.kind.strip_suffix("List")
             && node.get("items").is_some()
@@ -252,6 +256,10 @@ impl DocumentReader<'_> {
     /// What a document says it is; `None` for a file that kustomize reads.
     fn types(&self, node: &Node, of_list: Option<&TypeMeta>) -> Result<Option<TypeMeta>, (Span, String, &'static str)> {
         if !matches!(node.resolved().value, Value::Map(_)) {
+            if is_list_of_objects(node) {
+                let help = "separate the objects by lines of ---, or write them as items of kind: List";
+                return Err((node.span, "a list of objects is no object".to_owned(), help));
+            }
             let help = "only Kubernetes objects are read";
             return Err((node.span, "not an object with apiVersion and kind".to_owned(), help));
         }
@@ -326,7 +334,8 @@ impl DocumentReader<'_> {
             Ok(decoded) => {
                 // Of other objects than policies little is asked for, and there are a hundred
                 // thousand.
-                let is_needed = kind == DocumentKind::Policy || foreign::has_action(&node);
+                let is_needed =
+                    kind == DocumentKind::Policy || foreign::has_action(&node) || foreign::is_encrypted(&node);
                 let node = if is_needed { node } else { needed(kind, node) };
                 self.parsed.items.push(ParsedObject {
                     object,
@@ -362,7 +371,32 @@ impl DocumentReader<'_> {
 fn is_meant_as_object(node: &Node) -> bool {
     let has = |key| node.get(key).is_some_and(|value| !value.is_null());
     let is_read = |kind: &str| types::kind_that_is_read(kind).is_some();
-    has("metadata") || node.get("kind").and_then(Node::text).is_some_and(is_read)
+    is_list_of_objects(node) || has("metadata") || node.get("kind").and_then(Node::text).is_some_and(is_read)
+}
+
+/// Whether a node is a list in which an object stands.
+fn is_list_of_objects(node: &Node) -> bool {
+    let is_object = |item: &Node| ["apiVersion", "kind"].iter().all(|key| item.get(key).and_then(Node::text).is_some());
+    matches!(&node.resolved().value, Value::List(items) if items.iter().any(is_object))
+}
+
+/// What a document is that has the form of an object and is none, with a message and help.
+fn no_object(types: &TypeMeta, node: &Node) -> Option<(DocumentFault, &'static str, &'static str)> {
+    if types.kind.starts_with(foreign::ENCRYPTED) || types.api_version.starts_with(foreign::ENCRYPTED) {
+        let help = "decrypt it: sops -d FILE";
+        return Some((DocumentFault::NoObject, "the object is encrypted by SOPS", help));
+    }
+    let group = types.api_version.split('/').next().unwrap_or_default();
+    if types.kind == "Template" && matches!(group, "template.openshift.io" | "v1") {
+        let help = "fill in its parameters: oc process -f FILE";
+        return Some((DocumentFault::OpenShiftTemplate, "a Template of OpenShift is no object of a cluster", help));
+    }
+    let is_policy = DocumentKind::of(&types.api_version, &types.kind) == DocumentKind::Policy;
+    if is_policy && foreign::is_merge_patch(node) {
+        let help = "apply it: kubectl kustomize DIR";
+        return Some((DocumentFault::Patch, "a strategic merge patch ($patch) is no object", help));
+    }
+    None
 }
 
 /// kustomize lets its own file go without apiVersion and kind, and it stands

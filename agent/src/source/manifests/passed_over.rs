@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use npc_compiler::cluster::unread::{Extent, Unread};
 
-use super::foreign::{ACTION, OtherDocument, around, has_action};
+use super::foreign::{ACTIONS, ENCRYPTED, OtherDocument, around, has_action, is_encrypted};
 use super::parsed::Parsed;
 use super::problem::Severity;
 use super::types;
@@ -57,10 +57,10 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
             (file.items, file.problems) = (Vec::new(), Vec::new());
             continue;
         }
-        let mut unread = BTreeSet::new();
+        let mut unread = BTreeSet::<Option<&'static str>>::new();
         let mut note = |foreign: OtherDocument, line: u32| {
             add(foreign);
-            if matches!(foreign, OtherDocument::Template | OtherDocument::Encrypted) {
+            if foreign.may_decide() {
                 unread.extend(kinds(around(&file.text, line)));
             }
         };
@@ -74,20 +74,24 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
             }
             foreign.is_none()
         });
-        if file.text.contains(ACTION) {
+        if ACTIONS.iter().chain([&ENCRYPTED]).any(|part| file.text.contains(part)) {
             file.items.retain(|item| {
-                let is_template = has_action(&item.node);
-                if is_template {
-                    note(OtherDocument::Template, item.node.span.start.line);
+                let foreign = match () {
+                    () if is_encrypted(&item.node) => Some(OtherDocument::Encrypted),
+                    () if has_action(&item.node) => Some(OtherDocument::Template),
+                    () => None,
+                };
+                if let Some(foreign) = foreign {
+                    note(foreign, item.node.span.start.line);
                 }
-                !is_template
+                foreign.is_none()
             });
         }
         if !file.items.is_empty() || !file.skipped.is_empty() {
             passed.mixed.insert(Arc::clone(&file.file));
         }
         passed.unread.extend(unread.into_iter().map(|kind| Unread {
-            kind: Some(kind.to_owned()),
+            kind: kind.map(str::to_owned),
             namespace: Extent::Everywhere,
             why: format!("{} is a template that is not rendered, or encrypted", file.file),
         }));
@@ -95,10 +99,17 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
     passed
 }
 
-/// The kinds that are read and that a text names.
-fn kinds(text: &str) -> BTreeSet<&'static str> {
-    let named = text.lines().filter_map(|line| line.trim_start().strip_prefix("kind:"));
-    named.filter_map(|kind| types::kind_that_is_read(kind.trim().trim_matches(['"', '\'']))).collect()
+/// The kinds that are read and that a text names; none for one that is encrypted and may be any.
+fn kinds(text: &str) -> BTreeSet<Option<&'static str>> {
+    let named = text.lines().filter_map(|line| {
+        let line = line.trim_start().trim_start_matches("- ").trim_start();
+        Some(line.strip_prefix("kind:")?.trim().trim_matches(['"', '\'']))
+    });
+    let kind = |kind: &str| match types::kind_that_is_read(kind) {
+        Some(kind) => Some(Some(kind)),
+        None => kind.starts_with(ENCRYPTED).then_some(None),
+    };
+    named.filter_map(kind).collect()
 }
 
 /// A path without `.` and `..`, as far as its text tells.
@@ -121,7 +132,9 @@ mod tests {
     #[test]
     fn a_template_names_the_kinds_that_it_may_make() {
         let text = "{{ if .Values.x }}\nkind: NetworkPolicy\n---\nkind: \"Deployment\"\nkind: ConfigMap\n";
-        assert_eq!(Vec::from_iter(kinds(text)), ["Deployment", "NetworkPolicy"]);
+        assert_eq!(Vec::from_iter(kinds(text)), [Some("Deployment"), Some("NetworkPolicy")]);
+        let encrypted = "kind: ENC[AES256_GCM,data:x,type:str]\nobjects:\n- kind: Service\n";
+        assert_eq!(Vec::from_iter(kinds(encrypted)), [None, Some("Service")]);
     }
 
     #[test]

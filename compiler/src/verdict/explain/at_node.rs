@@ -14,7 +14,7 @@ use super::walk::{Destination, Route, Walk};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::HostPortAt;
 use crate::cluster::{Cluster, PodId};
-use crate::object::{Family, Protocol};
+use crate::object::{Family, Protocol, Service};
 use crate::verdict::bounds::Verdict;
 
 /// So many ports of a node that lead elsewhere are judged one by one; of more, the node itself is
@@ -91,10 +91,16 @@ impl Walk<'_> {
     /// Flows to one port of a node; whether it leads to a Service or a pod, or may.
     fn by_port(&mut self, sources: &[Unit], addresses: &[IpAddr], only: Protocol, number: u16) -> bool {
         let cluster = self.ends.cluster;
-        if let Some((service, port)) = cluster.behind_node_port(only, number) {
-            let address = addresses[0];
+        let of_family = |service: &Service| {
+            let is_of = |address: &&IpAddr| service.routing.only_family.is_none_or(|only| only == Family::of(address));
+            addresses.iter().find(is_of).copied()
+        };
+        let behind = cluster.behind_node_port(only, number);
+        if let Some((service, port, address)) =
+            behind.and_then(|(service, port)| Some((service, port, of_family(service)?)))
+        {
             let entry = NodePort { address, protocol: only, number, service_port: port.port };
-            self.through(sources, service, Some(Entry::NodePort(entry)));
+            self.through(sources, service, Some(Entry::NodePort(entry)), Some(Family::of(&address)));
             return true;
         }
         if self.by_host_port(sources, addresses, only, number) {
@@ -103,8 +109,15 @@ impl Walk<'_> {
         let may_be_a_service = NODE_PORTS.contains(&number) && cluster.has_unread_services();
         if may_be_a_service {
             self.unknown(sources, addresses[0], only, number, &MissingFact::NodePort(number));
+            return true;
         }
-        may_be_a_service
+        let choosing = services_without_number(cluster, only, number);
+        if !choosing.is_empty() {
+            let fact = MissingFact::ChosenNodePort { port: number, services: choosing };
+            self.unknown(sources, addresses[0], only, number, &fact);
+            return true;
+        }
+        false
     }
 
     /// Flows to a host port; whether it leads to a pod, or may.
@@ -142,6 +155,7 @@ impl Walk<'_> {
         let pods: BTreeSet<String> = leads_to.iter().filter_map(name).collect();
         self.explanation.warn(Warning::HostPort { port: number, pods: pods.into_iter().collect() });
         let way = Way::HostPort(number);
+        let before = self.explanation.flows.len();
         for (address, destination) in leads_to {
             for (is_pod, mut sources) in self.by_node_of_source(sources) {
                 let mut destinations = [destination.clone()];
@@ -152,6 +166,13 @@ impl Walk<'_> {
                 }
                 let route = Route { way: Some(&way), missing: &missing, ..Route::default() };
                 self.between(&sources, &destinations, route);
+            }
+        }
+        if !is_known {
+            // The pod may be on another node, and then the flow is one to this node itself.
+            for flow in self.explanation.flows[before..].iter_mut().filter(|flow| flow.verdict == Verdict::Denied) {
+                (flow.verdict, flow.asked) = (Verdict::Unknown, JudgedPairs::default());
+                flow.missing.push(MissingFact::HostPort(number));
             }
         }
         true
@@ -172,7 +193,9 @@ impl Walk<'_> {
             let may = |kind: &str| cluster.unread().iter().any(|of| of.may_be(kind));
             NODE_PORTS.contains(&number) && may("Service") && may("Node")
         };
-        if cluster.behind_node_port(only, number).is_none() && !to_pod() && !may_be_a_service() {
+        let is_known = || cluster.behind_node_port(only, number).is_some();
+        let is_chosen = || !services_without_number(cluster, only, number).is_empty();
+        if !is_known() && !to_pod() && !may_be_a_service() && !is_chosen() {
             return false;
         }
         self.unknown(sources, address, only, number, &MissingFact::IsNode(address, number));
@@ -216,6 +239,13 @@ impl Walk<'_> {
         self.explanation.warn(Warning::Loopback(address));
         Ok(true)
     }
+}
+
+/// The Services for which the API server may choose this port of nodes, by namespace and name.
+fn services_without_number(cluster: &Cluster, protocol: Protocol, number: u16) -> Vec<String> {
+    let services = cluster.services().filter(|service| service.routing.chosen_node_ports.contains(&protocol));
+    let names = services.map(|service| format!("{}/{}", service.namespace, service.name));
+    if NODE_PORTS.contains(&number) { names.collect() } else { Vec::new() }
 }
 
 fn pod_name(cluster: &Cluster, pod: PodId) -> String {

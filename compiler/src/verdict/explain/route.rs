@@ -18,7 +18,7 @@ use super::entry::{Entry, NodePort};
 use super::judged_pairs::JudgedPairs;
 use super::name::{EndName, Port, Target};
 use super::party::Party;
-use super::question::MissingFact;
+use super::question::{MissingFact, OnNodes};
 use super::source_ranges::{are_in, source_ranges, unknown_range};
 use super::walk::{Destination, Route, Walk};
 use crate::algebra::traffic::Traffic;
@@ -72,11 +72,17 @@ impl Walk<'_> {
     /// Flows to an address of a Service.
     pub(super) fn by_address(&mut self, sources: &[Unit], service: &Service, address: IpAddr) {
         let is_external = service.routing.external_addresses.contains(&address);
-        self.through(sources, service, is_external.then_some(Entry::External(address)));
+        self.through(sources, service, is_external.then_some(Entry::External(address)), Some(Family::of(&address)));
     }
 
-    /// Flows through a Service to its backends.
-    pub(super) fn through(&mut self, sources: &[Unit], service: &Service, entry: Option<Entry>) {
+    /// Flows through a Service to its backends; by an address, to those of its family.
+    pub(super) fn through(
+        &mut self,
+        sources: &[Unit],
+        service: &Service,
+        entry: Option<Entry>,
+        family: Option<Family>,
+    ) {
         let cluster = self.ends.cluster;
         let behind = cluster.behind(service).unwrap_or_default();
         self.warn(self.ends.contested(&self.ends.behind(behind.iter().copied())));
@@ -122,7 +128,8 @@ impl Walk<'_> {
         for port in ports {
             let backends = cluster.backends(service, port);
             let code = backends.as_ref().map(|_| Code::ServiceNoBackends);
-            let backends = backends.unwrap_or_default();
+            let mut backends = backends.unwrap_or_default();
+            backends.retain(|backend| backend.family.zip(family).is_none_or(|(of, family)| of == family));
             let traffic = Traffic::ports(port.protocol, port.port, port.port);
             if backends.is_empty() {
                 let without_backend = code.map(|_| cluster.why_none(service, port));
@@ -132,7 +139,7 @@ impl Walk<'_> {
             let units = self.ends.backends(&backends).into_iter().zip(&backends);
             let destinations: Vec<Destination> = units
                 .map(|(unit, backend)| Destination {
-                    unit,
+                    unit: Unit { only: unit.only.or(family), ..unit },
                     traffic: Traffic::ports(port.protocol, backend.port, backend.port),
                     service_port: Some((port.protocol, port.port)),
                     before: None,
@@ -364,7 +371,17 @@ impl Walk<'_> {
         });
         let is_pod = sources.iter().all(|source| matches!(source.party, Party::End(End::Pod(_))));
         if !hosts.is_empty() {
-            self.between(sources, &hosts, Route { way: Some(&Way::SameNode), same_node: is_pod, ..route });
+            let nodes = if is_pod { OnNodes::One } else { OnNodes::AsObjectsSay };
+            self.between(sources, &hosts, Route { way: Some(&Way::SameNode), nodes, ..route });
+        }
+        // From a node, they are its own pods.
+        let (own, there): (Vec<Destination>, Vec<Destination>) = there.into_iter().partition(|of| {
+            unknown == MissingFact::SameNode
+                && self.is_pod_of_each_node(&of.unit)
+                && sources.iter().all(|source| self.is_node(source))
+        });
+        if !own.is_empty() {
+            self.between(sources, &own, Route { way: Some(&Way::SameNode), nodes: OnNodes::One, ..route });
         }
         self.between(sources, &there, route);
         self.between(sources, &perhaps, Route { missing: &[unknown], ..route });
@@ -478,8 +495,7 @@ impl Walk<'_> {
 
 /// Whether an end stands for a pod on each node.
 pub(super) fn is_on_each_node(cluster: &Cluster, unit: &Unit) -> bool {
-    let workload = unit.party.pod().filter(|_| unit.is_template).and_then(|pod| cluster.pod(pod).workload.as_ref());
-    workload.is_some_and(|workload| workload.kind == "DaemonSet")
+    unit.is_template && unit.party.pod().is_some_and(|pod| cluster.pod(pod).is_on_each_node())
 }
 
 /// Where a Service leads, as a fact that the input lacks.

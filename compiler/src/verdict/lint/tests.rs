@@ -63,6 +63,8 @@ fn a_name_of_a_port_has_to_be_one_of_a_pod_that_is_meant() {
     assert_eq!(of(&["ns/a app=web :web=80 10.0.0.1"], ingress), [path]);
     assert_eq!(of(&["ns/a app=web :http=80/UDP 10.0.0.1"], ingress), [path]);
     assert_eq!(of(&["ns/a app=web :http=80 10.0.0.1", "ns/b app=web 10.0.0.2"], ingress), NONE);
+    let no_name = ingress.replace("http", "8080");
+    assert_eq!(of(&["ns/a app=web :web=80 10.0.0.1"], &no_name), NONE, "that no port has such a name is a finding");
     let egress = r#"{"policyTypes": ["Egress"], "egress": [
         {"to": [{"podSelector": {"matchLabels": {"app": "web"}}}], "ports": [{"port": "http"}]},
         {"ports": [{"port": 53, "protocol": "UDP"}]}]}"#;
@@ -119,7 +121,10 @@ fn dns_takes_udp_and_a_rule() {
     let dns = r#"ns/dns {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": 53, "protocol": "UDP"}]}]}"#;
     assert_eq!(found(&pods, &[&format!("ns/p {}", egress("")), dns], Vec::new()), NONE);
     let outside = r#"{"policyTypes": ["Egress"], "egress": [{"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]}]}"#;
-    assert_eq!(of(&pods, outside), NONE, "who asks for addresses needs no names");
+    assert_eq!(of(&pods, outside), NONE, "a client of addresses needs no DNS");
+    let not_in_force = dns.replace(r#"["Egress"]"#, r#"["Ingress"]"#);
+    let found = found(&[], &[&format!("ns/p {}", egress("")), &not_in_force], Vec::new());
+    assert_eq!(found, ["policytypes-unused-rules spec.egress", "dns-blocked spec.egress[0]"]);
 }
 
 #[test]
