@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::annotations::{self, Wrong};
 use super::decode::{Mismatch, Notes};
 use super::field::{shared_text_of, span_of};
-use super::foreign::{self, DocumentFault};
+use super::foreign::{self, DocumentFault, Unfinished};
 use super::json;
 use super::kinds::{self, DocumentKind};
 use super::parsed::{Parsed, ParsedObject};
@@ -56,6 +56,11 @@ pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: 
             let (valid, broken) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
             let (span, byte) = (behind(valid), broken.first().copied().unwrap_or_default());
             let message = format!("not UTF-8 text: the byte 0x{byte:02x}");
+            // As UTF-16, a text has a null beside each of its letters.
+            let letters: Vec<u8> = error.as_bytes().iter().copied().filter(|byte| *byte != 0).collect();
+            if ["apiVersion", "kind"].iter().all(|key| memchr::memmem::find(&letters, key.as_bytes()).is_none()) {
+                reader.faults.push((reader.parsed.problems.len(), DocumentFault::NoObject));
+            }
             reader.problem(Code::DocumentUnreadable, span, None, "", message, "save the file as UTF-8");
         }
     }
@@ -182,14 +187,26 @@ impl DocumentReader<'_> {
             Ok(Some(types)) => types,
             Ok(None) => return self.kustomization(&node),
             Err((span, message, help)) => {
+                if let Some(object) = foreign::object_in_list(&node) {
+                    let message = "objects stand in a list without kind: List, which kubectl refuses".to_owned();
+                    let help =
+                        "begin each with \"---\" in place of \"-\", or put the list under items: of a kind: List";
+                    return self.problem(Code::DocumentUnreadable, object.span, None, "", message, help);
+                }
                 if foreign::is_json_patch(&node) {
-                    self.faults.push((self.parsed.problems.len(), DocumentFault::JsonPatch));
+                    self.faults.push((self.parsed.problems.len(), DocumentFault::Patch));
                 } else if !is_meant_as_object(&node) {
                     self.faults.push((self.parsed.problems.len(), DocumentFault::NoObject));
                 }
                 return self.problem(Code::DocumentUnreadable, span, None, "", message, help);
             }
         };
+        if foreign::is_encrypted(&types.api_version, &types.kind) {
+            return self.unfinished(Unfinished::Encrypted, node.span, None);
+        }
+        if foreign::is_merge_patch(&node) {
+            return self.unfinished(Unfinished::Patch, node.span, None);
+        }
         if types.api_version.starts_with("kustomize.config.k8s.io/") {
             self.kustomization(&node);
         }
@@ -212,7 +229,15 @@ impl DocumentReader<'_> {
                 let namespace = self.best_name(DocumentKind::Other, &types.kind, &node).namespace;
                 self.parsed.scaled.push(ObjectRef::new(kind, namespace, name));
             }
-            *self.parsed.skipped.entry(kinds::qualified(&types.api_version, &types.kind)).or_default() += 1;
+            let qualified = kinds::qualified(&types.api_version, &types.kind);
+            if kinds::has_pod_spec(&node) && !kinds::has_templates_only(&types.api_version, &types.kind) {
+                self.parsed.pod_makers.insert(qualified.clone());
+            }
+            if (types.api_version.split('/').next(), types.kind.as_str()) == (Some("template.openshift.io"), "Template")
+            {
+                self.parsed.openshift_templates.push(node.span.start.line);
+            }
+            *self.parsed.skipped.entry(qualified).or_default() += 1;
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
                 let message = format!("no Kubernetes since 1.16 serves a NetworkPolicy of {}", types.api_version);
                 let help = "write apiVersion: networking.k8s.io/v1";
@@ -300,9 +325,28 @@ impl DocumentReader<'_> {
         }
     }
 
+    /// An object that another program has yet to finish, and that is no broken one.
+    fn unfinished(&mut self, why: Unfinished, span: Span, object: Option<&ObjectRef>) {
+        let (message, help) = match why {
+            Unfinished::Encrypted => ("it is encrypted by SOPS", format!("sops -d {} decrypts it", self.parsed.file)),
+            Unfinished::Patch => {
+                ("it is a strategic merge patch, which is no object", "kustomize applies it".to_owned())
+            }
+            Unfinished::Template => ("it is a template that is not rendered", String::new()),
+            Unfinished::Parameters => ("its parameters have no values yet", String::new()),
+        };
+        self.faults.push((self.parsed.problems.len(), DocumentFault::Unfinished(why)));
+        self.problem(Code::DocumentUnreadable, span, object, "", message.to_owned(), help);
+    }
+
     fn object(&mut self, kind: DocumentKind, kind_name: &str, mut node: Node) {
         // They decide nothing, so a policy is in force whatever they say.
         let annotations = Some(&mut node).filter(|_| kind == DocumentKind::Policy).and_then(annotations::take);
+        let unfinished = foreign::unfinished(&node);
+        if let Some(why @ (Unfinished::Encrypted | Unfinished::Patch)) = unfinished {
+            let object = self.best_name(kind, kind_name, &node);
+            return self.unfinished(why, node.span, Some(&object));
+        }
         let mut notes = Notes::default();
         let read = kinds::read(kind, kind_name, &node, &self.parsed.file, self.default_namespace, &mut notes);
         let object = match &read {
@@ -322,7 +366,7 @@ impl DocumentReader<'_> {
             Ok(decoded) => {
                 // Of other objects than policies little is asked for, and there are a hundred
                 // thousand.
-                let is_needed = kind == DocumentKind::Policy || foreign::has_action(&node);
+                let is_needed = kind == DocumentKind::Policy;
                 let node = if is_needed { node } else { needed(kind, node) };
                 self.parsed.items.push(ParsedObject {
                     object,
@@ -330,12 +374,13 @@ impl DocumentReader<'_> {
                     node: Arc::new(node),
                     is_in_parts: false,
                     owner: decoded.owner,
+                    unfinished,
                     body: decoded.body,
                 });
             }
             Err(Mismatch { span, path, message, help }) => {
                 let span = span.unwrap_or(node.span);
-                let fault = if foreign::has_action(&node) { DocumentFault::Template } else { DocumentFault::Mismatch };
+                let fault = unfinished.map_or(DocumentFault::Mismatch, DocumentFault::Unfinished);
                 self.faults.push((self.parsed.problems.len(), fault));
                 self.problem(Code::DocumentUnreadable, span, Some(&object), &path, message, help);
             }
