@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use npc_agent::endpoint::is_type;
 use npc_agent::near;
+use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::cluster::unread::Unread;
-use npc_compiler::object::{Service, parse_address};
+use npc_compiler::object::{Service, Workload, parse_address};
 use npc_compiler::verdict::explain::Target;
 
 use super::{EndpointText, Resolved, What, short_kind};
@@ -240,7 +241,8 @@ fn as_dns<'a>(name: &'a str, kind: Option<&'a str>) -> Vec<Reading<'a>> {
     let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
     match labels.as_slice() {
         [name, namespace] => match kind {
-            None => vec![(namespace, None, name), (namespace, Some("Service"), name)],
+            // As a name of DNS it is a Service's.
+            None => vec![(namespace, Some("Service"), name), (namespace, None, name)],
             kind => vec![(namespace, kind, name)],
         },
         [name, namespace, "svc", ..] => vec![(namespace, Some("Service"), name)],
@@ -276,6 +278,14 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
     }
     if let Some(message) = finished(input, namespace, kind, name) {
         return message;
+    }
+    let mut owned = input.loaded.owned.iter();
+    if let Some((of, owner)) = owned.find(|(o, _)| o.namespace == namespace && o.name == name && fits_idle(&o.kind)) {
+        let (own, owners) = (short_kind(&of.kind), short_kind(&owner.kind));
+        return format!(
+            "{namespace}/{own}/{name} has no pods of its own to ask about; ask about {namespace}/{owners}/{}",
+            owner.name
+        );
     }
     let is_scoped = !matches!(kind, Some("Node" | "Namespace"));
     if kind == Some("Namespace") && input.cluster.namespace(name).is_some() {
@@ -377,6 +387,15 @@ pub(in crate::command) fn names(input: &Input) -> Vec<String> {
     names.into_iter().collect()
 }
 
+/// The CronJob that has made a Job, where the input says it.
+fn cron_job_of<'i>(input: &'i Input, namespace: &str, workload: &Workload) -> Option<&'i ObjectRef> {
+    if workload.kind != "Job" || input.loaded.owned.is_empty() {
+        return None;
+    }
+    let job = ObjectRef::new(&workload.kind, namespace, &workload.name);
+    input.loaded.owned.get(&job).filter(|owner| owner.kind == "CronJob")
+}
+
 /// All that can be an endpoint.
 fn everything(input: &Input) -> Vec<Found<'_>> {
     let cluster = &input.cluster;
@@ -388,6 +407,10 @@ fn everything(input: &Input) -> Vec<Found<'_>> {
         if let Some(workload) = &pod.workload {
             let key = (pod.namespace.clone(), workload.kind.clone(), workload.name.clone());
             workloads.entry(key).or_default().push(id);
+            if let Some(cron_job) = cron_job_of(input, &pod.namespace, workload) {
+                let key = (pod.namespace.clone(), cron_job.kind.clone(), cron_job.name.clone());
+                workloads.entry(key).or_default().push(id);
+            }
         }
         if !pod.is_template() {
             let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
