@@ -19,7 +19,7 @@ mod slice_pod;
 
 pub use budget::{Moved, NAMESPACE_POLICY_BYTES, PolicyBudget, over_budget};
 pub(crate) use controller_label::ROLLOUT_HASH_LABEL;
-pub use controller_label::{ControllerLabel, controller_labels, is_controller_label};
+pub use controller_label::{ControllerLabel, controller_labels, is_controller_label, is_topology_label};
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub use network::{Family, Protocol, parse_address};
 pub use other_kind::{Consequence, consequence};
