@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Code, Mistake};
+use crate::algebra::syntax::wrong_port_name;
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::Protocol;
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
@@ -75,7 +76,8 @@ fn ports(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, pods: &[PodId], fou
             PortMatch::Named(protocol, name) => {
                 let has =
                     |pod: &PodId| cluster.pod(*pod).ports.iter().any(|of| of.name == *name && of.protocol == *protocol);
-                if !pods.iter().any(has) {
+                // Of a name that no port may have, that is said by its own finding.
+                if wrong_port_name(name).is_none() && !pods.iter().any(has) {
                     let problem = format!("no pod that is meant has a {} port named {name}", protocol.as_str());
                     found.push(Mistake { policy: id, path, code: Code::PortNamedUnresolved, problem });
                 }
