@@ -138,6 +138,8 @@ pub struct Pod {
     pub ipv4: Option<Ipv4Addr>,
     /// Its IPv6 address.
     pub ipv6: Option<Ipv6Addr>,
+    /// Its IPv6 address is the first one that its status lists: the cluster's first family is IPv6.
+    pub is_ipv6_first: bool,
     /// `status.hostIPs`: addresses of the node it runs on.
     pub host_addresses: Vec<IpAddr>,
     /// Ports of its containers and of its restartable init containers
@@ -303,7 +305,10 @@ impl From<core::Pod> for Pod {
             // The API has at most one of each family; the first one counts.
             match ip {
                 IpAddr::V4(ip) => made.ipv4 = made.ipv4.or(Some(ip)),
-                IpAddr::V6(ip) => made.ipv6 = made.ipv6.or(Some(ip)),
+                IpAddr::V6(ip) => {
+                    made.is_ipv6_first |= made.ipv4.is_none();
+                    made.ipv6 = made.ipv6.or(Some(ip));
+                }
             }
         }
         let hosts = status.host_ips.unwrap_or_default().into_iter().map(|ip| ip.ip);
@@ -367,6 +372,7 @@ impl Pod {
             node: spec.node_name.filter(|name| !name.is_empty()),
             ipv4: None,
             ipv6: None,
+            is_ipv6_first: false,
             host_addresses: Vec::new(),
             ports,
             unnamed_ports: unnamed_ports.into(),

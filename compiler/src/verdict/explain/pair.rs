@@ -1,10 +1,12 @@
 //! What is said of one pair of ends, in each family in which they may exchange packets.
 
 use super::answer::{Flow, Way};
+use super::decision::{Decision, Reason};
 use super::ends::{Finder, Unit};
 use super::families::judged;
 use super::judged_pairs::{JudgedPairs, Pair};
 use super::name::EndName;
+use super::party::Party;
 use super::question::Question;
 use super::walk::{Destination, Route, Said, Walk};
 use crate::algebra::traffic::Traffic;
@@ -84,6 +86,9 @@ impl Walk<'_> {
         let mut bounds = asked.passes(cluster, groups);
         if !route.missing.is_empty() {
             bounds.least = Traffic::none();
+            if route.may_pass {
+                bounds.most = Traffic::all();
+            }
         }
         let mut flows = Vec::new();
         let parts = [
@@ -94,7 +99,11 @@ impl Walk<'_> {
         for (verdict, part) in parts.into_iter().filter(|(_, part)| !part.is_none()) {
             question.traffic = part.clone();
             asked.question.traffic = part.clone();
-            let decide = |direction| asked.question(direction).decide(cluster, groups, direction);
+            let decide = |direction| {
+                let subject = if direction == Direction::Egress { from } else { to };
+                let decision = asked.question(direction).decide(cluster, groups, direction);
+                of_host_network(decision, subject)
+            };
             flows.push(Flow {
                 from: EndName::default(),
                 to: EndName::default(),
@@ -145,6 +154,15 @@ impl Walk<'_> {
             ..flow
         })
     }
+}
+
+/// What is said of a pod in its node's network by whichever node it is on: no policy applies to it.
+fn of_host_network(decision: Decision, subject: &Unit) -> Decision {
+    let is_node = matches!(subject.party, Party::OtherNode(_)) && subject.name.host_network;
+    if is_node && decision.reason == Reason::DefaultAllow {
+        return Decision { reason: Reason::HostNetworkExempt, ..decision };
+    }
+    decision
 }
 
 /// What is said of two ends without addresses by the family of those that they will have, where that
