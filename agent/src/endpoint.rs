@@ -168,7 +168,7 @@ fn object(text: &str) -> Result<What, String> {
     if first.len() == 4 && first.iter().all(|label| is_number(label)) {
         return Err(match parts.as_slice() {
             [address, length] if parse_address(address).is_some() => {
-                format!("{text:?} is no prefix: {length:?} is no length from 0 to 32")
+                format!("{text:?} is no prefix: \"{length}\" is no length from 0 to 32")
             }
             _ => format!("{text:?} is no address: each of its numbers is 0 to 255, without zeros before it"),
         });

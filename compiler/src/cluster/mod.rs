@@ -143,7 +143,9 @@ impl Cluster {
         let first_family = new_address::first_family(objects);
         for service in &objects.services {
             let mut service = service.clone();
-            if service.routing.is_of_first_family {
+            // EndpointSlices say of which families it is.
+            let has_slices = || endpoint_slices.contains_key(&(service.namespace.clone(), service.name.clone()));
+            if service.routing.is_of_first_family && !has_slices() {
                 service.routing.only_family = first_family;
             }
             services.entry(service.namespace.clone()).or_default().insert(service.name.clone(), service);

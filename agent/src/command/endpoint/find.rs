@@ -241,8 +241,7 @@ fn as_dns<'a>(name: &'a str, kind: Option<&'a str>) -> Vec<Reading<'a>> {
     let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
     match labels.as_slice() {
         [name, namespace] => match kind {
-            // As a name of DNS it is a Service's.
-            None => vec![(namespace, Some("Service"), name), (namespace, None, name)],
+            None => vec![(namespace, None, name), (namespace, Some("Service"), name)],
             kind => vec![(namespace, kind, name)],
         },
         [name, namespace, "svc", ..] => vec![(namespace, Some("Service"), name)],

@@ -158,7 +158,7 @@ impl Unfinished {
 
 /// Whether an object is one that another program has yet to finish.
 pub(super) fn unfinished(object: &Node) -> Option<Unfinished> {
-    is_named_by_parameter(object).then_some(Unfinished::Parameters).or_else(|| unfinished_part(object))
+    unfinished_part(object).or_else(|| is_named_by_parameter(object).then_some(Unfinished::Parameters))
 }
 
 /// What of this stands in some text or key of a node.

@@ -274,13 +274,6 @@ impl Walk<'_> {
             for (is_pod, mut sources) in self.by_node_of_source(sources) {
                 let mut destinations = [destination.clone()];
                 let mut missing = if is_known { Vec::new() } else { vec![MissingFact::HostPort(number)] };
-                let are_open = || {
-                    self.are_allowed(&sources, &destinations, Route::default())
-                        && self.are_allowed(&sources, &self.at_address(address, only, number), Route::default())
-                };
-                if !is_known && are_open() {
-                    missing.clear();
-                }
                 if is_pod {
                     let asked = (address, Traffic::ports(only, number, number));
                     missing.extend(self.judge_before(&mut sources, &mut destinations, asked));
