@@ -123,14 +123,20 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         By::Pod => matrix::By::Pod,
     };
     let groups = Groups::of_cluster(cluster);
-    let options = matrix::Options { by, addresses: args.address.clone() };
+    let mut addresses = args.address.clone();
+    for address in args.from.iter().chain(&args.to).filter_map(EndpointText::address) {
+        if !addresses.contains(&address) && cluster.holders(address, None).is_empty() {
+            addresses.push(address);
+        }
+    }
+    let options = matrix::Options { by, addresses: addresses.clone() };
     let (matrix, outside) = args.select(&input, &groups, &options)?;
-    if args.address.is_empty() && !cluster.named().any(|(_, pod)| pod.is_endpoint() && !pod.only_in_slice) {
+    if addresses.is_empty() && !cluster.named().any(|(_, pod)| pod.is_endpoint() && !pod.only_in_slice) {
         eprintln!("npc: there are no endpoints; the input has {}", policies_and_pods(cluster));
     }
     args.output.check(&matrix)?;
     let view = table::TextMatrix::new(&matrix, cluster, &groups, outside);
-    let of_services = args.address.iter().filter_map(|address| leads_on(&input, *address));
+    let of_services = addresses.iter().filter_map(|address| leads_on(&input, *address));
     let dead = dead_block::warning(cluster, policies_of(&matrix, &groups));
     let warnings: Vec<String> =
         input.warnings.iter().cloned().chain(tunnels(cluster, &groups)).chain(of_services).chain(dead).collect();

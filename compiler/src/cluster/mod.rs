@@ -140,8 +140,15 @@ impl Cluster {
             endpoint_slices.entry(service).or_default().push(slice.clone());
         }
         let mut services = BTreeMap::<String, BTreeMap<String, Service>>::new();
+        let first_family = new_address::first_family(objects);
         for service in &objects.services {
-            services.entry(service.namespace.clone()).or_default().insert(service.name.clone(), service.clone());
+            let mut service = service.clone();
+            // EndpointSlices say of which families it is.
+            let has_slices = || endpoint_slices.contains_key(&(service.namespace.clone(), service.name.clone()));
+            if service.routing.is_of_first_family && !has_slices() {
+                service.routing.only_family = first_family;
+            }
+            services.entry(service.namespace.clone()).or_default().insert(service.name.clone(), service);
         }
         let mut cluster = Self {
             services,

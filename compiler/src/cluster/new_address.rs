@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::Cluster;
 use super::private::is_private;
 use crate::algebra::cidr::{self, AddressSet, Cidr};
-use crate::object::{Family, Objects};
+use crate::object::{Family, Objects, Pod, Service};
 use crate::policy::Block;
 
 /// What will have a new address.
@@ -75,6 +75,19 @@ impl Cluster {
     pub fn assigns_family(&self, family: Family) -> bool {
         self.assigned_families[family as usize]
     }
+}
+
+/// The family of which a Service has its addresses that names none: that of the API server's own
+/// Service, else the first one of pods; none where the input says neither.
+pub(super) fn first_family(objects: &Objects) -> Option<Family> {
+    let is_of_server = |of: &&Service| (of.namespace.as_str(), of.name.as_str()) == ("default", "kubernetes");
+    let of_server = objects.services.iter().find(is_of_server).and_then(|of| of.routing.only_family);
+    let of_pod = |pod: &Pod| match (pod.ipv4, pod.ipv6) {
+        (None, None) => None,
+        _ if pod.is_ipv6_first => Some(Family::V6),
+        _ => Some(Family::V4),
+    };
+    of_server.or_else(|| objects.pods.iter().find_map(of_pod))
 }
 
 /// The families of which pods and nodes have addresses; both where none has any.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::Cluster;
 use super::backend::BackendEnd;
-use crate::algebra::cidr::{self, AddressSet};
+use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::object::{Family, Service};
 use crate::policy::Block;
 
@@ -24,6 +24,12 @@ impl Cluster {
     #[must_use]
     pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
         self.services.get(namespace)?.get(name)
+    }
+
+    /// Whether all addresses of a prefix are those of services.
+    #[must_use]
+    pub fn are_of_services(&self, prefix: &Cidr) -> bool {
+        prefix.addresses().difference(&self.service_addresses[prefix.family as usize]).is_empty()
     }
 
     /// The first service that has an address.

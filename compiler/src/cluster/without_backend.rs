@@ -6,7 +6,7 @@ use super::Cluster;
 use super::selection::{Selection, UnknownLabels};
 use super::unread::Unread;
 use crate::algebra::selector::Selector;
-use crate::object::{EndpointSlice, Pod, Service, ServicePort, TargetPort};
+use crate::object::{EndpointSlice, Family, Pod, Service, ServicePort, TargetPort};
 
 /// Why the input does not say where a service leads.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +34,8 @@ pub enum NoBackend {
     NoPort(String),
     /// So many endpoints were found and none of them is ready.
     NotReady(usize),
+    /// None of its backends has an address of the family of the address that was asked for.
+    OtherFamily(Family),
     /// Its traffic policy is `Local`, and its backends are on these nodes only; on none that is
     /// known where the list is empty.
     OtherNode {

@@ -38,10 +38,10 @@ const fn label(
 
 /// All of them. Sources: `AddPodLabel…` in Kubernetes' controllers, and
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/>.
-const LABELS: [ControllerLabel; 12] = [
+const LABELS: [ControllerLabel; 10] = [
     // Older controllers do not add it.
     label("apps.kubernetes.io/pod-index", &["StatefulSet"], false, Values::Ordinal),
-    label("batch.kubernetes.io/controller-uid", &["Job", "CronJob"], false, Values::Any),
+    label("batch.kubernetes.io/controller-uid", &["Job", "CronJob"], true, Values::Any),
     label("batch.kubernetes.io/job-completion-index", &["Job", "CronJob"], false, Values::Ordinal),
     // A Job's own is known: it is the Job's name.
     label("batch.kubernetes.io/job-name", &["CronJob"], true, Values::NameAndSuffix),
@@ -51,9 +51,6 @@ const LABELS: [ControllerLabel; 12] = [
     label("pod-template-generation", &["DaemonSet"], false, Values::Any),
     label("pod-template-hash", &["Deployment"], true, Values::Any),
     label("statefulset.kubernetes.io/pod-name", &["StatefulSet"], true, Values::NameAndOrdinal),
-    // Since 1.35 the API server copies these from the node that a pod is bound to.
-    label("topology.kubernetes.io/region", &KNOWN_KINDS, false, Values::Any),
-    label("topology.kubernetes.io/zone", &KNOWN_KINDS, false, Values::Any),
 ];
 
 /// Kinds whose controllers add the labels above and no others.
@@ -63,37 +60,51 @@ const KNOWN_KINDS: [&str; 7] =
 /// The label of Argo's Rollouts in place of `pod-template-hash`.
 pub(crate) const ROLLOUT_HASH_LABEL: &str = "rollouts-pod-template-hash";
 
-/// Labels that other projects' controllers add. Without kinds, those of a controller of any kind that is not
-/// Kubernetes' own.
-const FOREIGN: [ControllerLabel; 5] = [
-    label(ROLLOUT_HASH_LABEL, &[], false, Values::Any),
-    // OpenShift; `deploymentconfig` is known: it is the name.
+/// How a Service of Knative is called among the workloads, and the kind that it makes.
+const KNATIVE: [&str; 2] = ["Service.serving.knative.dev", "Configuration"];
+
+/// Labels of controllers that are not Kubernetes' own. That OpenShift's `deploymentconfig` and
+/// Knative's `serving.knative.dev/service` have the workload's name is known.
+const FOREIGN: [ControllerLabel; 7] = [
+    label("app", &KNATIVE, true, Values::Any),
+    label("apps.kruise.io/cloneset-instance-id", &["CloneSet"], true, Values::Any),
     label("deployment", &["DeploymentConfig"], true, Values::NameAndOrdinal),
-    label("apps.kruise.io/cloneset-instance-id", &[], false, Values::Any),
-    label("serving.knative.dev/revision", &[], false, Values::Any),
-    label("serving.knative.dev/service", &[], false, Values::Any),
+    label(ROLLOUT_HASH_LABEL, &["Rollout"], true, Values::Any),
+    label("serving.knative.dev/configuration", &KNATIVE, true, Values::Any),
+    label("serving.knative.dev/configurationGeneration", &KNATIVE, true, Values::Any),
+    label("serving.knative.dev/revision", &KNATIVE, true, Values::Any),
 ];
+
+/// The labels that the API server copies to a pod from its node when it binds it
+/// (<https://kubernetes.io/docs/reference/labels-annotations-taints/#topologykubernetesiozone>).
+const TOPOLOGY: [&str; 2] = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"];
+
+/// Whether a pod gets a label with this key from its node.
+#[must_use]
+pub fn is_topology_label(key: &str) -> bool {
+    TOPOLOGY.contains(&key)
+}
 
 /// The labels that the controller of a workload of this kind adds.
 pub fn controller_labels(kind: &str) -> impl Iterator<Item = &'static ControllerLabel> {
     let is_known = KNOWN_KINDS.contains(&kind);
-    // What a controller that is not Kubernetes' own does is not known: it may add any of them.
-    let of_kubernetes = LABELS.iter().filter(move |label| !is_known || label.kinds.contains(&kind));
-    let foreign = FOREIGN.iter().filter(move |label| label.kinds.is_empty() || label.kinds.contains(&kind));
-    of_kubernetes.chain(foreign.filter(move |_| !is_known))
+    let of_foreign = FOREIGN.iter().filter(move |label| label.kinds.contains(&kind));
+    of_foreign.chain(LABELS.iter().filter(move |label| !is_known || label.kinds.contains(&kind)))
 }
 
 /// Whether some controller adds a label with this key.
 #[must_use]
 pub fn is_controller_label(key: &str) -> bool {
-    LABELS.iter().chain(&FOREIGN).any(|label| label.key == key)
+    // An author may give the plainest of them too.
+    let of_foreign = FOREIGN.iter().filter(|label| !matches!(label.key, "app" | "deployment"));
+    LABELS.iter().chain(of_foreign).any(|label| label.key == key)
 }
 
 impl ControllerLabel {
     /// Whether a pod of the workload may have the label with this value.
     #[must_use]
     pub fn may_be(&self, workload: &Workload, value: &str) -> bool {
-        if !KNOWN_KINDS.contains(&workload.kind.as_str()) {
+        if !KNOWN_KINDS.contains(&workload.kind.as_str()) && !self.kinds.contains(&workload.kind.as_str()) {
             return true;
         }
         let is_ordinal = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -148,19 +159,20 @@ mod tests {
     fn a_controller_that_is_not_kubernetes_own_may_add_any_of_them() {
         let rollout = Workload { kind: "Rollout".to_owned(), name: "web".to_owned() };
         let label = of("Rollout", "rollouts-pod-template-hash").expect("the label");
-        assert!(label.may_be(&rollout, "x") && !label.is_certain(&rollout));
+        assert!(label.may_be(&rollout, "x") && label.is_certain(&rollout));
+        assert_eq!(of("CloneSet", "rollouts-pod-template-hash"), None, "that is of Rollouts");
+        let config = Workload { kind: "DeploymentConfig".to_owned(), name: "dc".to_owned() };
+        let label = of("DeploymentConfig", "deployment").expect("the label");
+        assert!(label.may_be(&config, "dc-1") && !label.may_be(&config, "other-1") && label.is_certain(&config));
         assert!(of("Rollout", "pod-template-hash").is_some_and(|label| !label.is_certain(&rollout)));
         assert!(is_controller_label("job-name") && !is_controller_label("app"));
     }
 
     #[test]
     fn labels_of_other_projects_are_those_of_their_own_kinds() {
-        let config = Workload { kind: "DeploymentConfig".to_owned(), name: "web".to_owned() };
-        let label = of("DeploymentConfig", "deployment").expect("the label");
-        assert!(label.is_certain(&config) && label.may_be(&config, "web-1"));
         assert_eq!(of("Rollout", "deployment"), None);
         assert_eq!(of("Deployment", "serving.knative.dev/service"), None);
         assert!(of("CloneSet", "apps.kruise.io/cloneset-instance-id").is_some());
-        assert!(of("Deployment", "topology.kubernetes.io/zone").is_some_and(|label| !label.is_always_there));
+        assert_eq!(of("Service.serving.knative.dev", "rollouts-pod-template-hash"), None);
     }
 }

@@ -19,7 +19,7 @@ mod slice_pod;
 
 pub use budget::{Moved, NAMESPACE_POLICY_BYTES, PolicyBudget, over_budget};
 pub(crate) use controller_label::ROLLOUT_HASH_LABEL;
-pub use controller_label::{ControllerLabel, controller_labels, is_controller_label};
+pub use controller_label::{ControllerLabel, controller_labels, is_controller_label, is_topology_label};
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub use network::{DNS_PORT, Family, Protocol, parse_address};
 pub use other_kind::{Consequence, consequence};
@@ -138,6 +138,8 @@ pub struct Pod {
     pub ipv4: Option<Ipv4Addr>,
     /// Its IPv6 address.
     pub ipv6: Option<Ipv6Addr>,
+    /// Its IPv6 address is the first one that its status lists: the cluster's first family is IPv6.
+    pub is_ipv6_first: bool,
     /// `status.hostIPs`: addresses of the node it runs on.
     pub host_addresses: Vec<IpAddr>,
     /// Ports of its containers and of its restartable init containers
@@ -317,7 +319,10 @@ impl From<core::Pod> for Pod {
             // The API has at most one of each family; the first one counts.
             match ip {
                 IpAddr::V4(ip) => made.ipv4 = made.ipv4.or(Some(ip)),
-                IpAddr::V6(ip) => made.ipv6 = made.ipv6.or(Some(ip)),
+                IpAddr::V6(ip) => {
+                    made.is_ipv6_first |= made.ipv4.is_none();
+                    made.ipv6 = made.ipv6.or(Some(ip));
+                }
             }
         }
         let hosts = status.host_ips.unwrap_or_default().into_iter().map(|ip| ip.ip);
@@ -381,6 +386,7 @@ impl Pod {
             node: spec.node_name.filter(|name| !name.is_empty()),
             ipv4: None,
             ipv6: None,
+            is_ipv6_first: false,
             host_addresses: Vec::new(),
             ports,
             unnamed_ports: unnamed_ports.into(),

@@ -48,9 +48,9 @@ impl Reader<'_> {
         match Cidr::parse(text) {
             Ok(cidr) => {
                 let canonical = cidr.network().to_string();
-                let has_zeros =
-                    text.rsplit('/').next().is_some_and(|length| length.len() > 1 && length.starts_with('0'));
-                if has_zeros || (text != canonical && text.parse() != Ok(cidr.network())) {
+                let length = text.split_once('/').map_or("", |(_, length)| length);
+                let has_zeros = length.len() > 1 && length.starts_with('0');
+                if text != canonical && (has_zeros || text.parse() != Ok(cidr.network())) {
                     self.report(
                         path,
                         Code::CidrLegacy,

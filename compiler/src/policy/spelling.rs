@@ -55,6 +55,7 @@ mod tests {
             ("spec.ingres", Some("ingress")),
             ("speck", Some("spec")),
             ("metadata.namespce", Some("namespace")),
+            ("metadata.label", Some("labels")),
             ("spec.podSelektor", Some("podSelector")),
             ("spec.ingress[0].form", Some("from")),
             ("spec.egress[12].form", None),

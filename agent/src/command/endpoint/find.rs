@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use npc_agent::endpoint::is_type;
 use npc_agent::near;
+use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::algebra::cidr::{self, Cidr};
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::cluster::unread::Unread;
-use npc_compiler::object::parse_address;
+use npc_compiler::object::{Workload, parse_address};
 use npc_compiler::verdict::explain::{Port, Target};
 
 use super::{EndpointText, Resolved, What, short_kind};
@@ -77,24 +78,9 @@ impl EndpointText {
         let (name, target) = match &self.what {
             What::Any => ("any".to_owned(), Target::Any),
             What::Outside => ("outside".to_owned(), Target::Outside),
-            What::Address(address) => match input.cluster.service_with_address(*address) {
-                Some(service) => {
-                    let name = format!("{}/svc/{}", service.namespace, service.name);
-                    (name, Target::ServiceAddress(service, *address))
-                }
-                None => (address.to_string(), Target::Address(*address)),
-            },
+            What::Address(address) => at_address(input, *address),
             // One address leads where it leads, however it is written.
-            What::Block(cidr) if leads_on(input, *cidr) => {
-                let address = cidr::address(cidr.family, cidr.first);
-                match input.cluster.service_with_address(address) {
-                    Some(service) => {
-                        let name = format!("{}/svc/{}", service.namespace, service.name);
-                        (name, Target::ServiceAddress(service, address))
-                    }
-                    None => (address.to_string(), Target::Address(address)),
-                }
-            }
+            What::Block(cidr) if leads_on(input, *cidr) => at_address(input, cidr::address(cidr.family, cidr.first)),
             What::Block(cidr) => (cidr.network().to_string(), Target::Blocks(vec![*cidr])),
             What::Object(_, Some(kind), name) if kind == "NetworkPolicy" => {
                 let message = format!("a policy is no end of a flow; ask about it alone: npc explain netpol/{name}");
@@ -303,6 +289,14 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
     if let Some(message) = finished(input, namespace, kind, name) {
         return message;
     }
+    let mut owned = input.loaded.owned.iter();
+    if let Some((of, owner)) = owned.find(|(o, _)| o.namespace == namespace && o.name == name && fits_idle(&o.kind)) {
+        let (own, owners) = (short_kind(&of.kind), short_kind(&owner.kind));
+        return format!(
+            "{namespace}/{own}/{name} has no pods of its own to ask about; ask about {namespace}/{owners}/{}",
+            owner.name
+        );
+    }
     let is_scoped = !matches!(kind, Some("Node" | "Namespace"));
     if kind == Some("Namespace") && input.cluster.namespace(name).is_some() {
         return format!("namespace {name} has no pods to ask about");
@@ -393,6 +387,16 @@ fn finished(input: &Input, namespace: &str, kind: Option<&str>, name: &str) -> O
     })
 }
 
+/// What an address is called, and what it stands for.
+fn at_address(input: &Input, address: IpAddr) -> (String, Target<'_>) {
+    match input.cluster.service_with_address(address) {
+        Some(service) => {
+            (format!("{}/svc/{}", service.namespace, service.name), Target::ServiceAddress(service, address))
+        }
+        None => (address.to_string(), Target::Address(address)),
+    }
+}
+
 /// Whether a prefix is one address, of a Service or of a node.
 fn leads_on(input: &Input, cidr: Cidr) -> bool {
     let address = cidr::address(cidr.family, cidr.first);
@@ -403,6 +407,15 @@ fn leads_on(input: &Input, cidr: Cidr) -> bool {
 pub(in crate::command) fn names(input: &Input) -> Vec<String> {
     let names: BTreeSet<String> = everything(input).iter().map(Found::shown).collect();
     names.into_iter().collect()
+}
+
+/// The CronJob that has made a Job, where the input says it.
+fn cron_job_of<'i>(input: &'i Input, namespace: &str, workload: &Workload) -> Option<&'i ObjectRef> {
+    if workload.kind != "Job" || input.loaded.owned.is_empty() {
+        return None;
+    }
+    let job = ObjectRef::new(&workload.kind, namespace, &workload.name);
+    input.loaded.owned.get(&job).filter(|owner| owner.kind == "CronJob")
 }
 
 /// All that can be an endpoint.
@@ -416,6 +429,10 @@ fn everything(input: &Input) -> Vec<Found<'_>> {
         if let Some(workload) = &pod.workload {
             let key = (pod.namespace.clone(), workload.kind.clone(), workload.name.clone());
             workloads.entry(key).or_default().push(id);
+            if let Some(cron_job) = cron_job_of(input, &pod.namespace, workload) {
+                let key = (pod.namespace.clone(), cron_job.kind.clone(), cron_job.name.clone());
+                workloads.entry(key).or_default().push(id);
+            }
         }
         if !pod.is_template() {
             let (namespace, name) = (pod.namespace.clone(), pod.name.clone());

@@ -47,8 +47,8 @@ impl Args {
         groups: &Groups,
         options: &Options,
     ) -> anyhow::Result<(Matrix<'a>, OutsideShown)> {
-        let from = self.named(&self.from, input)?;
-        let to = self.named(&self.to, input)?;
+        let from = named(&self.from, input)?;
+        let to = named(&self.to, input)?;
         let namespace = self.input.only_namespace();
         let traffic = self.port.as_ref().map_or_else(|| Ok(Traffic::all()), traffic)?;
         let is_asked_for = |end: &End, named: &Named| match end {
@@ -101,41 +101,35 @@ const HOW_TO_SHOW: &str = "for these say -A, and endpoints as NAMESPACE/NAME";
 /// What helps where a matrix is too large.
 pub(super) const SHOW_LESS: &str = "show a part of it: -n NAMESPACE, --from ENDPOINT, --to ENDPOINT or -l LABELS";
 
-impl Args {
-    /// What the endpoints of a flag stand for.
-    fn named(&self, written: &[EndpointText], input: &Input) -> anyhow::Result<Named> {
-        let mut named = Named { any: written.is_empty(), ..Named::default() };
-        for written in written {
-            if written.port.is_some() {
-                return Err(Stop::new(Exit::Input, "--from and --to take no port; say --port").into());
+/// What the endpoints of a flag stand for.
+fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<Named> {
+    let mut named = Named { any: written.is_empty(), ..Named::default() };
+    for written in written {
+        if written.port.is_some() {
+            return Err(Stop::new(Exit::Input, "--from and --to take no port; say --port").into());
+        }
+        let resolved = written.resolve(input, &input.namespace)?;
+        match resolved.target {
+            Target::Pod(pod) => drop(named.pods.insert(pod)),
+            Target::Pods(pods) => named.pods.extend(pods),
+            Target::Address(address) => {
+                named.addresses.insert(address);
+                named.pods.extend(input.cluster.holders(address, None));
             }
-            let resolved = written.resolve(input, &input.namespace)?;
-            match resolved.target {
-                Target::Pod(pod) => drop(named.pods.insert(pod)),
-                Target::Pods(pods) => named.pods.extend(pods),
-                Target::Address(address) => {
-                    if !self.address.contains(&address) && input.cluster.holders(address, None).is_empty() {
-                        let message = format!("the matrix has no row for {address}; add --address {address}");
-                        return Err(Stop::new(Exit::NotFound, message).into());
-                    }
-                    named.addresses.insert(address);
-                    named.pods.extend(input.cluster.holders(address, None));
-                }
-                // By its address, a Service has a row where --address names it.
-                Target::ServiceAddress(_, address) => drop(named.addresses.insert(address)),
-                Target::Any => named.any = true,
-                Target::Outside => named.outside = true,
-                _ => {
-                    let message = format!(
-                        "the matrix has no endpoint {}; name a pod, a workload, ns/NAME, an --address or outside",
-                        resolved.name
-                    );
-                    return Err(Stop::new(Exit::Input, message).into());
-                }
+            // By its address, a Service has a row where --address names it.
+            Target::ServiceAddress(_, address) => drop(named.addresses.insert(address)),
+            Target::Any => named.any = true,
+            Target::Outside => named.outside = true,
+            _ => {
+                let message = format!(
+                    "the matrix has no endpoint {}; name a pod, a workload, ns/NAME, an --address or outside",
+                    resolved.name
+                );
+                return Err(Stop::new(Exit::Input, message).into());
             }
         }
-        Ok(named)
     }
+    Ok(named)
 }
 
 /// The traffic to a port; without a protocol, of all protocols.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::annotations::{self, Wrong};
 use super::decode::{Mismatch, Notes};
 use super::field::{shared_text_of, span_of};
-use super::foreign::{self, DocumentFault};
+use super::foreign::{self, DocumentFault, Unfinished};
 use super::json;
 use super::kinds::{self, DocumentKind};
 use super::parsed::{Parsed, ParsedObject};
@@ -56,6 +56,11 @@ pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: 
             let (valid, broken) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
             let (span, byte) = (behind(valid), broken.first().copied().unwrap_or_default());
             let message = format!("not UTF-8 text: the byte 0x{byte:02x}");
+            // As UTF-16, a text has a null beside each of its letters.
+            let letters: Vec<u8> = error.as_bytes().iter().copied().filter(|byte| *byte != 0).collect();
+            if ["apiVersion", "kind"].iter().all(|key| memchr::memmem::find(&letters, key.as_bytes()).is_none()) {
+                reader.faults.push((reader.parsed.problems.len(), DocumentFault::NoObject));
+            }
             reader.problem(Code::DocumentUnreadable, span, None, "", message, "save the file as UTF-8");
         }
     }
@@ -186,6 +191,12 @@ impl DocumentReader<'_> {
             Ok(Some(types)) => types,
             Ok(None) => return self.kustomization(&node),
             Err((span, message, help)) => {
+                if let Some(object) = foreign::object_in_list(&node) {
+                    let message = "objects stand in a list without kind: List, which kubectl refuses".to_owned();
+                    let help =
+                        "begin each with \"---\" in place of \"-\", or put the list under items: of a kind: List";
+                    return self.problem(Code::DocumentUnreadable, object.span, None, "", message, help);
+                }
                 if foreign::is_json_patch(&node) {
                     self.faults.push((self.parsed.problems.len(), DocumentFault::Patch));
                 } else if !is_meant_as_object(&node) {
@@ -194,12 +205,14 @@ impl DocumentReader<'_> {
                 return self.problem(Code::DocumentUnreadable, span, None, "", message, help);
             }
         };
+        if foreign::is_encrypted(&types.api_version, &types.kind) {
+            return self.unfinished(Unfinished::Encrypted, node.span, None);
+        }
+        if foreign::is_merge_patch(&node) {
+            return self.unfinished(Unfinished::Patch, node.span, None);
+        }
         if types.api_version.starts_with("kustomize.config.k8s.io/") {
             self.kustomization(&node);
-        }
-        if let Some((fault, message, help)) = no_object(&types, &node) {
-            self.faults.push((self.parsed.problems.len(), fault));
-            return self.problem(Code::DocumentUnreadable, node.span, None, "", message.to_owned(), help);
         }
         if let Some(of) = types.kind.strip_suffix("List")
             && node.get("items").is_some()
@@ -220,7 +233,16 @@ impl DocumentReader<'_> {
                 let namespace = self.best_name(DocumentKind::Other, &types.kind, &node).namespace;
                 self.parsed.scaled.push(ObjectRef::new(kind, namespace, name));
             }
-            *self.parsed.skipped.entry(kinds::qualified(&types.api_version, &types.kind)).or_default() += 1;
+            let qualified = kinds::qualified(&types.api_version, &types.kind);
+            if kinds::has_pod_spec(&node) && !kinds::has_templates_only(&types.api_version, &types.kind) {
+                self.parsed.pod_makers.insert(qualified.clone());
+            }
+            let group = types.api_version.split('/').next().unwrap_or_default();
+            // Before it had groups, OpenShift's were of v1.
+            if types.kind == "Template" && matches!(group, "template.openshift.io" | "v1") {
+                self.parsed.openshift_templates.push(node.span.start.line);
+            }
+            *self.parsed.skipped.entry(qualified).or_default() += 1;
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
                 let message = format!("no Kubernetes since 1.16 serves a NetworkPolicy of {}", types.api_version);
                 let help = "write apiVersion: networking.k8s.io/v1";
@@ -256,10 +278,6 @@ impl DocumentReader<'_> {
     /// What a document says it is; `None` for a file that kustomize reads.
     fn types(&self, node: &Node, of_list: Option<&TypeMeta>) -> Result<Option<TypeMeta>, (Span, String, &'static str)> {
         if !matches!(node.resolved().value, Value::Map(_)) {
-            if is_list_of_objects(node) {
-                let help = "separate the objects by lines of ---, or write them as items of kind: List";
-                return Err((node.span, "a list of objects is no object".to_owned(), help));
-            }
             let help = "only Kubernetes objects are read";
             return Err((node.span, "not an object with apiVersion and kind".to_owned(), help));
         }
@@ -312,9 +330,28 @@ impl DocumentReader<'_> {
         }
     }
 
+    /// An object that another program has yet to finish, and that is no broken one.
+    fn unfinished(&mut self, why: Unfinished, span: Span, object: Option<&ObjectRef>) {
+        let (message, help) = match why {
+            Unfinished::Encrypted => ("it is encrypted by SOPS", format!("sops -d {} decrypts it", self.parsed.file)),
+            Unfinished::Patch => {
+                ("it is a strategic merge patch, which is no object", "kustomize applies it".to_owned())
+            }
+            Unfinished::Template => ("it is a template that is not rendered", String::new()),
+            Unfinished::Parameters => ("its parameters have no values yet", String::new()),
+        };
+        self.faults.push((self.parsed.problems.len(), DocumentFault::Unfinished(why)));
+        self.problem(Code::DocumentUnreadable, span, object, "", message.to_owned(), help);
+    }
+
     fn object(&mut self, kind: DocumentKind, kind_name: &str, mut node: Node) {
         // They decide nothing, so a policy is in force whatever they say.
         let annotations = Some(&mut node).filter(|_| kind == DocumentKind::Policy).and_then(annotations::take);
+        let unfinished = foreign::unfinished(&node);
+        if let Some(why @ (Unfinished::Encrypted | Unfinished::Patch)) = unfinished {
+            let object = self.best_name(kind, kind_name, &node);
+            return self.unfinished(why, node.span, Some(&object));
+        }
         let mut notes = Notes::default();
         let read = kinds::read(kind, kind_name, &node, &self.parsed.file, self.default_namespace, &mut notes);
         let object = match &read {
@@ -334,8 +371,7 @@ impl DocumentReader<'_> {
             Ok(decoded) => {
                 // Of other objects than policies little is asked for, and there are a hundred
                 // thousand.
-                let is_needed =
-                    kind == DocumentKind::Policy || foreign::has_action(&node) || foreign::is_encrypted(&node);
+                let is_needed = kind == DocumentKind::Policy;
                 let node = if is_needed { node } else { needed(kind, node) };
                 self.parsed.items.push(ParsedObject {
                     object,
@@ -343,12 +379,13 @@ impl DocumentReader<'_> {
                     node: Arc::new(node),
                     is_in_parts: false,
                     owner: decoded.owner,
+                    unfinished,
                     body: decoded.body,
                 });
             }
             Err(Mismatch { span, path, message, help }) => {
                 let span = span.unwrap_or(node.span);
-                let fault = if foreign::has_action(&node) { DocumentFault::Template } else { DocumentFault::Mismatch };
+                let fault = unfinished.map_or(DocumentFault::Mismatch, DocumentFault::Unfinished);
                 self.faults.push((self.parsed.problems.len(), fault));
                 self.problem(Code::DocumentUnreadable, span, Some(&object), &path, message, help);
             }
@@ -371,32 +408,7 @@ impl DocumentReader<'_> {
 fn is_meant_as_object(node: &Node) -> bool {
     let has = |key| node.get(key).is_some_and(|value| !value.is_null());
     let is_read = |kind: &str| types::kind_that_is_read(kind).is_some();
-    is_list_of_objects(node) || has("metadata") || node.get("kind").and_then(Node::text).is_some_and(is_read)
-}
-
-/// Whether a node is a list in which an object stands.
-fn is_list_of_objects(node: &Node) -> bool {
-    let is_object = |item: &Node| ["apiVersion", "kind"].iter().all(|key| item.get(key).and_then(Node::text).is_some());
-    matches!(&node.resolved().value, Value::List(items) if items.iter().any(is_object))
-}
-
-/// What a document is that has the form of an object and is none, with a message and help.
-fn no_object(types: &TypeMeta, node: &Node) -> Option<(DocumentFault, &'static str, &'static str)> {
-    if types.kind.starts_with(foreign::ENCRYPTED) || types.api_version.starts_with(foreign::ENCRYPTED) {
-        let help = "decrypt it: sops -d FILE";
-        return Some((DocumentFault::NoObject, "the object is encrypted by SOPS", help));
-    }
-    let group = types.api_version.split('/').next().unwrap_or_default();
-    if types.kind == "Template" && matches!(group, "template.openshift.io" | "v1") {
-        let help = "fill in its parameters: oc process -f FILE";
-        return Some((DocumentFault::OpenShiftTemplate, "a Template of OpenShift is no object of a cluster", help));
-    }
-    let is_policy = DocumentKind::of(&types.api_version, &types.kind) == DocumentKind::Policy;
-    if is_policy && foreign::is_merge_patch(node) {
-        let help = "apply it: kubectl kustomize DIR";
-        return Some((DocumentFault::Patch, "a strategic merge patch ($patch) is no object", help));
-    }
-    None
+    has("metadata") || node.get("kind").and_then(Node::text).is_some_and(is_read)
 }
 
 /// kustomize lets its own file go without apiVersion and kind, and it stands

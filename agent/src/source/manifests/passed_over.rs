@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use npc_compiler::cluster::unread::{Extent, Unread};
 
-use super::foreign::{ACTIONS, ENCRYPTED, OtherDocument, around, has_action, is_encrypted};
+use super::foreign::{self, OtherDocument, around, is_unfinished_text};
 use super::parsed::Parsed;
-use super::problem::Severity;
+use super::problem::{ObjectRef, Severity};
 use super::types;
 
 /// What was passed over.
@@ -57,59 +57,68 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
             (file.items, file.problems) = (Vec::new(), Vec::new());
             continue;
         }
-        let mut unread = BTreeSet::<Option<&'static str>>::new();
-        let mut note = |foreign: OtherDocument, line: u32| {
+        let mut unread = BTreeSet::new();
+        let mut note = |foreign: OtherDocument, line: u32, object: Option<&ObjectRef>| {
             add(foreign);
-            if foreign.may_decide() {
-                unread.extend(kinds(around(&file.text, line)));
+            if !foreign.may_decide() {
+                return;
+            }
+            let mut is_left_out = |kind: Option<&str>, namespace: Extent| {
+                unread.insert((kind.map(str::to_owned), namespace, foreign));
+            };
+            match object {
+                Some(object) if !is_unfinished_text(&object.namespace) => {
+                    is_left_out(types::kind_that_is_read(&object.kind), Extent::In(object.namespace.clone()));
+                }
+                _ => kinds(around(&file.text, line)).iter().for_each(|kind| is_left_out(*kind, Extent::Everywhere)),
             }
         };
+        for line in &file.openshift_templates {
+            note(OtherDocument::OpenShiftTemplate, *line, None);
+        }
         let mut index = 0;
         let foreign: BTreeMap<usize, OtherDocument> = file.foreign.drain(..).collect();
         file.problems.retain(|problem| {
             let foreign = foreign.get(&index).filter(|_| problem.severity() == Severity::Error);
             index += 1;
             if let Some(foreign) = foreign {
-                note(*foreign, problem.span.map_or(1, |span| span.start.line));
+                note(*foreign, problem.span.map_or(1, |span| span.start.line), None);
             }
             foreign.is_none()
         });
-        if ACTIONS.iter().chain([&ENCRYPTED]).any(|part| file.text.contains(part)) {
-            file.items.retain(|item| {
-                let foreign = match () {
-                    () if is_encrypted(&item.node) => Some(OtherDocument::Encrypted),
-                    () if has_action(&item.node) => Some(OtherDocument::Template),
-                    () => None,
-                };
-                if let Some(foreign) = foreign {
-                    note(foreign, item.node.span.start.line);
-                }
-                foreign.is_none()
-            });
-        }
+        file.items.retain(|item| {
+            if let Some(unfinished) = item.unfinished {
+                note(unfinished.document(), item.node.span.start.line, Some(&item.object));
+            }
+            item.unfinished.is_none()
+        });
         if !file.items.is_empty() || !file.skipped.is_empty() {
             passed.mixed.insert(Arc::clone(&file.file));
         }
-        passed.unread.extend(unread.into_iter().map(|kind| Unread {
-            kind: kind.map(str::to_owned),
-            namespace: Extent::Everywhere,
-            why: format!("{} is a template that is not rendered, or encrypted", file.file),
+        passed.unread.extend(unread.into_iter().map(|(kind, namespace, foreign)| Unread {
+            kind,
+            namespace,
+            why: format!("{} {}", file.file, foreign.why_unread()),
         }));
     }
     passed
 }
 
-/// The kinds that are read and that a text names; none for one that is encrypted and may be any.
+/// The kinds that are read and that a text names; none for one that the text does not say.
 fn kinds(text: &str) -> BTreeSet<Option<&'static str>> {
-    let named = text.lines().filter_map(|line| {
-        let line = line.trim_start().trim_start_matches("- ").trim_start();
-        Some(line.strip_prefix("kind:")?.trim().trim_matches(['"', '\'']))
-    });
-    let kind = |kind: &str| match types::kind_that_is_read(kind) {
-        Some(kind) => Some(Some(kind)),
-        None => kind.starts_with(ENCRYPTED).then_some(None),
-    };
-    named.filter_map(kind).collect()
+    let mut kinds = BTreeSet::new();
+    for (at, key) in text.match_indices("kind") {
+        let is_in_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '$');
+        let value = text[at + key.len()..].trim_start_matches(['"', '\'']).trim_start_matches(' ');
+        let Some(value) = value.strip_prefix(':').filter(|_| !text[..at].ends_with(is_in_word)) else { continue };
+        let value = value.trim_start_matches(' ').trim_start_matches(['"', '\'']);
+        if foreign::begins_unfinished(value) {
+            kinds.insert(None);
+        }
+        let kind = value.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        kinds.extend(types::kind_that_is_read(kind).map(Some));
+    }
+    kinds
 }
 
 /// A path without `.` and `..`, as far as its text tells.
@@ -131,10 +140,12 @@ mod tests {
 
     #[test]
     fn a_template_names_the_kinds_that_it_may_make() {
-        let text = "{{ if .Values.x }}\nkind: NetworkPolicy\n---\nkind: \"Deployment\"\nkind: ConfigMap\n";
+        let text =
+            "{{ if .Values.x }}\nkind: NetworkPolicy\n---\nkind: \"Deployment\"\nkind: ConfigMap\nsubkind: Pod\n";
         assert_eq!(Vec::from_iter(kinds(text)), [Some("Deployment"), Some("NetworkPolicy")]);
-        let encrypted = "kind: ENC[AES256_GCM,data:x,type:str]\nobjects:\n- kind: Service\n";
-        assert_eq!(Vec::from_iter(kinds(encrypted)), [None, Some("Service")]);
+        let json = "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"items\":[{\"kind\" : \"{{ .kind }}\"}]}";
+        assert_eq!(Vec::from_iter(kinds(json)), [None, Some("Pod")]);
+        assert_eq!(Vec::from_iter(kinds("kind: ENC[AES256_GCM,data:x]\n")), [None]);
     }
 
     #[test]

@@ -207,12 +207,19 @@ pub struct Errors(
     pub Vec<Problem>,
 );
 
+/// What helps where a path that was named leads nowhere; no flag does.
+pub(super) const NOWHERE: &str = "name a path that exists";
+
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for problem in &self.0 {
             writeln!(f, "{problem}")?;
         }
-        let errors = self.0.iter().filter(|p| p.severity() == Severity::Error).count();
+        let errors = || self.0.iter().filter(|p| p.severity() == Severity::Error);
+        if errors().all(|problem| problem.help == NOWHERE) {
+            return f.write_str("nothing was judged");
+        }
+        let errors = errors().count();
         let (documents, them) = if errors == 1 { ("document", "it") } else { ("documents", "them") };
         write!(
             f,

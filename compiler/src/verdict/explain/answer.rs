@@ -202,6 +202,10 @@ pub enum Warning {
         /// The Service's name.
         name: String,
     },
+    /// The prefix that was asked for holds addresses of these Services, which are too many to judge.
+    HoldsServices(Vec<String>),
+    /// What was asked for holds the addresses of many nodes, of which this port may lead elsewhere.
+    HoldsNodes(u16),
     /// The source is an address of a Service, which no packet has as its source.
     ServiceAddressAsSource {
         /// The address.

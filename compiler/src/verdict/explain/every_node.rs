@@ -111,7 +111,7 @@ impl Walk<'_> {
     }
 
     /// Whether all pairs are allowed wherever the pods run.
-    fn are_allowed(&self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) -> bool {
+    pub(super) fn are_allowed(&self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) -> bool {
         sources.iter().all(|from| {
             destinations.iter().all(|to| {
                 let said = self.pair(from, to, route);

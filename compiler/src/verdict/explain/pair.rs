@@ -84,6 +84,9 @@ impl Walk<'_> {
         let mut bounds = asked.passes(cluster, groups);
         if !route.missing.is_empty() {
             bounds.least = Traffic::none();
+            if route.may_pass {
+                bounds.most = Traffic::all();
+            }
         }
         let mut flows = Vec::new();
         let parts = [

@@ -99,14 +99,11 @@ pub enum MissingFact {
     },
     /// Whether this port of a node leads to a Service, because Services were not read.
     NodePort(u16),
-    /// Whether this port of a node leads to one of these Services: the API server chooses the port of
-    /// nodes that they do not name.
-    ChosenNodePort {
-        /// The port.
-        port: u16,
-        /// The Services, by namespace and name.
-        services: Vec<String>,
-    },
+    /// Whether this port of a node leads to one of these Services: the API server chooses a node port
+    /// where the object does not say it.
+    UnchosenNodePort(u16, Vec<String>),
+    /// The addresses of this node.
+    NodeAddress(String),
     /// Whether an address is a node's, so that this port leads to a Service or a pod.
     IsNode(IpAddr, u16),
     /// Labels of the subject, by which policies select it.

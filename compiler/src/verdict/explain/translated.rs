@@ -43,6 +43,10 @@ impl Translated {
         other: Party,
     ) -> Option<Self> {
         let block = &written.block;
+        // kube-proxy leads an address to backends of its own family only.
+        if question.family.is_some_and(|family| family != block.family) {
+            return None;
+        }
         let end = match other {
             Party::End(End::Pod(pod)) | Party::Host(pod) => Some(BackendEnd::Pod(pod)),
             Party::End(End::Address(address)) => Some(BackendEnd::Address(address)),

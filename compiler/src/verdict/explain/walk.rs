@@ -40,6 +40,9 @@ pub fn explain(
 ) -> Result<FlowExplanation, Unanswerable> {
     let ends = Finder { cluster, groups };
     let mut walk = Walk::new(ends, port);
+    if walk.of_unaddressed_node(from, to)? {
+        return Ok(walk.explanation);
+    }
     let sources = match from {
         Target::ServiceAddress(service, address) => {
             let Service { namespace, name, .. } = service;
@@ -61,6 +64,7 @@ pub fn explain(
         (_, Target::Address(address)) if walk.by_proxied_balancer(&sources, *address)? => {}
         (_, Target::Address(address)) if walk.by_loopback(&sources, *address)? => {}
         (_, Target::Address(address)) if walk.by_node(&sources, to, &[*address])? => {}
+        (_, Target::Blocks(_) | Target::Any) => walk.by_prefixes(&sources, to)?,
         _ => walk.directly(&sources, &ends.units(to)?)?,
     }
     if let Some(refused) = walk.refused {
@@ -120,6 +124,8 @@ pub(super) struct Route<'a> {
     pub(super) port: Option<&'a Port>,
     /// Facts without which no flow is allowed for certain.
     pub(super) missing: &'a [MissingFact],
+    /// Without these facts, nothing is denied for certain either.
+    pub(super) may_pass: bool,
     /// What an end sends to itself is meant besides what it sends to others: by a Service, which may
     /// send a client to itself, or of the pods of one workload.
     pub(super) with_itself: bool,
