@@ -165,17 +165,9 @@ impl Reader<'_> {
         }
         let (subject, allows) = self.subject(spec.pod_selector.as_ref());
         let isolates = self.isolates(spec);
-        let mut rules = [Vec::new(), Vec::new()];
-        let ingress = spec.ingress.iter().flatten();
-        rules[Direction::Ingress as usize] = ingress
-            .enumerate()
-            .map(|(i, rule)| self.rule(Direction::Ingress, i, rule.from.as_deref(), rule.ports.as_deref()))
-            .collect();
-        let egress = spec.egress.iter().flatten();
-        rules[Direction::Egress as usize] = egress
-            .enumerate()
-            .map(|(i, rule)| self.rule(Direction::Egress, i, rule.to.as_deref(), rule.ports.as_deref()))
-            .collect();
+        let ingress = spec.ingress.iter().flatten().map(|rule| (rule.from.as_deref(), rule.ports.as_deref()));
+        let egress = spec.egress.iter().flatten().map(|rule| (rule.to.as_deref(), rule.ports.as_deref()));
+        let mut rules = [self.rules(Direction::Ingress, ingress), self.rules(Direction::Egress, egress)];
         if !allows {
             // They were read for what is wrong with them.
             rules = [Vec::new(), Vec::new()];
@@ -239,16 +231,26 @@ impl Reader<'_> {
         isolates
     }
 
+    fn rules<'p>(
+        &mut self,
+        direction: Direction,
+        written: impl Iterator<Item = (Option<&'p [api::NetworkPolicyPeer]>, Option<&'p [api::NetworkPolicyPort]>)>,
+    ) -> Vec<PolicyRule> {
+        let read = |(index, (peers, ports)): (usize, (Option<&[_]>, Option<&[_]>))| {
+            self.rule(direction, index, peers.unwrap_or_default(), ports.unwrap_or_default())
+        };
+        written.enumerate().map(read).collect()
+    }
+
     fn rule(
         &mut self,
         direction: Direction,
         index: usize,
-        peers: Option<&[api::NetworkPolicyPeer]>,
-        ports: Option<&[api::NetworkPolicyPort]>,
+        peers: &[api::NetworkPolicyPeer],
+        ports: &[api::NetworkPolicyPort],
     ) -> PolicyRule {
         let (section, field) = direction.fields();
         let path = format!("spec.{section}[{index}]");
-        let (peers, ports) = (peers.unwrap_or_default(), ports.unwrap_or_default());
         let unknown = self.unknown_in_rule(&path, [(field, peers.len()), ("ports", ports.len())]);
         let peers = match peers {
             _ if unknown => Peers::AnyOf(Vec::new()),
@@ -283,7 +285,7 @@ impl Reader<'_> {
             }
             (None, None, None) => {
                 let problem = "the peer is empty: a selector with nothing behind it is null; podSelector: {} means every pod of \
-                               the namespace, and namespaceSelector: {} every pod of every namespace";
+                               the namespace, namespaceSelector: {} every pod of every namespace";
                 self.report(path, Code::PeerEmpty, problem, Effect::MatchesNothing);
                 Peer::Nothing
             }

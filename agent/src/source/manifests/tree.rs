@@ -68,11 +68,16 @@ impl Node {
     }
 
     /// The value of a key of a mapping, or the item of a list with this index.
-    pub(super) fn child(&self, token: &str) -> Option<&Self> {
+    fn child(&self, token: &str) -> Option<&Self> {
         match &self.resolved().value {
             Value::List(items) => items.get(token.parse::<usize>().ok()?),
             _ => self.get(token),
         }
+    }
+
+    /// The value that these keys and indexes lead to, one after the other.
+    pub(super) fn at(&self, path: &[&str]) -> Option<&Self> {
+        path.iter().try_fold(self, |node, token| node.child(token))
     }
 
     /// What the node holds, an alias followed.

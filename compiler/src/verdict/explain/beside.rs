@@ -240,8 +240,8 @@ impl Search<'_> {
         })
     }
 
-    /// Whether a rule of a policy of another namespace means the other end, as it stands or if the policy
-    /// were in the subject's namespace.
+    /// Whether a rule of a policy of another namespace would mean the other end, if the policy
+    /// were in the subject's namespace, or means it as it stands: the policy is in the client's namespace.
     fn would_mean(&self, rule: &PolicyRule) -> bool {
         let (subject, other) = self.question.ends(self.direction);
         let seen = other.seen(self.cluster, subject, self.question.family);
@@ -254,7 +254,6 @@ impl Search<'_> {
             }
             _ => false,
         };
-        // A policy is often written beside the other end: its podSelectors mean that end as they stand.
         peers.iter().any(is_own) || self.selects(&rule.peers)
     }
 }
