@@ -44,10 +44,7 @@ pub(super) fn read(socket: &mut Socket, domain: &[IpNetwork]) -> Result<Found, E
 }
 
 fn read_parts(socket: &mut Socket, domain: &[IpNetwork]) -> Result<Found, Error> {
-    let head = match OWN.head(socket)? {
-        None => return Ok(Found::Absent),
-        Some(head) => head,
-    };
+    let Some(head) = OWN.head(socket)? else { return Ok(Found::Absent) };
     let (0, Some(handle)) = (head.flags, head.handle) else { return Ok(Found::Other) };
     let mut identity = vec![handle];
     if !OWN.has_chains(socket, CHAINS.into_iter().map(made))? {
