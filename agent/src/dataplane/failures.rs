@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(failed.take(Family::V6, Ok::<_, Error>(7)), Some(7));
         assert!(failed.contains(Family::V4) && !failed.contains(Family::V6));
         let words = failed.into_result().expect_err("one failed").to_string();
-        assert!(words.starts_with("IPv4: ") && words.contains("1s") && !words.contains("IPv6"), "{words}");
+        assert!(words.starts_with("IPv4: ") && words.contains("for 1 s") && !words.contains("IPv6"), "{words}");
         assert!(Failures::default().into_result().is_ok());
     }
 }

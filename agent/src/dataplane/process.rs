@@ -308,7 +308,7 @@ mod tests {
         let limit = Duration::from_millis(200);
         let error = run_within(limit, "sh", &["-c", script], "").expect_err("it hangs");
         assert!(matches!(error, Error::Hung { .. }), "{error}");
-        assert!(error.to_string().starts_with("killed sh after 200ms, "), "{error}");
+        assert!(error.to_string().starts_with("killed sh after 200 ms, "), "{error}");
         let error = run_within(limit, "sh", &["-c", "sleep 1000 & exit 0"], "").expect_err("its child hangs");
         assert!(matches!(error, Error::Hung { .. }), "{error}");
         let output = run_within(Duration::from_secs(1000), "sh", &["-c", "kill -9 $$"], "").expect("it runs");

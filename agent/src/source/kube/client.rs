@@ -307,7 +307,7 @@ mod tests {
     async fn what_is_wrong_with_a_kubeconfig_shows_none_of_its_lines() {
         for (server, said) in [
             ("https://h\n    server: https://h", "line 7 column 5: duplicate mapping key: server"),
-            ("https://h\n\tx: [", "line 7 column"),
+            ("https://h\n\tx: [", "line 6 column"),
             ("https://h\nusers: {token: topsecret}", "line"),
             ("[]", "line 6 column 13: expected string scalar"),
         ] {
