@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::object::{ContainerPort, Family, Labels, NetworkPolicy, Objects, Pod, Protocol};
-use npc_tests::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, Seen, report};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, report};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
@@ -49,8 +49,9 @@ fn lab(mode: Mode, backend: Backend, arguments: &[&str]) -> Option<Lab> {
     Some(builder.start().unwrap())
 }
 
-/// Which of these pods reach another pod and the outside by UDP to this port.
-fn senders(lab: &mut Lab, port: u16) -> Vec<(&'static str, [bool; 2])> {
+/// Whether the pods `all`, `number`, `name` and `free` reach another pod, and the outside, by UDP to this
+/// port.
+fn reach(lab: &mut Lab, port: u16, expected: [[bool; 2]; 4]) {
     let names = ["all", "number", "name", "free"];
     let mut probes = Vec::new();
     for (index, name) in names.iter().enumerate() {
@@ -63,23 +64,19 @@ fn senders(lab: &mut Lab, port: u16) -> Vec<(&'static str, [bool; 2])> {
         probes.push(Probe::new(from, to, address, payload));
         probes.push(Probe::new(from, outside, OUTSIDE.parse().unwrap(), payload));
     }
-    let seen = lab.probe(&probes).unwrap();
-    let arrived = |seen: &Seen| *seen == Seen::Arrived;
-    names.into_iter().zip(seen.chunks(2).map(|pair| [arrived(&pair[0]), arrived(&pair[1])])).collect()
+    let arrived = lab.arrived_as(&probes, expected.as_flattened()).unwrap();
+    assert_eq!(arrived, expected.as_flattened(), "of {names:?}, each to a pod and outside, to port {port}");
 }
 
 fn vxlan_needs_its_name(mode: Mode, backend: Backend) {
     let Some(mut lab) = lab(mode, backend, &[]) else { return };
-    let named = [("all", [false; 2]), ("number", [true; 2]), ("name", [true, false]), ("free", [true; 2])];
-    assert_eq!(senders(&mut lab, 4789), named);
-    let unnamed = [("all", [false; 2]), ("number", [false; 2]), ("name", [false; 2]), ("free", [true; 2])];
+    reach(&mut lab, 4789, [[false; 2], [true; 2], [true, false], [true; 2]]);
     for port in [8472, 6081, 6080, 4754] {
-        assert_eq!(senders(&mut lab, port), unnamed, "{port}");
+        reach(&mut lab, port, [[false; 2], [false; 2], [false; 2], [true; 2]]);
     }
-    let any = ["all", "number", "name", "free"].map(|name| (name, [true; 2]));
     // VXLAN-GPE, L2TP, GTP-U, Teredo, ESP, MPLS, WireGuard, and where answers go.
     for port in [4790, 1701, 2152, 3544, 4500, 6635, 51820, 32768, 65535] {
-        assert_eq!(senders(&mut lab, port), any, "{port}");
+        reach(&mut lab, port, [[true; 2]; 4]);
     }
     let judgement = lab.judge().unwrap();
     assert_eq!(judgement.mismatches().count(), 0, "{}", report::table(&lab, &judgement));
@@ -98,7 +95,7 @@ fn vxlan_needs_its_name_bridged_by_legacy() {
 #[test]
 fn vxlan_is_left_to_policies_where_tunnels_are_allowed() {
     let Some(mut lab) = lab(Mode::Routed, Backend::Nft, &["--allow-tunnels"]) else { return };
-    assert_eq!(senders(&mut lab, 4789), ["all", "number", "name", "free"].map(|name| (name, [true; 2])));
+    reach(&mut lab, 4789, [[true; 2]; 4]);
     let judgement = lab.judge().unwrap();
     assert_eq!(judgement.mismatches().count(), 0, "{}", report::table(&lab, &judgement));
 }

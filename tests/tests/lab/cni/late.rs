@@ -8,7 +8,7 @@ use npc_compiler::object::{Labels, Objects};
 use serde_json::json;
 
 use super::node::{self, Mode, Node, OUTSIDE, OWN, ip, wait};
-use super::traffic::{Arrivals, Flood, listen, passes, reaches_at_once};
+use super::traffic::{Arrivals, Flood, listen, passes, reaches, reaches_at_once};
 use super::{addresses, first, is_isolated, mappings, objects, pod, policy_of};
 
 /// The agent is away. A plugin waits for it about a pod that no policy selects, and the runtime is
@@ -124,13 +124,13 @@ fn a_static_pod_of_an_open_namespace_is_open_until_its_mirror_is_read() {
     wait("the note is read", || node.log().contains("started without an agent"));
     // Two rounds of the agent.
     thread::sleep(Duration::from_secs(2));
-    assert!(passes(&etcd.netns, to, 9090), "nothing isolates it");
+    assert!(reaches(&etcd.netns, to, 9090), "nothing isolates it");
     assert!(!is_isolated(&node, first()[0]));
     node.write(&super::static_pods::with_mirror());
     wait("the policies of the mirror hold", || is_isolated(&node, first()[0]) && !passes(&etcd.netns, to, 9090));
-    assert!(passes(&etcd.netns, to, 8080));
+    assert!(reaches(&etcd.netns, to, 8080));
     // kubectl delete pod: the static pod goes on, and so do its policies.
     node.write(&objects(&[]));
     thread::sleep(Duration::from_secs(2));
-    assert!(is_isolated(&node, first()[0]) && passes(&etcd.netns, to, 8080));
+    assert!(is_isolated(&node, first()[0]) && reaches(&etcd.netns, to, 8080));
 }

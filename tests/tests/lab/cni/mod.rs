@@ -208,7 +208,7 @@ fn without_an_agent_pods_of_open_namespaces_start_and_are_open() {
     let pings = Pings::start(node.outside(), to);
     let mut web = node.sandbox("web", json!([]));
     node.add(&mut web).unwrap();
-    assert!(passes(&web.netns, addresses(OUTSIDE)[0], 9090));
+    assert!(reaches(&web.netns, addresses(OUTSIDE)[0], 9090));
     wait("pings are answered", || pings.answered() > 100);
     // The agent that comes then reads the note, and cuts what goes on.
     node.start_agent();
