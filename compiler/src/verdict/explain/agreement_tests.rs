@@ -421,9 +421,10 @@ impl ByNodePort<'_> {
         // No policy applies to a pod in its node's network.
         let to = if object.host_network { End::Address(address) } else { End::Pod(pod) };
         let is_own_entry = self.client.node(self.cluster) == Some(self.entry.0);
-        let leaves = match is_own_entry {
-            true => self.admits(Direction::Egress, self.client, to, backend.port),
-            false => self.admits(Direction::Egress, self.client, End::Address(self.entry.1), self.number),
+        let leaves = if is_own_entry {
+            self.admits(Direction::Egress, self.client, to, backend.port)
+        } else {
+            self.admits(Direction::Egress, self.client, End::Address(self.entry.1), self.number)
         };
         let enters = |from| leaves && self.admits(Direction::Ingress, from, to, backend.port);
         let by_entry = enters(End::Address(self.entry.1));
