@@ -378,3 +378,16 @@ fn a_policy_in_the_namespace_of_the_client_is_named() {
     assert!(answer.out.contains("policy-other-namespace"), "{}{}", answer.out, answer.err);
     assert!(answer.out.contains("turns this flow to ALLOWED"), "{}", answer.out);
 }
+
+/// The name is understood, and no port has it: that is why, and not a part that was not understood.
+#[test]
+fn a_number_in_quotes_is_a_name_that_no_port_has() {
+    let rule = "ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: \"8080\"}]}]";
+    let text = [
+        crate::manifests::running("web", "", "{app: web}", "10.0.0.1"),
+        crate::manifests::running("api", "", "{app: api}", "10.0.0.2"),
+        crate::manifests::policy("name: api", rule),
+    ];
+    let answer = crate::Files::of(&text.concat()).npc("explain", &["web", "api:8080"]);
+    assert!(answer.out.contains("denied[port-named-unresolved]"), "{}{}", answer.out, answer.err);
+}

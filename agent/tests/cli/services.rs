@@ -357,3 +357,15 @@ fn a_question_about_one_end_says_that_families_differ() {
     let by_label = policy("name: api", "ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]");
     assert!(!of(&by_label).contains("IPv4 and IPv6"), "{}", of(&by_label));
 }
+
+/// Every IPv4 address that a replica may get is in the block, so of another replica that is certain.
+#[test]
+fn another_replica_without_an_address_is_in_a_block_of_all_addresses() {
+    let everyone = policy("name: api", "ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]");
+    let files = Files::of(&[&*workload("Deployment", "api", "replicas: 2"), &*everyone].concat());
+    let answer = files.npc("explain", &["deploy/api", "deploy/api:8080", "-o", "json"]).json();
+    let flows = answer["flows"].as_array().unwrap();
+    let of_v4 = |flow: &&Value| flow["family"] == "IPv4" && flow["verdict"] == "Allowed";
+    assert!(flows.iter().any(|flow| of_v4(&flow)), "{answer:#}");
+    assert!(flows.iter().all(|flow| flow["verdict"] != "Unknown"), "{answer:#}");
+}

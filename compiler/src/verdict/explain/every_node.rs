@@ -27,9 +27,12 @@ impl Walk<'_> {
             self.judge(sources, destinations, route);
             return;
         }
-        let is_in = |kind: fn(&Self, &Unit) -> bool, to: bool| match to {
-            false => sources.iter().any(|unit| kind(self, unit)),
-            true => destinations.iter().any(|to| kind(self, &to.unit)),
+        let is_in = |kind: fn(&Self, &Unit) -> bool, to: bool| {
+            if to {
+                destinations.iter().any(|to| kind(self, &to.unit))
+            } else {
+                sources.iter().any(|unit| kind(self, unit))
+            }
         };
         let has_pairs = |to| is_in(Self::is_node, to) && is_in(Self::is_pod_of_each_node, !to);
         if !has_pairs(false) && !has_pairs(true) {

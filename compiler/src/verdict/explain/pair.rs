@@ -160,7 +160,9 @@ fn by_new_family(
     judge: impl Fn(Option<Family>) -> (Option<Family>, Vec<Flow>),
 ) -> Option<Said> {
     let allowed = |flows: &[Flow]| {
-        let allowed = flows.iter().filter(|flow| flow.verdict == Verdict::Allowed);
+        // What a replica sends to itself says nothing of others.
+        let is_allowed = |flow: &&Flow| flow.verdict == Verdict::Allowed && flow.way != Some(Way::Itself);
+        let allowed = flows.iter().filter(is_allowed);
         allowed.fold(Traffic::none(), |all, flow| all.union(&flow.traffic))
     };
     if in_either.iter().all(|flow| flow.verdict != Verdict::Unknown) {
