@@ -5,8 +5,7 @@ use super::tree::{Node, Value};
 /// Whether an object of a kind that is not read has a pod template where Kubernetes' own
 /// workloads have theirs. Its pods are then those that a Deployment of it would have.
 pub(super) fn has_pod_template(node: &Node) -> bool {
-    let path = ["spec", "template", "spec", "containers"];
-    let containers = path.iter().try_fold(node, |node, key| node.get(key));
+    let containers = node.at(&["spec", "template", "spec", "containers"]);
     containers.is_some_and(|containers| matches!(containers.resolved().value, Value::List(_)))
 }
 
@@ -35,6 +34,6 @@ pub(super) fn has_templates_only(api_version: &str, kind: &str) -> bool {
                 | ("apps", "ControllerRevision")
                 | ("apiextensions.k8s.io", "CustomResourceDefinition")
                 | ("apps.kruise.io", "SidecarSet")
-                | ("template.openshift.io", "Template")
+                | ("" | "template.openshift.io", "Template")
         )
 }
