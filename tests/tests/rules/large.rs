@@ -336,6 +336,24 @@ fn add(count: &Cell<usize>, more: bool) {
     count.set(count.get() + usize::from(more));
 }
 
+/// An event that gives a pod other labels and nothing else, if later events say of it what it will be.
+fn relabelled(history: &History, later: &[Event], labels: &[Pod], number: usize) -> Option<Event> {
+    let keys: BTreeSet<PodKey> = later
+        .iter()
+        .filter_map(|event| match event {
+            Event::Pod(pod) => Some(PodKey::of(pod)),
+            Event::PodGone(key) => Some(key.clone()),
+            _ => None,
+        })
+        .collect();
+    let objects = history.objects(&Given::new());
+    let known = objects.pods.iter().filter(|pod| pod.is_endpoint() && pod.addresses().next().is_some());
+    let known: Vec<&Pod> = known.filter(|pod| keys.contains(&PodKey::of(pod))).collect();
+    let pod = *known.get(number % known.len().max(1))?;
+    let labels = labels.get(number / 7 % labels.len().max(1))?.labels.clone();
+    Some(Event::Pod(Box::new(Pod { labels, ..pod.clone() })))
+}
+
 fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseError> {
     let options = Options::default();
     let limit = order[0] as usize % 8 + 2;
@@ -349,9 +367,15 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
     for (i, is) in stages.iter().enumerate() {
         let through = &stages[(i + 1) % stages.len()];
         let in_view = |family| packets(&was, is, family);
-        for (n, event) in lead(&was, through, is, order).into_iter().enumerate() {
-            history.offer(&mut engine, event);
+        let events = lead(&was, through, is, order);
+        for (n, event) in events.iter().enumerate() {
+            history.offer(&mut engine, event.clone());
             let number = order[n % order.len()];
+            if (number >> 20).is_multiple_of(2)
+                && let Some(event) = relabelled(&history, &events[n + 1..], &through.pods, (number >> 21) as usize)
+            {
+                history.offer(&mut engine, event);
+            }
             if number.is_multiple_of(3) {
                 let before = engine.state().clone();
                 let given = history.given.clone();
@@ -433,6 +457,7 @@ fn every_state_while_large_changes_are_loaded_is_of_events_in_the_order_of_their
     random::runner(21, cases)
         .run(&(objects(), objects(), objects(), order), |(a, b, c, order)| run(&[a, b, c], &order, &seen))
         .unwrap();
-    let counts = [&seen.waited, &seen.others_went_on, &seen.stand_ins, &seen.parts, &seen.restarts].map(Cell::get);
+    let counts = [&seen.waited, &seen.others_went_on, &seen.stand_ins, &seen.relabelled, &seen.parts, &seen.restarts]
+        .map(Cell::get);
     assert!(counts.iter().all(|count| *count > 0), "{seen:?}");
 }

@@ -4,11 +4,11 @@
 use std::net::IpAddr;
 
 use npc_compiler::engine::{Engine, Event, PodKey, Portion};
-use npc_compiler::object::{Family, Namespace, Pod};
+use npc_compiler::object::{ContainerPort, Family, Namespace, Pod, Protocol};
 use npc_compiler::plan::{Plan, Step};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{Options, SetMembers};
-use npc_compiler::ruleset::node::{Rule, SetName};
+use npc_compiler::ruleset::node::{ChainRole, Rule, SetName};
 use serde_json::{Value, json};
 
 use crate::engine::NODE;
@@ -427,6 +427,46 @@ fn a_label_that_a_namespace_loses_counts_at_once() {
     engine.offer(labelled(&[]));
     engine.commit();
     assert!(engine.is_waiting("large") && !has_peer(&engine, of_small, "10.0.0.1"));
+}
+
+#[test]
+fn pods_of_one_kind_whose_port_names_mean_different_ports_are_more_than_one_group() {
+    let mut engine = engine(Options::default());
+    let blocks: Vec<_> = (0..8_u8).map(|n| json!({"ipBlock": {"cidr": format!("192.0.{}.0/25", 2 * n)}})).collect();
+    let rules = blocks
+        .iter()
+        .enumerate()
+        .map(|(n, block)| json!({"from": [block], "ports": [{"port": "http"}, {"port": 1 + 2 * n}]}));
+    let rules: Vec<_> = rules.collect();
+    engine.offer(policy_with("large", "np", &json!({}), &rules));
+    engine.commit();
+    for number in 1..40_u8 {
+        let port = ContainerPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: 8_000 + u16::from(number) };
+        engine.offer(came(Pod { ports: vec![port], ..pod("large", number, "db") }));
+    }
+    // The tree that leads to so many groups is written with the change.
+    let of_groups = |plan: &Plan| -> usize {
+        let of_step = |step: &Step| match step {
+            Step::Chains(_, writes) => {
+                let of_groups = writes.replace.iter().filter(|(name, _)| matches!(name.role(), ChainRole::Group(_)));
+                of_groups.map(|(_, rules)| rules.len()).sum()
+            }
+            _ => 0,
+        };
+        plan.steps.iter().map(of_step).sum()
+    };
+    let mut loads = 0;
+    loop {
+        let first = of_groups(&engine.commit());
+        assert!(first <= 50, "{first} rules at once");
+        assert!((1..40).all(|number| is_isolated(&engine, number)), "all are isolated at once");
+        if !engine.is_waiting("large") {
+            break;
+        }
+        engine.load(Portion { sets: 10, rules: 50 });
+        loads += 1;
+    }
+    assert!(loads > 10, "{loads}");
 }
 
 #[test]
