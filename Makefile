@@ -15,10 +15,12 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 # Random tests take their cases from here, so that two runs test the same.
 SEED ?= 1
 
-# How many tests run at once. Most tests with real binaries wait: for an agent, for a packet that
-# does not come. So more could run than there are processors; tests/lab/src/lab/share.rs lets fewer
-# of those run at once that are busy. On a machine with other work some then miss their times.
+# How many tests run at once, and how many of the programs `lab` and `kernel`. Most tests of these
+# wait: for an agent, for a packet that does not come. So more can run than there are processors;
+# tests/lab/src/lab/share.rs lets fewer of those run at once that are busy. With two for each
+# processor, some miss their times on a machine with other work.
 THREADS ?= $(shell nproc)
+WAITING_THREADS ?= $(shell echo $$(($(THREADS) + $(THREADS) / 2)))
 
 .PHONY: help run test test-full tools apiserver promtool lint deny bench docs fuzz image image-tar image-check dist reproduce manifests schemas setup clean
 
@@ -35,7 +37,8 @@ run: setup ## a small cluster in network namespaces: real agents, real packets, 
 test: setup ## every test; after `make tools` also those of Helm, kubectl, promtool and containerd; samples that stay the same
 	$(CARGO) build --workspace --bins
 	previous=$$(deploy/previous.sh) || previous=; \
-	PATH="$$(deploy/tools.sh --cached)" PROPTEST_RNG_SEED=$(SEED) RUST_TEST_THREADS=$(THREADS) $${previous:+env NPC_PREVIOUS="$$previous"} \
+	PATH="$$(deploy/tools.sh --cached)" PROPTEST_RNG_SEED=$(SEED) RUST_TEST_THREADS=$(THREADS) NPC_WAITING_THREADS=$(WAITING_THREADS) \
+		CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER=$(abspath tests/runner.sh) $${previous:+env NPC_PREVIOUS="$$previous"} \
 		$(CARGO) test --workspace --no-fail-fast
 
 test-full: tools ## the same with new samples, a million packets, thousands of clusters, and all that make can fetch

@@ -1,4 +1,4 @@
-//! Errors as one line of a log.
+//! Errors as one line of a log or a command.
 
 use std::error::Error;
 
@@ -12,4 +12,13 @@ pub(crate) fn with_causes(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// What a YAML parser says is wrong, with its place. It says more: it shows lines of the file, which
+/// may have credentials, and gives advice to programmers.
+#[must_use]
+pub fn sentence_of_parser(text: &str) -> &str {
+    let sentence = text.lines().next().unwrap_or_default();
+    let sentence = sentence.strip_prefix("error: ").unwrap_or(sentence);
+    [", set ", "; use "].iter().fold(sentence, |sentence, advice| sentence.split(advice).next().unwrap_or_default())
 }

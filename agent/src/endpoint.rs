@@ -77,6 +77,10 @@ pub fn read(text: &str) -> Result<(What, Option<Port>), String> {
     let (what, port) = match addresses(text)? {
         Some((what, port)) => (what, port),
         None => {
+            if let Some((address, _)) = text.split_once('/').filter(|(address, _)| parse_address(address).is_some()) {
+                let why = Cidr::parse(text).err().unwrap_or("a port stands behind a colon");
+                return Err(format!("{text:?} is no prefix of {address}: {why}"));
+            }
             let (name, port) = match text.split_once(':') {
                 Some((name, port)) => (name, Some(port)),
                 None => (text, None),
@@ -162,6 +166,11 @@ fn object(text: &str) -> Result<What, String> {
     let parts: Vec<&str> = text.split('/').collect();
     if parts.iter().any(|part| part.is_empty()) {
         return Err(format!("{text:?} names no endpoint; write [NS/][TYPE/]NAME[:PORT], or an address"));
+    }
+    let is_number = |label: &str| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit());
+    let first: Vec<&str> = parts[0].split('.').collect();
+    if first.len() == 4 && first.iter().all(|label| is_number(label)) {
+        return Err(format!("{text:?} is no address: each of its numbers is 0 to 255, without zeros before it"));
     }
     Ok(match *parts.as_slice() {
         // Only DNS writes the dot behind a name.
@@ -292,6 +301,10 @@ mod tests {
             (".", "refused"),
             ("a/b/c/d", "refused"),
             ("shop/Rollouts.argoproj.io/api", "shop/rollouts/api"),
+            ("10.0.0.0/33", "refused"),
+            ("010.0.0.1:80", "refused"),
+            ("10.0.0.256", "refused"),
+            ("1.2.3.4.example.com", "-/-/1.2.3.4.example.com"),
             ("api:", "refused"),
             ("api:0", "refused"),
             ("api:70000", "refused"),

@@ -2,8 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-mod causes;
+pub mod causes;
 pub mod cni;
+pub mod counted;
 pub mod dataplane;
 pub mod endpoint;
 pub mod enforce;

@@ -7,11 +7,16 @@ const ALIKE: f64 = 0.5;
 /// How many names are listed.
 const LISTED: usize = 5;
 
+/// The bytes that a name of Kubernetes has at most. Manifests and command lines may have longer ones,
+/// and a comparison takes the product of two lengths in memory.
+const MOST: usize = 253;
+
 /// The known name that is nearest to one that is not known, by how many letters
 /// differ; `None` where none is near.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let alike = |known: &'a str| (strsim::normalized_damerau_levenshtein(name, known), known);
-    let near = known.into_iter().map(alike).filter(|(alike, _)| *alike > ALIKE);
+    let comparable = known.into_iter().filter(|known| is_comparable(name, known));
+    let near = comparable.map(alike).filter(|(alike, _)| *alike > ALIKE);
     // Of equally near ones the first.
     near.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, name)| name)
 }
@@ -29,7 +34,11 @@ pub fn is_alike(one: &str, other: &str) -> bool {
         _ => 3,
     };
     let begins = length >= 3 && (one.starts_with(other) || other.starts_with(one));
-    begins || (slips > 0 && strsim::damerau_levenshtein(one, other) <= slips)
+    begins || (slips > 0 && is_comparable(one, other) && strsim::damerau_levenshtein(one, other) <= slips)
+}
+
+fn is_comparable(one: &str, other: &str) -> bool {
+    one.len().max(other.len()) <= MOST
 }
 
 /// The first few of these names, and how many more there are.
@@ -79,6 +88,15 @@ mod tests {
         ] {
             assert_eq!(is_alike(one, other), expected, "{one} {other}");
         }
+    }
+
+    /// Compared letter by letter, they would take more memory than there is.
+    #[test]
+    fn names_of_any_length_are_compared() {
+        let (one, other) = ("a".repeat(200_000), "b".repeat(200_000));
+        assert_eq!(nearest(&one, [&*other, "node-1"]), None);
+        assert_eq!(nearest("node-2", [&*other, "node-1"]), Some("node-1"));
+        assert!(!is_alike(&one, &other) && is_alike(&one, &one[1..]));
     }
 
     #[test]

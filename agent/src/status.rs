@@ -38,9 +38,16 @@ pub enum Error {
     /// No agent listens.
     #[error("no agent answers in this network namespace; is it running, and are you on its node?")]
     NoAgent(#[source] io::Error),
-    /// It was not understood.
-    #[error("the agent's answer cannot be read; is it of this version?")]
-    Malformed(#[from] serde_json::Error),
+    /// One listens and does not answer.
+    #[error("the agent in this network namespace does not answer; see its log")]
+    Silent(#[source] io::Error),
+    /// Its answer was not understood.
+    #[error(
+        "this npc ({version}) cannot read the agent's answer; the agent may be of another version, so run npc in its \
+         container",
+        version = env!("CARGO_PKG_VERSION")
+    )]
+    Malformed(#[source] serde_json::Error),
 }
 
 /// The state of one agent; a contract, as all JSON of npc's.
@@ -407,7 +414,13 @@ impl AgentStatus {
             }
             Ok(stream)
         };
-        Ok(serde_json::from_reader(ask().map_err(Error::NoAgent)?.take(LONGEST))?)
+        Self::read(ask().map_err(Error::NoAgent)?)
+    }
+
+    fn read(stream: UnixStream) -> Result<Self, Error> {
+        let mut text = Vec::new();
+        stream.take(LONGEST).read_to_end(&mut text).map_err(Error::Silent)?;
+        serde_json::from_slice(&text).map_err(Error::Malformed)
     }
 }
 
@@ -437,7 +450,25 @@ impl SharedStatus {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+
+    #[test]
+    fn an_agent_that_hangs_is_silent_and_one_of_another_version_malformed() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        let silent = AgentStatus::read(ours);
+        assert!(matches!(silent, Err(Error::Silent(_))), "{silent:?}");
+        drop(theirs);
+        for text in ["", "{}", "[", "null", "\u{0}"] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.write_all(text.as_bytes()).unwrap();
+            drop(theirs);
+            let malformed = AgentStatus::read(ours);
+            assert!(matches!(malformed, Err(Error::Malformed(_))), "{text}: {malformed:?}");
+        }
+    }
 
     #[test]
     fn pods_start_with_an_agent_that_is_ready_and_serves_the_plugin() {

@@ -48,19 +48,19 @@ struct Case {
     flows: usize,
     /// Each pod has an IPv6 address too.
     dual_stack: bool,
-    /// The Node says from which networks its pods get their addresses, so the kernel keeps an index
-    /// of those that have flows.
-    pod_cidrs: bool,
+    /// The agent keeps an index of addresses that have flows in the kernel, or not; else it does what it does
+    /// by itself.
+    flow_index: Option<bool>,
 }
 
 const CASES: [Case; 7] = [
-    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: false, pod_cidrs: true },
-    Case { policies: 1_000, pods: 1_000, flows: 0, dual_stack: false, pod_cidrs: true },
-    Case { policies: 10, pods: 100_000, flows: 0, dual_stack: false, pod_cidrs: true },
-    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: false, pod_cidrs: true },
-    Case { policies: 1_000, pods: 100_000, flows: 150_000, dual_stack: false, pod_cidrs: true },
-    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: true, pod_cidrs: true },
-    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: true, pod_cidrs: true },
+    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: false, flow_index: None },
+    Case { policies: 1_000, pods: 1_000, flows: 0, dual_stack: false, flow_index: None },
+    Case { policies: 10, pods: 100_000, flows: 0, dual_stack: false, flow_index: None },
+    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: false, flow_index: None },
+    Case { policies: 1_000, pods: 100_000, flows: 150_000, dual_stack: false, flow_index: None },
+    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: true, flow_index: None },
+    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: true, flow_index: None },
 ];
 
 fn main() -> Result<()> {
@@ -68,15 +68,15 @@ fn main() -> Result<()> {
         println!("the time of the CNI plugin takes root and iproute2; it was left out");
         return Ok(());
     }
-    // Both ways by turns, on request: else only as a node is that says its networks.
-    let also_without = env::var_os("NPC_BENCH_WITHOUT_INDEX").is_some();
-    // Those alone with so many flows, or with IPv6 addresses, where it matters.
-    let is_chosen = |case: &Case| !also_without || case.pods == 1_000 && case.policies == 10;
-    for case in CASES.into_iter().filter(is_chosen) {
-        if also_without {
-            measure(Case { pod_cidrs: false, ..case })?;
+    // Both ways by turns, on request, for those cases in which it matters; else as an agent is shipped.
+    let both_ways = env::var_os("NPC_BENCH_BOTH_WAYS").is_some();
+    for case in CASES {
+        if !both_ways {
+            measure(case)?;
+        } else if case.pods == 1_000 && case.policies == 10 {
+            measure(Case { flow_index: Some(false), ..case })?;
+            measure(Case { flow_index: Some(true), ..case })?;
         }
-        measure(case)?;
     }
     Ok(())
 }
@@ -86,17 +86,15 @@ fn measure(case: Case) -> Result<()> {
     for object in served::cluster(case.pods.max(PODS_PER_NODE)) {
         server.put(&object);
     }
-    if case.pod_cidrs {
-        server.put(&json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": served::node_name(0)},
-            "spec": {"podCIDR": "10.200.0.0/22", "podCIDRs": ["10.200.0.0/22", "fd00::/112"]},
-        }));
-    }
+    server.put(&json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": served::node_name(0)},
+        "spec": {"podCIDR": "10.200.0.0/22", "podCIDRs": ["10.200.0.0/22", "fd00::/112"]},
+    }));
     server.put(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bench"}}));
     for number in 0..case.policies {
         server.put(&policy(number));
     }
-    let mut node = Node::start(&server, case.dual_stack)?;
+    let mut node = Node::start(&server, case)?;
     node.open_flows(case.flows)?;
     for number in 0..=ALONE + BURST {
         server.put(&pod(number));
@@ -109,7 +107,7 @@ fn measure(case: Case) -> Result<()> {
     let begun = Instant::now();
     kill(Pid::from_raw(i32::try_from(node.agent.id())?), Signal::SIGTERM)?;
     node.agent.wait()?;
-    node.agent = start_agent(&node.netns, node.folder.path())?;
+    node.agent = start_agent(&node.netns, node.folder.path(), case.flow_index)?;
     node.netns.within(|| node.add(ALONE + BURST))??;
     println!("  a pod that starts while the agent is replaced: {:?}", begun.elapsed());
     Ok(())
@@ -231,7 +229,7 @@ struct Node {
 }
 
 impl Node {
-    fn start(server: &Server, dual_stack: bool) -> Result<Self> {
+    fn start(server: &Server, Case { dual_stack, flow_index, .. }: Case) -> Result<Self> {
         let netns = Netns::create(&format!("npc-bench-{}", process::id()))?;
         let listener = netns.listen()?;
         server.listen(move |_| listener.try_clone())?;
@@ -240,7 +238,7 @@ impl Node {
         server.write_kubeconfig(folder.path())?;
         let ready = folder.path().join("ready");
         let sandboxes = Sandboxes::create(&netns)?;
-        let agent = start_agent(&netns, folder.path())?;
+        let agent = start_agent(&netns, folder.path(), flow_index)?;
         let mut node = Self { netns, _sandboxes: sandboxes, agent, folder, dual_stack };
         while !ready.exists() {
             if let Some(status) = node.agent.try_wait()? {
@@ -307,7 +305,7 @@ impl Node {
     }
 }
 
-fn start_agent(netns: &Netns, folder: &Path) -> Result<Child> {
+fn start_agent(netns: &Netns, folder: &Path, flow_index: Option<bool>) -> Result<Child> {
     let log = fs::File::options().create(true).append(true).open(folder.join("log"))?;
     let agent = Command::new("ip")
         .args(["netns", "exec", netns.name()])
@@ -316,7 +314,7 @@ fn start_agent(netns: &Netns, folder: &Path) -> Result<Child> {
         .args(["--cni-socket".as_ref(), folder.join("run/cni.sock").as_os_str()])
         .args(["--ready-file".as_ref(), folder.join("ready").as_os_str()])
         .args(["--kubeconfig".as_ref(), folder.join("kubeconfig").as_os_str()])
-        .env("NPC_FLOW_INDEX", "1")
+        .envs(flow_index.map(|is_on| ("NPC_FLOW_INDEX", if is_on { "1" } else { "0" })))
         .stderr(log)
         .spawn()?;
     Ok(agent)

@@ -67,6 +67,7 @@ pub fn pod(number: usize, namespace: &str, labels: Labels, node: &str) -> Pod {
         node: Some(node.to_owned()),
         ipv4: Some(address(number)),
         ipv6: None,
+        is_ipv6_first: false,
         host_addresses: Vec::new(),
         ports: Vec::new(),
         finished: false,

@@ -39,9 +39,9 @@ pub fn is_interface(name: &str) -> bool {
     !name.is_empty() && name.len() <= LONGEST_INTERFACE && name != "." && name != ".." && !name.contains(is_wrong)
 }
 
-/// Whether a pod can have this address: one that is of one interface of the network. Sets of
-/// the kernel refuse 0.0.0.0, and one entry that is refused holds up all others. An IPv4 address that
-/// is written as one of IPv6 (`::ffff:10.0.0.1`) is in no packet, so the pod would be open by the other.
+/// Whether a pod can have this address: it must be able to stand for one interface of a network. The
+/// kernel's sets refuse 0.0.0.0, and one refused entry holds up all others. An IPv4 address in the form
+/// of IPv6 (`::ffff:10.0.0.1`) is refused too: packets carry the IPv4 address, which no rule would judge.
 #[must_use]
 pub fn is_of_a_pod(address: IpAddr) -> bool {
     let is_of_no_interface = match address {

@@ -46,7 +46,7 @@ pub enum FailurePolicy {
     Open,
 }
 
-/// The JSON, of which only the version is understood.
+/// What the runtime sent as JSON. Only its version is checked here.
 #[derive(Debug)]
 pub struct Input(Raw);
 

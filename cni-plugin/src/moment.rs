@@ -24,12 +24,6 @@ impl Moment {
     pub fn before(self, time: Duration) -> Self {
         Self(self.0.saturating_sub(micros(time)))
     }
-
-    /// So long after this one.
-    #[must_use]
-    pub fn after(self, time: Duration) -> Self {
-        Self(self.0.saturating_add(micros(time)))
-    }
 }
 
 fn micros(time: Duration) -> u64 {

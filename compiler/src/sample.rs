@@ -173,7 +173,7 @@ fn pods() -> impl Strategy<Value = Vec<Pod>> {
                     Some(workload) if pod.ipv4.is_none() && pod.ipv6.is_none() => {
                         workload.name = format!("t{i}");
                         pod.name = format!("t{i}");
-                        pod.is_single = first;
+                        pod.is_single = first && workload.kind != "DaemonSet";
                     }
                     _ => pod.uid = format!("u{i}"),
                 }

@@ -1,6 +1,6 @@
 //! Random clusters with Services before their pods, and with what else decides where a flow leads:
-//! EndpointSlices, hostNetwork and host ports, pods that are not ready or have finished, two nodes,
-//! both families.
+//! EndpointSlices, node ports, hostNetwork and host ports, pods that are not ready, have finished or are
+//! on no node yet, two nodes, both families.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its own input has failed")]
 
@@ -50,16 +50,19 @@ fn routing() -> impl Strategy<Value = Routing> {
 fn service() -> impl Strategy<Value = Service> {
     let labels = subsequence(vec![("app", "a"), ("tier", "x"), ("role", "b")], 1..=2);
     let selector = proptest::option::weighted(0.85, labels);
-    (select(vec!["ns", "b"]), selector, ports(), routing()).prop_map(|(namespace, selector, ports, routing)| Service {
-        namespace: namespace.to_owned(),
-        name: String::new(),
-        selector: selector
-            .map(|labels| labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<Labels>()),
-        addresses: Vec::new(),
-        ports,
-        exposure: Exposure::Inside,
-        routing,
-    })
+    let exposure = select(vec![Exposure::Inside, Exposure::AnyNode, Exposure::OwnNode]);
+    (select(vec!["ns", "b"]), selector, ports(), exposure, routing()).prop_map(
+        |(namespace, selector, ports, exposure, routing)| Service {
+            namespace: namespace.to_owned(),
+            name: String::new(),
+            selector: selector
+                .map(|labels| labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<Labels>()),
+            addresses: Vec::new(),
+            ports,
+            exposure,
+            routing,
+        },
+    )
 }
 
 /// The endpoints of a slice, which may be those of pods, a node or an address outside.
@@ -91,19 +94,20 @@ fn slice(number: usize, service: &Service, endpoints: Vec<SliceEndpoint>) -> End
     }
 }
 
-/// What a pod is besides: not ready, finished, with a host port.
-type Traits = (bool, bool, bool);
+/// What a pod is besides: not ready, finished, with a host port, on no node yet where it is a template.
+type Traits = (bool, bool, bool, bool);
 
 /// Random clusters with Services.
 pub(crate) fn objects_with_services() -> impl Strategy<Value = Objects> {
     let services = proptest::collection::vec((service(), proptest::option::weighted(0.25, endpoints())), 1..4);
-    let traits = (prop::bool::weighted(0.15), prop::bool::weighted(0.1), prop::bool::weighted(0.2));
+    let traits = (prop::bool::weighted(0.15), prop::bool::weighted(0.1), prop::bool::weighted(0.2), prop::bool::ANY);
     let traits = proptest::collection::vec(traits, 7);
     (objects(), services, traits, prop::bool::ANY).prop_map(|(mut objects, services, traits, is_dual)| {
         objects.nodes = nodes(&objects, is_dual);
         for (pod, traits) in objects.pods.iter_mut().zip(traits) {
-            let (not_ready, finished, has_host_port): Traits = traits;
+            let (not_ready, finished, has_host_port, is_unbound): Traits = traits;
             (pod.not_ready, pod.finished) = (not_ready, finished);
+            pod.node.take_if(|_| is_unbound && pod.uid.is_empty() && pod.workload.is_some());
             if has_host_port {
                 pod.host_ports =
                     Box::new([HostPort { protocol: Protocol::Tcp, host_port: 9080, port: 80, address: None }]);
@@ -116,8 +120,14 @@ pub(crate) fn objects_with_services() -> impl Strategy<Value = Objects> {
         }
         for (place, (mut service, endpoints)) in services.into_iter().enumerate() {
             service.name = format!("s{place}");
-            if !service.routing.is_headless {
+            if service.routing.is_headless {
+                service.exposure = Exposure::Inside;
+            } else {
                 service.addresses = vec![address(&format!("10.96.0.{}", place + 1))];
+            }
+            if service.exposure != Exposure::Inside {
+                let ports = (30_000 + 10 * u16::try_from(place).unwrap()..).zip(&service.ports);
+                service.routing.node_ports = ports.map(|(number, of)| ((of.protocol, number), of.port)).collect();
             }
             if let Some(endpoints) = endpoints {
                 objects.endpoint_slices.push(slice(place, &service, endpoints));

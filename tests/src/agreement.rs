@@ -21,7 +21,7 @@ use npc_compiler::verdict::pairs::{self, PairSet, Region};
 use crate::interpreter;
 use crate::oracle::{End, Oracle, Packet, Payload};
 use crate::random;
-use flow::{Flow, Here};
+use flow::{Answers, Flow, Here};
 
 /// After so many differences the rest says nothing new.
 const ENOUGH: usize = 10;
@@ -146,6 +146,7 @@ impl<'a> Question<'a> {
     }
 
     fn compare_programs(&self, cluster: &Cluster, found: &mut Vec<String>) {
+        let answers = Answers::new(&self.oracle);
         let nodes: BTreeSet<&str> = self.objects.pods.iter().filter_map(|pod| pod.node.as_deref()).collect();
         for (node, self_match) in nodes.iter().flat_map(|node| SELF_MATCHES.map(|self_match| (*node, self_match))) {
             // Rules that log what they drop change no verdict.
@@ -170,8 +171,8 @@ impl<'a> Question<'a> {
                     let here = |end| self.on(node, end, family);
                     let (Some(from), Some(to)) = (here(from), here(to)) else { continue };
                     let (from, to) = (&from, &to);
-                    let (oracle, objects) = (&self.oracle, self.objects);
-                    let flow = Flow { oracle, objects, node, self_match, family, from, to };
+                    let (oracle, objects, answers) = (&self.oracle, self.objects, &answers);
+                    let flow = Flow { oracle, answers, objects, node, self_match, family, from, to };
                     if let Err(difference) = flow.compare(&program, &self.ports) {
                         found.push(format!("program of {node}: {from_name} -> {to_name} {difference}"));
                     }

@@ -182,6 +182,7 @@ fn pod() -> impl Strategy<Value = Pod> {
                 node: node.map(|index| NODES[index].to_owned()),
                 ipv4,
                 ipv6,
+                is_ipv6_first: false,
                 host_addresses,
                 ports,
                 finished,

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{self, Instant};
 
 use super::policies::Policies;
+use crate::rounded::rounded;
 use crate::source::{AskError, PolicyList};
 
 /// How long the API server may take to list the policies of a namespace. Then those that
@@ -110,8 +111,8 @@ async fn listed(ask: impl Fn() -> PolicyAnswer) -> Result<PolicyList, String> {
         Ok(Ok(listed)) => listed,
         Ok(Err(_)) => Err("the request for them panicked, which is a fault of npc".to_owned()),
         Err(_) => Err(match last {
-            Some(error) => format!("no list within {PATIENCE:?}; at last: {error}"),
-            None => format!("no answer within {PATIENCE:?}"),
+            Some(error) => format!("no list within {}; the last error: {error}", rounded(PATIENCE)),
+            None => format!("no answer within {}", rounded(PATIENCE)),
         }),
     }
 }

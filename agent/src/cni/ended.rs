@@ -9,12 +9,18 @@ use super::pending::Pending;
 use crate::causes::with_causes;
 use crate::dataplane::links;
 
-/// Those of these ADDs whose interface on the node was there and is not any more.
-pub(super) fn gone_of<'a>(adds: impl Iterator<Item = &'a Add>) -> BTreeSet<u32> {
-    links::gone(adds.filter_map(index).collect()).unwrap_or_else(|error| {
-        warn!(error = with_causes(&error), "cannot find out whether the interfaces of new sandboxes are there");
+/// Those of these interfaces of sandboxes that are not there any more; none if the kernel cannot be
+/// asked.
+pub(super) fn gone_links(links: BTreeSet<u32>) -> BTreeSet<u32> {
+    links::gone(links).unwrap_or_else(|error| {
+        warn!(error = with_causes(&error), "cannot find out which interfaces of sandboxes are gone");
         BTreeSet::new()
     })
+}
+
+/// The interfaces of these ADDs on the node that are not there any more.
+pub(super) fn gone_of<'a>(adds: impl Iterator<Item = &'a Add>) -> BTreeSet<u32> {
+    gone_links(adds.filter_map(index).collect())
 }
 
 /// Whether the interface of an ADD is among these that are gone.

@@ -1,5 +1,5 @@
 //! The pods that the engine is given: objects with the addresses that CNI reports, and
-//! endpoints of which only the address is known.
+//! endpoints without a known object.
 
 use std::net::IpAddr;
 
@@ -49,7 +49,7 @@ pub(super) fn with_addresses(pod: &Pod, addresses: &[IpAddr]) -> Vec<Pod> {
     (0..count).map(one).collect()
 }
 
-/// The UID of an endpoint of which only the address is known.
+/// The UID of an endpoint without a known object.
 fn unidentified_uid(address: IpAddr) -> String {
     format!("{UNIDENTIFIED}/{address}")
 }
@@ -58,7 +58,7 @@ pub(super) fn key_of_unidentified(address: IpAddr) -> PodKey {
     PodKey::from_parts(&unidentified_uid(address), UNIDENTIFIED, &address.to_string())
 }
 
-/// An endpoint of which only the address is known.
+/// An endpoint without a known object.
 pub(super) fn unidentified_pod(node: &str, address: IpAddr) -> Pod {
     let name = address.to_string();
     let spec = k8s_openapi::api::core::v1::PodSpec::default();

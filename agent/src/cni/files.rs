@@ -2,7 +2,7 @@
 //! that the plugin leaves while no agent answers.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use npc_cni::note::{self, Note};
 use npc_cni::protocol::Attachment;
@@ -41,12 +41,16 @@ impl Files {
     }
 
     /// Removes the note about an attachment, if there is one.
-    pub(super) fn remove_note(&self, attachment: &Attachment) {
-        let path = note::path(&note::folder(&self.socket), attachment);
-        if let Err(error) = std::fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            warn!(%error, "cannot remove a note of the CNI plugin");
-        }
+    pub(super) fn remove_note_of(&self, attachment: &Attachment) {
+        remove_note(&note::path(&note::folder(&self.socket), attachment));
+    }
+}
+
+/// Removes the file of a note, if it is there.
+pub(super) fn remove_note(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        warn!(%error, file = %path.display(), "cannot remove a note of the CNI plugin");
     }
 }

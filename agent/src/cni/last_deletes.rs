@@ -42,17 +42,18 @@ mod tests {
     fn a_del_ends_the_adds_that_began_before_it_and_no_later_one() {
         let attachment = Attachment { container_id: "c1".to_owned(), interface: "eth0".to_owned() };
         let other = Attachment { interface: "net1".to_owned(), ..attachment.clone() };
-        let now = Moment::now();
         let [least, second] = [Duration::from_micros(1), Duration::from_secs(1)];
+        let after = Moment::now();
+        let now = after.before(least);
         let mut deleted = LastDeletes::default();
         deleted.insert(attachment.clone(), now);
         // An older note is read later.
         deleted.insert(attachment.clone(), now.before(second * 9));
         assert!(deleted.is_after(&attachment, now.before(second)) && deleted.is_after(&attachment, now));
-        assert!(!deleted.is_after(&attachment, now.after(least)) && !deleted.is_after(&other, now.before(second)));
+        assert!(!deleted.is_after(&attachment, after) && !deleted.is_after(&other, now.before(second)));
         deleted.forget_before(now);
         assert!(deleted.is_after(&attachment, now.before(second)));
-        deleted.forget_before(now.after(least));
+        deleted.forget_before(after);
         assert!(!deleted.is_after(&attachment, now.before(second)));
         assert!(Moment::default() < now && Moment::now() >= now);
     }

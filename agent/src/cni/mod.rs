@@ -15,6 +15,7 @@ mod asking;
 mod ended;
 mod endpoints;
 mod files;
+mod given;
 mod last_deletes;
 mod netns;
 mod pending;

@@ -25,7 +25,7 @@ use npc_cni::protocol::{Add, Attachment, HostInterface};
 use npc_compiler::engine::{Event, PodKey};
 use npc_compiler::object::Pod;
 
-use super::endpoints::{deny_all, has_addresses, key_of_unidentified, keys, unidentified_pod, with_addresses};
+use super::given::{Addresses, Given};
 use super::sandbox::{Sandbox, Saved, SavedSandbox, ToSave, mark, object_of, report};
 
 /// For how many rounds ([`Sandboxes::age`]) the API may go on to list an address whose
@@ -62,13 +62,8 @@ pub struct Sandboxes {
     reported: BTreeMap<String, BTreeSet<IpAddr>>,
     /// For how many rounds such an address has had no sandbox of its pod.
     past: BTreeMap<(String, IpAddr), u32>,
-    /// What the engine was given of each of these objects.
-    given: BTreeMap<PodKey, Vec<Pod>>,
-    /// The objects that are others than when that was given.
-    changed: BTreeSet<PodKey>,
-    /// The addresses that the engine was given without an object.
-    given_unidentified: BTreeSet<IpAddr>,
-    has_policy: bool,
+    /// What the engine was given of these objects.
+    given: Given,
     /// The source has delivered everything once.
     is_synced: bool,
     /// Something changed since the last [`Sandboxes::update`].
@@ -99,10 +94,7 @@ impl Sandboxes {
             held: saved.held.into_iter().map(|address| (address, HELD)).collect(),
             reported,
             past: BTreeMap::new(),
-            given: BTreeMap::new(),
-            changed: BTreeSet::new(),
-            given_unidentified: BTreeSet::new(),
-            has_policy: false,
+            given: Given::default(),
             is_synced: false,
             is_dirty: true,
         }
@@ -149,7 +141,7 @@ impl Sandboxes {
                 for former in self.former_mirrors(&pod) {
                     self.remove_object(&former);
                 }
-                self.changed.insert(key.clone());
+                self.given.object_changed(key.clone());
                 self.pods.insert(key, *pod);
                 self.is_dirty = true;
                 None
@@ -275,11 +267,13 @@ impl Sandboxes {
         true
     }
 
-    /// The runtime removed a sandbox at this moment; whether that was known. One whose ADD began later
-    /// stays: the runtime added the same attachment anew.
-    pub fn removed(&mut self, attachment: &Attachment, moment: Moment) -> bool {
+    /// The runtime removed a sandbox at this moment. One whose ADD began later stays: the runtime
+    /// added the same attachment anew.
+    pub fn removed(&mut self, attachment: &Attachment, moment: Moment) {
         let is_later = |sandbox: &Sandbox| sandbox.order.0 > moment;
-        !self.live.get(attachment).is_some_and(is_later) && self.delete(attachment)
+        if !self.live.get(attachment).is_some_and(is_later) {
+            self.delete(attachment);
+        }
     }
 
     /// All sandboxes of a network that are not among these are gone; how many.
@@ -393,51 +387,12 @@ impl Sandboxes {
                 sandbox.object_came();
             }
         }
-        let (wanted, unidentified) = self.wanted();
-        let mut different = Vec::new();
-        for (key, addresses) in &wanted {
-            let Some(pod) = self.pods.get(key) else { continue };
-            let given = self.given.get(key);
-            // To build a pod and to compare it takes longer than all else here, and an ADD is about
-            // one of many.
-            let is_given = |given: &Vec<Pod>| !self.changed.contains(key) && has_addresses(given, addresses);
-            if given.is_some_and(is_given) {
-                continue;
-            }
-            different.push((key.clone(), with_addresses(pod, addresses)));
-        }
-        let mut gone = Vec::new();
-        self.given.retain(|key, pods| {
-            let is_wanted = wanted.contains_key(key);
-            if !is_wanted {
-                gone.extend(keys(pods));
-            }
-            is_wanted
-        });
-        gone.extend(self.given_unidentified.difference(&unidentified).map(|address| key_of_unidentified(*address)));
-        let mut pods = Vec::new();
-        for (key, now) in different {
-            let before = self.given.insert(key, now.clone()).unwrap_or_default();
-            gone.extend(keys(&before).into_iter().skip(now.len()));
-            pods.extend(now.into_iter().filter(|pod| !before.contains(pod)));
-        }
-        let new = unidentified.difference(&self.given_unidentified);
-        pods.extend(new.map(|address| unidentified_pod(&self.node, *address)));
-        let mut events = Vec::with_capacity(gone.len() + pods.len());
-        if !self.has_policy && !unidentified.is_empty() {
-            self.has_policy = true;
-            events.push(Event::Policy(Box::new(deny_all())));
-        }
-        events.extend(gone.into_iter().map(Event::PodGone));
-        events.extend(pods.into_iter().map(|pod| Event::Pod(Box::new(pod))));
-        self.given_unidentified = unidentified;
-        self.changed.clear();
-        events
+        let now = self.addresses();
+        self.given.update(&self.node, &self.pods, now)
     }
 
-    /// The addresses that are each object's, and those that are to be isolated without an
-    /// object.
-    fn wanted(&self) -> (BTreeMap<PodKey, Vec<IpAddr>>, BTreeSet<IpAddr>) {
+    /// The addresses as they are now.
+    fn addresses(&self) -> Addresses {
         let in_order = self.in_order();
         let mut owners: BTreeMap<IpAddr, (Moment, u64)> = BTreeMap::new();
         for sandbox in &in_order {
@@ -456,7 +411,7 @@ impl Sandboxes {
                 None => unidentified.extend(own),
             }
         }
-        let mut wanted = BTreeMap::new();
+        let mut of_objects = BTreeMap::new();
         let mut claimed: BTreeSet<IpAddr> = BTreeSet::new();
         for (key, pod) in &self.pods {
             let addresses = match of_pods.remove(key) {
@@ -472,15 +427,15 @@ impl Sandboxes {
             if pod.is_endpoint() {
                 claimed.extend(&addresses);
             }
-            wanted.insert(key.clone(), addresses);
+            of_objects.insert(key.clone(), addresses);
         }
         if !self.is_synced {
-            return (wanted, BTreeSet::new());
+            return Addresses { of_objects, unidentified: BTreeSet::new() };
         }
         let without_sandbox = self.released.keys().chain(self.held.keys()).copied();
         unidentified
             .extend(without_sandbox.filter(|address| !owners.contains_key(address) && !claimed.contains(address)));
-        (wanted, unidentified)
+        Addresses { of_objects, unidentified }
     }
 
     /// The sandbox that has an address: of several, the latest.
@@ -498,4 +453,4 @@ mod released_tests;
 mod tests;
 #[cfg(test)]
 #[path = "sandboxes_tests_world.rs"]
-mod world;
+pub(super) mod world;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::world::{NODE, World, add, address, attachment, links, pod};
 use super::*;
-use crate::cni::endpoints::UNIDENTIFIED;
+use crate::cni::endpoints::{UNIDENTIFIED, deny_all};
 
 #[test]
 fn a_pod_has_its_address_before_the_api_says_so() {

@@ -10,6 +10,7 @@ use npc_compiler::ruleset::layout::Options;
 use npc_compiler::ruleset::node::{Member, SetName};
 
 use super::*;
+use crate::cni::endpoints::{deny_all, unidentified_pod, with_addresses};
 
 pub(super) const NODE: &str = "node-1";
 
@@ -90,7 +91,7 @@ impl World {
 
     /// The pods that the engine has to know, all made anew.
     pub(super) fn wanted(&self) -> BTreeMap<PodKey, Pod> {
-        let (of_objects, unidentified) = self.sandboxes.wanted();
+        let Addresses { of_objects, unidentified } = self.sandboxes.addresses();
         let pods = of_objects.iter().flat_map(|(key, addresses)| with_addresses(&self.sandboxes.pods[key], addresses));
         let pods = pods.chain(unidentified.into_iter().map(|address| unidentified_pod(NODE, address)));
         pods.map(|pod| (PodKey::of(&pod), pod)).collect()
@@ -133,7 +134,8 @@ pub(super) fn pod(name: &str, uid: &str, listed: Option<&str>) -> Pod {
     Pod { uid: uid.to_owned(), node: Some(NODE.to_owned()), ipv4, ..pod }
 }
 
-pub(super) fn add(container: &str, pod: &Pod, addresses: &[&str], link: u32) -> Add {
+/// An ADD, with the interface of this index unless that is 0.
+pub(in crate::cni) fn add(container: &str, pod: &Pod, addresses: &[&str], link: u32) -> Add {
     Add {
         attachment: attachment(container),
         network: "net".to_owned(),
@@ -156,7 +158,7 @@ impl Sandboxes {
     }
 }
 
-pub(super) fn attachment(container: &str) -> Attachment {
+pub(in crate::cni) fn attachment(container: &str) -> Attachment {
     Attachment { container_id: container.to_owned(), interface: "eth0".to_owned() }
 }
 

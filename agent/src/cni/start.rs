@@ -16,6 +16,7 @@ use super::server::{self, PendingRequest};
 use crate::causes::with_causes;
 use crate::enforce::Event;
 use crate::metrics::Cni;
+use crate::rounded::rounded;
 use crate::status::SharedStatus;
 
 /// How long to wait before the socket is tried again that could not be made.
@@ -83,7 +84,7 @@ async fn serve(
             Err(error) => {
                 serves(false);
                 error!(
-                    %error, socket = %socket.display(), retry = ?BIND_RETRY,
+                    %error, socket = %socket.display(), retry = ?rounded(BIND_RETRY),
                     "cannot serve the CNI plugin; new pods wait, or start before their policies are enforced; trying again"
                 );
                 time::sleep(BIND_RETRY).await;

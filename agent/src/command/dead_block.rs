@@ -1,7 +1,7 @@
 //! Blocks of rules that hold a Service's address alone. kube-proxy translates such an address before
 //! policies judge, and no packet comes from one, so a rule for it admits nothing.
 
-use npc_compiler::algebra::cidr::{self, Cidr};
+use npc_compiler::algebra::cidr::Cidr;
 use npc_compiler::cluster::{Cluster, PolicyId};
 use npc_compiler::object::Service;
 use npc_compiler::policy::{Direction, Peer, Peers, PolicyRule};
@@ -24,10 +24,7 @@ pub(super) fn service<'c>(cluster: &'c Cluster, block: &str) -> Option<&'c Servi
 }
 
 fn service_of<'c>(cluster: &'c Cluster, block: &Cidr) -> Option<&'c Service> {
-    let addresses = block.addresses();
-    let &[(first, last)] = addresses.ranges() else { return None };
-    let address = cidr::address(block.family, first);
-    cluster.service_with_address(address).filter(|_| first == last)
+    Some(cluster.service_alone_in(block.family, &block.addresses())?.0)
 }
 
 /// The text of an entry, with marks before and behind each block, and one more behind what is dead.
@@ -47,12 +44,8 @@ pub(super) fn marked(cluster: &Cluster, entry: &Outside, before: &str, behind: &
 /// The dead blocks of policies, in words.
 pub(super) fn warning(cluster: &Cluster, policies: impl IntoIterator<Item = PolicyId>) -> Option<String> {
     let of_policy = |id: PolicyId| -> Vec<String> {
-        let policy = cluster.policy(id);
-        let rules = Direction::ALL.into_iter().filter(|of| policy.isolates(*of)).flat_map(|direction| {
-            let rules = policy.rules(direction).iter();
-            rules.flat_map(move |rule| of_rule(cluster, id, direction, rule))
-        });
-        rules.collect()
+        let rules = cluster.policy(id).rules_in_force();
+        rules.flat_map(|(direction, rule)| of_rule(cluster, id, direction, rule)).collect()
     };
     let all: Vec<String> = policies.into_iter().flat_map(of_policy).collect();
     (!all.is_empty()).then(|| {

@@ -2,6 +2,8 @@
 
 mod find;
 
+use std::net::IpAddr;
+
 pub(super) use find::{names, no_namespace};
 pub(super) use npc_agent::endpoint::short_kind;
 use npc_agent::endpoint::{self, What};
@@ -41,6 +43,14 @@ pub(super) fn port(text: &str) -> Result<Port, String> {
 }
 
 impl EndpointText {
+    /// The address that was written.
+    pub(super) const fn address(&self) -> Option<IpAddr> {
+        match self.what {
+            What::Address(address) => Some(address),
+            _ => None,
+        }
+    }
+
     /// The namespace, if it was said, and the name of a policy that is asked about.
     pub(super) fn policy(&self) -> Option<(Option<&str>, &str)> {
         match &self.what {

@@ -161,6 +161,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 /// Why there is nothing to say of an endpoint alone.
 fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>) -> Stop {
     match (error, &from.target) {
+        (Unanswerable::NoEndpoint, Target::Service(service)) if service.selector.is_none() => {
+            let exit = if cluster.behind(service).is_some() { Exit::Input } else { Exit::Unknown };
+            let message = format!(
+                "{} has no selector, so EndpointSlices alone say where it leads, and those of the input name no pod that \
+                 policies apply to; ask npc explain SRC {0} about the flows to it",
+                from.name
+            );
+            Stop::new(exit, message)
+        }
         (Unanswerable::NoEndpoint, Target::Service(_)) => Stop::new(
             Exit::Input,
             format!(

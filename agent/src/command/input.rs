@@ -213,10 +213,10 @@ impl Args {
         }
         let cluster = Cluster::new(&loaded.objects)
             .with_unread(loaded.unread.clone())
-            .with_pod_makers(unjudged::with(&loaded.skipped, Consequence::MakesPods));
+            .with_pod_makers(unjudged::with(&loaded, &[Consequence::MakesPods, Consequence::MakesObjects]));
         let options = Options { set_members: SetMembers(self.max_set_members), ..Options::default() };
         let cluster = members::bounded(cluster, &options);
-        let mut warnings = unjudged::warnings(&loaded.skipped);
+        let mut warnings = unjudged::warnings(&loaded);
         warnings.extend(report::rights(&loaded.unread));
         let passed_over = report::undecided(&loaded.passed_over);
         let set_members = options.set_members;

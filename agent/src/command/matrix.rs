@@ -123,14 +123,20 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         By::Pod => matrix::By::Pod,
     };
     let groups = Groups::of_cluster(cluster);
-    let options = matrix::Options { by, addresses: args.address.clone() };
+    let mut addresses = args.address.clone();
+    for address in args.from.iter().chain(&args.to).filter_map(EndpointText::address) {
+        if !addresses.contains(&address) && cluster.holders(address, None).is_empty() {
+            addresses.push(address);
+        }
+    }
+    let options = matrix::Options { by, addresses: addresses.clone() };
     let (matrix, outside) = args.select(&input, &groups, &options)?;
-    if args.address.is_empty() && !cluster.named().any(|(_, pod)| pod.is_endpoint() && !pod.only_in_slice) {
+    if addresses.is_empty() && !cluster.named().any(|(_, pod)| pod.is_endpoint() && !pod.only_in_slice) {
         eprintln!("npc: there are no endpoints; the input has {}", policies_and_pods(cluster));
     }
     args.output.check(&matrix)?;
     let view = table::TextMatrix::new(&matrix, cluster, &groups, outside);
-    let of_services = args.address.iter().filter_map(|address| of_service(&input, *address));
+    let of_services = addresses.iter().filter_map(|address| leads_on(&input, *address));
     let dead = dead_block::warning(cluster, policies_of(&matrix, &groups));
     let warnings: Vec<String> =
         input.warnings.iter().cloned().chain(tunnels(cluster, &groups)).chain(of_services).chain(dead).collect();
@@ -155,29 +161,30 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     Ok(Exit::Fine)
 }
 
-/// That an address leads to Services: a matrix judges an address as what it is, not as what it
-/// leads to.
-fn of_service(input: &Input, address: IpAddr) -> Option<String> {
+/// Where an address leads, if it is that of a Service, or of a node that sends some of its ports on. A
+/// matrix judges an address as what it is, not as what it leads to.
+fn leads_on(input: &Input, address: IpAddr) -> Option<String> {
     let cluster = &input.cluster;
-    if !cluster.is_service(address) {
-        let of_services = cluster.node_ports().map(|(protocol, number, service)| {
-            format!("{number}/{} ({}/{})", protocol.lower(), service.namespace, service.name)
-        });
-        let is_here = |at: &HostPortAt| matches!(at, HostPortAt::Here | HostPortAt::Perhaps);
-        let of_pods = cluster.host_ports_at(address).filter(|(.., at)| is_here(at)).map(|(id, port, _)| {
-            let pod = cluster.pod(id);
-            format!("{}/{} ({}/{})", port.host_port, port.protocol.lower(), pod.namespace, pod.name)
-        });
-        let ports: BTreeSet<String> = of_services.chain(of_pods).filter(|_| cluster.is_node(address)).collect();
-        let ports = shorten(&Vec::from_iter(ports), 3, ", ");
-        let text = || {
-            format!("{address} is a node's; its ports {ports} lead to Services or pods: ask npc explain about these")
-        };
-        return (!ports.is_empty()).then(text);
+    if let Some(service) = cluster.service_with_address(address) {
+        let name = format!("{}/{}", service.namespace, service.name);
+        return Some(format!("{address} is the address of service {name}; ask npc explain where it leads"));
     }
-    let service = cluster.service_with_address(address)?;
-    let name = format!("{}/{}", service.namespace, service.name);
-    Some(format!("{address} is the address of service {name}; ask npc explain where it leads"))
+    if !cluster.is_node(address) {
+        return None;
+    }
+    let of_services = cluster.node_ports().map(|(protocol, number, service)| {
+        format!("{number}/{} ({}/{})", protocol.lower(), service.namespace, service.name)
+    });
+    let is_here = |at: &HostPortAt| matches!(at, HostPortAt::Here | HostPortAt::Perhaps);
+    let of_pods = cluster.host_ports_at(address).filter(|(.., at)| is_here(at)).map(|(id, port, _)| {
+        let pod = cluster.pod(id);
+        format!("{}/{} ({}/{})", port.host_port, port.protocol.lower(), pod.namespace, pod.name)
+    });
+    let ports: BTreeSet<String> = of_services.chain(of_pods).collect();
+    let ports = shorten(&Vec::from_iter(ports), 3, ", ");
+    let text =
+        || format!("{address} is a node's; its ports {ports} lead to Services or pods: ask npc explain about these");
+    (!ports.is_empty()).then(text)
 }
 
 /// The policies that isolate the endpoints that are shown.

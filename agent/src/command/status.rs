@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use npc_agent::counted::counted;
 use npc_agent::rounded::rounded;
 use npc_agent::status::{
     self, AgentStatus, Bridge, CniPlugin, ContestedAddress, HeldRemovals, LoadingNamespace, ManifestError, Spoofable,
@@ -37,12 +38,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 
 fn ask() -> anyhow::Result<AgentStatus> {
     AgentStatus::ask().map_err(|error| match &error {
-        // No process listens, which the error says.
-        status::Error::NoAgent(cause) if cause.kind() == io::ErrorKind::ConnectionRefused => {
-            Stop::new(Exit::Cluster, error.to_string()).into()
+        // Of the other causes the sentence says enough, and they are no words for people.
+        status::Error::NoAgent(cause) if cause.kind() != io::ErrorKind::ConnectionRefused => {
+            Stop::new(Exit::Cluster, format!("{error} ({cause})")).into()
         }
-        status::Error::NoAgent(cause) => Stop::new(Exit::Cluster, format!("{error} ({cause})")).into(),
-        status::Error::Malformed(_) => error.into(),
+        _ => Stop::new(Exit::Cluster, error.to_string()).into(),
     })
 }
 
@@ -67,17 +67,16 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
         "  agent     npc {} since {:.0}, iptables {backend}, follows {}",
         status.version, status.started, status.source
     )?;
-    let some = |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
-    let policies = some(status.policies, "policy", "policies");
-    writeln!(out, "  enforces  {policies}, {} here", some(status.endpoints, "endpoint", "endpoints"))?;
+    let policies = counted(status.policies, "policy");
+    writeln!(out, "  enforces  {policies}, {} here", counted(status.endpoints, "endpoint"))?;
     for held in &status.kernel {
         writeln!(
             out,
             "  kernel    {}: {}, {}, {}",
             held.family,
-            some(held.rules, "rule", "rules"),
-            some(held.sets, "set", "sets"),
-            some(held.entries, "entry", "entries")
+            counted(held.rules, "rule"),
+            counted(held.sets, "set"),
+            counted(held.entries, "entry")
         )?;
     }
     let Bridge { ports, held, guarded, lack } = &status.bridge;
@@ -88,13 +87,13 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
             out,
             "  bridges   {}: plain frames only; {guarded} receive only frames for their own addresses; {held} \
              send only from them",
-            some(*ports, "port of a pod", "ports of pods")
+            if *ports == 1 { "1 port of a pod".to_owned() } else { format!("{ports} ports of pods") }
         )?,
     }
     match &status.synced {
         Some(at) => {
-            let changes = if status.generation == 1 { "change" } else { "changes" };
-            writeln!(out, "  in sync   {at:.0}, {} {changes} received", status.generation)?;
+            let changes = counted(usize::try_from(status.generation).unwrap_or(usize::MAX), "change");
+            writeln!(out, "  in sync   {at:.0}, {changes} received")?;
         }
         None => writeln!(out, "  in sync   never")?,
     }

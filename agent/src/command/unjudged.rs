@@ -2,25 +2,30 @@
 
 use std::collections::BTreeMap;
 
-use npc_compiler::object::{Consequence, consequence};
+use npc_agent::source::manifests::Loaded;
+use npc_compiler::object::{self, Consequence};
 
-/// The kinds that were passed over and have this consequence, as `1 Kafka.kafka.strimzi.io`.
-pub(super) fn with(skipped: &BTreeMap<String, usize>, wanted: Consequence) -> Vec<String> {
-    let has = |qualified: &str| {
-        let (kind, group) = qualified.split_once('.').unwrap_or((qualified, ""));
-        consequence(group, kind) == Some(wanted)
-    };
-    let found = skipped.iter().filter(|(qualified, _)| has(qualified));
+/// What a kind that was passed over means for the answers: by its name, or because a pod's
+/// containers stand in its objects.
+fn consequence(loaded: &Loaded, qualified: &str) -> Option<Consequence> {
+    let (kind, group) = qualified.split_once('.').unwrap_or((qualified, ""));
+    let makes_pods = || loaded.pod_makers.contains(qualified).then_some(Consequence::MakesPods);
+    object::consequence(group, kind).or_else(makes_pods)
+}
+
+/// The kinds that were passed over and have one of these consequences, as `1 Kafka.kafka.strimzi.io`.
+pub(super) fn with(loaded: &Loaded, wanted: &[Consequence]) -> Vec<String> {
+    let has = |qualified: &str| consequence(loaded, qualified).is_some_and(|of| wanted.contains(&of));
+    let found = loaded.skipped.iter().filter(|(qualified, _)| has(qualified));
     found.map(|(qualified, count)| format!("{count} {qualified}")).collect()
 }
 
 /// What to say of the kinds that were passed over: nothing of those that say nothing about
 /// connectivity.
-pub(super) fn warnings(skipped: &BTreeMap<String, usize>) -> Vec<String> {
+pub(super) fn warnings(loaded: &Loaded) -> Vec<String> {
     let mut by_consequence = BTreeMap::<Consequence, Vec<String>>::new();
-    for (qualified, count) in skipped {
-        let (kind, group) = qualified.split_once('.').unwrap_or((qualified, ""));
-        if let Some(consequence) = consequence(group, kind) {
+    for (qualified, count) in &loaded.skipped {
+        if let Some(consequence) = consequence(loaded, qualified) {
             by_consequence.entry(consequence).or_default().push(format!("{count} {qualified}"));
         }
     }
@@ -31,6 +36,9 @@ pub(super) fn warnings(skipped: &BTreeMap<String, usize>) -> Vec<String> {
                 format!("npc judges NetworkPolicies only; not judged, and may decide otherwise: {kinds}")
             }
             Consequence::MakesPods => format!("the pods that these make are not in the input: {kinds}"),
+            Consequence::MakesObjects => {
+                format!("the pods and policies that these may make are not in the input: {kinds}")
+            }
         }
     };
     by_consequence.into_iter().map(text).collect()

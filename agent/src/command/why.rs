@@ -12,6 +12,7 @@ mod words;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use npc_agent::counted::counted;
 use npc_agent::near;
 use npc_agent::status::AgentStatus;
 use npc_compiler::object::Family;
@@ -163,8 +164,8 @@ fn cut_name(thing: &Thing, text: &str, states: &[Option<&KernelState>]) -> Optio
         .collect();
     let is_cut = !all.is_empty() && !all.contains(name);
     is_cut.then(|| {
-        let (count, names) = (all.len(), Vec::from_iter(all));
-        let what = if count == 1 { "one name".to_owned() } else { format!("{count} names") };
+        let names = Vec::from_iter(all);
+        let what = counted(names.len(), "name");
         format!("{text:?} is the beginning of {what}; say which: {}", shorten(&names, LISTED, ", "))
     })
 }

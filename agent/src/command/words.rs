@@ -12,6 +12,11 @@ pub(super) fn policy_name(cluster: &Cluster, id: PolicyId) -> String {
     format!("{}/{}", policy.namespace, policy.name)
 }
 
+/// The field of a workload that says how many pods it has.
+pub(super) fn count_field(kind: &str) -> &'static str {
+    if matches!(kind, "Job" | "CronJob") { "parallelism" } else { "replicas" }
+}
+
 /// What the input has, where it has no endpoints: `1 policy, no pods`.
 pub(super) fn policies_and_pods(cluster: &Cluster) -> String {
     let policies = match cluster.policies().count() {

@@ -32,6 +32,7 @@ use super::alias::Aliases;
 use super::backend::Backend;
 use super::ipset::{Head, Ipset};
 use super::iptables::{Hook, Iptables, Listing, lock_path};
+use super::left_chains::LeftChains;
 use super::notifications::{Author, Notifications, ReportedChanges, Touched};
 use super::spelling::{Differing, Others, PrintedForms};
 use crate::rounded::rounded;
@@ -63,8 +64,8 @@ const FEW: usize = 8;
 pub enum AuditScope {
     /// What the kernel notified of.
     Notified,
-    /// That, and the heads of all sets, and tables of which there are no notifications: what a
-    /// program that has just undone something of ours would undo again.
+    /// That, and the heads of all sets, and tables without notifications: what a program that has
+    /// just undone something of ours would undo again.
     Recheck,
     /// That, and what sends no notifications and is due.
     Periodic,
@@ -133,7 +134,7 @@ pub(super) struct Auditor {
     behind: Option<(Family, SetName)>,
     /// What is not needed any more and could not go.
     pub(super) left_sets: BTreeSet<SetName>,
-    pub(super) left_chains: BTreeSet<(Family, ChainName)>,
+    pub(super) left_chains: LeftChains,
     /// How iptables prints our rules.
     pub(super) spellings: PrintedForms,
 }
@@ -169,7 +170,7 @@ impl Auditor {
             reading: None,
             behind: None,
             left_sets: BTreeSet::new(),
-            left_chains: BTreeSet::new(),
+            left_chains: LeftChains::default(),
             spellings: PrintedForms::default(),
         }
     }
@@ -377,7 +378,7 @@ impl Auditor {
         found: Option<Vec<Rule>>,
         audit: &mut Audit,
     ) {
-        let is_left = || found.as_ref().is_none_or(Vec::is_empty) && self.left_chains.contains(&(family, name.clone()));
+        let is_left = || found.as_ref().is_none_or(Vec::is_empty) && self.left_chains.contains(family, &name);
         let same = match (wanted.chains.get(&name), &found) {
             (Some(wanted), Some(found)) if self.spellings.is_same(family, &name, wanted, found) => {
                 self.spellings.is_as_written(family, &name);

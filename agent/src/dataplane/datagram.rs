@@ -2,6 +2,9 @@
 
 use rtnetlink::packet_core::{DecodeError, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage};
 
+/// Below this are the messages of netlink itself, as errors and the end of a list.
+const NLMSG_MIN_TYPE: u16 = 16;
+
 /// Each message of one part of netfilter, and of netlink itself, up to the first that cannot be
 /// read, which is the last item then. rtnetlink's messages have the part's number 0.
 ///
@@ -31,7 +34,8 @@ pub(super) fn messages_where<I: NetlinkDeserializable>(
             // Lengths are padded to four bytes, in the last message too.
             let end = usize::try_from(message.length()).unwrap_or(usize::MAX).next_multiple_of(4);
             let [of, _] = message.message_type().to_be_bytes();
-            let is_read = of == 0 || of == part && is_wanted(message.payload());
+            let is_netlinks_own = message.message_type() < NLMSG_MIN_TYPE;
+            let is_read = is_netlinks_own || of == part && is_wanted(message.payload());
             let message = is_read.then(|| NetlinkMessage::<I>::deserialize(all));
             if !matches!(message, Some(Err(_))) {
                 rest = all.get(end..).unwrap_or_default();

@@ -10,6 +10,7 @@ use npc_compiler::ruleset::text;
 
 use super::backend::{Backend, Commands, Error, default_backend, is_live};
 use super::{iptables, process};
+use crate::counted::counted;
 
 /// Chains that kubelet makes, in one backend only.
 const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
@@ -66,9 +67,8 @@ fn choose(nft: Residents, legacy: Residents, default: Option<Backend>) -> (Backe
         (false, true) => return (Backend::Legacy, "kubelet's hint chain is there".to_owned()),
         _ => {}
     }
-    let rules = |count: usize| if count == 1 { "1 rule".to_owned() } else { format!("{count} rules") };
     let counts = |more: usize, backend: Backend, fewer: usize, other: Backend| {
-        format!("{} in {backend}, {fewer} in {other}", rules(more))
+        format!("{} in {backend}, {fewer} in {other}", counted(more, "rule"))
     };
     match nft.rules.cmp(&legacy.rules) {
         std::cmp::Ordering::Greater => (Backend::Nft, counts(nft.rules, Backend::Nft, legacy.rules, Backend::Legacy)),

@@ -13,7 +13,8 @@ use tracing::{debug, warn};
 
 use super::Error;
 use super::conntrack::{self, Judge, Swept, cut_all_of, each_end, sweep_in, sweep_whole, takes_whole_list};
-use super::flow_index::{Index, Renewal, RenewalRequest};
+use super::flow_index::{Answer, Index, Renewal, RenewalRequest};
+use super::neighbours::drop_waiting;
 use super::passage::packets_passed;
 use crate::rounded::rounded;
 
@@ -35,7 +36,8 @@ pub struct Cut {
     /// Which flows are judged.
     pub scope: Scope,
     /// No flow of these addresses is their pods' own, so all flows of those in the scope may be
-    /// deleted without a verdict. What the kernel deletes so is not counted.
+    /// deleted without a verdict. What the kernel deletes so is not counted. Neither are packets theirs
+    /// that wait in the kernel for their link-layer addresses.
     pub new: BTreeSet<IpAddr>,
     /// If the last renewal of all of the index was of this epoch, the index says which addresses of
     /// the scope have no flow, and these are not looked for.
@@ -45,6 +47,15 @@ pub struct Cut {
     pub renewal: Option<RenewalRequest>,
 }
 
+/// What came of a [`Cut`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CutResult {
+    /// Of the flows that were listed.
+    pub flows: Swept,
+    /// Of the index of addresses that have flows.
+    pub index: Answer,
+}
+
 /// The flows that a kernel knows.
 pub trait Flows: Send + 'static {
     /// Judges the flows in a scope and deletes those that are forbidden, with all that
@@ -52,7 +63,7 @@ pub trait Flows: Send + 'static {
     ///
     /// # Errors
     /// If the flows cannot be listed or deleted.
-    fn cut(&mut self, cut: &Cut, judge: &mut Judge<'_>) -> Result<Swept, Error>;
+    fn cut(&mut self, cut: &Cut, judge: &mut Judge<'_>) -> Result<CutResult, Error>;
 }
 
 /// What was found about the kernel's table.
@@ -75,41 +86,43 @@ pub(super) struct LinuxFlows {
 }
 
 impl Flows for LinuxFlows {
-    fn cut(&mut self, cut: &Cut, judge: &mut Judge<'_>) -> Result<Swept, Error> {
+    fn cut(&mut self, cut: &Cut, judge: &mut Judge<'_>) -> Result<CutResult, Error> {
         let begun = Instant::now();
         let renewal = cut.renewal.as_ref().and_then(|request| self.index.renew(request, &self.families));
         // The kernel lists a flow once its first packet has passed the last hook; one that
         // met the rules of before may still be on its way there.
         packets_passed();
-        let (noted, in_index) = self.noted(cut);
-        let cut = noted.as_ref().unwrap_or(cut);
-        let swept = match renewal {
-            Some(renewal) => self.cut_and_renew(cut, renewal, judge),
-            None if cut.scope.is_empty() => Ok(Swept::default()),
-            None => self.cut_in(cut, judge).map(|(swept, _)| swept),
-        };
-        let is_supported = self.index.is_supported();
-        let swept = swept.map(|swept| Swept { in_index, lacks_index: !is_supported, ..swept });
-        if let Ok(all) = &swept {
-            debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?rounded(begun.elapsed()), "judged the flows");
+        // Some of those packets may wait for the link-layer address of a new pod.
+        if !cut.new.is_empty() && drop_waiting(&cut.new)? {
+            packets_passed();
         }
-        swept
+        let mut index = match (&cut.scope, cut.index_epoch) {
+            (Scope::Of(addresses), Some(epoch)) => self.index.ask(addresses, epoch),
+            _ => Answer::default(),
+        };
+        let mut cut = cut.clone();
+        cut.scope.remove(&index.without_flows);
+        let flows = match renewal {
+            Some(renewal) => {
+                let (flows, is_renewed) = self.cut_and_renew(&cut, renewal, judge)?;
+                index.is_renewed = is_renewed;
+                flows
+            }
+            None if cut.scope.is_empty() => Swept::default(),
+            None => self.cut_in(&cut, judge)?.0,
+        };
+        // A renewal may have found that out.
+        index.is_unsupported |= cut.renewal.is_some() && self.index.is_unsupported();
+        let (without_flows, took) = (index.without_flows.len(), rounded(begun.elapsed()));
+        debug!(without_flows, judged = flows.judged, cut = flows.cut, stuck = flows.stuck, ?took, "judged the flows");
+        Ok(CutResult { flows, index })
     }
 }
 
 impl LinuxFlows {
-    /// The same without the addresses that have no flow, by the index; and of how many others it
-    /// says that they have some. Nothing if it is not asked.
-    fn noted(&self, cut: &Cut) -> (Option<Cut>, u64) {
-        let (Scope::Of(addresses), Some(epoch)) = (&cut.scope, cut.index_epoch) else { return (None, 0) };
-        let Some(free) = self.index.without_flows(addresses, epoch) else { return (None, 0) };
-        let mut scope = cut.scope.clone();
-        scope.remove(&free);
-        (Some(Cut { scope, ..cut.clone() }), (addresses.len() - free.len()) as u64)
-    }
-
-    /// Cuts flows, and ends a renewal of the index by what is left of them.
-    fn cut_and_renew(&self, cut: &Cut, renewal: Renewal<'_>, judge: &mut Judge<'_>) -> Result<Swept, Error> {
+    /// Cuts flows, and ends a renewal of the index by what is left of them. Answers also whether it was
+    /// renewed.
+    fn cut_and_renew(&self, cut: &Cut, renewal: Renewal<'_>, judge: &mut Judge<'_>) -> Result<(Swept, bool), Error> {
         let mut renewal = renewal;
         let mut noting = |flows: Vec<FlowKey>| {
             let ends: Vec<[IpAddr; 2]> = flows.iter().map(|flow| [flow.source, flow.destination]).collect();
@@ -129,8 +142,8 @@ impl LinuxFlows {
                 debug!(%error, "cannot list the flows for the flow index");
             }
         }
-        let renewed = renewal.end(all_listed);
-        swept.map(|(swept, _)| Swept { renewed, ..swept })
+        let is_renewed = renewal.end(all_listed);
+        swept.map(|(swept, _)| (swept, is_renewed))
     }
 
     /// Cuts flows. Answers also whether all that are in the scope could be listed.

@@ -34,7 +34,8 @@ pub fn nflog(data: &[u8]) {
     log::fuzz(data);
 }
 
-/// Links, addresses and routes.
+/// Links, addresses, routes and neighbours.
 pub fn rtnetlink(data: &[u8]) {
     network::fuzz(data);
+    super::neighbours::fuzz(data);
 }

@@ -14,7 +14,7 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, netdevice};
 
-use super::datagram::messages;
+use super::datagram::messages_where;
 
 /// As much as the kernel puts into one part of a dump.
 const PART: usize = 64 * 1024;
@@ -22,11 +22,11 @@ const PART: usize = 64 * 1024;
 /// The group of links that are in none.
 pub const NO_GROUP: u32 = 0;
 
-/// Why the groups of links could not be read or set.
+/// Why links, or what the kernel knows behind them, could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The socket failed.
-    #[error("cannot speak to the kernel's network interfaces")]
+    #[error("cannot speak to the kernel over rtnetlink")]
     Socket(#[source] io::Error),
     /// A request was refused.
     #[error("cannot {doing}")]
@@ -38,7 +38,7 @@ pub enum Error {
         source: io::Error,
     },
     /// What the kernel said makes no sense.
-    #[error("cannot read a network interface from the kernel: {0}")]
+    #[error("cannot read what the kernel said over rtnetlink: {0}")]
     Malformed(String),
 }
 
@@ -71,7 +71,7 @@ pub fn set_group(indexes: &[u32], group: u32) -> Result<(), Error> {
         link.header.index = *index;
         link.attributes.push(LinkAttribute::Group(group));
         let doing = || format!("put the network interface of number {index} into the device group {group:#x}");
-        match exchange(&socket, RouteNetlinkMessage::SetLink(link), NLM_F_ACK, |_| ())? {
+        match exchange(&socket, RouteNetlinkMessage::SetLink(link), NLM_F_ACK, |_| true, |_| ())? {
             Ok(()) | Err(Errno::NODEV) => {}
             Err(errno) => return Err(Error::Refused { doing: doing(), source: errno.into() }),
         }
@@ -97,14 +97,15 @@ pub fn in_pod_group() -> Result<Vec<(u32, String)>, Error> {
         }
     };
     let all = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let listed = exchange(&open()?, all, NLM_F_DUMP, take)?;
+    let listed = exchange(&open()?, all, NLM_F_DUMP, |_| true, take)?;
     let refused =
         |errno: Errno| Error::Refused { doing: "list the network interfaces".to_owned(), source: errno.into() };
     listed.map_err(refused)?;
     Ok(found)
 }
 
-fn open() -> Result<Socket, Error> {
+/// A socket to the kernel's network of the calling thread's namespace.
+pub(super) fn open() -> Result<Socket, Error> {
     let open = || {
         let socket = Socket::new(NETLINK_ROUTE)?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -113,11 +114,13 @@ fn open() -> Result<Socket, Error> {
     open().map_err(Error::Socket)
 }
 
-/// Sends a request and hands out what comes for an answer.
-fn exchange(
+/// Sends a request and hands out what comes for an answer. What is not wanted, by the payload of its
+/// message, is not read.
+pub(super) fn exchange(
     socket: &Socket,
     request: RouteNetlinkMessage,
     flags: u16,
+    is_wanted: impl Fn(&[u8]) -> bool,
     mut take: impl FnMut(RouteNetlinkMessage),
 ) -> Result<Result<(), Errno>, Error> {
     let mut header = NetlinkHeader::default();
@@ -139,7 +142,7 @@ fn exchange(
             received => received.map_err(Error::Socket)?,
         };
         let part = buffer.get(..length).ok_or_else(|| malformed(&"a part is too long"))?;
-        for message in messages::<RouteNetlinkMessage>(part, 0) {
+        for message in messages_where::<RouteNetlinkMessage>(part, 0, &is_wanted) {
             match message.map_err(|error| malformed(&error))?.payload {
                 NetlinkPayload::InnerMessage(message) => take(message),
                 NetlinkPayload::Done(done) => return Ok(answer(done.code)),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,9 +33,6 @@ use crate::rounded::rounded;
 /// meanwhile; so not for long, and again later.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 
-/// How soon chains that could not go are tried again, and how seldom at most.
-const LEFT_WAIT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
-
 /// How long a set of another kind may stay in use, once the rule that asked it
 /// is gone; see [`ipset::PATIENCE`].
 const ODD_WAIT: Duration = Duration::from_millis(50);
@@ -60,9 +56,6 @@ pub struct Linux {
     unproven: BTreeSet<Family>,
     /// Since when the xtables lock has been found to be held.
     locked: Option<Instant>,
-    /// When chains that could not go are tried again, and how long after that.
-    left_due: Option<Instant>,
-    left_wait: Duration,
     /// Rules of ours in the other backend.
     others: OtherBackend,
     /// What was found about the table of flows.
@@ -95,8 +88,6 @@ impl Linux {
             ours: BTreeSet::new(),
             unproven: BTreeSet::new(),
             locked: None,
-            left_due: None,
-            left_wait: Duration::ZERO,
             others: OtherBackend::default(),
             flows: Arc::default(),
             index: Arc::default(),
@@ -226,24 +217,18 @@ impl Linux {
         written.for_each(|chain| self.auditor.spellings.is_written(family, chain));
         for (chain, error) in stuck {
             warn!(%family, %chain, %error, "cannot delete an unused chain (it is empty)");
-            self.auditor.left_chains.insert((family, chain));
-            (self.left_due, self.left_wait) = (None, Duration::ZERO);
+            self.auditor.left_chains.insert(family, chain);
         }
         let (replaced, appended, deleted) = (writes.replace.len(), writes.append.len(), writes.delete.len());
         debug!(%family, replaced, appended, deleted, took = ?rounded(begun.elapsed()), "wrote chains");
         Ok(())
     }
 
-    /// Tries again to delete unused chains that could not be deleted; less and less
-    /// often, because the program that refers to them may do so for ever.
-    fn delete_left(&mut self, wanted: &KernelState) {
-        let now = Instant::now();
-        if self.left_due.is_some_and(|due| now < due) {
-            return;
-        }
+    /// Tries again to delete unused chains that could not be deleted.
+    fn delete_left(&mut self, now: Instant, wanted: &KernelState) {
         let mut left = std::mem::take(&mut self.auditor.left_chains);
-        left.retain(|(family, chain)| {
-            let Some(table) = self.table(*family).filter(|_| !wanted.family(*family).chains.contains_key(chain)) else {
+        left.retry(now, |family, chain| {
+            let Some(table) = self.table(family).filter(|_| !wanted.family(family).chains.contains_key(chain)) else {
                 return false;
             };
             let deleted = table.delete_empty(chain);
@@ -253,9 +238,6 @@ impl Linux {
             }
             deleted.is_err()
         });
-        self.left_wait =
-            if left.is_empty() { Duration::ZERO } else { (self.left_wait * 2).clamp(LEFT_WAIT.0, LEFT_WAIT.1) };
-        self.left_due = Some(now + self.left_wait);
         self.auditor.left_chains = left;
         // No pass depends on these, so they are no failures of writes.
         let restores: Vec<Restored> = self.tables.iter().flat_map(Iptables::take_restores).collect();
@@ -446,8 +428,9 @@ impl Kernel for Linux {
 
     fn audit(&mut self, wanted: &KernelState, depth: AuditScope) -> Result<Audit, Error> {
         if depth == AuditScope::Periodic {
-            if !self.auditor.left_chains.is_empty() {
-                self.delete_left(wanted);
+            let now = Instant::now();
+            if self.auditor.left_chains.is_due(now) {
+                self.delete_left(now, wanted);
             }
             self.others.look(self.backend);
         }
@@ -471,16 +454,11 @@ impl Kernel for Linux {
         Box::new(LinuxFlows { families, facts: Arc::clone(&self.flows), index: Arc::clone(&self.index) })
     }
 
-    fn remove_flow_index(&mut self) {
-        match flow_index::remove() {
-            Ok(true) => info!("removed the table inet npc, which an earlier agent kept"),
-            Ok(false) => {}
-            Err(error) => debug!(%error, "cannot look for the table inet npc of an earlier agent"),
+    fn remove_flow_index(&mut self) -> Result<(), Error> {
+        if flow_index::remove()? {
+            info!("removed the table inet npc, which an earlier agent kept");
         }
-    }
-
-    fn without_flows(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Option<BTreeSet<IpAddr>> {
-        self.index.without_flows(addresses, epoch)
+        Ok(())
     }
 }
 

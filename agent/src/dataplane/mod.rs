@@ -22,8 +22,6 @@
 //! `inet npc`, and network interfaces in the device group that is ours (`links`); and, on request,
 //! what Azure NPM left behind (`azure`).
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use npc_compiler::object::Family;
@@ -49,8 +47,10 @@ pub(crate) mod fuzz;
 mod fuzz_input;
 pub mod ipset;
 pub mod iptables;
+mod left_chains;
 pub mod links;
 mod linux;
+mod neighbours;
 pub mod network;
 pub mod nflog;
 pub mod nftables;
@@ -63,7 +63,7 @@ mod process;
 mod spelling;
 
 pub use failures::Failures;
-pub use flows::{Cut, Flows};
+pub use flows::{Cut, CutResult, Flows};
 pub use linux::Linux;
 
 /// A kernel that holds rules of ours: the real one, or one that records.
@@ -205,17 +205,11 @@ pub trait Kernel: Send + 'static {
 
     /// Removes the index of addresses that have flows, if an earlier agent kept one and this one
     /// does not.
-    fn remove_flow_index(&mut self) {}
-
-    /// Which of these addresses have no flow that met other rules than those of now, as an index of
-    /// the kernel says that takes no walk through its flows; nothing if it has none. An address
-    /// of which that is not known is not among them. The index counts only if the last renewal of
-    /// all of it was of this epoch ([`flow_index::RenewalRequest`]).
     ///
-    /// A few questions of microseconds, so a task that must stay awake may ask.
-    fn without_flows(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Option<BTreeSet<IpAddr>> {
-        let _ = (addresses, epoch);
-        None
+    /// # Errors
+    /// If it is there and stays.
+    fn remove_flow_index(&mut self) -> Result<(), Error> {
+        Ok(())
     }
 }
 
@@ -237,7 +231,7 @@ pub enum Error {
     /// The network interfaces.
     #[error(transparent)]
     Links(#[from] links::Error),
-    /// The table of the bridge family.
+    /// A table of ours in nf_tables.
     #[error(transparent)]
     Bridge(#[from] nftables::Error),
     /// Something without which no policy can be enforced.

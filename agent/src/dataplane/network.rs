@@ -137,7 +137,7 @@ pub struct Elsewhere {
 pub enum NotPodInterface {
     /// It is no veth and no bridge, as with ipvlan, macvlan and taps.
     Kind,
-    /// It is a veth of which both ends are here.
+    /// It is a veth with both ends here.
     PairHere,
     /// It is a veth to which prefixes are routed and no single address.
     NoHostRoute,

@@ -18,6 +18,8 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, waitid,
 };
 
+use crate::rounded::rounded;
+
 /// The time between two looks whether a child has ended, where the kernel reports no end.
 const RETRY: Duration = Duration::from_millis(2);
 
@@ -51,7 +53,7 @@ pub enum Error {
         source: io::Error,
     },
     /// It did not end, and was killed with all that it had started.
-    #[error("killed {program} after {limit:?}, because it had not ended; its result is unknown")]
+    #[error("killed {program} after {}, because it had not ended; its result is unknown", rounded(*limit))]
     Hung {
         /// The program.
         program: String,

@@ -20,8 +20,8 @@ use super::iptables::{Error, Iptables};
 use super::probe;
 use crate::rounded::rounded;
 
-/// So many rules are asked about at once at most. A chain of which more differ is
-/// asked about again with the next audit.
+/// At most so many rules are asked about at once. If more of a chain differ, the next audit asks
+/// about it again.
 const ASKED: usize = 512;
 
 /// More than this is not remembered.

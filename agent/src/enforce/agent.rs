@@ -300,7 +300,7 @@ impl<K: Kernel> Agent<K> {
         let Some(ended) = self.sweeps.ended(which, result, established) else { return Ok(()) };
         match &ended.result {
             Ok(swept) => {
-                self.report.judged_flows(swept);
+                self.report.cut(swept);
                 if which == Which::Pending && ended.is_of_a_pass {
                     self.readiness.flows_judged();
                 }

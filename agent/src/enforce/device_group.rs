@@ -5,7 +5,7 @@ use npc_compiler::engine::Engine;
 use npc_compiler::ruleset::text::POD_GROUP;
 use tracing::warn;
 
-use super::sources::Sources;
+use super::pod_interfaces::PodInterfaces;
 use super::writer::Writer;
 use crate::causes::with_causes;
 use crate::dataplane::Kernel;
@@ -24,11 +24,16 @@ impl DeviceGroup {
     /// Has the interfaces leave that are no pods' any more, and gives the engine the
     /// sources of those that are. What leaves is held to nothing when its sources go. If
     /// the rest of the pass fails, it joins again with the next one.
-    pub(super) fn leave<K: Kernel>(&mut self, sources: &mut Sources, writer: &mut Writer<K>, engine: &mut Engine) {
-        let left = writer.set_group(&sources.leave, NO_GROUP);
+    pub(super) fn leave<K: Kernel>(
+        &mut self,
+        interfaces: &mut PodInterfaces,
+        writer: &mut Writer<K>,
+        engine: &mut Engine,
+    ) {
+        let left = writer.set_group(&interfaces.leave, NO_GROUP);
         // Without any sources, the rules would drop all that comes from the group.
         if left.is_ok() || !self.has_sources {
-            engine.own(sources.own.iter().copied());
+            engine.own(interfaces.own.iter().copied());
             self.has_sources = true;
         }
         if let Err(error) = left {
@@ -36,19 +41,19 @@ impl DeviceGroup {
                 error = with_causes(&error),
                 "cannot remove interfaces from the pod device group; rules still treat them as pod interfaces"
             );
-            (sources.join, sources.leave) = Default::default();
+            (interfaces.join, interfaces.leave) = Default::default();
         }
     }
 
     /// Has the interfaces of new pods join.
-    pub(super) fn join<K: Kernel>(sources: &mut Sources, writer: &mut Writer<K>, network: &Network) {
-        if let Err(error) = writer.set_group(&sources.join, POD_GROUP) {
+    pub(super) fn join<K: Kernel>(interfaces: &mut PodInterfaces, writer: &mut Writer<K>, network: &Network) {
+        if let Err(error) = writer.set_group(&interfaces.join, POD_GROUP) {
             warn!(
                 error = with_causes(&error),
                 "cannot add interfaces of new pods to the pod device group; until then npc does not drop forged ICMP errors \
                  from these pods, nor forged sources with --anti-spoof; policies are enforced"
             );
-            sources
+            interfaces
                 .not_joined(network, "the kernel does not let the interface into the device group of pods' interfaces");
         }
     }

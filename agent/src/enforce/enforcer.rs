@@ -1,24 +1,21 @@
 //! One pass: changes go into the engine, and its plan goes to the kernel. Established flows
 //! that policies deny now are to be cut then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use npc_compiler::cluster::group::RetainedGroup;
-use npc_compiler::engine::{Contested, Engine, Event};
+use npc_compiler::engine::{Engine, Event};
 use npc_compiler::object::Family;
 use npc_compiler::plan;
 use npc_compiler::plan::Plan;
 use npc_compiler::plan::conntrack::FlowKey;
-use npc_compiler::policy::finding::Finding;
 use npc_compiler::ruleset::layout::{self, SelfMatch};
-use npc_compiler::ruleset::node::InterfaceName;
 use npc_compiler::ruleset::seed::Seed;
 use tokio::time;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::bridge_table::{BridgeState, Frames};
 use super::bridges::{self, UnfilteredBridge};
@@ -27,17 +24,16 @@ use super::drift::Repair;
 use super::flows::Established;
 use super::loading::Loading;
 use super::pace::LARGE;
-use super::sources::{Asked, Sources};
+use super::pass::Pass;
+use super::pod_interfaces::{Asked, PodInterfaces};
 use super::writer::Writer;
-use super::writes::Writes;
 use crate::dataplane::audit::AuditScope;
-use crate::dataplane::conntrack::Swept;
-use crate::dataplane::iptables::{Hook, Restored};
+use crate::dataplane::iptables::Restored;
 use crate::dataplane::network::Network;
 use crate::dataplane::probe::Supported;
 use crate::dataplane::{Error, Failures, Kernel, ipset};
 use crate::metrics::RulesetSize;
-use crate::status::{LoadingNamespace, Spoofable};
+use crate::status::Spoofable;
 
 /// An empty group is retained for so long at least, and for twice as long at most. So a
 /// pod that another of its kind replaces takes no write to a rule. Longer than a pod takes
@@ -87,57 +83,6 @@ pub struct Enforcer<K> {
     pod_cidrs: Option<Vec<IpNetwork>>,
     /// The kernel has no index of addresses with flows that an earlier agent kept.
     has_removed_index: bool,
-}
-
-/// What a pass did.
-#[derive(Debug, Clone)]
-pub struct Pass {
-    /// How many policies there are in the cluster.
-    pub policies: usize,
-    /// How many endpoints are on this node.
-    pub endpoints: usize,
-    /// What the compiler did not understand; `None` where that is the same as at the last pass
-    /// that succeeded.
-    pub findings: Option<Vec<Finding>>,
-    /// The empty groups that are retained.
-    pub retained: Vec<RetainedGroup>,
-    /// What the rules depend on besides the cluster.
-    pub options: layout::Options,
-    /// What was written.
-    pub writes: Writes,
-    /// Where the jump to our chains was, in the families where it was not first.
-    pub rehooked: Vec<(Family, Hook)>,
-    /// Bridges behind which endpoints of this node reach each other past
-    /// iptables.
-    pub unfiltered_bridges: BTreeSet<UnfilteredBridge>,
-    /// How the table of the bridge family stands.
-    pub bridge: BridgeState,
-    /// How many interfaces of pods are in their device group from now on, and how
-    /// many not any more.
-    pub regrouped: (usize, usize),
-    /// Interfaces of pods that are not in it, and why.
-    pub unheld: BTreeMap<InterfaceName, String>,
-    /// Whether what is in it is held to the pods' sources.
-    pub anti_spoof: bool,
-    /// Pods of this node whose forged sources are not dropped, though it was asked
-    /// for.
-    pub spoofable: Vec<Spoofable>,
-    /// The large changes that are being loaded, by namespace. What came of them, and behind them, is
-    /// not in force.
-    pub loading: Vec<LoadingNamespace>,
-    /// Another program holds the lock that rules need, so nothing of it was loaded.
-    pub is_load_blocked: bool,
-    /// Addresses that several pods of the cluster list.
-    pub contests: Vec<Contested>,
-    /// How much of ours each family of the kernel holds.
-    pub held: [(Family, RulesetSize); 2],
-    /// Since when every first packet of a flow gets the new verdict. Leftovers are cleared
-    /// away after that, and flows that were established are cut beside the loop.
-    pub enforced: Instant,
-    /// How long it took to get to the writes.
-    pub compiled: Duration,
-    /// How long it took from there to the kernel.
-    pub applied: Duration,
 }
 
 impl<K: Kernel> Enforcer<K> {
@@ -248,8 +193,8 @@ impl<K: Kernel> Enforcer<K> {
             options if options.lacks.device_group => Asked::Nothing,
             _ => Asked::Group,
         };
-        let mut sources = Sources::new(asked, network, engine.local_addresses());
-        self.group.leave(&mut sources, &mut self.writer, engine);
+        let mut interfaces = PodInterfaces::new(asked, network, engine.local_addresses());
+        self.group.leave(&mut interfaces, &mut self.writer, engine);
         // From here to the writer nothing may fail: it relies on every change.
         let change = engine.commit();
         let compiled = begun.elapsed();
@@ -259,7 +204,7 @@ impl<K: Kernel> Enforcer<K> {
         // Nothing is waited for where no sources are held: an error of one family must
         // not let forged ICMP errors through the other.
         if asked == Asked::Group {
-            DeviceGroup::join(&mut sources, &mut self.writer, network);
+            DeviceGroup::join(&mut interfaces, &mut self.writer, network);
         }
         let engine = &mut self.engine;
         // One commit of its own, so each frame meets the old table or the new one.
@@ -272,7 +217,7 @@ impl<K: Kernel> Enforcer<K> {
         let enforced = self.writer.enforced();
         // An interface is of both families, and joins once the sources of both are known.
         if asked == Asked::Sources && failed.is_empty() {
-            DeviceGroup::join(&mut sources, &mut self.writer, network);
+            DeviceGroup::join(&mut interfaces, &mut self.writer, network);
         }
         let unfiltered_bridges = self.check_bridges(network).clone();
         let pod_cidrs = self.pod_cidrs.as_deref().unwrap_or_else(|| self.engine.pod_cidrs());
@@ -286,8 +231,12 @@ impl<K: Kernel> Enforcer<K> {
         let is_load_blocked = !self.load(&mut failed);
         failed.into_result()?;
         // An earlier agent may have kept one.
-        if !self.writer.established.index.is_kept() && !std::mem::replace(&mut self.has_removed_index, true) {
-            self.writer.kernel.remove_flow_index();
+        if !self.writer.established.index.is_kept() && !self.has_removed_index {
+            match self.writer.kernel.remove_flow_index() {
+                Ok(()) => self.has_removed_index = true,
+                // The next pass tries again. The table costs first packets some time, and harms nothing.
+                Err(error) => debug!(%error, "cannot remove the table inet npc of an earlier agent"),
+            }
         }
         let engine = &self.engine;
         let version = engine.findings_version();
@@ -295,7 +244,7 @@ impl<K: Kernel> Enforcer<K> {
         let spoofable = match &self.no_anti_spoof {
             Some(lack) => engine.local_addresses().map(|address| (address, lack.clone())).collect(),
             None if self.options.anti_spoof => {
-                let mut all = sources.spoofable(network, engine.local_addresses());
+                let mut all = interfaces.spoofable(network, engine.local_addresses());
                 let known: BTreeSet<_> = all.iter().map(|(address, _)| *address).collect();
                 all.extend(self.frames.spoofable(engine.local_addresses().filter(|address| !known.contains(address))));
                 all
@@ -322,8 +271,8 @@ impl<K: Kernel> Enforcer<K> {
             unfiltered_bridges,
             bridge: self.frames.state(),
             enforced,
-            regrouped: (sources.join.len(), sources.leave.len()),
-            unheld: sources.unheld,
+            regrouped: (interfaces.join.len(), interfaces.leave.len()),
+            unheld: interfaces.unheld,
             anti_spoof: self.options.anti_spoof,
             compiled,
             applied,
@@ -426,24 +375,6 @@ impl<K: Kernel> Enforcer<K> {
     /// Whether the rules of the last pass forbid these flows.
     pub(super) fn forbidden(&self, flows: &[FlowKey]) -> Vec<bool> {
         self.writer.established.forbidden(&self.engine, flows)
-    }
-
-    /// Cuts the flows that the last pass forbids, on the calling thread. The agent's loop does
-    /// so beside other work; this is for callers without a loop.
-    ///
-    /// # Errors
-    /// If the flows cannot be listed or deleted. They are to be judged all the same then.
-    pub fn cut(&mut self) -> Result<Swept, Error> {
-        let due = self.writer.established.take_pending();
-        if due.cut.scope.is_empty() && due.cut.renewal.is_none() {
-            return Ok(Swept::default());
-        }
-        let swept = self.writer.kernel.flows().cut(&due.cut, &mut |flows| Some(self.forbidden(&flows)));
-        match &swept {
-            Ok(_) => self.writer.established.judged(&due),
-            Err(_) => self.writer.established.put_back(due),
-        }
-        swept
     }
 
     /// Whether empty groups have expired, or policies that are over the bound on set members are to

@@ -21,8 +21,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::dataplane::Cut;
-use crate::dataplane::conntrack::Swept;
-use crate::dataplane::flow_index::{Forget, RenewalRequest};
+use crate::dataplane::flow_index::{Answer, Forget, RenewalRequest};
 
 /// Renewals that only ADDs ask for begin so long after each other at least. The kernel remembers
 /// most flows for longer when they have ended.
@@ -37,7 +36,9 @@ const MOST_NETWORKS: usize = 8;
 pub(super) struct FlowIndex {
     /// The operator's agent keeps one.
     is_on: bool,
-    /// The networks of this node's pods.
+    /// The networks of this node's pods, as the Node has them.
+    networks: Vec<IpNetwork>,
+    /// Those of them whose addresses are noted.
     domain: Vec<IpNetwork>,
     /// Grows whenever flows may have begun that the index does not have.
     epoch: u64,
@@ -57,11 +58,16 @@ impl FlowIndex {
 
     /// Pods of this node get their addresses from these networks.
     pub(super) fn domain_is(&mut self, networks: &[IpNetwork]) {
+        // Each pass says so.
+        if !self.is_on || networks == self.networks {
+            return;
+        }
+        self.networks = networks.to_vec();
         // The unspecified address is no host's, and has a meaning of its own in the sets.
         let unspecified = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
         let is_useful = |network: &&IpNetwork| !unspecified.iter().any(|address| network.contains(*address));
         let domain: Vec<IpNetwork> = networks.iter().filter(is_useful).take(MOST_NETWORKS).copied().collect();
-        if self.is_on && domain != self.domain {
+        if domain != self.domain {
             if domain.len() < networks.len() {
                 let listed = |networks: &[IpNetwork]| {
                     let texts: Vec<String> = networks.iter().map(ToString::to_string).collect();
@@ -100,13 +106,15 @@ impl FlowIndex {
 
     /// A sweep went well. If an address that it asked about was in the index, or the index does not
     /// count, or was not renewed, it is renewed later.
-    pub(super) fn swept(&mut self, cut: &Cut, swept: &Swept) {
-        if swept.lacks_index {
+    pub(super) fn swept(&mut self, cut: &Cut, answer: &Answer) {
+        if answer.is_unsupported {
             // The kernel is asked once.
             (self.is_on, self.is_due) = (false, false);
             self.domain.clear();
-        } else if swept.in_index > 0 || !swept.renewed {
-            self.is_due |= swept.in_index > 0;
+            return;
+        }
+        self.is_due |= answer.others > 0;
+        if !answer.is_renewed {
             self.failed(cut);
         }
     }

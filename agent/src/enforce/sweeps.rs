@@ -21,8 +21,7 @@ use tokio::time::{self, Instant};
 
 use super::flows::{Due, Established};
 use super::waiters::Waiter;
-use crate::dataplane::conntrack::Swept;
-use crate::dataplane::{Error, Flows};
+use crate::dataplane::{CutResult, Error, Flows};
 
 /// The next sweep of what is pending waits for so many times as long as the last one was at
 /// work. These take a fifth of one processor at most then, and a denied flow goes on no longer
@@ -58,7 +57,7 @@ pub(super) struct Passed {
 
 /// How a sweep ended, and for how long it was at work itself: not for how long it waited for
 /// verdicts.
-pub(super) type Work = (Result<Swept, Error>, Duration);
+pub(super) type Work = (Result<CutResult, Error>, Duration);
 
 /// One sweep at work.
 #[derive(Debug)]
@@ -78,7 +77,7 @@ pub(super) struct Ended {
     pub(super) begun: Instant,
     /// A pass had brought the kernel up to date before.
     pub(super) is_of_a_pass: bool,
-    pub(super) result: Result<Swept, Error>,
+    pub(super) result: Result<CutResult, Error>,
     /// Until the next try, after a failure.
     pub(super) retry: Duration,
 }
@@ -252,7 +251,7 @@ impl Sweeps {
         match &result {
             Ok(swept) => {
                 established.judged(&sweep.due);
-                established.index.swept(&sweep.due.cut, swept);
+                established.index.swept(&sweep.due.cut, &swept.index);
                 answer(sweep.waiters);
                 // Whichever it was: the kernel answers again.
                 (self.retry, self.urgent_not_before) = (RETRY.0, now);

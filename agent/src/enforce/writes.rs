@@ -4,6 +4,8 @@ use std::fmt;
 
 use npc_compiler::plan::{Plan, SetWrite, Step};
 
+use crate::counted::counted;
+
 /// How much a plan writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Writes {
@@ -72,8 +74,7 @@ impl fmt::Display for Writes {
         ];
         let mut first = true;
         for (count, noun, what) in counts.into_iter().filter(|(count, ..)| *count > 0) {
-            let (comma, plural) = (if first { "" } else { ", " }, if count == 1 { "" } else { "s" });
-            write!(f, "{comma}{count} {noun}{plural} {what}")?;
+            write!(f, "{}{} {what}", if first { "" } else { ", " }, counted(count, noun))?;
             first = false;
         }
         if first { f.write_str("nothing") } else { Ok(()) }

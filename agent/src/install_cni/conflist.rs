@@ -238,7 +238,7 @@ impl<'de> Deserialize<'de> for Fields {
 }
 
 /// What leads to a plugin or to a file, from all of a JSON text: also from keys that stand
-/// there twice, of which a map would keep one.
+/// there twice, where a map would keep one.
 struct Leads(Vec<Found>);
 
 enum Found {

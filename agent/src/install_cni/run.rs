@@ -23,6 +23,7 @@ use super::former::formers;
 use super::owner::{OwnerAnswer, Wish, wish};
 use super::references::first_reference;
 use super::report::{self, Alert, AlertReason, InstallReport};
+use crate::rounded::rounded;
 
 /// How often everything is read, though the kernel reports no change.
 const POLL: Duration = Duration::from_secs(10);
@@ -258,7 +259,7 @@ impl Run {
             Ok(watcher)
         });
         watched
-            .inspect_err(|error| warn!(%error, poll = ?POLL, "the kernel reports no changes of the folders; reading them again and again"))
+            .inspect_err(|error| warn!(%error, poll = ?rounded(POLL), "the kernel reports no changes of the folders; reading them again and again"))
             .ok()
     }
 

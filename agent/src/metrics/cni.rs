@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -9,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::seconds;
+use crate::dataplane::flow_index::Answer;
 
 /// The counts of the CNI plugin's requests. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -18,11 +20,24 @@ pub struct Cni {
     sandboxes: Gauge,
     /// There once the agent is to serve the plugin.
     served: Family<Vec<(String, String)>, Gauge>,
+    lookups: Family<OfAnswer, Counter>,
+}
+
+/// How it was found out which flows an address has.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfAnswer {
+    answer: &'static str,
 }
 
 impl Default for Cni {
     fn default() -> Self {
-        Self { adds: seconds(), refused: Counter::default(), sandboxes: Gauge::default(), served: Family::default() }
+        Self {
+            adds: seconds(),
+            refused: Counter::default(),
+            sandboxes: Gauge::default(),
+            served: Family::default(),
+            lookups: Family::default(),
+        }
     }
 }
 
@@ -48,6 +63,20 @@ impl Cni {
             "1 while the agent answers the CNI plugin, 0 while it cannot make its socket",
             self.served.clone(),
         );
+        registry.register(
+            "cni_flow_lookups",
+            "Addresses of new pods, of the Node's pod CIDRs, of which the index said that they have no flow (index), or \
+             whose flows the kernel looked for (walk)",
+            self.lookups.clone(),
+        );
+    }
+
+    /// The index of addresses that have flows was asked for ADDs.
+    pub(crate) fn flow_index_answered(&self, answer: &Answer) {
+        let counts = [("index", answer.without_flows.len() as u64), ("walk", answer.others)];
+        for (answer, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            self.lookups.get_or_create(&OfAnswer { answer }).inc_by(count);
+        }
     }
 
     /// An ADD was answered after this time.

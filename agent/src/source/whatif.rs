@@ -14,12 +14,13 @@ use super::manifests::{Loaded, ObjectRef};
 /// addresses and nodes, and take over the labels, ports and network of its
 /// template, as after a rollout. One that is to have none loses those it has.
 pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
-    let Loaded { objects, idle, positions, problems, skipped, passed_over, unread } = overlay;
+    let Loaded { objects, idle, owned, positions, problems, skipped, pod_makers, passed_over, unread } = overlay;
     for workload in objects.pods.iter().filter_map(of_workload) {
         base.idle.remove(&workload);
     }
     base.objects.pods.retain(|pod| of_workload(pod).is_none_or(|workload| !idle.contains_key(&workload)));
     base.idle.extend(idle);
+    base.owned.extend(owned);
     let into = &mut base.objects;
     for namespace in objects.namespaces {
         // One that the overlay only implies changes nothing about one that is
@@ -72,6 +73,7 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
     base.problems.extend(problems);
     base.passed_over.merge(passed_over);
     base.unread.extend(unread);
+    base.pod_makers.extend(pod_makers);
     for (kind, count) in skipped {
         *base.skipped.entry(kind).or_default() += count;
     }

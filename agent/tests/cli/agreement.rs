@@ -81,62 +81,93 @@ fn pairs(flow: &Value, ends: &Value) -> Vec<(Value, Value)> {
     all.filter(|(from, to)| is_meant(from, to)).collect()
 }
 
-#[test]
-fn explain_any_any_says_in_json_what_the_matrix_does() {
+/// The inputs of `tests/cases` with their names, each with the other files that it names, and the shop.
+fn inputs() -> Vec<(String, String)> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cases"));
     let mut inputs = vec![("shop".to_owned(), SHOP.to_owned())];
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let text = std::fs::read_to_string(&path).unwrap();
-        // Those that need another file are not whole.
-        if path.extension().is_some_and(|of| of == "yaml") && !text.contains("# with: ") {
-            inputs.push((path.file_name().unwrap().to_string_lossy().into_owned(), text));
+        if path.extension().is_some_and(|of| of == "yaml") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let with = text.lines().filter_map(|line| line.strip_prefix("# with: ")).flat_map(str::split_whitespace);
+            let with = with.map(|name| std::fs::read_to_string(folder.join(name)).unwrap());
+            let whole = std::iter::once(text.clone()).chain(with).collect::<Vec<_>>().join("\n---\n");
+            inputs.push((path.file_name().unwrap().to_string_lossy().into_owned(), whole));
         }
     }
     inputs.sort();
+    inputs
+}
+
+/// What is said of each pair of ends that the matrix can have rows of: by pod where both are pods with
+/// addresses, and otherwise by workload.
+type Said = BTreeMap<(bool, String, String), Ports>;
+
+/// What `npc explain any any` says of each pair, and the ends of these pairs: whether each is a pod with an
+/// address, and its ids.
+fn of_explain(explained: &Value) -> (Said, BTreeSet<(bool, String, String)>) {
+    let (mut said, mut ends) = (Said::new(), BTreeSet::new());
+    for flow in explained["flows"].as_array().unwrap() {
+        // A template's pod and itself are no matter of a matrix.
+        if flow["way"] == "itself" {
+            continue;
+        }
+        for (from, to) in pairs(flow, &explained["ends"]) {
+            let (Some(from), Some(to)) = (end(&from), end(&to)) else { continue };
+            let are_pods = from.0 && to.0;
+            let key =
+                if are_pods { (true, from.1.clone(), to.1.clone()) } else { (false, from.2.clone(), to.2.clone()) };
+            ends.extend([from, to]);
+            let ports = said.entry(key).or_default();
+            if flow["verdict"] == "Allowed" {
+                add(ports, &flow["protocol"], &flow["ports"]);
+            }
+        }
+    }
+    (said, ends)
+}
+
+#[test]
+fn explain_any_any_says_in_json_what_the_matrix_does() {
     let (mut compared, mut wrong) = (0, Vec::new());
-    for (name, text) in &inputs {
+    for (name, text) in &inputs() {
         let files = Files::of(text);
         let explained = files.npc("explain", &["any", "any", "-o", "json", "--allow-errors"]);
         let by_pod = files.npc("matrix", &["-o", "json", "--by", "pod", "--allow-errors"]);
         let by_workload = files.npc("matrix", &["-o", "json", "--allow-errors"]);
-        if ![0, 1, 4].contains(&explained.code) || by_pod.code != 0 {
-            continue;
-        }
+        assert!([0, 1, 4].contains(&explained.code), "{name}: {} {}", explained.code, explained.err);
+        assert_eq!([by_pod.code, by_workload.code], [0, 0], "{name}: {}{}", by_pod.err, by_workload.err);
         let explained = explained.json();
-        // Which of several pods has an address depends on the node.
+        // Which of several pods has an address depends on the node, and then the two may differ.
         let is_contested = |of: &Value| of.as_str().is_some_and(|text| text.contains(" list "));
-        if explained["warnings"].as_array().unwrap().iter().any(is_contested) {
-            continue;
-        }
-        let (pods, pod_ids) = of_matrix(&by_pod.json());
-        let (workloads, workload_ids) = of_matrix(&by_workload.json());
-        let mut said = BTreeMap::<(bool, String, String), Ports>::new();
-        for flow in explained["flows"].as_array().unwrap() {
-            // A template's pod and itself are no matter of a matrix.
-            if flow["way"] == "itself" {
-                continue;
-            }
-            for (from, to) in pairs(flow, &explained["ends"]) {
-                let (Some(from), Some(to)) = (end(&from), end(&to)) else { continue };
-                let are_pods = from.0 && to.0;
-                let (from, to) = if are_pods { (from.1, to.1) } else { (from.2, to.2) };
-                let ids = if are_pods { &pod_ids } else { &workload_ids };
-                if !ids.contains(&from) || !ids.contains(&to) {
-                    continue;
-                }
-                let ports = said.entry((are_pods, from, to)).or_default();
-                if flow["verdict"] == "Allowed" {
-                    add(ports, &flow["protocol"], &flow["ports"]);
-                }
-            }
-        }
-        for ((are_pods, from, to), ports) in said {
+        assert!(!explained["warnings"].as_array().unwrap().iter().any(is_contested), "{name} cannot be compared");
+        let matrices = [of_matrix(&by_workload.json()), of_matrix(&by_pod.json())];
+        let (mut said, ends) = of_explain(&explained);
+        said.retain(|(are_pods, from, to), _| {
+            let (_, ids) = &matrices[usize::from(*are_pods)];
+            ids.contains(from) && ids.contains(to)
+        });
+        for ((are_pods, from, to), ports) in &said {
             compared += 1;
-            let key = (from, to);
-            let expected = if are_pods { &pods } else { &workloads }.get(&key).cloned().unwrap_or_default();
-            if ports != expected {
-                wrong.push(format!("{name}: {key:?}: explain {ports:?}, matrix {expected:?}"));
+            let (allowed, _) = &matrices[usize::from(*are_pods)];
+            let expected = allowed.get(&(from.clone(), to.clone())).cloned().unwrap_or_default();
+            if *ports != expected {
+                wrong.push(format!("{name}: {from} -> {to}: explain {ports:?}, matrix {expected:?}"));
+            }
+        }
+        // No row of a matrix is about a pair of ends that explain passes over.
+        for are_pods in [false, true] {
+            // Both ids of an end by workload, so that pairs of pods with addresses are left to the other matrix.
+            let known: BTreeMap<&str, bool> = (ends.iter())
+                .filter(|(is_pod, ..)| *is_pod || !are_pods)
+                .map(|(is_pod, pod, workload)| (if are_pods { &**pod } else { &**workload }, *is_pod))
+                .collect();
+            for (from, to) in matrices[usize::from(are_pods)].0.keys().filter(|(from, to)| from != to) {
+                let (Some(one), Some(other)) = (known.get(&**from), known.get(&**to)) else { continue };
+                let is_meant = are_pods || !(*one && *other);
+                if is_meant && !said.contains_key(&(are_pods, from.clone(), to.clone())) {
+                    wrong.push(format!("{name}: {from} -> {to}: the matrix has a row, explain says nothing"));
+                }
             }
         }
     }

@@ -60,7 +60,7 @@ spec: {selector: {app: nobody}, clusterIP: 10.96.0.1, ports: [{port: 80}]}
 apiVersion: v1
 kind: Service
 metadata: {name: a}
-spec: {selector: {app: a}, clusterIP: 10.96.0.2, ports: [{name: web, port: 8000, targetPort: http}, {name: tls, port: 443}]}
+spec: {selector: {app: a}, clusterIP: 10.96.0.2, ipFamilyPolicy: PreferDualStack, ports: [{name: web, port: 8000, targetPort: http}, {name: tls, port: 443}]}
 ";
 
 #[test]
@@ -232,9 +232,10 @@ fn every_kind_of_end_gets_its_answer() {
         // The address that it will have may be in the block.
         ("later", "a:443", 4, &["IPv4 Unknown default-allow -", "IPv6 Denied default-allow ipblock-family"]),
         ("later", "a:80", 1, &["- Denied default-allow peer-label-value"]),
-        ("b-1", "svc/a:8000", 0, &["IPv4 Allowed default-allow rule", "IPv6 Allowed default-allow rule"]),
-        ("b-1", "svc/a:web", 0, &["IPv4 Allowed default-allow rule", "IPv6 Allowed default-allow rule"]),
-        ("b-0", "10.96.0.2:443", 1, &["IPv4 Allowed default-allow rule", "IPv6 Denied default-allow ipblock-family"]),
+        // Without an ipFamilyPolicy, a Service has the family of its address only.
+        ("b-1", "svc/a:8000", 0, &["IPv4 Allowed default-allow rule"]),
+        ("b-1", "svc/a:web", 0, &["IPv4 Allowed default-allow rule"]),
+        ("b-0", "10.96.0.2:443", 0, &["IPv4 Allowed default-allow rule"]),
         ("b", "svc/none:80", 1, &["- Denied - service-no-backends"]),
         ("b", "svc/a:81", 1, &["- Denied - service-port-unknown"]),
     ] {

@@ -314,6 +314,21 @@ fn of_a_host_network_pod_it_is_said_what_holds_for_other_nodes() {
     assert!(!back.out.contains("every other node"), "nothing isolates it for egress: {}", back.out);
 }
 
+#[test]
+fn nodes_with_addresses_of_both_families_count_once() {
+    let node = |number: u8| node(&format!("n{number}"), &format!("192.168.0.{number}"));
+    let dual = |number: u8| {
+        let second = format!("}}, {{type: InternalIP, address: 'fd01::{number}'}}]}}");
+        node(number).replace("}]}", &second)
+    };
+    let host = running("host", "DaemonSet", "{app: host}", "192.168.0.1");
+    let host = host.replace("nodeName", "hostNetwork: true, nodeName");
+    let host = host.replace("podIP: 192.168.0.1", "podIPs: [{ip: 192.168.0.1}, {ip: 'fd01::1'}]");
+    let files = Files::of(&[dual(1), dual(2), dual(3), host, DUAL.replace("nodeName: n1", "nodeName: n2")].concat());
+    let answer = files.npc("explain", &["host", "api:8080"]);
+    assert!(answer.out.contains("may run on any of 3 nodes"), "{}{}", answer.out, answer.err);
+}
+
 /// Pods with an address of each family, and a policy that denies between them.
 const DUAL: &str = "\
 apiVersion: v1
@@ -338,13 +353,20 @@ spec:
 
 #[test]
 fn a_denial_in_both_families_has_the_help_of_one_in_one() {
-    let help = |yaml: &str| {
-        let answer = Files::of(yaml).npc("explain", &["web", "api:80"]);
+    let help = |with: fn(&str, &str, &str) -> String| {
+        let policy =
+            policy("name: api", "ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8080}]}]");
+        let yaml = [with("web", "{app: web}", "1"), with("api", "{app: api}", "2"), policy].concat();
+        let answer = Files::of(&yaml).npc("explain", &["web", "api:80"]);
         assert_eq!(answer.code, 1, "{}", answer.err);
         assert_eq!(answer.out.matches("DENIED").count(), 1, "{}", answer.out);
         answer.out.split_once("   = help: ").map(|(_, help)| help.to_owned())
     };
-    let in_one = help(&DUAL.replace(", {ip: 'fd00::1'}", "").replace(", {ip: 'fd00::2'}", ""));
+    let in_one = help(|name, labels, number| running(name, "", labels, &format!("10.0.0.{number}")));
     assert!(in_one.as_ref().is_some_and(|help| help.contains("- port: 80\n")), "{in_one:?}");
-    assert_eq!(help(DUAL), in_one);
+    let in_both = help(|name, labels, number| {
+        let addresses = format!("10.0.0.{number}, podIPs: [{{ip: 10.0.0.{number}}}, {{ip: 'fd00::{number}'}}]");
+        running(name, "", labels, &addresses)
+    });
+    assert_eq!(in_both, in_one);
 }

@@ -165,3 +165,23 @@ fn names_that_the_api_server_refuses_are_findings_of_the_policy() {
         assert!(found, "{part} is not in {}", answer.out);
     }
 }
+
+/// kubectl refuses these, and without a word the policy would land elsewhere, or select everything.
+#[test]
+fn misspelt_fields_of_metadata_are_findings() {
+    let of = |metadata: &str, spec: &str| {
+        let text =
+            format!("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, {metadata}}}\n{spec}");
+        let answer = crate::Files::of(&text).npc("lint", &[]);
+        [answer.out, answer.err].concat()
+    };
+    let spec = "spec: {podSelector: {}}\n";
+    assert!(of("namespce: shop", spec).contains("did you mean namespace?"), "{}", of("namespce: shop", spec));
+    let nested = of("spec: {podSelector: {matchLabels: {app: a}}}", "");
+    assert!(nested.contains("spec stands beside metadata"), "{nested}");
+    for live in ["managedFields: [{manager: m}], resourceVersion: '1', generation: 1", "creationTimestamp: null"] {
+        assert!(!of(live, spec).contains("no such field"), "{live}: {}", of(live, spec));
+    }
+    let block = "spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/08}}]}]}\n";
+    assert!(of("namespace: shop", block).contains("cidr-legacy"), "{}", of("namespace: shop", block));
+}

@@ -11,6 +11,7 @@ mod explain;
 mod fixes;
 mod help;
 mod hostile;
+mod hostile_dumps;
 mod input;
 mod kubectl;
 mod label_fixes;

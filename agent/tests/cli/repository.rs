@@ -28,6 +28,14 @@ const CHART: [(&str, &str); 4] = [
     ),
 ];
 
+/// A policy in which lint finds nothing.
+const DENY: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+";
+
 /// A program reads no standard error, and lint's exit code says nothing about templates.
 #[test]
 fn what_was_passed_over_and_may_decide_is_a_warning_in_json_and_of_lint() {
@@ -43,8 +51,10 @@ fn what_was_passed_over_and_may_decide_is_a_warning_in_json_and_of_lint() {
         has(&of(words), "has a kustomization");
         has(&of(words), "are not rendered");
     }
+    // What is not rendered is no finding: a policy without any stays one.
+    files.add("r/k8s/shop.yaml", DENY);
     let lint = files.run(&["lint", "-f", "r"]);
-    assert_eq!(lint.code, files.run(&["lint", "-f", "r/k8s/shop.yaml"]).code, "{}{}", lint.out, lint.err);
+    assert_eq!(lint.code, 0, "{}{}", lint.out, lint.err);
     assert!(lint.err.contains("has a kustomization") && lint.err.contains("are not rendered"), "{}", lint.err);
     assert!(!lint.err.contains("files of Helm charts"), "that decides nothing: {}", lint.err);
 }
@@ -158,4 +168,138 @@ fn a_path_that_does_not_exist_is_an_error_whatever_the_flags() {
     let answer = files.run(&["matrix", "-f", "r", "-f", "nowhere.yaml", "--allow-errors"]);
     assert_eq!(answer.code, 2);
     assert!(answer.err.contains("nowhere.yaml"), "{}", answer.err);
+}
+
+/// What another program has yet to finish may be a policy of the very pods that are asked about.
+#[test]
+fn what_another_program_has_yet_to_make_leaves_the_verdict_open() {
+    let policy = |metadata: &str, spec: &str| {
+        format!("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {metadata}\nspec: {spec}\n")
+    };
+    let encrypted = "ENC[AES256_GCM,data:a,iv:b,tag:c,type:str]";
+    let sops = format!("sops: {{age: [], lastmodified: x, mac: '{encrypted}', version: 3.8.1}}\n");
+    let name = "{name: p, namespace: shop}";
+    for (name, text, words) in [
+        (
+            "all.enc.yaml",
+            format!("apiVersion: {encrypted}\nkind: {encrypted}\nmetadata: {{name: {encrypted}}}\n{sops}"),
+            "1 file is encrypted by SOPS, so nothing in them was judged (r/all.enc.yaml); sops -d r/all.enc.yaml",
+        ),
+        (
+            "label.enc.yaml",
+            format!("{}{sops}", policy(name, &format!("{{podSelector: {{matchLabels: {{app: '{encrypted}'}}}}}}"))),
+            "1 file is encrypted by SOPS",
+        ),
+        ("flux.yaml", policy("{name: p, namespace: '${NS}'}", "{podSelector: {}}"), "envsubst < r/flux.yaml"),
+        ("hand.yaml", policy("{name: p, namespace: <NAMESPACE>}", "{podSelector: {}}"), "1 file with parameters"),
+        ("label.yaml", policy(name, "{podSelector: {matchLabels: {app: '${APP}'}}}"), "1 file with parameters"),
+        (
+            "chart.yaml",
+            policy(name, "{podSelector: {matchLabels: {app: '{{ .Values.app }}'}}}"),
+            "1 file with templates",
+        ),
+        ("chart.json", policy(name, "{podSelector: {}}").replace("p,", "{{ .Values.name }},"), "1 file with templates"),
+        (
+            "openshift.yaml",
+            "apiVersion: template.openshift.io/v1\nkind: Template\nmetadata: {name: t}\nparameters: [{name: NAME}]\n\
+             objects:\n- apiVersion: networking.k8s.io/v1\n  kind: NetworkPolicy\n  metadata: {name: '${NAME}'}\n  \
+             spec: {podSelector: {}}\n"
+                .to_owned(),
+            "oc process -f r/openshift.yaml --local",
+        ),
+    ] {
+        let files = repository(&[(name, &text)]);
+        let answer = files.run(&["explain", "-f", "r", "shop/web", "shop/api:80"]);
+        assert_eq!(answer.code, 4, "{text}{}{}", answer.out, answer.err);
+        assert!(answer.err.contains(words), "{words}: {}", answer.err);
+        assert!(answer.out.contains(&format!("r/{name} ")), "{}", answer.out);
+        let json = files.run(&["explain", "-f", "r", "shop/web", "shop/api:80", "-o", "json"]).json();
+        assert_eq!(json["verdict"], "Unknown");
+        assert_ne!(json["warnings"], serde_json::json!([]));
+    }
+    // Its names say that it is of another namespace.
+    let other = policy("{name: p, namespace: other}", "{podSelector: {matchLabels: {app: '${APP}'}}}");
+    let files = repository(&[("other.yaml", &other)]);
+    let asked = ["shop/web", "shop/api:8080"];
+    let code = |folder: &str| files.run(&[&["explain", "-f", folder], &asked[..]].concat()).code;
+    assert_eq!(code("r"), code("r/k8s"));
+}
+
+/// SOPS may encrypt less than all of a file, and of what it leaves readable all is known.
+#[test]
+fn what_sops_left_readable_is_read() {
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\n\
+                  spec: {podSelector: {}}\nsops: {mac: 'ENC[AES256_GCM,data:x]', encrypted_regex: ^data$}\n";
+    let files = repository(&[("policy.yaml", policy)]);
+    let lint = files.run(&["lint", "-f", "r"]);
+    assert!(!lint.out.contains("sops") && !lint.err.contains("SOPS"), "{}{}", lint.out, lint.err);
+    assert!(files.run(&["explain", "-f", "r", "netpol/p", "-n", "shop"]).out.contains("shop/p"));
+}
+
+#[test]
+fn objects_in_a_list_of_no_kind_are_an_error() {
+    let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: shop}, spec: \
+                  {podSelector: {}}}";
+    let json = "[\n  {\"apiVersion\": \"apps/v1\", \"kind\": \"Deploymnt\", \"metadata\": {\"name\": \"a\"}}\n]\n";
+    for (name, text, place) in [
+        ("list.yaml", format!("- a\n- {policy}\n"), "r/list.yaml:2:3: error"),
+        ("list.json", json.to_owned(), "r/list.json:2:3: error"),
+    ] {
+        let files = repository(&[(name, &text)]);
+        for words in [&["matrix"][..], &["explain", "shop/web", "shop/api:80"]] {
+            let answer = files.run(&[words, &["-f", "r"]].concat());
+            assert_eq!(answer.code, 2, "{}{}", answer.out, answer.err);
+            assert!(answer.err.contains(place) && answer.err.contains("kind: List"), "{}", answer.err);
+        }
+    }
+    let other = "- {kind: ServiceAccount, name: a}\n- {hosts: all, kind: Pod}\n- {apiVersion: v1, kind: ConfigMap}\n";
+    assert_eq!(repository(&[("other.yaml", other)]).run(&["matrix", "-f", "r"]).code, 0);
+}
+
+#[test]
+fn a_strategic_merge_patch_is_no_object() {
+    let delete = "$patch: delete\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                  metadata: {name: api, namespace: shop}\n";
+    let part = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: shop}\n\
+                spec: {template: {spec: {containers: [{$patch: delete, name: c}]}}}\n";
+    let files = repository(&[("patches/delete.yaml", delete), ("patches/part.yaml", part)]);
+    let matrix = files.run(&["matrix", "-f", "r"]);
+    assert_eq!(matrix.out, files.run(&["matrix", "-f", "r/k8s"]).out);
+    assert!(matrix.err.contains("passed over 2 patches"), "{}", matrix.err);
+    assert!(!matrix.err.contains("counts instead"), "{}", matrix.err);
+    let json = files.run(&["matrix", "-f", "r", "-o", "json"]).json();
+    assert!(json["warnings"].to_string().contains("patches/delete.yaml"), "{}", json["warnings"]);
+}
+
+#[test]
+fn what_makes_pods_by_a_template_anywhere_is_said() {
+    let object = |api_version: &str, kind: &str, spec: &str| {
+        format!("apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: x, namespace: shop}}\nspec: {spec}\n")
+    };
+    let pod = "{spec: {containers: [{name: c, image: x}]}}";
+    for (text, said) in [
+        (
+            object("keda.sh/v1alpha1", "ScaledJob", &format!("{{jobTargetRef: {{template: {pod}}}}}")),
+            "ScaledJob.keda.sh",
+        ),
+        (object("example.com/v1", "Thing", &format!("{{servers: [{{podTemplate: {pod}}}]}}")), "Thing.example.com"),
+        (object("kubevirt.io/v1", "VirtualMachine", "{running: true}"), "VirtualMachine.kubevirt.io"),
+        (object("helm.toolkit.fluxcd.io/v2", "HelmRelease", "{chart: {}}"), "HelmRelease.helm.toolkit.fluxcd.io"),
+        (object("argoproj.io/v1alpha1", "Application", "{project: x}"), "Application.argoproj.io"),
+    ] {
+        let files = repository(&[("maker.yaml", &text)]);
+        let json = files.run(&["explain", "-f", "r", "shop/web", "shop/api:80", "-o", "json"]).json();
+        assert!(json["warnings"].to_string().contains(&format!("1 {said}")), "{text}: {}", json["warnings"]);
+    }
+    for text in [
+        object("kyverno.io/v1", "ClusterPolicy", &format!("{{rules: [{{validate: {{pattern: {pod}}}}}]}}")),
+        object("example.com/v1", "Thing", "{server: {containers: [{name: c}]}}"),
+        object("projectcalico.org/v3", "StagedNetworkPolicy", "{}"),
+        format!("apiVersion: v1\nkind: PodTemplate\nmetadata: {{name: x}}\ntemplate: {pod}\n"),
+    ] {
+        let files = repository(&[("other.yaml", &text)]);
+        let json = files.run(&["explain", "-f", "r", "shop/web", "shop/api:80", "-o", "json"]).json();
+        let plain = files.run(&["explain", "-f", "r/k8s", "shop/web", "shop/api:80", "-o", "json"]).json();
+        assert_eq!(json["warnings"], plain["warnings"], "{text}");
+    }
 }

@@ -3,7 +3,7 @@
 use crate::Files;
 
 /// Two endpoints of one group, one that may ask them, and a policy for the rest.
-const CLUSTER: &str = "\
+pub(crate) const CLUSTER: &str = "\
 apiVersion: v1
 kind: Pod
 metadata: {name: db-0, namespace: shop, labels: {app: db}}
@@ -46,7 +46,7 @@ fn origin() -> String {
 }
 
 /// What `iptables-save` and `ipset save` would print on n1, in files of these names.
-fn dumps(files: &Files) -> Vec<&'static str> {
+pub(crate) fn dumps(files: &Files) -> Vec<&'static str> {
     for (name, part) in [("v4.save", "iptables"), ("v6.save", "ip6tables"), ("sets.save", "ipset")] {
         let of = ["-o", "iptables", "--node", "n1", "--only", part];
         let text = files.npc("compile", &of).out;
@@ -56,7 +56,7 @@ fn dumps(files: &Files) -> Vec<&'static str> {
 }
 
 /// The chain of the group of db, IPv4.
-fn chain(files: &Files) -> String {
+pub(crate) fn chain(files: &Files) -> String {
     let text = files.npc("compile", &["-o", "iptables", "--node", "n1", "--only", "iptables"]).out;
     let line = text.lines().find(|line| line.starts_with("-A NPC-I-") && line.contains("--dport 5432"));
     line.and_then(|line| line.split(' ').nth(1)).unwrap().to_owned()

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
@@ -16,7 +15,7 @@ use npc_agent::dataplane::backend::Backend;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::namespace::{Namespace, output, run};
+use super::namespace::{Namespace, output, run, write_program};
 use super::{dump, on_both_backends};
 
 on_both_backends!(
@@ -208,8 +207,7 @@ impl Refusing {
         let real = output("which", &[&restore]);
         let script =
             format!("#!/bin/sh\n[ -e {} ] && {{ echo not today >&2; exit 1; }}\nexec {real}", refuses.display());
-        fs::write(&wrapper, script.trim_end().to_owned() + " \"$@\"\n").unwrap();
-        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&wrapper, &(script.trim_end().to_owned() + " \"$@\"\n"));
         fs::write(&refuses, "").unwrap();
         let path = format!("{}:{}", folder.0.path().display(), std::env::var("PATH").unwrap());
         Self { path, refuses }

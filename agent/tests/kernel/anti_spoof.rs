@@ -8,13 +8,13 @@ use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::network::{Network, NetworkFollower};
 use npc_agent::dataplane::{Kernel, Linux, links};
 use npc_agent::enforce::Enforcer;
-use npc_agent::enforce::enforcer::Pass;
+use npc_agent::enforce::Pass;
 use npc_compiler::engine::Event;
 use npc_compiler::object::{Family, Labels, Pod};
 use npc_compiler::ruleset::layout::Options;
 use npc_compiler::ruleset::node::{ChainName, Match, SetName, Target};
 
-use super::namespace::{Beyond, Namespace, hide_file, output, run};
+use super::namespace::{Beyond, Namespace, hide_file, ip, output};
 use super::on_both_backends;
 use super::probing::extension;
 
@@ -24,10 +24,6 @@ on_both_backends!(
     more_interfaces_than_a_set_takes_with_one_prefix_are_held,
     without_the_match_everything_else_is_enforced,
 );
-
-fn ip(command: &str) {
-    run("ip", &command.split(' ').collect::<Vec<_>>());
-}
 
 fn enforcer(backend: Backend, anti_spoof: bool) -> Enforcer<Linux> {
     let options = Options { anti_spoof, ..Options::default() };

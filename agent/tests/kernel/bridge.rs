@@ -9,11 +9,7 @@ use npc_agent::dataplane::network::NetworkFollower;
 use npc_agent::dataplane::nftables::{Request, Socket, WriteAttributes, family, message, table};
 use npc_agent::dataplane::{Kernel, Linux};
 
-use super::namespace::{Beyond, Namespace, output, run};
-
-fn ip(command: &str) {
-    run("ip", &command.split(' ').collect::<Vec<_>>());
-}
+use super::namespace::{Beyond, Namespace, ip, output, run};
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()

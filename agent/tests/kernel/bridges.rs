@@ -11,14 +11,10 @@ use npc_compiler::plan::conntrack::FlowKey;
 use super::agent::{Agent, Folder};
 use super::conntrack::Table;
 use super::metrics::Told;
-use super::namespace::{Beyond, Namespace, run};
+use super::namespace::{Beyond, Namespace, ip};
 use super::on_both_backends;
 
 on_both_backends!(a_sysctl_that_another_program_turns_is_noticed_without_an_event);
-
-fn ip(command: &str) {
-    run("ip", &command.split(' ').collect::<Vec<_>>());
-}
 
 /// A bridge with two pods' ports, and the pods' subnets.
 fn bridge(beyond: &Beyond) {

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use npc_agent::dataplane::backend::Backend;
@@ -12,16 +14,12 @@ use npc_agent::dataplane::cleanup::cleanup;
 use npc_agent::dataplane::conntrack::sweep;
 use npc_agent::dataplane::flow_index::{Forget, RenewalRequest};
 use npc_agent::dataplane::nftables::Socket;
-use npc_agent::dataplane::{Cut, Kernel, Linux};
+use npc_agent::dataplane::{Cut, CutResult, Kernel, Linux};
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::Scope;
+use npc_compiler::plan::conntrack::{FlowKey, Scope};
 use socket2::{Domain, Protocol, Type};
 
-use super::namespace::{Beyond, Namespace, feed, output, run};
-
-fn ip(command: &str) {
-    run("ip", &command.split(' ').collect::<Vec<_>>());
-}
+use super::namespace::{Beyond, Namespace, feed, ip, output, run};
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -92,8 +90,17 @@ impl Node {
 
     /// Which of these addresses have no flow, by the index.
     fn free<'a>(&self, addresses: &[&'a str]) -> Vec<&'a str> {
-        let free = self.kernel.without_flows(&set(addresses), 1).expect("the kernel has an index");
+        let free = self.ask(addresses, 1).index.without_flows;
         addresses.iter().copied().filter(|text| free.contains(&address(text))).collect()
+    }
+
+    /// A sweep of addresses that asks the index first, and finds no flow forbidden.
+    fn ask(&self, addresses: &[&str], epoch: u64) -> CutResult {
+        let scope = Scope::Of(set(addresses));
+        let cut = Cut { scope, new: BTreeSet::new(), index_epoch: Some(epoch), renewal: None };
+        let result = self.kernel.flows().cut(&cut, &mut |flows| Some(vec![false; flows.len()])).unwrap();
+        assert!(!result.index.is_unsupported, "the kernel has an index");
+        result
     }
 
     /// Sends from another host.
@@ -156,9 +163,8 @@ fn an_address_is_noted_by_whatever_way_its_flow_begins() {
 
 /// How many flows a sweep of an address judges that asks the index first, and whether it was in there.
 fn judged(node: &Node, address: &str) -> (u64, u64) {
-    let cut = Cut { scope: Scope::Of(set(&[address])), new: BTreeSet::new(), index_epoch: Some(1), renewal: None };
-    let swept = node.kernel.flows().cut(&cut, &mut |flows| Some(vec![false; flows.len()])).unwrap();
-    (swept.judged, swept.in_index)
+    let result = node.ask(&[address], 1);
+    (result.flows.judged, result.index.others)
 }
 
 #[test]
@@ -170,6 +176,8 @@ fn a_sweep_looks_for_flows_only_of_addresses_in_the_index() {
     // A flow that is not in it is not found: nothing was listed.
     run("nft", &["delete", "element", "inet", "npc", "flows4", "{", "10.1.0.3", "}"]);
     assert_eq!(judged(&node, "10.1.0.3"), (0, 0));
+    // Of an address of another network nothing is known, and no renewal would change that.
+    assert_eq!(node.ask(&["10.2.0.3", "10.1.0.4"], 1).index.others, 0);
     node.renew(&[]);
     assert_eq!(judged(&node, "10.1.0.3"), (1, 1));
 }
@@ -269,9 +277,9 @@ fn an_index_that_another_program_changed_does_not_count_until_it_is_renewed() {
     run("nft", &["add", "table", "inet", "others"]);
     assert_eq!(node.free(&free), free);
     // Packets that passed by FORWARD are of another epoch.
-    assert_eq!(node.kernel.without_flows(&set(&free), 2), Some(BTreeSet::new()));
+    assert_eq!(node.ask(&free, 2).index.without_flows, BTreeSet::new());
     node.sweep(Scope::default(), Node::request(2, Forget::AllBut(BTreeSet::new())));
-    assert_eq!(node.kernel.without_flows(&set(&free), 2), Some(set(&free)));
+    assert_eq!(node.ask(&free, 2).index.without_flows, set(&free));
     assert_eq!(node.free(&free), [""; 0]);
 }
 
@@ -364,4 +372,135 @@ fn the_next_agent_takes_the_table_over_and_writes_nothing() {
     assert_eq!(output("nft", &["list", "tables", "inet"]), "");
     assert_eq!(node.free(&["10.2.0.4"]), [""; 0]);
     assert!(!cleanup().flow_index);
+}
+
+/// NAT comes after the table, so FORWARD has the pod's address: in what the node sends in its own name for
+/// a pod, and in what comes for it.
+#[test]
+fn the_address_behind_a_masqueraded_flow_is_noted() {
+    let node = Node::new();
+    feed("nft", &["-f", "-"], "table inet nat { chain out { type nat hook postrouting priority 100; masquerade; }; }");
+    node.renew(&[]);
+    node.pods.ip("address add 10.1.0.7/32 dev pods-p");
+    let from = |from: &str, to: &str| UdpSocket::bind((from, 0)).unwrap().send_to(b"hello", (to, 99)).unwrap();
+    node.pods.within(|| [from("10.1.0.7", "192.0.2.2"), from("fd01::2", "fd02::2")]);
+    assert_eq!(node.free(&["10.1.0.7", "10.1.0.8", "fd01::2", "fd01::8"]), ["10.1.0.8", "fd01::8"]);
+    // A renewal finds the same by the flows.
+    run("nft", &["delete", "table", "inet", "npc"]);
+    node.renew(&[]);
+    assert_eq!(node.free(&["10.1.0.7", "10.1.0.8", "fd01::2", "fd01::8"]), ["10.1.0.8", "fd01::8"]);
+}
+
+/// A connection that a helper expects is RELATED from its first packet, and no NEW one.
+#[test]
+fn the_addresses_of_a_related_flow_are_noted() {
+    let node = Node::new();
+    let rules = "table ip ftp {
+        ct helper ftp { type \"ftp\" protocol tcp; };
+        chain helped { type filter hook prerouting priority 0; tcp dport 21 ct helper set \"ftp\"; };
+        chain only { type filter hook forward priority 0; tcp dport 51200 ct state new drop; };
+    }";
+    feed("nft", &["-f", "-"], rules);
+    node.renew(&[]);
+    let server = node.pods.within(|| TcpListener::bind("10.1.0.2:21").unwrap());
+    let expecting = node.others.within(|| TcpListener::bind("192.0.2.2:51200").unwrap());
+    let mut client = node.others.within(|| TcpStream::connect("10.1.0.2:21").unwrap());
+    let mut lines = BufReader::new(server.accept().unwrap().0);
+    // The helper reads what stands behind the end of a line.
+    for line in ["USER pod\r\n", "PORT 192,0,2,2,200,0\r\n"] {
+        client.write_all(line.as_bytes()).unwrap();
+        lines.read_line(&mut String::new()).unwrap();
+    }
+    assert_eq!(node.free(&["10.1.0.2"]), [""; 0], "the first connection was noted");
+    run("nft", &["delete", "element", "inet", "npc", "flows4", "{", "10.1.0.2", "}"]);
+    assert_eq!(node.free(&["10.1.0.2"]), ["10.1.0.2"]);
+    let _data = node.pods.within(|| TcpStream::connect("192.0.2.2:51200").unwrap());
+    expecting.accept().unwrap();
+    assert_eq!(node.free(&["10.1.0.2"]), [""; 0]);
+}
+
+/// Ends what goes on until this is set.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whatever a renewal forgets while packets come, an address with a flow is in the index after it.
+#[test]
+fn no_flow_is_missed_while_renewals_forget_addresses_under_a_flood() {
+    let node = Node::new();
+    let to: Vec<String> = (16..80).flat_map(|n| [format!("10.1.0.{n}"), format!("fd01::{n:x}")]).collect();
+    let is_over = AtomicBool::new(false);
+    let listed = thread::scope(|scope| {
+        // Also where an assertion fails.
+        let _stop = Stop(&is_over);
+        let flood = || {
+            node.others.within(|| {
+                let sockets = ["0.0.0.0:0", "[::]:0"].map(|any| UdpSocket::bind(any).unwrap());
+                while !is_over.load(Ordering::Relaxed) {
+                    for to in &to {
+                        // An ICMP error that came for an earlier one is no failure.
+                        let _ = sockets[usize::from(to.contains(':'))].send_to(b"hello", (address(to), 99));
+                    }
+                    thread::yield_now();
+                }
+            });
+        };
+        scope.spawn(flood);
+        let mut listed = 0;
+        for _ in 0..12 {
+            // All may be forgotten, and begins anew.
+            for family in Family::ALL {
+                sweep(family, &mut |_| true).unwrap();
+            }
+            node.renew(&[]);
+            let mut with_flows = BTreeSet::new();
+            for family in Family::ALL {
+                let note = &mut |flow: &FlowKey| {
+                    with_flows.insert(flow.destination.to_string());
+                    false
+                };
+                sweep(family, note).unwrap();
+            }
+            with_flows.retain(|text| to.contains(text));
+            listed += with_flows.len();
+            let with_flows: Vec<&str> = with_flows.iter().map(String::as_str).collect();
+            assert_eq!(node.free(&with_flows), [""; 0], "they have flows");
+        }
+        listed
+    });
+    assert!(listed > 100, "{listed} flows: too few to show anything");
+    // And it did count.
+    assert_eq!(node.free(&["10.1.0.200"]), ["10.1.0.200"]);
+}
+
+#[test]
+fn a_renewal_whose_table_goes_meanwhile_fails_and_the_next_one_does_not() {
+    let node = Node::new();
+    node.renew(&[]);
+    node.send_to("10.1.0.3");
+    node.send_to("10.1.0.4");
+    let renewal = || Some(Node::request(1, Forget::AllBut(BTreeSet::new())));
+    let cut = || Cut { scope: Scope::All, new: BTreeSet::new(), index_epoch: None, renewal: renewal() };
+    // A set of one family that was emptied says nothing about the other one.
+    let damages =
+        [("delete table inet npc", false), ("flush set inet npc flows4", true), ("flush chain inet npc to-ip", false)];
+    for (damage, is_renewed) in damages {
+        let mut was_damaged = false;
+        let result = node.kernel.flows().cut(&cut(), &mut |flows| {
+            if !std::mem::replace(&mut was_damaged, true) {
+                run("nft", &damage.split(' ').collect::<Vec<_>>());
+            }
+            // One flow goes, so its address is to be forgotten.
+            Some(flows.iter().map(|flow| flow.destination == address("10.1.0.4")).collect())
+        });
+        assert_eq!((was_damaged, result.unwrap().index.is_renewed), (true, is_renewed), "{damage}");
+        assert_eq!(node.free(&["10.1.0.3", "10.1.0.4", "10.1.0.9"]), [""; 0], "{damage}");
+        assert!(node.kernel.flows().cut(&cut(), &mut |all| Some(vec![false; all.len()])).unwrap().index.is_renewed);
+        assert_eq!(node.free(&["10.1.0.3", "10.1.0.4", "10.1.0.9"]), ["10.1.0.4", "10.1.0.9"], "{damage}");
+        node.send_to("10.1.0.4");
+    }
 }

@@ -25,6 +25,7 @@ mod lock;
 mod metrics;
 mod misnamed;
 mod namespace;
+mod neighbours;
 mod network;
 mod nflog;
 mod other_backend;

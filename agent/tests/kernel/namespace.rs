@@ -151,6 +151,17 @@ pub(crate) fn run(program: &str, args: &[&str]) {
     output(program, args);
 }
 
+/// One command of ip(8), in words that a space separates.
+pub(crate) fn ip(command: &str) {
+    run("ip", &command.split(' ').collect::<Vec<_>>());
+}
+
+/// Makes a file that can be run. Another process writes it: a test's own descriptor would live on in what
+/// other tests of this process start at this moment, and the kernel runs nothing that is open for writing.
+pub(crate) fn write_program(path: &Path, text: &str) {
+    feed("install", &["-m", "755", "/dev/stdin", path.to_str().unwrap()], text);
+}
+
 /// What a command that has to work prints.
 pub(crate) fn output(program: &str, args: &[&str]) -> String {
     feed(program, args, "")

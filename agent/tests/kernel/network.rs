@@ -8,11 +8,7 @@ use npc_compiler::object::Family;
 use npc_compiler::ruleset::node::InterfaceName;
 use npc_compiler::ruleset::text::POD_GROUP;
 
-use super::namespace::{Beyond, Namespace, run};
-
-fn ip(command: &str) {
-    run("ip", &command.split(' ').collect::<Vec<_>>());
-}
+use super::namespace::{Beyond, Namespace, ip};
 
 /// In this thread, because a namespace is of one thread.
 fn block_on(test: impl Future<Output = ()>) {

@@ -5,7 +5,6 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -14,7 +13,7 @@ use std::time::{Duration, Instant};
 use npc_agent::dataplane::backend::Backend;
 
 use super::agent::{Agent, Folder};
-use super::namespace::{Beyond, Namespace, output, run};
+use super::namespace::{Beyond, Namespace, output, run, write_program};
 use super::{dump, on_both_backends};
 
 on_both_backends!(
@@ -58,8 +57,7 @@ impl Restore {
                  echo \"$text\" | {real} \"$@\"; exit;;\n\
                  esac\nexec {real} \"$@\"\n"
             );
-            fs::write(folder.path(&restore), script).unwrap();
-            fs::set_permissions(folder.path(&restore), fs::Permissions::from_mode(0o755)).unwrap();
+            write_program(&folder.path(&restore), &script);
         }
         let path = format!("{}:{}", folder.path("").display(), std::env::var("PATH").unwrap());
         Self { path, lock: folder.path("xtables.lock").display().to_string(), mode, hanging }

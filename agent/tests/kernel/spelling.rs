@@ -1,14 +1,11 @@
 //! Versions of iptables that print a rule otherwise than it was written.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-
 use nix::sys::signal::Signal;
 use npc_agent::dataplane::backend::Backend;
 use serde_json::Value;
 
 use super::agent::{Agent, Folder};
-use super::namespace::{Namespace, output, run};
+use super::namespace::{Namespace, output, run, write_program};
 use super::{dump, on_both_backends};
 
 on_both_backends!(two_blanks_before_a_prefix_are_no_drift, what_a_version_prints_otherwise_is_named_once_and_no_drift,);
@@ -23,8 +20,7 @@ fn printing(folder: &Folder, backend: Backend, sed: &str) -> String {
             let wrapper = folder.path(&name);
             // The process stays the one that writes, by which the kernel knows it.
             let script = format!("#!/bin/bash\nexec {} \"$@\" > >(exec sed -u '{sed}')\n", real.trim());
-            fs::write(&wrapper, script).unwrap();
-            fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+            write_program(&wrapper, &script);
         }
     }
     let folder = folder.path("").display().to_string();

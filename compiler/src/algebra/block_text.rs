@@ -28,7 +28,20 @@ pub fn written_blocks(family: Family, set: &AddressSet) -> Vec<WrittenBlock> {
         let plain = |prefix| WrittenBlock { prefix, except: Vec::new() };
         return cidr::prefixes(family, set).into_iter().map(plain).collect();
     }
-    shortest(&Cidr::everything(family), set)
+    let everything = Cidr::everything(family);
+    let plain = shortest(&everything, set);
+    // `0.0.0.0/0 except 10.0.0.0/8` and `10.1.0.0/16`: a part of an exception that is meant after all.
+    let missing = shortest(&everything, &everything.addresses().difference(set));
+    let mut nested =
+        vec![WrittenBlock { prefix: everything.network(), except: missing.iter().map(|block| block.prefix).collect() }];
+    let again = missing.into_iter().flat_map(|block| block.except);
+    nested.extend(again.map(|prefix| WrittenBlock { prefix, except: Vec::new() }));
+    if length(&nested) < length(&plain) { nested } else { plain }
+}
+
+/// How much there is to read.
+fn length(blocks: &[WrittenBlock]) -> usize {
+    blocks.iter().map(|block| 1 + block.except.len()).sum()
 }
 
 fn shortest(within: &Cidr, set: &AddressSet) -> Vec<WrittenBlock> {
@@ -42,7 +55,6 @@ fn shortest(within: &Cidr, set: &AddressSet) -> Vec<WrittenBlock> {
     let Some([left, right]) = within.halves().filter(|_| !whole.except.is_empty()) else { return vec![whole] };
     let mut parts = shortest(&left, &part);
     parts.extend(shortest(&right, &part));
-    let length = |blocks: &[WrittenBlock]| blocks.iter().map(|block| 1 + block.except.len()).sum::<usize>();
     if length(std::slice::from_ref(&whole)) < length(&parts) { vec![whole] } else { parts }
 }
 
@@ -83,6 +95,10 @@ mod tests {
         assert_eq!(text(Family::V4, &rest), ["0.0.0.0/0 except 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16"]);
         assert_eq!(text(Family::V4, &private), ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]);
         assert_eq!(text(Family::V4, &set(&["203.0.113.0/25"])), ["203.0.113.0/25"]);
+        assert_eq!(
+            text(Family::V4, &rest.union(&set(&["10.1.0.0/16"]))),
+            ["0.0.0.0/0 except 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16", "10.1.0.0/16"]
+        );
         let some = set(&["10.0.0.0/8", "2001:db8::/127"]);
         assert_eq!(text(Family::V4, &some.intersection(&set(&["0.0.0.0/0"]))).len(), 1);
         assert_eq!(text(Family::V6, &set(&["::/0"]).difference(&set(&["fc00::/7"]))), ["::/0 except fc00::/7"]);

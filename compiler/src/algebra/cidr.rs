@@ -116,6 +116,12 @@ impl Cidr {
         })
     }
 
+    /// Whether an address is in it.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.family == Family::of(&address) && (self.first..=self.last).contains(&number(address))
+    }
+
     /// The addresses of the prefix.
     #[must_use]
     pub fn addresses(&self) -> AddressSet {

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use super::new_address::NewAddress;
 use super::selection::Selection;
 use super::{ClassId, Cluster};
-use crate::algebra::cidr;
 use crate::algebra::traffic::{PortSet, TUNNEL_PORTS, Traffic};
 use crate::object::{ContainerPort, Family, Protocol};
 use crate::policy::{Block, Direction, Peer, Peers, PodPeer, PolicyRule};
@@ -107,9 +106,7 @@ impl Atom {
                 !other.classes.is_empty() && other.classes.iter().all(|class| cluster.selects(peer, *class))
             }
             Self::Block(block) => match other.address {
-                Some(address) => {
-                    block.family == Family::of(&address) && block.addresses.contains(cidr::number(address))
-                }
+                Some(address) => block.holds(address),
                 None => {
                     other.new_family == Some(block.family) && cluster.holds_each_new_address(block, other.new_address())
                 }

@@ -12,6 +12,7 @@
 //! there is none, those that are terminating and still serve
 //! (<https://kubernetes.io/docs/concepts/services-networking/service/#terminating-endpoints>).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::without_backend::WhyUnknown;
@@ -62,6 +63,20 @@ enum State {
     Not,
 }
 
+/// An endpoint of a service's port.
+#[derive(Debug, Clone, Copy)]
+struct Listed<'a> {
+    backend: Backend,
+    state: State,
+    /// The node that it is on, as far as the input says it.
+    node: Option<&'a str>,
+}
+
+/// Those of a family.
+fn of_family<'l, 'a>(listed: &'l [Listed<'a>], family: Family) -> impl Iterator<Item = &'l Listed<'a>> {
+    listed.iter().filter(move |of| of.backend.family == Some(family))
+}
+
 impl Cluster {
     /// Where a service leads by whichever port; `None` where the input does not say.
     #[must_use]
@@ -70,8 +85,15 @@ impl Cluster {
         let slices = self.slices(service);
         if slices.is_empty() {
             self.knows_pods_of(service)?;
-            let listed = self.selected_by(service).map(|(id, pod)| (BackendEnd::Pod(id), State::of(pod, service)));
-            return Some(in_use(listed));
+            let listed: Vec<(PodId, &Pod)> = self.selected_by(service).collect();
+            let mut behind = Vec::new();
+            for family in families(service) {
+                let of_family = listed.iter().filter(|(_, pod)| may_have(pod, family));
+                behind.extend(in_use(of_family.map(|(id, pod)| (BackendEnd::Pod(*id), State::of(pod, service)))));
+            }
+            behind.sort_unstable();
+            behind.dedup();
+            return Some(behind);
         }
         let mut behind = Vec::new();
         for family in families(service) {
@@ -88,40 +110,56 @@ impl Cluster {
     /// has no port of the name that `targetPort` asks for is no backend.
     #[must_use]
     pub fn backends(&self, service: &Service, port: &ServicePort) -> Option<Vec<Backend>> {
+        let listed = self.listed(service, port)?;
+        let of_family = |family| in_use(of_family(&listed, family).map(|of| (of.backend, of.state)));
+        Some(of_both_families(families(service).flat_map(of_family).collect()))
+    }
+
+    /// Where one port of a service leads on each node whose traffic policy is `Local`: kube-proxy
+    /// looks at the endpoints of its own node only, so one that is terminating serves there, though
+    /// another node has one that is ready.
+    #[must_use]
+    pub fn local_backends(&self, service: &Service, port: &ServicePort) -> Option<Vec<Backend>> {
+        let listed = self.listed(service, port)?;
+        let mut backends = Vec::new();
+        for family in families(service) {
+            let mut by_node = BTreeMap::<Option<&str>, Vec<(Backend, State)>>::new();
+            for of in of_family(&listed, family) {
+                by_node.entry(of.node).or_default().push((of.backend, of.state));
+            }
+            backends.extend(by_node.into_values().flat_map(|listed| in_use(listed.into_iter())));
+        }
+        Some(of_both_families(backends))
+    }
+
+    /// All endpoints of one port of a service, once for each family.
+    fn listed<'a>(&'a self, service: &'a Service, port: &ServicePort) -> Option<Vec<Listed<'a>>> {
         self.knows_slices(service)?;
         let slices = self.slices(service);
         if slices.is_empty() {
             self.knows_pods_of(service)?;
             let listed = self.selected_by(service).filter_map(|(id, pod)| {
-                let port = target(port, &pod.ports)?;
-                let family = service.routing.only_family;
-                Some((Backend { end: BackendEnd::Pod(id), port, family }, State::of(pod, service)))
+                let (end, port) = (BackendEnd::Pod(id), target(port, &pod.ports)?);
+                let (state, node) = (State::of(pod, service), pod.node.as_deref());
+                let families = Family::ALL.into_iter().filter(|family| may_have(pod, *family));
+                Some(families.map(move |family| {
+                    let backend = Backend { end, port, family: Some(family) };
+                    Listed { backend, state, node }
+                }))
             });
-            return Some(in_use(listed));
+            return Some(listed.flatten().collect());
         }
-        let listed = |slice: &EndpointSlice| {
-            let number = slice.ports.iter().find(|of| of.name == port.name && of.protocol == port.protocol)?.port;
-            let listed = |of: &SliceEndpoint| {
+        let listed = |slice: &'a EndpointSlice| {
+            let number = slice.ports.iter().find(|of| of.is_of(port))?.port;
+            let listed = move |of: &'a SliceEndpoint| {
                 let family = Some(Family::of(&of.address));
-                (Backend { end: self.end_of(of), port: number, family }, State::of_slice(of))
+                let backend = Backend { end: self.end_of(of), port: number, family };
+                let node = of.node.as_deref().or_else(|| self.node_of_backend(service, backend.end));
+                Listed { backend, state: State::of_slice(of), node }
             };
-            Some(slice.endpoints.iter().map(listed).collect::<Vec<_>>())
+            Some(slice.endpoints.iter().map(listed))
         };
-        let listed: Vec<(Backend, State)> = slices.iter().filter_map(listed).flatten().collect();
-        let mut backends = Vec::new();
-        for family in families(service) {
-            backends.extend(in_use(listed.iter().filter(|(of, _)| of.family == Some(family)).copied()));
-        }
-        backends.sort_unstable();
-        // A pod with addresses of both families is in a slice of each.
-        backends.dedup_by(|next, of| {
-            let is_same = (next.end, next.port) == (of.end, of.port);
-            if is_same && next.family != of.family {
-                of.family = None;
-            }
-            is_same
-        });
-        Some(backends)
+        Some(slices.iter().filter_map(listed).flatten().collect())
     }
 
     /// The pods that a service's selector selects and that are not finished, whether they are ready or
@@ -213,21 +251,17 @@ impl Cluster {
         let is_it = |of: &SliceEndpoint| may_be_it(of) && self.end_of(of) == BackendEnd::Pod(id);
         let leading = slices.iter().filter(|slice| slice.endpoints.iter().any(is_it));
         let mut ports = leading.flat_map(|slice| &slice.ports);
-        ports.find(|of| of.name == port.name && of.protocol == port.protocol).map(|of| of.port)
+        ports.find(|of| of.is_of(port)).map(|of| of.port)
     }
 
     /// The pods that have a host port, and whether it leads to them at an address of a node.
     pub fn host_ports_at(&self, address: IpAddr) -> impl Iterator<Item = (PodId, &HostPort, HostPortAt)> {
-        let at = move |id: PodId, pod: &Pod, port: &HostPort| {
-            // A DaemonSet has a pod on each node.
-            let is_everywhere = pod.is_template() && pod.workload.as_ref().is_some_and(|of| of.kind == "DaemonSet");
-            match &pod.node {
-                _ if port.address.is_some_and(|only| only != address) => HostPortAt::OtherAddress,
-                _ if is_everywhere => HostPortAt::Here,
-                None => HostPortAt::Perhaps,
-                Some(_) if self.is_own_node(id, address) => HostPortAt::Here,
-                Some(_) => HostPortAt::OtherNode,
-            }
+        let at = move |id: PodId, pod: &Pod, port: &HostPort| match &pod.node {
+            _ if port.address.is_some_and(|only| only != address) => HostPortAt::OtherAddress,
+            _ if pod.is_on_each_node() => HostPortAt::Here,
+            None => HostPortAt::Perhaps,
+            Some(_) if self.is_own_node(id, address) => HostPortAt::Here,
+            Some(_) => HostPortAt::OtherNode,
         };
         self.endpoints().flat_map(move |(id, pod)| pod.host_ports.iter().map(move |port| (id, port, at(id, pod, port))))
     }
@@ -301,6 +335,24 @@ fn families(service: &Service) -> impl Iterator<Item = Family> {
     Family::ALL.into_iter().filter(move |family| only.is_none_or(|only| only == *family))
 }
 
+/// Whether a pod is in the slices of a family: it has an address of it, or none yet.
+fn may_have(pod: &Pod, family: Family) -> bool {
+    pod.address(family).is_some() || pod.addresses().next().is_none()
+}
+
+/// The backends of each family together; one of both has no only family.
+fn of_both_families(mut backends: Vec<Backend>) -> Vec<Backend> {
+    backends.sort_unstable();
+    backends.dedup_by(|next, of| {
+        let is_same = (next.end, next.port) == (of.end, of.port);
+        if is_same && next.family != of.family {
+            of.family = None;
+        }
+        is_same
+    });
+    backends
+}
+
 /// Those that kube-proxy takes of what is listed.
 fn in_use<T>(listed: impl Iterator<Item = (T, State)>) -> Vec<T> {
     let (mut ready, mut until_gone) = (Vec::new(), Vec::new());
@@ -319,9 +371,7 @@ fn in_use<T>(listed: impl Iterator<Item = (T, State)>) -> Vec<T> {
 fn target(port: &ServicePort, ports: &[ContainerPort]) -> Option<u16> {
     match &port.target {
         TargetPort::Number(number) => Some(*number),
-        TargetPort::Name(name) => {
-            ports.iter().find(|of| of.name == *name && of.protocol == port.protocol).map(|of| of.port)
-        }
+        TargetPort::Name(name) => ports.iter().find(|of| of.is_named(port.protocol, name)).map(|of| of.port),
     }
 }
 
@@ -475,6 +525,16 @@ mod tests {
         assert_eq!(by_slices(vec![families]), ["192.0.2.9:6443", "2001:db8::1:6443"], "each family for itself");
         let other = EndpointSlice { service: "other".to_owned(), ..slice(&["+203.0.113.1"], None) };
         assert_eq!(by_slices(vec![other]), ["a:8080", "b:8080"], "a slice of another Service");
+    }
+
+    #[test]
+    fn a_node_with_a_local_policy_looks_at_its_own_endpoints() {
+        let pods =
+            ["ns/a app=a 10.0.0.1 terminating @n1", "ns/b app=a 10.0.0.2 @n2", "ns/c app=a 10.0.0.3 terminating @n2"];
+        let cluster = cluster(&pods, Vec::new());
+        let port = port(TargetPort::Number(80));
+        assert_eq!(shown(&cluster, cluster.backends(&service(&port), &port)), ["b:80"]);
+        assert_eq!(shown(&cluster, cluster.local_backends(&service(&port), &port)), ["a:80", "b:80"]);
     }
 
     #[test]

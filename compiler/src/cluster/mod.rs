@@ -97,7 +97,7 @@ pub struct Cluster {
     /// The addresses of services, by family.
     service_addresses: [AddressSet; 2],
     /// The families of which pods without an address may get one.
-    gives: [bool; 2],
+    assigned_families: [bool; 2],
     /// Namespaces that no object of the input declares.
     implied_namespaces: BTreeSet<String>,
     /// What was not read and may decide.
@@ -140,8 +140,15 @@ impl Cluster {
             endpoint_slices.entry(service).or_default().push(slice.clone());
         }
         let mut services = BTreeMap::<String, BTreeMap<String, Service>>::new();
+        let first_family = new_address::first_family(objects);
         for service in &objects.services {
-            services.entry(service.namespace.clone()).or_default().insert(service.name.clone(), service.clone());
+            let mut service = service.clone();
+            // EndpointSlices say of which families it is.
+            let has_slices = || endpoint_slices.contains_key(&(service.namespace.clone(), service.name.clone()));
+            if service.routing.is_of_first_family && !has_slices() {
+                service.routing.only_family = first_family;
+            }
+            services.entry(service.namespace.clone()).or_default().insert(service.name.clone(), service);
         }
         let mut cluster = Self {
             services,
@@ -150,7 +157,7 @@ impl Cluster {
                 let numbers = addresses.filter(|of| Family::of(of) == family).map(|of| cidr::number(*of));
                 AddressSet::from_ranges(numbers.map(|number| (number, number)))
             }),
-            gives: new_address::given(objects),
+            assigned_families: new_address::assigned_families(objects),
             implied_namespaces: objects.implied_namespaces.clone(),
             unread: Vec::new(),
             pod_makers: Vec::new(),
@@ -303,6 +310,12 @@ impl Cluster {
     pub fn address(&self, id: PodId, family: Family) -> Option<IpAddr> {
         let pod = self.pod(id);
         pod.address(family).filter(|address| self.holders(*address, pod.node.as_deref()).contains(&id))
+    }
+
+    /// Whether an endpoint has no address, as its own node sees it.
+    #[must_use]
+    pub fn is_bare(&self, id: PodId) -> bool {
+        Family::ALL.into_iter().all(|family| self.address(id, family).is_none())
     }
 
     /// Whether an address is one of the node that a pod runs on.

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::Cluster;
 use super::private::is_private;
 use crate::algebra::cidr::{self, AddressSet, Cidr};
-use crate::object::{Family, Objects};
+use crate::object::{Family, Objects, Pod, Service};
 use crate::policy::Block;
 
 /// What will have a new address.
@@ -26,14 +26,14 @@ const OF_NO_POD: [&[&str]; 2] = [
 ];
 
 /// A private and a public address of each family. Most blocks lack one of them.
-const LIKELY: [[&str; 2]; 2] = [["10.0.0.1", "8.8.8.8"], ["fd00::1", "2600::1"]];
+const PROBES: [[&str; 2]; 2] = [["10.0.0.1", "8.8.8.8"], ["fd00::1", "2600::1"]];
 
 impl Cluster {
     /// Whether a block may hold the address that an end without one will have: no such address is a
     /// Service's, and none is of the prefixes that no network gives away.
     #[must_use]
     pub fn may_hold_a_new_address(&self, block: &Block, of: NewAddress) -> bool {
-        self.has_a_new_address(block.family, &block.addresses, of)
+        self.may_hold_new(block.family, &block.addresses, of)
     }
 
     /// Whether a block holds the address that an end without one will have, whichever of the block's
@@ -41,18 +41,18 @@ impl Cluster {
     #[must_use]
     pub fn holds_each_new_address(&self, block: &Block, of: NewAddress) -> bool {
         static NUMBERS: LazyLock<[Vec<u128>; 2]> = LazyLock::new(|| {
-            LIKELY.map(|of| of.iter().filter_map(|text| text.parse().ok()).map(cidr::number).collect())
+            PROBES.map(|of| of.iter().filter_map(|text| text.parse().ok()).map(cidr::number).collect())
         });
         let holds = |number: &u128| block.addresses.contains(*number);
         // The difference is costly, and a block without these holds not all.
         NUMBERS[block.family as usize].iter().all(holds) && {
             let rest = Cidr::everything(block.family).addresses().difference(&block.addresses);
-            !self.has_a_new_address(block.family, &rest, of)
+            !self.may_hold_new(block.family, &rest, of)
         }
     }
 
     /// Whether some of these addresses may be a new one.
-    fn has_a_new_address(&self, family: Family, addresses: &AddressSet, of: NewAddress) -> bool {
+    fn may_hold_new(&self, family: Family, addresses: &AddressSet, of: NewAddress) -> bool {
         static RANGES: LazyLock<[Vec<Cidr>; 2]> = LazyLock::new(|| {
             OF_NO_POD.map(|prefixes| prefixes.iter().filter_map(|text| Cidr::parse(text).ok()).collect())
         });
@@ -72,13 +72,26 @@ impl Cluster {
     /// Whether pods without an address may get one of this family: of some family that a pod or node
     /// of the input has, or of either where none has any.
     #[must_use]
-    pub fn gives(&self, family: Family) -> bool {
-        self.gives[family as usize]
+    pub fn assigns_family(&self, family: Family) -> bool {
+        self.assigned_families[family as usize]
     }
 }
 
+/// The family of which a Service has its addresses that names none: that of the API server's own
+/// Service, else the first one of pods; none where the input says neither.
+pub(super) fn first_family(objects: &Objects) -> Option<Family> {
+    let is_of_server = |of: &&Service| (of.namespace.as_str(), of.name.as_str()) == ("default", "kubernetes");
+    let of_server = objects.services.iter().find(is_of_server).and_then(|of| of.routing.only_family);
+    let of_pod = |pod: &Pod| match (pod.ipv4, pod.ipv6) {
+        (None, None) => None,
+        _ if pod.is_ipv6_first => Some(Family::V6),
+        _ => Some(Family::V4),
+    };
+    of_server.or_else(|| objects.pods.iter().find_map(of_pod))
+}
+
 /// The families of which pods and nodes have addresses; both where none has any.
-pub(super) fn given(objects: &Objects) -> [bool; 2] {
+pub(super) fn assigned_families(objects: &Objects) -> [bool; 2] {
     let of_pods = objects.pods.iter().flat_map(|pod| pod.addresses().chain(pod.host_addresses.iter().copied()));
     let of_nodes = objects.nodes.iter().flat_map(|node| {
         let prefixes = node.pod_cidrs.iter().map(ipnetwork::IpNetwork::ip);
@@ -164,7 +177,7 @@ mod tests {
             let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
             let node = Node { name: "n".to_owned(), addresses, pod_cidrs: Vec::new() };
             let cluster = Cluster::new(&Objects { nodes: vec![node], ..Objects::default() });
-            Family::ALL.map(|family| cluster.gives(family))
+            Family::ALL.map(|family| cluster.assigns_family(family))
         };
         assert_eq!(given(&[]), [true, true]);
         assert_eq!(given(&["192.0.2.1"]), [true, false]);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::{Class, ClassId, Cluster, PodId, PolicyId, index};
 use crate::algebra::selector::{Operator, Requirement, Selector};
-use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels};
+use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels, is_topology_label};
 use crate::policy::{Direction, Namespaces, PodPeer};
 
 /// Whether something is selected.
@@ -32,6 +32,8 @@ pub enum UnknownLabels {
     None,
     /// Those that the controller of this workload adds to its template's.
     OfController(Workload),
+    /// Those of its node, which a pod gets when it is bound to one.
+    OfNode,
     /// All of them.
     All,
 }
@@ -40,9 +42,8 @@ impl UnknownLabels {
     pub(super) fn of(pod: &Pod) -> Self {
         match &pod.workload {
             _ if pod.only_in_slice => Self::All,
-            Some(workload) if pod.is_template() && controller_labels(&workload.kind).next().is_some() => {
-                Self::OfController(workload.clone())
-            }
+            Some(workload) if pod.is_template() => Self::OfController(workload.clone()),
+            _ if pod.node.is_none() && !pod.finished => Self::OfNode,
             _ => Self::None,
         }
     }
@@ -62,6 +63,12 @@ impl UnknownLabels {
         let workload = match self {
             Self::None => return certain(requirement.matches(labels)),
             Self::All => return Selection::Possible,
+            _ if is_topology_label(&requirement.key) => return Selection::Possible,
+            Self::OfNode => return certain(requirement.matches(labels)),
+            // Knative names the pods' app only where the template does not.
+            Self::OfController(_) if requirement.key == "app" && labels.contains_key("app") => {
+                return certain(requirement.matches(labels));
+            }
             Self::OfController(workload) => workload,
         };
         let Some(label) = controller_labels(&workload.kind).find(|label| label.key == requirement.key) else {

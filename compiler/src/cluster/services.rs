@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::Cluster;
 use super::backend::BackendEnd;
-use crate::algebra::cidr;
+use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::object::{Family, Service};
 use crate::policy::Block;
 
@@ -26,6 +26,12 @@ impl Cluster {
         self.services.get(namespace)?.get(name)
     }
 
+    /// Whether all addresses of a prefix are those of services.
+    #[must_use]
+    pub fn are_of_services(&self, prefix: &Cidr) -> bool {
+        prefix.addresses().difference(&self.service_addresses[prefix.family as usize]).is_empty()
+    }
+
     /// The first service that has an address.
     #[must_use]
     pub fn service_with_address(&self, address: IpAddr) -> Option<&Service> {
@@ -36,13 +42,18 @@ impl Cluster {
         self.services().find(|service| service.addresses.contains(&address))
     }
 
+    /// The service whose address is the only one of a prefix or block, and that address.
+    #[must_use]
+    pub fn service_alone_in(&self, family: Family, addresses: &AddressSet) -> Option<(&Service, IpAddr)> {
+        let &[(first, last)] = addresses.ranges() else { return None };
+        let address = cidr::address(family, first);
+        self.service_with_address(address).filter(|_| first == last).map(|service| (service, address))
+    }
+
     /// A service that leads to an end and has an address in a block, and that address.
     #[must_use]
     pub fn service_behind_block(&self, block: &Block, end: BackendEnd) -> Option<(&Service, IpAddr)> {
-        let holds = |address: &&IpAddr| {
-            Family::of(address) == block.family && block.addresses.contains(cidr::number(**address))
-        };
-        let of_block = |service: &Service| service.addresses.iter().find(holds).copied();
+        let of_block = |service: &Service| service.addresses.iter().find(|address| block.holds(**address)).copied();
         // Where a service leads takes a look at all pods, so what is cheap to see comes first.
         let may_lead = |service: &Service| match end {
             BackendEnd::Pod(id) => service.selector.is_none() || service.asks_for(&self.pod(id).labels),

@@ -6,7 +6,7 @@ use super::Cluster;
 use super::selection::{Selection, UnknownLabels};
 use super::unread::Unread;
 use crate::algebra::selector::Selector;
-use crate::object::{Pod, Service, ServicePort, TargetPort};
+use crate::object::{EndpointSlice, Family, Pod, Service, ServicePort, TargetPort};
 
 /// Why the input does not say where a service leads.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +34,8 @@ pub enum NoBackend {
     NoPort(String),
     /// So many endpoints were found and none of them is ready.
     NotReady(usize),
+    /// None of its backends has an address of the family of the address that was asked for.
+    OtherFamily(Family),
     /// Its traffic policy is `Local`, and its backends are on these nodes only; on none that is
     /// known where the list is empty.
     OtherNode {
@@ -53,7 +55,7 @@ impl Cluster {
             let pods: Vec<&Pod> = self.selected_by(service).map(|(_, pod)| pod).collect();
             let has_port = |pod: &&&Pod| match &port.target {
                 TargetPort::Number(_) => true,
-                TargetPort::Name(name) => pod.ports.iter().any(|of| of.name == *name && of.protocol == port.protocol),
+                TargetPort::Name(name) => pod.ports.iter().any(|of| of.is_named(port.protocol, name)),
             };
             return match (pods.len(), pods.iter().filter(has_port).count(), &port.target) {
                 (0, ..) => NoBackend::NoPod,
@@ -61,9 +63,7 @@ impl Cluster {
                 (_, count, _) => NoBackend::NotReady(count),
             };
         }
-        let has_port = |of: &&crate::object::EndpointSlice| {
-            of.ports.iter().any(|of| of.name == port.name && of.protocol == port.protocol)
-        };
+        let has_port = |of: &&EndpointSlice| of.ports.iter().any(|of| of.is_of(port));
         let endpoints = slices.iter().filter(has_port).flat_map(|slice| &slice.endpoints);
         match endpoints.map(|of| of.address).collect::<BTreeSet<_>>().len() {
             0 => NoBackend::NoPod,

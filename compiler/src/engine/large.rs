@@ -254,7 +254,7 @@ impl Engine {
     /// The namespaces whose events wait, sorted.
     pub fn waiting(&self) -> impl Iterator<Item = Wait<'_>> {
         self.large.waiting.iter().map(|(namespace, waiting)| {
-            let chains = || waiting.expected.iter().flat_map(Expected::chains);
+            let chains = || waiting.expected.iter().flat_map(Expected::leaves);
             let mut firsts = waiting.batches().map(|batch| batch.first);
             let (first, next) = (firsts.next().unwrap_or_default(), firsts.next());
             let (rules, loaded) = (chains().map(|chain| chain.rules.len()), chains().map(|chain| self.loaded(chain)));
@@ -361,7 +361,7 @@ impl Engine {
     /// Begins to expect this. Its sets come to be known portion by portion.
     fn expect(&mut self, namespace: &str, prospect: Prospect) -> Expected {
         let expected = Expected::new(namespace, prospect);
-        for leaf in expected.chains() {
+        for leaf in expected.leaves() {
             self.groups.expect(leaf.family, &leaf.chain);
         }
         expected

@@ -57,8 +57,8 @@ impl Weight {
 #[derive(Debug, Default)]
 pub(super) struct LocalNamespace {
     pub(super) policies: BTreeMap<Arc<str>, Arc<Policy>>,
-    /// Its policies make at most so many rules and sets together, for one group and family;
-    /// `None` until that is asked for. It is kept up to date from then on.
+    /// The sum of what its policies make ([`Weight`]); `None` until [`Self::weighed`] is called.
+    /// [`Self::reweigh`] keeps it up to date from then on.
     pub(super) weight: Option<Weight>,
     pub(super) classes: BTreeSet<ClassId>,
     pub(super) groups: [BTreeSet<Hash>; 2],

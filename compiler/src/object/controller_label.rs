@@ -41,7 +41,7 @@ const fn label(
 const LABELS: [ControllerLabel; 10] = [
     // Older controllers do not add it.
     label("apps.kubernetes.io/pod-index", &["StatefulSet"], false, Values::Ordinal),
-    label("batch.kubernetes.io/controller-uid", &["Job", "CronJob"], false, Values::Any),
+    label("batch.kubernetes.io/controller-uid", &["Job", "CronJob"], true, Values::Any),
     label("batch.kubernetes.io/job-completion-index", &["Job", "CronJob"], false, Values::Ordinal),
     // A Job's own is known: it is the Job's name.
     label("batch.kubernetes.io/job-name", &["CronJob"], true, Values::NameAndSuffix),
@@ -60,28 +60,51 @@ const KNOWN_KINDS: [&str; 7] =
 /// The label of Argo's Rollouts in place of `pod-template-hash`.
 pub(crate) const ROLLOUT_HASH_LABEL: &str = "rollouts-pod-template-hash";
 
-const ROLLOUT: ControllerLabel = label(ROLLOUT_HASH_LABEL, &[], false, Values::Any);
+/// How a Service of Knative is called among the workloads, and the kind that it makes.
+const KNATIVE: [&str; 2] = ["Service.serving.knative.dev", "Configuration"];
+
+/// Labels of controllers that are not Kubernetes' own. That OpenShift's `deploymentconfig` and
+/// Knative's `serving.knative.dev/service` have the workload's name is known.
+const FOREIGN: [ControllerLabel; 7] = [
+    label("app", &KNATIVE, true, Values::Any),
+    label("apps.kruise.io/cloneset-instance-id", &["CloneSet"], true, Values::Any),
+    label("deployment", &["DeploymentConfig"], true, Values::NameAndOrdinal),
+    label(ROLLOUT_HASH_LABEL, &["Rollout"], true, Values::Any),
+    label("serving.knative.dev/configuration", &KNATIVE, true, Values::Any),
+    label("serving.knative.dev/configurationGeneration", &KNATIVE, true, Values::Any),
+    label("serving.knative.dev/revision", &KNATIVE, true, Values::Any),
+];
+
+/// The labels that the API server copies to a pod from its node when it binds it
+/// (<https://kubernetes.io/docs/reference/labels-annotations-taints/#topologykubernetesiozone>).
+const TOPOLOGY: [&str; 2] = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"];
+
+/// Whether a pod gets a label with this key from its node.
+#[must_use]
+pub fn is_topology_label(key: &str) -> bool {
+    TOPOLOGY.contains(&key)
+}
 
 /// The labels that the controller of a workload of this kind adds.
 pub fn controller_labels(kind: &str) -> impl Iterator<Item = &'static ControllerLabel> {
     let is_known = KNOWN_KINDS.contains(&kind);
-    LABELS
-        .iter()
-        .filter(move |label| !is_known || label.kinds.contains(&kind))
-        .chain(Some(&ROLLOUT).filter(move |_| !is_known))
+    let of_foreign = FOREIGN.iter().filter(move |label| label.kinds.contains(&kind));
+    of_foreign.chain(LABELS.iter().filter(move |label| !is_known || label.kinds.contains(&kind)))
 }
 
 /// Whether some controller adds a label with this key.
 #[must_use]
 pub fn is_controller_label(key: &str) -> bool {
-    LABELS.iter().chain([&ROLLOUT]).any(|label| label.key == key)
+    // An author may give the plainest of them too.
+    let of_foreign = FOREIGN.iter().filter(|label| !matches!(label.key, "app" | "deployment"));
+    LABELS.iter().chain(of_foreign).any(|label| label.key == key)
 }
 
 impl ControllerLabel {
     /// Whether a pod of the workload may have the label with this value.
     #[must_use]
     pub fn may_be(&self, workload: &Workload, value: &str) -> bool {
-        if !KNOWN_KINDS.contains(&workload.kind.as_str()) {
+        if !KNOWN_KINDS.contains(&workload.kind.as_str()) && !self.kinds.contains(&workload.kind.as_str()) {
             return true;
         }
         let is_ordinal = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -136,8 +159,20 @@ mod tests {
     fn a_controller_that_is_not_kubernetes_own_may_add_any_of_them() {
         let rollout = Workload { kind: "Rollout".to_owned(), name: "web".to_owned() };
         let label = of("Rollout", "rollouts-pod-template-hash").expect("the label");
-        assert!(label.may_be(&rollout, "x") && !label.is_certain(&rollout));
+        assert!(label.may_be(&rollout, "x") && label.is_certain(&rollout));
+        assert_eq!(of("CloneSet", "rollouts-pod-template-hash"), None, "that is of Rollouts");
+        let config = Workload { kind: "DeploymentConfig".to_owned(), name: "dc".to_owned() };
+        let label = of("DeploymentConfig", "deployment").expect("the label");
+        assert!(label.may_be(&config, "dc-1") && !label.may_be(&config, "other-1") && label.is_certain(&config));
         assert!(of("Rollout", "pod-template-hash").is_some_and(|label| !label.is_certain(&rollout)));
         assert!(is_controller_label("job-name") && !is_controller_label("app"));
+    }
+
+    #[test]
+    fn labels_of_other_projects_are_those_of_their_own_kinds() {
+        assert_eq!(of("Rollout", "deployment"), None);
+        assert_eq!(of("Deployment", "serving.knative.dev/service"), None);
+        assert!(of("CloneSet", "apps.kruise.io/cloneset-instance-id").is_some());
+        assert_eq!(of("Service.serving.knative.dev", "rollouts-pod-template-hash"), None);
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 
-use super::{Protocol, parse_address};
+use super::{Protocol, ServicePort, parse_address};
 
 /// The label of an EndpointSlice with the name of its Service.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -37,6 +37,13 @@ pub struct SlicePort {
     pub protocol: Protocol,
     /// `port`: where the endpoints listen.
     pub port: u16,
+}
+
+impl SlicePort {
+    /// Whether it says where a port of its Service leads.
+    pub(crate) fn is_of(&self, port: &ServicePort) -> bool {
+        self.name == port.name && self.protocol == port.protocol
+    }
 }
 
 /// An endpoint of an EndpointSlice.

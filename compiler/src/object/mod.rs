@@ -19,9 +19,9 @@ mod slice_pod;
 
 pub use budget::{Moved, NAMESPACE_POLICY_BYTES, PolicyBudget, over_budget};
 pub(crate) use controller_label::ROLLOUT_HASH_LABEL;
-pub use controller_label::{ControllerLabel, controller_labels, is_controller_label};
+pub use controller_label::{ControllerLabel, controller_labels, is_controller_label, is_topology_label};
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
-pub use network::{Family, Protocol, parse_address};
+pub use network::{DNS_PORT, Family, Protocol, parse_address};
 pub use other_kind::{Consequence, consequence};
 pub use service::{Exposure, Routing, Service, ServicePort, TargetPort};
 
@@ -138,6 +138,8 @@ pub struct Pod {
     pub ipv4: Option<Ipv4Addr>,
     /// Its IPv6 address.
     pub ipv6: Option<Ipv6Addr>,
+    /// Its IPv6 address is the first one that its status lists: the cluster's first family is IPv6.
+    pub is_ipv6_first: bool,
     /// `status.hostIPs`: addresses of the node it runs on.
     pub host_addresses: Vec<IpAddr>,
     /// Ports of its containers and of its restartable init containers
@@ -201,6 +203,14 @@ pub struct ContainerPort {
     pub protocol: Protocol,
     /// `containerPort`, 1 to 65535
     pub port: u16,
+}
+
+impl ContainerPort {
+    /// Whether a rule or a `targetPort` with this protocol and name means it.
+    #[must_use]
+    pub fn is_named(&self, protocol: Protocol, name: &str) -> bool {
+        self.protocol == protocol && self.name == name
+    }
 }
 
 /// The container that declares a port.
@@ -277,6 +287,12 @@ impl Pod {
     pub fn is_template(&self) -> bool {
         self.uid.is_empty() && self.workload.as_ref().is_some_and(|workload| workload.name == self.name)
     }
+
+    /// Whether it stands for the pods of a DaemonSet: there is one on each node.
+    #[must_use]
+    pub fn is_on_each_node(&self) -> bool {
+        self.is_template() && self.workload.as_ref().is_some_and(|workload| workload.kind == "DaemonSet")
+    }
 }
 
 impl From<core::Pod> for Pod {
@@ -303,7 +319,10 @@ impl From<core::Pod> for Pod {
             // The API has at most one of each family; the first one counts.
             match ip {
                 IpAddr::V4(ip) => made.ipv4 = made.ipv4.or(Some(ip)),
-                IpAddr::V6(ip) => made.ipv6 = made.ipv6.or(Some(ip)),
+                IpAddr::V6(ip) => {
+                    made.is_ipv6_first |= made.ipv4.is_none();
+                    made.ipv6 = made.ipv6.or(Some(ip));
+                }
             }
         }
         let hosts = status.host_ips.unwrap_or_default().into_iter().map(|ip| ip.ip);
@@ -367,6 +386,7 @@ impl Pod {
             node: spec.node_name.filter(|name| !name.is_empty()),
             ipv4: None,
             ipv6: None,
+            is_ipv6_first: false,
             host_addresses: Vec::new(),
             ports,
             unnamed_ports: unnamed_ports.into(),

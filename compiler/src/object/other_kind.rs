@@ -9,48 +9,118 @@ pub enum Consequence {
     Decides,
     /// Its controller makes pods that are not in the input.
     MakesPods,
+    /// Its controller makes objects of any kind, pods and policies among them, that are not in the
+    /// input.
+    MakesObjects,
 }
 
 /// Kinds that decide, by API group.
-const DECIDES: [(&str, &[&str]); 9] = [
+const DECIDES: [(&str, &[&str]); 15] = [
     ("policy.networking.k8s.io", &["AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"]),
     ("cilium.io", &["CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy", "CiliumLocalRedirectPolicy"]),
     ("crd.projectcalico.org", CALICO),
     ("projectcalico.org", CALICO),
     ("k8s.cni.cncf.io", &["MultiNetworkPolicy"]),
-    ("crd.antrea.io", &["NetworkPolicy", "ClusterNetworkPolicy"]),
+    ("crd.antrea.io", ANTREA),
+    ("crd.antrea.tanzu.vmware.com", ANTREA),
+    ("security.antrea.tanzu.vmware.com", ANTREA),
+    ("security.istio.io", &["AuthorizationPolicy"]),
     ("k8s.ovn.org", &["EgressFirewall"]),
     ("network.openshift.io", &["EgressNetworkPolicy"]),
     ("policy.karmada.io", &["FederatedNetworkPolicy"]),
+    ("networking.gke.io", &["FQDNNetworkPolicy"]),
+    ("networking.k8s.aws", &["ApplicationNetworkPolicy", "ClusterNetworkPolicy"]),
+    ("vpcresources.k8s.aws", &["SecurityGroupPolicy"]),
 ];
 
-const CALICO: &[&str] =
-    &["NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy", "Tier"];
+/// Staged policies decide nothing, and a tier only in which order others do.
+const CALICO: &[&str] = &["NetworkPolicy", "GlobalNetworkPolicy"];
+
+const ANTREA: &[&str] = &["NetworkPolicy", "ClusterNetworkPolicy"];
 
 /// Kinds that make pods whose template npc does not know, by API group.
-const MAKES_PODS: [(&str, &[&str]); 22] = [
+const MAKES_PODS: [(&str, &[&str]); 61] = [
     ("apps.openshift.io", &["DeploymentConfig"]),
-    ("argoproj.io", &["Rollout", "Workflow", "CronWorkflow"]),
-    ("kafka.strimzi.io", &["Kafka", "KafkaConnect", "KafkaBridge", "KafkaMirrorMaker2", "KafkaNodePool"]),
+    ("argoproj.io", &["Rollout", "Workflow", "CronWorkflow", "ArgoCD", "EventSource", "Sensor"]),
+    (
+        "kafka.strimzi.io",
+        &["Kafka", "KafkaConnect", "KafkaBridge", "KafkaMirrorMaker", "KafkaMirrorMaker2", "KafkaNodePool"],
+    ),
     ("monitoring.coreos.com", &["Prometheus", "PrometheusAgent", "Alertmanager", "ThanosRuler"]),
     ("serving.knative.dev", &["Service", "Configuration"]),
+    ("serving.kserve.io", &["InferenceService"]),
     ("postgresql.cnpg.io", &["Cluster", "Pooler"]),
     ("acid.zalan.do", &["postgresql"]),
-    ("postgres-operator.crunchydata.com", &["PostgresCluster"]),
+    ("postgres-operator.crunchydata.com", &["PostgresCluster", "PGAdmin"]),
+    ("pgv2.percona.com", &["PerconaPGCluster"]),
+    ("pxc.percona.com", &["PerconaXtraDBCluster"]),
+    ("psmdb.percona.com", &["PerconaServerMongoDB"]),
     ("elasticsearch.k8s.elastic.co", &["Elasticsearch"]),
     ("kibana.k8s.elastic.co", &["Kibana"]),
     ("beat.k8s.elastic.co", &["Beat"]),
+    ("agent.k8s.elastic.co", &["Agent"]),
+    ("apm.k8s.elastic.co", &["ApmServer"]),
+    ("logstash.k8s.elastic.co", &["Logstash"]),
+    ("opensearch.opster.io", &["OpenSearchCluster"]),
+    ("opensearch.org", &["OpenSearchCluster"]),
     ("rabbitmq.com", &["RabbitmqCluster"]),
     ("mongodbcommunity.mongodb.com", &["MongoDBCommunity"]),
-    ("redis.redis.opstreelabs.in", &["Redis", "RedisCluster"]),
+    ("mongodb.com", &["MongoDB", "MongoDBOpsManager"]),
+    ("redis.redis.opstreelabs.in", &["Redis", "RedisCluster", "RedisReplication", "RedisSentinel"]),
+    ("databases.spotahome.com", &["RedisFailover"]),
+    ("dragonflydb.io", &["Dragonfly"]),
+    ("mysql.oracle.com", &["InnoDBCluster"]),
+    ("k8s.mariadb.com", &["MariaDB", "MaxScale"]),
+    ("cassandra.datastax.com", &["CassandraDatacenter"]),
+    ("k8ssandra.io", &["K8ssandraCluster"]),
+    ("scylla.scylladb.com", &["ScyllaCluster"]),
+    ("clickhouse.altinity.com", &["ClickHouseInstallation"]),
+    ("crdb.cockroachlabs.com", &["CrdbCluster"]),
+    ("pingcap.com", &["TidbCluster"]),
+    ("planetscale.com", &["VitessCluster"]),
     ("minio.min.io", &["Tenant"]),
+    ("vault.banzaicloud.com", &["Vault"]),
+    ("k8s.keycloak.org", &["Keycloak"]),
+    ("grafana.integreatly.org", &["Grafana"]),
+    ("loki.grafana.com", &["LokiStack"]),
+    ("tempo.grafana.com", &["TempoStack", "TempoMonolithic"]),
+    ("ceph.rook.io", &["CephCluster", "CephObjectStore", "CephFilesystem"]),
     ("ray.io", &["RayCluster", "RayJob", "RayService"]),
     ("sparkoperator.k8s.io", &["SparkApplication", "ScheduledSparkApplication"]),
+    ("flink.apache.org", &["FlinkDeployment"]),
+    ("solr.apache.org", &["SolrCloud"]),
+    ("zookeeper.pravega.io", &["ZookeeperCluster"]),
+    ("camel.apache.org", &["Integration"]),
     ("tekton.dev", &["TaskRun", "PipelineRun"]),
     ("kubeflow.org", &["TFJob", "PyTorchJob", "MPIJob", "Notebook"]),
+    ("keda.sh", &["ScaledJob"]),
+    ("jobset.x-k8s.io", &["JobSet"]),
+    ("leaderworkerset.x-k8s.io", &["LeaderWorkerSet"]),
+    ("batch.volcano.sh", &["Job"]),
+    ("kubevirt.io", &["VirtualMachine", "VirtualMachineInstance", "VirtualMachineInstanceReplicaSet"]),
+    ("pool.kubevirt.io", &["VirtualMachinePool"]),
     ("jaegertracing.io", &["Jaeger"]),
     ("opentelemetry.io", &["OpenTelemetryCollector"]),
-    ("apps.kruise.io", &["CloneSet", "StatefulSet", "DaemonSet", "AdvancedCronJob"]),
+    ("jenkins.io", &["Jenkins"]),
+    ("actions.github.com", &["AutoscalingRunnerSet"]),
+    (
+        "apps.kruise.io",
+        &["CloneSet", "StatefulSet", "DaemonSet", "AdvancedCronJob", "BroadcastJob", "UnitedDeployment"],
+    ),
+];
+
+/// Kinds that make objects of any kind from charts, repositories or lists, by API group.
+const MAKES_OBJECTS: [(&str, &[&str]); 10] = [
+    ("helm.toolkit.fluxcd.io", &["HelmRelease"]),
+    ("kustomize.toolkit.fluxcd.io", &["Kustomization"]),
+    ("helm.cattle.io", &["HelmChart"]),
+    ("argoproj.io", &["Application", "ApplicationSet"]),
+    ("core.oam.dev", &["Application"]),
+    ("fleet.cattle.io", &["GitRepo", "Bundle"]),
+    ("work.open-cluster-management.io", &["ManifestWork"]),
+    ("kubernetes.crossplane.io", &["Object"]),
+    ("helm.crossplane.io", &["Release"]),
+    ("operators.coreos.com", &["Subscription", "ClusterServiceVersion"]),
 ];
 
 /// What an object of this API group and kind means for the answers; none where it says
@@ -62,6 +132,8 @@ pub fn consequence(group: &str, kind: &str) -> Option<Consequence> {
         Some(Consequence::Decides)
     } else if has(&MAKES_PODS) {
         Some(Consequence::MakesPods)
+    } else if has(&MAKES_OBJECTS) {
+        Some(Consequence::MakesObjects)
     } else {
         None
     }
@@ -80,7 +152,9 @@ mod tests {
             ("k8s.cni.cncf.io", "MultiNetworkPolicy", Some(Consequence::Decides)),
             ("argoproj.io", "Rollout", Some(Consequence::MakesPods)),
             ("serving.knative.dev", "Service", Some(Consequence::MakesPods)),
-            ("argoproj.io", "Application", None),
+            ("kubevirt.io", "VirtualMachine", Some(Consequence::MakesPods)),
+            ("argoproj.io", "Application", Some(Consequence::MakesObjects)),
+            ("app.k8s.io", "Application", None),
             ("networking.k8s.io", "Ingress", None),
             ("", "ConfigMap", None),
         ] {

@@ -38,14 +38,20 @@ pub struct Routing {
     /// The ports of every node that lead to the service, and the service's port that each
     /// stands for.
     pub node_ports: BTreeMap<(Protocol, u16), u16>,
+    /// The protocols of its ports that get a port of every node which the object does not say: the API
+    /// server chooses one when the Service is made.
+    pub unchosen_node_ports: BTreeSet<Protocol>,
     /// `internalTrafficPolicy: Local`: a pod gets only backends on its own node.
     pub is_node_local: bool,
     /// `publishNotReadyAddresses`: pods that are not ready are backends too.
     pub publishes_not_ready: bool,
     /// `clusterIP: None`: its name leads to its pods' addresses, and kube-proxy does nothing.
     pub is_headless: bool,
-    /// The only family of its addresses, from `ipFamilies`, else from `clusterIPs`.
+    /// The only family of its addresses, from `ipFamilies`, else from `clusterIPs` or `clusterIP`.
     pub only_family: Option<Family>,
+    /// It has addresses of one family, and the object does not say of which: of the cluster's first
+    /// one.
+    pub is_of_first_family: bool,
     /// Those of its addresses that are no `clusterIPs`: external ones and a load balancer's.
     pub external_addresses: Vec<IpAddr>,
     /// Those of them that are the load balancer's, which alone heed [`Self::source_ranges`].
@@ -122,6 +128,11 @@ impl From<core::Service> for Service {
         let port = |number: i32| u16::try_from(number).ok().filter(|p| *p > 0);
         let is_outside = matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"))
             || spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty());
+        let gets_node_ports = match spec.type_.as_deref() {
+            Some("NodePort") => true,
+            Some("LoadBalancer") => spec.allocate_load_balancer_node_ports != Some(false),
+            _ => false,
+        };
         let exposure = match spec.external_traffic_policy.as_deref() {
             _ if !is_outside => Exposure::Inside,
             Some("Local") => Exposure::OwnNode,
@@ -129,15 +140,19 @@ impl From<core::Service> for Service {
         };
         let ingress = service.status.and_then(|s| s.load_balancer).and_then(|l| l.ingress).unwrap_or_default();
         let listed = spec.cluster_ips.unwrap_or_default();
-        let listed_families: BTreeSet<Family> =
-            listed.iter().filter_map(|text| parse_address(text)).map(|address| Family::of(&address)).collect();
+        let is_assigned = !listed.is_empty();
         let inside: Vec<String> = listed.into_iter().chain(spec.cluster_ip).collect();
         let is_headless = inside.iter().any(|text| text == "None");
+        let has_status = !ingress.is_empty();
         // Of an address with ipMode Proxy, nodes know nothing: traffic goes to the load balancer.
         let (proxied, taken): (Vec<_>, Vec<_>) =
             ingress.into_iter().partition(|of| of.ip_mode.as_deref() == Some("Proxy"));
         let proxied_addresses = proxied.into_iter().filter_map(|of| parse_address(&of.ip?)).collect();
-        let balancer: BTreeSet<IpAddr> = taken.into_iter().filter_map(|of| parse_address(&of.ip?)).collect();
+        let mut balancer: BTreeSet<IpAddr> = taken.into_iter().filter_map(|of| parse_address(&of.ip?)).collect();
+        if !has_status && spec.type_.as_deref() == Some("LoadBalancer") {
+            // A file has no status, and names the address that the load balancer is to have.
+            balancer.extend(spec.load_balancer_ip.as_deref().and_then(parse_address));
+        }
         let external = spec.external_ips.unwrap_or_default();
         let outside = external.iter().filter_map(|text| parse_address(text)).chain(balancer.iter().copied());
         let inside: BTreeSet<IpAddr> = inside.iter().filter_map(|text| parse_address(text)).collect();
@@ -147,15 +162,24 @@ impl From<core::Service> for Service {
         let said = said.iter().filter_map(|text| Family::ALL.into_iter().find(|family| family.to_string() == *text));
         let mut families: BTreeSet<Family> = said.collect();
         if families.is_empty() {
-            families = listed_families;
+            families = inside.iter().map(Family::of).collect();
         }
+        // The API's defaults: https://kubernetes.io/docs/concepts/services-networking/dual-stack/
+        let is_single_stack = match spec.ip_family_policy.as_deref() {
+            Some("PreferDualStack" | "RequireDualStack") => false,
+            Some(_) => true,
+            None => !is_headless || spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
+        };
+        // Before the API server gives it its addresses, a Service of two families may name one.
+        let is_settled = is_single_stack || is_assigned;
         let is_external_name = spec.type_.as_deref() == Some("ExternalName");
         let mut routing = Routing {
             external_name: spec.external_name.filter(|_| is_external_name),
             is_node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             publishes_not_ready: spec.publish_not_ready_addresses == Some(true),
             is_headless,
-            only_family: families.first().copied().filter(|_| families.len() == 1),
+            only_family: families.first().copied().filter(|_| families.len() == 1 && is_settled),
+            is_of_first_family: families.is_empty() && is_single_stack && !is_external_name,
             proxied_addresses,
             external_addresses: outside.difference(&inside).copied().collect(),
             balancer_addresses: balancer.difference(&inside).copied().collect(),
@@ -168,8 +192,10 @@ impl From<core::Service> for Service {
         let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|p| {
             let number = port(p.port)?;
             let protocol = Protocol::parse(p.protocol.as_deref().unwrap_or("TCP"))?;
-            if let Some(node_port) = p.node_port.and_then(port).filter(|_| is_outside) {
-                routing.node_ports.insert((protocol, node_port), number);
+            match p.node_port.and_then(port) {
+                Some(node_port) if is_outside => drop(routing.node_ports.insert((protocol, node_port), number)),
+                None if gets_node_ports => drop(routing.unchosen_node_ports.insert(protocol)),
+                _ => {}
             }
             Some(ServicePort {
                 // An empty name is none, as in EndpointSlices.

@@ -67,7 +67,7 @@ fn peers(ahead: &mut FamilyState, was: StateView<'_>, is: StateView<'_>, delta: 
     for direction in Direction::ALL {
         let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
         for address in was.isolated().into_iter().filter(|address| is.is_isolated(*address)) {
-            let (before, after) = (was.way(address).rules, is.way(address).rules);
+            let (before, after) = (was.traverse(address).rules, is.traverse(address).rules);
             if before != after {
                 between.extend(before.iter().flat_map(|rules| sets_of(rules)).cloned());
             }
@@ -117,7 +117,7 @@ fn endpoints(
     let leaves = was.leaves();
     let stays_in_other = |address| other_was.is_isolated(address) && other_is.is_isolated(address);
     let may_leave = |ahead: &FamilyState, address| {
-        let (before, after) = (other_was.way(address).rules, other_is.way(address).rules);
+        let (before, after) = (other_was.traverse(address).rules, other_is.traverse(address).rules);
         let sets_are_as_wanted =
             || after.iter().flat_map(|rules| sets_of(rules)).all(|set| ahead.sets.get(set) == wanted.sets.get(set));
         !other_is.is_isolated(address)
@@ -137,11 +137,11 @@ fn endpoints(
             (true, true) => {
                 let has_joined = || holds(ahead, &SetName::isolated(family, direction.opposite()), address);
                 !peers_change
-                    && was.way(address).rules != is.way(address).rules
+                    && was.traverse(address).rules != is.traverse(address).rules
                     && (!other_is.is_isolated(address) || has_joined())
             }
         };
-        let after = is.way(address).rules;
+        let after = is.traverse(address).rules;
         let Some(answers) = after.as_ref().and_then(|rules| leaves.get(rules)).filter(|_| joins) else { continue };
         let is_as_wanted = |set: &SetName| ahead.sets.get(set) == wanted.sets.get(set);
         // Another's name in the tree is that of a plan that was cut short.
@@ -153,7 +153,7 @@ fn endpoints(
         let before: Vec<(&SetName, bool)> = answers.map(|(set, yes)| (set, put(ahead, set, address, yes))).collect();
         // In a kernel that another program changed, a way can ask one set twice.
         let now = Tree::new(StateView { family, held: ahead, delta: None }, direction);
-        if !now.is_isolated(address) || now.way(address).rules != after {
+        if !now.is_isolated(address) || now.traverse(address).rules != after {
             // The last first: of a set that was asked twice, that is what it was.
             for (set, was_there) in before.into_iter().rev() {
                 put(ahead, set, address, was_there);

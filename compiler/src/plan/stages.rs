@@ -206,7 +206,7 @@ impl Stages {
             let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
             for (address, mut writes) in of_address {
                 let gate = writes.remove(&gate);
-                let way = is.way(address).asked;
+                let way = is.traverse(address).asked;
                 let mut on_way: Vec<SetWrite> = way.into_iter().filter_map(|name| writes.remove(name)).collect();
                 match (was.is_isolated(address), is.is_isolated(address)) {
                     // No packet takes its way until it is in the isolated set.
@@ -316,7 +316,9 @@ fn leaves_and_moves(was: StateView<'_>, is: StateView<'_>, changes: &Changes<'_>
         let Some(change) = changes.get(&SetName::isolated(was.family, direction)) else { return false };
         let (was, is) = (Tree::new(was, direction.opposite()), Tree::new(is, direction.opposite()));
         change.removed.iter().filter_map(address).any(|address| {
-            was.is_isolated(address) && is.is_isolated(address) && was.way(address).rules != is.way(address).rules
+            was.is_isolated(address)
+                && is.is_isolated(address)
+                && was.traverse(address).rules != is.traverse(address).rules
         })
     })
 }

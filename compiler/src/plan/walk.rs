@@ -26,7 +26,7 @@ pub(super) struct Traversal<'a> {
     /// The sets that are asked, in order.
     pub(super) asked: Vec<&'a SetName>,
     /// The rules of the group and those of the chain to which they lead; `None` if the
-    /// way ends nowhere, in a kernel that another program changed.
+    /// tree leads nowhere, in a kernel that another program changed.
     pub(super) rules: Option<Vec<&'a Rule>>,
 }
 
@@ -51,33 +51,33 @@ impl<'a> Tree<'a> {
         self.isolated_set.map(|set| self.view.addresses(set)).unwrap_or_default()
     }
 
-    /// The way of an address, isolated or not.
-    pub(super) fn way(&self, address: IpAddr) -> Traversal<'a> {
+    /// How an address comes to its group, whether it is isolated or not.
+    pub(super) fn traverse(&self, address: IpAddr) -> Traversal<'a> {
         let (asked, leaf) = self.walk(address);
         Traversal { asked, rules: self.rules_of(leaf.as_ref()) }
     }
 
-    /// The chain to which the tree leads an address; `None` if its way ends nowhere.
+    /// The chain to which the tree leads an address; `None` if it leads nowhere.
     pub(super) fn leaf(&self, address: IpAddr) -> Option<ChainName> {
         self.walk(address).1
     }
 
-    /// The rules of the chain to which a way leads, as [`Traversal::rules`] has them.
+    /// The rules of a chain to which the tree leads, as [`Traversal::rules`] has them.
     pub(super) fn rules_of(&self, leaf: Option<&ChainName>) -> Option<Vec<&'a Rule>> {
         Some(self.rules(self.view.chain(leaf?)?))
     }
 
-    /// The sets that are asked on the way of an address, and the chain to which it leads.
+    /// The sets that are asked about an address, in order, and the chain to which they lead.
     fn walk(&self, address: IpAddr) -> (Vec<&'a SetName>, Option<ChainName>) {
-        let mut way = Vec::new();
+        let mut asked = Vec::new();
         let mut chain = &self.entry;
         // A kernel that another program changed could lead in a circle.
         for _ in 0..64 {
             let Some(rules) = self.view.chain(chain) else { break };
-            let Some(mut steps) = self.steps(rules) else { return (way, Some(chain.clone())) };
+            let Some(mut steps) = self.steps(rules) else { return (asked, Some(chain.clone())) };
             let taken = steps.find(|(set, _)| {
                 set.is_none_or(|set| {
-                    way.push(set);
+                    asked.push(set);
                     self.view.holds(set, address)
                 })
             });
@@ -86,7 +86,7 @@ impl<'a> Tree<'a> {
                 None => break,
             }
         }
-        (way, None)
+        (asked, None)
     }
 
     /// To which rules the tree leads, as [`Traversal::rules`] has them, and by which

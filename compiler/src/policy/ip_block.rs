@@ -48,7 +48,9 @@ impl Reader<'_> {
         match Cidr::parse(text) {
             Ok(cidr) => {
                 let canonical = cidr.network().to_string();
-                if text != canonical && text.parse() != Ok(cidr.network()) {
+                let length = text.split_once('/').map_or("", |(_, length)| length);
+                let has_zeros = length.len() > 1 && length.starts_with('0');
+                if text != canonical && (has_zeros || text.parse() != Ok(cidr.network())) {
                     self.report(
                         path,
                         Code::CidrLegacy,

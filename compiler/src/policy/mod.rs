@@ -20,7 +20,9 @@ mod port;
 mod read;
 pub mod spelling;
 
-use crate::algebra::cidr::{AddressSet, Cidr};
+use std::net::IpAddr;
+
+use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::algebra::selector::Selector;
 use crate::object::{Family, NetworkPolicy, Protocol};
 use crate::policy::finding::Finding;
@@ -226,6 +228,25 @@ impl Policy {
     pub fn rules(&self, direction: Direction) -> &[PolicyRule] {
         &self.rules[direction as usize]
     }
+
+    /// The directions that it isolates its pods in.
+    pub fn isolating(&self) -> impl Iterator<Item = Direction> + use<> {
+        let isolates = self.isolates;
+        Direction::ALL.into_iter().filter(move |direction| isolates[*direction as usize])
+    }
+
+    /// The rules of the directions that it isolates its pods in; other rules have no effect.
+    pub fn rules_in_force(&self) -> impl Iterator<Item = (Direction, &PolicyRule)> {
+        self.isolating().flat_map(|direction| self.rules(direction).iter().map(move |rule| (direction, rule)))
+    }
+}
+
+impl Block {
+    /// Whether an address is in it.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.family == Family::of(&address) && self.addresses.contains(cidr::number(address))
+    }
 }
 
 impl PolicyRule {
@@ -239,6 +260,34 @@ impl PolicyRule {
             Peer::Pods(peer) => Some(peer),
             Peer::Block(_) | Peer::Nothing => None,
         })
+    }
+
+    /// Its peers, where all of them are pods; `None` where it admits everyone, or a peer is a block or
+    /// was not understood.
+    #[must_use]
+    pub fn only_pod_peers(&self) -> Option<Vec<&PodPeer>> {
+        let Peers::AnyOf(peers) = &self.peers else { return None };
+        let pods: Vec<&PodPeer> = self.pod_peers().collect();
+        (pods.len() == peers.len()).then_some(pods)
+    }
+
+    /// Whether it admits everyone on every port.
+    #[must_use]
+    pub fn admits_everything(&self) -> bool {
+        self.peers == Peers::Everyone && self.ports == Ports::Everything
+    }
+
+    /// Whether a peer of it was not understood. If a rule's list of peers is empty, its own fields were
+    /// not understood.
+    #[must_use]
+    pub fn has_unread_peers(&self) -> bool {
+        matches!(&self.peers, Peers::AnyOf(peers) if peers.is_empty() || peers.contains(&Peer::Nothing))
+    }
+
+    /// Whether a port of it was not understood.
+    #[must_use]
+    pub fn has_unread_ports(&self) -> bool {
+        matches!(&self.ports, Ports::AnyOf(ports) if ports.contains(&PortMatch::Nothing))
     }
 
     /// The named ports that it mentions.

@@ -121,6 +121,9 @@ impl Reader<'_> {
             below.filter(|field| (path.is_empty() || is_below(field, path)) && wanted(field)).collect();
         for field in &fields {
             let problem = match spelling::meant(field) {
+                _ if *field == "metadata.spec" => {
+                    "the API has no such field; spec stands beside metadata, one level up".to_owned()
+                }
                 Some(meant) => format!("the API has no such field (did you mean {meant}?)"),
                 None if is_ports_of_peer(field) => {
                     "the API has no such field; ports stands beside from or to, one level up".to_owned()
@@ -155,17 +158,9 @@ impl Reader<'_> {
         }
         let (subject, allows) = self.subject(spec.pod_selector.as_ref());
         let isolates = self.isolates(spec);
-        let mut rules = [Vec::new(), Vec::new()];
-        let ingress = spec.ingress.iter().flatten();
-        rules[Direction::Ingress as usize] = ingress
-            .enumerate()
-            .map(|(i, rule)| self.rule(Direction::Ingress, i, rule.from.as_deref(), rule.ports.as_deref()))
-            .collect();
-        let egress = spec.egress.iter().flatten();
-        rules[Direction::Egress as usize] = egress
-            .enumerate()
-            .map(|(i, rule)| self.rule(Direction::Egress, i, rule.to.as_deref(), rule.ports.as_deref()))
-            .collect();
+        let ingress = spec.ingress.iter().flatten().map(|rule| (rule.from.as_deref(), rule.ports.as_deref()));
+        let egress = spec.egress.iter().flatten().map(|rule| (rule.to.as_deref(), rule.ports.as_deref()));
+        let mut rules = [self.rules(Direction::Ingress, ingress), self.rules(Direction::Egress, egress)];
         if !allows {
             // They were read for what is wrong with them.
             rules = [Vec::new(), Vec::new()];
@@ -229,16 +224,26 @@ impl Reader<'_> {
         isolates
     }
 
+    fn rules<'p>(
+        &mut self,
+        direction: Direction,
+        written: impl Iterator<Item = (Option<&'p [api::NetworkPolicyPeer]>, Option<&'p [api::NetworkPolicyPort]>)>,
+    ) -> Vec<PolicyRule> {
+        let read = |(index, (peers, ports)): (usize, (Option<&[_]>, Option<&[_]>))| {
+            self.rule(direction, index, peers.unwrap_or_default(), ports.unwrap_or_default())
+        };
+        written.enumerate().map(read).collect()
+    }
+
     fn rule(
         &mut self,
         direction: Direction,
         index: usize,
-        peers: Option<&[api::NetworkPolicyPeer]>,
-        ports: Option<&[api::NetworkPolicyPort]>,
+        peers: &[api::NetworkPolicyPeer],
+        ports: &[api::NetworkPolicyPort],
     ) -> PolicyRule {
         let (section, field) = direction.fields();
         let path = format!("spec.{section}[{index}]");
-        let (peers, ports) = (peers.unwrap_or_default(), ports.unwrap_or_default());
         let unknown = self.unknown_in_rule(&path, [(field, peers.len()), ("ports", ports.len())]);
         let peers = match peers {
             _ if unknown => Peers::AnyOf(Vec::new()),
@@ -272,8 +277,8 @@ impl Reader<'_> {
                 Peer::Nothing
             }
             (None, None, None) => {
-                let problem = "the peer is empty: a selector with nothing behind it is null, and only podSelector: {} means every \
-                               pod of the namespace";
+                let problem = "the peer is empty: a selector with nothing behind it is null; podSelector: {} means every pod of \
+                               the namespace, namespaceSelector: {} every pod of every namespace";
                 self.report(path, Code::PeerEmpty, problem, Effect::MatchesNothing);
                 Peer::Nothing
             }

@@ -1,8 +1,9 @@
 //! What a misspelt name was meant to be: how far names are apart, and which field of the API is near.
 
 /// The fields of the object at a field of this name.
-const FIELDS: [(&str, &[&str]); 11] = [
+const FIELDS: [(&str, &[&str]); 12] = [
     ("", &["apiVersion", "kind", "metadata", "spec"]),
+    ("metadata", &["annotations", "labels", "name", "namespace"]),
     ("spec", &["egress", "ingress", "podSelector", "policyTypes"]),
     ("ingress", &["from", "ports"]),
     ("egress", &["to", "ports"]),
@@ -53,6 +54,8 @@ mod tests {
             ("spec.Ingress", Some("ingress")),
             ("spec.ingres", Some("ingress")),
             ("speck", Some("spec")),
+            ("metadata.namespce", Some("namespace")),
+            ("metadata.label", Some("labels")),
             ("spec.podSelektor", Some("podSelector")),
             ("spec.ingress[0].form", Some("from")),
             ("spec.egress[12].form", None),

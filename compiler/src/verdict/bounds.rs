@@ -159,10 +159,10 @@ mod tests {
             for (from, a) in rows.iter().enumerate() {
                 for (to, b) in rows.iter().enumerate().filter(|(to, _)| *to != from) {
                     let has = |pod: PodId, family| cluster.address(pod, family).is_some();
-                    let is_bare = |pod| !Family::ALL.into_iter().any(|family| has(pod, family));
+                    let is_bare = |pod| cluster.is_bare(pod);
                     let mut slots = [None, None, None];
                     for family in Family::ALL {
-                        let is_given = cluster.gives(family) || !is_bare(*a) || !is_bare(*b);
+                        let is_given = cluster.assigns_family(family) || !is_bare(*a) || !is_bare(*b);
                         if is_given && (has(*a, family) || is_bare(*a)) && (has(*b, family) || is_bare(*b)) {
                             let slot = if is_bare(*a) || is_bare(*b) { 0 } else { 1 + family as usize };
                             let bounds = question(*a, *b, Some(family)).passes(&cluster, &groups);

@@ -109,8 +109,7 @@ impl End {
         match (self, self.known_by(cluster, family).and_then(|address| cluster.seen(address, from))) {
             (_, Some((classes, ports))) => OtherEnd { classes, ports, ..none },
             (Self::Pod(pod), None) => {
-                let is_bare = || Family::ALL.iter().all(|family| cluster.address(pod, *family).is_none());
-                let new_family = family.filter(|_| address.is_none() && is_bare());
+                let new_family = family.filter(|_| address.is_none() && cluster.is_bare(pod));
                 OtherEnd { classes: cluster.classes_of(pod), ports: &cluster.pod(pod).ports, new_family, ..none }
             }
             (Self::Address(_), None) => none,

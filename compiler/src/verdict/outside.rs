@@ -78,6 +78,62 @@ impl Outside {
     }
 }
 
+/// So many cells of traffic are looked at.
+const MOST_CELLS: usize = 32;
+
+/// Entries as people write them. Rules with other ports and other exceptions divide the addresses
+/// among them, so what one rule says in one block is spread over many entries; where that is shorter,
+/// the entries are by traffic instead, and their addresses overlap.
+#[must_use]
+pub fn as_written(entries: &[Outside]) -> Vec<Outside> {
+    let mut written: Vec<Outside> = entries.iter().filter(|entry| entry.addresses.is_none()).cloned().collect();
+    for family in Family::ALL {
+        let is_of_family = |entry: &&Outside| matches!(&entry.addresses, Some((of, _)) if *of == family);
+        let parts: Vec<Outside> = entries.iter().filter(is_of_family).cloned().collect();
+        let length = |entries: &[Outside]| -> usize {
+            let blocks = entries.iter().filter_map(|entry| entry.addresses.as_ref());
+            blocks.flat_map(|(family, set)| written_blocks(*family, set)).map(|block| 1 + block.except.len()).sum()
+        };
+        match by_traffic(&parts, family) {
+            Some(other) if length(&other) < length(&parts) => written.extend(other),
+            _ => written.extend(parts),
+        }
+    }
+    written
+}
+
+/// The entries of a family by parts of their traffic, which do not overlap; none where these are too
+/// many.
+fn by_traffic(parts: &[Outside], family: Family) -> Option<Vec<Outside>> {
+    let mut cells: Vec<Traffic> = Vec::new();
+    for part in parts {
+        let mut rest = part.traffic.clone();
+        let mut refined = Vec::new();
+        for cell in cells {
+            let (both, own) = (cell.intersection(&part.traffic), cell.difference(&part.traffic));
+            rest = rest.difference(&cell);
+            refined.extend([both, own].into_iter().filter(|cell| !cell.is_none()));
+        }
+        refined.extend(Some(rest).filter(|rest| !rest.is_none()));
+        cells = refined;
+        if cells.len() > MOST_CELLS {
+            return None;
+        }
+    }
+    let mut by_addresses: Vec<(AddressSet, Traffic)> = Vec::new();
+    for cell in cells {
+        let having = parts.iter().filter(|part| cell.difference(&part.traffic).is_none());
+        let sets: Vec<AddressSet> = having.filter_map(|part| Some(part.addresses.as_ref()?.1.clone())).collect();
+        let addresses = AddressSet::union_of(&sets);
+        match by_addresses.iter_mut().find(|(of, _)| *of == addresses) {
+            Some((_, traffic)) => *traffic = traffic.union(&cell),
+            None => by_addresses.push((addresses, cell)),
+        }
+    }
+    let entry = |(addresses, traffic)| Outside { addresses: Some((family, addresses)), traffic };
+    Some(by_addresses.into_iter().map(entry).collect())
+}
+
 /// As [`Outside::by_prefix`], with exceptions where that is shorter.
 impl fmt::Display for Outside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

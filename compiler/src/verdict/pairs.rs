@@ -154,10 +154,9 @@ fn held(cluster: &Cluster, atom: &Atom, node: Option<&str>, family: Family) -> V
         }
         Atom::Block(block) if block.family == family => {
             let holds_new = cluster.holds_each_new_address(block, NewAddress::OfPod);
-            let is_bare = |id: &PodId| Family::ALL.iter().all(|family| cluster.address(*id, *family).is_none());
             let inside = |id: &PodId| match cluster.address(*id, family) {
-                Some(address) => block.addresses.contains(cidr::number(address)),
-                None => holds_new && is_bare(id),
+                Some(address) => block.holds(address),
+                None => holds_new && cluster.is_bare(*id),
             };
             cluster.endpoints().map(|(id, _)| id).filter(inside).collect()
         }

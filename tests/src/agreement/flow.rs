@@ -1,7 +1,8 @@
 //! The flows between two ends, packet by packet: the rules and sets of a node's ruleset, and
 //! the judge of established flows, against the oracle.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -19,9 +20,39 @@ use crate::oracle::{Demand, End, Oracle, Packet, Payload, Verdict};
 const CARRIERS: [(u8, bool); 8] =
     [(4, true), (41, true), (47, true), (50, false), (51, false), (97, false), (115, false), (137, false)];
 
+/// What the oracle has answered. Each node that a packet crosses asks the same about it, and so do the
+/// rules and the judge of established flows, and the oracle is slow because it is naive.
+pub(super) struct Answers<'a> {
+    oracle: &'a Oracle<'a>,
+    verdicts: RefCell<HashMap<(End, End, Packet), Verdict>>,
+    mid_stream: RefCell<HashMap<Segment, [Demand; 2]>>,
+}
+
+/// A segment that opens no connection: its ends, its family and the port that it goes to.
+type Segment = (End, End, Family, u16);
+
+impl<'a> Answers<'a> {
+    pub(super) fn new(oracle: &'a Oracle<'a>) -> Self {
+        Self { oracle, verdicts: RefCell::default(), mid_stream: RefCell::default() }
+    }
+
+    /// See [`Oracle::allows_without_tunnels`].
+    fn allows_without_tunnels(&self, from: &End, to: &End, packet: Packet) -> Verdict {
+        let ask = || self.oracle.allows_without_tunnels(from, to, packet);
+        *self.verdicts.borrow_mut().entry((from.clone(), to.clone(), packet)).or_insert_with(ask)
+    }
+
+    /// See [`Oracle::mid_stream`].
+    fn mid_stream(&self, from: &End, to: &End, family: Family, port: u16) -> [Demand; 2] {
+        let ask = || self.oracle.mid_stream(from, to, family, port);
+        *self.mid_stream.borrow_mut().entry((from.clone(), to.clone(), family, port)).or_insert_with(ask)
+    }
+}
+
 /// The flows between two ends in one family, as forwarded by one node.
 pub(super) struct Flow<'a> {
     pub(super) oracle: &'a Oracle<'a>,
+    pub(super) answers: &'a Answers<'a>,
     pub(super) objects: &'a Objects,
     pub(super) node: &'a str,
     pub(super) self_match: SelfMatch,
@@ -60,7 +91,7 @@ impl Flow<'_> {
         let judge = |payload| {
             // What belongs to no pod of this node only passes through.
             let packet = Packet { family: self.family, payload };
-            let Verdict { egress, ingress } = self.oracle.allows_without_tunnels(self.from, self.to, packet);
+            let Verdict { egress, ingress } = self.answers.allows_without_tunnels(self.from, self.to, packet);
             (egress || !sends) && (ingress || !receives)
         };
         for protocol in Protocol::ALL {
@@ -150,7 +181,7 @@ impl Flow<'_> {
 
     /// What a segment that opens no connection and belongs to none has to do.
     fn mid_stream(&self, port: u16, sends: bool, receives: bool) -> Demand {
-        let [source, destination] = self.oracle.mid_stream(self.from, self.to, self.family, port);
+        let [source, destination] = self.answers.mid_stream(self.from, self.to, self.family, port);
         let at = |is_here, demand| if is_here { demand } else { Demand::Pass };
         at(sends, source).and(at(receives, destination))
     }
@@ -167,7 +198,7 @@ impl Flow<'_> {
         let (sends, receives) = (self.is_here(source), self.is_here(destination));
         let allowed = |payload| {
             let packet = Packet { family: self.family, payload };
-            let verdict = self.oracle.allows_without_tunnels(self.from, self.to, packet);
+            let verdict = self.answers.allows_without_tunnels(self.from, self.to, packet);
             (verdict.egress || !sends) && (verdict.ingress || !receives)
         };
         let expect = |expected: bool, payload, protocol, port| {

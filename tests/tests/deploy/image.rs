@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use npc_tests::lab::write_program;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -136,8 +136,7 @@ esac
 fn the_bases_of_an_image_are_given_by_digest_where_the_engine_knows_it() {
     let folder = tempfile::tempdir().unwrap();
     let engine = folder.path().join("docker");
-    fs::write(&engine, ENGINE).unwrap();
-    fs::set_permissions(&engine, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&engine, ENGINE).unwrap();
     let bases = |given: &[(&str, &str)]| {
         let mut build = Command::new(repository("deploy/image/build.sh"));
         let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());

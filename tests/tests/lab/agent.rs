@@ -50,9 +50,13 @@ fn a_killed_agent_leaves_its_rules_and_its_successor_keeps_them() {
     let Some(mut lab) = start(Mode::Bridge, Backend::Nft) else { return };
     let agent = lab.take_agent("node-2").unwrap().unwrap();
     agent.stop(Signal::SIGKILL).unwrap();
-    all_agree(&mut lab);
+    let all = all_agree(&mut lab);
     lab.start_agents().unwrap();
-    all_agree(&mut lab);
+    assert_eq!(all_agree(&mut lab), all, "after an agent came, a sample is not enough");
+    lab.take_agent("node-1").unwrap().unwrap().stop(Signal::SIGKILL).unwrap();
+    lab.start_agent("node-1").unwrap();
+    lab.wait_generation(0).unwrap();
+    assert_eq!(all_agree(&mut lab), all, "and after another");
 }
 
 #[test]

@@ -13,11 +13,12 @@ pub(crate) fn shop() -> Objects {
     loaded.objects
 }
 
-/// Each packet passes where the oracle says so, and no other.
-pub(crate) fn all_agree(lab: &mut Lab) {
+/// Each packet passes where the oracle says so, and no other. Says how many were sent.
+pub(crate) fn all_agree(lab: &mut Lab) -> usize {
     let judgement = lab.judge().unwrap();
     let table = report::table(lab, &judgement);
     assert_eq!(judgement.mismatches().count(), 0, "{table}");
+    judgement.judged.len()
 }
 
 /// The agents follow the shop through changes of policies and labels, and back.

@@ -205,7 +205,7 @@ impl Registry {
         self.removed(attachment, moment);
         self.publish().await?;
         // An earlier note about it is past.
-        self.files.remove_note(attachment);
+        self.files.remove_note_of(attachment);
         Ok(())
     }
 
@@ -284,6 +284,8 @@ fn changes(events: Vec<engine::Event>) -> Option<Event> {
     (!changes.is_empty()).then(|| Event::Changes(Changes { is_part: true, changes, ..Changes::default() }))
 }
 
+#[cfg(test)]
+mod asking_tests;
 #[cfg(test)]
 mod late_tests;
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! What the registry finds out by itself, each round: sandboxes that ended without a DEL, and what the
 //! plugin did while no agent answered.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use npc_cni::moment::Moment;
@@ -10,9 +9,8 @@ use npc_cni::protocol::{Add, Command, Request};
 use tracing::{info, warn};
 
 use super::{LONGEST, LoopEnded, Registry};
-use crate::causes::with_causes;
-use crate::cni::ended::{gone_of, has_lost_its_interface};
-use crate::dataplane::links;
+use crate::cni::ended::{gone_links, gone_of, has_lost_its_interface};
+use crate::cni::files::remove_note;
 
 /// How many notes are read in a round: so many hold up no ADD for long.
 const NOTES: usize = 1_000;
@@ -29,10 +27,7 @@ impl Registry {
         self.deleted.forget_before(Moment::now().before(LONGEST));
         self.sandboxes.age();
         let (links, netns) = (self.sandboxes.links(), self.sandboxes.netns_without_link());
-        let gone = links::gone(links).unwrap_or_else(|error| {
-            warn!(error = with_causes(&error), "cannot find out which interfaces of sandboxes are gone");
-            BTreeSet::new()
-        });
+        let gone = gone_links(links);
         let netns = self.netns.gone(netns);
         let ended = self.sandboxes.links_gone(&gone) + self.sandboxes.netns_gone(&netns);
         if ended > 0 {
@@ -90,9 +85,7 @@ impl Registry {
         self.publish().await?;
         // After their content is saved.
         for path in read {
-            if let Err(error) = std::fs::remove_file(&path) {
-                warn!(%error, file = %path.display(), "cannot remove a note of the CNI plugin");
-            }
+            remove_note(&path);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use npc_cni::moment::Moment;
 use npc_cni::note;
-use npc_cni::protocol::{Add, Answer, Attachment, Command, Request};
+use npc_cni::protocol::{Add, Answer, Command, Request};
 use npc_compiler::engine;
 use npc_compiler::object::{Labels, NetworkPolicy, Pod};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -18,7 +18,8 @@ use tokio::time;
 use super::{REQUESTS, Registry};
 use crate::cni::asking::{AskPolicies, Asking};
 use crate::cni::files::Files;
-use crate::cni::sandboxes::Sandboxes;
+pub(super) use crate::cni::sandboxes::world::attachment;
+use crate::cni::sandboxes::{self, Sandboxes};
 use crate::cni::server::PendingRequest;
 use crate::enforce::{Event, Waiter};
 use crate::metrics::Cni;
@@ -191,24 +192,9 @@ pub(super) fn came(pod: &Pod) -> engine::Event {
     engine::Event::Pod(Box::new(pod.clone()))
 }
 
+/// An ADD without an interface that the node has, whose plugin waits for half a minute.
 pub(super) fn add(container: &str, pod: &Pod, address: &str) -> Add {
-    Add {
-        attachment: attachment(container),
-        network: "net".to_owned(),
-        netns: String::new(),
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        uid: Some(pod.uid.clone()),
-        addresses: vec![address.parse().unwrap()],
-        host_interface: None,
-        wait: 30_000,
-        waited: 0,
-        open: false,
-    }
-}
-
-pub(super) fn attachment(container: &str) -> Attachment {
-    Attachment { container_id: container.to_owned(), interface: "eth0".to_owned() }
+    Add { wait: 30_000, ..sandboxes::world::add(container, pod, &[address], 0) }
 }
 
 pub(super) fn policy(name: &str, version: u64) -> NetworkPolicy {

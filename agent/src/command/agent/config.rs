@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::ArgAction;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, Id};
+use npc_agent::causes::sentence_of_parser;
 use npc_agent::near;
 use serde_json::Value;
 use serde_saphyr::Spanned;
@@ -73,7 +74,10 @@ impl Config {
     }
 
     fn parse(text: &str, path: &Path, command: &Command) -> Result<Self, Error> {
-        let parse = |error: serde_saphyr::Error| Error::Parse { path: path.to_owned(), what: error.to_string() };
+        let parse = |error: serde_saphyr::Error| {
+            let what = sentence_of_parser(&error.to_string()).to_owned();
+            Error::Parse { path: path.to_owned(), what }
+        };
         // A file of comments only sets nothing.
         // A node may be called `n`, which YAML 1.1 takes for false.
         let options = serde_saphyr::options! { strict_booleans: true };
@@ -246,10 +250,13 @@ mod tests {
             ("keepEstablished: 3\n", "keepEstablished: true or false is wanted"),
             ("backend: [nft]\n", "backend: a text is wanted"),
             ("backend: nftables\n", "config.yaml:1:10: backend: invalid value 'nftables'"),
-            ("- a\n", "config.yaml"),
+            ("- a\n", "config.yaml: line 1 column 1"),
+            ("node: a\nnode: b\n", "config.yaml: line 2 column 1: duplicate mapping key: node"),
+            ("node: [\n", "config.yaml: line"),
         ] {
             let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(said), "{error}");
+            assert!(!error.contains('\n') && !error.contains("Policy"), "{error}");
         }
     }
 

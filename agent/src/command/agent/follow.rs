@@ -14,6 +14,7 @@ use npc_agent::dataplane::nflog::{self, PacketReader};
 use npc_agent::enforce::{Event, Settings};
 use npc_agent::install_cni::report::{self, InstallReport};
 use npc_agent::metrics::{self, CniInstaller, Kind, Metrics, Watches};
+use npc_agent::rounded::rounded;
 use npc_agent::serve::{self, Purpose};
 use npc_agent::source::difference::LastObjects;
 use npc_agent::source::manifests::{self, Loaded};
@@ -77,7 +78,7 @@ pub(super) fn requests(purpose: Purpose, address: SocketAddr, settings: &Setting
     };
     tokio::spawn(async move {
         while let Err(error) = serve::serve(purpose, address, &metrics, status.clone(), liveness.clone()).await {
-            error!(%address, %error, flag, retry = ?ADDRESS_RETRY, "cannot listen on this address; trying again");
+            error!(%address, %error, flag, retry = ?rounded(ADDRESS_RETRY), "cannot listen on this address; trying again");
             time::sleep(ADDRESS_RETRY).await;
         }
     });

@@ -165,7 +165,7 @@ impl Level {
 
     fn changed(&self, command: &clap::Command, [old, new]: [&Config; 2], given: &BTreeSet<String>) {
         for id in old.differences(new) {
-            // As the file has it.
+            // As the file spells it.
             let setting = key(command, id);
             if given.contains(id) {
                 info!(

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use npc_agent::instance::{self, InstanceLock, Verdict, judge_holder};
+use npc_agent::rounded::rounded;
 use npc_agent::status::SharedStatus;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
@@ -170,7 +171,7 @@ async fn older_agent(is_locked: bool, mut taken: impl FnMut(bool) -> bool) -> Op
             }
             Ok(Verdict::Agent { process, .. } | Verdict::Unproven { process, .. }) if !said => {
                 said = true;
-                info!(process, wait = ?YIELD, "a process holds the socket @npc-agent; waiting to see what it is");
+                info!(process, wait = ?rounded(YIELD), "a process holds the socket @npc-agent; waiting to see what it is");
             }
             Err(error) if is_last => warn!(%error, "cannot read which process holds the socket @npc-agent"),
             _ => {}

@@ -23,8 +23,7 @@ use crate::command::words::{policy_name, shorten};
 /// So many names or prefixes are written out.
 const LISTED: usize = 8;
 
-/// The pair sets by direction and group; families of which the same is said
-/// are said together.
+/// The pair sets by direction and group. Families with the same answer share it.
 pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &mut impl Write) -> io::Result<()> {
     let mut blocks = BTreeMap::<(Direction, &[PodId]), [Vec<&PairSet>; 2]>::new();
     for set in sets {

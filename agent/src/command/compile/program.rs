@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use npc_agent::counted::counted;
 use npc_compiler::API_VERSION;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
@@ -66,8 +67,7 @@ pub(super) fn text(node: &str, program: &NodeRuleset, only: Option<Section>, out
             for (name, set) in &family.sets {
                 // A meaning holds what users chose, but never a line's end.
                 let meaning = set.meaning.replace(char::is_control, " ");
-                let members = if set.members.len() == 1 { "member" } else { "members" };
-                writeln!(out, "# {name}: {meaning} ({} {members})", set.members.len())?;
+                writeln!(out, "# {name}: {meaning} ({})", counted(set.members.len(), "member"))?;
             }
             write!(out, "{}", family.ipset_text())?;
         }

@@ -5,15 +5,17 @@ use std::net::IpAddr;
 
 use npc_agent::endpoint::is_type;
 use npc_agent::near;
+use npc_agent::source::manifests::ObjectRef;
+use npc_compiler::algebra::cidr::{self, Cidr};
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::cluster::unread::Unread;
-use npc_compiler::object::{Service, parse_address};
-use npc_compiler::verdict::explain::Target;
+use npc_compiler::object::{Workload, parse_address};
+use npc_compiler::verdict::explain::{Port, Target};
 
 use super::{EndpointText, Resolved, What, short_kind};
 use crate::command::input::{Input, unread_words};
-use crate::command::words::{policies_and_pods, shorten};
+use crate::command::words::{count_field, policies_and_pods, shorten};
 use crate::command::{Exit, Stop};
 
 /// So much of what was not read is named.
@@ -76,13 +78,9 @@ impl EndpointText {
         let (name, target) = match &self.what {
             What::Any => ("any".to_owned(), Target::Any),
             What::Outside => ("outside".to_owned(), Target::Outside),
-            What::Address(address) => match service_at(input, *address) {
-                Some(service) => {
-                    let name = format!("{}/svc/{}", service.namespace, service.name);
-                    (name, Target::ServiceAddress(service, *address))
-                }
-                None => (address.to_string(), Target::Address(*address)),
-            },
+            What::Address(address) => at_address(input, *address),
+            // One address leads where it leads, however it is written.
+            What::Block(cidr) if leads_on(input, *cidr) => at_address(input, cidr::address(cidr.family, cidr.first)),
             What::Block(cidr) => (cidr.network().to_string(), Target::Blocks(vec![*cidr])),
             What::Object(_, Some(kind), name) if kind == "NetworkPolicy" => {
                 let message = format!("a policy is no end of a flow; ask about it alone: npc explain netpol/{name}");
@@ -93,6 +91,7 @@ impl EndpointText {
                 // An exact name wins over what DNS would make of it.
                 let mut readings = vec![(here, kind.as_deref(), name.as_str())];
                 if namespace.is_none() {
+                    readings.extend(self.service_with_port(input, name, kind.as_deref()));
                     readings.extend(as_dns(name, kind.as_deref()));
                 }
                 let is_dns = namespace.is_none() && matches!(kind.as_deref(), None | Some("Pod"));
@@ -119,6 +118,19 @@ impl EndpointText {
             }
         };
         Ok(Resolved { name, target, port })
+    }
+
+    /// The Service that a client means by `NAME.NS:PORT`, its name in DNS, where it has this port: its pods
+    /// may be of a workload with the same name.
+    fn service_with_port<'n>(&self, input: &Input, name: &'n str, kind: Option<&str>) -> Option<Reading<'n>> {
+        let (name, namespace) = name.trim_end_matches('.').split_once('.').filter(|_| kind.is_none())?;
+        let service = input.cluster.service(namespace, name)?;
+        let has_port = match self.port.as_ref()? {
+            Port::Numbers(_, first, last) => service.ports.iter().any(|port| (*first..=*last).contains(&port.port)),
+            Port::Name(name) => service.ports.iter().any(|port| port.name.as_ref() == Some(name)),
+            Port::Icmp => false,
+        };
+        has_port.then_some((namespace, Some("Service"), name))
     }
 
     /// The name and target of the one object that is meant.
@@ -270,12 +282,20 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
     let fits_idle = |of: &str| kind.is_none_or(|kind| kind == "Workload" || kind == of);
     let mut idle = input.loaded.idle.keys();
     if let Some(idle) = idle.find(|o| o.namespace == namespace && o.name == name && fits_idle(&o.kind)) {
-        let number = if matches!(idle.kind.as_str(), "Job" | "CronJob") { "parallelism" } else { "replicas" };
+        let number = count_field(&idle.kind);
         let shown = format!("{namespace}/{}/{name}", short_kind(&idle.kind));
         return format!("{shown} has no pods to ask about: its {number} is 0");
     }
     if let Some(message) = finished(input, namespace, kind, name) {
         return message;
+    }
+    let mut owned = input.loaded.owned.iter();
+    if let Some((of, owner)) = owned.find(|(o, _)| o.namespace == namespace && o.name == name && fits_idle(&o.kind)) {
+        let (own, owners) = (short_kind(&of.kind), short_kind(&owner.kind));
+        return format!(
+            "{namespace}/{own}/{name} has no pods of its own to ask about; ask about {namespace}/{owners}/{}",
+            owner.name
+        );
     }
     let is_scoped = !matches!(kind, Some("Node" | "Namespace"));
     if kind == Some("Namespace") && input.cluster.namespace(name).is_some() {
@@ -367,14 +387,35 @@ fn finished(input: &Input, namespace: &str, kind: Option<&str>, name: &str) -> O
     })
 }
 
-fn service_at(input: &Input, address: IpAddr) -> Option<&Service> {
-    input.cluster.service_with_address(address)
+/// What an address is called, and what it stands for.
+fn at_address(input: &Input, address: IpAddr) -> (String, Target<'_>) {
+    match input.cluster.service_with_address(address) {
+        Some(service) => {
+            (format!("{}/svc/{}", service.namespace, service.name), Target::ServiceAddress(service, address))
+        }
+        None => (address.to_string(), Target::Address(address)),
+    }
+}
+
+/// Whether a prefix is one address, of a Service or of a node.
+fn leads_on(input: &Input, cidr: Cidr) -> bool {
+    let address = cidr::address(cidr.family, cidr.first);
+    cidr.first == cidr.last && (input.cluster.is_service(address) || input.cluster.is_node(address))
 }
 
 /// The names of all that can be an endpoint, as the answers show them, sorted.
 pub(in crate::command) fn names(input: &Input) -> Vec<String> {
     let names: BTreeSet<String> = everything(input).iter().map(Found::shown).collect();
     names.into_iter().collect()
+}
+
+/// The CronJob that has made a Job, where the input says it.
+fn cron_job_of<'i>(input: &'i Input, namespace: &str, workload: &Workload) -> Option<&'i ObjectRef> {
+    if workload.kind != "Job" || input.loaded.owned.is_empty() {
+        return None;
+    }
+    let job = ObjectRef::new(&workload.kind, namespace, &workload.name);
+    input.loaded.owned.get(&job).filter(|owner| owner.kind == "CronJob")
 }
 
 /// All that can be an endpoint.
@@ -388,6 +429,10 @@ fn everything(input: &Input) -> Vec<Found<'_>> {
         if let Some(workload) = &pod.workload {
             let key = (pod.namespace.clone(), workload.kind.clone(), workload.name.clone());
             workloads.entry(key).or_default().push(id);
+            if let Some(cron_job) = cron_job_of(input, &pod.namespace, workload) {
+                let key = (pod.namespace.clone(), cron_job.kind.clone(), cron_job.name.clone());
+                workloads.entry(key).or_default().push(id);
+            }
         }
         if !pod.is_template() {
             let (namespace, name) = (pod.namespace.clone(), pod.name.clone());

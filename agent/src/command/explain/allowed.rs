@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use npc_compiler::cluster::PolicyId;
-use npc_compiler::policy::{Peers, PolicyRule, Ports};
+use npc_compiler::policy::PolicyRule;
 use npc_compiler::verdict::explain::{Code, Decision, Flow, Reason, Verdict};
 
 use super::Context;
@@ -28,9 +28,9 @@ pub(super) fn write(context: &Context<'_>, flow: &Flow, out: &mut impl Write) ->
     let mut rules = flow.decisions.iter().flatten().flat_map(|decision| {
         let of = move |(id, path): &(PolicyId, String)| {
             let rules = context.input.cluster.policy(*id).rules(decision.direction).iter();
-            rules.filter(|rule| rule.path == *path).any(is_empty)
+            rules.filter(|rule| rule.path == *path).any(PolicyRule::admits_everything)
         };
-        // What is said of a policy that looks as if it denied says this too.
+        // A note beside a policy that looks as if it denied says the same.
         let is_said = move |(id, path): &(PolicyId, String)| {
             let mut beside = decision.beside.iter().filter(|beside| beside.code == Code::RuleAdmitsEveryone);
             beside.any(|beside| (beside.policy, &beside.path) == (*id, path))
@@ -44,11 +44,6 @@ pub(super) fn write(context: &Context<'_>, flow: &Flow, out: &mut impl Write) ->
         0..=LISTED => Ok(()),
         more => writeln!(out, "   = note: and {} more", more - LISTED),
     }
-}
-
-/// Whether a rule admits everyone on every port.
-fn is_empty(rule: &PolicyRule) -> bool {
-    matches!((&rule.peers, &rule.ports), (Peers::Everyone, Ports::Everything))
 }
 
 /// The paths of the items of peers that admit the other end; of a rule without peers its own.

@@ -41,7 +41,7 @@ pub(super) fn near(input: &Input, groups: &Groups, target: &Target<'_>) -> Vec<(
 pub(super) fn meant(input: &Input, groups: &Groups, id: PolicyId) -> Option<(PodId, Beside)> {
     let cluster = &input.cluster;
     let policy = cluster.policy(id);
-    let direction = Direction::ALL.into_iter().find(|direction| policy.isolates(*direction))?;
+    let direction = policy.isolating().next()?;
     let mut kinds = BTreeSet::new();
     let (own, others): (Vec<_>, Vec<_>) = cluster.endpoints().partition(|(_, pod)| pod.namespace == policy.namespace);
     let firsts = own.into_iter().chain(others).filter(|(id, _)| kinds.insert(cluster.class_of(*id)));

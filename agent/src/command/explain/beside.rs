@@ -6,7 +6,7 @@ use npc_compiler::verdict::explain::{Beside, Code};
 
 use super::Context;
 use super::denied::{arrow, draw};
-use super::headline::{OtherEnd, headline};
+use super::headline::{NamedEnd, headline};
 use crate::command::output::BAD;
 use crate::command::words::policy_name;
 
@@ -17,7 +17,7 @@ pub(super) fn near(context: &Context<'_>, beside: &Beside, out: &mut impl Write)
 }
 
 /// A denial by a policy that does not apply as it looks.
-pub(super) fn denied(context: &Context<'_>, beside: &Beside, other: &OtherEnd, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn denied(context: &Context<'_>, beside: &Beside, other: &NamedEnd, out: &mut impl Write) -> io::Result<()> {
     let Beside { policy, code, path, want, got, .. } = beside;
     writeln!(out, "{BAD}denied[{}]{BAD:#}: {}", code.as_str(), headline(*code, other))?;
     // A field that the API does not have is in the file only.

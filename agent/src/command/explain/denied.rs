@@ -10,8 +10,8 @@ use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{self, Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part};
 
 use super::excerpt::{Excerpt, Mark};
-use super::headline::{OtherEnd, headline, headline_of};
-use super::place::Source;
+use super::headline::{NamedEnd, headline, headline_of};
+use super::place::PolicyText;
 use super::traffic::traffic;
 use super::words::shown;
 use super::{Context, note};
@@ -33,7 +33,7 @@ pub(super) fn write(
     let is_dns = decision.is_without_dns;
     let nearest = decision.candidates.first();
     let is_about = nearest.is_some_and(Candidate::is_about);
-    let other = OtherEnd::of(flow, decision.direction);
+    let other = NamedEnd::of(flow, decision.direction);
     let headline = match nearest {
         Some(_) if is_dns => "no rule is about DNS (port 53)".into(),
         Some(nearest) if is_about => headline_of(nearest, &other).into(),
@@ -229,7 +229,7 @@ pub(super) fn draw(
     for (item, path, text, is_miss) in marks {
         match context.places.find(id, &path) {
             Some((of, place)) => {
-                if matches!(of, Source::Object(_)) {
+                if matches!(of, PolicyText::Object(_)) {
                     around.extend(context.places.find(id, &item).map(|(_, place)| place));
                 }
                 source = Some(of);
@@ -239,7 +239,7 @@ pub(super) fn draw(
         }
     }
     if let Some(source) = source {
-        let is_file = matches!(source, Source::File(_));
+        let is_file = matches!(source, PolicyText::File(_));
         Excerpt { positions: source.positions(), is_file, marks: drawn, around }.draw(out)?;
     }
     undrawn.iter().try_for_each(|text| writeln!(out, "   = note: {text}"))

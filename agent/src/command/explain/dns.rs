@@ -1,15 +1,15 @@
 //! What is said of flows to a DNS server.
 
-use npc_compiler::object::Protocol;
+use npc_compiler::object::{DNS_PORT, Protocol};
 use npc_compiler::verdict::explain::Flow;
 
 use super::words::shown;
 
 /// Whether a flow asks for names; behind a Service the server may listen on another port.
 fn is_dns(flow: &Flow) -> bool {
-    let by_service = flow.via.as_ref().and_then(|via| via.port) == Some(53);
+    let by_service = flow.via.as_ref().and_then(|via| via.port) == Some(DNS_PORT);
     match flow.traffic.single() {
-        Some((Protocol::Udp | Protocol::Tcp, first, last)) => first == last && (first == 53 || by_service),
+        Some((Protocol::Udp | Protocol::Tcp, first, last)) => first == last && (first == DNS_PORT || by_service),
         _ => false,
     }
 }

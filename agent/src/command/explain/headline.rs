@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use npc_compiler::algebra::selector::Operator;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Flow, Part};
 
@@ -11,7 +12,7 @@ use super::words::shown;
 const LONGEST: usize = 80;
 
 /// The end that the rules of a direction are asked about, as a headline calls it.
-pub(super) struct OtherEnd {
+pub(super) struct NamedEnd {
     direction: Direction,
     /// `source` or `destination`
     role: &'static str,
@@ -19,7 +20,7 @@ pub(super) struct OtherEnd {
     named: String,
 }
 
-impl OtherEnd {
+impl NamedEnd {
     pub(super) fn of(flow: &Flow, direction: Direction) -> Self {
         let (role, other) = match direction {
             Direction::Ingress => ("source", shown(&flow.from)),
@@ -33,7 +34,7 @@ impl OtherEnd {
 
 /// What the parts by which a rule misses say in a few words. It is said more exactly where the
 /// namespace is all that fails, and where addresses cannot be those of pods.
-pub(super) fn headline_of(nearest: &Candidate, other: &OtherEnd) -> String {
+pub(super) fn headline_of(nearest: &Candidate, other: &NamedEnd) -> String {
     if let [of] = nearest.conjuncts.as_slice() {
         match of.code {
             Code::PeerOtherNamespace => return "the rule's labels match, its namespace does not".to_owned(),
@@ -52,7 +53,16 @@ pub(super) fn headline_of(nearest: &Candidate, other: &OtherEnd) -> String {
     said.join("; and ")
 }
 
-fn of_part(of: &Conjunct, other: &OtherEnd) -> Cow<'static, str> {
+fn of_part(of: &Conjunct, other: &NamedEnd) -> Cow<'static, str> {
+    let failed = of.marks.first().and_then(|mark| mark.requirement.as_ref());
+    if let (Code::PeerLabelValue, Some(failed)) = (of.code, failed) {
+        let named = &other.named;
+        match failed.requirement.operator {
+            Operator::DoesNotExist => return format!("{named} has a label that the nearest rule excludes").into(),
+            Operator::NotIn(_) => return format!("{named} has a label value that the nearest rule excludes").into(),
+            Operator::In(_) | Operator::Exists => {}
+        }
+    }
     match (of.code, other.direction) {
         (Code::IpBlockIsServiceAddress, Direction::Ingress) => {
             "the nearest rule's ipBlock holds the address of a Service, which is never a source; policies see the \
@@ -69,8 +79,8 @@ fn of_part(of: &Conjunct, other: &OtherEnd) -> Cow<'static, str> {
 }
 
 /// What a code says in a few words.
-pub(super) fn headline(code: Code, other: &OtherEnd) -> Cow<'static, str> {
-    let OtherEnd { role, named, .. } = other;
+pub(super) fn headline(code: Code, other: &NamedEnd) -> Cow<'static, str> {
+    let NamedEnd { role, named, .. } = other;
     Cow::Borrowed(match code {
         Code::PeerLabelMissing => return format!("{named} lacks a label that the nearest rule asks for").into(),
         Code::PeerLabelValue => {

@@ -8,7 +8,7 @@ use npc_compiler::verdict::explain::{Code, Flow, is_slip};
 use super::words::workload;
 use crate::command::endpoint::short_kind;
 use crate::command::input::Input;
-use crate::command::words::shorten;
+use crate::command::words::{count_field, shorten};
 
 /// So many nodes, workloads or ranges are named.
 const NAMED: usize = 3;
@@ -54,9 +54,12 @@ pub(super) fn notes(input: &Input, flow: &Flow) -> Vec<String> {
     }
 }
 
-/// That the port that was asked for is the targetPort of another one.
+/// That the port that was asked for is the nodePort of one, or the targetPort.
 fn asked_target_port(service: &Service, flow: &Flow) -> Option<String> {
     let (protocol, asked, last) = flow.traffic.single()?;
+    if asked == last && service.routing.node_ports.contains_key(&(protocol, asked)) {
+        return Some(format!("{asked} is its nodePort: ask about node/NAME:{asked}"));
+    }
     let is_target = |target: &TargetPort| asked == last && *target == TargetPort::Number(asked);
     let port = service.ports.iter().find(|port| port.protocol == protocol && is_target(&port.target))?;
     Some(format!("{asked} is the targetPort of its port {}: clients ask for {0}, and policies see {asked}", port.port))
@@ -67,10 +70,15 @@ pub(super) fn without_backend(input: &Input, service: &Service, why: &NoBackend)
     match why {
         NoBackend::NoPod => no_pod(input, service),
         NoBackend::NoPort(name) => {
-            format!("no pod that its selector selects has a port named {name}, which its targetPort asks for")
+            let quoted = name.bytes().all(|byte| byte.is_ascii_digit());
+            let help = if quoted { "; in quotes it is a name: write it without quotes" } else { "" };
+            format!("no pod that its selector selects has a port named {name}, which its targetPort asks for{help}")
         }
         NoBackend::NotReady(1) => "the one endpoint that it has is not ready".to_owned(),
         NoBackend::NotReady(count) => format!("none of its {count} endpoints is ready"),
+        NoBackend::OtherFamily(family) => format!(
+            "none of its backends has an {family} address, and kube-proxy leads an {family} address to those that have one"
+        ),
         NoBackend::OtherNode { is_internal, nodes } => {
             let field = if *is_internal { "internalTrafficPolicy" } else { "externalTrafficPolicy" };
             let which = if *is_internal { "the client's node" } else { "this node" };
@@ -95,7 +103,7 @@ fn no_pod(input: &Input, service: &Service) -> String {
     let none = format!("its selector selects no pod: no pod has the labels {text}");
     let mut idle = input.loaded.idle.iter();
     if let Some((of, _)) = idle.find(|(of, has)| of.namespace == service.namespace && service.asks_for(has)) {
-        let number = if matches!(of.kind.as_str(), "Job" | "CronJob") { "parallelism" } else { "replicas" };
+        let number = count_field(&of.kind);
         let name = format!("{}/{}/{}", of.namespace, short_kind(&of.kind), of.name);
         return format!("its selector selects no pod: {name} has these labels, and its {number} is 0");
     }

@@ -25,14 +25,14 @@ pub(super) struct Places<'a> {
 }
 
 /// The text that a policy is shown by.
-pub(super) enum Source<'a> {
+pub(super) enum PolicyText<'a> {
     /// Its file.
     File(&'a Positions),
     /// What `kubectl get -o yaml` would print of it.
     Object(Rc<Positions>),
 }
 
-impl Source<'_> {
+impl PolicyText<'_> {
     pub(super) fn positions(&self) -> &Positions {
         match self {
             Self::File(positions) => positions,
@@ -59,14 +59,14 @@ impl<'a> Places<'a> {
     }
 
     /// The text of a policy, and where a field of it stands there.
-    pub(super) fn find(&self, id: PolicyId, path: &str) -> Option<(Source<'_>, Location)> {
+    pub(super) fn find(&self, id: PolicyId, path: &str) -> Option<(PolicyText<'_>, Location)> {
         if let Some(location) = self.locate(id, path) {
-            return Some((Source::File(&self.input.loaded.positions), location));
+            return Some((PolicyText::File(&self.input.loaded.positions), location));
         }
         let printed = self.printed(id)?;
         let policy = self.input.cluster.policy(id);
         let location = printed.locate("NetworkPolicy", &policy.namespace, &policy.name, path)?;
-        Some((Source::Object(printed), location))
+        Some((PolicyText::Object(printed), location))
     }
 
     /// The path of a mark in the policy as it is written. The path of the mark begins below

@@ -333,8 +333,7 @@ fn ports(cluster: &Cluster, rule: &PolicyRule, ends: &[PodId], all_are_read: boo
             }
             PortMatch::Range(protocol, first, last) => (format!("{} {first}-{last}", protocol.as_str()), None),
             PortMatch::Named(protocol, name) => {
-                let has =
-                    |id: &PodId| cluster.pod(*id).ports.iter().any(|of| of.name == *name && of.protocol == *protocol);
+                let has = |id: &PodId| cluster.pod(*id).ports.iter().any(|of| of.is_named(*protocol, name));
                 let unused = (!ends.iter().any(has) && all_are_read)
                     .then(|| "no pod that is meant has a port of this name".to_owned());
                 numbers = numbers_of(cluster, ends, *protocol, name);
@@ -352,8 +351,7 @@ fn ports(cluster: &Cluster, rule: &PolicyRule, ends: &[PodId], all_are_read: boo
 /// What a port's name means at these pods: ` (8080)`, or nothing if no pod has it.
 fn numbers_of(cluster: &Cluster, ends: &[PodId], protocol: Protocol, name: &str) -> String {
     let ports = ends.iter().flat_map(|id| &cluster.pod(*id).ports);
-    let numbers: BTreeSet<u16> =
-        ports.filter(|port| port.name == *name && port.protocol == protocol).map(|port| port.port).collect();
+    let numbers: BTreeSet<u16> = ports.filter(|port| port.is_named(protocol, name)).map(|port| port.port).collect();
     let numbers: Vec<String> = numbers.iter().map(u16::to_string).collect();
     if numbers.is_empty() { String::new() } else { format!(" ({})", shorten(&numbers, LISTED, ", ")) }
 }

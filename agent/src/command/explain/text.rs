@@ -10,7 +10,7 @@ use npc_compiler::object::TargetPort;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{Code, Decision, Flow, FlowExplanation, Pairs, Reason, Verdict, Via, Way};
 
-use super::headline::{OtherEnd, headline};
+use super::headline::{NamedEnd, headline};
 use super::traffic::traffic;
 use super::words::{bracketed, port_text, shown, verdict_word};
 use super::{Context, Said, allowed, beside, denied, dns, fix, no_backend, warning};
@@ -201,7 +201,7 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &m
     if let Some(code) = flow.broken {
         let headline = match code {
             Code::ServiceNoBackends if flow.via.is_none() => "the source is a service that leads to no pod".into(),
-            code => headline(code, &OtherEnd::of(flow, Direction::Ingress)),
+            code => headline(code, &NamedEnd::of(flow, Direction::Ingress)),
         };
         writeln!(out, "\n{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
         if let Some(place) = no_backend::place(context.input, flow) {
@@ -219,7 +219,7 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &m
         let Reason::Denied(code) = decision.reason else { continue };
         writeln!(out)?;
         match decision.beside.first().filter(|beside| beside.code == code) {
-            Some(cause) => beside::denied(context, cause, &OtherEnd::of(flow, decision.direction), out)?,
+            Some(cause) => beside::denied(context, cause, &NamedEnd::of(flow, decision.direction), out)?,
             None => denied::write(context, flow, decision, code, out)?,
         }
         let direction = decision.direction;

@@ -2,7 +2,7 @@
 
 use npc_compiler::cluster::without_backend::WhyUnknown;
 use npc_compiler::cluster::{Cluster, PodId};
-use npc_compiler::object::Protocol;
+use npc_compiler::object::{Protocol, is_topology_label};
 use npc_compiler::verdict::explain::{FlowExplanation, Missing, MissingFact, Verdict, Warning};
 
 use super::words::{shown, verdict_word};
@@ -36,6 +36,9 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
                 other => format!("{number}/{}", other.lower()),
             };
             let ports: Vec<String> = ports.iter().map(port).collect();
+            if ports.is_empty() {
+                return format!("service {namespace}/{name} has no port from 1 to 65535");
+            }
             format!("service {namespace}/{name} has no such port; its ports are {}", ports.join(", "))
         }
         Warning::SourceWithoutPods => "the source is a Service that leads to no pod of the input".to_owned(),
@@ -48,6 +51,14 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
                 shorten(&ports, NAMED, ", ")
             )
         }
+        Warning::HoldsServices(services) => format!(
+            "addresses of services {} are among these, and what goes there was not judged; ask about svc/NAME",
+            shorten(services, NAMED, ", ")
+        ),
+        Warning::HoldsNodes(port) => format!(
+            "port {port} of a node leads to a Service or a pod, and not all nodes among these were judged so; ask about \
+             NODE:{port}"
+        ),
         Warning::Headless { namespace, name } => format!(
             "service {namespace}/{name} is headless: its name leads to its pods' addresses, so a client asks for a port \
              of the pods, not of the Service"
@@ -96,14 +107,14 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
             "{address} is an address of service {namespace}/{name}, and no packet has it as its source: this is what \
              policies would say of one; ask about {namespace}/svc/{name} for the pods behind it"
         ),
-        Warning::OtherNodes { host, other, is_source, is_own_node, nodes } => {
+        Warning::OtherNodes { from, to, is_source, is_own_node, nodes } => {
             let of = |(verdict, names): &(Verdict, Vec<String>)| {
                 let verdict = verdict_word(*verdict).to_owned();
                 if names.is_empty() { verdict } else { format!("{verdict} ({})", shorten(names, NAMED, ", ")) }
             };
             let answers = nodes.iter().map(of).collect::<Vec<_>>().join(", ");
             let why = if *is_own_node { ", and a pod and its own node are always allowed" } else { "" };
-            let (way, from, to) = if *is_source { ("from", host, other) } else { ("to", other, host) };
+            let (way, host) = if *is_source { ("from", from) } else { ("to", to) };
             format!(
                 "{} -> {}: {} is in its node's network{why}; {way} every other node: {answers}",
                 shown(from),
@@ -149,7 +160,7 @@ fn contested(cluster: &Cluster, address: std::net::IpAddr) -> String {
 /// Where to find facts that files lack.
 pub(super) fn what_is_missing(input: &Input, missing: &[Missing]) -> Option<&'static str> {
     let is_of_cluster = |of: &Missing| {
-        // Of a part of a prefix, no cluster says which address is meant.
+        // No cluster says which address of a prefix is meant.
         let is_part = of.subject.kind == "Block" && matches!(of.fact, MissingFact::AddressInSourceRanges(_));
         !is_part
             && !matches!(
@@ -197,6 +208,10 @@ pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
         let (subject, other) = (shown(subject), shown(other));
         let labels = |of: &str, keys: &[String]| match keys {
             [] => format!("the labels of {of}: no object in the input says them"),
+            keys if keys.iter().all(|key| is_topology_label(key)) => format!(
+                "the labels {} of {of}: it gets them from its node when it is bound to one",
+                shorten(keys, NAMED, ", ")
+            ),
             keys => format!("the labels {} of {of}: its controller adds them to its pods", shorten(keys, NAMED, ", ")),
         };
         let word = match fact {
@@ -238,6 +253,12 @@ pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
             MissingFact::NodePort(port) => {
                 format!("whether port {port} of {other} leads to a Service: Services were not read")
             }
+            MissingFact::UnchosenNodePort(port, services) => format!(
+                "whether port {port} of {other} leads to service {}: the API server chooses its nodePort, and no object \
+                 says which",
+                shorten(services, NAMED, ", ")
+            ),
+            MissingFact::NodeAddress(name) => format!("the addresses of node/{name}: its object says none"),
             MissingFact::IsNode(address, port) => format!(
                 "whether {address} is a node's address: no Node of the input says it, and port {port} of a node leads to a \
                  Service or a pod"

@@ -39,7 +39,7 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     passed_over(&loaded.passed_over);
     let may_have_policies = loaded.unread.iter().any(|unread| unread.may_be("NetworkPolicy"));
     if cluster.policies().next().is_none() && cluster.endpoints().next().is_some() && !may_have_policies {
-        let deciding = unjudged::with(&loaded.skipped, Consequence::Decides);
+        let deciding = unjudged::with(loaded, &[Consequence::Decides]);
         match deciding.as_slice() {
             [] => eprintln!("npc: 0 NetworkPolicies: everything is allowed"),
             kinds => eprintln!("npc: 0 NetworkPolicies; what {} say is not judged", kinds.join(", ")),
@@ -47,7 +47,7 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     }
 }
 
-/// Warnings, of which those that say the same of several objects are folded.
+/// Warnings; those that say the same about several objects are folded.
 #[derive(Default)]
 struct Warnings(IndexMap<String, Vec<String>>);
 
@@ -98,6 +98,14 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
                 count("file with templates ({{ … }}) is", "files with templates ({{ … }}) are"),
                 chart_of(&first)
             ),
+            OtherDocument::Parameters => format!(
+                "{} not filled in, so what they make was not judged ({names}); NAME=… envsubst < {first} | npc … -f -",
+                count("file with parameters (${NAME}, <NAME>) is", "files with parameters (${NAME}, <NAME>) are")
+            ),
+            OtherDocument::OpenShiftTemplate => format!(
+                "{} not processed, so what they make was not judged ({names}); oc process -f {first} --local | npc … -f -",
+                count("file with a Template of OpenShift is", "files with Templates of OpenShift are")
+            ),
             OtherDocument::Chart => {
                 format!("passed over {} ({names})", count("file of a Helm chart", "files of Helm charts"))
             }
@@ -121,7 +129,9 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
                 format!("passed over {}", whole.into_iter().chain(mixed).collect::<Vec<_>>().join(", and "))
             }
         };
-        all.push((matches!(foreign, OtherDocument::Template | OtherDocument::Encrypted), line));
+        // Without a kustomization that names it, nothing else says that a patch is not applied.
+        let is_lone_patch = *foreign == OtherDocument::Patch && passed.kustomizations.is_empty();
+        all.push((foreign.may_decide() || is_lone_patch, line));
     }
     let folders: Vec<String> = passed.kustomizations.iter().map(|folder| folder.display().to_string()).collect();
     if let Some(first) = folders.first() {

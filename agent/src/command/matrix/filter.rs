@@ -76,8 +76,8 @@ impl Args {
             let hidden = input.cluster.endpoints().filter(|(_, pod)| pod.namespace != namespace).count();
             match hidden {
                 0 => {}
-                1 => eprintln!("npc: -n {namespace} hides 1 pod of another namespace; {WITHOUT}"),
-                _ => eprintln!("npc: -n {namespace} hides {hidden} pods of other namespaces; {WITHOUT}"),
+                1 => eprintln!("npc: -n {namespace} hides 1 pod of another namespace; {HOW_TO_SHOW}"),
+                _ => eprintln!("npc: -n {namespace} hides {hidden} pods of other namespaces; {HOW_TO_SHOW}"),
             }
         }
         let matrix = Matrix::select(&input.cluster, groups, options, &Selection { shown: &shown, traffic }).map_err(
@@ -96,7 +96,7 @@ impl Args {
 }
 
 /// How to see what `-n` hides: it names the namespace of endpoints, and shows that one only.
-const WITHOUT: &str = "for these say -A, and endpoints as NAMESPACE/NAME";
+const HOW_TO_SHOW: &str = "for these say -A, and endpoints as NAMESPACE/NAME";
 
 /// What helps where a matrix is too large.
 pub(super) const SHOW_LESS: &str = "show a part of it: -n NAMESPACE, --from ENDPOINT, --to ENDPOINT or -l LABELS";

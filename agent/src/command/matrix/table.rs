@@ -11,7 +11,7 @@ use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::{Cell, Endpoint, Matrix};
-use npc_compiler::verdict::outside::{Outside, OutsideBounds, outside};
+use npc_compiler::verdict::outside::{Outside, OutsideBounds, as_written, outside};
 
 use super::elsewhere::{self, Elsewhere};
 use super::filter::OutsideShown;
@@ -197,6 +197,7 @@ impl<'a> TextMatrix<'a> {
         }
         let OutsideBounds { common, differs, unknown, .. } = self.outside(place, direction);
         let marked = |entry: &Outside, before, behind| dead_block::marked(self.cluster, entry, before, behind);
+        let (common, differs, unknown) = (as_written(&common), as_written(&differs), as_written(&unknown));
         let common = common.iter().map(|entry| marked(entry, "", ""));
         let differs = differs.iter().map(|entry| marked(entry, "", "~"));
         let unknown = unknown.iter().map(|entry| marked(entry, "?", ""));
@@ -307,7 +308,9 @@ impl<'a> TextMatrix<'a> {
         if text.contains(&b'~') {
             writeln!(out, "\n~ replicas differ: this is allowed for some of them; --by pod shows which")?;
             let is_bare = |endpoint: &Endpoint| endpoint.addresses.is_empty();
-            if Family::ALL.iter().all(|of| self.cluster.gives(*of)) && self.matrix.endpoints().iter().any(is_bare) {
+            if Family::ALL.iter().all(|of| self.cluster.assigns_family(*of))
+                && self.matrix.endpoints().iter().any(is_bare)
+            {
                 writeln!(out, "  or, of pods without an address yet: IPv4 and IPv6 differ; npc explain shows how")?;
             }
         }

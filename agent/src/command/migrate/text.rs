@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use npc_agent::counted::counted;
+
 use super::node::NodeKernel;
 use super::report::{Item, MigrationReport, Side};
 use crate::command::output::{BAD, Columns, DOUBT, FAINT, GOOD};
@@ -31,8 +33,8 @@ pub(super) fn write(report: &MigrationReport<'_>, out: &mut impl Write) -> io::R
         (0, 0) => writeln!(out, "{GOOD}no flow's verdict differs from Azure NPM's{GOOD:#}")?,
         (denied, allowed) => writeln!(
             out,
-            "npc will deny what Azure NPM allows at {denied} {}, and allow what it denies at {allowed}",
-            if denied == 1 { "place" } else { "places" }
+            "npc will deny what Azure NPM allows at {}, and allow what it denies at {allowed}",
+            counted(denied, "place")
         )?,
     }
     for unknown in &report.unknowns {

@@ -62,7 +62,7 @@ pub(super) enum Set {
     Guarded,
     /// Ports from which nothing goes to a known one but what is for its own addresses.
     Confined,
-    /// Ports of which the addresses are known.
+    /// Ports whose addresses are known.
     Known,
     /// A port and its pod's Ethernet address.
     Senders,

@@ -42,9 +42,6 @@ pub(super) use table::fuzz;
 
 use super::nftables::{Error, Socket};
 
-/// The name of the table, in the family `bridge`.
-pub const TABLE: &str = "npc";
-
 /// An Ethernet address.
 pub type EthernetAddress = [u8; 6];
 
@@ -61,11 +58,11 @@ pub struct BridgeTable {
     /// Of these, those of pods from which nothing goes to a known port but what is
     /// for that one's own addresses.
     pub confined: BTreeSet<u32>,
-    /// Of these, those of which the addresses are known.
+    /// Those of them whose addresses are known.
     pub known: BTreeSet<u32>,
     /// The Ethernet addresses of ports that are held.
     pub senders: BTreeSet<(u32, EthernetAddress)>,
-    /// The addresses of the ports of which they are known.
+    /// The known addresses of ports.
     pub addresses: BTreeSet<(u32, IpAddr)>,
 }
 
@@ -189,14 +186,5 @@ impl Bridge {
 /// # Errors
 /// If the kernel does not list it or does not let it go.
 pub fn remove() -> Result<bool, Error> {
-    if !super::backend::nf_tables_is_loaded() {
-        return Ok(false);
-    }
-    let mut socket = Socket::open()?;
-    match table::exists(&mut socket) {
-        Ok(true) => socket.commit(&table::batch(None, &BridgeTable::default())).map(|()| true),
-        Ok(false) => Ok(false),
-        Err(error) if error.is_unsupported() => Ok(false),
-        Err(error) => Err(error),
-    }
+    table::remove()
 }

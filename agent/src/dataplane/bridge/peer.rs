@@ -65,8 +65,8 @@ pub struct Peer {
     pub addresses: BTreeSet<IpAddr>,
 }
 
-/// Asks about the other ends of these ports. One that has none, as a tap, or
-/// that is gone, or of which the kernel does not say it, is left out.
+/// Asks about the other ends of these ports. The answer leaves out a port without one, as a tap, a
+/// port that is gone, and one whose other end the kernel does not report.
 ///
 /// # Errors
 /// If there is no socket to ask by.

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage};
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use npc_compiler::object::Family;
 use rtnetlink::packet_core::{
     DefaultNla, Emitable as _, NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -101,6 +101,25 @@ impl Connection {
             }
         }
         Ok(false)
+    }
+
+    /// Receives one part of a list, entry by entry; whether it was the last. As [`Connection::receive`].
+    pub(super) fn receive_entries(
+        &self,
+        buffer: &mut [u8],
+        is_wanted: impl Fn(&[u8]) -> bool,
+        mut take: impl FnMut(Vec<ConntrackAttribute>) -> Result<(), Error>,
+    ) -> Result<bool, Error> {
+        self.receive(buffer, is_wanted, |payload| match payload {
+            NetlinkPayload::InnerMessage(message) => match message.inner {
+                NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) => take(entry).map(|()| false),
+                _ => Ok(false),
+            },
+            NetlinkPayload::Done(done) if done.code == 0 => Ok(true),
+            NetlinkPayload::Done(done) => Err(refused("list", done.code)),
+            NetlinkPayload::Error(error) => Err(refused("list", error.raw_code())),
+            _ => Ok(false),
+        })
     }
 
     /// Deletes an entry. If the answer is lost, the entry is deleted once more: either it is

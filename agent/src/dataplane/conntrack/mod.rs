@@ -18,7 +18,7 @@ use npc_compiler::plan::conntrack::{FlowKey, Scope};
 use rtnetlink::packet_core::{DefaultNla, NLM_F_DUMP, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla};
 use rustix::io::Errno;
 
-use self::connection::{Connection, Deleted, TRIES, refused};
+use self::connection::{Connection, Deleted, TRIES};
 use super::attribute::Attributes;
 use super::datagram::messages;
 
@@ -106,12 +106,6 @@ pub struct Swept {
     pub unfiltered: bool,
     /// How many entries could not be read.
     pub unread: u64,
-    /// The index of addresses with flows was renewed as it was to be.
-    pub renewed: bool,
-    /// The kernel has no such index.
-    pub lacks_index: bool,
-    /// Of how many addresses the index of those with flows did not say that they have none.
-    pub in_index: u64,
 }
 
 impl AddAssign for Swept {
@@ -121,9 +115,6 @@ impl AddAssign for Swept {
         self.stuck += other.stuck;
         self.unfiltered |= other.unfiltered;
         self.unread += other.unread;
-        self.renewed |= other.renewed;
-        self.lacks_index |= other.lacks_index;
-        self.in_index += other.in_index;
     }
 }
 
@@ -217,17 +208,13 @@ impl Sweep<'_> {
     /// One list, from its beginning again if parts of it are lost. What is listed twice is
     /// judged twice, and what was deleted is not there any more.
     fn listed(&mut self, list: &filter::List, judge: &mut Judge<'_>) -> Result<Listed, Error> {
-        for _ in 0..TRIES {
-            match self.list(list, judge) {
-                Err(error) if error.is_lost() => {}
-                // A kernel that knows the filter, and not this one.
-                Err(Error::Unsupported(_) | Error::Refused { doing: "list", .. }) if !list.is_whole() => {
-                    return Ok(Listed { is_odd: true, ..Listed::default() });
-                }
-                listed => return listed,
+        match unless_lost(|| self.list(list, judge)) {
+            // A kernel that knows the filter, and not this one.
+            Err(Error::Unsupported(_) | Error::Refused { doing: "list", .. }) if !list.is_whole() => {
+                Ok(Listed { is_odd: true, ..Listed::default() })
             }
+            listed => listed,
         }
-        Err(Error::Lost(TRIES))
     }
 
     /// Lists flows once, and deletes those that are forbidden.
@@ -242,26 +229,17 @@ impl Sweep<'_> {
             let (mut flows, mut names) = (Vec::new(), Vec::new());
             // In a list of the kernel's own choice each flow says whether the kernel filters.
             let is_wanted = |message: &[u8]| !list.is_whole() || may_be_in(self.scope, message);
-            let done = dump.receive(&mut buffer, is_wanted, |payload| match payload {
-                NetlinkPayload::InnerMessage(message) => {
-                    if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) = message.inner {
-                        let Some(tuple) = forwarded(&entry) else {
-                            listed.swept.unread += 1;
-                            return Ok(false);
-                        };
-                        if !list.matches(&tuple) {
-                            listed.is_odd = true;
-                        } else if self.scope.covers(tuple.source) || self.scope.covers(tuple.destination) {
-                            names.push((Family::of(&tuple.source), name(entry)));
-                            flows.push(tuple);
-                        }
+            let done = dump.receive_entries(&mut buffer, is_wanted, |entry| {
+                match forwarded(&entry) {
+                    None => listed.swept.unread += 1,
+                    Some(tuple) if !list.matches(&tuple) => listed.is_odd = true,
+                    Some(tuple) if self.scope.covers(tuple.source) || self.scope.covers(tuple.destination) => {
+                        names.push((Family::of(&tuple.source), name(entry)));
+                        flows.push(tuple);
                     }
-                    Ok(false)
+                    Some(_) => {}
                 }
-                NetlinkPayload::Done(done) if done.code == 0 => Ok(true),
-                NetlinkPayload::Done(done) => Err(refused("list", done.code)),
-                NetlinkPayload::Error(error) => Err(refused("list", error.raw_code())),
-                _ => Ok(false),
+                Ok(())
             })?;
             listed.swept.judged += flows.len() as u64;
             let verdicts = if flows.is_empty() { Some(Vec::new()) } else { judge(flows) };
@@ -289,8 +267,13 @@ impl Sweep<'_> {
 /// # Errors
 /// If the table cannot be read. Some ends may have been handed over then.
 pub(super) fn each_end(mut each: impl FnMut(IpAddr)) -> Result<(), Error> {
+    unless_lost(|| list_ends(&mut each))
+}
+
+/// Makes a list, again from its beginning if parts of it are lost.
+fn unless_lost<T>(mut list: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     for _ in 0..TRIES {
-        match list_ends(&mut each) {
+        match list() {
             Err(error) if error.is_lost() => {}
             listed => return listed,
         }
@@ -312,19 +295,10 @@ fn list_ends(each: &mut impl FnMut(IpAddr)) -> Result<(), Error> {
             // What cannot be read so is read in whole.
             _ => true,
         };
-        let done = dump.receive(&mut buffer, is_unread, |payload| match payload {
-            NetlinkPayload::InnerMessage(message) => match message.inner {
-                NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) => {
-                    let flow = forwarded(&entry).ok_or_else(|| Error::Malformed("it has no ends".to_owned()))?;
-                    read.borrow_mut().extend([flow.source, flow.destination]);
-                    Ok(false)
-                }
-                _ => Ok(false),
-            },
-            NetlinkPayload::Done(done) if done.code == 0 => Ok(true),
-            NetlinkPayload::Done(done) => Err(refused("list", done.code)),
-            NetlinkPayload::Error(error) => Err(refused("list", error.raw_code())),
-            _ => Ok(false),
+        let done = dump.receive_entries(&mut buffer, is_unread, |entry| {
+            let flow = forwarded(&entry).ok_or_else(|| Error::Malformed("it has no ends".to_owned()))?;
+            read.borrow_mut().extend([flow.source, flow.destination]);
+            Ok(())
         })?;
         read.borrow_mut().drain(..).for_each(&mut *each);
         if done {

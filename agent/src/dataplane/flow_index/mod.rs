@@ -48,9 +48,6 @@ pub(super) use table::fuzz;
 
 use super::nftables::{Error, Socket};
 
-/// The name of the table, in the family `inet`.
-pub const TABLE: &str = "npc";
-
 /// What is to be renewed of the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RenewalRequest {
@@ -73,6 +70,19 @@ pub enum Forget {
     AllBut(BTreeSet<IpAddr>),
 }
 
+/// What came of an index, for one sweep.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Answer {
+    /// Addresses of the sweep that have no flow, by the index. None was looked for.
+    pub without_flows: BTreeSet<IpAddr>,
+    /// How many of the other addresses are of the domain: they are in the index, or it does not count.
+    pub others: u64,
+    /// It was renewed as it was to be.
+    pub is_renewed: bool,
+    /// The kernel has no such index.
+    pub is_unsupported: bool,
+}
+
 /// The index of one network namespace.
 #[derive(Debug, Default)]
 pub(super) struct Index(Mutex<State>);
@@ -81,6 +91,8 @@ pub(super) struct Index(Mutex<State>);
 struct State {
     /// For questions; renewals have their own.
     socket: Option<Socket>,
+    /// The networks of the last renewal of everything, whatever came of it.
+    domain: Vec<IpNetwork>,
     /// The last renewal of everything, if the index is whole since.
     whole: Option<Whole>,
     /// These count as noted while a renewal is at work.
@@ -100,27 +112,27 @@ struct Whole {
 }
 
 impl Index {
-    /// Which of these addresses have no flow; nothing if this kernel has no index. An address of
-    /// which that is not known is not among them.
-    pub(super) fn without_flows(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Option<BTreeSet<IpAddr>> {
+    /// Which of these addresses have no flow, and of how many others of the domain that is not known.
+    pub(super) fn ask(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Answer {
         let mut state = self.state();
         if state.is_unsupported {
-            return None;
+            return Answer { is_unsupported: true, ..Answer::default() };
         }
-        match state.without_flows(addresses, epoch) {
-            Ok(found) => Some(found),
-            Err(error) => {
-                debug!(%error, "cannot ask the flow index; looking for flows in conntrack's table");
-                // What is left of an answer would be in the next one's way.
-                state.socket = None;
-                Some(BTreeSet::new())
-            }
-        }
+        let without_flows = state.without_flows(addresses, epoch).unwrap_or_else(|error| {
+            debug!(%error, "cannot ask the flow index; looking for flows in conntrack's table");
+            // What is left of an answer would be in the next one's way.
+            state.socket = None;
+            BTreeSet::new()
+        });
+        // Of other networks it never says anything.
+        let is_other = |address: &&IpAddr| covers(&state.domain, **address) && !without_flows.contains(*address);
+        let others = addresses.iter().filter(is_other).count() as u64;
+        Answer { without_flows, others, ..Answer::default() }
     }
 
-    /// Whether the kernel has such a table, as far as that is known.
-    pub(super) fn is_supported(&self) -> bool {
-        !self.state().is_unsupported
+    /// Whether the kernel has no such table, as far as that is known.
+    pub(super) fn is_unsupported(&self) -> bool {
+        self.state().is_unsupported
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -205,14 +217,5 @@ fn covers(domain: &[IpNetwork], address: IpAddr) -> bool {
 /// # Errors
 /// If the kernel does not list it or does not let it go.
 pub fn remove() -> Result<bool, Error> {
-    if !super::backend::nf_tables_is_loaded() {
-        return Ok(false);
-    }
-    let mut socket = Socket::open()?;
-    match table::exists(&mut socket) {
-        Ok(true) => socket.commit(&table::removal()).map(|()| true),
-        Ok(false) => Ok(false),
-        Err(error) if error.is_unsupported() => Ok(false),
-        Err(error) => Err(error),
-    }
+    table::OWN.remove()
 }

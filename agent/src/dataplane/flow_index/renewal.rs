@@ -45,7 +45,10 @@ impl Index {
         let of_kernel = |network: &&IpNetwork| families.contains(&Family::of(&network.ip()));
         let domain: Vec<IpNetwork> = request.domain.iter().filter(of_kernel).copied().collect();
         {
-            let state = self.state();
+            let mut state = self.state();
+            if matches!(request.forget, Forget::AllBut(_)) {
+                state.domain.clone_from(&domain);
+            }
             // Addresses can only be taken out of an index that is whole.
             let is_idle = matches!(request.forget, Forget::Only(_)) && state.whole.is_none();
             if domain.is_empty() || state.is_unsupported || is_idle || has_queues() {
@@ -144,7 +147,7 @@ impl Index {
             }
         }
         // An old kernel gives no numbers, or lists another table than it was given.
-        socket.commit(&table::removal())?;
+        socket.commit(&table::OWN.removal())?;
         Err(unsupported("list the table inet npc as it was written"))
     }
 }

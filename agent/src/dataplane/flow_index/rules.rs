@@ -1,6 +1,7 @@
 //! The rules of the table: which packets note an address.
 
 use ipnetwork::IpNetwork;
+use npc_compiler::object::Family;
 
 use super::super::nftables::family;
 use super::super::nftables::steps::Comparison::{Equal, NotEqual};
@@ -114,13 +115,13 @@ pub(super) fn rules(domain: &[IpNetwork]) -> Vec<(&'static str, Rule)> {
         let set = end.set;
         let address = || Step::Payload(Header::Network, end.offset, set.key_length(), 0);
         for network in domain.iter().filter(|network| network.is_ipv4() == (set == Set::V4)) {
-            let (number, mask, prefix) = match network {
-                IpNetwork::V4(v4) => (family::IPV4, v4.mask().octets().to_vec(), v4.network().octets().to_vec()),
-                IpNetwork::V6(v6) => (family::IPV6, v6.mask().octets().to_vec(), v6.network().octets().to_vec()),
+            let (mask, prefix) = match network {
+                IpNetwork::V4(v4) => (v4.mask().octets().to_vec(), v4.network().octets().to_vec()),
+                IpNetwork::V6(v6) => (v6.mask().octets().to_vec(), v6.network().octets().to_vec()),
             };
             let steps = vec![
                 Step::Meta(Meta::Family, 0),
-                Step::Is(Equal, 0, vec![number]),
+                Step::Is(Equal, 0, vec![family::of(Family::of(&network.ip()))]),
                 address(),
                 Step::Mask(0, mask),
                 Step::Is(Equal, 0, prefix),

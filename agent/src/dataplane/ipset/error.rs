@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use rtnetlink::packet_core::DecodeError;
 
+use crate::rounded::rounded;
+
 /// Why sets could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -41,7 +43,7 @@ pub enum Error {
         source: io::Error,
     },
     /// No answer came.
-    #[error("the kernel's ipset has not answered for {0:?}")]
+    #[error("the kernel's ipset has not answered for {}", rounded(*.0))]
     Silent(Duration),
     /// Requests or answers were lost, again and again.
     #[error(

@@ -164,7 +164,7 @@ fn a_late_answer_to_another_request_is_passed_over() {
 #[test]
 fn a_kernel_that_says_nothing_is_not_waited_for_for_ever() {
     let error = ipset(&[]).0.names().expect_err("silence");
-    assert_eq!(error.to_string(), "the kernel's ipset has not answered for 20ms");
+    assert_eq!(error.to_string(), "the kernel's ipset has not answered for 20 ms");
 }
 
 #[test]

@@ -123,11 +123,8 @@ impl Native {
         Ok(Self { socket: Socket::open()?, family })
     }
 
-    fn number(&self) -> u8 {
-        match self.family {
-            Family::V4 => family::IPV4,
-            Family::V6 => family::IPV6,
-        }
+    const fn number(&self) -> u8 {
+        family::of(self.family)
     }
 
     /// The chains of the tables of iptables. Where nothing has used nf_tables yet

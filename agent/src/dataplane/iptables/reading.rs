@@ -1,4 +1,4 @@
-//! Reading a filter table of which any rule may be another program's: our chains
+//! Reading a filter table, where any rule may be another program's: our chains
 //! by their rules, the others by their names.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use super::{Error, Iptables, error, lock};
 struct Listed {
     /// As `iptables -S` prints them, one after another.
     text: String,
-    /// Those of which nothing can be listed.
+    /// Those that cannot be listed.
     unread: Vec<(ChainName, Unread)>,
 }
 
@@ -182,8 +182,8 @@ impl Iptables {
     }
 
     /// Lists chains by as few processes as can be: a restore carries out `-S`, too,
-    /// one for each line, and stops at the first chain of which it understands a
-    /// rule not. The next process goes on behind that chain.
+    /// one for each line, and stops at the first chain with a rule that it does
+    /// not understand. The next process goes on behind that chain.
     fn list(&self, names: &[ChainName], with_counters: bool) -> Result<Listed, Error> {
         let mut listed = Listed { text: String::new(), unread: Vec::new() };
         let mut rest = names;

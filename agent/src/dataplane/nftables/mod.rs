@@ -3,7 +3,7 @@
 //!
 //! There is no `nft` program in the image, and none is needed: a table is a few
 //! messages. The module knows no table, chain or rule of ours. Those who use it
-//! write attributes ([`WriteAttributes`]) and read them ([`Attributes`]); what
+//! name theirs (`own_table`), or write attributes ([`WriteAttributes`]) and read them ([`Attributes`]); what
 //! it adds is the headers, the transaction, and errors that say what was asked
 //! for. The numbers are those of the kernel's linux/netfilter/nf_tables.h.
 //!
@@ -12,6 +12,7 @@
 //! program, fails the whole answer; and what we read of others we mostly do not
 //! need to understand.
 
+pub(super) mod own_table;
 mod socket;
 pub(super) mod steps;
 
@@ -28,6 +29,15 @@ pub mod family {
     pub const BRIDGE: u8 = 7;
     /// IPv6.
     pub const IPV6: u8 = 10;
+
+    /// The number of an address family.
+    #[must_use]
+    pub const fn of(family: npc_compiler::object::Family) -> u8 {
+        match family {
+            npc_compiler::object::Family::V4 => IPV4,
+            npc_compiler::object::Family::V6 => IPV6,
+        }
+    }
 }
 
 /// What a message asks for, or reports.
@@ -42,8 +52,6 @@ pub mod message {
     pub const NEW_CHAIN: u8 = 3;
     /// Asks for chains.
     pub const GET_CHAIN: u8 = 4;
-    /// Removes a chain.
-    pub const DELETE_CHAIN: u8 = 5;
     /// Makes a rule, or reports one.
     pub const NEW_RULE: u8 = 6;
     /// Asks for rules.
@@ -54,8 +62,6 @@ pub mod message {
     pub const NEW_SET: u8 = 9;
     /// Asks for sets.
     pub const GET_SET: u8 = 10;
-    /// Removes a set.
-    pub const DELETE_SET: u8 = 11;
     /// Adds members to a set, or reports some.
     pub const NEW_ELEMENTS: u8 = 12;
     /// Asks for a set's members.
@@ -66,8 +72,6 @@ pub mod message {
     pub const GET_GENERATION: u8 = 16;
     /// Makes an object that rules can name, as a counter, or reports one.
     pub const NEW_OBJECT: u8 = 18;
-    /// Asks for such objects.
-    pub const GET_OBJECT: u8 = 19;
 }
 
 /// Attributes of tables (`NFTA_TABLE_…`).
@@ -78,16 +82,12 @@ pub mod table {
     pub const FLAGS: u16 = 2;
     /// Its number, which no later table has.
     pub const HANDLE: u16 = 4;
-    /// What its maker noted.
-    pub const USERDATA: u16 = 6;
 }
 
 /// Attributes of chains (`NFTA_CHAIN_…`).
 pub mod chain {
     /// The table that it is in.
     pub const TABLE: u16 = 1;
-    /// Its number.
-    pub const HANDLE: u16 = 2;
     /// Its name.
     pub const NAME: u16 = 3;
     /// Where packets enter it, if it is a base chain: [`hook`](super::hook).
@@ -116,10 +116,6 @@ pub mod rule {
     pub const HANDLE: u16 = 3;
     /// Its [`expression`](super::expression)s, a list.
     pub const EXPRESSIONS: u16 = 4;
-    /// The number of the rule before it.
-    pub const POSITION: u16 = 6;
-    /// What its maker noted.
-    pub const USERDATA: u16 = 7;
 }
 
 /// One member of a list (`NFTA_LIST_ELEM`).
@@ -210,10 +206,6 @@ pub mod counter {
 pub mod description {
     /// How many members it may have.
     pub const SIZE: u16 = 1;
-    /// The fields of a concatenation, a list of [`FIELD_LENGTH`].
-    pub const CONCATENATION: u16 = 2;
-    /// How many bytes a field has.
-    pub const FIELD_LENGTH: u16 = 1;
 }
 
 /// Attributes of a list of members (`NFTA_SET_ELEM_LIST_…`), and of a member

@@ -9,8 +9,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rtnetlink::packet_core::{
-    DecodeError, DoneBuffer, ErrorBuffer, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL,
-    NLM_F_REQUEST, NetlinkBuffer,
+    DecodeError, DoneBuffer, ErrorBuffer, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
+    NetlinkBuffer,
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::{
@@ -19,6 +19,7 @@ use rustix::net::sockopt::{
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
 use super::{Attributes, message};
+use crate::rounded::rounded;
 
 /// The kernel's number for nf_tables among the parts of netfilter.
 const SUBSYSTEM: u8 = 10;
@@ -70,7 +71,7 @@ pub enum Error {
         source: io::Error,
     },
     /// No answer came. Whether a batch is in the kernel is not known.
-    #[error("the kernel's nf_tables has not answered for {0:?} to the request to {1}")]
+    #[error("the kernel's nf_tables has not answered for {} to the request to {}", rounded(*.0), .1)]
     Silent(Duration, String),
     /// Answers were lost, or a list changed while it was read, again and again.
     #[error(
@@ -147,12 +148,6 @@ impl Request {
         Self::new(message, family, NLM_F_CREATE | NLM_F_APPEND, what.into(), attributes)
     }
 
-    /// Makes something that must not be there yet.
-    #[must_use]
-    pub fn create_new(message: u8, family: u8, what: impl Into<String>, attributes: impl FnOnce(&mut Vec<u8>)) -> Self {
-        Self::new(message, family, NLM_F_CREATE | NLM_F_EXCL, what.into(), attributes)
-    }
-
     /// Removes something.
     #[must_use]
     pub fn delete(message: u8, family: u8, what: impl Into<String>, attributes: impl FnOnce(&mut Vec<u8>)) -> Self {
@@ -165,18 +160,6 @@ impl Request {
         attributes(&mut bytes);
         finish(&mut bytes, u16::from_be_bytes([SUBSYSTEM, message]), NLM_F_REQUEST | flags);
         Self { bytes, what }
-    }
-
-    /// What it asks for.
-    #[must_use]
-    pub fn what(&self) -> &str {
-        &self.what
-    }
-
-    /// The attributes that it carries.
-    #[must_use]
-    pub fn attributes(&self) -> Attributes<'_> {
-        Attributes(&self.bytes[NETLINK_HEADER + NETFILTER_HEADER..])
     }
 }
 
@@ -199,10 +182,6 @@ fn batch_edge(kind: u16) -> Vec<u8> {
 /// One message of an answer.
 #[derive(Debug, Clone, Copy)]
 pub struct AnswerMessage<'a> {
-    /// What it reports: one of [`message`].
-    pub message: u8,
-    /// The family of the table.
-    pub family: u8,
     /// What it says.
     pub attributes: Attributes<'a>,
 }
@@ -412,14 +391,11 @@ impl Socket {
                         code => Err(Errno::from_raw_os_error(code.saturating_abs())),
                     },
                     kind => {
-                        let [subsystem, message_kind] = kind.to_be_bytes();
-                        let payload = message.payload();
-                        if let (SUBSYSTEM, Some((header, attributes))) =
-                            (subsystem, payload.split_at_checked(NETFILTER_HEADER))
+                        let [subsystem, _] = kind.to_be_bytes();
+                        if let (SUBSYSTEM, Some((_, attributes))) =
+                            (subsystem, message.payload().split_at_checked(NETFILTER_HEADER))
                         {
-                            let attributes = Attributes(attributes);
-                            each(AnswerMessage { message: message_kind, family: header[0], attributes })
-                                .map_err(malformed)?;
+                            each(AnswerMessage { attributes: Attributes(attributes) }).map_err(malformed)?;
                         }
                         continue;
                     }

@@ -5,7 +5,7 @@ use super::{Attributes, LIST_ELEMENT, WriteAttributes, data, expression, object,
 /// One step of a rule. Registers are counted in fours of bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) enum Step {
-    /// Loads a fact about the frame.
+    /// Loads a fact about the packet.
     Meta(Meta, u32),
     /// Loads bytes of a header.
     Payload(Header, u32, u32, u32),
@@ -106,7 +106,7 @@ mod attribute {
     pub(super) const IMMEDIATE_DATA: u16 = 2;
 }
 
-/// What a rule asks, and what becomes of the frame then.
+/// What a rule asks, and what becomes of the packet then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) struct Rule(pub(in super::super) Vec<Step>);
 

@@ -131,6 +131,8 @@ impl<K: Kernel> Agent<K> {
         self.readiness.set_obstacle(self.obstacle(&unfiltered));
         if self.readiness.reason() != before.as_deref() {
             self.report_readiness();
+            // That the agent is ready now comes of no pass or sweep that would log it.
+            self.report.log_passes(self.sweeps.judged());
         }
     }
 }

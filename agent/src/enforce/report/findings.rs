@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Report;
-use crate::enforce::enforcer::Pass;
+use crate::enforce::pass::Pass;
 use crate::notice::Notice;
 
 /// How many findings of one namespace are logged, and made Events of, in each [`WINDOW`].
@@ -26,8 +26,7 @@ pub(super) struct Findings {
     all: BTreeMap<Finding, bool>,
     /// How many of them were not reported.
     unreported: usize,
-    /// When the window of each namespace began of which something was reported, and how much was
-    /// since.
+    /// Of each namespace with a report: when its window began, and how much was reported since.
     windows: BTreeMap<String, (Instant, usize)>,
     /// The status does not have them yet.
     is_new: bool,

@@ -16,15 +16,15 @@ use self::contention::Contention;
 use self::findings::Findings;
 use super::bridges::UnfilteredBridge;
 use super::drift::{self, Repair};
-use super::enforcer::Pass;
 use super::obstacle::{self, NodeName};
+use super::pass::Pass;
 use super::ready::ReadyFile;
 use super::settings::Settings;
 use super::sweeps::Passed;
 use crate::causes::with_causes;
-use crate::dataplane::conntrack::Swept;
+use crate::counted::counted;
 use crate::dataplane::iptables::{Hook, Restored};
-use crate::dataplane::{self, ipset};
+use crate::dataplane::{self, CutResult, ipset};
 use crate::metrics::{Kind, Metrics};
 use crate::notice::Notice;
 use crate::rounded::rounded;
@@ -108,9 +108,9 @@ pub(super) struct Report {
     node_name: NodeName,
     /// So many lost lines of the log are reported in it.
     lost_lines: u64,
-    /// What waits for the kernel, since when, and of which namespace it is if that is known.
+    /// What waits for the kernel, since when, and its namespace if that is known.
     waiting: Vec<(Kind, Instant, Option<String>)>,
-    /// Of which kind each drift is that is not repaired yet.
+    /// The kind of each drift that is not repaired yet.
     unrepaired: Vec<drift::Kind>,
     findings: Findings,
     /// Where the objects stand, if they are from files.
@@ -277,8 +277,9 @@ impl Report {
         words
     }
 
-    /// Flows were judged.
-    pub(super) fn judged_flows(&self, flows: &Swept) {
+    /// A sweep has ended well.
+    pub(super) fn cut(&self, CutResult { flows, index }: &CutResult) {
+        self.metrics.cni().flow_index_answered(index);
         self.metrics.cut(flows.cut);
         self.status.update(|status| status.flows_cut += flows.cut);
         if flows.cut > 0 {
@@ -365,6 +366,8 @@ impl Report {
                 if was == Readiness::Ready {
                     self.readiness = Readiness::Unready;
                 }
+                // A line that waits for sweeps would say so after this.
+                self.unlogged_ready = None;
                 self.not_ready(reason);
                 self.ready_file.remove()
             }
@@ -426,5 +429,5 @@ impl Report {
 }
 
 fn hooks_restored(hooks: usize) -> String {
-    if hooks == 1 { "hook restored".to_owned() } else { format!("{hooks} hooks restored") }
+    if hooks == 1 { "hook restored".to_owned() } else { format!("{} restored", counted(hooks, "hook")) }
 }

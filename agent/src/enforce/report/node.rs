@@ -11,7 +11,7 @@ use super::Report;
 use crate::enforce::bridge_table::BridgeState;
 use crate::enforce::bridges::UnfilteredBridge;
 use crate::enforce::drift;
-use crate::enforce::enforcer::Pass;
+use crate::enforce::pass::Pass;
 use crate::status::{self, Spoofable};
 
 /// How long a pod can forge sources before the agent logs it. A pod that goes has lost its
@@ -86,10 +86,10 @@ impl Report {
         self.unheld.clone_from(&pass.unheld);
     }
 
-    /// Logs once of addresses that the same pods list that they do, and which of them has it as
-    /// this node sees it.
+    /// Logs which addresses several pods list, and which of the pods has each as this node sees it.
+    /// While the same pods list an address, the log has it once.
     pub(super) fn contested(&mut self, pass: &Pass) {
-        // Of pods with both families once.
+        // One line for pods that share an address of each family.
         let mut new = BTreeMap::<_, Vec<String>>::new();
         for contest in pass.contests.iter().filter(|contest| !self.contests.contains_key(&contest.address)) {
             let Contested { address, is_here, claimants, holders, .. } = contest;
@@ -105,14 +105,14 @@ impl Report {
                 (_, true) => warn!(
                     address,
                     pods,
-                    "several pods of this node list one address, and nothing shows which of them has it; it is isolated if \
-                     one of them is, and admitted only what the policies of each admit"
+                    "several pods of this node list one address, and no object shows which of them has it; the address \
+                     is isolated if one of these pods is, and receives and sends only what the policies of each of them allow"
                 ),
                 (_, false) => warn!(
                     address,
                     pods,
-                    "several pods list one address, and nothing shows which of them has it; rules of this node admit it \
-                     only where they admit each of these pods. Delete the objects of pods that do not run"
+                    "several pods list one address, and no object shows which of them has it; rules of this node admit \
+                     the address only where they admit each of these pods. Delete the objects of pods that do not run"
                 ),
             }
         }

@@ -8,7 +8,7 @@ use npc_compiler::policy::finding::Finding;
 
 use super::Report;
 use super::node::name;
-use crate::enforce::enforcer::Pass;
+use crate::enforce::pass::Pass;
 use crate::status::{self, LastChange, Rejected};
 
 impl Report {

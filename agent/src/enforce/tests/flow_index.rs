@@ -120,6 +120,7 @@ async fn where_flows_are_kept_a_new_sandboxs_are_asked_for_all_the_same() {
     answered.await.expect("an answer");
     let of = |address| (Scope::Of(set(&[address])), None);
     assert_eq!(world.sweeps()[1..], [of("10.0.0.2"), of("10.0.0.3")]);
+    world.end().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,5 +142,52 @@ async fn without_a_network_of_pods_or_an_index_in_the_kernel_all_is_as_before() 
     world.calls([Apply, Cut]).await;
     answered.await.expect("an answer");
     assert_eq!(world.sweeps()[1..], [(two, None)]);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kernel_that_refuses_the_index_is_asked_once_and_the_table_of_before_is_removed() {
+    let mut world = World::with_flow_index(layout::Options::default(), vec![network(), on_node(&["10.0.0.1"])]);
+    {
+        let mut memory = world.memory.lock().expect("no thread panicked");
+        (memory.lacks_index, memory.index_removals) = (true, Some(1));
+    }
+    world.calls([Probe, Read, Apply, Hooked, Cut]).await;
+    assert_eq!(world.memory.lock().expect("no thread panicked").index_removals, Some(1), "it is kept");
+    for addresses in [&["10.0.0.1", "10.0.0.2"][..], &["10.0.0.1", "10.0.0.2", "10.0.0.3"]] {
+        let new = *addresses.last().expect("some");
+        let answered = world.add(on_node(addresses), &[new]).await;
+        world.calls([Apply, Cut]).await;
+        answered.await.expect("an answer");
+        assert_eq!(world.sweeps().last(), Some(&(Scope::Of(set(&[new])), None)), "no renewal");
+    }
+    assert_eq!(world.memory.lock().expect("no thread panicked").epochs, [0; 0], "and no question");
+    // The first pass without an index could not remove the table; the second did.
+    assert_eq!(world.memory.lock().expect("no thread panicked").index_removals, None);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_networks_of_pods_come_from_the_watch_of_the_node() {
+    let nets = |cidrs: &[&str]| {
+        let pod_cidrs = cidrs.iter().map(|text| text.parse().expect("a network")).collect();
+        let node = Node { name: "node-1".to_owned(), addresses: Vec::new(), pod_cidrs };
+        Input::Objects(Objects { nodes: vec![node], ..objects(&["10.0.0.1"]) })
+    };
+    let domains = |world: &World| -> Vec<Vec<String>> {
+        let memory = world.memory.lock().expect("no thread panicked");
+        let text = |renewal: &RenewalRequest| renewal.domain.iter().map(ToString::to_string).collect();
+        memory.renewals.iter().flatten().map(text).collect()
+    };
+    // A Node gets its networks after it registered.
+    let mut world = World::with_flow_index(layout::Options::default(), vec![network(), nets(&[])]);
+    world.calls([Probe, Read, Apply, Hooked, Cut]).await;
+    assert_eq!(domains(&world), [[""; 0]; 0]);
+    world.send(nets(&["10.0.0.0/24"])).await;
+    world.cut_between_audits().await;
+    assert_eq!(domains(&world), [vec!["10.0.0.0/24"]]);
+    world.send(nets(&["10.0.0.0/24", "fd00::/64"])).await;
+    world.cut_between_audits().await;
+    assert_eq!(domains(&world)[1..], [vec!["10.0.0.0/24", "fd00::/64"]]);
     world.end().await;
 }

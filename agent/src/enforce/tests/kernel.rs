@@ -16,10 +16,10 @@ use super::faults::Fault;
 use crate::dataplane::audit::{Audit, AuditScope};
 use crate::dataplane::bridge::{self, BridgeTable, peer::Peer};
 use crate::dataplane::conntrack::{self, Judge, Swept};
-use crate::dataplane::flow_index::RenewalRequest;
+use crate::dataplane::flow_index::{Answer, RenewalRequest};
 use crate::dataplane::iptables::{self, Hook};
 use crate::dataplane::probe::Supported;
-use crate::dataplane::{self, Failures, Flows, Kernel, ipset, nftables};
+use crate::dataplane::{self, CutResult, Failures, Flows, Kernel, ipset, nftables};
 
 /// What was asked of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +76,10 @@ pub(super) struct Memory {
     pub(super) renewals: Vec<Option<RenewalRequest>>,
     /// Which addresses have no flow by its index, if it has one.
     pub(super) index: Option<BTreeSet<IpAddr>>,
+    /// It refuses to make one.
+    pub(super) lacks_index: bool,
+    /// The table of an earlier agent, of so many removals that fail.
+    pub(super) index_removals: Option<u32>,
     /// The epochs of which it was asked about that.
     pub(super) epochs: Vec<u64>,
     /// How many sweeps it will refuse.
@@ -106,6 +110,8 @@ impl Default for Memory {
             locked: false,
             renewals: Vec::new(),
             index: None,
+            lacks_index: false,
+            index_removals: None,
             epochs: Vec::new(),
             scopes: Vec::new(),
             new: Vec::new(),
@@ -270,6 +276,18 @@ impl Kernel for Recording {
         Ok(Audit { v4, v6, hooks, ..Audit::default() })
     }
 
+    fn remove_flow_index(&mut self) -> Result<(), dataplane::Error> {
+        let mut memory = self.memory.lock().expect("no thread panicked");
+        match memory.index_removals {
+            Some(0) | None => memory.index_removals = None,
+            Some(failures) => {
+                memory.index_removals = Some(failures - 1);
+                return Err(refused());
+            }
+        }
+        Ok(())
+    }
+
     fn flows(&self) -> Box<dyn Flows> {
         Box::new(RecordedFlows { memory: Arc::clone(&self.memory), calls: self.calls.clone() })
     }
@@ -282,7 +300,7 @@ struct RecordedFlows {
 }
 
 impl Flows for RecordedFlows {
-    fn cut(&mut self, cut: &dataplane::Cut, judge: &mut Judge<'_>) -> Result<Swept, dataplane::Error> {
+    fn cut(&mut self, cut: &dataplane::Cut, judge: &mut Judge<'_>) -> Result<CutResult, dataplane::Error> {
         let dataplane::Cut { scope, new, renewal, index_epoch } = cut;
         let (hangs, refusal) = {
             let mut memory = self.memory.lock().expect("no thread panicked");
@@ -297,14 +315,16 @@ impl Flows for RecordedFlows {
             let error = io::Error::from_raw_os_error(1);
             return Err(conntrack::Error::Refused { doing: "list", source: error }.into());
         }
-        let (mut scope, mut in_index) = (scope.clone(), 0);
+        let (mut scope, mut index) = (scope.clone(), Answer { is_renewed: renewal.is_some(), ..Answer::default() });
         {
             let mut memory = self.memory.lock().expect("no thread panicked");
             memory.epochs.extend(*index_epoch);
             if let (Scope::Of(asked), Some(_), Some(free)) = (&mut scope, index_epoch, &memory.index) {
+                index.without_flows = asked.intersection(free).copied().collect();
                 asked.retain(|address| !free.contains(address));
-                in_index = asked.len() as u64;
+                index.others = asked.len() as u64;
             }
+            index.is_unsupported = memory.lacks_index && (renewal.is_some() || index_epoch.is_some());
         }
         let is_in = |flow: &FlowKey| scope.covers(flow.source) || scope.covers(flow.destination);
         let listed: Vec<FlowKey> = {
@@ -315,20 +335,15 @@ impl Flows for RecordedFlows {
             // Once the test is done, it does not matter.
             let _ = end.recv();
         }
-        let Some(verdicts) = judge(listed.clone()) else { return Ok(Swept::default()) };
+        let Some(verdicts) = judge(listed.clone()) else { return Ok(CutResult::default()) };
         let mut memory = self.memory.lock().expect("no thread panicked");
         let forbidden: Vec<&FlowKey> =
             listed.iter().zip(verdicts).filter(|(_, forbidden)| *forbidden).map(|(flow, _)| flow).collect();
         memory.flows.retain(|flow| !forbidden.contains(&flow));
         // Once the test is done, it does not matter.
         let _ = self.calls.send(Cut);
-        Ok(Swept {
-            judged: listed.len() as u64,
-            cut: forbidden.len() as u64,
-            in_index,
-            renewed: renewal.is_some(),
-            ..Swept::default()
-        })
+        let flows = Swept { judged: listed.len() as u64, cut: forbidden.len() as u64, ..Swept::default() };
+        Ok(CutResult { flows, index })
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 
 use tracing::subscriber;
 
+use super::super::report::Report;
 use super::*;
 
 /// Held by a test while agents run in it: tracing may lose the lines of a place in the code that
@@ -46,10 +47,7 @@ impl Lines {
 #[tokio::test(start_paused = true)]
 async fn a_pass_that_wrote_nothing_is_not_logged_at_info() {
     let _alone = ALONE.lock().await;
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_ansi(false);
-    let _guard = subscriber::set_default(log.with_writer(move || writer.clone()).finish());
+    let (lines, _guard) = collect();
     let mut world = World::new(settings(), 0, vec![network(), Input::Objects(objects(&["10.0.0.1"]))]);
     // A pass is in the log after its sweeps, which take the machine's time.
     lines.until(" ready generation=1").await;
@@ -68,6 +66,33 @@ async fn a_pass_that_wrote_nothing_is_not_logged_at_info() {
     let later = lines.take();
     assert!(later.len() == 1 && later[0].contains(" INFO "), "of the second nothing: {later:#?}");
     world.agent.abort();
+}
+
+/// Collects the lines of the log that this thread writes.
+fn collect() -> (Lines, subscriber::DefaultGuard) {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_ansi(false);
+    let guard = subscriber::set_default(log.with_writer(move || writer.clone()).finish());
+    (lines, guard)
+}
+
+#[tokio::test]
+async fn an_agent_that_is_unready_again_does_not_log_that_it_is_ready() {
+    let _alone = ALONE.lock().await;
+    let (lines, _guard) = collect();
+    let mut report = Report::new(settings()).expect("no file is asked for");
+    let logs_ready = || lines.take().iter().any(|line| line.contains(" ready"));
+    report.readiness_is(None, Some(1));
+    report.log_passes(None);
+    assert!(logs_ready());
+    report.readiness_is(Some("a bridge"), Some(1));
+    report.readiness_is(None, Some(1));
+    // Before a pass or a sweep has come to the log.
+    report.readiness_is(Some("a bridge"), Some(1));
+    lines.take();
+    report.log_passes(None);
+    assert!(!logs_ready());
 }
 
 /// The policies of a cluster with one that admits a prefix without another, as they are

@@ -21,7 +21,7 @@ pub(super) struct DirectoryState {
     problems: BTreeSet<Problem>,
     /// The objects at the last update; `None` before the first.
     objects: Option<Objects>,
-    /// The directories that cannot be listed and of which no file is known.
+    /// The directories that cannot be listed and have no known file.
     unlisted: BTreeSet<PathBuf>,
     /// No file was there at the last reading.
     is_empty: bool,
@@ -160,23 +160,22 @@ impl DirectoryState {
         };
         let is_good = parsed.problems.iter().all(|problem| problem.severity() == Severity::Warning);
         let was_good = is_good || is_special;
+        // What was never a file has no version that could stay.
+        let keeps = |file: &File| file.was_good && !is_good && !(is_special && file.in_force.is_empty());
+        let kept = self.files.get_mut(&path).filter(|file| keeps(file));
+        let effect = match &kept {
+            Some(_) => Some("the last good version of this file stays in force"),
+            None => (self.has_begun && !is_special).then_some("what could not be read is left out"),
+        };
         let mut problems = parsed.problems.clone();
-        match self.files.get_mut(&path) {
-            // What was never a file has no version that could stay.
-            Some(file) if file.was_good && !is_good && !(is_special && file.in_force.is_empty()) => {
-                for problem in problems.iter_mut().filter(|problem| problem.severity() == Severity::Error) {
-                    add_effect(problem, "the last good version of this file stays in force");
-                }
-                (file.bytes, file.problems) = (bytes, problems);
+        for problem in problems.iter_mut().filter(|problem| problem.severity() == Severity::Error) {
+            if let Some(effect) = effect {
+                add_effect(problem, effect);
             }
-            _ => {
-                for problem in problems.iter_mut().filter(|problem| problem.severity() == Severity::Error) {
-                    if self.has_begun && !is_special {
-                        add_effect(problem, "what could not be read is left out");
-                    }
-                }
-                self.files.insert(path, File { bytes, in_force: parsed, was_good, problems });
-            }
+        }
+        match kept {
+            Some(file) => (file.bytes, file.problems) = (bytes, problems),
+            None => drop(self.files.insert(path, File { bytes, in_force: parsed, was_good, problems })),
         }
     }
 

@@ -28,6 +28,7 @@ use tower::{BoxError, service_fn};
 
 use super::limits::Limits;
 use super::{slim, words};
+use crate::causes::sentence_of_parser;
 use crate::metrics::{Kind, Watches};
 
 /// How long an answer may take to begin or to go on.
@@ -55,6 +56,12 @@ pub enum Error {
     /// The kubeconfig that was named cannot be used.
     #[error("cannot use the kubeconfig: {}", kubeconfig_words(.0))]
     Kubeconfig(KubeconfigError),
+    /// The kubeconfig names an API server by something else than its URL.
+    #[error(
+        "cannot use the kubeconfig: the server {0:?} of the cluster is no URL that npc can use; write it as \
+         https://HOST:PORT"
+    )]
+    Server(String),
     /// The client cannot be made.
     #[error("cannot make a client for the API server: {}", words(.0))]
     Client(kube::Error),
@@ -80,6 +87,7 @@ fn kubeconfig_words(error: &KubeconfigError) -> String {
         KubeconfigError::LoadClusterOfContext(name) => {
             format!("it has no cluster {name:?}, which the context names")
         }
+        KubeconfigError::Parse(cause) => format!("it cannot be read: {}", sentence_of_parser(&cause.to_string())),
         other => words(other),
     }
 }
@@ -141,6 +149,11 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Resu
         None if options.context.is_some() => Config::from_kubeconfig(&options).await.map_err(Error::Kubeconfig)?,
         None => Config::infer().await.map_err(Error::Infer)?,
     };
+    // A request panics in kube if its server has a host and no scheme.
+    let server = &config.cluster_url;
+    if !matches!(server.scheme_str(), Some("http" | "https")) || server.authority().is_none() {
+        return Err(Error::Server(server.to_string()));
+    }
     config.headers.push((header::USER_AGENT, AGENT_NAME));
     config.read_timeout = Some(READ_TIMEOUT);
     config.connect_timeout = Some(CONNECT_TIMEOUT);
@@ -204,7 +217,7 @@ fn listed_kind(path: &str) -> Option<Kind> {
     kinds.into_iter().find(|(_, lists)| lists(path)).map(|(kind, _)| kind)
 }
 
-/// The body of an answer, of which every piece is noted.
+/// The body of an answer, whose pieces are noted.
 struct Noted {
     body: Body,
     of: Option<(Kind, Watches)>,
@@ -265,6 +278,43 @@ mod tests {
             let client = connector.client().expect("a client");
             let error = client.apiserver_version().await.expect_err("it has no end");
             assert!(words(&error).contains("longer than 16 MiB"), "{}", words(&error));
+        }
+    }
+
+    /// What an error says of a kubeconfig, with this in place of the cluster's server.
+    async fn refusal(server: &str) -> String {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let config = format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster:\n    server: {server}\n\
+             users:\n- name: u\n  user: {{token: topsecret}}\n\
+             contexts:\n- name: x\n  context: {{cluster: c, user: u}}\ncurrent-context: x\n"
+        );
+        std::fs::write(file.path(), config).expect("it is written");
+        connect(Some(file.path()), None).await.expect_err(server).to_string()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_no_url_is_refused_in_words() {
+        for server in
+            ["10.0.0.1", "10.0.0.1:6443", "api.example.com", "//api.example.com", "/", "ftp://api.example.com"]
+        {
+            let words = refusal(server).await;
+            assert!(words.contains("write it as https://HOST:PORT") && words.contains(server), "{server}: {words}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_kubeconfig_shows_none_of_its_lines() {
+        for (server, said) in [
+            ("https://h\n    server: https://h", "line 7 column 5: duplicate mapping key: server"),
+            ("https://h\n\tx: [", "line 7 column"),
+            ("https://h\nusers: {token: topsecret}", "line"),
+            ("[]", "line 6 column 13: expected string scalar"),
+        ] {
+            let words = refusal(server).await;
+            assert!(words.starts_with("cannot use the kubeconfig: it cannot be read: line "), "{words}");
+            assert!(words.contains(said) && !words.contains('\n'), "{words}");
+            assert!(!words.contains("topsecret") && !words.contains("Policy") && !words.contains("Option"), "{words}");
         }
     }
 

@@ -1,5 +1,5 @@
-//! The large objects, of which only what policies name is kept, and which of them are to
-//! be read again because policies name more.
+//! The large objects. The agent keeps only those of their parts that policies name, and reads an
+//! object again if policies name more.
 
 use std::collections::HashMap;
 

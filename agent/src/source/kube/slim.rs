@@ -37,7 +37,6 @@ struct PodSpec {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Container {
-    name: String,
     restart_policy: Option<String>,
     ports: Option<Vec<core::ContainerPort>>,
 }
@@ -204,8 +203,8 @@ pub(super) fn selector_of(bytes: &[u8], identity: &Identity, error: &str) -> Opt
 
 impl From<Container> for core::Container {
     fn from(container: Container) -> Self {
-        let Container { name, restart_policy, ports } = container;
-        Self { name, restart_policy, ports, ..Self::default() }
+        let Container { restart_policy, ports } = container;
+        Self { restart_policy, ports, ..Self::default() }
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) trait Watched: Resource<DynamicType = ()> + DeserializeOwned + Send +
     }
 }
 
-/// An object that may be large, of which only what policies name is kept.
+/// An object that may be large, with only those parts that policies name.
 #[derive(Debug)]
 pub(super) struct Trimmed<T> {
     pub(super) object: T,

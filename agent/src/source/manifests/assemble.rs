@@ -23,6 +23,7 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
         loaded.positions.add_source(file.file, file.text, file.parts);
         loaded.problems.extend(file.problems);
         scaled.extend(file.scaled);
+        loaded.pod_makers.extend(file.pod_makers);
         for (kind, count) in file.skipped {
             *loaded.skipped.entry(kind).or_default() += count;
         }
@@ -50,6 +51,10 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
     let represented = Represented::of(&slots);
     let is_scaled = |object: &ObjectRef| scaled.contains(object);
     for item in slots {
+        if let (Body::Template(_) | Body::Idle(_), Some(owner)) = (&item.body, &item.owner) {
+            let owner = ObjectRef::new(&owner.kind, &item.object.namespace, &owner.name);
+            loaded.owned.insert(item.object.clone(), owner);
+        }
         let origin = Origin { file: item.file, node: item.node, is_in_parts: item.is_in_parts };
         match item.body {
             Body::Namespace(namespace) => loaded.objects.namespaces.push(namespace),
@@ -114,16 +119,21 @@ impl Represented {
             }
         }
         let mut live = BTreeSet::new();
-        for item in items {
-            let Body::Pod(pod) = &item.body else { continue };
+        let pods = items.iter().filter_map(|item| match &item.body {
+            Body::Pod(pod) => Some((item, pod)),
+            _ => None,
+        });
+        let (finished, running): (Vec<_>, Vec<_>) = pods.partition(|(_, pod)| pod.finished);
+        for (item, pod) in running.into_iter().chain(finished) {
             // A ReplicaSet's pod names the ReplicaSet as its owner, and by its
             // hash label the Deployment; both have live pods.
             for owner in [item.owner.as_ref(), pod.workload.as_ref()].into_iter().flatten() {
                 let mut owner = reference(&pod.namespace, owner);
                 while live.insert(owner.clone()) {
                     match owners.get(&owner) {
-                        Some(above) => owner = above.clone(),
-                        None => break,
+                        // The pod of a run that is over says nothing about the next one.
+                        Some(above) if !(pod.finished && above.kind == "CronJob") => owner = above.clone(),
+                        _ => break,
                     }
                 }
             }

@@ -62,7 +62,7 @@ pub(super) fn field<T: de::DeserializeOwned + Default>(
     path: &[&str],
     notes: &mut Notes,
 ) -> Result<T, Mismatch> {
-    match path.iter().try_fold(node, |node, key| node.get(key)) {
+    match node.at(path) {
         Some(field) => decode(field, &path.join("."), notes),
         None => Ok(T::default()),
     }
@@ -181,6 +181,9 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
                 Scalar::Null => visitor.visit_unit(),
                 Scalar::Bool(_) if !resolve(text).sure => return self.deserialize_str(visitor),
                 Scalar::Bool(value) => visitor.visit_bool(value),
+                Scalar::Float(number) if whole(number).is_none() => {
+                    return Err(self.wanted("a whole number or a name"));
+                }
                 Scalar::Int(_) | Scalar::Float(_) => return self.number(visitor),
                 Scalar::Text => visitor.visit_str(text),
             }

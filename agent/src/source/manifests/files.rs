@@ -57,7 +57,9 @@ pub(in crate::source) fn walk(root: &Path) -> io::Result<Listing> {
             let name = entry.file_name();
             let name = name.as_encoded_bytes();
             let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-            let is_manifest = ending.is_some_and(|e| ENDINGS.contains(&e.as_str()));
+            // By this name kustomize reads it too.
+            let is_kustomization = name == b"Kustomization";
+            let is_manifest = is_kustomization || ending.is_some_and(|e| ENDINGS.contains(&e.as_str()));
             if name.starts_with(b".") {
                 let is_of_an_editor = name.starts_with(b".#") || name.starts_with(b"._");
                 if is_manifest && !is_of_an_editor && fs::metadata(&path).is_ok_and(|of| of.is_file()) {

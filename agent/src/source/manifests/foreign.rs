@@ -1,13 +1,21 @@
 //! What ordinary repositories hold beside Kubernetes objects: charts and their templates,
 //! patches, encrypted files, dashboards, `package.json`.
 
+use npc_compiler::object::consequence;
+
 use super::tree::{Node, Value};
+use super::{kinds, types};
 
 /// What a document is that is no Kubernetes object as it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OtherDocument {
     /// A template with `{{ … }}` in it, mostly of a Helm chart.
     Template,
+    /// Text with parameters that another program replaces: `${NAME}` of envsubst and Flux, `<NAME>`
+    /// of a person.
+    Parameters,
+    /// A Template of OpenShift: a list of objects with parameters.
+    OpenShiftTemplate,
     /// `Chart.yaml`, `values.yaml`.
     Chart,
     /// A part of an object that a kustomization changes, or a JSON patch.
@@ -25,19 +33,62 @@ pub(super) enum DocumentFault {
     Syntax,
     /// It has not the form of an object: apiVersion, kind, metadata.
     NoObject,
-    /// It is a list of JSON patch operations.
-    JsonPatch,
+    /// It is a list of JSON patch operations, or a strategic merge patch.
+    Patch,
     /// A field does not fit its type.
     Mismatch,
-    /// The same, in an object in which actions of a template stand.
+    /// It is an object as another program has yet to make it.
+    Unfinished(Unfinished),
+}
+
+impl OtherDocument {
+    /// Whether it may hold objects that decide.
+    #[must_use]
+    pub const fn may_decide(self) -> bool {
+        matches!(self, Self::Template | Self::Parameters | Self::OpenShiftTemplate | Self::Encrypted)
+    }
+
+    /// Why its objects were not read.
+    pub(super) const fn why_unread(self) -> &'static str {
+        match self {
+            Self::Template => "is a template that is not rendered",
+            Self::Parameters => "has parameters without values",
+            Self::OpenShiftTemplate => "is a Template of OpenShift that is not processed",
+            Self::Encrypted => "is encrypted",
+            Self::Patch => "is a patch",
+            Self::Chart | Self::Other => "is no Kubernetes object",
+        }
+    }
+}
+
+/// Why an object is not the one that an API server would be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Unfinished {
+    /// It has to be decrypted.
+    Encrypted,
+    /// It is a strategic merge patch, which changes another object.
+    Patch,
+    /// Actions of a template stand in it.
     Template,
+    /// Parameters stand in it.
+    Parameters,
 }
 
 /// What marks a value that SOPS has encrypted.
 const ENCRYPTED: &str = "ENC[AES256_GCM";
 
+/// The field in which SOPS keeps what it needs to decrypt a file.
+pub(super) const SOPS: &str = "sops";
+
+/// What begins a parameter of envsubst, of Flux and of OpenShift's Templates.
+const PARAMETER: &str = "${";
+
+/// What begins the name of a directive of a strategic merge patch: `$patch`,
+/// `$setElementOrder/containers`.
+pub(super) const DIRECTIVE: char = '$';
+
 /// What begins a template's action.
-pub(super) const ACTION: &str = "{{";
+const ACTION: &str = "{{";
 
 /// What a document with this fault is, if it is no broken object.
 pub(super) fn classify(file: &str, text: &str, line: u32, fault: DocumentFault) -> Option<OtherDocument> {
@@ -47,10 +98,10 @@ pub(super) fn classify(file: &str, text: &str, line: u32, fault: DocumentFault) 
     }
     match fault {
         DocumentFault::Syntax if document.contains(ACTION) => Some(OtherDocument::Template),
-        DocumentFault::Template => Some(OtherDocument::Template),
+        DocumentFault::Unfinished(of) => Some(of.document()),
         DocumentFault::Mismatch => None,
         DocumentFault::Syntax if mentions_object(document) => None,
-        DocumentFault::JsonPatch => Some(OtherDocument::Patch),
+        DocumentFault::Patch => Some(OtherDocument::Patch),
         DocumentFault::Syntax | DocumentFault::NoObject => Some(of_file(file)),
     }
 }
@@ -93,14 +144,99 @@ pub(super) fn is_json_patch(node: &Node) -> bool {
     }
 }
 
-/// Whether a template's action stands in some text of this node.
-pub(super) fn has_action(node: &Node) -> bool {
-    match &node.resolved().value {
-        Value::Scalar { text, .. } => text.contains(ACTION),
-        Value::List(items) => items.iter().any(has_action),
-        Value::Map(entries) => entries.iter().any(|entry| entry.key.contains(ACTION) || has_action(&entry.node)),
-        Value::Shared(_) => false,
+impl Unfinished {
+    /// What a document with such an object is.
+    pub(super) const fn document(self) -> OtherDocument {
+        match self {
+            Self::Encrypted => OtherDocument::Encrypted,
+            Self::Patch => OtherDocument::Patch,
+            Self::Template => OtherDocument::Template,
+            Self::Parameters => OtherDocument::Parameters,
+        }
     }
+}
+
+/// Whether an object is one that another program has yet to finish.
+pub(super) fn unfinished(object: &Node) -> Option<Unfinished> {
+    unfinished_part(object).or_else(|| is_named_by_parameter(object).then_some(Unfinished::Parameters))
+}
+
+/// What of this stands in some text or key of a node.
+fn unfinished_part(node: &Node) -> Option<Unfinished> {
+    match &node.resolved().value {
+        Value::Scalar { text, .. } => of_text(text),
+        Value::List(items) => items.iter().find_map(unfinished_part),
+        Value::Map(entries) => entries.iter().find_map(|entry| {
+            let is_directive = entry.key.starts_with(DIRECTIVE) && !entry.key.starts_with(PARAMETER);
+            let of_key = if is_directive { Some(Unfinished::Patch) } else { of_text(&entry.key) };
+            of_key.or_else(|| unfinished_part(&entry.node))
+        }),
+        Value::Shared(_) => None,
+    }
+}
+
+/// What of this a text is.
+fn of_text(text: &str) -> Option<Unfinished> {
+    let is_plain = !text.bytes().any(|byte| matches!(byte, b'{' | b'['));
+    match text {
+        _ if is_plain => None,
+        text if text.contains(ACTION) => Some(Unfinished::Template),
+        text if text.contains(PARAMETER) => Some(Unfinished::Parameters),
+        text if text.contains(ENCRYPTED) => Some(Unfinished::Encrypted),
+        _ => None,
+    }
+}
+
+/// Whether a text begins with what another program has yet to write.
+pub(super) fn begins_unfinished(text: &str) -> bool {
+    [ACTION, PARAMETER, ENCRYPTED, "$", "<", "%", "@", "__"].iter().any(|mark| text.starts_with(mark))
+}
+
+/// Whether a namespace is one that another program has yet to write.
+pub(super) fn is_unfinished_text(text: &str) -> bool {
+    of_text(text).is_some() || is_mark(text)
+}
+
+/// Whether the name or namespace of an object is a mark that a person or a program is to replace:
+/// `<NAMESPACE>`, `$NS`, `%NS%`, `__NS__`. No API server ever took such a name.
+fn is_named_by_parameter(object: &Node) -> bool {
+    let metadata = object.get("metadata");
+    ["name", "generateName", "namespace"]
+        .iter()
+        .any(|key| metadata.and_then(|metadata| metadata.get(key)?.text()).is_some_and(is_mark))
+}
+
+fn is_mark(name: &str) -> bool {
+    let has_mark = name.contains(['$', '<', '>', '%', '@', '[', ']', '{', '}', '(', ')', '#']);
+    has_mark || (name.len() > 4 && name.starts_with("__") && name.ends_with("__"))
+}
+
+/// Whether the apiVersion or kind of a document is encrypted, as SOPS does it to all values unless it
+/// is told which.
+pub(super) fn is_encrypted(api_version: &str, kind: &str) -> bool {
+    api_version.starts_with(ENCRYPTED) || kind.starts_with(ENCRYPTED)
+}
+
+/// Whether a document is a strategic merge patch: no object has such a field.
+pub(super) fn is_merge_patch(node: &Node) -> bool {
+    node.get("$patch").is_some()
+}
+
+/// The first object that decides about connectivity and is an item of a list that stands for a
+/// document. kubectl refuses such a list.
+pub(super) fn object_in_list(node: &Node) -> Option<&Node> {
+    let Value::List(items) = &node.resolved().value else { return None };
+    items.iter().find(|item| {
+        let text = |key| item.get(key).and_then(Node::text).unwrap_or_default();
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        let has_object = ["apiVersion", "metadata", "spec"].iter().any(|key| item.get(key).is_some());
+        let (group, _) = api_version.split_once('/').unwrap_or_default();
+        let is_deciding = types::kind_that_is_read(kind).is_some()
+            || consequence(group, kind).is_some()
+            || types::misspelt(api_version, kind).is_some()
+            || kinds::has_pod_spec(item);
+        has_object && !kind.is_empty() && is_deciding
+    })
 }
 
 /// The files that a kustomization names as patches.

@@ -10,9 +10,10 @@ use npc_compiler::object::{
 };
 
 use super::decode::{Mismatch, Notes, field};
+use super::foreign::{DIRECTIVE, SOPS};
 use super::replicas::{of_cron_job, of_workload};
 use super::span::Span;
-use super::tree::{Node, Value};
+use super::tree::{Entry, Node, Value};
 
 /// The part of a kind's fields that is kept.
 #[derive(Debug)]
@@ -31,22 +32,24 @@ const METADATA: Keep = Fields(&[
     ("namespace", All),
     ("uid", All),
     ("labels", All),
-    // By it CNI names a static pod, of which this is the mirror.
+    // By it CNI names a static pod, whose mirror this is.
     ("annotations", Fields(&[(CONFIG_HASH, All)])),
     ("ownerReferences", All),
     ("deletionTimestamp", All),
 ]);
-/// Of a policy, what the API server's validation looks at too.
-const POLICY_METADATA: Keep = Fields(&[
-    ("name", All),
-    ("generateName", All),
-    ("namespace", All),
-    ("uid", All),
-    ("labels", All),
-    ("annotations", All),
-    ("ownerReferences", All),
-    ("deletionTimestamp", All),
-]);
+/// What the API server fills in below the metadata of an object, and what says nothing to npc. A policy
+/// keeps all else: a field that the API does not have is a finding.
+const FILLED_IN: [&str; 9] = [
+    "clusterName",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "finalizers",
+    "generation",
+    "initializers",
+    "managedFields",
+    "resourceVersion",
+    "selfLink",
+];
 const CONTAINERS: Keep = Fields(&[
     ("name", All),
     ("restartPolicy", All),
@@ -103,7 +106,10 @@ const SERVICE: Keep = Fields(&[
             ("internalTrafficPolicy", All),
             ("publishNotReadyAddresses", All),
             ("ipFamilies", All),
+            ("ipFamilyPolicy", All),
+            ("loadBalancerIP", All),
             ("loadBalancerSourceRanges", All),
+            ("allocateLoadBalancerNodePorts", All),
             ("ports", All),
         ]),
     ),
@@ -150,7 +156,7 @@ const CRON_JOB: Keep = Fields(&[
         ]),
     ),
 ]);
-const POLICY: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", POLICY_METADATA), ("spec", All)]);
+const POLICY: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", All), ("spec", All)]);
 /// Of a kind that is not read: what makes a workload of it, if it has a template, what it scales, and
 /// the patches of a kustomization.
 const OTHER: Keep = Fields(&[
@@ -242,13 +248,17 @@ impl DocumentKind {
         if self == Self::Policy {
             unshare(node);
             if let Value::Map(entries) = &mut node.value {
-                entries.retain(|entry| &*entry.key != "status");
-                entries
-                    .iter_mut()
-                    .filter(|e| &*e.key == "metadata")
-                    .for_each(|e| retain(&mut e.node, &POLICY_METADATA));
+                // SOPS takes its own field away when it decrypts.
+                let is_of_sops = |entry: &Entry| &*entry.key == SOPS && entry.node.get("mac").is_some();
+                entries.retain(|entry| &*entry.key != "status" && !is_of_sops(entry));
+                for metadata in entries.iter_mut().filter(|entry| &*entry.key == "metadata") {
+                    unshare(&mut metadata.node);
+                    if let Value::Map(entries) = &mut metadata.node.value {
+                        entries.retain(|entry| !FILLED_IN.contains(&&*entry.key));
+                    }
+                }
             }
-        } else {
+        } else if self != Self::Other || !has_pod_spec(node) {
             retain(node, self.keep());
         }
     }
@@ -257,9 +267,37 @@ impl DocumentKind {
 /// Whether an object of a kind that is not read has a pod template where Kubernetes' own
 /// workloads have theirs. Its pods are then those that a Deployment of it would have.
 pub(super) fn has_pod_template(node: &Node) -> bool {
-    let path = ["spec", "template", "spec", "containers"];
-    let containers = path.iter().try_fold(node, |node, key| node.get(key));
+    let containers = node.at(&["spec", "template", "spec", "containers"]);
     containers.is_some_and(|containers| matches!(containers.resolved().value, Value::List(_)))
+}
+
+/// Whether a pod's `spec.containers` stands anywhere in a node: its controller makes pods.
+pub(super) fn has_pod_spec(node: &Node) -> bool {
+    match &node.resolved().value {
+        Value::Map(entries) => entries.iter().any(|entry| {
+            let containers = (&*entry.key == "spec").then(|| entry.node.get("containers")).flatten();
+            containers.is_some_and(|of| matches!(of.resolved().value, Value::List(_))) || has_pod_spec(&entry.node)
+        }),
+        Value::List(items) => items.iter().any(has_pod_spec),
+        Value::Scalar { .. } | Value::Shared(_) => false,
+    }
+}
+
+/// Whether objects of a kind have templates or examples of pods and make none: of policies about
+/// pods, of definitions of kinds, of what containers are added to pods, and a template by itself.
+pub(super) fn has_templates_only(api_version: &str, kind: &str) -> bool {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    let is_kyverno = group == "kyverno.io" || group.ends_with(".kyverno.io");
+    let is_rule = is_kyverno || group.ends_with("gatekeeper.sh") || group == "admissionregistration.k8s.io";
+    is_rule
+        || matches!(
+            (group, kind),
+            ("", "PodTemplate")
+                | ("apps", "ControllerRevision")
+                | ("apiextensions.k8s.io", "CustomResourceDefinition")
+                | ("apps.kruise.io", "SidecarSet")
+                | ("" | "template.openshift.io", "Template")
+        )
 }
 
 /// The kind of a workload that is not Kubernetes' own, distinct from the kinds that are.
@@ -296,7 +334,8 @@ fn retain(node: &mut Node, keep: &Keep) {
                 retain(&mut entry.node, keep);
                 true
             }
-            None => false,
+            // By such a field a patch is told from an object.
+            None => entry.key.starts_with(DIRECTIVE),
         }),
         Value::List(items) => items.iter_mut().for_each(|item| retain(item, keep)),
         Value::Scalar { .. } | Value::Shared(_) => {}
@@ -441,7 +480,7 @@ fn template(
     path: &[&str],
     notes: &mut Notes,
 ) -> Result<Pod, Mismatch> {
-    if path.iter().try_fold(node, |node, key| node.get(key)).is_none_or(Node::is_null) {
+    if node.at(path).is_none_or(Node::is_null) {
         let help = "it makes no pods without one; add it, or leave the object out";
         return Err(wrong(node.span, &path.join("."), "the workload has no pod template".to_owned(), help));
     }
@@ -453,6 +492,13 @@ fn template(
             labels.entry(key.to_owned()).or_insert_with(|| name.to_owned());
         }
     }
+    // What other projects' controllers add and follows from the name.
+    let known = match kind {
+        "DeploymentConfig" => Some("deploymentconfig"),
+        "Service.serving.knative.dev" => Some("serving.knative.dev/service"),
+        _ => None,
+    };
+    labels.extend(known.map(|key| (key.to_owned(), name.to_owned())));
     let spec = template.spec.unwrap_or_default();
     let mut pod = Pod::from_template(namespace.to_owned(), name.to_owned(), labels, spec);
     pod.workload = Some(Workload { kind: kind.to_owned(), name: name.to_owned() });

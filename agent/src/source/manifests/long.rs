@@ -21,7 +21,6 @@ use memchr::{memchr_iter, memmem};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::foreign::{ACTION, has_action};
 use super::kinds::{self, DocumentKind};
 use super::parse::DocumentReader;
 use super::parsed::{Parsed, ParsedObject};
@@ -127,6 +126,7 @@ pub(super) fn read_by(
         whole.items.extend(batch.items);
         whole.problems.extend(batch.problems);
         whole.parts.extend(batch.parts);
+        whole.pod_makers.extend(batch.pod_makers);
         for (kind, count) in batch.skipped {
             *whole.skipped.entry(kind).or_default() += count;
         }
@@ -316,7 +316,6 @@ fn read_batch(
     count: &AtomicUsize,
 ) -> Option<Parsed> {
     let mut reader = DocumentReader::new(file, default_namespace, count);
-    let has_actions = memmem::find(batch.text.as_bytes(), ACTION.as_bytes()).is_some();
     let (mut line, mut at) = (batch.line, 0);
     for item in batch.items {
         line += lines(&batch.text.as_bytes()[at..item.start]);
@@ -351,7 +350,7 @@ fn read_batch(
             return None;
         }
         for item in &mut reader.parsed.items[items..] {
-            if has_actions && has_action(&item.node) {
+            if item.unfinished.is_some() {
                 return None;
             }
             forget_fields(item);
@@ -368,7 +367,7 @@ fn forget_fields(item: &mut ParsedObject) {
     }
 }
 
-/// What is kept of an item of a kind of which there are many and whose fields have no places.
+/// What is kept of an item whose kind has many, and whose fields have no places.
 fn pruned(text: &str, line: u32, form: Form) -> Option<Node> {
     let begin = Mark { line, column: 1 };
     let mut lines = text.lines();

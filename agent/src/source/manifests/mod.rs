@@ -51,7 +51,7 @@ mod tree;
 mod types;
 mod undeclared;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZero;
@@ -112,6 +112,8 @@ pub struct Loaded {
     pub objects: Objects,
     /// The workloads that are to have no pods (`replicas: 0`), and the labels of their templates.
     pub idle: BTreeMap<ObjectRef, Labels>,
+    /// The workloads that another one has made, and which: ReplicaSets of Deployments, Jobs of CronJobs.
+    pub owned: BTreeMap<ObjectRef, ObjectRef>,
     /// Where they and their fields stand.
     pub positions: Positions,
     /// Warnings; and what was left out, where [`Options::allow_errors`] is set.
@@ -119,6 +121,8 @@ pub struct Loaded {
     /// The kinds that were passed over, with how many there were; of a group
     /// other than the core one as `Ingress.networking.k8s.io`.
     pub skipped: BTreeMap<String, usize>,
+    /// Those of them in whose objects a pod's containers stand, so that their controllers make pods.
+    pub pod_makers: BTreeSet<String>,
     /// What is no object, where [`Options::pass_over`] is set.
     pub passed_over: PassedOver,
     /// What was not read, and may decide.
@@ -175,7 +179,8 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
             // A pipe may be given by its path, as a shell does with `<(…)`.
             match File::open(path).and_then(|file| read_bounded(file, GIVEN)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    nowhere.extend(unreadable(path, &error).problems);
+                    let problems = unreadable(path, &error).problems;
+                    nowhere.extend(problems.into_iter().map(|of| Problem { help: problem::NOWHERE.to_owned(), ..of }));
                 }
                 bytes => jobs.push(Job::Read(path.clone(), bytes)),
             }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::annotations::{self, Wrong};
 use super::decode::{Mismatch, Notes};
 use super::field::{shared_text_of, span_of};
-use super::foreign::{self, DocumentFault};
+use super::foreign::{self, DocumentFault, Unfinished};
 use super::json;
 use super::kinds::{self, DocumentKind};
 use super::parsed::{Parsed, ParsedObject};
@@ -56,6 +56,11 @@ pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: 
             let (valid, broken) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
             let (span, byte) = (behind(valid), broken.first().copied().unwrap_or_default());
             let message = format!("not UTF-8 text: the byte 0x{byte:02x}");
+            // As UTF-16, a text has a null beside each of its letters.
+            let letters: Vec<u8> = error.as_bytes().iter().copied().filter(|byte| *byte != 0).collect();
+            if ["apiVersion", "kind"].iter().all(|key| memchr::memmem::find(&letters, key.as_bytes()).is_none()) {
+                reader.faults.push((reader.parsed.problems.len(), DocumentFault::NoObject));
+            }
             reader.problem(Code::DocumentUnreadable, span, None, "", message, "save the file as UTF-8");
         }
     }
@@ -91,21 +96,25 @@ struct TypeMeta {
 /// not have, how it replaces its pods, its template where that has no labels or shares them by a YAML
 /// anchor, the ports of a Service, and that an object has no name of its own.
 fn needed(kind: DocumentKind, mut node: Node) -> Node {
-    let has = |key| node.get("metadata").and_then(|of| of.get(key)?.text()).is_some_and(|text| !text.is_empty());
+    let has = |key| node.at(&["metadata", key]).and_then(Node::text).is_some_and(|text| !text.is_empty());
     let is_workload = matches!(kind, DocumentKind::Workload | DocumentKind::CronJob);
     let is_unnamed = !has("name") && has("generateName");
     // A change that gives labels to a template without any depends on whether it has metadata.
-    let template = ["spec", "template"].iter().try_fold(&node, |node, key| node.get(key));
-    let of_job = ["spec", "jobTemplate", "spec", "template"].iter().try_fold(&node, |node, key| node.get(key));
-    let labels = template.or(of_job).and_then(|template| template.get("metadata")?.get("labels"));
-    let has_labels = labels.is_some_and(|of| matches!(&of.resolved().value, Value::Map(labels) if !labels.is_empty()));
-    let path = if template.is_some() { LABELS[1] } else { LABELS[2] };
-    let is_shared = shared_text_of(&node, path).is_some();
+    let keeps_template = is_workload && {
+        let (template, path) = match node.at(&["spec", "template"]) {
+            Some(template) => (Some(template), LABELS[1]),
+            None => (node.at(&["spec", "jobTemplate", "spec", "template"]), LABELS[2]),
+        };
+        let labels = template.and_then(|template| template.at(&["metadata", "labels"]));
+        let has_labels =
+            labels.is_some_and(|of| matches!(&of.resolved().value, Value::Map(labels) if !labels.is_empty()));
+        !has_labels || shared_text_of(&node, path).is_some()
+    };
     let Value::Map(entries) = &mut node.value else { return Node { span: node.span, value: Value::Map(Vec::new()) } };
     let kept = |field: &str, key: &str| match (field, key) {
         ("metadata", "labels") | ("spec", "paused" | "updateStrategy") => is_workload,
         ("metadata", "generateName") => is_unnamed,
-        ("spec", "template" | "jobTemplate") => is_workload && (!has_labels || is_shared),
+        ("spec", "template" | "jobTemplate") => keeps_template,
         // The port whose targetPort may be wrong.
         ("spec", "ports") => kind == DocumentKind::Service,
         _ => false,
@@ -182,14 +191,26 @@ impl DocumentReader<'_> {
             Ok(Some(types)) => types,
             Ok(None) => return self.kustomization(&node),
             Err((span, message, help)) => {
+                if let Some(object) = foreign::object_in_list(&node) {
+                    let message = "objects stand in a list without kind: List, which kubectl refuses".to_owned();
+                    let help =
+                        "begin each with \"---\" in place of \"-\", or put the list under items: of a kind: List";
+                    return self.problem(Code::DocumentUnreadable, object.span, None, "", message, help);
+                }
                 if foreign::is_json_patch(&node) {
-                    self.faults.push((self.parsed.problems.len(), DocumentFault::JsonPatch));
+                    self.faults.push((self.parsed.problems.len(), DocumentFault::Patch));
                 } else if !is_meant_as_object(&node) {
                     self.faults.push((self.parsed.problems.len(), DocumentFault::NoObject));
                 }
                 return self.problem(Code::DocumentUnreadable, span, None, "", message, help);
             }
         };
+        if foreign::is_encrypted(&types.api_version, &types.kind) {
+            return self.unfinished(Unfinished::Encrypted, node.span, None);
+        }
+        if foreign::is_merge_patch(&node) {
+            return self.unfinished(Unfinished::Patch, node.span, None);
+        }
         if types.api_version.starts_with("kustomize.config.k8s.io/") {
             self.kustomization(&node);
         }
@@ -212,7 +233,16 @@ impl DocumentReader<'_> {
                 let namespace = self.best_name(DocumentKind::Other, &types.kind, &node).namespace;
                 self.parsed.scaled.push(ObjectRef::new(kind, namespace, name));
             }
-            *self.parsed.skipped.entry(kinds::qualified(&types.api_version, &types.kind)).or_default() += 1;
+            let qualified = kinds::qualified(&types.api_version, &types.kind);
+            if kinds::has_pod_spec(&node) && !kinds::has_templates_only(&types.api_version, &types.kind) {
+                self.parsed.pod_makers.insert(qualified.clone());
+            }
+            let group = types.api_version.split('/').next().unwrap_or_default();
+            // Before it had groups, OpenShift's were of v1.
+            if types.kind == "Template" && matches!(group, "template.openshift.io" | "v1") {
+                self.parsed.openshift_templates.push(node.span.start.line);
+            }
+            *self.parsed.skipped.entry(qualified).or_default() += 1;
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
                 let message = format!("no Kubernetes since 1.16 serves a NetworkPolicy of {}", types.api_version);
                 let help = "write apiVersion: networking.k8s.io/v1";
@@ -288,7 +318,7 @@ impl DocumentReader<'_> {
     /// says.
     fn labels(&mut self, object: &ObjectRef, node: &Node) {
         for path in LABELS {
-            let found = path.split('.').try_fold(node, |node, key| node.get(key));
+            let found = node.at(&path.split('.').collect::<Vec<_>>());
             let Some(Value::Map(entries)) = found.map(|found| &found.resolved().value) else { continue };
             for entry in entries {
                 let value = if entry.node.is_null() { "" } else { entry.node.text().unwrap_or_default() };
@@ -300,9 +330,28 @@ impl DocumentReader<'_> {
         }
     }
 
+    /// An object that another program has yet to finish, and that is no broken one.
+    fn unfinished(&mut self, why: Unfinished, span: Span, object: Option<&ObjectRef>) {
+        let (message, help) = match why {
+            Unfinished::Encrypted => ("it is encrypted by SOPS", format!("sops -d {} decrypts it", self.parsed.file)),
+            Unfinished::Patch => {
+                ("it is a strategic merge patch, which is no object", "kustomize applies it".to_owned())
+            }
+            Unfinished::Template => ("it is a template that is not rendered", String::new()),
+            Unfinished::Parameters => ("its parameters have no values yet", String::new()),
+        };
+        self.faults.push((self.parsed.problems.len(), DocumentFault::Unfinished(why)));
+        self.problem(Code::DocumentUnreadable, span, object, "", message.to_owned(), help);
+    }
+
     fn object(&mut self, kind: DocumentKind, kind_name: &str, mut node: Node) {
         // They decide nothing, so a policy is in force whatever they say.
         let annotations = Some(&mut node).filter(|_| kind == DocumentKind::Policy).and_then(annotations::take);
+        let unfinished = foreign::unfinished(&node);
+        if let Some(why @ (Unfinished::Encrypted | Unfinished::Patch)) = unfinished {
+            let object = self.best_name(kind, kind_name, &node);
+            return self.unfinished(why, node.span, Some(&object));
+        }
         let mut notes = Notes::default();
         let read = kinds::read(kind, kind_name, &node, &self.parsed.file, self.default_namespace, &mut notes);
         let object = match &read {
@@ -322,7 +371,7 @@ impl DocumentReader<'_> {
             Ok(decoded) => {
                 // Of other objects than policies little is asked for, and there are a hundred
                 // thousand.
-                let is_needed = kind == DocumentKind::Policy || foreign::has_action(&node);
+                let is_needed = kind == DocumentKind::Policy;
                 let node = if is_needed { node } else { needed(kind, node) };
                 self.parsed.items.push(ParsedObject {
                     object,
@@ -330,12 +379,13 @@ impl DocumentReader<'_> {
                     node: Arc::new(node),
                     is_in_parts: false,
                     owner: decoded.owner,
+                    unfinished,
                     body: decoded.body,
                 });
             }
             Err(Mismatch { span, path, message, help }) => {
                 let span = span.unwrap_or(node.span);
-                let fault = if foreign::has_action(&node) { DocumentFault::Template } else { DocumentFault::Mismatch };
+                let fault = unfinished.map_or(DocumentFault::Mismatch, DocumentFault::Unfinished);
                 self.faults.push((self.parsed.problems.len(), fault));
                 self.problem(Code::DocumentUnreadable, span, Some(&object), &path, message, help);
             }
@@ -344,7 +394,7 @@ impl DocumentReader<'_> {
 
     /// The name of an object that could not be read.
     fn best_name(&self, kind: DocumentKind, kind_name: &str, node: &Node) -> ObjectRef {
-        let metadata = |key| node.get("metadata").and_then(|m| m.get(key)).and_then(Node::text).unwrap_or_default();
+        let metadata = |key| node.at(&["metadata", key]).and_then(Node::text).unwrap_or_default();
         let namespace = match metadata("namespace") {
             _ if kind.is_cluster_scoped() => "",
             "" => self.default_namespace,

@@ -1,12 +1,12 @@
 //! What a file holds, read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use npc_compiler::object::Workload;
 
-use super::foreign::OtherDocument;
+use super::foreign::{OtherDocument, Unfinished};
 use super::kinds::Body;
 use super::problem::{Code, ObjectRef, Problem};
 use super::tree::Node;
@@ -19,6 +19,10 @@ pub(in crate::source) struct Parsed {
     pub(super) items: Vec<ParsedObject>,
     pub(in crate::source) problems: Vec<Problem>,
     pub(super) skipped: BTreeMap<String, usize>,
+    /// Those of the kinds that were passed over in whose objects a pod's containers stand.
+    pub(super) pod_makers: BTreeSet<String>,
+    /// The lines in which Templates of OpenShift begin.
+    pub(super) openshift_templates: Vec<u32>,
     /// The workloads that autoscalers scale.
     pub(super) scaled: Vec<ObjectRef>,
     /// The problems, by their places, of documents that are no broken objects.
@@ -37,6 +41,8 @@ pub(super) struct ParsedObject {
     pub(super) node: Arc<Node>,
     /// Its fields stand in [`Parsed::parts`] only.
     pub(super) is_in_parts: bool,
+    /// What another program has yet to do to it.
+    pub(super) unfinished: Option<Unfinished>,
     /// The workload that owns it.
     pub(super) owner: Option<Workload>,
     pub(super) body: Body,
@@ -50,6 +56,8 @@ impl Parsed {
             items: Vec::new(),
             problems: Vec::new(),
             skipped: BTreeMap::new(),
+            pod_makers: BTreeSet::new(),
+            openshift_templates: Vec::new(),
             scaled: Vec::new(),
             foreign: Vec::new(),
             parts: BTreeMap::new(),

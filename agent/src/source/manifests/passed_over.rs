@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use npc_compiler::cluster::unread::{Extent, Unread};
 
-use super::foreign::{ACTION, OtherDocument, around, has_action};
+use super::foreign::{self, OtherDocument, around, is_unfinished_text};
 use super::parsed::Parsed;
-use super::problem::Severity;
+use super::problem::{ObjectRef, Severity};
 use super::types;
 
 /// What was passed over.
@@ -58,47 +58,67 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
             continue;
         }
         let mut unread = BTreeSet::new();
-        let mut note = |foreign: OtherDocument, line: u32| {
+        let mut note = |foreign: OtherDocument, line: u32, object: Option<&ObjectRef>| {
             add(foreign);
-            if matches!(foreign, OtherDocument::Template | OtherDocument::Encrypted) {
-                unread.extend(kinds(around(&file.text, line)));
+            if !foreign.may_decide() {
+                return;
+            }
+            let mut is_left_out = |kind: Option<&str>, namespace: Extent| {
+                unread.insert((kind.map(str::to_owned), namespace, foreign));
+            };
+            match object {
+                Some(object) if !is_unfinished_text(&object.namespace) => {
+                    is_left_out(types::kind_that_is_read(&object.kind), Extent::In(object.namespace.clone()));
+                }
+                _ => kinds(around(&file.text, line)).iter().for_each(|kind| is_left_out(*kind, Extent::Everywhere)),
             }
         };
+        for line in &file.openshift_templates {
+            note(OtherDocument::OpenShiftTemplate, *line, None);
+        }
         let mut index = 0;
         let foreign: BTreeMap<usize, OtherDocument> = file.foreign.drain(..).collect();
         file.problems.retain(|problem| {
             let foreign = foreign.get(&index).filter(|_| problem.severity() == Severity::Error);
             index += 1;
             if let Some(foreign) = foreign {
-                note(*foreign, problem.span.map_or(1, |span| span.start.line));
+                note(*foreign, problem.span.map_or(1, |span| span.start.line), None);
             }
             foreign.is_none()
         });
-        if file.text.contains(ACTION) {
-            file.items.retain(|item| {
-                let is_template = has_action(&item.node);
-                if is_template {
-                    note(OtherDocument::Template, item.node.span.start.line);
-                }
-                !is_template
-            });
-        }
+        file.items.retain(|item| {
+            if let Some(unfinished) = item.unfinished {
+                note(unfinished.document(), item.node.span.start.line, Some(&item.object));
+            }
+            item.unfinished.is_none()
+        });
         if !file.items.is_empty() || !file.skipped.is_empty() {
             passed.mixed.insert(Arc::clone(&file.file));
         }
-        passed.unread.extend(unread.into_iter().map(|kind| Unread {
-            kind: Some(kind.to_owned()),
-            namespace: Extent::Everywhere,
-            why: format!("{} is a template that is not rendered, or encrypted", file.file),
+        passed.unread.extend(unread.into_iter().map(|(kind, namespace, foreign)| Unread {
+            kind,
+            namespace,
+            why: format!("{} {}", file.file, foreign.why_unread()),
         }));
     }
     passed
 }
 
-/// The kinds that are read and that a text names.
-fn kinds(text: &str) -> BTreeSet<&'static str> {
-    let named = text.lines().filter_map(|line| line.trim_start().strip_prefix("kind:"));
-    named.filter_map(|kind| types::kind_that_is_read(kind.trim().trim_matches(['"', '\'']))).collect()
+/// The kinds that are read and that a text names; none for one that the text does not say.
+fn kinds(text: &str) -> BTreeSet<Option<&'static str>> {
+    let mut kinds = BTreeSet::new();
+    for (at, key) in text.match_indices("kind") {
+        let is_in_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '$');
+        let value = text[at + key.len()..].trim_start_matches(['"', '\'']).trim_start_matches(' ');
+        let Some(value) = value.strip_prefix(':').filter(|_| !text[..at].ends_with(is_in_word)) else { continue };
+        let value = value.trim_start_matches(' ').trim_start_matches(['"', '\'']);
+        if foreign::begins_unfinished(value) {
+            kinds.insert(None);
+        }
+        let kind = value.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        kinds.extend(types::kind_that_is_read(kind).map(Some));
+    }
+    kinds
 }
 
 /// A path without `.` and `..`, as far as its text tells.
@@ -120,8 +140,12 @@ mod tests {
 
     #[test]
     fn a_template_names_the_kinds_that_it_may_make() {
-        let text = "{{ if .Values.x }}\nkind: NetworkPolicy\n---\nkind: \"Deployment\"\nkind: ConfigMap\n";
-        assert_eq!(Vec::from_iter(kinds(text)), ["Deployment", "NetworkPolicy"]);
+        let text =
+            "{{ if .Values.x }}\nkind: NetworkPolicy\n---\nkind: \"Deployment\"\nkind: ConfigMap\nsubkind: Pod\n";
+        assert_eq!(Vec::from_iter(kinds(text)), [Some("Deployment"), Some("NetworkPolicy")]);
+        let json = "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"items\":[{\"kind\" : \"{{ .kind }}\"}]}";
+        assert_eq!(Vec::from_iter(kinds(json)), [None, Some("Pod")]);
+        assert_eq!(Vec::from_iter(kinds("kind: ENC[AES256_GCM,data:x]\n")), [None]);
     }
 
     #[test]

@@ -120,10 +120,10 @@ impl Positions {
         let origin = self.objects.get(object)?;
         let read = self.read_again(origin);
         let node = read.as_ref().unwrap_or(&origin.node);
-        path.iter().try_fold(node, |node, key| node.get(key))?.text().map(str::to_owned)
+        node.at(path)?.text().map(str::to_owned)
     }
 
-    /// The tree of an object of which only the text is kept.
+    /// The tree of an object, if only its text is kept.
     fn read_again(&self, origin: &Origin) -> Option<Node> {
         if !origin.is_in_parts {
             return None;

@@ -126,51 +126,24 @@ impl Problem {
 
     /// It without its severity, for a log whose line has that already.
     #[must_use]
-    pub fn said(&self) -> impl fmt::Display {
-        Said(self)
+    pub fn said(&self) -> String {
+        let mut text = String::new();
+        // A text takes whatever is written.
+        let _ = self.place(&mut text).and_then(|()| self.what(&mut text));
+        text
     }
 
-    fn what(&self) -> What<'_> {
-        What(self)
-    }
-
-    fn place(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn place(&self, f: &mut impl fmt::Write) -> fmt::Result {
         f.write_str(&self.file)?;
         if let Some(span) = self.span {
             write!(f, ":{}:{}", span.start.line, span.start.column)?;
         }
-        Ok(())
+        f.write_str(": ")
     }
-}
 
-/// With `#`, the code stands behind the severity: `warning[label-invalid]`.
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.place(f)?;
-        write!(f, ": {}", self.severity().as_str())?;
-        if f.alternate() {
-            write!(f, "[{}]", self.code.as_str())?;
-        }
-        write!(f, ": {}", self.what())
-    }
-}
-
-/// What [`Problem::said`] shows.
-struct Said<'a>(&'a Problem);
-
-impl fmt::Display for Said<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.place(f)?;
-        write!(f, ": {}", self.0.what())
-    }
-}
-
-/// What is wrong, without the place.
-struct What<'a>(&'a Problem);
-
-impl fmt::Display for What<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Problem { object, path, message, help, .. } = self.0;
+    /// What is wrong, without the place.
+    fn what(&self, f: &mut impl fmt::Write) -> fmt::Result {
+        let Self { object, path, message, help, .. } = self;
         if let Some(object) = object {
             write!(f, "{object}: ")?;
         }
@@ -182,6 +155,19 @@ impl fmt::Display for What<'_> {
             write!(f, "; {help}")?;
         }
         Ok(())
+    }
+}
+
+/// With `#`, the code stands behind the severity: `warning[label-invalid]`.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.place(f)?;
+        f.write_str(self.severity().as_str())?;
+        if f.alternate() {
+            write!(f, "[{}]", self.code.as_str())?;
+        }
+        f.write_str(": ")?;
+        self.what(f)
     }
 }
 
@@ -221,12 +207,19 @@ pub struct Errors(
     pub Vec<Problem>,
 );
 
+/// What helps where a path that was named leads nowhere; no flag does.
+pub(super) const NOWHERE: &str = "name a path that exists";
+
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for problem in &self.0 {
             writeln!(f, "{problem}")?;
         }
-        let errors = self.0.iter().filter(|p| p.severity() == Severity::Error).count();
+        let errors = || self.0.iter().filter(|p| p.severity() == Severity::Error);
+        if errors().all(|problem| problem.help == NOWHERE) {
+            return f.write_str("nothing was judged");
+        }
+        let errors = errors().count();
         let (documents, them) = if errors == 1 { ("document", "it") } else { ("documents", "them") };
         write!(
             f,

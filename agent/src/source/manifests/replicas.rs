@@ -42,7 +42,7 @@ pub(super) fn of_cron_job(node: &Node, notes: &mut Notes) -> Result<Option<i32>,
 /// The workload whose number of replicas an object changes, where it is an autoscaler that may make
 /// more than one.
 pub(super) fn scaled_by(api_version: &str, kind: &str, node: &Node) -> Option<Workload> {
-    let at = |path: &[&str]| path.iter().try_fold(node, |node, key| node.get(key)).and_then(Node::text);
+    let at = |path: &[&str]| node.at(path).and_then(Node::text);
     let (group, _) = api_version.split_once('/')?;
     let (most, default_kind) = match (group, kind) {
         ("autoscaling", "HorizontalPodAutoscaler") => ("maxReplicas", None),

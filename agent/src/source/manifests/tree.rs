@@ -67,6 +67,11 @@ impl Node {
         }
     }
 
+    /// The value that these keys lead to, one after the other.
+    pub(super) fn at(&self, path: &[&str]) -> Option<&Self> {
+        path.iter().try_fold(self, |node, key| node.get(key))
+    }
+
     /// What the node holds, an alias followed.
     pub(super) fn into_value(self) -> Value {
         match self.value {

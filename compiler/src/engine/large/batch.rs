@@ -43,7 +43,7 @@ impl Batch {
         self.changes.is_empty() && !self.reconsiders_bound
     }
 
-    /// The events of pods that wait.
+    /// The events that wait; of policies, those that are not read yet.
     pub(super) fn events(&self) -> impl Iterator<Item = &Event> {
         self.changes.values().filter_map(|change| match change {
             Change::Event(event) => Some(event),
@@ -129,10 +129,13 @@ impl Waiting {
     }
 }
 
+/// How many chains a group has: one in each family.
+const LEAVES: usize = Family::ALL.len();
+
 /// What events that wait will make, and how much of it is there.
 #[derive(Debug)]
 pub(super) struct Expected {
-    /// Who uses the sets.
+    /// The user of the sets; no namespace has such a name.
     pub(super) user: Arc<str>,
     pub(super) groups: Vec<PreparedGroup>,
     /// The policies that will be over the bound on set members.
@@ -167,22 +170,22 @@ impl Expected {
 
     /// It is in force from now on.
     pub(super) fn release(self) -> (Released, Prospect) {
-        let chains = self.chains().map(|leaf| (leaf.family, leaf.chain.clone())).collect();
+        let chains = self.leaves().map(|leaf| (leaf.family, leaf.chain.clone())).collect();
         let sets = self.sets.into_iter().take(self.kept_sets).map(|(_, name)| name).collect();
         let prospect = Prospect { groups: self.groups, over: self.over, members: BTreeMap::new() };
         (Released { user: self.user, sets, chains }, prospect)
     }
 
     /// The chain of this place.
-    pub(super) fn chain(&self, place: usize) -> Option<&PreparedLeaf> {
-        self.groups.get(place / 2)?.leaves.get(place % 2)
+    pub(super) fn leaf(&self, place: usize) -> Option<&PreparedLeaf> {
+        self.groups.get(place / LEAVES)?.leaves.get(place % LEAVES)
     }
 
-    pub(super) fn chains(&self) -> impl Iterator<Item = &PreparedLeaf> {
+    pub(super) fn leaves(&self) -> impl Iterator<Item = &PreparedLeaf> {
         self.groups.iter().flat_map(|group| &group.leaves)
     }
 
     pub(super) fn is_whole(&self) -> bool {
-        self.whole_sets == self.sets.len() && self.whole_chains == 2 * self.groups.len()
+        self.whole_sets == self.sets.len() && self.whole_chains == LEAVES * self.groups.len()
     }
 }

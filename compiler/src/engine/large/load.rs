@@ -83,7 +83,7 @@ impl Engine {
     fn keep_sets(&mut self, expected: &mut Expected, most: usize) {
         let mut missing = expected.sets[expected.whole_sets..expected.kept_sets].len();
         while let Some((place, name)) = expected.sets.get(expected.kept_sets).filter(|_| missing < most) {
-            if let Some(leaf) = expected.chain(*place) {
+            if let Some(leaf) = expected.leaf(*place) {
                 let user = (leaf.family, &expected.user);
                 self.sets.keep(&mut self.store, &mut self.peers, user, name, &leaf.sets[name]);
                 self.sets.expect(name);
@@ -97,7 +97,7 @@ impl Engine {
     fn load_chains(&mut self, expected: &mut Expected, most: usize) -> Plan {
         let mut writes = [ChainWrites::default(), ChainWrites::default()];
         let mut left = most.max(1);
-        while let Some(leaf) = expected.chain(expected.whole_chains).filter(|_| left > 0) {
+        while let Some(leaf) = expected.leaf(expected.whole_chains).filter(|_| left > 0) {
             let there = self.state.family(leaf.family).chains.get(&leaf.chain).map(Vec::len);
             let rest = &leaf.rules[there.unwrap_or_default().min(leaf.rules.len())..];
             let some = &rest[..rest.len().min(left)];

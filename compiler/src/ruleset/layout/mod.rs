@@ -156,7 +156,7 @@ pub(crate) struct DecidingGroups {
 }
 
 impl DecidingGroups {
-    /// The way of an address whose holders are of these groups; `None` if there
+    /// The deciding groups of an address whose holders are of these groups; `None` if there
     /// are none.
     pub(crate) fn of(direction: Direction, groups: impl Iterator<Item = Hash>) -> Option<Self> {
         let mut groups: Vec<Hash> = groups.collect();

@@ -1,5 +1,9 @@
 //! One truth: what an explanation of two ends says is what the matrix says of them.
+//!
+//! Each test counts what it compared. Random clusters have much that cannot be compared, and a test that
+//! compares nothing proves nothing.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 
 use proptest::prelude::*;
@@ -11,10 +15,11 @@ use crate::cluster::backend::{Backend, BackendEnd};
 use crate::cluster::group::Groups;
 use crate::cluster::unread::{Extent, Unread};
 use crate::cluster::{Cluster, PodId};
-use crate::object::{Family, Objects, Protocol, Service, ServicePort};
+use crate::object::{Exposure, Family, Objects, Protocol, Service, ServicePort};
+use crate::policy::Direction;
 use crate::sample::objects;
 use crate::sample_services::objects_with_services;
-use crate::verdict::flow::End;
+use crate::verdict::flow::{End, directed, exemption};
 use crate::verdict::matrix::{By, Matrix, Options};
 
 /// Ports to ask about.
@@ -60,7 +65,37 @@ fn by_flows(explanation: &FlowExplanation, is_several: bool) -> (Traffic, Traffi
     (least.clone(), most.union(&least))
 }
 
-fn check(objects: &Objects, unread: Vec<Unread>, by: By, port: Option<&Port>) -> Result<(), TestCaseError> {
+/// How often something was compared.
+#[derive(Debug, Default)]
+struct Count(Cell<usize>);
+
+impl Count {
+    fn add(&self) {
+        self.0.set(self.0.get() + 1);
+    }
+
+    fn assert_over(&self, least: usize) {
+        assert!(self.0.get() > least, "only {} comparisons", self.0.get());
+    }
+}
+
+/// How many clusters a test tries.
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// Whether an answer is about an address that several pods list: which of them has it is not known.
+fn is_contested(answer: &FlowExplanation) -> bool {
+    answer.warnings.iter().any(|warning| matches!(warning, Warning::Contested(_)))
+}
+
+fn check(
+    objects: &Objects,
+    unread: Vec<Unread>,
+    by: By,
+    port: Option<&Port>,
+    (compared, of_nodes): (&Count, &Count),
+) -> Result<(), TestCaseError> {
     let cluster = Cluster::new(objects).with_unread(unread);
     let groups = Groups::of_cluster(&cluster);
     let addresses = ["192.0.2.1", "198.51.100.7", "10.0.0.9", "10.0.0.1", "2001:db8::7"];
@@ -80,16 +115,21 @@ fn check(objects: &Objects, unread: Vec<Unread>, by: By, port: Option<&Port>) ->
             {
                 continue;
             }
-            // A host port of a node leads to a pod, and the matrix is about the node itself.
-            let leads_on =
-                |end: &End| matches!(end, End::Address(address) if cluster.host_ports_at(*address).next().is_some());
+            // Ports of a node lead to pods and Services, and the matrix is about the node itself.
+            let is_node = |end: &End| matches!(end, End::Address(address) if cluster.is_node(*address));
+            let leads_on = |end: &End| {
+                let has_host_port = |address| cluster.host_ports_at(address).next().is_some();
+                is_node(end)
+                    && (cluster.node_ports().next().is_some()
+                        || end.address(&cluster, Family::V4).is_some_and(has_host_port))
+            };
             if destination.iter().any(leads_on) {
                 continue;
             }
             let answer = explain(&cluster, &groups, &target(&source), &target(&destination), port);
-            let Ok(answer) = answer else { continue };
-            // Which of several pods has an address is not known.
-            if answer.warnings.iter().any(|warning| matches!(warning, Warning::Contested(_))) {
+            // Nothing may be left out but what is too large, and here nothing is.
+            let answer = answer.map_err(|error| TestCaseError::fail(format!("{error:?}")))?;
+            if is_contested(&answer) {
                 continue;
             }
             let single = |ends: &[End]| match ends {
@@ -105,47 +145,77 @@ fn check(objects: &Objects, unread: Vec<Unread>, by: By, port: Option<&Port>) ->
             let said = (least.intersection(&asked), most.intersection(&asked));
             let ids = [from, to].map(|row| matrix.endpoints()[row].id.clone());
             prop_assert_eq!(found, said, "{:?} {:?}", ids, answer);
+            compared.add();
+            if source.iter().chain(&destination).any(is_node) {
+                of_nodes.add();
+            }
         }
     }
     Ok(())
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn an_explanation_says_of_two_ends_what_the_matrix_does(
+#[test]
+fn an_explanation_says_of_two_ends_what_the_matrix_does() {
+    let counts = (Count::default(), Count::default());
+    proptest!(config(), |(
         objects in prop_oneof![objects().boxed(), objects_with_services().boxed()],
         port in port(),
         unread in proptest::option::of(select(vec!["NetworkPolicy", "Pod", "Namespace", "Service"])),
         by_pod: bool,
-    ) {
+    )| {
         let unread = unread.map(|kind| {
             let namespace = if kind == "Namespace" { Extent::Everywhere } else { Extent::In("b".to_owned()) };
             Unread { kind: Some(kind.to_owned()), namespace, why: "not read".to_owned() }
         });
         let by = if by_pod { By::Pod } else { By::Workload };
-        check(&objects, Vec::from_iter(unread), by, port.as_ref())?;
-    }
+        check(&objects, Vec::from_iter(unread), by, port.as_ref(), (&counts.0, &counts.1))?;
+    });
+    counts.0.assert_over(10_000);
+    counts.1.assert_over(1_000);
 }
 
-/// The matrix of each pod, and the rows of pods.
+/// The matrix of each pod and of each address that something else has, and their rows.
 struct ByPod<'a> {
     cluster: &'a Cluster,
     matrix: &'a Matrix<'a>,
-    rows: Vec<(PodId, usize)>,
+    pods: Vec<(PodId, usize)>,
+    addresses: Vec<(IpAddr, usize)>,
 }
 
 impl<'a> ByPod<'a> {
-    fn new(cluster: &'a Cluster, matrix: &'a Matrix<'a>) -> Self {
-        let row =
-            |place| matrix.ends(place).find_map(|end| if let End::Pod(pod) = end { Some((pod, place)) } else { None });
-        let is_pod = |place: &usize| matrix.endpoints()[*place].kind != "Address";
-        Self { cluster, matrix, rows: (0..matrix.endpoints().len()).filter(is_pod).filter_map(row).collect() }
+    /// The addresses that are not those of pods with a row: of nodes, and of endpoints outside.
+    fn options(cluster: &Cluster) -> Options {
+        let outside = ["203.0.113.7", "10.0.0.200", "2001:db8::1", "2001:db8::2"];
+        let outside = outside.iter().filter_map(|text| text.parse().ok());
+        let addresses: Vec<IpAddr> = cluster.nodes().values().flatten().copied().chain(outside).collect();
+        let is_free = |address: &IpAddr| cluster.holders(*address, None).is_empty();
+        Options { by: By::Pod, addresses: addresses.into_iter().filter(is_free).collect() }
     }
 
-    fn row(&self, pod: PodId) -> Option<usize> {
-        self.rows.iter().find(|(of, _)| *of == pod).map(|(_, row)| *row)
+    fn new(cluster: &'a Cluster, matrix: &'a Matrix<'a>) -> Self {
+        let (mut pods, mut addresses) = (Vec::new(), Vec::new());
+        for row in 0..matrix.endpoints().len() {
+            match (matrix.ends(row).next(), matrix.endpoints()[row].kind.as_str()) {
+                (_, "Address") => addresses.push((matrix.endpoints()[row].addresses[0], row)),
+                (Some(End::Pod(pod)), _) => pods.push((pod, row)),
+                _ => {}
+            }
+        }
+        Self { cluster, matrix, pods, addresses }
+    }
+
+    /// The rows of an end, in one family where that is given; none where the matrix has none: a pod in its
+    /// node's network has those of its addresses.
+    fn rows(&self, end: BackendEnd, only: Option<Family>) -> Vec<usize> {
+        let is_meant = |address: &IpAddr| only.is_none_or(|only| Family::of(address) == only);
+        let of_address = |address: IpAddr| self.addresses.iter().find(|(of, _)| *of == address).map(|(_, row)| *row);
+        match end {
+            BackendEnd::Pod(pod) if self.cluster.pod(pod).host_network => {
+                self.cluster.pod(pod).addresses().filter(is_meant).filter_map(of_address).collect()
+            }
+            BackendEnd::Pod(pod) => self.pods.iter().filter(|(of, _)| *of == pod).map(|(_, row)| *row).collect(),
+            BackendEnd::Address(address) => of_address(address).into_iter().collect(),
+        }
     }
 
     /// What the matrix says of the traffic from a row to another, in one family where that is given; none
@@ -164,7 +234,7 @@ impl<'a> ByPod<'a> {
         Some((least.intersection(asked), most.intersection(asked)))
     }
 
-    /// What a client may send to the backends of a port, by what the matrix says of each; none where the
+    /// What a pod may send to the backends of a port, by what the matrix says of each; none where the
     /// matrix has no row for one.
     fn through(
         &self,
@@ -175,90 +245,131 @@ impl<'a> ByPod<'a> {
     ) -> Option<(Traffic, Traffic)> {
         let (mut least, mut most) = (Traffic::none(), Traffic::none());
         for backend in backends {
-            let BackendEnd::Pod(pod) = backend.end else { return None };
             let traffic = Traffic::ports(port.protocol, backend.port, backend.port);
-            let (mut at_least, at_most) = self.between(from, self.row(pod)?, backend.family, &traffic)?;
-            if service.routing.is_node_local {
-                let [own, other] = [source, pod].map(|pod| self.cluster.pod(pod));
-                let is_everywhere =
-                    other.is_template() && other.workload.as_ref().is_some_and(|of| of.kind == "DaemonSet");
-                match (&own.node, &other.node) {
-                    _ if is_everywhere => {}
+            let rows = self.rows(backend.end, backend.family);
+            let mut is_certain = true;
+            if service.routing.is_node_local && !service.routing.is_headless {
+                let own = self.cluster.pod(source).node.as_deref();
+                let is_everywhere = |pod| self.cluster.pod(pod).is_on_each_node();
+                match (own, self.cluster.node_of_backend(service, backend.end)) {
+                    _ if matches!(backend.end, BackendEnd::Pod(pod) if is_everywhere(pod)) => {}
                     (Some(own), Some(other)) if own == other => {}
                     (Some(_), Some(_)) => continue,
-                    _ => at_least = Traffic::none(),
+                    // An address outside the cluster is on no node.
+                    (_, None) if matches!(backend.end, BackendEnd::Address(_)) => continue,
+                    _ => is_certain = false,
                 }
             }
-            (least, most) = (least.union(&at_least), most.union(&at_most));
+            // What was not read may have an address of a slice: asked about by itself, it is unknown.
+            let is_address = matches!(backend.end, BackendEnd::Address(_));
+            if rows.is_empty() || (is_address && !self.cluster.unread().is_empty()) {
+                return None;
+            }
+            for row in rows {
+                let (at_least, at_most) = self.between(from, row, backend.family, &traffic)?;
+                least = if is_certain { least.union(&at_least) } else { least };
+                most = most.union(&at_most);
+            }
         }
         Some((least, most))
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Policies see the backends of a Service, so what passes by it is what passes to these.
-    #[test]
-    fn an_explanation_says_of_a_service_what_the_matrix_does_of_its_backends(
+/// Policies see the backends of a Service, so what passes by it is what passes to these.
+#[test]
+fn an_explanation_says_of_a_service_what_the_matrix_does_of_its_backends() {
+    let (by_address, by_name, to_hosts, to_addresses) =
+        (Count::default(), Count::default(), Count::default(), Count::default());
+    proptest!(config(), |(
         objects in objects_with_services(),
         unread in proptest::option::weighted(0.2, select(vec!["NetworkPolicy", "Pod", "EndpointSlice"])),
-    ) {
+    )| {
         let namespace = Extent::In("b".to_owned());
         let unread = unread.map(|kind| Unread { kind: Some(kind.to_owned()), namespace, why: "not read".to_owned() });
         let cluster = Cluster::new(&objects).with_unread(Vec::from_iter(unread));
         let groups = Groups::of_cluster(&cluster);
-        let matrix = Matrix::of_groups(&cluster, &groups, &Options { by: By::Pod, addresses: Vec::new() });
+        let matrix = Matrix::of_groups(&cluster, &groups, &ByPod::options(&cluster));
         let by_pod = ByPod::new(&cluster, &matrix);
-        for (source, from) in by_pod.rows.iter().copied() {
-            for service in cluster.services().filter(|service| !service.routing.is_headless) {
-                let answer = explain(&cluster, &groups, &Target::Pod(source), &Target::Service(service), None);
+        for (source, from) in by_pod.pods.iter().copied() {
+            let is_several = cluster.pod(source).is_template() && !cluster.pod(source).is_single;
+            for service in cluster.services() {
+                let answer = explain(&cluster, &groups, &Target::Pods(vec![source]), &Target::Service(service), None);
                 let answer = answer.map_err(|error| TestCaseError::fail(format!("{error:?}")))?;
-                if answer.warnings.iter().any(|warning| matches!(warning, Warning::Contested(_))) {
+                if is_contested(&answer) {
                     continue;
                 }
-                let is_several = cluster.pod(source).is_template() && !cluster.pod(source).is_single;
-                for port in &service.ports {
+                let backends: Option<Vec<(&ServicePort, Vec<Backend>)>> =
+                    service.ports.iter().map(|port| Some((port, cluster.backends(service, port)?))).collect();
+                let Some(backends) = backends else {
+                    prop_assert!(answer.flows.iter().all(|flow| flow.verdict == Verdict::Unknown), "{:?}", answer);
+                    continue;
+                };
+                let is_host = |of: &Backend| matches!(of.end, BackendEnd::Pod(pod) if cluster.pod(pod).host_network);
+                let mut ends = backends.iter().flat_map(|(_, backends)| backends);
+                if service.routing.is_headless {
+                    if ends.clone().next().is_none() {
+                        // Without a port that leads somewhere, the pods themselves are meant.
+                        continue;
+                    }
+                    let said: Option<Vec<(Traffic, Traffic)>> = backends
+                        .iter()
+                        .map(|(port, backends)| by_pod.through((source, from), service, port, backends))
+                        .collect();
+                    let Some(said) = said else { continue };
+                    let (least, most): (Vec<Traffic>, Vec<Traffic>) = said.into_iter().unzip();
+                    let all = |of: Vec<Traffic>| of.iter().fold(Traffic::none(), |all, of| all.union(of));
+                    let found = by_flows(&answer, is_several);
+                    prop_assert_eq!(found, (all(least), all(most)), "{:?} -> {:?}\n{:?}", cluster.pod(source), service, answer);
+                    by_name.add();
+                    if ends.any(is_host) {
+                        to_hosts.add();
+                    }
+                    continue;
+                }
+                for (port, backends) in &backends {
                     let is_of_port = |flow: &&Flow| flow.via.as_ref().is_some_and(|via| via.port == Some(port.port));
                     let flows: Vec<Flow> = answer.flows.iter().filter(is_of_port).cloned().collect();
-                    let Some(backends) = cluster.backends(service, port) else {
-                        prop_assert!(flows.iter().all(|flow| flow.verdict == Verdict::Unknown), "{:?}", flows);
-                        continue;
-                    };
-                    let Some(said) = by_pod.through((source, from), service, port, &backends) else { continue };
+                    let Some(said) = by_pod.through((source, from), service, port, backends) else { continue };
                     let of_port = FlowExplanation { flows, ..FlowExplanation::default() };
                     let found = by_flows(&of_port, is_several);
                     prop_assert_eq!(found, said, "{:?} -> {:?} {:?}\n{:?}", cluster.pod(source), service, port, of_port);
+                    by_address.add();
+                    if backends.iter().any(is_host) {
+                        to_hosts.add();
+                    }
+                    if backends.iter().any(|of| matches!(of.end, BackendEnd::Address(_))) {
+                        to_addresses.add();
+                    }
                 }
             }
         }
-    }
+    });
+    by_address.assert_over(2_000);
+    by_name.assert_over(500);
+    to_hosts.assert_over(200);
+    to_addresses.assert_over(200);
+}
 
-    /// A pod in its node's network is for policies what the node's address is.
-    #[test]
-    fn an_explanation_says_of_a_pod_in_its_nodes_network_what_the_matrix_does_of_the_node(
-        objects in objects_with_services(),
-        port in port(),
-    ) {
+/// A pod in its node's network is for policies what the node's address is.
+#[test]
+fn an_explanation_says_of_a_pod_in_its_nodes_network_what_the_matrix_does_of_the_node() {
+    let compared = Count::default();
+    proptest!(config(), |(objects in objects_with_services(), port in port())| {
         let cluster = Cluster::new(&objects);
         let groups = Groups::of_cluster(&cluster);
-        let addresses: Vec<IpAddr> = cluster.nodes().values().flatten().copied().collect();
-        let matrix = Matrix::of_groups(&cluster, &groups, &Options { by: By::Pod, addresses });
+        let matrix = Matrix::of_groups(&cluster, &groups, &ByPod::options(&cluster));
         let by_pod = ByPod::new(&cluster, &matrix);
         let asked = meant(port.as_ref());
         let hosts = cluster.pods().filter(|(_, pod)| pod.host_network && !pod.finished && !pod.is_template());
         for (host, object) in hosts.filter(|(_, pod)| pod.addresses().next().is_some()) {
-            let rows: Vec<usize> = object
-                .addresses()
-                .filter_map(|address| matrix.endpoints().iter().position(|of| of.kind == "Address" && of.addresses == [address]))
-                .collect();
-            for (pod, row) in by_pod.rows.iter().copied() {
+            let rows = by_pod.rows(BackendEnd::Pod(host), None);
+            for (pod, row) in by_pod.pods.iter().copied() {
                 for is_source in [true, false] {
-                    let (host, pod) = (Target::Pod(host), Target::Pod(pod));
+                    let (host, pod) = (Target::Pod(host), Target::Pods(vec![pod]));
                     let (from, to) = if is_source { (&host, &pod) } else { (&pod, &host) };
                     let answer = explain(&cluster, &groups, from, to, port.as_ref());
-                    let Ok(answer) = answer else { continue };
-                    if answer.warnings.iter().any(|warning| matches!(warning, Warning::Contested(_))) {
+                    let answer = answer.map_err(|error| TestCaseError::fail(format!("{error:?}")))?;
+                    if is_contested(&answer) {
                         continue;
                     }
                     let mut said = (Traffic::none(), Traffic::none());
@@ -268,8 +379,121 @@ proptest! {
                         said = (said.0.union(&least), said.1.union(&most));
                     }
                     prop_assert_eq!(by_flows(&answer, false), said, "{:?} {:?}", object, answer);
+                    compared.add();
                 }
             }
         }
+    });
+    compared.assert_over(500);
+}
+
+/// A port of a node, and the client that asks it.
+struct ByNodePort<'a> {
+    cluster: &'a Cluster,
+    groups: &'a Groups,
+    /// The node that is asked, and its address.
+    entry: (&'a str, IpAddr),
+    protocol: Protocol,
+    number: u16,
+    client: End,
+}
+
+impl ByNodePort<'_> {
+    /// Whether policies of a direction let a flow to this port pass. A pod and its own node are exempt.
+    fn admits(&self, direction: Direction, from: End, to: End, port: u16) -> bool {
+        let family = Some(Family::of(&self.entry.1));
+        let asked = Traffic::ports(self.protocol, port, port);
+        exemption(self.cluster, from, to).is_some()
+            || asked.difference(&directed(self.cluster, self.groups, direction, from, to, family)).is_none()
     }
+
+    /// What kube-proxy makes of it: whether the flow passes by each way to a backend. The node that is asked sends
+    /// the flow on, with its own address where `externalTrafficPolicy` is Cluster and the backend is on another node;
+    /// with Local, a client that is no pod gets its own backends only.
+    fn passes(&self, exposure: Exposure, backend: &Backend) -> Option<Vec<bool>> {
+        let BackendEnd::Pod(pod) = backend.end else { return None };
+        let object = self.cluster.pod(pod);
+        let (node, address) = (object.node.as_deref()?, object.address(Family::of(&self.entry.1))?);
+        let (is_here, is_pod) = (node == self.entry.0, matches!(self.client, End::Pod(_)));
+        if exposure == Exposure::OwnNode && !is_here && !is_pod {
+            return Some(Vec::new());
+        }
+        // No policy applies to a pod in its node's network.
+        let to = if object.host_network { End::Address(address) } else { End::Pod(pod) };
+        let is_own_entry = self.client.node(self.cluster) == Some(self.entry.0);
+        let leaves = match is_own_entry {
+            true => self.admits(Direction::Egress, self.client, to, backend.port),
+            false => self.admits(Direction::Egress, self.client, End::Address(self.entry.1), self.number),
+        };
+        let enters = |from| leaves && self.admits(Direction::Ingress, from, to, backend.port);
+        let by_entry = enters(End::Address(self.entry.1));
+        Some(match (exposure, is_here) {
+            (Exposure::AnyNode, false) if is_pod => vec![by_entry],
+            // A client outside may ask another node as well, that of the backend among them.
+            (Exposure::AnyNode, false) => vec![enters(self.client), by_entry],
+            _ => vec![enters(self.client)],
+        })
+    }
+}
+
+/// What a client sends to a port of a node passes where kube-proxy and policies let it pass.
+#[test]
+fn an_explanation_of_a_node_port_follows_kube_proxy() {
+    let (of_pods, of_others, to_hosts, local) =
+        (Count::default(), Count::default(), Count::default(), Count::default());
+    proptest!(config(), |(objects in objects_with_services())| {
+        let cluster = Cluster::new(&objects);
+        let groups = Groups::of_cluster(&cluster);
+        let outside = IpAddr::from([198, 51, 100, 7]);
+        let pods = cluster.endpoints().filter(|(_, pod)| pod.node.is_some() && !pod.is_template());
+        let clients: Vec<End> = pods.map(|(id, _)| End::Pod(id)).chain([End::Address(outside)]).collect();
+        let nodes = cluster.nodes().iter().flat_map(|(name, all)| all.iter().map(move |address| (name.as_str(), *address)));
+        let nodes: Vec<(&str, IpAddr)> = nodes.filter(|(_, address)| cluster.holders(*address, None).is_empty()).collect();
+        for (protocol, number, service) in cluster.node_ports() {
+            let Some((_, port)) = cluster.behind_node_port(protocol, number) else { continue };
+            let Some(backends) = cluster.backends(service, port) else { continue };
+            for (client, entry) in clients.iter().flat_map(|client| nodes.iter().map(|entry| (*client, *entry))) {
+                let family = Family::of(&entry.1);
+                let has_family = client.address(&cluster, family).is_some() || client == End::Address(outside) && family == Family::V4;
+                let is_of_service = service.routing.only_family.is_none_or(|only| only == family);
+                let itself = |of: &Backend| matches!((client, of.end), (End::Pod(pod), BackendEnd::Pod(of)) if pod == of);
+                if !has_family || !is_of_service || backends.iter().any(itself) {
+                    continue;
+                }
+                let asked = ByNodePort { cluster: &cluster, groups: &groups, entry, protocol, number, client };
+                let of_family = |of: &&Backend| of.family.is_none_or(|of| of == family);
+                let passes: Option<Vec<Vec<bool>>> =
+                    backends.iter().filter(of_family).map(|of| asked.passes(service.exposure, of)).collect();
+                let Some(passes) = passes else { continue };
+                let from = match client {
+                    End::Pod(pod) => Target::Pods(vec![pod]),
+                    End::Address(address) | End::Unread(address) => Target::Address(address),
+                };
+                let asked_port = Port::Numbers(Some(protocol), number, number);
+                let answer = explain(&cluster, &groups, &from, &Target::Address(entry.1), Some(&asked_port));
+                let answer = answer.map_err(|error| TestCaseError::fail(format!("{error:?}")))?;
+                if is_contested(&answer) {
+                    continue;
+                }
+                let passes: Vec<bool> = passes.into_iter().flatten().collect();
+                let expected = match (passes.contains(&true), passes.contains(&false)) {
+                    (true, true) => Verdict::Partial,
+                    (true, false) => Verdict::Allowed,
+                    (false, _) => Verdict::Denied,
+                };
+                prop_assert_eq!(answer.verdict(), expected, "{:?} -> {:?} {:?}\n{:?}", client, entry, service, answer);
+                if matches!(client, End::Pod(_)) { of_pods.add() } else { of_others.add() }
+                if service.exposure == Exposure::OwnNode {
+                    local.add();
+                }
+                if backends.iter().any(|of| matches!(of.end, BackendEnd::Pod(pod) if cluster.pod(pod).host_network)) {
+                    to_hosts.add();
+                }
+            }
+        }
+    });
+    of_pods.assert_over(500);
+    of_others.assert_over(500);
+    to_hosts.assert_over(50);
+    local.assert_over(500);
 }

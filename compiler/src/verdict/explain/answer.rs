@@ -202,6 +202,10 @@ pub enum Warning {
         /// The Service's name.
         name: String,
     },
+    /// The prefix that was asked for holds addresses of these Services, which are too many to judge.
+    HoldsServices(Vec<String>),
+    /// What was asked for holds the addresses of many nodes, of which this port may lead elsewhere.
+    HoldsNodes(u16),
     /// The source is an address of a Service, which no packet has as its source.
     ServiceAddressAsSource {
         /// The address.
@@ -260,11 +264,11 @@ pub enum Warning {
     },
     /// The answer holds for the node of a hostNetwork pod; for other nodes another one does.
     OtherNodes {
-        /// The pod.
-        host: EndName,
-        /// The other end.
-        other: EndName,
-        /// Whether it is the source.
+        /// The source.
+        from: EndName,
+        /// The destination.
+        to: EndName,
+        /// Whether the source is that pod, else the destination.
         is_source: bool,
         /// Whether the other end runs on its node.
         is_own_node: bool,
@@ -337,9 +341,8 @@ impl Flow {
     #[must_use]
     pub fn is_same_in_another_family(&self, other: &Self) -> bool {
         self.family != other.family
-            && [(&self.from, &other.from), (&self.to, &other.to)]
-                .into_iter()
-                .all(|(one, other)| are_one_end(one, other))
+            && self.from.is_same_end(&other.from)
+            && self.to.is_same_end(&other.to)
             && (&self.via, &self.way) == (&other.via, &other.way)
             && (&self.traffic, &self.port_name, self.verdict) == (&other.traffic, &other.port_name, other.verdict)
             && self.seen_by_source == other.seen_by_source
@@ -378,12 +381,6 @@ impl Flow {
         }
         self.asked.extend(&other.asked);
     }
-}
-
-/// Whether two names mean one end, by an address of each family where it has both.
-fn are_one_end(one: &EndName, other: &EndName) -> bool {
-    let EndName { kind, namespace, name, host_network, .. } = one;
-    (kind, namespace, name, host_network) == (&other.kind, &other.namespace, &other.name, &other.host_network)
 }
 
 impl FlowExplanation {

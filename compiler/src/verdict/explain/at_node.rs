@@ -5,21 +5,28 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::answer::{Flow, Unanswerable, Warning, Way};
-use super::ends::Unit;
+use super::ends::{Finder, Unit};
 use super::entry::{Entry, NodePort};
 use super::judged_pairs::JudgedPairs;
 use super::name::{EndName, Port, Target};
+use super::party::Party;
 use super::question::MissingFact;
 use super::walk::{Destination, Route, Walk};
+use crate::algebra::cidr;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::HostPortAt;
 use crate::cluster::{Cluster, PodId};
-use crate::object::{Family, Protocol};
+use crate::object::{Family, Pod, Protocol, Service};
+use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
+use crate::verdict::flow::End;
 
 /// So many ports of a node that lead elsewhere are judged one by one; of more, the node itself is
 /// judged.
 const PORTS_JUDGED: usize = 16;
+
+/// So many addresses of a prefix that lead elsewhere are judged one by one.
+const ADDRESSES_JUDGED: usize = 16;
 
 /// The ports of nodes that Services get where their author names none.
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
@@ -88,23 +95,136 @@ impl Walk<'_> {
         Ok(true)
     }
 
+    /// Flows to prefixes, of which some addresses lead elsewhere: those of Services, where a prefix
+    /// was asked for, and those of nodes by the port that was. Such an address gets the answer that it
+    /// gets alone.
+    pub(super) fn by_prefixes(&mut self, sources: &[Unit], to: &Target<'_>) -> Result<(), Unanswerable> {
+        let cluster = self.ends.cluster;
+        let mut units = self.ends.units(to)?;
+        if let Target::Blocks(blocks) = to {
+            let holds = |address: &IpAddr| blocks.iter().any(|of| of.holds(*address));
+            let of_services: BTreeSet<IpAddr> =
+                cluster.services().flat_map(|service| &service.addresses).copied().filter(holds).collect();
+            if of_services.len() > ADDRESSES_JUDGED {
+                let services = cluster.services().filter(|service| service.addresses.iter().any(holds));
+                let names = services.map(|of| format!("{}/{}", of.namespace, of.name)).collect();
+                self.explanation.warn(Warning::HoldsServices(names));
+            } else {
+                for address in &of_services {
+                    if let Some(service) = cluster.service_with_address(*address) {
+                        self.by_address(sources, service, *address);
+                    }
+                }
+                // A prefix of nothing but such addresses has no other one to ask about.
+                units.retain(|unit| unit.name.kind != "Block" || !self.is_all_of_services(unit));
+            }
+        }
+        if let Some(Port::Numbers(protocol, first, last)) = self.port
+            && first == last
+            && self.may_lead_elsewhere(protocol.unwrap_or(Protocol::Tcp), *first)
+        {
+            let is_node = |unit: &&Unit| matches!(unit.party, Party::End(End::Address(of)) if cluster.is_node(of));
+            let nodes: Vec<Unit> = units.iter().filter(is_node).cloned().collect();
+            for unit in nodes.iter().take(ADDRESSES_JUDGED) {
+                let Party::End(End::Address(address)) = unit.party else { continue };
+                if self.by_node(sources, &Target::Address(address), &[address])? {
+                    units.retain(|of| of.party != unit.party);
+                }
+            }
+            if nodes.len() > ADDRESSES_JUDGED {
+                self.explanation.warn(Warning::HoldsNodes(*first));
+            }
+        }
+        if units.is_empty() { Ok(()) } else { self.directly(sources, &units) }
+    }
+
+    /// Whether all addresses of a part of a prefix are those of Services.
+    fn is_all_of_services(&self, unit: &Unit) -> bool {
+        let parts = unit.name.name.split(',').map(cidr::Cidr::parse);
+        parts.into_iter().all(|part| part.is_ok_and(|part| self.ends.cluster.are_of_services(&part)))
+    }
+
+    /// Whether a port of a node may lead to a Service or a pod.
+    fn may_lead_elsewhere(&self, only: Protocol, number: u16) -> bool {
+        let cluster = self.ends.cluster;
+        let is_host_port = |pod: &Pod| pod.host_ports.iter().any(|of| (of.protocol, of.host_port) == (only, number));
+        cluster.behind_node_port(only, number).is_some()
+            || cluster.endpoints().any(|(_, pod)| is_host_port(pod))
+            || without_number(cluster, only, number).next().is_some()
+    }
+
     /// Flows to one port of a node; whether it leads to a Service or a pod, or may.
     fn by_port(&mut self, sources: &[Unit], addresses: &[IpAddr], only: Protocol, number: u16) -> bool {
         let cluster = self.ends.cluster;
-        if let Some((service, port)) = cluster.behind_node_port(only, number) {
-            let address = addresses[0];
-            let entry = NodePort { address, protocol: only, number, service_port: port.port };
-            self.through(sources, service, Some(Entry::NodePort(entry)));
+        // A node has a rule for the port in the families of the Service only.
+        let is_led = |service: &Service| {
+            let only = service.routing.only_family;
+            addresses.iter().any(|address| only.is_none_or(|only| only == Family::of(address)))
+        };
+        let behind = cluster.behind_node_port(only, number);
+        if let Some((service, port)) = behind.filter(|(service, _)| is_led(service)) {
+            let only_family = service.routing.only_family;
+            let entries: Vec<IpAddr> = (Family::ALL.into_iter())
+                .filter(|family| only_family.is_none_or(|only| only == *family))
+                .filter_map(|family| addresses.iter().copied().find(|address| Family::of(address) == family))
+                .collect();
+            let place = self.explanation.flows.len();
+            for address in &entries {
+                let entry = NodePort { address: *address, protocol: only, number, service_port: port.port };
+                self.through(sources, service, Some(Entry::NodePort(entry)), Some(Family::of(address)));
+            }
+            if entries.len() > 1 {
+                self.merge_from(place);
+            }
             return true;
         }
         if self.by_host_port(sources, addresses, only, number) {
             return true;
         }
-        let may_be_a_service = NODE_PORTS.contains(&number) && cluster.has_unread_services();
-        if may_be_a_service {
+        if NODE_PORTS.contains(&number) && cluster.has_unread_services() {
             self.unknown(sources, addresses[0], only, number, &MissingFact::NodePort(number));
+            return true;
         }
-        may_be_a_service
+        let services = self.of_unchosen_port(sources, addresses[0], only, number);
+        if !services.is_empty() {
+            self.unknown(sources, addresses[0], only, number, &MissingFact::UnchosenNodePort(number, services));
+            return true;
+        }
+        false
+    }
+
+    /// The Services to which a port of a node may lead because the input does not say their node
+    /// ports; none where all is allowed whichever of them it is.
+    fn of_unchosen_port(&self, sources: &[Unit], address: IpAddr, only: Protocol, number: u16) -> Vec<String> {
+        let Finder { cluster, groups } = self.ends;
+        let is_open = |unit: &Unit| {
+            let isolates = |family| !unit.party.groups(cluster, groups, Direction::Ingress, Some(family)).is_empty();
+            let is_open = |family| {
+                !isolates(family) && unit.party.deciding(cluster, groups, Direction::Ingress, Some(family)).is_nothing()
+            };
+            Family::ALL.into_iter().all(is_open)
+        };
+        let may_deny = |service: &&Service| {
+            let backends = cluster.behind(service);
+            backends.is_none_or(|ends| !self.ends.behind(ends).iter().all(is_open))
+        };
+        let found: Vec<&Service> = without_number(cluster, only, number).collect();
+        let are_sources_open = || {
+            let node = self.at_address(address, only, number);
+            self.are_allowed(sources, &node, Route::default())
+        };
+        if found.is_empty() || (are_sources_open() && !found.iter().any(may_deny)) {
+            return Vec::new();
+        }
+        let is_isolated_source = sources.iter().any(|unit| matches!(unit.party, Party::End(End::Pod(_))));
+        let services = found.into_iter().filter(|of| is_isolated_source || may_deny(of));
+        services.map(|of| format!("{}/{}", of.namespace, of.name)).collect()
+    }
+
+    /// A port of a node itself.
+    fn at_address(&self, address: IpAddr, only: Protocol, number: u16) -> Vec<Destination> {
+        let units = self.ends.units(&Target::Address(address)).unwrap_or_default().into_iter();
+        units.map(|unit| Destination::direct(unit, Traffic::ports(only, number, number))).collect()
     }
 
     /// Flows to a host port; whether it leads to a pod, or may.
@@ -150,7 +270,8 @@ impl Walk<'_> {
                     let asked = (address, Traffic::ports(only, number, number));
                     missing.extend(self.judge_before(&mut sources, &mut destinations, asked));
                 }
-                let route = Route { way: Some(&way), missing: &missing, ..Route::default() };
+                // Where the pod is on another node, the packet is for the node itself.
+                let route = Route { way: Some(&way), missing: &missing, may_pass: !is_known, ..Route::default() };
                 self.between(&sources, &destinations, route);
             }
         }
@@ -172,7 +293,9 @@ impl Walk<'_> {
             let may = |kind: &str| cluster.unread().iter().any(|of| of.may_be(kind));
             NODE_PORTS.contains(&number) && may("Service") && may("Node")
         };
-        if cluster.behind_node_port(only, number).is_none() && !to_pod() && !may_be_a_service() {
+        let is_known = || cluster.behind_node_port(only, number).is_some();
+        let may_be_chosen = || !self.of_unchosen_port(sources, address, only, number).is_empty();
+        if !is_known() && !to_pod() && !may_be_a_service() && !may_be_chosen() {
             return false;
         }
         self.unknown(sources, address, only, number, &MissingFact::IsNode(address, number));
@@ -202,6 +325,52 @@ impl Walk<'_> {
         }));
     }
 
+    /// Flows with a node of which the input says no address; whether one of the ends is such a node.
+    pub(super) fn of_unaddressed_node(&mut self, from: &Target<'_>, to: &Target<'_>) -> Result<bool, Unanswerable> {
+        let unaddressed = |target: &Target<'_>| match target {
+            Target::Node { name, addresses } if addresses.is_empty() => Some(name.clone()),
+            _ => None,
+        };
+        let nodes: BTreeSet<String> = [from, to].into_iter().filter_map(unaddressed).collect();
+        if nodes.is_empty() {
+            return Ok(false);
+        }
+        let wholes = |target: &Target<'_>| -> Result<BTreeSet<EndName>, Unanswerable> {
+            if let Some(name) = unaddressed(target) {
+                return Ok(BTreeSet::from([EndName { kind: "Node".to_owned(), name, ..EndName::default() }]));
+            }
+            Ok(self.ends.units(target)?.into_iter().map(|unit| unit.whole.without_addresses()).collect())
+        };
+        let traffic = match self.port {
+            Some(Port::Numbers(protocol, first, last)) => {
+                Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last)
+            }
+            Some(Port::Icmp) => Traffic::icmp(),
+            Some(Port::Name(_)) | None => Traffic::all(),
+        };
+        let (sources, destinations) = (wholes(from)?, wholes(to)?);
+        for from in &sources {
+            self.explanation.flows.extend(destinations.iter().map(|to| Flow {
+                from: from.clone(),
+                to: to.clone(),
+                via: None,
+                way: None,
+                family: None,
+                traffic: traffic.clone(),
+                seen_by_source: None,
+                port_name: None,
+                verdict: Verdict::Unknown,
+                broken: None,
+                missing: nodes.iter().cloned().map(MissingFact::NodeAddress).collect(),
+                decisions: None,
+                parties: None,
+                asked: JudgedPairs::default(),
+                alike: None,
+            }));
+        }
+        Ok(true)
+    }
+
     /// Flows of pods to the loopback address, which each sends to itself; whether all are pods.
     pub(super) fn by_loopback(&mut self, sources: &[Unit], address: IpAddr) -> Result<bool, Unanswerable> {
         let is_pod = |unit: &Unit| unit.party.pod().is_some();
@@ -216,6 +385,12 @@ impl Walk<'_> {
         self.explanation.warn(Warning::Loopback(address));
         Ok(true)
     }
+}
+
+/// The Services for which the API server may choose this port of nodes.
+fn without_number(cluster: &Cluster, protocol: Protocol, number: u16) -> impl Iterator<Item = &Service> {
+    let may_be = move |of: &&Service| of.routing.unchosen_node_ports.contains(&protocol);
+    cluster.services().filter(may_be).filter(move |_| NODE_PORTS.contains(&number))
 }
 
 fn pod_name(cluster: &Cluster, pod: PodId) -> String {

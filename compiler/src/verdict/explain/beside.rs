@@ -239,7 +239,7 @@ impl Search<'_> {
     }
 
     /// Whether a rule of a policy of another namespace would mean the other end, if the policy
-    /// were in the subject's namespace.
+    /// were in the subject's namespace, or means it as it stands: the policy is in the client's namespace.
     fn would_mean(&self, rule: &PolicyRule) -> bool {
         let (subject, other) = self.question.ends(self.direction);
         let seen = other.seen(self.cluster, subject, self.question.family);
@@ -252,9 +252,7 @@ impl Search<'_> {
             }
             _ => false,
         };
-        let is_unmoved = |peer: &Peer| !matches!(peer, Peer::Pods(PodPeer { namespaces: Namespaces::Own(_), .. }));
-        let unmoved = Peers::AnyOf(peers.iter().filter(|peer| is_unmoved(peer)).cloned().collect());
-        peers.iter().any(is_own) || self.selects(&unmoved)
+        peers.iter().any(is_own) || self.selects(&rule.peers)
     }
 }
 

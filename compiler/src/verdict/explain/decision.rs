@@ -6,7 +6,7 @@ use super::beside::{Beside, Without};
 use super::code::Code;
 use super::near::{self, Candidate};
 use super::party::Party;
-use super::question::{MissingFact, Question};
+use super::question::{MissingFact, OnNodes, Question};
 use crate::cluster::group::{Admitted, Group, Groups, atom};
 use crate::cluster::{Cluster, PolicyId};
 use crate::policy::{Direction, Peers};
@@ -121,6 +121,8 @@ impl Question {
             (Some(Exemption::Itself), _, _) => Reason::Itself,
             (Some(Exemption::OwnNode), _, _) => Reason::OwnNode,
             (None, Party::Host(_), _) => Reason::HostNetworkExempt,
+            // It stands for a pod in the network of another node.
+            (None, Party::OtherNode(_), _) if self.nodes == OnNodes::Different => Reason::HostNetworkExempt,
             _ if verdict == Verdict::Unknown => Reason::Unknown,
             (None, _, None) => Reason::DefaultAllow,
             _ if verdict == Verdict::Allowed => Reason::Rule,

@@ -11,7 +11,7 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::BackendEnd;
 use crate::cluster::group::Groups;
 use crate::cluster::{Cluster, PodId, PolicyId};
-use crate::object::Pod;
+use crate::object::{Family, Pod};
 use crate::policy::Direction;
 use crate::verdict::flow::End;
 use crate::verdict::matrix::{By, Matrix, Options, Selection};
@@ -45,7 +45,7 @@ pub struct Side {
     pub peers: BTreeMap<Traffic, Vec<Arc<str>>>,
     /// The same of what is allowed with each pod of both ends.
     pub common_peers: BTreeMap<Traffic, Vec<Arc<str>>>,
-    /// The same of what is allowed with some pods only: replicas differ.
+    /// The same of what is allowed with some pods only, or in one family: replicas or families differ.
     pub differing_peers: BTreeMap<Traffic, Vec<Arc<str>>>,
     /// The same of what may be allowed besides: the input lacks a fact.
     pub unknown_peers: BTreeMap<Traffic, Vec<Arc<str>>>,
@@ -219,12 +219,21 @@ fn peers(cluster: &Cluster, matrix: &Matrix<'_>, direction: Direction) -> [Peers
         for own in own.iter().filter(|own| **own != other || matrix.ends(other).count() > 1) {
             let (from, to) = if direction == Direction::Ingress { (other, *own) } else { (*own, other) };
             let with = by_workload.entry(Arc::clone(&workload)).or_default();
-            let mut with_each = Traffic::none();
+            let has = |row, family| matrix.ends(row).any(|end| end.address(cluster, family).is_some());
+            // In each family that both have, and where an end has no address yet.
+            let mut with_all = Family::ALL.map(|of| (has(from, of) && has(to, of)).then(Traffic::none));
+            let mut pending = Traffic::none();
             for cell in matrix.between(from, to) {
                 with.traffic = with.traffic.union(&cell.traffic);
                 with.unknown = with.unknown.union(&cell.unknown);
-                with_each = with_each.union(&cell.traffic.difference(&cell.differs));
+                let with_each = cell.traffic.difference(&cell.differs);
+                match cell.family {
+                    Some(family) => with_all[family as usize] = Some(with_each),
+                    None => pending = pending.union(&with_each),
+                }
             }
+            let in_all = with_all.into_iter().flatten().reduce(|all, of| all.intersection(&of));
+            let with_each = in_all.map_or(pending.clone(), |in_all| in_all.union(&pending));
             with.common = Some(match &with.common {
                 Some(common) => common.intersection(&with_each),
                 None => with_each,

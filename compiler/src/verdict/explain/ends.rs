@@ -31,6 +31,15 @@ pub(super) struct Unit {
     pub(super) seen_as: Option<Party>,
 }
 
+impl Unit {
+    /// These ends by their addresses of a family, where one is asked about.
+    pub(super) fn of_family(units: &[Self], family: Option<Family>) -> Vec<Self> {
+        let may_be = |unit: &&Self| unit.only.zip(family).is_none_or(|(of, asked)| of == asked);
+        let units = units.iter().filter(may_be);
+        units.map(|unit| Self { only: unit.only.or(family), ..unit.clone() }).collect()
+    }
+}
+
 /// Finds the ends that targets stand for.
 #[derive(Clone, Copy)]
 pub(super) struct Finder<'a> {

@@ -1,6 +1,7 @@
-//! Flows with the pods of a DaemonSet in their nodes' networks, where the input has the DaemonSet in
-//! place of its pods. It has a pod on every node, so what holds for the own node of the other end
-//! and what holds for the other nodes are both part of the answer.
+//! Flows with the pods of a DaemonSet, where the input has the DaemonSet in place of its pods. It has a
+//! pod on every node, so between a pod and its own node no policy applies, and between a pod and
+//! another node policies do: where the DaemonSet's pods are in their nodes' networks or the other end is
+//! a node, both are part of the answer.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use std::net::IpAddr;
 use super::answer::{Flow, Way};
 use super::ends::Unit;
 use super::party::Party;
+use super::question::OnNodes;
 use super::route::is_on_each_node;
 use super::walk::{Destination, Route, Walk};
 use crate::object::Family;
@@ -21,10 +23,48 @@ type NodesAlike = (Option<IpAddr>, Vec<String>);
 impl Walk<'_> {
     /// Asks about every pair of ends, by nodes where an end is on every node.
     pub(super) fn between(&mut self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) {
+        if route.way.is_some() {
+            self.judge(sources, destinations, route);
+            return;
+        }
+        let is_in = |kind: fn(&Self, &Unit) -> bool, to: bool| match to {
+            false => sources.iter().any(|unit| kind(self, unit)),
+            true => destinations.iter().any(|to| kind(self, &to.unit)),
+        };
+        let has_pairs = |to| is_in(Self::is_node, to) && is_in(Self::is_pod_of_each_node, !to);
+        if !has_pairs(false) && !has_pairs(true) {
+            self.between_pods(sources, destinations, route);
+            return;
+        }
+        let (nodes, others): (Vec<Unit>, Vec<Unit>) = sources.iter().cloned().partition(|unit| self.is_node(unit));
+        let (pods, others): (Vec<Unit>, Vec<Unit>) =
+            others.into_iter().partition(|unit| self.is_pod_of_each_node(unit));
+        let to: (Vec<Destination>, Vec<Destination>) =
+            destinations.iter().cloned().partition(|to| self.is_node(&to.unit));
+        let (to_nodes, (to_pods, to_others)) =
+            (to.0, to.1.into_iter().partition::<Vec<_>, _>(|to| self.is_pod_of_each_node(&to.unit)));
+        for (sources, destinations) in [(&nodes, &to_pods), (&pods, &to_nodes)] {
+            let on_others = Route { nodes: OnNodes::Different, ..route };
+            if self.are_allowed(sources, destinations, on_others) {
+                self.judge(sources, destinations, on_others);
+            } else {
+                let way = Way::SameNode;
+                self.judge(sources, destinations, Route { way: Some(&way), nodes: OnNodes::One, ..route });
+                let way = Way::DifferentNodes(Vec::new());
+                self.judge(sources, destinations, Route { way: Some(&way), ..on_others });
+            }
+        }
+        self.judge(&nodes, &to_nodes, route);
+        self.judge(&pods, &to_pods, route);
+        self.between_pods(&nodes, &to_others, route);
+        self.between_pods(&pods, &to_others, route);
+        self.between_pods(&others, destinations, route);
+    }
+
+    /// The same where no end is a node and the other a pod of a DaemonSet in its own network.
+    fn between_pods(&mut self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) {
         let is_everywhere = |unit: &Unit| self.is_everywhere(unit);
-        if route.way.is_some()
-            || !(sources.iter().any(is_everywhere) || destinations.iter().any(|to| is_everywhere(&to.unit)))
-        {
+        if !(sources.iter().any(is_everywhere) || destinations.iter().any(|to| is_everywhere(&to.unit))) {
             self.judge(sources, destinations, route);
             return;
         }
@@ -49,12 +89,29 @@ impl Walk<'_> {
         }
     }
 
+    /// Whether an end stands for the pods of a DaemonSet in their nodes' networks.
     fn is_everywhere(&self, unit: &Unit) -> bool {
         matches!(unit.party, Party::Host(_)) && is_on_each_node(self.ends.cluster, unit)
     }
 
+    /// Whether an end stands for the pods of a DaemonSet in networks of their own.
+    pub(super) fn is_pod_of_each_node(&self, unit: &Unit) -> bool {
+        let is_pod = matches!(unit.party, Party::End(End::Pod(_))) && unit.party.node(self.ends.cluster).is_none();
+        is_pod && is_on_each_node(self.ends.cluster, unit)
+    }
+
+    /// Whether an end is one node.
+    pub(super) fn is_node(&self, unit: &Unit) -> bool {
+        let cluster = self.ends.cluster;
+        match unit.party {
+            Party::Host(_) => !self.is_everywhere(unit),
+            Party::End(End::Address(address)) => cluster.is_node(address) && cluster.holders(address, None).is_empty(),
+            Party::End(End::Pod(_) | End::Unread(_)) | Party::OtherNode(_) => false,
+        }
+    }
+
     /// Whether all pairs are allowed wherever the pods run.
-    fn are_allowed(&self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) -> bool {
+    pub(super) fn are_allowed(&self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) -> bool {
         sources.iter().all(|from| {
             destinations.iter().all(|to| {
                 let said = self.pair(from, to, route);
@@ -66,7 +123,7 @@ impl Walk<'_> {
     /// Flows of which one end is on every node, on the node of the other end and between different
     /// nodes.
     fn by_every_node(&mut self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) {
-        self.judge(sources, destinations, Route { way: Some(&Way::SameNode), same_node: true, ..route });
+        self.judge(sources, destinations, Route { way: Some(&Way::SameNode), nodes: OnNodes::One, ..route });
         let place = self.explanation.flows.len();
         let units = || sources.iter().chain(destinations.iter().map(|to| &to.unit));
         // Of one pod, its own node is no other one.
@@ -87,7 +144,7 @@ impl Walk<'_> {
                 .map(|to| Destination { unit: on_node(&to.unit, address), ..to.clone() })
                 .collect();
             let way = Way::DifferentNodes(if is_single { Vec::new() } else { names });
-            self.judge(&sources, &destinations, Route { way: Some(&way), ..route });
+            self.judge(&sources, &destinations, Route { way: Some(&way), nodes: OnNodes::Different, ..route });
         }
         self.merge_from(place);
     }

@@ -38,11 +38,24 @@ impl Mark {
     }
 }
 
+/// A requirement, with the first few of many values.
+pub(super) fn in_words(requirement: &Requirement) -> String {
+    /// So many values are listed.
+    const LISTED: usize = 8;
+    let Requirement { key, operator } = requirement;
+    let (word, values) = match operator {
+        Operator::In(values) if values.len() > LISTED + 1 => ("in", values),
+        Operator::NotIn(values) if values.len() > LISTED + 1 => ("notin", values),
+        _ => return requirement.to_string(),
+    };
+    format!("{key} {word} ({}, +{} more)", values[..LISTED].join(","), values.len() - LISTED)
+}
+
 impl FailedRequirement {
     /// What it asks for: `app=web`.
     #[must_use]
     pub fn want(&self) -> String {
-        self.requirement.to_string()
+        in_words(&self.requirement)
     }
 
     /// What there is: `app=api`, `no label app`.

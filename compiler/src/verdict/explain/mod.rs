@@ -64,7 +64,7 @@ pub use mark::{FailedRequirement, Mark};
 pub use name::{EndName, Port, Target};
 pub use near::{Candidate, NEAREST};
 pub use party::Party;
-pub use question::{MissingFact, Question};
+pub use question::{MissingFact, OnNodes, Question};
 pub use slip::is_slip;
 pub(in crate::verdict) use slip::{asks_for, is_close, may_mean_namespace};
 pub(in crate::verdict) use unresolved::admits_dns;

@@ -72,6 +72,13 @@ impl EndName {
         Self { addresses: Vec::new(), ..self.clone() }
     }
 
+    /// Whether both name one end, by whichever of its addresses.
+    #[must_use]
+    pub fn is_same_end(&self, other: &Self) -> bool {
+        let Self { kind, namespace, name, addresses: _, host_network } = self;
+        (kind, namespace, name, host_network) == (&other.kind, &other.namespace, &other.name, &other.host_network)
+    }
+
     /// What an address is called that no object of the input has.
     #[must_use]
     pub fn of_address(address: IpAddr) -> Self {

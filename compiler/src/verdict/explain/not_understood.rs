@@ -118,15 +118,8 @@ impl Question {
         let direction: Direction = group.key.direction;
         let (subject, other) = self.ends(direction);
         let seen = other.seen(cluster, subject, self.family);
-        // If a rule's list of peers is empty, npc did not understand the rule's own fields.
-        let (open_peers, understood_peers) = match &rule.peers {
-            Peers::Everyone => (false, true),
-            Peers::AnyOf(peers) => {
-                let is_open = peers.is_empty() || peers.contains(&Peer::Nothing);
-                (is_open, atoms(&rule.peers).iter().any(|atom| atom.holds(cluster, seen)))
-            }
-        };
-        let open_ports = matches!(&rule.ports, Ports::AnyOf(ports) if ports.contains(&PortMatch::Nothing));
+        let (open_peers, open_ports) = (rule.has_unread_peers(), rule.has_unread_ports());
+        let understood_peers = atoms(&rule.peers).iter().any(|atom| atom.holds(cluster, seen));
         let admitted = Admitted::of_ports(&rule.ports, direction, &group.key.resolution);
         let understood_ports = denied.difference(&admitted.traffic_to(seen.ports)).is_none();
         let part = finding.path.strip_prefix(&rule.path).unwrap_or_default().trim_start_matches('.');

@@ -57,8 +57,8 @@ impl Walk<'_> {
             question.exemption(self.ends.cluster) == Some(Exemption::OwnNode)
         };
         differs.then(|| Warning::OtherNodes {
-            host: if is_source { flow.from.without_addresses() } else { flow.to.without_addresses() },
-            other: if is_source { flow.to.without_addresses() } else { flow.from.without_addresses() },
+            from: flow.from.without_addresses(),
+            to: flow.to.without_addresses(),
             is_source,
             is_own_node: pairs.iter().any(is_own_node),
             nodes: by_verdict.into_iter().collect(),

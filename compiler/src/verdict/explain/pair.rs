@@ -63,7 +63,7 @@ impl Walk<'_> {
             service_port: *service_port,
             service_addresses: route.service.to_vec(),
             replicas: from.is_template && to.is_template,
-            same_node: route.same_node,
+            nodes: route.nodes,
         };
         let seen_by_source = before.as_ref().filter(|_| from.party.pod().is_some()).and_then(|(party, traffic)| {
             let address = Family::ALL.into_iter().find_map(|family| party.address(cluster, family))?;
@@ -84,6 +84,9 @@ impl Walk<'_> {
         let mut bounds = asked.passes(cluster, groups);
         if !route.missing.is_empty() {
             bounds.least = Traffic::none();
+            if route.may_pass {
+                bounds.most = Traffic::all();
+            }
         }
         let mut flows = Vec::new();
         let parts = [
@@ -164,7 +167,7 @@ fn by_new_family(
         return None;
     }
     let may_be = |family: &Family| {
-        cluster.gives(*family) && [from, to].iter().all(|unit| unit.only.is_none_or(|only| only == *family))
+        cluster.assigns_family(*family) && [from, to].iter().all(|unit| unit.only.is_none_or(|only| only == *family))
     };
     let said: Said = Family::ALL.into_iter().filter(may_be).map(|family| judge(Some(family))).collect();
     let before = allowed(in_either);

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::cluster::group::{Group, Groups, OtherEnd};
+use crate::cluster::new_address::NewAddress;
 use crate::cluster::{Cluster, PodId};
 use crate::object::{ContainerPort, Family};
 use crate::policy::Direction;
@@ -36,6 +37,14 @@ impl Party {
     #[must_use]
     pub fn has_address(self, cluster: &Cluster) -> bool {
         Family::ALL.into_iter().any(|family| self.address(cluster, family).is_some())
+    }
+
+    /// What its address will be of, where it has none yet.
+    pub(super) const fn new_address(self) -> NewAddress {
+        match self {
+            Self::End(End::Pod(_)) => NewAddress::OfPod,
+            Self::End(End::Address(_) | End::Unread(_)) | Self::Host(_) | Self::OtherNode(_) => NewAddress::OfNode,
+        }
     }
 
     /// The pod that it is.

@@ -37,8 +37,20 @@ pub struct Question {
     pub service_addresses: Vec<IpAddr>,
     /// The ends are two replicas of one pod template, which stands for both.
     pub replicas: bool,
+    /// Whether the ends are on one node.
+    pub nodes: OnNodes,
+}
+
+/// Whether the ends of a question are on one node. Between a pod and its own node no policy applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnNodes {
+    /// As the objects of the input say, and where they do not say it, that is not known.
+    #[default]
+    AsObjectsSay,
     /// One end is a node's network, and the other a pod on that node.
-    pub same_node: bool,
+    One,
+    /// One end is a node's network, and the other a pod on another node.
+    Different,
 }
 
 /// A fact that the input lacks and that decides.
@@ -87,6 +99,11 @@ pub enum MissingFact {
     },
     /// Whether this port of a node leads to a Service, because Services were not read.
     NodePort(u16),
+    /// Whether this port of a node leads to one of these Services: the API server chooses a node port
+    /// where the object does not say it.
+    UnchosenNodePort(u16, Vec<String>),
+    /// The addresses of this node.
+    NodeAddress(String),
     /// Whether an address is a node's, so that this port leads to a Service or a pod.
     IsNode(IpAddr, u16),
     /// Labels of the subject, by which policies select it.
@@ -105,8 +122,8 @@ impl Question {
     /// A question about two ends that no Service leads to and that are no replicas of each other.
     #[must_use]
     pub const fn between(from: Party, to: Party, family: Option<Family>, traffic: Traffic) -> Self {
-        let (replicas, same_node) = (false, false);
-        Self { from, to, family, traffic, service_port: None, service_addresses: Vec::new(), replicas, same_node }
+        let (replicas, nodes) = (false, OnNodes::AsObjectsSay);
+        Self { from, to, family, traffic, service_port: None, service_addresses: Vec::new(), replicas, nodes }
     }
 
     /// The end whose policies decide in a direction, and the other one.
@@ -123,7 +140,8 @@ impl Question {
     pub fn exemption(&self, cluster: &Cluster) -> Option<Exemption> {
         match (self.from, self.to) {
             (from, to) if self.replicas && from == to => None,
-            _ if self.same_node => Some(Exemption::OwnNode),
+            _ if self.nodes == OnNodes::One => Some(Exemption::OwnNode),
+            _ if self.nodes == OnNodes::Different => None,
             (Party::End(from), Party::End(to)) => exemption(cluster, from, to),
             (Party::OtherNode(_), _) | (_, Party::OtherNode(_)) => None,
             (from, to) if from == to => Some(Exemption::Itself),
@@ -166,6 +184,7 @@ impl Question {
     /// Whether the other end may be the subject's own node.
     fn may_be_own_node(&self, cluster: &Cluster, direction: Direction) -> bool {
         match self.ends(direction) {
+            _ if self.nodes == OnNodes::Different => false,
             (Party::End(subject), Party::End(other @ (End::Address(_) | End::Unread(_)))) => {
                 may_be_own_node(cluster, subject, other)
             }

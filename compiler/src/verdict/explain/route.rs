@@ -18,12 +18,12 @@ use super::entry::{Entry, NodePort};
 use super::judged_pairs::JudgedPairs;
 use super::name::{EndName, Port, Target};
 use super::party::Party;
-use super::question::MissingFact;
+use super::question::{MissingFact, OnNodes};
 use super::source_ranges::{are_in, source_ranges, unknown_range};
 use super::walk::{Destination, Route, Walk};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
-use crate::cluster::backend::BackendEnd;
+use crate::cluster::backend::{Backend, BackendEnd};
 use crate::cluster::without_backend::NoBackend;
 use crate::object::{Exposure, Family, Protocol, Service, ServicePort, TargetPort};
 use crate::verdict::bounds::Verdict;
@@ -72,12 +72,20 @@ impl Walk<'_> {
     /// Flows to an address of a Service.
     pub(super) fn by_address(&mut self, sources: &[Unit], service: &Service, address: IpAddr) {
         let is_external = service.routing.external_addresses.contains(&address);
-        self.through(sources, service, is_external.then_some(Entry::External(address)));
+        self.through(sources, service, is_external.then_some(Entry::External(address)), Some(Family::of(&address)));
     }
 
-    /// Flows through a Service to its backends.
-    pub(super) fn through(&mut self, sources: &[Unit], service: &Service, entry: Option<Entry>) {
+    /// Flows through a Service to its backends; of one family, where an address was asked for:
+    /// kube-proxy leads an address to endpoints of its own family only.
+    pub(super) fn through(
+        &mut self,
+        sources: &[Unit],
+        service: &Service,
+        entry: Option<Entry>,
+        family: Option<Family>,
+    ) {
         let cluster = self.ends.cluster;
+        let sources = &Unit::of_family(sources, family);
         let behind = cluster.behind(service).unwrap_or_default();
         self.warn(self.ends.contested(&self.ends.behind(behind.iter().copied())));
         let is_meant = |of: &&ServicePort| match (entry.and_then(Entry::node_port), self.port) {
@@ -122,34 +130,44 @@ impl Walk<'_> {
         for port in ports {
             let backends = cluster.backends(service, port);
             let code = backends.as_ref().map(|_| Code::ServiceNoBackends);
-            let backends = backends.unwrap_or_default();
+            let mut backends = backends.unwrap_or_default();
+            let of_other_family = |of: &Backend| of.family.zip(family).is_some_and(|(of, asked)| of != asked);
+            let other_family = family.filter(|_| !backends.is_empty() && backends.iter().all(of_other_family));
+            backends.retain(|backend| !of_other_family(backend));
             let traffic = Traffic::ports(port.protocol, port.port, port.port);
             if backends.is_empty() {
-                let without_backend = code.map(|_| cluster.why_none(service, port));
+                let why = || other_family.map_or_else(|| cluster.why_none(service, port), NoBackend::OtherFamily);
+                let without_backend = code.map(|_| why());
                 self.broken(sources, service, code, &traffic, &Via { without_backend, ..via(Some(port), 0) });
                 continue;
             }
-            let units = self.ends.backends(&backends).into_iter().zip(&backends);
-            let destinations: Vec<Destination> = units
-                .map(|(unit, backend)| Destination {
-                    unit,
+            let ends = self.ends;
+            let destinations = |backends: &[Backend]| -> Vec<Destination> {
+                let units = ends.backends(backends).into_iter().zip(backends);
+                let destination = |(unit, backend): (Unit, &Backend)| Destination {
+                    unit: Unit { only: unit.only.or(family), ..unit },
                     traffic: Traffic::ports(port.protocol, backend.port, backend.port),
                     service_port: Some((port.protocol, port.port)),
                     before: None,
-                })
-                .collect();
-            let via = via(Some(port), destinations.len());
-            self.by_backends(sources, service, entry, &destinations, &via);
+                };
+                units.map(destination).collect()
+            };
+            let mut local = cluster.local_backends(service, port).unwrap_or_default();
+            local.retain(|backend| !of_other_family(backend));
+            let (all, local) = (destinations(&backends), destinations(&local));
+            let via = via(Some(port), all.len());
+            self.by_backends(sources, service, entry, (&all, &local), &via);
         }
     }
 
-    /// Flows to the backends of one port, by the ways that there are.
+    /// Flows to the backends of one port, by the ways that there are: to all of them, or to those of one
+    /// node, where the traffic policy is Local.
     fn by_backends(
         &mut self,
         sources: &[Unit],
         service: &Service,
         entry: Option<Entry>,
-        destinations: &[Destination],
+        (destinations, local): (&[Destination], &[Destination]),
         via: &Via,
     ) {
         let sources = &self.taken_by_balancer(sources, service, entry, destinations, via);
@@ -188,11 +206,15 @@ impl Walk<'_> {
                     let on_node = |destination: &Destination| match node_port {
                         Some(_) if is_on_each_node(cluster, &destination.unit) => Some(true),
                         Some(entry) => {
-                            let node = self.node_of(service, destination)?;
+                            let Some(node) = self.node_of(service, destination) else {
+                                // An address outside the cluster is on no node.
+                                return matches!(destination.unit.party, Party::End(End::Address(_))).then_some(false);
+                            };
                             Some(cluster.nodes().get(node).is_some_and(|of| of.contains(&entry.address)))
                         }
                         None => Some(true),
                     };
+                    let destinations = if node_port.is_some() { local } else { destinations };
                     let on_node: Vec<Option<bool>> = destinations.iter().map(on_node).collect();
                     let mut next = on_node.into_iter();
                     let unknown = node_port.map_or(MissingFact::SameNode, |of| MissingFact::BackendNode(of.address));
@@ -224,12 +246,10 @@ impl Walk<'_> {
             None if service.routing.is_node_local => {
                 for source in &inside {
                     let on_node = |destination: &Destination| self.is_on_one_node(source, service, destination);
-                    let on_node: Vec<Option<bool>> = destinations.iter().map(on_node).collect();
+                    let on_node: Vec<Option<bool>> = local.iter().map(on_node).collect();
                     let mut next = on_node.into_iter();
                     let source = std::slice::from_ref(source);
-                    self.on_one_node(source, (service, MissingFact::SameNode), destinations, via, |_| {
-                        next.next().flatten()
-                    });
+                    self.on_one_node(source, (service, MissingFact::SameNode), local, via, |_| next.next().flatten());
                 }
             }
             _ if !inside.is_empty() => self.between(&inside, destinations, route),
@@ -364,7 +384,17 @@ impl Walk<'_> {
         });
         let is_pod = sources.iter().all(|source| matches!(source.party, Party::End(End::Pod(_))));
         if !hosts.is_empty() {
-            self.between(sources, &hosts, Route { way: Some(&Way::SameNode), same_node: is_pod, ..route });
+            let nodes = if is_pod { OnNodes::One } else { OnNodes::AsObjectsSay };
+            self.between(sources, &hosts, Route { way: Some(&Way::SameNode), nodes, ..route });
+        }
+        // From a node, they are its own pods.
+        let (own, there): (Vec<Destination>, Vec<Destination>) = there.into_iter().partition(|of| {
+            unknown == MissingFact::SameNode
+                && self.is_pod_of_each_node(&of.unit)
+                && sources.iter().all(|source| self.is_node(source))
+        });
+        if !own.is_empty() {
+            self.between(sources, &own, Route { way: Some(&Way::SameNode), nodes: OnNodes::One, ..route });
         }
         self.between(sources, &there, route);
         self.between(sources, &perhaps, Route { missing: &[unknown], ..route });
@@ -478,8 +508,7 @@ impl Walk<'_> {
 
 /// Whether an end stands for a pod on each node.
 pub(super) fn is_on_each_node(cluster: &Cluster, unit: &Unit) -> bool {
-    let workload = unit.party.pod().filter(|_| unit.is_template).and_then(|pod| cluster.pod(pod).workload.as_ref());
-    workload.is_some_and(|workload| workload.kind == "DaemonSet")
+    unit.is_template && unit.party.pod().is_some_and(|pod| cluster.pod(pod).is_on_each_node())
 }
 
 /// Where a Service leads, as a fact that the input lacks.

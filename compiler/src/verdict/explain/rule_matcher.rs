@@ -20,7 +20,7 @@ use crate::verdict::flow::End;
 
 use super::code::Code;
 use super::conjunct::{Conjunct, Of, Part};
-use super::mark::Mark;
+use super::mark::{Mark, in_words};
 use super::party::Party;
 use super::question::Question;
 use super::slip::may_mean_namespace;
@@ -167,7 +167,7 @@ impl RuleMatcher<'_> {
             } else {
                 Code::PeerLabelValue
             };
-            let want = failing.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            let want = failing.iter().map(|of| in_words(of)).collect::<Vec<_>>().join(",");
             let got = values_of(failing.iter().map(|r| r.key.as_str()), &has);
             let mut marks = marks("podSelector", &peer.pods, &class.labels);
             for failed in marks.iter_mut().filter_map(|mark| mark.requirement.as_mut()) {
@@ -342,7 +342,7 @@ impl RuleMatcher<'_> {
             Direction::Ingress => self.resolution.get(&(protocol, name.to_owned())).cloned().unwrap_or_default(),
             Direction::Egress => {
                 let ports = self.destination.unwrap_or_default().iter();
-                ports.filter(|port| port.name == name && port.protocol == protocol).map(|port| port.port).collect()
+                ports.filter(|port| port.is_named(protocol, name)).map(|port| port.port).collect()
             }
         };
         let resolved = numbers.into_iter().map(|number| self.range(path, protocol, number, number, Some(name)));

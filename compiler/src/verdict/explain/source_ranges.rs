@@ -8,15 +8,12 @@ use super::code::Code;
 use super::ends::Unit;
 use super::entry::Entry;
 use super::name::Target;
-use super::party::Party;
 use super::question::MissingFact;
 use super::walk::{Destination, Route, Walk};
 use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::algebra::traffic::Traffic;
-use crate::cluster::new_address::NewAddress;
 use crate::object::{Family, Service};
 use crate::policy::Block;
-use crate::verdict::flow::End;
 
 impl Walk<'_> {
     /// Flows to the address of a load balancer that nodes do not take; whether it is one. What the
@@ -66,8 +63,8 @@ impl Walk<'_> {
                 Some(_) => &mut refused,
                 None if unit.party.has_address(cluster) => continue,
                 // Whichever address it gets, the ranges may hold it, or not.
-                None if cluster.holds_each_new_address(&block, new_address(unit)) => &mut taken,
-                None if !cluster.may_hold_a_new_address(&block, new_address(unit)) => &mut refused,
+                None if cluster.holds_each_new_address(&block, unit.party.new_address()) => &mut taken,
+                None if !cluster.may_hold_a_new_address(&block, unit.party.new_address()) => &mut refused,
                 None => &mut unknown,
             };
             into.push(unit.clone());
@@ -110,11 +107,4 @@ fn texts(ranges: &[Cidr]) -> Vec<String> {
 fn block_of(ranges: &[Cidr], family: Family) -> Block {
     let addresses: Vec<AddressSet> = ranges.iter().filter(|of| of.family == family).map(Cidr::addresses).collect();
     Block { family, addresses: AddressSet::union_of(&addresses) }
-}
-
-const fn new_address(unit: &Unit) -> NewAddress {
-    match unit.party {
-        Party::End(End::Pod(_)) => NewAddress::OfPod,
-        _ => NewAddress::OfNode,
-    }
 }

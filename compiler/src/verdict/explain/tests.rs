@@ -46,7 +46,7 @@ proptest! {
                     continue;
                 }
                 let question =
-                    Question { from: source, to: destination, family, traffic: traffic.clone(), service_port: None, service_addresses: Vec::new(), replicas: false, same_node: false };
+                    Question { from: source, to: destination, family, traffic: traffic.clone(), service_port: None, service_addresses: Vec::new(), replicas: false, nodes: OnNodes::AsObjectsSay };
                 for direction in Direction::ALL {
                     let decision = question.decide(&cluster, &groups, direction);
                     let bounds = question.bounds(&cluster, &groups, direction);
@@ -134,7 +134,7 @@ fn code(rules: &str, source: &str, port: (Protocol, u16)) -> &'static str {
         service_port: Some((Protocol::Tcp, 8000)),
         service_addresses: Vec::new(),
         replicas: false,
-        same_node: false,
+        nodes: OnNodes::AsObjectsSay,
     };
     let decision = question.decide(&cluster, &groups, Direction::Ingress);
     decision.reason.as_str().unwrap_or("unknown")
@@ -246,7 +246,7 @@ fn many_denials(direction: Direction, rules: &[String]) -> Decision {
         service_port: None,
         service_addresses: Vec::new(),
         replicas: false,
-        same_node: false,
+        nodes: OnNodes::AsObjectsSay,
     };
     question.decide(&cluster, &groups, direction)
 }

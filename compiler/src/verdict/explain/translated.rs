@@ -5,10 +5,9 @@ use std::net::IpAddr;
 
 use super::party::Party;
 use super::question::Question;
-use crate::algebra::cidr;
 use crate::cluster::Cluster;
 use crate::cluster::backend::BackendEnd;
-use crate::object::{Family, Service};
+use crate::object::Service;
 use crate::policy::{Direction, IpBlock};
 use crate::verdict::flow::End;
 
@@ -44,6 +43,10 @@ impl Translated {
         other: Party,
     ) -> Option<Self> {
         let block = &written.block;
+        // kube-proxy leads an address to backends of its own family only.
+        if question.family.is_some_and(|family| family != block.family) {
+            return None;
+        }
         let end = match other {
             Party::End(End::Pod(pod)) | Party::Host(pod) => Some(BackendEnd::Pod(pod)),
             Party::End(End::Address(address)) => Some(BackendEnd::Address(address)),
@@ -55,18 +58,13 @@ impl Translated {
         };
         match direction {
             Direction::Egress => {
-                let is_in_block = |address: &&IpAddr| {
-                    Family::of(address) == block.family && block.addresses.contains(cidr::number(**address))
-                };
-                let asked = question.service_addresses.iter().find(is_in_block);
+                let asked = question.service_addresses.iter().find(|address| block.holds(**address));
                 asked.map(|address| Self::asked(*address, cluster)).or_else(of_end)
             }
             Direction::Ingress if matches!(end, Some(BackendEnd::Pod(_))) => of_end(),
             // A block of many addresses may mean others than the Service's.
             Direction::Ingress => {
-                let [(first, last)] = block.addresses.ranges() else { return None };
-                let address = cidr::address(block.family, *first);
-                let service = cluster.service_with_address(address).filter(|_| first == last)?;
+                let (service, address) = cluster.service_alone_in(block.family, &block.addresses)?;
                 Some(of_service(service, address))
             }
         }

@@ -15,13 +15,10 @@ use crate::algebra::cidr;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::BackendEnd;
 use crate::cluster::{Cluster, PodId, PolicyId};
-use crate::object::{Family, Pod, Protocol, Service, ServicePort};
+use crate::object::{DNS_PORT, Family, Pod, Protocol, Service, ServicePort};
 use crate::policy::{Block, Direction, Peer, Peers, PolicyRule, PortMatch, Ports};
 use crate::verdict::bounds::Verdict;
 use crate::verdict::flow::End;
-
-/// The port of DNS.
-const DNS: u16 = 53;
 
 /// Where a cluster's DNS servers run, and how their pods are labelled.
 const NAMESPACE: &str = "kube-system";
@@ -116,7 +113,7 @@ impl<'a> Servers<'a> {
     fn of(cluster: &'a Cluster) -> Self {
         let service = cluster.services().find(|service| is_dns(service));
         let mut pods: Vec<(PodId, u16)> = Vec::new();
-        let is_asked = |port: &&ServicePort| (port.protocol, port.port) == (Protocol::Udp, DNS);
+        let is_asked = |port: &&ServicePort| (port.protocol, port.port) == (Protocol::Udp, DNS_PORT);
         for port in service.iter().flat_map(|service| &service.ports).filter(is_asked) {
             let backends = service.and_then(|service| cluster.backends(service, port)).unwrap_or_default();
             pods.extend(backends.iter().filter_map(|backend| match backend.end {
@@ -125,14 +122,14 @@ impl<'a> Servers<'a> {
             }));
         }
         let labelled = cluster.pods().filter(|(_, pod)| is_labelled(pod, LABEL) && !pod.finished);
-        pods.extend(labelled.map(|(id, _)| (id, DNS)).filter(|_| service.is_none()));
+        pods.extend(labelled.map(|(id, _)| (id, DNS_PORT)).filter(|_| service.is_none()));
         Self { service, pods }
     }
 
     /// What to ask about.
     fn name(&self, cluster: &Cluster) -> Option<DnsServer> {
         if let Some(service) = self.service {
-            return Some(DnsServer { name: EndName::of_service(service).without_addresses(), port: DNS });
+            return Some(DnsServer { name: EndName::of_service(service).without_addresses(), port: DNS_PORT });
         }
         let (id, port) = *self.pods.first()?;
         let pod = cluster.pod(id);
@@ -145,7 +142,7 @@ impl<'a> Servers<'a> {
 /// Whether a Service is that of the cluster's DNS.
 fn is_dns(service: &Service) -> bool {
     service.namespace == NAMESPACE
-        && service.ports.iter().any(|port| (port.protocol, port.port) == (Protocol::Udp, DNS))
+        && service.ports.iter().any(|port| (port.protocol, port.port) == (Protocol::Udp, DNS_PORT))
 }
 
 fn is_labelled(pod: &Pod, (key, value): (&str, &str)) -> bool {
@@ -156,17 +153,14 @@ fn is_labelled(pod: &Pod, (key, value): (&str, &str)) -> bool {
 pub(in crate::verdict) fn admits_dns(rule: &PolicyRule) -> bool {
     let is_named = |port: &PortMatch| matches!(port, PortMatch::Named(..));
     let names_port = matches!(&rule.ports, Ports::AnyOf(ports) if ports.iter().any(is_named));
-    names_port || !rule.traffic_to(&[]).intersection(&Traffic::ports(Protocol::Udp, DNS, DNS)).is_none()
+    names_port || !rule.traffic_to(&[]).intersection(&Traffic::ports(Protocol::Udp, DNS_PORT, DNS_PORT)).is_none()
 }
 
 /// Whether a rule is about DNS and means addresses that are none of the input's Services: a cache
 /// on the node, or a server outside that the pod's `dnsConfig` names.
 fn means_another_server(cluster: &Cluster, rule: &PolicyRule) -> bool {
     let Peers::AnyOf(peers) = &rule.peers else { return false };
-    let is_of_services = |block: &Block| match block.addresses.ranges() {
-        [(first, last)] => first == last && cluster.is_service(cidr::address(block.family, *first)),
-        _ => false,
-    };
+    let is_of_services = |block: &Block| cluster.service_alone_in(block.family, &block.addresses).is_some();
     let is_local = |block: &Block| {
         let is_link_local = |number: u128| match cidr::address(block.family, number) {
             IpAddr::V4(address) => address.is_link_local(),

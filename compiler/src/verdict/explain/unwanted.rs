@@ -119,12 +119,11 @@ impl Look<'_> {
     /// A rule that admits everyone on every port, of a policy that says by its name that it is to
     /// keep something out.
     fn empty_rule(&self) -> Option<Beside> {
-        let is_empty = |rule: &PolicyRule| rule.peers == Peers::Everyone && rule.ports == Ports::Everything;
         let is_to_deny = |id: PolicyId| {
             let name = self.cluster.policy(id).name.to_ascii_lowercase();
             DENYING.iter().any(|part| name.contains(part)) && !name.contains("allow")
         };
-        let (id, rule) = self.admitting().find(|(id, rule)| is_empty(rule) && is_to_deny(*id))?;
+        let (id, rule) = self.admitting().find(|(id, rule)| rule.admits_everything() && is_to_deny(*id))?;
         let field = self.direction.peers_field();
         let want = format!("a rule without {field} and ports admits everyone on every port");
         let got = format!("to deny all, leave {} an empty list ([]), or out", self.direction.section());

@@ -9,7 +9,7 @@ use super::answer::{Flow, FlowExplanation, Unanswerable, Via, Warning, Way};
 use super::ends::{Finder, Unit};
 use super::name::{EndName, Port, Target};
 use super::party::Party;
-use super::question::{MissingFact, Question};
+use super::question::{MissingFact, OnNodes, Question};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
@@ -40,6 +40,9 @@ pub fn explain(
 ) -> Result<FlowExplanation, Unanswerable> {
     let ends = Finder { cluster, groups };
     let mut walk = Walk::new(ends, port);
+    if walk.of_unaddressed_node(from, to)? {
+        return Ok(walk.explanation);
+    }
     let sources = match from {
         Target::ServiceAddress(service, address) => {
             let Service { namespace, name, .. } = service;
@@ -55,12 +58,13 @@ pub fn explain(
             walk.without_source(service, to)?;
         }
         (_, Target::Service(service)) if service.routing.is_headless => walk.by_name(&sources, service)?,
-        (_, Target::Service(service)) => walk.through(&sources, service, None),
+        (_, Target::Service(service)) => walk.through(&sources, service, None, None),
         (_, Target::ServiceAddress(service, address)) => walk.by_address(&sources, service, *address),
         (_, Target::Node { addresses, .. }) if walk.by_node(&sources, to, addresses)? => {}
         (_, Target::Address(address)) if walk.by_proxied_balancer(&sources, *address)? => {}
         (_, Target::Address(address)) if walk.by_loopback(&sources, *address)? => {}
         (_, Target::Address(address)) if walk.by_node(&sources, to, &[*address])? => {}
+        (_, Target::Blocks(_) | Target::Any) => walk.by_prefixes(&sources, to)?,
         _ => walk.directly(&sources, &ends.units(to)?)?,
     }
     if let Some(refused) = walk.refused {
@@ -120,11 +124,13 @@ pub(super) struct Route<'a> {
     pub(super) port: Option<&'a Port>,
     /// Facts without which no flow is allowed for certain.
     pub(super) missing: &'a [MissingFact],
+    /// Without these facts, nothing is denied for certain either.
+    pub(super) may_pass: bool,
     /// What an end sends to itself is meant besides what it sends to others: by a Service, which may
     /// send a client to itself, or of the pods of one workload.
     pub(super) with_itself: bool,
-    /// One end is a pod in its node's network, and the other a pod on that node.
-    pub(super) same_node: bool,
+    /// Whether the ends of each pair are on one node.
+    pub(super) nodes: OnNodes,
 }
 
 /// What is said of one pair of ends, by the family that is shown.

@@ -39,7 +39,7 @@ use crate::cluster::group::Groups;
 use crate::object::{Labels, Objects, Protocol};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::{Code, EndName, Flow, FlowExplanation, Pair, Way};
+use crate::verdict::explain::{Code, Flow, FlowExplanation, Pair, Way};
 
 pub use change::{Change, Edit, Lacking, ObjectName};
 use difference::{Difference, difference};
@@ -312,13 +312,12 @@ fn with_others(
 /// listen on different ones. A rule that names the port admits both.
 fn differs_by_number(one: &Flow, other: &Flow) -> bool {
     let protocol = |flow: &Flow| flow.traffic.single().map(|(protocol, ..)| protocol);
-    let name = |end: &EndName| end.without_addresses();
-    let are_one_end = name(&one.to) == name(&other.to) || (one.via.is_some() && one.via == other.via);
     one.port_name.is_some()
-        && are_one_end
-        && name(&one.from) == name(&other.from)
-        && (&one.port_name, protocol(one)) == (&other.port_name, protocol(other))
+        && one.port_name == other.port_name
+        && protocol(one) == protocol(other)
         && one.traffic != other.traffic
+        && one.from.is_same_end(&other.from)
+        && (one.to.is_same_end(&other.to) || (one.via.is_some() && one.via == other.via))
 }
 
 /// The fix of one denied flow; if there is one that names the port, of others too that go to a port of
@@ -337,14 +336,15 @@ fn fix(before: View<'_>, flow: &Flow, named_alike: &[&Flow]) -> Result<Fix, NoFi
     }
     let of_others = named_alike.iter().flat_map(|other| other.asked.pairs().unwrap_or_default());
     let all: Vec<Pair> = pairs.iter().chain(of_others).cloned().collect();
-    let by_name = (all.len() > pairs.len()).then(|| attempts(before, flow, &all, PortsBy::Name));
+    let by_name = (all.len() > pairs.len()).then(|| search(before, flow, &all, PortsBy::Name));
     match by_name {
         Some(Ok(fix)) => Ok(fix),
-        Some(Err(_)) | None => attempts(before, flow, pairs, PortsBy::Number),
+        Some(Err(_)) | None => search(before, flow, pairs, PortsBy::Number),
     }
 }
 
-fn attempts(before: View<'_>, flow: &Flow, pairs: &[Pair], ports_by: PortsBy) -> Result<Fix, NoFix> {
+/// Looks for changes that admit the flow, each time without those that failed before.
+fn search(before: View<'_>, flow: &Flow, pairs: &[Pair], ports_by: PortsBy) -> Result<Fix, NoFix> {
     let mut failed = Vec::new();
     for _ in 0..ATTEMPTS {
         match attempt(before, flow, pairs, ports_by, &failed)? {

@@ -80,7 +80,7 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
     };
     let asked = if name.kind == "Block" { blocks(flow) } else { Vec::new() };
     let are_everyone = are_everyone(&asked);
-    let (mut pods, mut blocks, mut nodes) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut pods, mut blocks, mut families) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for pair in pairs {
         let question = pair.question(direction);
         match question.ends(direction).1 {
@@ -98,15 +98,19 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
                 let family = question.family.ok_or(NoFix::NoAddress)?;
                 blocks.insert(Cidr::of_address(party.address(view.cluster, family).ok_or(NoFix::NoAddress)?));
                 if may_move(view, party) {
-                    nodes.extend(addresses_of_nodes(view, family));
+                    families.insert(family);
                 }
             }
         }
     }
-    if !nodes.is_empty() {
-        blocks.extend(nodes);
-        if blocks.len() > BLOCKS {
-            return Err(NoFix::ManyNodes(blocks.len()));
+    if !families.is_empty() {
+        let mut names = BTreeSet::new();
+        for (name, address) in families.into_iter().flat_map(|family| addresses_of_nodes(view, family)) {
+            names.insert(name);
+            blocks.insert(Cidr::of_address(address));
+        }
+        if !names.is_empty() && blocks.len() > BLOCKS {
+            return Err(NoFix::ManyNodes(names.len()));
         }
     }
     let namespaces: BTreeSet<&str> = pods.iter().map(|pod| view.cluster.pod(*pod).namespace.as_str()).collect();
@@ -128,15 +132,14 @@ fn may_move(view: View<'_>, party: Party) -> bool {
     }
 }
 
-/// An address of each node, as policies see its network.
-fn addresses_of_nodes(view: View<'_>, family: Family) -> impl Iterator<Item = Cidr> + '_ {
+/// The name of each node that has an address of a family, and the one that policies see its network by.
+fn addresses_of_nodes(view: View<'_>, family: Family) -> impl Iterator<Item = (&str, IpAddr)> {
     let of_family = move |addresses: &BTreeSet<IpAddr>| addresses.iter().copied().find(|of| Family::of(of) == family);
     let hosts = view.cluster.pods().filter(|(_, pod)| pod.host_network && !pod.finished);
     let seen: BTreeMap<&str, IpAddr> =
         hosts.filter_map(|(_, pod)| Some((pod.node.as_deref()?, pod.address(family)?))).collect();
-    let nodes = view.cluster.nodes().iter();
-    let addresses = nodes.filter_map(move |(name, all)| seen.get(name.as_str()).copied().or_else(|| of_family(all)));
-    addresses.map(Cidr::of_address)
+    let address = move |name: &str, all| seen.get(name).copied().or_else(|| of_family(all));
+    view.cluster.nodes().iter().filter_map(move |(name, all)| Some((name.as_str(), address(name, all)?)))
 }
 
 /// The items of `from` or `to` that mean the other ends, in a policy of this namespace.
@@ -253,7 +256,10 @@ pub(super) fn named_port(view: View<'_>, pairs: &[Pair], direction: Direction) -
         let meant = ports.filter(|of| (of.protocol, of.port, of.port) == (protocol, port, last));
         let of_pod: BTreeSet<(Protocol, &str)> =
             meant.map(|of| (protocol, of.name.as_str())).filter(|(_, name)| !name.is_empty()).collect();
-        names = Some(names.map_or(of_pod.clone(), |before| before.intersection(&of_pod).copied().collect()));
+        names = Some(match names {
+            Some(before) => before.intersection(&of_pod).copied().collect(),
+            None => of_pod,
+        });
     }
     let names = names?;
     let (protocol, name) = names.first()?;

@@ -14,7 +14,7 @@ use super::proposal::{Cause, Proposal, Size};
 use super::{NoFix, View, written};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::{PodId, PolicyId};
-use crate::object::{NetworkPolicy, Protocol};
+use crate::object::{DNS_PORT, NetworkPolicy, Protocol};
 use crate::policy::Direction;
 use crate::policy::finding::{self, Finding, is_below};
 use crate::verdict::bounds::Verdict;
@@ -40,13 +40,13 @@ pub(super) fn proposals(
     let other = peer::other(view, flow, pairs, direction)?;
     let namespace = view.cluster.pod(*first).namespace.clone();
     let (section, field) = (direction.section(), direction.peers_field());
-    let is_dns = matches!(traffic.single(), Some((Protocol::Udp | Protocol::Tcp, 53, 53)));
+    let is_dns = [Protocol::Udp, Protocol::Tcp].map(|of| Some((of, DNS_PORT, DNS_PORT))).contains(&traffic.single());
     // A DNS client asks again by TCP where an answer is long.
     let is_dns_egress = is_dns && direction == Direction::Egress && matches!(other, Other::Pods(_));
     let ports = match ports_by {
         PortsBy::Name => vec![peer::named_port(view, pairs, direction).ok_or(NoFix::NothingFits)?],
         PortsBy::Number if is_dns_egress => {
-            ["UDP", "TCP"].map(|protocol| json!({"port": 53, "protocol": protocol})).to_vec()
+            ["UDP", "TCP"].map(|protocol| json!({"port": DNS_PORT, "protocol": protocol})).to_vec()
         }
         PortsBy::Number => peer::ports(&traffic)?,
     };

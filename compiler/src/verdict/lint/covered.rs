@@ -11,8 +11,7 @@ pub(super) fn covers(rule: &PolicyRule, other: &PolicyRule) -> bool {
 
 /// Whether npc understood all of a rule.
 pub(super) fn is_understood(rule: &PolicyRule) -> bool {
-    let peers = !matches!(&rule.peers, Peers::AnyOf(peers) if peers.is_empty() || peers.contains(&Peer::Nothing));
-    peers && !matches!(&rule.ports, Ports::AnyOf(ports) if ports.contains(&PortMatch::Nothing))
+    !rule.has_unread_peers() && !rule.has_unread_ports()
 }
 
 fn peers(peers: &Peers, others: &Peers) -> bool {

@@ -3,12 +3,9 @@
 use super::{Code, Mistake};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::{ClassId, Cluster, PolicyId};
-use crate::object::Protocol;
-use crate::policy::{Direction, Peer, Peers, Policy, PolicyRule, PortMatch, Ports};
+use crate::object::{DNS_PORT, Protocol};
+use crate::policy::{Direction, Policy, PolicyRule, PortMatch, Ports};
 use crate::verdict::explain::admits_dns;
-
-/// The port of DNS.
-const DNS: u16 = 53;
 
 pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
     let policy = cluster.policy(id);
@@ -17,7 +14,7 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
     }
     let by_tcp = policy.rules(Direction::Egress).iter().find_map(|rule| Some((rule, item_for_dns_by_tcp(rule)?)));
     if let Some((rule, place)) = by_tcp {
-        // Another policy may admit UDP, to some of its pods.
+        // Another policy may admit UDP to some of its pods.
         let may_add = |other: &Policy| other.rules(Direction::Egress).iter().any(admits_dns);
         let mut others = cluster.policies_in(&policy.namespace).filter(|(_, other)| other.isolates(Direction::Egress));
         if !others.any(|(_, other)| may_add(other)) {
@@ -27,8 +24,10 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
         }
         return;
     }
-    // Who asks for pods mostly does so by the name of a Service.
-    let Some(rule) = policy.rules(Direction::Egress).iter().find(|rule| has_pods(rule)) else { return };
+    // Clients of pods mostly use a Service's name. Clients of addresses need no DNS.
+    let Some(rule) = policy.rules(Direction::Egress).iter().find(|rule| rule.pod_peers().next().is_some()) else {
+        return;
+    };
     let is_blocked = |class: &ClassId| {
         let policies = cluster.policies_of(*class, Direction::Egress);
         let mut rules = policies.iter().flat_map(|id| cluster.policy(*id).rules(Direction::Egress));
@@ -38,8 +37,8 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
     let is_blocked = match classes.as_slice() {
         // Without pods, those policies count that may select the same ones.
         [] => {
-            let mut rules = cluster.policies_in(&policy.namespace).flat_map(|(_, of)| of.rules(Direction::Egress));
-            !rules.any(admits_dns)
+            let isolating = cluster.policies_in(&policy.namespace).filter(|(_, of)| of.isolates(Direction::Egress));
+            !isolating.flat_map(|(_, of)| of.rules(Direction::Egress)).any(admits_dns)
         }
         classes => classes.iter().any(is_blocked),
     };
@@ -52,11 +51,7 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
 /// The item of a rule's ports that is for DNS by TCP, where none is by UDP.
 fn item_for_dns_by_tcp(rule: &PolicyRule) -> Option<usize> {
     let Ports::AnyOf(ports) = &rule.ports else { return None };
-    let is_tcp = |port: &PortMatch| *port == PortMatch::Range(Protocol::Tcp, DNS, DNS);
-    let has_udp = !rule.traffic_to(&[]).intersection(&Traffic::ports(Protocol::Udp, DNS, DNS)).is_none();
+    let is_tcp = |port: &PortMatch| *port == PortMatch::Range(Protocol::Tcp, DNS_PORT, DNS_PORT);
+    let has_udp = !rule.traffic_to(&[]).intersection(&Traffic::ports(Protocol::Udp, DNS_PORT, DNS_PORT)).is_none();
     ports.iter().position(is_tcp).filter(|_| !has_udp)
-}
-
-fn has_pods(rule: &PolicyRule) -> bool {
-    matches!(&rule.peers, Peers::AnyOf(peers) if peers.iter().any(|peer| matches!(peer, Peer::Pods(_))))
 }

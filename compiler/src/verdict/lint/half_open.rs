@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{Code, Mistake};
-use crate::algebra::traffic::Traffic;
 use crate::cluster::group::Groups;
-use crate::cluster::{ClassId, Cluster, PolicyId};
+use crate::cluster::{ClassId, Cluster, PodId, PolicyId};
 use crate::object::Family;
-use crate::policy::{Direction, Peer, Peers, PodPeer, PolicyRule};
+use crate::policy::{Direction, PolicyRule};
 use crate::verdict::explain::{Party, Question};
 use crate::verdict::flow::End;
 
@@ -23,38 +22,31 @@ pub(super) fn find(cluster: &Cluster, groups: &Groups, id: PolicyId, found: &mut
     if subjects.is_empty() {
         return;
     }
-    for direction in Direction::ALL.into_iter().filter(|direction| policy.isolates(*direction)) {
-        for rule in policy.rules(direction) {
-            let Some(others) = others(cluster, rule) else { continue };
-            if subjects.len().saturating_mul(others.len()) > PAIRS {
-                continue;
-            }
-            let passes = subjects
-                .iter()
-                .any(|subject| others.iter().any(|other| passes(cluster, groups, direction, rule, (*subject, *other))));
-            if !passes {
-                let (end, way) = match direction {
-                    Direction::Egress => ("destinations", "ingress"),
-                    Direction::Ingress => ("sources", "egress"),
-                };
-                let problem = format!(
-                    "the policies of its {end} ({}) admit nothing of it by {way}",
-                    isolating(cluster, direction.opposite(), &others)
-                );
-                found.push(Mistake { policy: id, path: rule.path.clone(), code: Code::HalfOpen, problem });
-            }
+    for (direction, rule) in policy.rules_in_force() {
+        let Some(others) = others(cluster, rule) else { continue };
+        if subjects.len().saturating_mul(others.len()) > PAIRS {
+            continue;
+        }
+        let passes = subjects
+            .iter()
+            .any(|subject| others.iter().any(|other| passes(cluster, groups, direction, rule, (*subject, *other))));
+        if !passes {
+            let (end, way) = match direction {
+                Direction::Egress => ("destinations", "ingress"),
+                Direction::Ingress => ("sources", "egress"),
+            };
+            let problem = format!(
+                "the policies of its {end} ({}) admit nothing of it by {way}",
+                isolating(cluster, direction.opposite(), &others)
+            );
+            found.push(Mistake { policy: id, path: rule.path.clone(), code: Code::HalfOpen, problem });
         }
     }
 }
 
 /// The classes that a rule admits; none where it admits other ends too, or no pod.
 fn others(cluster: &Cluster, rule: &PolicyRule) -> Option<Vec<ClassId>> {
-    let Peers::AnyOf(peers) = &rule.peers else { return None };
-    let of_pods = |peer: &Peer| match peer {
-        Peer::Pods(peer) => Some(peer.clone()),
-        Peer::Block(_) | Peer::Nothing => None,
-    };
-    let peers: Vec<PodPeer> = peers.iter().map(of_pods).collect::<Option<_>>()?;
+    let peers = rule.only_pod_peers()?;
     if peers.iter().any(|peer| cluster.may_have_unread(peer) || !cluster.possibly_selected(peer).is_empty()) {
         return None;
     }
@@ -71,16 +63,16 @@ fn passes(
     (subject, other): (ClassId, ClassId),
 ) -> bool {
     // A pod of a class stands for all: no policy distinguishes them, but for the names of ports.
-    let end = |class: ClassId| cluster.class(class).endpoints.iter().map(|pod| Party::End(End::Pod(*pod)));
     let (from, to) = match direction {
         Direction::Egress => (subject, other),
         Direction::Ingress => (other, subject),
     };
-    let Some(from) = end(from).next() else { return true };
-    end(to).take(ASKED).any(|to| {
-        let admitted = to.pod().map_or_else(Traffic::all, |pod| rule.traffic_to(&cluster.pod(pod).ports));
+    let party = |pod: &PodId| Party::End(End::Pod(*pod));
+    let Some(from) = cluster.class(from).endpoints.first() else { return true };
+    cluster.class(to).endpoints.iter().take(ASKED).any(|to| {
+        let admitted = rule.traffic_to(&cluster.pod(*to).ports);
         let in_family = |family: Option<Family>| {
-            let question = Question::between(from, to, family, admitted.clone());
+            let question = Question::between(party(from), party(to), family, admitted.clone());
             let most = question.bounds(cluster, groups, direction.opposite()).most;
             !most.intersection(&admitted).is_none()
         };

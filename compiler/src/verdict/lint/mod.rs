@@ -12,6 +12,8 @@ mod redundant;
 mod selected;
 mod written;
 
+use std::collections::BTreeSet;
+
 use crate::cluster::group::Groups;
 use crate::cluster::{Cluster, PolicyId};
 
@@ -31,7 +33,7 @@ pub enum Code {
     IpBlockServiceAddress,
     /// A name of a port that no pod which is meant has.
     PortNamedUnresolved,
-    /// A rule that names a Service's port in place of its pods'.
+    /// A rule that names a Service's port in place of the port of its pods.
     ServicePort,
     /// A rule for port 53 that leaves out UDP.
     ProtocolMissingDns,
@@ -153,16 +155,11 @@ pub fn mistakes(cluster: &Cluster, groups: &Groups, knows_namespaces: bool) -> V
     found.sort_unstable();
     found.dedup();
     // Where a rule names a Service's port, that is why nothing of it passes.
-    let causes: Vec<(PolicyId, String)> = (found.iter())
+    let causes: BTreeSet<(PolicyId, String)> = (found.iter())
         .filter(|mistake| mistake.code == Code::ServicePort)
-        .map(|mistake| (mistake.policy, mistake.path.clone()))
+        .filter_map(|mistake| Some((mistake.policy, mistake.path.split_once(".ports[")?.0.to_owned())))
         .collect();
-    found.retain(|mistake| {
-        let is_cause = |(policy, path): &(PolicyId, String)| {
-            *policy == mistake.policy && path.starts_with(&format!("{}.", mistake.path))
-        };
-        mistake.code != Code::HalfOpen || !causes.iter().any(is_cause)
-    });
+    found.retain(|mistake| mistake.code != Code::HalfOpen || !causes.contains(&(mistake.policy, mistake.path.clone())));
     found
 }
 

@@ -4,20 +4,18 @@ use super::{Code, Mistake};
 use crate::algebra::selector::{Operator, Selector};
 use crate::cluster::{Cluster, PolicyId};
 use crate::object::NAMESPACE_NAME_LABEL;
-use crate::policy::{Direction, Namespaces, Peer, Peers};
+use crate::policy::{Namespaces, Peer, Peers};
 
 pub(super) fn find(cluster: &Cluster, id: PolicyId, knows_namespaces: bool, found: &mut Vec<Mistake>) {
     let policy = cluster.policy(id);
-    for direction in Direction::ALL.into_iter().filter(|direction| policy.isolates(*direction)) {
-        for rule in policy.rules(direction) {
-            let Peers::AnyOf(peers) = &rule.peers else { continue };
-            for (place, peer) in peers.iter().enumerate() {
-                let Peer::Pods(peer) = peer else { continue };
-                let Namespaces::Selected(selector) = &peer.namespaces else { continue };
-                if let Some(problem) = selects_none(cluster, selector, knows_namespaces) {
-                    let path = format!("{}.{}[{place}].namespaceSelector", rule.path, direction.peers_field());
-                    found.push(Mistake { policy: id, path, code: Code::PeerNamespaceEmpty, problem });
-                }
+    for (direction, rule) in policy.rules_in_force() {
+        let Peers::AnyOf(peers) = &rule.peers else { continue };
+        for (place, peer) in peers.iter().enumerate() {
+            let Peer::Pods(peer) = peer else { continue };
+            let Namespaces::Selected(selector) = &peer.namespaces else { continue };
+            if let Some(problem) = selects_none(cluster, selector, knows_namespaces) {
+                let path = format!("{}.{}[{place}].namespaceSelector", rule.path, direction.peers_field());
+                found.push(Mistake { policy: id, path, code: Code::PeerNamespaceEmpty, problem });
             }
         }
     }

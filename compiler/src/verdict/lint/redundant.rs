@@ -6,20 +6,21 @@ use super::covered::{covers, is_understood};
 use super::{Code, Mistake};
 use crate::algebra::selector::Selector;
 use crate::cluster::{Cluster, PolicyId};
-use crate::policy::{Direction, Policy, PolicyRule, Ports};
+use crate::policy::{Policy, PolicyRule};
 
-/// Of policies with more rules than this, rules are not compared: their pairs are too many.
+/// So many rules of a policy are compared with each other, so many squared with those of another
+/// policy, and so many policies of the same pods with one: of more, the pairs are too many.
 const COMPARED: usize = 200;
 
 /// The rules of a policy that another one of its rules covers.
 pub(super) fn rules(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
     let policy = cluster.policy(id);
-    for direction in Direction::ALL.into_iter().filter(|direction| policy.isolates(*direction)) {
+    for direction in policy.isolating() {
         let rules = policy.rules(direction);
         if rules.len() > COMPARED {
             continue;
         }
-        if let Some(open) = rules.iter().find(|rule| admits_everything(rule)).filter(|_| rules.len() > 1) {
+        if let Some(open) = rules.iter().find(|rule| rule.admits_everything()).filter(|_| rules.len() > 1) {
             let way = direction.peers_field();
             let problem = format!("the rule has neither \"{way}\" nor ports, so it admits everything");
             found.push(Mistake { policy: id, path: open.path.clone(), code: Code::AllowAllRule, problem });
@@ -36,10 +37,6 @@ pub(super) fn rules(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
             }
         }
     }
-}
-
-fn admits_everything(rule: &PolicyRule) -> bool {
-    matches!(rule.peers, crate::policy::Peers::Everyone) && matches!(rule.ports, Ports::Everything)
 }
 
 /// The policies that another one covers: of the same pods, or of all pods of the namespace.
@@ -74,7 +71,7 @@ pub(super) fn policies(cluster: &Cluster, found: &mut Vec<Mistake>) {
 /// Whether a policy of the same pods, or more, isolates them and admits all that this one does. One
 /// that denies all is a base that other policies add to, so only another such policy covers it.
 fn is_covered(policy: &Policy, by: &Policy) -> bool {
-    let mut isolated = Direction::ALL.into_iter().filter(|direction| policy.isolates(*direction)).peekable();
+    let mut isolated = policy.isolating().peekable();
     isolated.peek().is_some()
         && isolated.all(|direction| {
             let (rules, others) = (policy.rules(direction), by.rules(direction));

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{Code, Mistake};
+use crate::algebra::selector::Selector;
+use crate::algebra::syntax::wrong_port_name;
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::Protocol;
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
@@ -13,10 +15,11 @@ const LOOKED_AT: usize = 1_000;
 pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
     let policy = cluster.policy(id);
     let subject = policy.subject_peer();
-    let is_known = !cluster.may_have_unread(&subject) && !cluster.has_pod_makers();
-    let has_pods = cluster.endpoints().any(|(_, pod)| pod.namespace == policy.namespace);
-    // Of manifests without pods, policies select none by nature.
-    if is_known && has_pods && !policy.subject.is_empty() && cluster.selects_none(&subject) {
+    let is_known = || !cluster.may_have_unread(&subject) && !cluster.has_pod_makers();
+    let has_pods = || cluster.endpoints().any(|(_, pod)| pod.namespace == policy.namespace);
+    // A policy without a podSelector is meant to select any pod. Where the input has no pods of the
+    // namespace, a policy that selects none is no mistake. What takes a look at all pods comes last.
+    if !policy.subject.is_empty() && cluster.selects_none(&subject) && is_known() && has_pods() {
         let problem = if cluster.host_pods_of(&subject).next().is_some() {
             format!(
                 "podSelector {} selects only pods in their nodes' networks, to which no policy applies",
@@ -28,31 +31,19 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
         found.push(Mistake { policy: id, path: "spec.podSelector".to_owned(), code: Code::SubjectEmpty, problem });
         return;
     }
-    for direction in Direction::ALL.into_iter().filter(|direction| policy.isolates(*direction)) {
-        for rule in policy.rules(direction) {
-            let pods = match direction {
-                Direction::Ingress => pods_of(cluster, [&subject]),
-                Direction::Egress => destinations(cluster, rule),
-            };
-            if let Some(pods) = pods.filter(|pods| !pods.is_empty() && pods.len() <= LOOKED_AT) {
-                ports(cluster, id, rule, &pods, found);
-            }
-            split(cluster, id, direction, rule, found);
+    for (direction, rule) in policy.rules_in_force() {
+        let pods = match direction {
+            Direction::Ingress => pods_of(cluster, [&subject]),
+            Direction::Egress => rule.only_pod_peers().and_then(|peers| pods_of(cluster, peers)),
+        };
+        if let Some(pods) = pods.filter(|pods| !pods.is_empty() && pods.len() <= LOOKED_AT) {
+            ports(cluster, id, rule, &pods, found);
         }
+        split(cluster, id, direction, rule, found);
     }
 }
 
-/// The pods that a rule of egress admits; none where it admits others, or some may be missing.
-fn destinations(cluster: &Cluster, rule: &PolicyRule) -> Option<Vec<PodId>> {
-    let Peers::AnyOf(peers) = &rule.peers else { return None };
-    let pods = peers.iter().map(|peer| match peer {
-        Peer::Pods(peer) => Some(peer),
-        Peer::Block(_) | Peer::Nothing => None,
-    });
-    pods_of(cluster, pods.collect::<Option<Vec<&PodPeer>>>()?)
-}
-
-/// The pods that peers select; none where the input may lack some.
+/// The pods that peers select; `None` where the input may lack some.
 fn pods_of<'p>(cluster: &Cluster, peers: impl IntoIterator<Item = &'p PodPeer>) -> Option<Vec<PodId>> {
     let mut pods = BTreeSet::new();
     for peer in peers {
@@ -72,10 +63,10 @@ fn ports(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, pods: &[PodId], fou
     for (place, port) in ports.iter().enumerate() {
         let path = format!("{}.ports[{place}].port", rule.path);
         match port {
+            // A name that no port can have is a finding already.
+            PortMatch::Named(_, name) if wrong_port_name(name).is_some() => {}
             PortMatch::Named(protocol, name) => {
-                let has =
-                    |pod: &PodId| cluster.pod(*pod).ports.iter().any(|of| of.name == *name && of.protocol == *protocol);
-                if !pods.iter().any(has) {
+                if !pods.iter().any(|pod| cluster.pod(*pod).ports.iter().any(|port| port.is_named(*protocol, name))) {
                     let problem = format!("no pod that is meant has a {} port named {name}", protocol.as_str());
                     found.push(Mistake { policy: id, path, code: Code::PortNamedUnresolved, problem });
                 }
@@ -108,33 +99,36 @@ fn service_port(cluster: &Cluster, pods: &[PodId], protocol: Protocol, number: u
 /// has no such pods and those namespaces have.
 fn split(cluster: &Cluster, id: PolicyId, direction: Direction, rule: &PolicyRule, found: &mut Vec<Mistake>) {
     let Peers::AnyOf(peers) = &rule.peers else { return };
-    let of_pods = |peer: &Peer| match peer {
-        Peer::Pods(peer) => Some(peer.clone()),
-        Peer::Block(_) | Peer::Nothing => None,
-    };
     for (place, pair) in peers.windows(2).enumerate() {
-        let [Some(one), Some(other)] = [of_pods(&pair[0]), of_pods(&pair[1])] else { continue };
-        let is_split = |namespaces: &PodPeer, pods: &PodPeer| {
-            let together = PodPeer { namespaces: namespaces.namespaces.clone(), pods: pods.pods.clone() };
-            matches!(&namespaces.namespaces, Namespaces::Selected(of) if !of.is_empty())
-                && namespaces.pods.is_empty()
-                && matches!(&pods.namespaces, Namespaces::Own(_))
-                && !pods.pods.is_empty()
-                && cluster.selects_none(pods)
-                && !cluster.may_have_unread(pods)
-                && !cluster.selected(&together).is_empty()
+        let [Peer::Pods(one), Peer::Pods(other)] = pair else { continue };
+        let Some((namespaces, pods)) = parts_of_one(cluster, one, other).or_else(|| parts_of_one(cluster, other, one))
+        else {
+            continue;
         };
-        if is_split(&one, &other) || is_split(&other, &one) {
-            let (namespaces, pods) = if is_split(&one, &other) { (&one, &other) } else { (&other, &one) };
-            let Namespaces::Selected(of) = &namespaces.namespaces else { continue };
-            let policy = cluster.policy(id);
-            let problem = format!(
-                "two items: every pod of namespaces with {of}, and pods with {} of namespace {}, which has none; the \
-                 namespaces have such pods, so one item with both is meant",
-                pods.pods, policy.namespace
-            );
-            let path = format!("{}.{}[{}]", rule.path, direction.peers_field(), place + 1);
-            found.push(Mistake { policy: id, path, code: Code::PeerSplitOr, problem });
-        }
+        let problem = format!(
+            "two items: every pod of namespaces with {namespaces}, and pods with {pods} of namespace {}, which has none; \
+             the namespaces have such pods, so one item with both is meant",
+            cluster.policy(id).namespace
+        );
+        let path = format!("{}.{}[{}]", rule.path, direction.peers_field(), place + 1);
+        found.push(Mistake { policy: id, path, code: Code::PeerSplitOr, problem });
     }
+}
+
+/// The selector of namespaces and that of pods of two peers that are parts of one.
+fn parts_of_one<'p>(
+    cluster: &Cluster,
+    namespaces: &'p PodPeer,
+    pods: &'p PodPeer,
+) -> Option<(&'p Selector, &'p Selector)> {
+    let (Namespaces::Selected(selected), Namespaces::Own(_)) = (&namespaces.namespaces, &pods.namespaces) else {
+        return None;
+    };
+    let is_half = !selected.is_empty() && namespaces.pods.is_empty() && !pods.pods.is_empty();
+    let together = || PodPeer { namespaces: namespaces.namespaces.clone(), pods: pods.pods.clone() };
+    (is_half
+        && cluster.selects_none(pods)
+        && !cluster.may_have_unread(pods)
+        && !cluster.selected(&together()).is_empty())
+    .then_some((selected, &pods.pods))
 }

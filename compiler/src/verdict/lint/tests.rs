@@ -17,9 +17,13 @@ fn found(pods: &[&str], policies: &[&str], services: Vec<Service>) -> Vec<String
         ..Objects::default()
     };
     objects.declare_namespaces();
-    let cluster = Cluster::new(&objects);
-    let groups = Groups::of_cluster(&cluster);
-    let mistakes = mistakes(&cluster, &groups, true);
+    found_in(&objects, true)
+}
+
+/// The same of objects, of which all namespaces may be known.
+fn found_in(objects: &Objects, knows_namespaces: bool) -> Vec<String> {
+    let cluster = Cluster::new(objects);
+    let mistakes = mistakes(&cluster, &Groups::of_cluster(&cluster), knows_namespaces);
     mistakes.iter().map(|mistake| format!("{} {}", mistake.code.as_str(), mistake.path)).collect()
 }
 
@@ -59,6 +63,8 @@ fn a_name_of_a_port_has_to_be_one_of_a_pod_that_is_meant() {
     assert_eq!(of(&["ns/a app=web :web=80 10.0.0.1"], ingress), [path]);
     assert_eq!(of(&["ns/a app=web :http=80/UDP 10.0.0.1"], ingress), [path]);
     assert_eq!(of(&["ns/a app=web :http=80 10.0.0.1", "ns/b app=web 10.0.0.2"], ingress), NONE);
+    let no_name = ingress.replace("http", "8080");
+    assert_eq!(of(&["ns/a app=web :web=80 10.0.0.1"], &no_name), NONE, "that no port has such a name is a finding");
     let egress = r#"{"policyTypes": ["Egress"], "egress": [
         {"to": [{"podSelector": {"matchLabels": {"app": "web"}}}], "ports": [{"port": "http"}]},
         {"ports": [{"port": 53, "protocol": "UDP"}]}]}"#;
@@ -115,7 +121,10 @@ fn dns_takes_udp_and_a_rule() {
     let dns = r#"ns/dns {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": 53, "protocol": "UDP"}]}]}"#;
     assert_eq!(found(&pods, &[&format!("ns/p {}", egress("")), dns], Vec::new()), NONE);
     let outside = r#"{"policyTypes": ["Egress"], "egress": [{"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]}]}"#;
-    assert_eq!(of(&pods, outside), NONE, "who asks for addresses needs no names");
+    assert_eq!(of(&pods, outside), NONE, "a client of addresses needs no DNS");
+    let not_in_force = dns.replace(r#"["Egress"]"#, r#"["Ingress"]"#);
+    let found = found(&[], &[&format!("ns/p {}", egress("")), &not_in_force], Vec::new());
+    assert_eq!(found, ["policytypes-unused-rules spec.egress", "dns-blocked spec.egress[0]"]);
 }
 
 #[test]
@@ -189,10 +198,7 @@ fn two_items_are_split_where_one_of_both_is_meant() {
     objects.declare_namespaces();
     for (app, expected) in [("web", vec!["peer-split-or spec.ingress[0].from[1]"]), ("db", vec![]), ("none", vec![])] {
         objects.policies = vec![policy(&spec(app))];
-        let cluster = Cluster::new(&objects);
-        let found = mistakes(&cluster, &Groups::of_cluster(&cluster), true);
-        let found: Vec<String> = found.iter().map(|of| format!("{} {}", of.code.as_str(), of.path)).collect();
-        assert_eq!(found, expected, "{app}");
+        assert_eq!(found_in(&objects, true), expected, "{app}");
     }
 }
 
@@ -203,9 +209,7 @@ fn a_namespace_selector_selects_none_where_the_namespace_lacks_the_label() {
         objects.namespaces = ["ns", "ops"].map(|name| crate::object::Namespace::new(name, Labels::new())).to_vec();
         let peer = format!(r#"{{"namespaceSelector": {{"matchLabels": {{{selector}}}}}}}"#);
         objects.policies = vec![policy(&format!(r#"ns/p {{"podSelector": {{}}, "ingress": [{{"from": [{peer}]}}]}}"#))];
-        let cluster = Cluster::new(&objects);
-        let found = mistakes(&cluster, &Groups::of_cluster(&cluster), knows_namespaces);
-        found.iter().map(|of| format!("{} {}", of.code.as_str(), of.path)).collect::<Vec<_>>()
+        found_in(&objects, knows_namespaces)
     };
     let path = ["peer-namespace-empty spec.ingress[0].from[0].namespaceSelector"];
     assert_eq!(of_name(r#""name": "ops""#, false), path);

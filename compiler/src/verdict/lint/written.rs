@@ -1,7 +1,6 @@
 //! What a policy says that has no effect, whatever pods there are.
 
 use super::{Code, Mistake};
-use crate::algebra::cidr;
 use crate::cluster::{Cluster, PolicyId};
 use crate::policy::{Direction, Peer, Peers};
 
@@ -12,18 +11,13 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
         let section = direction.section();
         if !policy.isolates(direction) {
             let types = format!("policyTypes lacks {}", direction.as_str());
-            match policy.rules(direction).len() {
-                0 => {}
-                1 => add(
-                    format!("spec.{section}"),
-                    Code::PolicyTypesUnusedRules,
-                    format!("1 rule stands here, and {types}"),
-                ),
-                count => add(
-                    format!("spec.{section}"),
-                    Code::PolicyTypesUnusedRules,
-                    format!("{count} rules stand here, and {types}"),
-                ),
+            let stand = match policy.rules(direction).len() {
+                0 => None,
+                1 => Some("1 rule stands".to_owned()),
+                count => Some(format!("{count} rules stand")),
+            };
+            if let Some(stand) = stand {
+                add(format!("spec.{section}"), Code::PolicyTypesUnusedRules, format!("{stand} here, and {types}"));
             }
             if direction == Direction::Egress && policy.has_empty_list(direction) {
                 let problem = format!("the list is empty, which the API takes as left out, and {types}");
@@ -36,9 +30,7 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
             for (place, peer) in peers.iter().enumerate() {
                 let Peer::Block(block) = peer else { continue };
                 let written = block.cidr.addresses();
-                let &[(first, last)] = written.ranges() else { continue };
-                let address = cidr::address(block.cidr.family, first);
-                let Some(service) = cluster.service_with_address(address).filter(|_| first == last) else { continue };
+                let Some((service, address)) = cluster.service_alone_in(block.cidr.family, &written) else { continue };
                 let problem = format!(
                     "{address} is the address of service {}/{}, which no packet has where policies judge",
                     service.namespace, service.name

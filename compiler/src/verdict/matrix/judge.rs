@@ -168,7 +168,12 @@ impl<'a> Kinds<'a> {
 
     /// What a rule of most nodes sees of a kind.
     pub(crate) fn seen(&self, kind: KindId) -> OtherEnd<'_> {
-        let face = &self.faces[self.seen[kind.index()].face.0 as usize];
+        self.seen_face(self.seen[kind.index()].face.0 as usize)
+    }
+
+    /// What a rule sees of an end with a face: the first address of its zone stands for all.
+    fn seen_face(&self, face: usize) -> OtherEnd<'_> {
+        let face = &self.faces[face];
         let first = |zone: Zone| cidr::address(zone.family, self.zones.starts(zone.family)[zone.place]);
         OtherEnd {
             classes: &face.classes,
@@ -341,17 +346,9 @@ impl<'a> Kinds<'a> {
             }
             Atom::Block(_) => open.unread.iter().chain(&open.bare).copied().collect(),
         };
-        let may_hold = |place: &usize| {
-            let face = &self.faces[*place];
-            let first = |zone: Zone| cidr::address(zone.family, self.zones.starts(zone.family)[zone.place]);
-            let seen = OtherEnd {
-                classes: &face.classes,
-                address: face.zone.map(first),
-                ports: &face.ports,
-                new_family: face.assumed,
-                is_unread: face.is_unread,
-            };
-            atom.may_hold(self.cluster, seen, face.assumed)
+        let may_hold = |face: &usize| {
+            let seen = self.seen_face(*face);
+            atom.may_hold(self.cluster, seen, seen.new_family)
         };
         let mut held: Vec<usize> = candidates.into_iter().filter(may_hold).collect();
         held.sort_unstable();

@@ -224,7 +224,8 @@ impl<'a> Matrix<'a> {
 
     /// What is allowed to or from some replicas only, by protocol.
     pub fn differs(&self) -> impl Iterator<Item = Connection> {
-        let has_replicas = self.rows.iter().any(|row| row.views.len() > 1);
+        // Of a DaemonSet, one pod is on the node whose address is asked about.
+        let has_replicas = self.rows.iter().any(|row| row.views.len() > 1 || row.is_address);
         let cells = Some(()).filter(|()| has_replicas).into_iter().flat_map(|()| self.cells());
         cells.flat_map(|cell| self.by_protocol(&cell, &cell.differs).collect::<Vec<_>>())
     }

@@ -120,6 +120,8 @@ pub(super) struct Likeness {
     /// The input does not say the node of a pod of it, so an address of a node in another row may
     /// be its own node's.
     may_be_own_node: bool,
+    /// A pod of it is on each node.
+    is_on_each_node: bool,
 }
 
 impl Row {
@@ -130,6 +132,7 @@ impl Row {
         Likeness {
             alone: judged.alone.or_else(|| self.views.iter().any(exempt).then_some(place)),
             may_be_own_node: self.views.iter().any(may_be),
+            is_on_each_node: !addresses.is_empty() && self.views.iter().any(|view| is_on_each_node(cluster, view.end)),
             ..judged
         }
     }
@@ -142,8 +145,14 @@ impl Row {
             is_template: self.is_template,
             alone: self.is_address.then_some(place),
             may_be_own_node: false,
+            is_on_each_node: false,
         }
     }
+}
+
+/// Whether an end stands for the pods of a DaemonSet.
+fn is_on_each_node(cluster: &Cluster, end: End) -> bool {
+    matches!(end, End::Pod(pod) if cluster.pod(pod).is_on_each_node())
 }
 
 /// The rows that no rule distinguishes, by their places, in the order of their first ones; and
@@ -308,7 +317,7 @@ pub(super) fn between(
         }
     };
     for family in 0..2 {
-        if cluster.gives(Family::ALL[family]) {
+        if cluster.assigns_family(Family::ALL[family]) {
             judged(&mut sums[0], &from.bare[family], &to.bare[family]);
         }
         judged(&mut sums[0], &from.bare[family], &to.census[family]);
@@ -339,10 +348,13 @@ fn by_ends(cluster: &Cluster, judge: &PairVerdicts, known: &mut TrafficTable, fr
                     // A node sends it on, so policies judge it where the Service leads.
                     pair = BoundIds { least: TrafficId::NONE, most: TrafficId::ALL };
                 }
-                if may_be_own_node {
+                let place = if a.bare.is_some() || b.bare.is_some() { 0 } else { 1 + family };
+                if may_be_own_node && (is_on_each_node(cluster, a.end) || is_on_each_node(cluster, b.end)) {
+                    // One of its pods is on this node, and the others are not.
+                    sums[place].add(known, EVERYTHING);
+                } else if may_be_own_node {
                     pair.most = TrafficId::ALL;
                 }
-                let place = if a.bare.is_some() || b.bare.is_some() { 0 } else { 1 + family };
                 sums[place].add(known, pair);
             }
         }

@@ -48,7 +48,8 @@ fn slowly(cluster: &Cluster, groups: &Groups, matrix: &Matrix<'_>) -> BTreeMap<K
                     if bare(from, *x) || bare(to, *y) {
                         let families = Family::ALL.into_iter().filter(|f| has(from, *x, *f) || has(to, *y, *f));
                         let families: Vec<Family> = families.collect();
-                        let new = Family::ALL.into_iter().filter(|of| families.is_empty() && cluster.gives(*of));
+                        let new =
+                            Family::ALL.into_iter().filter(|of| families.is_empty() && cluster.assigns_family(*of));
                         for family in families.iter().copied().chain(new) {
                             add(None, Some(family));
                         }

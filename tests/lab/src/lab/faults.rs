@@ -3,15 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::error::{Doing, Result, read};
+use super::machine::write_program;
 use super::netns::find_program;
 use super::{Builder, sibling};
 
@@ -42,9 +42,7 @@ pub fn failing_programs(folder: &Path, percent: usize) -> Result<OsString> {
                     real = real.display(),
                 );
                 let file = folder.join(&name);
-                fs::write(&file, text).doing(|| format!("write {}", file.display()))?;
-                let executable = Permissions::from_mode(0o755);
-                fs::set_permissions(&file, executable).doing(|| format!("make {} run", file.display()))?;
+                write_program(&file, &text)?;
             }
         }
     }

@@ -10,8 +10,9 @@ use super::{Kind, Lab, Payload, Place, Probe, Result, Seen};
 use crate::oracle::{End, Oracle, Packet, Payload as Carried, Verdict};
 
 /// How often a probe that ought to have arrived is sent again before its loss
-/// counts: a packet can get lost on a busy machine, and that is no verdict.
-pub const RETRIES: usize = 3;
+/// counts: a packet can get lost on a busy machine, and that is no verdict. It costs
+/// nothing where the packet arrives.
+pub const RETRIES: usize = 10;
 
 /// A probe, what was expected of it and what was seen.
 #[derive(Debug, Clone)]
@@ -56,7 +57,8 @@ impl Judgement {
 /// One of so many probes is sent again where nothing about it has changed.
 const SAMPLE: u64 = 8;
 
-/// What the oracle expected of each probe when it was sent last.
+/// What the oracle expected of each probe when it was sent last, of those that were as expected since
+/// the agents are the same.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     expected: HashMap<Probe, Verdict>,
@@ -65,8 +67,13 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// Picks the probes that are worth sending: all that were never sent or are judged otherwise
-    /// now, and a sample of the rest, another one each time.
+    /// Forgets all probes, so that each is sent anew.
+    pub(super) fn forget(&mut self) {
+        self.expected.clear();
+    }
+
+    /// Picks the probes that are worth sending: all that were never seen to agree or are judged
+    /// otherwise now, and a sample of the rest, another one each time.
     ///
     /// To send all probes of a small cluster takes seconds of a processor, and many tests judge
     /// after each of several edits.
@@ -77,15 +84,25 @@ impl Sent {
             (seed, self.times, probe).hash(&mut hasher);
             hasher.finish().is_multiple_of(SAMPLE)
         };
-        let is_picked = |(probe, expected): &(Probe, Verdict)| {
-            self.expected.insert(*probe, *expected) != Some(*expected) || is_sampled(probe)
-        };
+        let is_picked =
+            |(probe, expected): &(Probe, Verdict)| self.expected.get(probe) != Some(expected) || is_sampled(probe);
         probes.into_iter().zip(expected).filter(is_picked).unzip()
+    }
+
+    /// Notes the probes that were as the oracle expects. The others are sent the next time too.
+    fn record(&mut self, judgement: &Judgement) {
+        for judged in &judgement.judged {
+            if judged.agrees() {
+                self.expected.insert(judged.probe, judged.expected);
+            } else {
+                self.expected.remove(&judged.probe);
+            }
+        }
     }
 }
 
-/// Judges a lab by its probes: by all of them the first time or if `NPC_EVERY_PROBE` is `1`, and
-/// otherwise by those that [`Sent::pick`] picks.
+/// Judges a lab by its probes: by all of them the first time, after agents came or went, and if
+/// `NPC_EVERY_PROBE` is `1`, and otherwise by those that [`Sent::pick`] picks.
 pub(super) fn judge_changed(lab: &mut Lab, probes: Vec<Probe>) -> Result<Judgement> {
     let expected = expect(lab, &probes);
     if std::env::var_os("NPC_EVERY_PROBE").is_some_and(|value| value == "1") {
@@ -93,7 +110,9 @@ pub(super) fn judge_changed(lab: &mut Lab, probes: Vec<Probe>) -> Result<Judgeme
     }
     let seed = std::env::var("PROPTEST_RNG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_default();
     let (probes, expected) = lab.sent.pick(probes, expected, seed);
-    judge_as(lab, &probes, expected)
+    let judgement = judge_as(lab, &probes, expected)?;
+    lab.sent.record(&judgement);
+    Ok(judgement)
 }
 
 /// Sends probes and compares what is seen with what the oracle expects.
@@ -203,15 +222,29 @@ mod tests {
 
     use super::*;
 
+    fn probes() -> Vec<Probe> {
+        let address = IpAddr::from([10, 0, 0, 1]);
+        (1..=1000).map(|port| Probe::new(0, 1, address, Payload::Port(Protocol::Tcp, port))).collect()
+    }
+
+    const ALLOWED: Verdict = Verdict { egress: true, ingress: true };
+
+    /// All of these arrived where `arrives` says so.
+    fn judgement(probes: &[Probe], expected: &[Verdict], arrives: impl Fn(usize) -> bool) -> Judgement {
+        let judge = |(index, (probe, expected)): (usize, (&Probe, &Verdict))| {
+            let seen = if arrives(index) { Seen::Arrived } else { Seen::Nothing };
+            Judged { probe: *probe, expected: *expected, seen }
+        };
+        Judgement { judged: probes.iter().zip(expected).enumerate().map(judge).collect(), retried: 0 }
+    }
+
     #[test]
     fn what_is_judged_otherwise_is_sent_again_and_of_the_rest_a_sample() {
-        let address = IpAddr::from([10, 0, 0, 1]);
-        let probes: Vec<Probe> =
-            (1..=1000).map(|port| Probe::new(0, 1, address, Payload::Port(Protocol::Tcp, port))).collect();
-        let allowed = Verdict { egress: true, ingress: true };
-        let mut expected = vec![allowed; probes.len()];
+        let probes = probes();
+        let mut expected = vec![ALLOWED; probes.len()];
         let mut sent = Sent::default();
         assert_eq!(sent.pick(probes.clone(), expected.clone(), 1).0, probes, "the first time");
+        sent.record(&judgement(&probes, &expected, |_| true));
 
         for verdict in &mut expected[..10] {
             verdict.ingress = false;
@@ -219,8 +252,32 @@ mod tests {
         let (again, verdicts) = sent.pick(probes.clone(), expected.clone(), 1);
         assert_eq!((&again[..10], &verdicts[..10]), (&probes[..10], &expected[..10]));
         assert!((80..250).contains(&again.len()), "{}", again.len());
-        let (other, _) = sent.pick(probes, expected, 1);
+        sent.record(&judgement(&again, &verdicts, |index| index >= 10));
+        let (other, _) = sent.pick(probes.clone(), expected, 1);
         assert!((70..250).contains(&other.len()), "{}", other.len());
-        assert_ne!(again[10..], other, "another sample");
+        let rest = |picked: &[Probe]| {
+            let rest = picked.iter().filter(|probe| !probes[..10].contains(probe));
+            rest.copied().collect::<Vec<Probe>>()
+        };
+        assert_ne!(rest(&again), rest(&other), "another sample");
+    }
+
+    #[test]
+    fn what_was_not_as_expected_and_what_was_forgotten_is_sent_again() {
+        let probes = probes();
+        let expected = vec![ALLOWED; probes.len()];
+        let mut sent = Sent::default();
+        sent.record(&judgement(&probes, &expected, |index| index >= 100));
+        for _ in 0..2 {
+            let (again, verdicts) = sent.pick(probes.clone(), expected.clone(), 1);
+            assert_eq!(again[..100], probes[..100], "these did not arrive");
+            assert!(again.len() < 350, "{}", again.len());
+            sent.record(&judgement(&again, &verdicts, |index| index >= 100));
+        }
+        // What has agreed before and does not any more counts as never sent, too.
+        sent.record(&judgement(&probes[100..200], &expected, |_| false));
+        assert_eq!(sent.pick(probes.clone(), expected.clone(), 1).0[..200], probes[..200]);
+        sent.forget();
+        assert_eq!(sent.pick(probes.clone(), expected, 1).0, probes);
     }
 }

@@ -1,6 +1,8 @@
 //! What the lab needs of this machine.
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use npc_compiler::object::Family;
 
@@ -43,6 +45,24 @@ pub(super) fn check_machine(backend: Backend) -> Result<()> {
         return Err(Error::Missing { what: "IPv6 in this kernel".to_owned(), remedy: remedy.to_owned() });
     }
     Ok(())
+}
+
+/// Makes a file that can be run. Another process writes it: a descriptor of this process would live on
+/// in the children that other threads start at this moment, and the kernel runs nothing that is open
+/// for writing ("Text file busy").
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_program(path: &Path, text: &str) -> Result<()> {
+    let what = || format!("write {}", path.display());
+    let mut command = Command::new("install");
+    command.args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
+    let mut child = command.spawn().doing(what)?;
+    let written = child.stdin.take().map_or(Ok(()), |mut input| input.write_all(text.as_bytes()));
+    let status = child.wait().doing(what)?;
+    written.doing(what)?;
+    let failed = || io::Error::other(format!("install has ended ({status})"));
+    status.success().then_some(()).ok_or_else(failed).doing(what)
 }
 
 /// A binary of ours that lies beside this program, or beside the folder of this

@@ -59,7 +59,7 @@ pub use agent::Agent;
 pub use builder::{Builder, Enforcer};
 pub use complete::Cluster;
 pub use error::{Doing, Error, Result};
-pub use machine::{can_run, sibling, skipped};
+pub use machine::{can_run, sibling, skipped, write_program};
 pub use netns::Netns;
 pub use probe::{Payload, Probe, Seen, Via};
 pub use receivers::raw_ip_socket;
@@ -184,18 +184,22 @@ impl Lab {
     /// # Errors
     /// When the lab itself fails, or a probe cannot be sent or arrives elsewhere.
     pub fn arrived(&mut self, probes: &[Probe]) -> Result<Vec<bool>> {
-        self.arrived_as(probes, &vec![true; probes.len()])
+        self.send(probes, &vec![true; probes.len()], 3)
     }
 
-    /// The same where it is known what should arrive: only that is tried again. What should
-    /// not arrive takes a while each time, to see that it does not.
+    /// The same where it is known what should arrive: only that is tried again, as often as the
+    /// judge does it. What should not arrive takes a while each time, to see that it does not.
     ///
     /// # Errors
     /// Those of [`Self::arrived`].
     pub fn arrived_as(&mut self, probes: &[Probe], expected: &[bool]) -> Result<Vec<bool>> {
+        self.send(probes, expected, 1 + judge::RETRIES)
+    }
+
+    fn send(&mut self, probes: &[Probe], expected: &[bool], times: usize) -> Result<Vec<bool>> {
         let mut arrived = vec![false; probes.len()];
         let mut left: Vec<usize> = (0..probes.len()).collect();
-        for _ in 0..3 {
+        for _ in 0..times {
             let again: Vec<Probe> = left.iter().map(|index| probes[*index]).collect();
             for (index, seen) in left.iter().zip(self.probe(&again)?) {
                 if matches!(seen, Seen::Unsent(_) | Seen::Astray(_)) {
@@ -245,8 +249,8 @@ impl Lab {
     }
 
     /// Sends all probes that [`plan::all`] finds worth sending, and judges them. The next time
-    /// it sends those that are judged otherwise since, and a sample of the rest, unless
-    /// `NPC_EVERY_PROBE` is `1`.
+    /// it sends those that did not agree or are judged otherwise since, and a sample of the rest,
+    /// unless `NPC_EVERY_PROBE` is `1`. After agents came or went it sends all again.
     ///
     /// # Errors
     /// When the lab itself fails.
@@ -279,6 +283,7 @@ impl Lab {
     /// When there is no such node.
     pub fn take_agent(&mut self, node: &str) -> Result<Option<Agent>> {
         let index = self.find(&format!("node/{node}"))?;
+        self.sent.forget();
         Ok(self.agents[index].take())
     }
 
@@ -288,6 +293,7 @@ impl Lab {
     /// When there is no such node, or the agent cannot be started.
     pub fn start_agent(&mut self, node: &str) -> Result<()> {
         let index = self.find(&format!("node/{node}"))?;
+        self.sent.forget();
         if let (Some(recipe), None) = (&self.recipe, &self.agents[index]) {
             self.agents[index] = Some(Agent::start(recipe, &self.places[index])?);
         }
@@ -300,6 +306,7 @@ impl Lab {
     /// # Errors
     /// When one does not come up.
     pub fn start_agents(&mut self) -> Result<()> {
+        self.sent.forget();
         let Some(recipe) = &self.recipe else { return Ok(()) };
         for (index, place) in self.places.iter().enumerate().filter(|(_, place)| place.kind == Kind::Node) {
             if self.agents[index].is_none() {

@@ -1,10 +1,10 @@
 //! How many labs of one process run beside each other.
 //!
 //! A lab mostly waits: for an agent that starts, for a packet that does not arrive. So a test run
-//! may have more threads than the machine has processors (`make test THREADS=N`); with no more than
-//! one for each, the default, no lab waits here. Some labs do not wait: they send all the time, and what they measure depends on
-//! when a packet arrives. Such a lab takes two shares of three that each processor has, because it
-//! needs about half a processor.
+//! has more threads than the machine has processors: three for each two (`make test WAITING_THREADS=N`).
+//! Some labs do not wait: they send all the time, and what they measure depends on when a packet
+//! arrives. Such a lab takes two shares of three that each processor has, because it needs about half a
+//! processor. So with the default number of threads no lab waits here.
 
 use std::cell::RefCell;
 use std::num::NonZero;

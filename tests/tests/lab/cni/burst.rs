@@ -31,6 +31,9 @@ const MILLISECONDS: u64 = 100;
 /// How many start at once.
 const AT_ONCE: usize = 50;
 
+/// Without an index of addresses with flows, and with one.
+const BOTH: [bool; 2] = [false, true];
+
 fn names(count: u64) -> Vec<String> {
     (0..count).map(|n| format!("web-{n}")).collect()
 }
@@ -148,8 +151,9 @@ fn flows(node: &Node) -> usize {
 
 /// A node whose agent is ready and knows the pods, and their names. The plugin waits for the
 /// agent for so many seconds.
-fn ready(timeout: u32) -> Option<(Node, Vec<String>)> {
+fn ready(timeout: u32, flow_index: Option<bool>) -> Option<(Node, Vec<String>)> {
     let mut node = Node::new(Mode::Routed, "nft")?;
+    node.flow_index = flow_index;
     node.settings = json!({"timeoutSeconds": timeout});
     let names = names(number("NPC_CNI_PODS", PODS));
     node.write(&pods(&names));
@@ -161,24 +165,28 @@ fn ready(timeout: u32) -> Option<(Node, Vec<String>)> {
 
 #[test]
 fn a_burst_of_pods_starts_and_none_is_open() {
-    let Some((node, names)) = ready(30) else { return };
-    let arrivals = Arrivals::count(node.outside(), 9090);
-    report("alone", start_all(&node, &names));
-    assert_eq!(arrivals.packets(), 0, "packets that policies deny arrived");
+    for flow_index in BOTH {
+        let Some((node, names)) = ready(30, Some(flow_index)) else { return };
+        let arrivals = Arrivals::count(node.outside(), 9090);
+        report(&format!("alone, flow index {flow_index}"), start_all(&node, &names));
+        assert_eq!(arrivals.packets(), 0, "packets that policies deny arrived, flow index {flow_index}");
+    }
 }
 
 #[test]
 fn a_burst_of_pods_starts_among_many_flows() {
-    let Some((node, names)) = ready(30) else { return };
-    let arrivals = Arrivals::count(node.outside(), 9090);
-    open_flows(&node, usize::try_from(number("NPC_CNI_FLOWS", FLOWS)).unwrap());
-    report("among flows", start_all(&node, &names));
-    assert_eq!(arrivals.packets(), 0, "packets that policies deny arrived");
+    for flow_index in BOTH {
+        let Some((node, names)) = ready(30, Some(flow_index)) else { return };
+        let arrivals = Arrivals::count(node.outside(), 9090);
+        open_flows(&node, usize::try_from(number("NPC_CNI_FLOWS", FLOWS)).unwrap());
+        report(&format!("among flows, flow index {flow_index}"), start_all(&node, &names));
+        assert_eq!(arrivals.packets(), 0, "packets that policies deny arrived, flow index {flow_index}");
+    }
 }
 
 #[test]
 fn a_burst_of_pods_starts_while_agents_are_replaced() {
-    let Some((node, names)) = ready(100) else { return };
+    let Some((node, names)) = ready(100, None) else { return };
     let arrivals = Arrivals::count(node.outside(), 9090);
     let (node, started) = (&node, AtomicUsize::new(0));
     thread::scope(|scope| {

@@ -10,6 +10,7 @@ mod chains;
 mod cri;
 mod late;
 pub(crate) mod node;
+mod older;
 mod rpc;
 pub(crate) mod runtime;
 mod static_pods;
@@ -87,18 +88,29 @@ fn first() -> [IpAddr; 2] {
     addresses(["10.0.0.2", "fd00::2"])
 }
 
-/// From the first instant to the end of a sandbox.
+/// From the first instant to the end of a sandbox, as an agent is shipped, and with the index of addresses
+/// with flows as it is not.
 fn the_policies_hold_at_once(mode: Mode, backend: &'static str) {
-    if let Some(node) = Node::new(mode, backend) {
+    for flow_index in [None, Some(!FLOW_INDEX)] {
+        let Some(mut node) = Node::new(mode, backend) else { return };
+        node.flow_index = flow_index;
         the_policies_hold_at_once_on(&node);
     }
 }
 
+/// Whether an agent keeps an index of addresses with flows by itself.
+const FLOW_INDEX: bool = false;
+
 fn the_policies_hold_at_once_on(node: &Node) {
     the_policies_hold_at_once_with(node, &objects(&["web"]));
+    if !node.flow_index.unwrap_or(FLOW_INDEX) {
+        assert_eq!(node.netns().exec(["nft", "list", "tables", "inet"], "").unwrap(), "");
+        return;
+    }
     for (set, address) in ["flows4", "flows6"].into_iter().zip(first()) {
         let noted = node.netns().exec(["nft", "list", "set", "inet", "npc", set], "").unwrap();
-        assert!(noted.contains(&format!(" {address}")), "{address} has flows: {noted}");
+        let mut words = noted.split(|of: char| of.is_whitespace() || "{},".contains(of));
+        assert!(words.any(|word| word == address.to_string()), "{address} has flows: {noted}");
     }
 }
 
@@ -174,11 +186,12 @@ fn the_policies_hold_at_once_bridged_by_legacy() {
     the_policies_hold_at_once(Mode::Bridged, "legacy");
 }
 
-/// The same where no one knows from which networks pods get their addresses: flows are looked for in
-/// the kernel's table.
+/// The same where no one knows from which networks pods get their addresses, so that there is no index:
+/// flows are looked for in the kernel's table.
 #[test]
-fn the_policies_hold_at_once_without_an_index_of_flows() {
-    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
+fn the_policies_hold_at_once_without_pod_cidrs() {
+    let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };
+    node.flow_index = Some(true);
     let without = Objects { nodes: vec![of_node(&[])], ..objects(&["web"]) };
     the_policies_hold_at_once_with(&node, &without);
     assert_eq!(node.netns().exec(["nft", "list", "tables", "inet"], "").unwrap(), "");

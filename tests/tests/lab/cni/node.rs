@@ -54,6 +54,11 @@ pub(crate) struct Node {
     pub(crate) more_plugins: Vec<Value>,
     /// Flags of the agent beside the usual ones.
     pub(crate) flags: Vec<&'static str>,
+    /// An earlier version of the agent's program, which serves no plugin. Else it is today's.
+    pub(crate) program: Option<PathBuf>,
+    /// Whether the agent is told to keep an index of addresses with flows, or not to; else it does what it does
+    /// by itself.
+    pub(crate) flow_index: Option<bool>,
     /// The first and the last IPv4 address that pods get.
     pub(crate) range: [String; 2],
     _share: Arc<Share>,
@@ -112,6 +117,8 @@ impl Node {
             version: "1.0.0",
             more_plugins: Vec::new(),
             flags: Vec::new(),
+            program: None,
+            flow_index: None,
             range: ["10.0.0.2", "10.0.255.254"].map(str::to_owned),
             _share: share,
         };
@@ -189,16 +196,16 @@ impl Node {
 
     pub(crate) fn start_agent_with(&self, source: &[&str]) {
         let log = fs::File::options().create(true).append(true).open(self.log_file()).unwrap();
-        let child = self
-            .netns
-            .command(binary("npc"))
-            .args(["agent", "--node", "n1", "--metrics-address", "off", "--backend", self.backend, "--cni-socket"])
-            .arg(self.socket())
-            .arg("--ready-file")
-            .arg(self.ready_file())
+        let mut command = self.netns.command(self.program.clone().unwrap_or_else(|| binary("npc")));
+        command.args(["agent", "--node", "n1", "--metrics-address", "off", "--backend", self.backend]);
+        command.arg("--ready-file").arg(self.ready_file());
+        if self.program.is_none() {
+            command.arg("--cni-socket").arg(self.socket());
+        }
+        let child = command
             .args(&self.flags)
             .args(source)
-            .env("NPC_FLOW_INDEX", "1")
+            .envs(self.flow_index.map(|is_on| ("NPC_FLOW_INDEX", if is_on { "1" } else { "0" })))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

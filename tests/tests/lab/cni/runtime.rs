@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
+use npc_tests::lab::write_program;
 use npc_tests::skip::{Lack, skipped};
 use serde_json::{Value, json};
 
@@ -142,11 +143,8 @@ impl Runtime {
 
     /// Puts a program in place of `npc-cni`.
     pub(super) fn replace_plugin(&self, script: &str) {
-        use std::os::unix::fs::PermissionsExt as _;
-
         let half = self.folder.join("half");
-        fs::write(&half, script).unwrap();
-        fs::set_permissions(&half, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&half, script).unwrap();
         fs::rename(half, self.folder.join("cni/npc-cni")).unwrap();
     }
 

@@ -60,6 +60,7 @@ impl Cluster {
             node: Some("node-1".to_owned()),
             ipv4: Some(format!("10.0.0.{index}").parse().unwrap()),
             ipv6: Some(format!("fd00::{index}").parse().unwrap()),
+            is_ipv6_first: false,
             host_addresses: Vec::new(),
             ports: Vec::new(),
             finished: false,

@@ -165,8 +165,8 @@ impl Follower {
         expires.into_iter().chain(asks).flatten().min()
     }
 
-    /// Believes what has been held back for the longest time; the kinds of which a list
-    /// is to be asked for.
+    /// Believes what has been held back for the longest time. Answers the kinds that are to be
+    /// listed.
     pub(in crate::source::kube) fn act(&mut self) -> Vec<Kind> {
         let now = Instant::now();
         let before = Kind::ALL.map(|kind| self.held(kind));

@@ -3,7 +3,6 @@
 mod holds;
 mod unreadable;
 
-use std::cell::RefCell;
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -189,15 +188,13 @@ impl Follower {
             WatchReport::Policy(event) => self.policy(event),
             WatchReport::Node(event) => {
                 let key = |identity: &decode::Identity| identity.name.clone();
-                let pod_cidrs = RefCell::new(None);
+                let mut pod_cidrs = None;
                 let read = |found| {
-                    *pod_cidrs.borrow_mut() = Some(found);
+                    pod_cidrs = Some(found);
                     ((), None)
                 };
                 self.track(Kind::Node, |known| &mut known.nodes, event, DoubtThreshold::Any, key, read);
-                if let Some(found) = pod_cidrs.into_inner() {
-                    self.pending.pod_cidrs = Some(found);
-                }
+                self.pending.pod_cidrs = pod_cidrs.or(self.pending.pod_cidrs.take());
                 if self.listed[Kind::Node as usize] {
                     self.pending.is_node = Some(self.known.nodes.len() > 0);
                 }
@@ -299,8 +296,8 @@ impl Follower {
         known: fn(&mut Cluster) -> &mut KnownObjects<K, V>,
         event: ObjectEvent<T>,
         doubt: DoubtThreshold,
-        key: impl Fn(&decode::Identity) -> K,
-        read: impl Fn(T) -> (V, Option<engine::Event>),
+        key: impl FnOnce(&decode::Identity) -> K,
+        read: impl FnOnce(T) -> (V, Option<engine::Event>),
     ) -> Tracked<K> {
         if !matches!(event, ObjectEvent::Steady | ObjectEvent::Answered) {
             self.watches.event(kind);

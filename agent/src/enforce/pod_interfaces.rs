@@ -33,7 +33,7 @@ pub(super) enum Asked {
 /// them are. So an interface leaves the group before its addresses go out of the set, and
 /// joins it when they are in.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Sources {
+pub(super) struct PodInterfaces {
     /// What may come from which interface.
     pub(super) own: Vec<(IpNetwork, InterfaceName)>,
     /// The links that are to leave the group.
@@ -56,7 +56,7 @@ enum Way<'a> {
     Elsewhere(InterfaceName, NotPodInterface),
 }
 
-impl Sources {
+impl PodInterfaces {
     /// Every interface of pods is in the group, if rules ask for that, and held to
     /// what the node routes to it, if they ask for that too.
     pub(super) fn new(asked: Asked, network: &Network, local: impl IntoIterator<Item = IpAddr>) -> Self {
@@ -69,7 +69,7 @@ impl Sources {
         for route in of_pods.iter().flat_map(|(_, interface)| &interface.routes) {
             *shared.entry(*route).or_default() += 1;
         }
-        let mut sources = Self::default();
+        let mut update = Self::default();
         let mut held = BTreeSet::new();
         for (name, interface) in of_pods {
             let too_shared = interface.routes.iter().find(|route| is_held && shared[route] > SHARED);
@@ -81,19 +81,19 @@ impl Sources {
                 (group, _) => Some(format!("the interface is in the device group {group} of another program")),
             };
             if let Some(why_not) = why_not {
-                sources.unheld.insert(name, why_not);
+                update.unheld.insert(name, why_not);
                 continue;
             }
             held.insert(interface.index);
             if is_held {
-                sources.own.extend(interface.routes.iter().map(|route| (*route, name)));
+                update.own.extend(interface.routes.iter().map(|route| (*route, name)));
             }
             if interface.group == NO_GROUP {
-                sources.join.push(interface.index);
+                update.join.push(interface.index);
             }
         }
-        sources.leave = network.in_pod_group.difference(&held).copied().collect();
-        sources
+        update.leave = network.in_pod_group.difference(&held).copied().collect();
+        update
     }
 
     /// The interfaces that were to join could not.
@@ -162,17 +162,17 @@ mod tests {
         }
     }
 
-    fn own(sources: &Sources) -> Vec<String> {
-        sources.own.iter().map(|(prefix, interface)| format!("{prefix} {interface}")).collect()
+    fn own(update: &PodInterfaces) -> Vec<String> {
+        update.own.iter().map(|(prefix, interface)| format!("{prefix} {interface}")).collect()
     }
 
     #[test]
     fn an_interface_is_held_to_what_is_routed_to_it_and_joins_once() {
         let network = network(&[("a", 1, 0, &["10.0.0.1/32", "fd00::1/128"]), ("b", 2, POD_GROUP, &["10.0.0.2/32"])]);
-        let sources = Sources::new(Asked::Sources, &network, []);
-        assert_eq!(own(&sources), ["10.0.0.1/32 a", "fd00::1/128 a", "10.0.0.2/32 b"]);
-        assert_eq!((sources.join, sources.leave), (vec![1], vec![]));
-        let none = Sources::new(Asked::Nothing, &network, []);
+        let update = PodInterfaces::new(Asked::Sources, &network, []);
+        assert_eq!(own(&update), ["10.0.0.1/32 a", "fd00::1/128 a", "10.0.0.2/32 b"]);
+        assert_eq!((update.join, update.leave), (vec![1], vec![]));
+        let none = PodInterfaces::new(Asked::Nothing, &network, []);
         assert_eq!((own(&none), none.join, none.leave), (vec![], vec![], vec![2]));
     }
 
@@ -184,17 +184,17 @@ mod tests {
         interfaces.push(("x", 77, 5, &["10.0.0.2/32"]));
         let mut network = network(&interfaces);
         network.in_pod_group.insert(99);
-        let sources = Sources::new(Asked::Group, &network, []);
-        assert_eq!((sources.own.len(), sources.join.len(), sources.leave), (0, 40, vec![99]));
-        assert_eq!(sources.unheld.keys().copied().collect::<Vec<_>>(), [name("x")]);
+        let update = PodInterfaces::new(Asked::Group, &network, []);
+        assert_eq!((update.own.len(), update.join.len(), update.leave), (0, 40, vec![99]));
+        assert_eq!(update.unheld.keys().copied().collect::<Vec<_>>(), [name("x")]);
     }
 
     #[test]
     fn a_bridge_is_of_pods_while_one_is_behind_it() {
         let network = network(&[("br", 1, POD_GROUP, &["10.0.0.0/24"])]);
-        let here = Sources::new(Asked::Sources, &network, ["10.0.0.7".parse().expect("an address")]);
+        let here = PodInterfaces::new(Asked::Sources, &network, ["10.0.0.7".parse().expect("an address")]);
         assert_eq!((own(&here), here.leave), (vec!["10.0.0.0/24 br".to_owned()], vec![]));
-        let elsewhere = Sources::new(Asked::Sources, &network, ["10.0.1.7".parse().expect("an address")]);
+        let elsewhere = PodInterfaces::new(Asked::Sources, &network, ["10.0.1.7".parse().expect("an address")]);
         assert_eq!((own(&elsewhere), elsewhere.leave), (vec![], vec![1]));
     }
 
@@ -202,7 +202,7 @@ mod tests {
     fn what_is_in_the_group_and_no_interface_of_pods_leaves_it() {
         let mut network = network(&[]);
         network.in_pod_group.insert(9);
-        assert_eq!(Sources::new(Asked::Sources, &network, []).leave, [9]);
+        assert_eq!(PodInterfaces::new(Asked::Sources, &network, []).leave, [9]);
     }
 
     #[test]
@@ -210,11 +210,11 @@ mod tests {
         let mut network = network(&[("a", 1, 0, &["10.0.0.1/32"]), ("x", 2, 5, &["10.0.0.2/32"])]);
         let routes = ["10.0.0.0/24".parse().expect("a route")].into();
         network.elsewhere.insert(name("eth0"), Elsewhere { why: NotPodInterface::Default, routes });
-        let sources = Sources::new(Asked::Sources, &network, []);
+        let update = PodInterfaces::new(Asked::Sources, &network, []);
         let local = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.4", "fd00::1"];
         let local = local.map(|address| address.parse().expect("an address"));
         let words: Vec<String> =
-            sources.spoofable(&network, local).into_iter().map(|(address, why)| format!("{address}: {why}")).collect();
+            update.spoofable(&network, local).into_iter().map(|(address, why)| format!("{address}: {why}")).collect();
         assert_eq!(
             words,
             [
@@ -232,9 +232,9 @@ mod tests {
         let mut interfaces: Vec<_> =
             crowd.iter().map(|(name, n)| (name.as_str(), *n, 0, &["10.0.0.1/32"][..])).collect();
         interfaces.push(("x", 77, 5, &["10.0.0.2/32"]));
-        let sources = Sources::new(Asked::Sources, &network(&interfaces), []);
-        assert_eq!((sources.own.len(), sources.join.len(), sources.unheld.len()), (0, 0, 41));
-        assert!(sources.unheld[&name("x")].contains("group 5"));
-        assert!(sources.unheld[&name("v3")].contains("10.0.0.1/32"));
+        let update = PodInterfaces::new(Asked::Sources, &network(&interfaces), []);
+        assert_eq!((update.own.len(), update.join.len(), update.unheld.len()), (0, 0, 41));
+        assert!(update.unheld[&name("x")].contains("group 5"));
+        assert!(update.unheld[&name("v3")].contains("10.0.0.1/32"));
     }
 }

@@ -1,0 +1,112 @@
+//! The kernel's neighbour tables: which link-layer address a host on a link has.
+//!
+//! While the kernel asks for a neighbour's link-layer address (ARP, neighbour discovery), it keeps the
+//! packets for that neighbour, and delivers them when the answer comes. These packets have crossed
+//! FORWARD. So rules that are written meanwhile do not judge them, and no wait for packets on their way
+//! sees their end: the kernel asks for some seconds.
+//!
+//! Only an entry in the state INCOMPLETE has such packets. The kernel drops them when the entry is
+//! deleted.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use npc_compiler::object::Family;
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP};
+use rustix::io::Errno;
+
+use super::attribute::Attributes;
+use super::links::{self, Error};
+
+/// Where the attributes begin in a message about a neighbour (struct ndmsg).
+const HEADER: usize = 12;
+
+/// The attribute with the neighbour's address.
+const NDA_DST: u16 = 1;
+
+/// Drops the packets that wait for the link-layer addresses of these neighbours, on whatever link of
+/// this network namespace. Answers whether the kernel may be delivering some at this moment, because
+/// such an answer came just before: those are on their way.
+///
+/// An entry that another program wrote has a link-layer address, so it is never one of those that are
+/// deleted.
+///
+/// # Errors
+/// If the kernel does not list its neighbours, or does not delete one.
+pub(super) fn drop_waiting(addresses: &BTreeSet<IpAddr>) -> Result<bool, Error> {
+    let mut are_on_their_way = false;
+    let socket = links::open()?;
+    for family in Family::ALL {
+        if !addresses.iter().any(|address| Family::of(address) == family) {
+            continue;
+        }
+        let mut unresolved = Vec::new();
+        let take = |message| {
+            let RouteNetlinkMessage::NewNeighbour(entry) = message else { return };
+            match entry.header.state {
+                NeighbourState::Incomplete => unresolved.push(entry),
+                // No packet ever waits for these, and none waits for these any more.
+                NeighbourState::Permanent | NeighbourState::Noarp | NeighbourState::None | NeighbourState::Failed => {}
+                _ => are_on_their_way = true,
+            }
+        };
+        // The kernel does not select entries by their address.
+        let is_wanted = |payload: &[u8]| destination(payload).is_some_and(|address| addresses.contains(&address));
+        let all = RouteNetlinkMessage::GetNeighbour(of_family(family));
+        let listed = links::exchange(&socket, all, NLM_F_DUMP, is_wanted, take)?;
+        listed.map_err(|errno| refused("list the neighbours".to_owned(), errno))?;
+        // One may have been resolved since.
+        are_on_their_way |= !unresolved.is_empty();
+        for entry in unresolved {
+            let request = RouteNetlinkMessage::DelNeighbour(name(&entry, family));
+            match links::exchange(&socket, request, NLM_F_ACK, |_| true, |_| ())? {
+                // It, or its link, went by itself, and the packets with it.
+                Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => {}
+                Err(errno) => {
+                    let link = entry.header.ifindex;
+                    let doing = format!("delete an unresolved neighbour of the network interface of number {link}");
+                    return Err(refused(doing, errno));
+                }
+            }
+        }
+    }
+    Ok(are_on_their_way)
+}
+
+fn of_family(family: Family) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    };
+    message
+}
+
+/// What names an entry.
+fn name(entry: &NeighbourMessage, family: Family) -> NeighbourMessage {
+    let mut message = of_family(family);
+    message.header.ifindex = entry.header.ifindex;
+    let is_destination = |attribute: &&NeighbourAttribute| matches!(attribute, NeighbourAttribute::Destination(_));
+    message.attributes.extend(entry.attributes.iter().find(is_destination).cloned());
+    message
+}
+
+/// The address that a message about a neighbour is about.
+fn destination(payload: &[u8]) -> Option<IpAddr> {
+    let value = Attributes(payload.get(HEADER..)?).get(NDA_DST).ok()??;
+    match value.len() {
+        4 => <[u8; 4]>::try_from(value).ok().map(|octets| Ipv4Addr::from(octets).into()),
+        _ => <[u8; 16]>::try_from(value).ok().map(|octets| Ipv6Addr::from(octets).into()),
+    }
+}
+
+fn refused(doing: String, errno: Errno) -> Error {
+    Error::Refused { doing, source: errno.into() }
+}
+
+/// Reads what may be an answer about neighbours: for fuzzing.
+pub(super) fn fuzz(data: &[u8]) {
+    let _ = destination(data);
+}
