@@ -227,7 +227,7 @@ impl<K: Kernel> Agent<K> {
                     // While another program holds the lock that rules need, each try may wait for it, and
                     // changes of sets behind it.
                     let pause = if pass.is_load_blocked { LOAD_PAUSE } else { Duration::ZERO };
-                    self.schedule.request_pass(now + pause);
+                    self.schedule.request_load(now + pause);
                 }
                 self.readiness.passed(begun, self.obstacle(&pass.unfiltered_bridges));
                 self.sweeps.passed(self.view.generation());
@@ -347,7 +347,7 @@ impl<K: Kernel> Agent<K> {
         self.enforcer.as_ref().is_some_and(Enforcer::is_in_sync)
     }
 
-    /// Whether the kernel holds all that the agent knows of, and no pass is due.
+    /// Whether the kernel holds all that is to be in force, and no pass is due but for loading.
     fn is_settled(&self) -> bool {
         self.is_in_sync() && self.schedule.pass_due().is_none()
     }
@@ -364,7 +364,7 @@ impl<K: Kernel> Agent<K> {
     /// Reports whether the agent is ready. Of what is not settled yet it says no generation,
     /// and otherwise the last one whose flows are judged too.
     fn report_readiness(&mut self) {
-        let judged = self.sweeps.judged().filter(|_| self.is_settled());
+        let judged = self.sweeps.judged().filter(|_| self.is_settled() && !self.is_loading());
         let generation = judged.map(|passed| passed.generation);
         self.report.readiness_is(self.readiness.reason(), generation);
     }

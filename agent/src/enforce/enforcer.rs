@@ -40,6 +40,9 @@ use crate::status::Spoofable;
 /// to come back.
 const RETAINED_FOR: Duration = Duration::from_secs(60);
 
+/// For so long a pass in which one family failed loads portions of large changes in the other one.
+const LOADED_BESIDE_FAILURE: Duration = Duration::from_millis(200);
+
 /// What the engine was given since the last pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Changed {
@@ -223,6 +226,9 @@ impl<K: Kernel> Enforcer<K> {
         if self.options.keep_established {
             self.writer.established.let_be();
         }
+        let applied = begun.elapsed().saturating_sub(compiled);
+        // A family that fails does not hold up the other one.
+        let is_load_blocked = !self.load(&mut failed);
         failed.into_result()?;
         // An earlier agent may have kept one.
         if !self.writer.established.index.is_kept() && !self.has_removed_index {
@@ -232,8 +238,6 @@ impl<K: Kernel> Enforcer<K> {
                 Err(error) => debug!(%error, "cannot remove the table inet npc of an earlier agent"),
             }
         }
-        let applied = begun.elapsed().saturating_sub(compiled);
-        let is_load_blocked = !self.load()?;
         let engine = &self.engine;
         let version = engine.findings_version();
         let has_new_findings = self.findings_version.replace(version) != Some(version);
@@ -275,22 +279,30 @@ impl<K: Kernel> Enforcer<K> {
         })
     }
 
-    /// Loads a portion of the large changes that wait. No packet meets it yet. Answers whether it
-    /// could.
-    fn load(&mut self) -> Result<bool, Error> {
+    /// Loads a portion of the large changes that wait, in the families that have not failed. No
+    /// packet meets it yet. Answers whether it could.
+    ///
+    /// While a family fails, passes are rare, so more than one portion comes with each.
+    fn load(&mut self, failed: &mut Failures) -> bool {
         self.loading.note(&self.engine);
         if !self.engine.is_loading() {
-            return Ok(true);
+            return true;
         }
         // The lock may be another program's for long, and nothing waits for this but the namespace.
-        if !self.writer.can_write_rules() {
-            return Ok(false);
+        if !self.writer.can_load(failed) {
+            return false;
         }
-        let plan = self.engine.load(self.loading.pace.portion());
+        let has_failed = !failed.is_empty();
         let begun = Instant::now();
-        self.writer.load(&plan)?;
-        self.loading.pace.took(&plan, begun.elapsed());
-        Ok(true)
+        loop {
+            let plan = self.engine.load(self.loading.pace.portion());
+            let written = Instant::now();
+            self.writer.load(&plan, failed);
+            self.loading.pace.took(&plan, written.elapsed());
+            if plan.is_empty() || failed.is_of_all() || !has_failed || begun.elapsed() > LOADED_BESIDE_FAILURE {
+                return true;
+            }
+        }
     }
 
     /// Whether large changes wait until all of what they make is loaded, or what they made before

@@ -54,17 +54,24 @@ impl<K: Kernel> Writer<K> {
     /// Carries out writes that no packet meets. They are in the wanted state already, and the
     /// kernel is in sync but for them.
     ///
-    /// # Errors
-    /// If the kernel cannot be written, in a family at least. As after any failure, nothing is
-    /// known of it then, and the next write reads it.
-    pub(super) fn load(&mut self, plan: &Plan) -> Result<(), Error> {
-        let mut failed = Failures::default();
-        self.kernel.apply_each(plan, &mut failed);
-        let loaded = failed.into_result();
-        if let Err(error) = &loaded {
-            self.state.failed(error.is_unhooked());
+    /// Families that have failed already are left alone. As after any failure, nothing is known of the
+    /// kernel if one fails here, and the next write reads it.
+    pub(super) fn load(&mut self, plan: &Plan, failed: &mut Failures) {
+        let had_failed = !failed.is_empty();
+        self.kernel.apply_each(plan, failed);
+        if !had_failed && !failed.is_empty() {
+            self.state.failed(failed.iter().any(|(_, error)| error.is_unhooked()));
         }
-        loaded
+    }
+
+    /// Whether writes of [`Writer::load`] may go to a family: it holds what is wanted, but for what
+    /// failed in the other one, and no other program holds the lock that rules need.
+    pub(super) fn can_load(&mut self, failed: &Failures) -> bool {
+        if failed.is_empty() {
+            self.can_write_rules()
+        } else {
+            !failed.is_of_all() && self.kernel.wait_for_lock().is_ok()
+        }
     }
 
     /// Asks the kernel what it supports, in the families where that is not known yet. No

@@ -22,6 +22,7 @@ impl Engine {
     }
 
     fn deltas(&mut self) -> [Delta; 2] {
+        self.touch_relabelled();
         self.give();
         // Endpoints whose groups change without an event of their own, because
         // a policy did.

@@ -3,7 +3,7 @@
 
 mod bound;
 mod chains;
-mod foreseen;
+mod prospect;
 mod retained;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,14 +11,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::bound::Anew;
-pub(super) use self::foreseen::{PreparedGroup, PreparedLeaf, Prospect, ToCome};
+pub(super) use self::prospect::{PreparedGroup, PreparedLeaf, Prospect, ToCome};
 use super::live::LiveSets;
 use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;
 use super::store::{ClassId, PodId, Store};
 use super::ways::Ways;
 use crate::cluster::group::Resolution;
-use crate::object::Family;
+use crate::object::{Family, Labels};
 use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, Policy};
 use crate::ruleset::layout::{DecidingGroups, Options, SelfMatch, identity};
@@ -294,6 +294,12 @@ impl LocalGroups {
             self.changed[direction as usize].extend(&edited);
             self.edited[direction as usize].extend(edited);
         }
+    }
+
+    /// Whether policies of a namespace isolate pods with these labels, by direction.
+    pub(super) fn isolates(&self, namespace: &str, labels: &Labels) -> [bool; 2] {
+        let policies = || self.namespaces.get(namespace).into_iter().flat_map(|here| here.policies.values());
+        Direction::ALL.map(|way| policies().any(|policy| policy.isolates(way) && policy.subject.matches(labels)))
     }
 
     /// The endpoints whose groups may change.

@@ -15,29 +15,33 @@
 //! So each state is that of events which the engine was given, in the order of their namespace,
 //! and of things in the kernel that no packet meets.
 //!
-//! One kind of event does not wait: that a pod is gone, has ended, or has lost its address.
-//! Another pod, of any namespace, may have the address next. And a pod of this node that is new
-//! is isolated at once, by the policies that are in force; but no rule admits it as a peer before
-//! its event's turn.
+//! What does not wait:
+//!
+//! - That a pod is gone, has ended, or has lost its address. Another pod, of any namespace, may have the
+//!   address next.
+//! - That an address of this node is isolated ([`stand_in`](super::stand_in)). What the rules admit to it waits.
+//! - Labels that a pod has no more, for policies of other namespaces ([`pods`]). And labels of
+//!   namespaces, which are not the tenant's to write, and change no chain.
 
 mod batch;
 mod load;
+mod pods;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::batch::{Batch, Change, Expected, Object, Released, Waiting};
-use super::groups::{PreparedLeaf, Prospect, ToCome};
+use super::groups::{PreparedLeaf, Prospect};
 use super::key::PodKey;
 use super::{Engine, Event};
 use crate::object::{Family, Pod};
 use crate::policy::Policy;
 use crate::ruleset::node::ChainName;
 
-/// Of the limit of a change that is not large, this part is how many sets may go in one commit.
-/// The others go in portions, which become smaller if they take long. The kernel looks through all
-/// sets for each, and a commit is what others wait for.
+/// A commit takes away at most the limit of a change that is not large, divided by this, of the sets that
+/// no rule asks. The others go in portions. The kernel looks through all sets for each, and a commit is
+/// what others wait for.
 const SWEPT: usize = 32;
 
 /// So many members of a set cost as much as a rule.
@@ -76,10 +80,14 @@ pub(super) struct Large {
     /// A change with more rules and sets than this is large; `None` if no change is.
     limit: Option<usize>,
     waiting: BTreeMap<String, Waiting>,
+    /// What stands for pods of this node that wait, by their namespaces and their own keys.
+    stand_ins: BTreeMap<String, BTreeMap<PodKey, Pod>>,
     /// What was expected by namespaces whose events were given since the last commit.
     released: Vec<Released>,
     /// The namespace of which something was loaded last.
     last: Option<String>,
+    /// Whether sets that no rule asks went since.
+    has_swept: bool,
     /// How many events have waited so far.
     count: u64,
 }
@@ -104,17 +112,18 @@ impl Engine {
                 self.is_elsewhere_no_more(&key, &pod.namespace);
                 let waits = self.large.waiting.contains_key(&pod.namespace);
                 let is_here = self.store.is_this_node(pod.node.as_deref());
-                if !waits && (!is_here || self.most(&pod.namespace, None, true) <= limit) {
+                if !waits && (!is_here || self.upper_bound(&pod.namespace, None, true) <= limit) {
                     return self.apply(Event::Pod(pod));
                 }
                 if self.loses_address(&pod, &key) {
                     self.pod_is_gone(key.clone());
                 }
+                let namespace = pod.namespace.clone();
+                self.wait(namespace.clone(), Object::Pod(key.clone()), Change::Event(Event::Pod(pod)));
                 // What may be small after all is known at the next commit.
-                if self.large.waiting.get(&pod.namespace).is_some_and(|waiting| waiting.expected.is_some()) {
-                    self.isolate(&pod, limit);
+                if self.large.waiting.get(&namespace).is_some_and(|waiting| waiting.expected.is_some()) {
+                    self.hold(&namespace, &key);
                 }
-                self.wait(pod.namespace.clone(), Object::Pod(key), Change::Event(Event::Pod(pod)));
             }
             Event::Policy(policy) => {
                 let (namespace, name) = (policy.namespace().to_owned(), policy.name().to_owned());
@@ -123,7 +132,7 @@ impl Engine {
                     Change::Event(Event::Policy(policy))
                 } else {
                     let (read, findings) = Policy::read(&policy);
-                    if self.most(&namespace, Some(&read), false) <= limit {
+                    if self.upper_bound(&namespace, Some(&read), false) <= limit {
                         return self.policy(&Arc::new(read), findings);
                     }
                     Change::Policy(Arc::new(read), findings)
@@ -132,26 +141,19 @@ impl Engine {
             }
             Event::PolicyGone(namespace, name) => {
                 let waits = self.large.waiting.contains_key(&namespace);
-                if !waits && self.most(&namespace, None, false) <= limit {
+                if !waits && self.upper_bound(&namespace, None, false) <= limit {
                     return self.apply(Event::PolicyGone(namespace, name));
                 }
                 let change = Change::Event(Event::PolicyGone(namespace.clone(), name.clone()));
                 self.wait(namespace, Object::Policy(name), change);
-            }
-            Event::Namespace(namespace) if self.large.waiting.contains_key(&namespace.name) => {
-                let change = Change::Event(Event::Namespace(namespace.clone()));
-                self.wait(namespace.name, Object::Namespace, change);
-            }
-            Event::NamespaceGone(name) if self.large.waiting.contains_key(&name) => {
-                self.wait(name.clone(), Object::Namespace, Change::Event(Event::NamespaceGone(name)));
             }
             event => self.apply(event),
         }
     }
 
     /// More than a change that brings a namespace this policy, or pods, can cost.
-    fn most(&mut self, namespace: &str, policy: Option<&Policy>, is_pod: bool) -> usize {
-        let (rules, members) = self.groups.most(namespace, policy, is_pod, self.store.size);
+    fn upper_bound(&mut self, namespace: &str, policy: Option<&Policy>, is_pod: bool) -> usize {
+        let (rules, members) = self.groups.upper_bound(&self.store, namespace, policy, is_pod);
         rules.saturating_add(usize::try_from(members).unwrap_or(usize::MAX) / MEMBERS)
     }
 
@@ -183,7 +185,10 @@ impl Engine {
 
     fn pod_is_gone(&mut self, key: PodKey) {
         let object = Object::Pod(key.clone());
-        self.large.waiting.values_mut().for_each(|waiting| waiting.forget(&object));
+        for waiting in self.large.waiting.values_mut() {
+            waiting.forget(&object);
+        }
+        self.let_go(&key);
         self.apply(Event::PodGone(key));
     }
 
@@ -191,34 +196,13 @@ impl Engine {
     /// may seem to.
     fn is_elsewhere_no_more(&mut self, key: &PodKey, namespace: &str) {
         let object = Object::Pod(key.clone());
-        let others = self.large.waiting.iter_mut().filter(|(name, _)| *name != namespace);
-        others.for_each(|(_, waiting)| waiting.forget(&object));
-    }
-
-    /// Isolates a pod that is new, of a namespace whose events wait, by the policies that are in
-    /// force. No rule admits it as a peer: a policy that came before it may be the one that is
-    /// waited for, and admit it no more.
-    fn isolate(&mut self, pod: &Pod, limit: usize) {
-        let key = PodKey::of(pod);
-        if !self.store.is_this_node(pod.node.as_deref()) || self.store.find(&key).is_some() {
-            return;
+        let mut is_other = false;
+        for (_, waiting) in self.large.waiting.iter_mut().filter(|(name, _)| *name != namespace) {
+            is_other |= waiting.forget(&object);
         }
-        let to_come = ToCome { pods: vec![pod], ..ToCome::default() };
-        let prospect = self.groups.foresee((&mut self.store, &mut self.peers), &self.sets, &pod.namespace, to_come);
-        if self.cost(&prospect) > limit {
-            return;
+        if is_other {
+            self.let_go(key);
         }
-        self.groups.prepare(prospect.groups);
-        self.pod(pod);
-        if let Some(id) = self.store.find(&key) {
-            self.store.is_no_peer_yet(id);
-        }
-    }
-
-    /// The pods that are isolated and that no rule admits as peers, because their namespaces
-    /// wait.
-    pub fn pods_without_peers(&self) -> impl Iterator<Item = PodKey> {
-        self.store.no_peers()
     }
 
     /// Whether a pod of a namespace whose events wait lists an address no more that it listed
@@ -283,7 +267,6 @@ impl Engine {
         let batches = self.large.waiting.get(namespace).into_iter().flat_map(Waiting::batches);
         let objects: BTreeMap<&Object, &Change> = batches.flat_map(|batch| &batch.changes).collect();
         objects.into_iter().map(|(object, change)| match (object, change) {
-            (Object::Namespace, _) => "Namespace".to_owned(),
             (Object::Policy(name), _) => format!("NetworkPolicy {name}"),
             (Object::Pod(_), Change::Event(Event::Pod(pod))) => format!("Pod {}", pod.name),
             (Object::Pod(_), _) => "Pod".to_owned(),
@@ -310,16 +293,18 @@ impl Engine {
     /// will make that came since the last commit.
     pub(super) fn give(&mut self) {
         let Some(limit) = self.large.limit else { return };
-        for (namespace, mut waiting) in std::mem::take(&mut self.large.waiting) {
+        let namespaces: Vec<String> = self.large.waiting.keys().cloned().collect();
+        for namespace in namespaces {
+            let Some(mut waiting) = self.large.waiting.remove(&namespace) else { continue };
             match waiting.expected.take() {
                 Some(expected) if expected.is_whole() => {
                     let (released, prospect) = expected.release();
                     self.large.released.push(released);
-                    self.apply_batch(&namespace, waiting.now, prospect);
-                    if !waiting.later.is_empty() {
-                        let next = Waiting { now: waiting.later, ..Waiting::default() };
-                        self.large.waiting.insert(namespace, next);
+                    let next = Waiting { now: waiting.later, ..Waiting::default() };
+                    if !next.now.is_empty() {
+                        self.large.waiting.insert(namespace.clone(), next);
                     }
+                    self.apply_batch(&namespace, waiting.now, prospect);
                 }
                 Some(expected) => {
                     waiting.expected = Some(expected);
@@ -332,28 +317,33 @@ impl Engine {
                         self.apply_batch(&namespace, waiting.now, prospect);
                     } else {
                         waiting.expected = Some(self.expect(&namespace, prospect));
-                        for event in waiting.now.events() {
-                            if let Event::Pod(pod) = event {
-                                self.isolate(pod, limit);
-                            }
-                        }
-                        self.large.waiting.insert(namespace, waiting);
+                        self.large.waiting.insert(namespace.clone(), waiting);
+                        self.hold_all(&namespace);
                     }
                 }
             }
         }
+        self.forget_stand_ins();
     }
 
     /// Gives the engine events, of which it is known what they make.
     fn apply_batch(&mut self, namespace: &str, batch: Batch, prospect: Prospect) {
         for change in batch.changes.into_values() {
             match change {
-                Change::Event(event) => self.apply(event),
+                Change::Event(event) => {
+                    if let Event::Pod(pod) = &event {
+                        // Or it would claim the same address for a moment.
+                        self.let_go(&PodKey::of(pod));
+                    }
+                    self.apply(event);
+                }
                 Change::Policy(policy, findings) => self.policy(&policy, findings),
             }
         }
         self.groups.prepare(prospect.groups);
         self.groups.set_over_bound(namespace, &prospect.over);
+        // A later event about a pod may wait, and give it an address.
+        self.hold_all(namespace);
     }
 
     /// How many rules and sets of this the state does not have. Chains of others that are only

@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use self::set::{Content, LiveSet, NamedPorts, Whose};
-use super::peers::{PeerId, PeerIndex};
+use super::peers::{LabelsOf, PeerId, PeerIndex};
 use super::store::Store;
 use crate::algebra::cidr::{self, AddressSet};
 use crate::cluster::group::Atom;
@@ -22,6 +22,17 @@ use crate::ruleset::set_definition::{Definition, by_names};
 /// A set's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct SetId(usize);
+
+/// Who uses a set for a chain that a namespace is expected to make.
+pub(super) fn expecting(namespace: &str) -> Arc<str> {
+    // No namespace has such a name.
+    Arc::from(format!("{namespace}\0expected"))
+}
+
+/// Whether a user of a set is one of [`expecting`].
+fn is_expecting(user: &str) -> bool {
+    user.contains('\0')
+}
 
 /// What comes to a set that is loaded piece by piece.
 #[derive(Debug)]
@@ -333,24 +344,22 @@ impl LiveSets {
     /// The sets, but for the new ones, that an address is in, and as what.
     pub(super) fn memberships(&self, store: &Store, peers: &PeerIndex, address: IpAddr) -> Vec<(SetId, Member)> {
         let holders = store.holders(address);
-        let Some(first) = holders.first().filter(|_| store.are_peers(holders)) else { return Vec::new() };
-        let family = Family::of(&address);
-        let mut found = Vec::new();
-        for peer in peers.of_class(store.pod(*first).class) {
-            if !peers.selects_all(store, *peer, holders) {
-                continue;
-            }
-            for id in self.of_peer.get(peer).into_iter().flatten() {
-                let entry = &self.entries[id.0];
-                let Content::Peers(_, prefixes) = &entry.content else { continue };
-                // A prefix holds its pods already.
-                if entry.family == family && !entry.is_new && !prefixes.contains(cidr::number(address)) {
-                    found.push((*id, Member::Address(address)));
-                }
-            }
+        let Some(first) = holders.first() else { return Vec::new() };
+        let mut ids = self.selecting(store, peers, address, LabelsOf::Force);
+        if store.namespaces_of_relabelled(holders).next().is_some() {
+            let (force, newest) = (ids, self.selecting(store, peers, address, LabelsOf::Newest));
+            ids = force.union(&newest).copied().collect();
+            ids.retain(|id| {
+                let is_selected = |labels: LabelsOf| match labels {
+                    LabelsOf::Force => force.contains(id),
+                    LabelsOf::Newest => newest.contains(id),
+                };
+                self.entries[id.0].takes(store, holders, is_selected)
+            });
         }
+        let mut found: Vec<_> = ids.into_iter().map(|id| (id, Member::Address(address))).collect();
         if !store.ports(*first).is_empty() {
-            for id in &self.named[family as usize] {
+            for id in &self.named[Family::of(&address) as usize] {
                 if !self.entries[id.0].is_new {
                     let ports = self.entries[id.0].ports(store, peers, address);
                     found.extend(ports.into_iter().map(|member| (*id, member)));
@@ -361,6 +370,21 @@ impl LiveSets {
         found.dedup();
         found.shrink_to_fit();
         found
+    }
+
+    /// The sets of peers, but for the new ones, that select those who hold an address by these labels.
+    fn selecting(&self, store: &Store, peers: &PeerIndex, address: IpAddr, labels: LabelsOf) -> BTreeSet<SetId> {
+        let (family, holders) = (Family::of(&address), store.holders(address));
+        let of_first = holders.first().map(|first| peers.of_pod(store, *first, labels)).unwrap_or_default();
+        let of_all = of_first.iter().filter(|peer| peers.selects_all(store, **peer, holders, labels));
+        let ids = of_all.flat_map(|peer| self.of_peer.get(peer).into_iter().flatten());
+        let is_in = |id: &&SetId| {
+            let entry = &self.entries[id.0];
+            // A prefix holds its pods already.
+            matches!(&entry.content, Content::Peers(_, prefixes)
+                if entry.family == family && !entry.is_new && !prefixes.contains(cidr::number(address)))
+        };
+        ids.filter(is_in).copied().collect()
     }
 
     /// A set's family and name, if it is still there.

@@ -135,6 +135,12 @@ impl LocalClass {
         }
     }
 
+    /// In how many ways its pods may resolve the names of ports, and so how many groups they may be in
+    /// in a direction.
+    pub(super) fn resolutions(&self, store: &Store) -> usize {
+        self.pods.iter().map(|pod| store.pod(*pod).ports).collect::<BTreeSet<_>>().len()
+    }
+
     /// The policies that isolate it in a direction.
     pub(super) fn isolating(&self, direction: Direction) -> &BTreeSet<Arc<str>> {
         &self.policies[direction as usize]

@@ -19,8 +19,9 @@
 //!
 //! After any sequence of events the state equals [`crate::ruleset::layout::ruleset`] of
 //! the final objects, byte for byte; but for the set of what may come from the
-//! interfaces of pods, which [`Engine::own`] sets, and for policies that are over the bound on
-//! set members until [`Engine::reconsider_bound`].
+//! interfaces of pods, which [`Engine::own`] sets, for policies that are over the bound on
+//! set members until [`Engine::reconsider_bound`], and for events that were offered and wait until what
+//! they make is loaded ([`Engine::offer`]).
 
 mod commit;
 mod findings;
@@ -34,6 +35,7 @@ mod names;
 mod peers;
 mod ports;
 mod selector;
+mod stand_in;
 mod store;
 mod ways;
 
@@ -308,13 +310,13 @@ impl Engine {
     /// How many endpoints are on this node.
     #[must_use]
     pub fn local_endpoints(&self) -> usize {
-        self.groups.here().count()
+        self.groups.here().count() - self.stand_ins_of_known()
     }
 
     /// How many policies there are in the cluster.
     #[must_use]
     pub fn policies(&self) -> usize {
-        self.groups.policies()
+        self.groups.policies() - self.policies_of_stand_ins().count()
     }
 
     /// Takes an event in. Nothing comes of it before [`Engine::commit`].

@@ -1,6 +1,7 @@
 //! The selectors that rules on this node name, and the index that leads from
 //! labels to the few of them that could care.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 
@@ -11,13 +12,22 @@ use smallvec::SmallVec;
 
 use super::intern::{Interner, Text};
 use super::selector::{Compiled, Pair};
-use super::store::{Class, ClassId, PodId, Store};
+use super::store::{ClassId, PodId, Store};
 use crate::policy::{Namespaces, PodPeer};
 use crate::ruleset::members::Size;
 
 /// A selector's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PeerId(u32);
+
+/// By which of its labels a pod is a peer, while events of its namespace wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LabelsOf {
+    /// Those that decide about its group.
+    Force,
+    /// Those of the last event about it, which may wait.
+    Newest,
+}
 
 /// Where pods are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -194,7 +204,7 @@ impl PeerIndex {
             }
         }
         for class in spaces.iter().flat_map(|name| &store.spaces[name].classes) {
-            for id in self.candidates(&by_key, store, *class) {
+            for id in self.candidates_of(&by_key, store, *class) {
                 work(self, id, *class);
             }
         }
@@ -292,15 +302,32 @@ impl PeerIndex {
         self.of_class.get(&class).map_or(&[], |peers| peers.as_slice())
     }
 
-    /// Whether a selector selects all of some pods.
-    pub(super) fn selects_all(&self, store: &Store, id: PeerId, pods: &[PodId]) -> bool {
-        pods.iter().all(|pod| self.entries[id.place()].classes.contains(&store.pod(*pod).class))
+    /// Whether a selector selects all of some pods by these labels of them.
+    pub(super) fn selects_all(&self, store: &Store, id: PeerId, pods: &[PodId], labels: LabelsOf) -> bool {
+        pods.iter().all(|pod| {
+            let class = store.pod(*pod).class;
+            match store.newest_labels(*pod).filter(|_| labels == LabelsOf::Newest) {
+                Some(labels) => self.selects(store, id, store.class(class).namespace, labels),
+                None => self.entries[id.place()].classes.contains(&class),
+            }
+        })
+    }
+
+    /// The selectors that select a pod by these labels of it.
+    pub(super) fn of_pod(&self, store: &Store, pod: PodId, labels: LabelsOf) -> Cow<'_, [PeerId]> {
+        let class = store.pod(pod).class;
+        match store.newest_labels(pod).filter(|_| labels == LabelsOf::Newest) {
+            Some(labels) => {
+                Cow::Owned(self.candidates(&self.by_key, store, store.class(class).namespace, labels).into_vec())
+            }
+            None => Cow::Borrowed(self.of_class(class)),
+        }
     }
 
     /// Looks a new class up, or one whose namespace changed.
     pub(super) fn update(&mut self, store: &Store, id: ClassId) {
         self.unmeasure();
-        let now = self.candidates(&self.by_key, store, id);
+        let now = self.candidates_of(&self.by_key, store, id);
         let size = store.class(id).size;
         for peer in self.forget(id) {
             if now.binary_search(&peer).is_err() {
@@ -319,16 +346,20 @@ impl PeerIndex {
     }
 
     /// The selectors of an index that select a class, sorted.
-    fn candidates(&self, by_key: &FxHashMap<Key, PeerIds>, store: &Store, id: ClassId) -> PeerIds {
+    fn candidates_of(&self, by_key: &FxHashMap<Key, PeerIds>, store: &Store, id: ClassId) -> PeerIds {
         let class = store.class(id);
+        self.candidates(by_key, store, class.namespace, &class.labels)
+    }
+
+    /// The selectors of an index that select pods with these labels in a namespace, sorted.
+    fn candidates(&self, by_key: &FxHashMap<Key, PeerIds>, store: &Store, namespace: Text, labels: &[Pair]) -> PeerIds {
         let mut found = PeerIds::new();
-        let space = store.spaces.get(&class.namespace).and_then(|space| space.labels.as_deref());
+        let space = store.spaces.get(&namespace).and_then(|space| space.labels.as_deref());
         let labelled = space.unwrap_or_default().iter().map(|pair| Scope::Labelled(*pair));
-        for scope in [Scope::Own(class.namespace), Scope::Any].into_iter().chain(labelled) {
-            let labels = class.labels.iter().map(|pair| Some(*pair));
-            for label in labels.chain([None]) {
+        for scope in [Scope::Own(namespace), Scope::Any].into_iter().chain(labelled) {
+            for label in labels.iter().map(|pair| Some(*pair)).chain([None]) {
                 let peers = by_key.get(&(scope, label)).into_iter().flatten();
-                found.extend(peers.filter(|peer| self.selects(store, **peer, class)).copied());
+                found.extend(peers.filter(|peer| self.selects(store, **peer, namespace, labels)).copied());
             }
         }
         found.sort_unstable();
@@ -348,16 +379,16 @@ impl PeerIndex {
     }
 
     /// As [`crate::cluster::Cluster::selects`].
-    fn selects(&self, store: &Store, id: PeerId, class: &Class) -> bool {
+    fn selects(&self, store: &Store, id: PeerId, namespace: Text, labels: &[Pair]) -> bool {
         let entry = &self.entries[id.place()];
-        let namespace = match &entry.namespaces {
-            Place::Own(name) => *name == class.namespace,
+        let is_of_namespace = match &entry.namespaces {
+            Place::Own(name) => *name == namespace,
             Place::Selected(selector) => {
-                let space = store.spaces.get(&class.namespace);
+                let space = store.spaces.get(&namespace);
                 space.and_then(|space| space.labels.as_deref()).is_some_and(|labels| selector.matches(labels))
             }
         };
-        namespace && entry.pods.matches(&class.labels)
+        is_of_namespace && entry.pods.matches(labels)
     }
 }
 

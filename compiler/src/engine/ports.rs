@@ -11,7 +11,7 @@ use slab::Slab;
 use crate::object::ContainerPort;
 
 /// A list that is kept, and not empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PortList(NonZeroU32);
 
 /// The lists, and how many pods have each.

@@ -5,7 +5,7 @@
 
 mod holders;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -19,7 +19,8 @@ use super::intern::{Interner, Text};
 use super::key::PodKey;
 use super::names::{Name, Names};
 use super::ports::{PortList, PortLists};
-use super::selector::{self, Pairs};
+use super::selector::{self, Pair, Pairs};
+use super::stand_in;
 use crate::object::{ContainerPort, Family, Labels, Pod};
 use crate::ruleset::members::Size;
 pub(super) use holders::Contest;
@@ -48,7 +49,7 @@ pub(super) struct StoredPod {
     v4: Ipv4Addr,
     /// The place of its IPv6 address, plus one.
     v6: Option<NonZeroU32>,
-    ports: Option<PortList>,
+    pub(super) ports: Option<PortList>,
 }
 
 /// The nil UUID, which no server gives.
@@ -92,8 +93,9 @@ pub(super) struct Store {
     ports: PortLists,
     v6: Slab<Ipv6Addr>,
     terminating: FxHashSet<PodId>,
-    /// Pods that no rule may admit as peers yet: see [`super::large`].
-    no_peers: BTreeSet<PodId>,
+    /// The labels that events give to pods which wait: see [`super::large`]. They do not
+    /// decide yet in which group a pod is.
+    newest_labels: BTreeMap<PodId, Pairs>,
     /// When the pods of this node started.
     started: FxHashMap<PodId, i64>,
     /// The prefixes of the Nodes that are known.
@@ -139,7 +141,7 @@ impl Store {
             ports: PortLists::default(),
             v6: Slab::new(),
             terminating: FxHashSet::default(),
-            no_peers: BTreeSet::new(),
+            newest_labels: BTreeMap::new(),
             started: FxHashMap::default(),
             nodes: FxHashMap::default(),
             owners: Default::default(),
@@ -191,11 +193,12 @@ impl Store {
         }
     }
 
-    /// Namespace, name and UID of a pod.
+    /// Namespace, name and UID of a pod; of the one that it stands for, if it is a stand-in.
     pub(super) fn identity(&self, pod: PodId) -> [String; 3] {
         let entry = self.pod(pod);
         let namespace = self.strings.text(self.class(entry.class).namespace);
-        [namespace.to_owned(), self.names.text(entry.name).to_owned(), self.key(pod).uid()]
+        let (namespace, uid) = stand_in::without_mark(namespace, self.key(pod).uid());
+        [namespace.to_owned(), self.names.text(entry.name).to_owned(), uid]
     }
 
     fn key(&self, pod: PodId) -> PodKey {
@@ -337,7 +340,9 @@ impl Store {
             self.odd_keys.remove(&pod);
         }
         self.terminating.remove(&pod);
-        self.no_peers.remove(&pod);
+        if let Some(labels) = self.newest_labels.remove(&pod) {
+            selector::release(&mut self.strings, &labels);
+        }
         self.started.remove(&pod);
         self.names.release(entry.name);
         if let Some(node) = entry.node {
@@ -414,19 +419,38 @@ impl Store {
         }
     }
 
-    /// Has no rule admit a pod as a peer, until it is removed or comes anew.
-    pub(super) fn is_no_peer_yet(&mut self, pod: PodId) {
-        self.no_peers.insert(pod);
+    /// These are the labels of a pod by an event that waits; `None` if none does, or they are those that
+    /// the pod has.
+    pub(super) fn set_newest_labels(&mut self, pod: PodId, labels: Option<&Labels>) {
+        let labels = labels.map(|labels| selector::keep(&mut self.strings, labels));
+        let is_same = labels.as_ref().is_some_and(|labels| *labels == self.class(self.pod(pod).class).labels);
+        let before = match labels {
+            Some(labels) if is_same => {
+                selector::release(&mut self.strings, &labels);
+                self.newest_labels.remove(&pod)
+            }
+            Some(labels) => self.newest_labels.insert(pod, labels),
+            None => self.newest_labels.remove(&pod),
+        };
+        if let Some(before) = before {
+            selector::release(&mut self.strings, &before);
+        }
     }
 
-    /// Whether rules may admit those that hold an address.
-    pub(super) fn are_peers(&self, holders: &[PodId]) -> bool {
-        self.no_peers.is_empty() || !holders.iter().any(|pod| self.no_peers.contains(pod))
+    /// The labels of a pod by an event that waits, if they are others than it has.
+    pub(super) fn newest_labels(&self, pod: PodId) -> Option<&[Pair]> {
+        self.newest_labels.get(&pod).map(|labels| &**labels)
     }
 
-    /// The pods that no rule may admit yet.
-    pub(super) fn no_peers(&self) -> impl Iterator<Item = PodKey> {
-        self.no_peers.iter().map(|pod| self.key(*pod))
+    /// The pods whose labels are others by events that wait.
+    pub(super) fn relabelled(&self) -> impl Iterator<Item = PodId> {
+        self.newest_labels.keys().copied()
+    }
+
+    /// The namespaces of those of some pods whose labels are others by events that wait.
+    pub(super) fn namespaces_of_relabelled<'s>(&'s self, pods: &'s [PodId]) -> impl Iterator<Item = &'s str> {
+        let relabelled = pods.iter().filter(|pod| self.newest_labels.contains_key(pod));
+        relabelled.map(|pod| self.strings.text(self.class(self.pod(*pod).class).namespace))
     }
 
     /// The addresses about which the Node of this name has a say.

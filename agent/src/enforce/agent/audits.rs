@@ -17,7 +17,7 @@ impl<K: Kernel> Agent<K> {
         self.report.report_findings();
         self.check_bridges();
         self.audit(audit).await?;
-        if self.is_settled() {
+        if self.is_settled() && !self.is_loading() {
             self.take_over().await?;
         }
         if self.is_settled() {

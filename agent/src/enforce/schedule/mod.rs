@@ -7,7 +7,8 @@
 //! |---|---|
 //! | a pass | at once after a change; after a failure when the wait is over |
 //! | the periodic audit | [`AUDIT`] after the last one began, also while changes come |
-//! | an audit of what a notification named | at once |
+//! | the next portion of a large change | when nothing else is |
+//! | an audit of what a notification named | at once; while large changes are loaded, [`LOAD_AUDIT`] later |
 //! | an audit after a find | soon, then less and less often ([`FollowUp`]) |
 //!
 //! After a find, each audit waits at least as long as that find took. So a program that
@@ -44,6 +45,9 @@ const LONGEST_SHARE: Duration = Duration::from_secs(10);
 
 /// So long after a pass, a notification may be of what that pass wrote.
 const ECHO: Duration = Duration::from_millis(400);
+
+/// While large changes are loaded, the audit after a notification waits so long. Each portion makes one.
+const LOAD_AUDIT: Duration = Duration::from_secs(1);
 
 /// The time between two periodic audits. They find what the kernel sends no
 /// notification of.
@@ -93,6 +97,8 @@ enum NextPass {
 #[derive(Debug)]
 pub(super) struct Schedule {
     pass: NextPass,
+    /// When the next portion of a large change is to be loaded, which takes a pass.
+    load: Option<Instant>,
     /// The wait after the next failure.
     retry: Duration,
     /// How long the last pass took.
@@ -113,6 +119,7 @@ impl Schedule {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             pass: NextPass::NotDue,
+            load: None,
             retry: FIRST_RETRY,
             took: Duration::ZERO,
             ended: now,
@@ -125,7 +132,7 @@ impl Schedule {
 
     /// When [`Schedule::take_due`] has something next, if nothing happens before.
     pub(super) fn next(&self) -> Instant {
-        let others = [self.pass_due(), self.notified_due(), self.follow_up.due()];
+        let others = [self.pass_due(), self.load, self.notified_due(), self.follow_up.due()];
         others.into_iter().flatten().fold(self.periodic_due(), Instant::min)
     }
 
@@ -142,13 +149,17 @@ impl Schedule {
             return Some(self.audit(AuditScope::Periodic));
         }
         if is_due(self.pass_due()) {
-            self.pass = NextPass::NotDue;
+            (self.pass, self.load) = (NextPass::NotDue, None);
             return Some(Task::Pass);
         }
         if is_due(self.notified_due()) {
             return Some(self.audit(AuditScope::Notified));
         }
-        is_due(self.follow_up.due()).then(|| self.audit(AuditScope::Recheck))
+        // Each audit waits for as long as the one before took, so what is loaded has its turns.
+        if is_due(self.follow_up.due()) {
+            return Some(self.audit(AuditScope::Recheck));
+        }
+        self.load.take_if(|at| *at <= now).map(|_| Task::Pass)
     }
 
     fn audit(&mut self, depth: AuditScope) -> Task {
@@ -164,7 +175,8 @@ impl Schedule {
     }
 
     fn notified_due(&self) -> Option<Instant> {
-        self.notified.map(|at| self.after_pause(at))
+        let pause = if self.load.is_some() { LOAD_AUDIT } else { Duration::ZERO };
+        self.notified.map(|at| self.after_pause(at + pause))
     }
 
     /// No more than [`AUDIT`] late, whatever passes do meanwhile.
@@ -197,6 +209,12 @@ impl Schedule {
         }
     }
 
+    /// The next portion of a large change is to be loaded then, if nothing else is due. A pass that comes
+    /// before loads it too.
+    pub(super) fn request_load(&mut self, at: Instant) {
+        self.load = Some(at);
+    }
+
     /// A program wrote to the packet filter, perhaps this agent.
     pub(super) fn notified(&mut self, now: Instant) {
         self.notified.get_or_insert(now);
@@ -221,6 +239,7 @@ impl Schedule {
     /// An audit could not read the kernel, or repair what it found. The next pass reads
     /// everything. Answers how long it waits.
     pub(super) fn failed(&mut self, now: Instant, failure: Failure) -> Duration {
+        self.load = None;
         // What a pass costs counts from the second failure on: most first ones are over at once.
         let cost = if self.retry > FIRST_RETRY { self.cost() } else { Duration::ZERO };
         let wait = match failure {

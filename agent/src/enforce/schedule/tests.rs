@@ -55,6 +55,42 @@ fn the_kernel_is_audited_while_changes_come_without_a_pause() {
 }
 
 #[test]
+fn the_kernel_is_audited_after_a_notification_while_large_changes_are_loaded_and_not_with_each_portion() {
+    let begun = Instant::now();
+    let (mut schedule, mut audits, mut passes) = (Schedule::new(begun), 0, 0);
+    for n in 0..1_000 {
+        let now = begun + millis(n * 10);
+        schedule.request_load(now);
+        // The portion itself is what is notified of.
+        schedule.notified(now);
+        match schedule.take_due(now) {
+            Some(Task::Pass) => {
+                schedule.pass_succeeded(now, millis(10));
+                passes += 1;
+            }
+            Some(Task::Audit(audit)) => audits += u32::from(audit.depth == AuditScope::Notified),
+            None => panic!("a portion is due"),
+        }
+    }
+    assert!((5..=10).contains(&audits) && passes > 900, "{audits} audits, {passes} passes");
+}
+
+#[test]
+fn a_change_comes_before_the_next_portion_and_brings_it() {
+    let now = Instant::now();
+    let mut schedule = Schedule::new(now);
+    schedule.request_load(now + millis(2_000));
+    assert_eq!((schedule.take_due(now), schedule.pass_due(), schedule.next()), (None, None, now + millis(2_000)));
+    schedule.changed(now);
+    assert_eq!(schedule.take_due(now), Some(Task::Pass));
+    schedule.pass_succeeded(now, millis(1));
+    assert_eq!(schedule.take_due(now + millis(2_000)), None, "the pass loaded it");
+    schedule.request_load(now);
+    schedule.failed(now, Failure::Other);
+    assert_eq!(schedule.take_due(now), None, "a kernel that refuses is not asked more often");
+}
+
+#[test]
 fn an_audit_that_takes_longer_than_its_interval_lets_every_pass_in() {
     let mut now = Instant::now();
     let mut schedule = Schedule::new(now);

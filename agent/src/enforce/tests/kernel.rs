@@ -43,6 +43,8 @@ pub(super) struct Memory {
     pub(super) flows: Vec<FlowKey>,
     /// How many plans it will refuse, each at its first write of chains.
     pub(super) refusals: usize,
+    /// It refuses all writes of rules in this family.
+    pub(super) broken: Option<Family>,
     /// The last plan that it carried out.
     pub(super) plan: Plan,
     /// The next full audit fails.
@@ -93,6 +95,7 @@ impl Default for Memory {
             hooks: [Hook::Absent; 2],
             flows: Vec::new(),
             refusals: 0,
+            broken: None,
             plan: Plan::default(),
             is_blind: false,
             put_back: None,
@@ -197,6 +200,12 @@ impl Kernel for Recording {
                     failed.add(family, refused());
                 }
                 return std::time::Instant::now();
+            }
+            if let Step::Chains(family, _) = step
+                && memory.broken == Some(*family)
+            {
+                failed.add(*family, refused());
+                continue;
             }
             carry_out(&mut memory.state, step, failed);
             memory.stepped();

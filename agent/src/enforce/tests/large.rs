@@ -94,6 +94,47 @@ fn another_namespace_goes_on_while_a_large_change_is_loaded_and_after_a_write_of
 }
 
 #[test]
+fn a_family_that_fails_does_not_keep_a_large_change_from_the_other() {
+    let (mut enforcer, memory, _calls) = enforcer();
+    let mut known = LastObjects::default();
+    let mut pass = |enforcer: &mut Enforcer<Recording>, objects: &Objects| {
+        enforcer.take(known.changes(objects, "node-1").changes.into_iter().map(|change| change.event));
+        enforcer.pass(&Network::default())
+    };
+    pass(&mut enforcer, &two(1, false)).expect("no refusal");
+    memory.lock().expect("no thread panicked").broken = Some(Family::V6);
+    let large = two(22_500, true);
+    let wanted = KernelState::from(&layout::ruleset(&Cluster::new(&large), "node-1", &layout::Options::default()));
+    let mut passes = 0;
+    while memory.lock().expect("no thread panicked").state.v4 != wanted.v4 {
+        drop(pass(&mut enforcer, &large));
+        passes += 1;
+        assert!(passes < 30, "it is never in force");
+    }
+    assert!(!enforcer.is_in_sync());
+    memory.lock().expect("no thread panicked").broken = None;
+    pass(&mut enforcer, &large).expect("no refusal");
+    while enforcer.is_loading() {
+        pass(&mut enforcer, &large).expect("no refusal");
+    }
+    assert_eq!(memory.lock().expect("no thread panicked").state, wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_is_answered_while_a_large_change_waits() {
+    let mut world = World::with_large_changes_first(settings(), vec![network(), Input::Objects(two(1, false))]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.memory.lock().expect("no thread panicked").locked = true;
+    world.send(Input::Objects(two(22_500, false))).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (reply, answered) = oneshot::channel();
+    world.events.send(Event::Check(reply)).await.expect("the agent listens");
+    let answer = tokio::time::timeout(Duration::from_secs(1), answered).await;
+    assert_eq!(answer.expect("it is answered"), Ok(true));
+    world.agent.abort();
+}
+
+#[test]
 fn what_waits_for_a_large_change_is_answered_when_it_is_in_force() {
     let mut waiters = Waiters::default();
     let mut add = |address: &str| {

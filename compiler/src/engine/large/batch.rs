@@ -6,15 +6,15 @@ use std::sync::Arc;
 use crate::engine::Event;
 use crate::engine::groups::{PreparedGroup, PreparedLeaf, Prospect, ToCome};
 use crate::engine::key::PodKey;
-use crate::object::Family;
-use crate::policy::Policy;
+use crate::engine::live::expecting;
+use crate::object::{Family, Labels, Pod};
 use crate::policy::finding::Finding;
+use crate::policy::{Direction, Policy};
 use crate::ruleset::node::{ChainName, SetName};
 
 /// An object of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Object {
-    Namespace,
     Policy(String),
     Pod(PodKey),
 }
@@ -51,15 +51,30 @@ impl Batch {
         })
     }
 
-    /// What is to change in the namespace. Policies are read.
-    pub(super) fn changes_to_come(&mut self) -> ToCome<'_> {
-        let mut to_come = ToCome { reconsiders_bound: self.reconsiders_bound, ..ToCome::default() };
-        for (object, change) in &mut self.changes {
+    /// The event about a pod.
+    pub(super) fn pod(&self, key: &PodKey) -> Option<&Pod> {
+        match self.changes.get(&Object::Pod(key.clone())) {
+            Some(Change::Event(Event::Pod(pod))) => Some(pod),
+            _ => None,
+        }
+    }
+
+    /// Reads the policies that are not read yet.
+    fn read_policies(&mut self) {
+        for change in self.changes.values_mut() {
             if let Change::Event(Event::Policy(policy)) = change {
                 let (policy, findings) = Policy::read(policy);
                 *change = Change::Policy(Arc::new(policy), findings);
             }
-            match (object, &*change) {
+        }
+    }
+
+    /// What is to change in the namespace. Policies are read.
+    pub(super) fn changes_to_come(&mut self) -> ToCome<'_> {
+        self.read_policies();
+        let mut to_come = ToCome { reconsiders_bound: self.reconsiders_bound, ..ToCome::default() };
+        for (object, change) in &self.changes {
+            match (object, change) {
                 (Object::Policy(name), Change::Policy(policy, _)) => {
                     to_come.policies.insert(Arc::from(name.as_str()), Some(Arc::clone(policy)));
                 }
@@ -94,9 +109,23 @@ impl Waiting {
         if self.expected.is_some() { &mut self.later } else { &mut self.now }
     }
 
-    pub(super) fn forget(&mut self, object: &Object) {
-        self.now.changes.remove(object);
-        self.later.changes.remove(object);
+    /// Whether some policy that waits isolates pods with these labels, by direction. Policies are read.
+    pub(super) fn isolates(&mut self, labels: &Labels) -> [bool; 2] {
+        self.now.read_policies();
+        self.later.read_policies();
+        let policies = || self.batches().flat_map(|batch| batch.changes.values());
+        Direction::ALL.map(|direction| {
+            policies().any(|change| match change {
+                Change::Policy(policy, _) => policy.isolates(direction) && policy.subject.matches(labels),
+                Change::Event(_) => false,
+            })
+        })
+    }
+
+    /// Whether something of this object waited, which does not any more.
+    pub(super) fn forget(&mut self, object: &Object) -> bool {
+        let (now, later) = (self.now.changes.remove(object), self.later.changes.remove(object));
+        now.is_some() || later.is_some()
     }
 }
 
@@ -135,7 +164,7 @@ impl Expected {
         let mut seen = BTreeSet::new();
         let of_leaf = leaves.flat_map(|(place, leaf)| leaf.sets.keys().map(move |name| (place, name)));
         let sets = of_leaf.filter(|(_, name)| seen.insert(*name)).map(|(place, name)| (place, name.clone())).collect();
-        let user = Arc::from(format!("{namespace}/expected"));
+        let user = expecting(namespace);
         Self { user, groups, over, sets, kept_sets: 0, whole_sets: 0, whole_chains: 0 }
     }
 

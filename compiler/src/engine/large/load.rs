@@ -17,14 +17,14 @@ impl Engine {
         if !self.touched.is_empty() {
             return Plan::default();
         }
-        let is_expecting = |waiting: &Waiting| waiting.expected.as_ref().is_some_and(|expected| !expected.is_whole());
-        let expecting = || self.large.waiting.iter().filter(|(_, waiting)| is_expecting(waiting)).map(|(name, _)| name);
-        let next = expecting().find(|name| self.large.last.as_ref().is_none_or(|last| *name > last));
-        let next = next.or_else(|| expecting().next()).cloned();
+        // Sets go in turn with what comes: two namespaces may write large changes without a pause.
+        let sweeps_now = self.sets.has_unused() && !std::mem::replace(&mut self.large.has_swept, true);
+        let next = if sweeps_now { None } else { self.next_to_load() };
         let mut plan = Plan::default();
         if let Some(namespace) = next
             && let Some(mut waiting) = self.large.waiting.remove(&namespace)
         {
+            self.large.has_swept = false;
             if let Some(expected) = &mut waiting.expected {
                 plan = self.load_sets(expected, portion.sets);
                 if expected.whole_sets == expected.sets.len() && plan.is_empty() {
@@ -45,6 +45,14 @@ impl Engine {
             let _ = step.apply(&mut self.state);
         }
         plan
+    }
+
+    /// The namespace after the one of which something was loaded last.
+    fn next_to_load(&self) -> Option<String> {
+        let is_expecting = |waiting: &Waiting| waiting.expected.as_ref().is_some_and(|expected| !expected.is_whole());
+        let expecting = || self.large.waiting.iter().filter(|(_, waiting)| is_expecting(waiting)).map(|(name, _)| name);
+        let next = expecting().find(|name| self.large.last.as_ref().is_none_or(|last| *name > last));
+        next.or_else(|| expecting().next()).cloned()
     }
 
     fn load_sets(&mut self, expected: &mut Expected, most: usize) -> Plan {

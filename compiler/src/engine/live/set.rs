@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::is_expecting;
 use crate::algebra::cidr::{self, AddressSet};
-use crate::engine::peers::{PeerId, PeerIndex};
+use crate::engine::peers::{LabelsOf, PeerId, PeerIndex};
 use crate::engine::store::{PodId, Store};
 use crate::object::{ContainerPort, Family, Protocol};
 use crate::ruleset::members::{Size, count_of_prefixes};
@@ -22,14 +23,15 @@ pub(super) struct Whose {
 
 impl Whose {
     /// Whether it is looked up on the pods that hold an address.
-    fn holds(&self, store: &Store, index: &PeerIndex, address: IpAddr, holders: &[PodId]) -> bool {
-        let of_class = holders.first().map_or(&[][..], |first| index.of_class(store.pod(*first).class));
-        let is_meant = |peer: &PeerId| index.selects_all(store, *peer, holders);
+    fn holds(&self, store: &Store, index: &PeerIndex, address: IpAddr, labels: LabelsOf) -> bool {
+        let holders = store.holders(address);
+        let is_meant = |peer: &PeerId| index.selects_all(store, *peer, holders, labels);
         let by_peers = || {
-            if self.peers.len() < of_class.len() {
+            let of_first = holders.first().map(|first| index.of_pod(store, *first, labels)).unwrap_or_default();
+            if self.peers.len() < of_first.len() {
                 self.peers.iter().any(is_meant)
             } else {
-                of_class.iter().any(|peer| self.peers.contains(peer) && is_meant(peer))
+                of_first.iter().any(|peer| self.peers.contains(peer) && is_meant(peer))
             }
         };
         self.is_everyones || self.blocks.contains(cidr::number(address)) || by_peers()
@@ -100,6 +102,24 @@ impl LiveSet {
         }
     }
 
+    /// Whether those who hold an address are in it, if it selects them by these labels.
+    ///
+    /// Events of one namespace keep their order: policies of a pod's own namespace go by the labels of
+    /// events that do not wait. For all others it would be a right that it keeps by waiting, so they go by
+    /// the newest labels. A set that both use takes nothing away from either.
+    pub(super) fn takes(&self, store: &Store, holders: &[PodId], is_selected: impl Fn(LabelsOf) -> bool) -> bool {
+        let is_own = |user: &str| store.namespaces_of_relabelled(holders).any(|namespace| namespace == user);
+        if store.namespaces_of_relabelled(holders).next().is_none() {
+            return is_selected(LabelsOf::Force);
+        }
+        let users = || self.uses.keys().filter(|user| !is_expecting(user));
+        match (users().any(|user| is_own(user)), users().any(|user| !is_own(user))) {
+            (true, true) => is_selected(LabelsOf::Force) && is_selected(LabelsOf::Newest),
+            (false, true) => is_selected(LabelsOf::Newest),
+            (_, false) => is_selected(LabelsOf::Force),
+        }
+    }
+
     /// What a peer of this size counts in it.
     pub(super) const fn share_of(&self, size: Size) -> u64 {
         match self.content {
@@ -135,13 +155,16 @@ impl LiveSet {
                 }
                 let pods = classes.into_iter().flat_map(|class| store.members(class));
                 let own = pods.filter_map(|pod| store.address(pod, self.family));
-                let is_meant = |address: &IpAddr| match store.holders(*address) {
-                    holders if !store.are_peers(holders) => false,
-                    [_] => true,
-                    holders => of.iter().any(|peer| peers.selects_all(store, *peer, holders)),
+                let relabelled = store.relabelled().filter_map(|pod| store.address(pod, self.family));
+                let selects = |address: &IpAddr, labels| {
+                    of.iter().any(|peer| peers.selects_all(store, *peer, store.holders(*address), labels))
                 };
-                let own = own.filter(|address| !prefixes.contains(cidr::number(*address)) && is_meant(address));
-                let own = own.map(Member::Address);
+                let is_meant = |address: &IpAddr| match store.holders(*address) {
+                    [pod] if store.newest_labels(*pod).is_none() => true,
+                    holders => self.takes(store, holders, |labels| selects(address, labels)),
+                };
+                let own = own.filter(|address| is_meant(address)).chain(relabelled.filter(|address| is_meant(address)));
+                let own = own.filter(|address| !prefixes.contains(cidr::number(*address))).map(Member::Address);
                 own.chain(set_definition::prefixes(self.family, prefixes).into_iter().map(Member::from)).collect()
             }
             Content::Named(_) => {
@@ -157,12 +180,12 @@ impl LiveSet {
     pub(super) fn ports(&self, store: &Store, peers: &PeerIndex, address: IpAddr) -> Vec<Member> {
         let Content::Named(entries) = &self.content else { return Vec::new() };
         let holders = store.holders(address);
-        let Some((first, others)) = holders.split_first().filter(|_| store.are_peers(holders)) else {
-            return Vec::new();
-        };
+        let Some((first, others)) = holders.split_first() else { return Vec::new() };
         let of_all = |port: &&ContainerPort| others.iter().all(|pod| store.ports(*pod).contains(port));
-        let is_named =
-            |port: &&ContainerPort| entries.of(port).any(|whose| whose.holds(store, peers, address, holders));
+        let is_named = |port: &&ContainerPort| {
+            let is_named_by = |labels| entries.of(port).any(|whose| whose.holds(store, peers, address, labels));
+            self.takes(store, holders, is_named_by)
+        };
         let ports = store.ports(*first).iter().filter(of_all).filter(is_named);
         ports.map(|port| Member::AddressPort(address, port.protocol, port.port)).collect()
     }

@@ -4,9 +4,11 @@
 use std::net::IpAddr;
 
 use npc_compiler::engine::{Engine, Event, PodKey, Portion};
-use npc_compiler::object::Pod;
+use npc_compiler::object::{ContainerPort, Family, Namespace, Pod, Protocol};
 use npc_compiler::plan::{Plan, Step};
+use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{Options, SetMembers};
+use npc_compiler::ruleset::node::{ChainRole, Rule, SetName};
 use serde_json::{Value, json};
 
 use crate::engine::NODE;
@@ -84,7 +86,7 @@ fn waiting() -> Engine {
 
 fn is_isolated(engine: &Engine, number: u8) -> bool {
     let address = IpAddr::from([10, 0, 0, number]);
-    engine.policies_of(address, npc_compiler::policy::Direction::Ingress).next().is_some()
+    engine.policies_of(address, Direction::Ingress).next().is_some()
 }
 
 #[test]
@@ -203,7 +205,7 @@ fn a_new_pod_for_which_policies_in_force_have_many_rules_is_loaded_first() {
     let mut engine = waiting_for_its_kind();
     engine.offer(came(pod("large", 2, "web")));
     let plan = engine.commit();
-    assert!(engine.is_waiting("large"));
+    assert!(engine.is_waiting("large") && is_isolated(&engine, 2), "it is isolated at once");
     assert!(written(&plan) <= 50, "{} rules at once", written(&plan));
     assert!(load_all(&mut engine, 50) > 5 && is_isolated(&engine, 2));
 }
@@ -316,4 +318,180 @@ fn edits_without_a_pause_do_not_hold_up_who_waits_for_what_came_before_them() {
         assert!(edits < 20, "it waits for all edits");
     }
     assert!(edits > 5 && engine.waits_for(address, engine.waited()));
+}
+
+/// Whether a set of peers has a member.
+fn has_peer(engine: &Engine, set: impl Fn(&str) -> bool, member: &str) -> bool {
+    let asked = |state: &npc_compiler::plan::FamilyState| {
+        let rules = state.chains.values().flatten();
+        let of_set =
+            rules.filter(|rule| set(&format!("{rule:?}"))).flat_map(Rule::sets).filter(|name| !name.is_dispatch());
+        of_set.cloned().collect::<Vec<_>>()
+    };
+    let sets = asked(&engine.state().v4);
+    sets.iter().any(|name| engine.state().v4.sets[name].1.iter().any(|has| has.to_string() == member))
+}
+
+#[test]
+fn a_pod_that_gets_its_address_while_its_namespace_waits_is_isolated_at_once_and_from_then_on() {
+    let mut engine = engine(Options::default());
+    engine.offer(came(pod("large", 1, "db")));
+    engine.offer(policy("large", &[("web", 1)]));
+    // It is known, and has no address yet.
+    let unborn = Pod { ipv4: None, ..pod("large", 4, "db") };
+    engine.offer(came(unborn.clone()));
+    engine.commit();
+    engine.offer(policy("large", &[("other", 3_000)]));
+    // An event of it without an address waits, and then one with it.
+    engine.offer(came(Pod { terminating: false, started: Some(1), ..unborn }));
+    engine.commit();
+    assert!(engine.is_waiting("large"));
+    engine.offer(came(pod("large", 4, "db")));
+    let mut loads = 0;
+    loop {
+        engine.commit();
+        assert!(is_isolated(&engine, 4), "it is open after {loads} loads");
+        let isolated = SetName::isolated(Family::V4, Direction::Ingress);
+        let has = engine.state().v4.sets[&isolated].1.iter().any(|member| member.to_string() == "10.0.0.4");
+        assert!(has, "it is open after {loads} loads");
+        assert_eq!(engine.owner([10, 0, 0, 4].into()).unwrap()[..2], ["large", "p4"]);
+        assert_eq!(engine.local_endpoints(), 2);
+        if !engine.is_loading() {
+            break;
+        }
+        engine.load(Portion { sets: 10, rules: 100 });
+        loads += 1;
+    }
+    assert!(loads > 3 && engine.stand_ins().next().is_none() && engine.policies() == 1);
+}
+
+#[test]
+fn a_label_that_a_pod_loses_counts_at_once_for_other_namespaces_and_in_turn_for_its_own() {
+    let mut engine = engine(Options::default());
+    let name = |name: &str| Namespace { name: name.to_owned(), labels: [("name".to_owned(), name.to_owned())].into() };
+    engine.offer(Event::Namespace(name("large")));
+    let of_other = json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}}}]);
+    for event in [
+        came(pod("large", 1, "db")),
+        came(pod("large", 2, "web")),
+        came(pod("small", 3, "db")),
+        policy("large", &[("web", 1)]),
+        policy_with("small", "np", &json!({}), &[rule(&of_other, 1)]),
+    ] {
+        engine.offer(event);
+    }
+    engine.commit();
+    let of = |namespace: &'static str| move |rule: &str| rule.contains(&format!("{namespace}/np"));
+    assert!(has_peer(&engine, of("large"), "10.0.0.2") && has_peer(&engine, of("small"), "10.0.0.2"));
+    engine.offer(policy("large", &[("web", 3_000)]));
+    engine.commit();
+    assert!(engine.is_waiting("large"));
+    // It keeps the label in its own namespace until its turn, and loses it for the others.
+    engine.offer(came(pod("large", 2, "none")));
+    engine.commit();
+    assert!(engine.is_waiting("large"));
+    assert!(has_peer(&engine, of("large"), "10.0.0.2"), "events of a namespace keep their order");
+    assert!(!has_peer(&engine, of("small"), "10.0.0.2"), "it keeps a right because its namespace waits");
+    // Another policy of a third namespace comes to ask for the label while it waits.
+    engine.offer(came(pod("third", 5, "db")));
+    engine.offer(policy_with("third", "np", &json!({}), &[rule(&of_other, 2)]));
+    engine.commit();
+    assert!(!has_peer(&engine, of("third"), "10.0.0.2"));
+    load_all(&mut engine, 1_000);
+    load_all(&mut engine, 1_000);
+    assert!(!has_peer(&engine, of("large"), "10.0.0.2"));
+}
+
+#[test]
+fn a_label_that_a_namespace_loses_counts_at_once() {
+    let mut engine = engine(Options::default());
+    let labelled = |labels: &[(&str, &str)]| {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Event::Namespace(Namespace { name: "large".to_owned(), labels })
+    };
+    engine.offer(labelled(&[("trusted", "yes")]));
+    let trusted = json!([{"namespaceSelector": {"matchLabels": {"trusted": "yes"}}}]);
+    for event in [
+        came(pod("large", 1, "db")),
+        came(pod("small", 3, "db")),
+        policy("large", &[("web", 1)]),
+        policy_with("small", "np", &json!({}), &[rule(&trusted, 1)]),
+    ] {
+        engine.offer(event);
+    }
+    engine.commit();
+    let of_small = |rule: &str| rule.contains("small/np");
+    assert!(has_peer(&engine, of_small, "10.0.0.1"));
+    engine.offer(policy("large", &[("web", 3_000)]));
+    engine.commit();
+    engine.offer(labelled(&[]));
+    engine.commit();
+    assert!(engine.is_waiting("large") && !has_peer(&engine, of_small, "10.0.0.1"));
+}
+
+#[test]
+fn pods_of_one_kind_whose_port_names_mean_different_ports_are_more_than_one_group() {
+    let mut engine = engine(Options::default());
+    let blocks: Vec<_> = (0..8_u8).map(|n| json!({"ipBlock": {"cidr": format!("192.0.{}.0/25", 2 * n)}})).collect();
+    let rules = blocks
+        .iter()
+        .enumerate()
+        .map(|(n, block)| json!({"from": [block], "ports": [{"port": "http"}, {"port": 1 + 2 * n}]}));
+    let rules: Vec<_> = rules.collect();
+    engine.offer(policy_with("large", "np", &json!({}), &rules));
+    engine.commit();
+    for number in 1..40_u8 {
+        let port = ContainerPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: 8_000 + u16::from(number) };
+        engine.offer(came(Pod { ports: vec![port], ..pod("large", number, "db") }));
+    }
+    // The tree that leads to so many groups is written with the change.
+    let of_groups = |plan: &Plan| -> usize {
+        let of_step = |step: &Step| match step {
+            Step::Chains(_, writes) => {
+                let of_groups = writes.replace.iter().filter(|(name, _)| matches!(name.role(), ChainRole::Group(_)));
+                of_groups.map(|(_, rules)| rules.len()).sum()
+            }
+            _ => 0,
+        };
+        plan.steps.iter().map(of_step).sum()
+    };
+    let mut loads = 0;
+    loop {
+        let first = of_groups(&engine.commit());
+        assert!(first <= 50, "{first} rules at once");
+        assert!((1..40).all(|number| is_isolated(&engine, number)), "all are isolated at once");
+        if !engine.is_waiting("large") {
+            break;
+        }
+        engine.load(Portion { sets: 10, rules: 50 });
+        loads += 1;
+    }
+    assert!(loads > 10, "{loads}");
+}
+
+#[test]
+fn sets_that_no_rule_asks_go_though_two_namespaces_write_without_a_pause() {
+    let mut engine = engine(Options::default());
+    engine.offer(came(pod("large", 1, "db")));
+    engine.offer(came(pod("other", 2, "db")));
+    engine.commit();
+    let version = |namespace: &str, version: usize| {
+        let rules: Vec<_> = (0..60)
+            .map(|rule| {
+                let peer = format!("peer-{version}-{rule}");
+                json!({"from": [{"podSelector": {"matchLabels": {"app": peer}}}], "ports": [{"port": 1 + 2 * rule}]})
+            })
+            .collect();
+        policy_with(namespace, "np", &json!({}), &rules)
+    };
+    let mut most = 0;
+    for number in 0..400 {
+        engine.offer(version("large", number));
+        engine.offer(version("other", number));
+        engine.commit();
+        engine.load(Portion { sets: 30, rules: 30 });
+        most = most.max(engine.state().v4.sets.len());
+    }
+    // What is in force, what is expected, and what both leave behind.
+    assert!(most < 900, "{most} sets");
 }

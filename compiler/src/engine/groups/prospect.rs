@@ -106,25 +106,28 @@ struct FutureGroup {
 }
 
 impl LocalGroups {
-    /// More than a namespace can get by a change that brings it this policy, or pods: of rules and
-    /// sets, and of members of these. Nothing if nothing of the namespace is on this node.
-    pub(in crate::engine) fn most(
+    /// No namespace can get more by a change that brings it this policy, or a pod: rules and sets, and
+    /// members of these. Nothing if nothing of the namespace is on this node.
+    pub(in crate::engine) fn upper_bound(
         &mut self,
+        store: &Store,
         namespace: &str,
         policy: Option<&Policy>,
         is_pod: bool,
-        all_pods: Size,
     ) -> (usize, u64) {
-        let here = self.namespaces.get_mut(namespace);
-        let classes = here.as_ref().map_or(0, |here| here.classes.len()) + usize::from(is_pod);
-        if classes == 0 {
+        let Self { namespaces, classes, .. } = self;
+        let here = namespaces.get_mut(namespace);
+        let kinds = here.as_ref().into_iter().flat_map(|here| &here.classes).filter_map(|class| classes.get(class));
+        let count = kinds.map(|class| class.resolutions(store)).sum::<usize>() + usize::from(is_pod);
+        if count == 0 {
             return (0, 0);
         }
         let Weight { rules, peers } =
             here.map(LocalNamespace::weighed).unwrap_or_default().plus(policy.map(Weight::of).unwrap_or_default());
-        let rules = rules.saturating_mul(classes).saturating_mul(Family::ALL.len());
+        let rules = rules.saturating_mul(count).saturating_mul(Family::ALL.len());
         // Most groups share sets, so this is far too much. The chains show how much it is.
-        (rules, peers.saturating_mul(all_pods.all()).saturating_mul(u64::try_from(classes).unwrap_or(u64::MAX)))
+        let members = peers.saturating_mul(store.size.all()).saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
+        (rules, members)
     }
 
     /// What these changes of a namespace will make.
