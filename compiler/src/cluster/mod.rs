@@ -122,13 +122,13 @@ impl Cluster {
         let namespaces = objects.namespaces.iter().map(|n| (n.name.clone(), n.labels.clone())).collect();
         let mut pods = objects.pods.clone();
         pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
-        let (classes, class_of) = classify(&pods);
+        let (policies, findings) = read_policies(objects);
+        let (classes, class_of) = classify(&pods, selection::ask_for_node_labels(&policies));
         let mut classes_in = BTreeMap::<String, ClassesOfNamespace>::new();
         for (i, class) in classes.iter().enumerate() {
             classes_in.entry(class.namespace.clone()).or_default().all.push(ClassId(index(i)));
         }
         let nodes = node_addresses(objects);
-        let (policies, findings) = read_policies(objects);
         let mut policies_in = BTreeMap::<String, Vec<PolicyId>>::new();
         for (i, policy) in policies.iter().enumerate() {
             policies_in.entry(policy.namespace.clone()).or_default().push(PolicyId(index(i)));
@@ -469,11 +469,16 @@ fn label_hash(key: &str, value: &str) -> u64 {
     FxBuildHasher.hash_one((key, value))
 }
 
-/// Sorts the endpoints into classes.
-fn classify(pods: &[Pod]) -> (Vec<Class>, Vec<Option<ClassId>>) {
+/// Sorts the endpoints into classes. Where no policy asks for labels of nodes, a pod that has none yet
+/// is as one that has.
+fn classify(pods: &[Pod], ask_for_node_labels: bool) -> (Vec<Class>, Vec<Option<ClassId>>) {
     let mut endpoints = BTreeMap::<(&str, &Labels, UnknownLabels), Vec<PodId>>::new();
     for (i, pod) in pods.iter().enumerate().filter(|(_, pod)| pod.is_endpoint()) {
-        endpoints.entry((&pod.namespace, &pod.labels, UnknownLabels::of(pod))).or_default().push(PodId(index(i)));
+        let unknown = match UnknownLabels::of(pod) {
+            UnknownLabels::OfNode if !ask_for_node_labels => UnknownLabels::None,
+            unknown => unknown,
+        };
+        endpoints.entry((&pod.namespace, &pod.labels, unknown)).or_default().push(PodId(index(i)));
     }
     let mut class_of = vec![None; pods.len()];
     let mut classes = Vec::with_capacity(endpoints.len());

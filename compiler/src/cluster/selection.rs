@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use super::{Class, ClassId, Cluster, PodId, PolicyId, index};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels, is_topology_label};
-use crate::policy::{Direction, Namespaces, PodPeer};
+use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy};
 
 /// Whether something is selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,6 +86,19 @@ impl UnknownLabels {
             Operator::Exists | Operator::DoesNotExist => Selection::Possible,
         }
     }
+}
+
+/// Whether a selector of some policy asks for a label that pods get from their nodes.
+pub(super) fn ask_for_node_labels(policies: &[Policy]) -> bool {
+    let asks = |selector: &Selector| selector.requirements().any(|of| is_topology_label(&of.key));
+    let has_peer = |peers: &Peers| match peers {
+        Peers::Everyone => false,
+        Peers::AnyOf(peers) => peers.iter().any(|peer| matches!(peer, Peer::Pods(peer) if asks(&peer.pods))),
+    };
+    let has_rule = |policy: &Policy| {
+        Direction::ALL.into_iter().any(|direction| policy.rules(direction).iter().any(|rule| has_peer(&rule.peers)))
+    };
+    policies.iter().any(|policy| asks(&policy.subject) || has_rule(policy))
 }
 
 const fn certain(selects: bool) -> Selection {

@@ -31,6 +31,7 @@ pub struct Service {
 /// By which ways a service is reached besides its addresses, and which of its backends
 /// a client gets.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of the API that is independent of the others")]
 pub struct Routing {
     /// `externalName` of a service of `type: ExternalName`, which leads to a DNS name and
     /// has neither addresses nor backends.

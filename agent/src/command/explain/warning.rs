@@ -30,17 +30,7 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
     match warning {
         Warning::Contested(address) => contested(cluster, *address),
         Warning::NoSuchPort(name) => format!("{} has no such port", shown(name)),
-        Warning::NoSuchServicePort { namespace, name, ports } => {
-            let port = |(protocol, number): &(Protocol, u16)| match protocol {
-                Protocol::Tcp => number.to_string(),
-                other => format!("{number}/{}", other.lower()),
-            };
-            let ports: Vec<String> = ports.iter().map(port).collect();
-            if ports.is_empty() {
-                return format!("service {namespace}/{name} has no port from 1 to 65535");
-            }
-            format!("service {namespace}/{name} has no such port; its ports are {}", ports.join(", "))
-        }
+        Warning::NoSuchServicePort { namespace, name, ports } => no_such_port(namespace, name, ports),
         Warning::SourceWithoutPods => "the source is a Service that leads to no pod of the input".to_owned(),
         Warning::NodePorts(ports) => {
             let ports: Vec<String> = (ports.iter())
@@ -128,6 +118,19 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
             shown(from)
         ),
     }
+}
+
+/// That a Service has not the port that was asked for, and which it has.
+fn no_such_port(namespace: &str, name: &str, ports: &[(Protocol, u16)]) -> String {
+    if ports.is_empty() {
+        return format!("service {namespace}/{name} has no port from 1 to 65535");
+    }
+    let port = |(protocol, number): &(Protocol, u16)| match protocol {
+        Protocol::Tcp => number.to_string(),
+        other => format!("{number}/{}", other.lower()),
+    };
+    let ports: Vec<String> = ports.iter().map(port).collect();
+    format!("service {namespace}/{name} has no such port; its ports are {}", ports.join(", "))
 }
 
 /// Which pods list an address, and which of them has it as seen from where.

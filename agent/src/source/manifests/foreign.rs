@@ -4,7 +4,7 @@
 use npc_compiler::object::consequence;
 
 use super::tree::{Node, Value};
-use super::{kinds, types};
+use super::{pod_template, types};
 
 /// What a document is that is no Kubernetes object as it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -234,7 +234,7 @@ pub(super) fn object_in_list(node: &Node) -> Option<&Node> {
         let is_deciding = types::kind_that_is_read(kind).is_some()
             || consequence(group, kind).is_some()
             || types::misspelt(api_version, kind).is_some()
-            || kinds::has_pod_spec(item);
+            || pod_template::has_pod_spec(item);
         has_object && !kind.is_empty() && is_deciding
     })
 }

@@ -11,6 +11,7 @@ use npc_compiler::object::{
 
 use super::decode::{Mismatch, Notes, field};
 use super::foreign::{DIRECTIVE, SOPS};
+use super::pod_template::has_pod_spec;
 use super::replicas::{of_cron_job, of_workload};
 use super::span::Span;
 use super::tree::{Entry, Node, Value};
@@ -262,42 +263,6 @@ impl DocumentKind {
             retain(node, self.keep());
         }
     }
-}
-
-/// Whether an object of a kind that is not read has a pod template where Kubernetes' own
-/// workloads have theirs. Its pods are then those that a Deployment of it would have.
-pub(super) fn has_pod_template(node: &Node) -> bool {
-    let containers = node.at(&["spec", "template", "spec", "containers"]);
-    containers.is_some_and(|containers| matches!(containers.resolved().value, Value::List(_)))
-}
-
-/// Whether a pod's `spec.containers` stands anywhere in a node: its controller makes pods.
-pub(super) fn has_pod_spec(node: &Node) -> bool {
-    match &node.resolved().value {
-        Value::Map(entries) => entries.iter().any(|entry| {
-            let containers = (&*entry.key == "spec").then(|| entry.node.get("containers")).flatten();
-            containers.is_some_and(|of| matches!(of.resolved().value, Value::List(_))) || has_pod_spec(&entry.node)
-        }),
-        Value::List(items) => items.iter().any(has_pod_spec),
-        Value::Scalar { .. } | Value::Shared(_) => false,
-    }
-}
-
-/// Whether objects of a kind have templates or examples of pods and make none: of policies about
-/// pods, of definitions of kinds, of what containers are added to pods, and a template by itself.
-pub(super) fn has_templates_only(api_version: &str, kind: &str) -> bool {
-    let group = api_version.split_once('/').map_or("", |(group, _)| group);
-    let is_kyverno = group == "kyverno.io" || group.ends_with(".kyverno.io");
-    let is_rule = is_kyverno || group.ends_with("gatekeeper.sh") || group == "admissionregistration.k8s.io";
-    is_rule
-        || matches!(
-            (group, kind),
-            ("", "PodTemplate")
-                | ("apps", "ControllerRevision")
-                | ("apiextensions.k8s.io", "CustomResourceDefinition")
-                | ("apps.kruise.io", "SidecarSet")
-                | ("" | "template.openshift.io", "Template")
-        )
 }
 
 /// The kind of a workload that is not Kubernetes' own, distinct from the kinds that are.

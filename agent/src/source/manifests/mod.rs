@@ -41,6 +41,7 @@ mod long;
 mod parse;
 mod parsed;
 mod passed_over;
+mod pod_template;
 mod position;
 mod problem;
 mod prune;

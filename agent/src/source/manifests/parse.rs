@@ -11,6 +11,7 @@ use super::foreign::{self, DocumentFault, Unfinished};
 use super::json;
 use super::kinds::{self, DocumentKind};
 use super::parsed::{Parsed, ParsedObject};
+use super::pod_template;
 use super::problem::{Code, ObjectRef, Problem};
 use super::replicas;
 use super::span::{Mark, Span};
@@ -225,7 +226,8 @@ impl DocumentReader<'_> {
             return self.problem(Code::DocumentUnreadable, span, None, path, message, help);
         }
         let kind = DocumentKind::of(&types.api_version, &types.kind);
-        if kind == DocumentKind::Other && kinds::has_pod_template(&node) && self.foreign_workload(&types, &node) {
+        if kind == DocumentKind::Other && pod_template::has_pod_template(&node) && self.foreign_workload(&types, &node)
+        {
             return;
         }
         if kind == DocumentKind::Other {
@@ -234,7 +236,7 @@ impl DocumentReader<'_> {
                 self.parsed.scaled.push(ObjectRef::new(kind, namespace, name));
             }
             let qualified = kinds::qualified(&types.api_version, &types.kind);
-            if kinds::has_pod_spec(&node) && !kinds::has_templates_only(&types.api_version, &types.kind) {
+            if pod_template::has_pod_spec(&node) && !pod_template::has_templates_only(&types.api_version, &types.kind) {
                 self.parsed.pod_makers.insert(qualified.clone());
             }
             let group = types.api_version.split('/').next().unwrap_or_default();
