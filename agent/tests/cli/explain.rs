@@ -232,9 +232,9 @@ fn every_kind_of_end_gets_its_answer() {
         // The address that it will have may be in the block.
         ("later", "a:443", 4, &["IPv4 Unknown default-allow -", "IPv6 Denied default-allow ipblock-family"]),
         ("later", "a:80", 1, &["- Denied default-allow peer-label-value"]),
-        // Without an ipFamilyPolicy, a Service has the family of its address only.
-        ("b-1", "svc/a:8000", 0, &["IPv4 Allowed default-allow rule"]),
-        ("b-1", "svc/a:web", 0, &["IPv4 Allowed default-allow rule"]),
+        ("b-1", "svc/a:8000", 0, &["IPv4 Allowed default-allow rule", "IPv6 Allowed default-allow rule"]),
+        ("b-1", "svc/a:web", 0, &["IPv4 Allowed default-allow rule", "IPv6 Allowed default-allow rule"]),
+        // An address leads to backends of its own family.
         ("b-0", "10.96.0.2:443", 0, &["IPv4 Allowed default-allow rule"]),
         ("b", "svc/none:80", 1, &["- Denied - service-no-backends"]),
         ("b", "svc/a:81", 1, &["- Denied - service-port-unknown"]),

@@ -199,7 +199,11 @@ fn a_port_of_a_node_may_be_one_that_the_api_server_chooses() {
         |spec: &str, to: &str| Files::of(&[&*base, &service(spec)].concat()).npc("explain", &["203.0.113.5", to]);
     for spec in ["type: NodePort", "type: LoadBalancer"] {
         let of_any = answer(spec, "192.168.0.1:30080");
-        assert!(of_any.out.contains("UNKNOWN") && of_any.out.contains("the API server chooses one"), "{}", of_any.out);
+        assert!(
+            of_any.out.contains("UNKNOWN") && of_any.out.contains("the API server chooses its nodePort"),
+            "{}",
+            of_any.out
+        );
         let unknown_node = answer(spec, "192.168.0.9:30080").out;
         assert!(!unknown_node.contains("UNKNOWN"), "the nodes are known: {unknown_node}");
     }

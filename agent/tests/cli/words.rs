@@ -15,6 +15,7 @@ const TIMES: &[&str] = &[
     "confirm_after",
     "held_for",
     "next",
+    "poll",
     "retry",
     "wait",
     "waited",

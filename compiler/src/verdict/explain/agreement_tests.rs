@@ -298,8 +298,12 @@ fn an_explanation_says_of_a_service_what_the_matrix_does_of_its_backends() {
                 if is_contested(&answer) {
                     continue;
                 }
+                let is_local = service.routing.is_node_local && !service.routing.is_headless;
+                let backends = |port| {
+                    if is_local { cluster.local_backends(service, port) } else { cluster.backends(service, port) }
+                };
                 let backends: Option<Vec<(&ServicePort, Vec<Backend>)>> =
-                    service.ports.iter().map(|port| Some((port, cluster.backends(service, port)?))).collect();
+                    service.ports.iter().map(|port| Some((port, backends(port)?))).collect();
                 let Some(backends) = backends else {
                     prop_assert!(answer.flows.iter().all(|flow| flow.verdict == Verdict::Unknown), "{:?}", answer);
                     continue;
@@ -452,11 +456,15 @@ fn an_explanation_of_a_node_port_follows_kube_proxy() {
         let nodes: Vec<(&str, IpAddr)> = nodes.filter(|(_, address)| cluster.holders(*address, None).is_empty()).collect();
         for (protocol, number, service) in cluster.node_ports() {
             let Some((_, port)) = cluster.behind_node_port(protocol, number) else { continue };
-            let Some(backends) = cluster.backends(service, port) else { continue };
+            let all = cluster.backends(service, port).zip(cluster.local_backends(service, port));
+            let Some((all, of_nodes)) = all else { continue };
             for (client, entry) in clients.iter().flat_map(|client| nodes.iter().map(|entry| (*client, *entry))) {
                 let family = Family::of(&entry.1);
                 let has_family = client.address(&cluster, family).is_some() || client == End::Address(outside) && family == Family::V4;
                 let is_of_service = service.routing.only_family.is_none_or(|only| only == family);
+                // With Local, a node looks at its own endpoints only for a client that is no pod.
+                let is_local = service.exposure == Exposure::OwnNode && !matches!(client, End::Pod(_));
+                let backends = if is_local { &of_nodes } else { &all };
                 let itself = |of: &Backend| matches!((client, of.end), (End::Pod(pod), BackendEnd::Pod(of)) if pod == of);
                 if !has_family || !is_of_service || backends.iter().any(itself) {
                     continue;
