@@ -157,14 +157,14 @@ fn the_largest_go_first_and_of_equal_ones_the_last_by_name() {
     assert_eq!(over_in(&objects, &options), ["a-large", "np-02"]);
 }
 
-/// A policy for the pods of one label, that allows nothing.
+/// A policy for the pods of one label, that admits nothing to them. It says nothing of what they send.
 fn denying(app: &str) -> NetworkPolicy {
     policy("tenant", &format!("deny-{app}"), &json!({"podSelector": {"matchLabels": {"app": app}}}))
 }
 
 #[test]
 fn no_more_policies_go_than_have_to() {
-    // Each pod is a group of its own, and all groups share the sets of the policies.
+    // Each of the tenant's pods here is a group of its own. A set of a policy has all pods, and all groups share it.
     let mut objects = world(100);
     for number in 0..8 {
         objects.pods.push(pod("tenant", 20 + number, &[("app", &format!("app-{number}"))], NODE));
