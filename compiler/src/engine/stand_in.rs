@@ -64,7 +64,7 @@ pub(super) fn policies(namespace: &str) -> [NetworkPolicy; 2] {
         let selector = LabelSelector { match_expressions: Some(vec![requirement]), match_labels: None };
         NetworkPolicy::from(networking::NetworkPolicy {
             metadata: ObjectMeta {
-                name: Some(direction.as_str().to_owned()),
+                name: Some(direction.section().to_owned()),
                 namespace: Some(namespace_for(namespace)),
                 ..ObjectMeta::default()
             },

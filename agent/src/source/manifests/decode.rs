@@ -161,6 +161,9 @@ fn shorten(text: &str) -> String {
     }
 }
 
+/// What a port is.
+const PORT: &str = "a whole number or a name";
+
 /// The integer that a float is, as JSON knows no difference between them.
 #[expect(clippy::cast_possible_truncation, reason = "the range is tested, and floats below 2^53 convert exactly")]
 fn whole(number: f64) -> Option<i64> {
@@ -174,16 +177,13 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
     /// number or a name.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         match &self.node.resolved().value {
-            Value::List(items) => self.list(items, visitor),
-            Value::Map(_) => self.deserialize_map(visitor),
+            Value::List(_) | Value::Map(_) => return Err(self.wanted(PORT)),
             Value::Scalar { text, plain: false } => visitor.visit_str(text).map_err(|error| self.here(error)),
             Value::Scalar { text, plain: true } => match resolve(text).value {
                 Scalar::Null => visitor.visit_unit(),
                 Scalar::Bool(_) if !resolve(text).sure => return self.deserialize_str(visitor),
-                Scalar::Bool(value) => visitor.visit_bool(value),
-                Scalar::Float(number) if whole(number).is_none() => {
-                    return Err(self.wanted("a whole number or a name"));
-                }
+                Scalar::Bool(_) => return Err(self.wanted(PORT)),
+                Scalar::Float(number) if whole(number).is_none() => return Err(self.wanted(PORT)),
                 Scalar::Int(_) | Scalar::Float(_) => return self.number(visitor),
                 Scalar::Text => visitor.visit_str(text),
             }

@@ -223,7 +223,8 @@ fn every_miss_has_its_code() {
 fn the_nearest_rule_is_the_one_of_which_fewest_parts_fail() {
     let rules = r#"[{"from": [{"podSelector": {"matchLabels": {"app": "x"}}}], "ports": [{"port": 81}]},
         {"from": [{"podSelector": {"matchLabels": {"app": "b"}}}], "ports": [{"port": 81}, {"port": 80, "protocol": "SCTP"}]}]"#;
-    assert_eq!(code(rules, "b", (Protocol::Tcp, 80)), "port-number");
+    // Of its two ports the one that only the protocol keeps out is about the flow.
+    assert_eq!(code(rules, "b", (Protocol::Tcp, 80)), "port-protocol");
 }
 
 /// `ns/a` asks for port 80 of `ns/b`, whose policies have these rules of egress or ingress each.

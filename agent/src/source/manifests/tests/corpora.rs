@@ -44,7 +44,10 @@ fn what_is_not_there_is_an_error() {
         assert_eq!(errors.0[0].to_string(), format!("{}: error: {wanted}", path.display()));
     };
     check(directory.path(), "no *.yaml, *.yml or *.json file is in this directory");
-    check(&directory.path().join("a.yaml"), "cannot be read: No such file or directory (os error 2)");
+    check(
+        &directory.path().join("a.yaml"),
+        "cannot be read: No such file or directory (os error 2); name a path that exists",
+    );
 }
 
 #[test]

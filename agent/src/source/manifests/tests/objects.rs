@@ -230,13 +230,10 @@ fn ports_keep_the_difference_between_numbers_and_names() {
     check("-1", IntOrString::Int(-1));
     check("70000", IntOrString::Int(70000));
     let error = |port: &str| problem(&policy(&format!("  ingress: [{{ports: [{{port: {port}}}]}}]\n")));
-    assert!(
-        error("80.5").contains("spec.ingress[0].ports[0].port: invalid type: floating point `80.5`"),
-        "{}",
-        error("80.5")
-    );
-    assert!(error("true").contains("spec.ingress[0].ports[0].port: invalid type: boolean"), "{}", error("true"));
-    assert!(error("[80]").contains("spec.ingress[0].ports[0].port: invalid type: sequence"), "{}", error("[80]"));
+    for port in ["80.5", "true", "[80]", "{a: b}"] {
+        let wanted = "spec.ingress[0].ports[0].port: expected a whole number or a name, found ";
+        assert!(error(port).contains(wanted), "{}", error(port));
+    }
     assert!(error("4294967296").contains("spec.ingress[0].ports[0].port: invalid value"), "{}", error("4294967296"));
 }
 
@@ -380,7 +377,7 @@ fn unknown_fields_of_a_policy_are_found_with_their_path() {
     // What follows from them is the compiler's to say.
     assert!(read(&policy("  ingress:\n  - from:\n    - ipBlok:\n        cidr: 10.0.0.0/8\n")).problems.is_empty());
     let metadata = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, nonsense: {a: 1}, managedFields: [], annotations: {}}\n";
-    assert_eq!(read(metadata).objects.policies[0].unknown_fields, [""; 0]);
+    assert_eq!(read(metadata).objects.policies[0].unknown_fields, ["metadata.nonsense"]);
 }
 
 #[test]
