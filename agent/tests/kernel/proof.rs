@@ -166,7 +166,7 @@ fn a_restore_that_hangs_makes_unready_and_is_killed_with_its_children(backend: B
     let group: i32 = fs::read_to_string(&restore.hanging).unwrap().trim().parse().unwrap();
     restore.does("work");
     let killed = agent.wait_for("because it had not ended");
-    assert!(killed.to_string().contains("after 15s"), "{killed}");
+    assert!(killed.to_string().contains("after 15 s"), "{killed}");
     wait_until("its children are gone too", || running(group).is_empty());
     agent.wait(2);
     wait_until("it is ready", || is_ready(&folder));
