@@ -9,6 +9,7 @@ use std::fs;
 
 use npc_compiler::object::Family;
 
+use super::nftables::nf_tables_is_loaded;
 use super::{nftables, process};
 
 /// One of the two packet filters behind `iptables`.
@@ -168,20 +169,4 @@ fn legacy_tables(family: Family) -> BTreeSet<String> {
         Family::V6 => "/proc/thread-self/net/ip6_tables_names",
     };
     fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect()
-}
-
-/// A kernel without modules has what it has, and asking loads nothing. In one
-/// with modules, nf_tables is loaded or built in, or there are no nft rules.
-pub(super) fn nf_tables_is_loaded() -> bool {
-    let Ok(modules) = fs::read_to_string("/proc/modules") else { return true };
-    if modules.lines().any(|line| line.split(' ').next() == Some("nf_tables")) {
-        return true;
-    }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    match fs::read_to_string(format!("/lib/modules/{}/modules.builtin", release.trim())) {
-        Ok(built_in) => built_in.lines().any(|line| line.ends_with("/nf_tables.ko")),
-        // In a container without the host's /lib/modules: nft has been every
-        // distribution's default for years, so asking is the smaller risk.
-        Err(_) => true,
-    }
 }

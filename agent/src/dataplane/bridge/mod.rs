@@ -102,7 +102,7 @@ impl Bridge {
     ///
     /// Each change is one commit, so a frame meets the table before or after it.
     pub(super) fn set(&mut self, wanted: &BridgeTable) -> Result<TableWrite, Error> {
-        if wanted.is_empty() && self.socket.is_none() && !super::backend::nf_tables_is_loaded() {
+        if wanted.is_empty() && self.socket.is_none() && !super::nftables::nf_tables_is_loaded() {
             // To ask would load the module.
             return Ok(TableWrite::default());
         }

@@ -12,11 +12,13 @@
 //! program, fails the whole answer; and what we read of others we mostly do not
 //! need to understand.
 
+mod loaded;
 pub(super) mod own_table;
 mod socket;
 pub(super) mod steps;
 
 pub use super::attribute::{Attributes, WriteAttributes};
+pub(super) use loaded::nf_tables_is_loaded;
 pub use socket::{AnswerMessage, Error, Request, Socket};
 
 /// The families of tables.

@@ -7,7 +7,7 @@ use rtnetlink::packet_core::DecodeError;
 use super::steps::Rule;
 use super::{
     Attributes, Error, LIST_ELEMENT, Request, Socket, WriteAttributes, chain, data, description, elements, family,
-    hook, message, rule, set, table, verdict,
+    hook, message, nf_tables_is_loaded, rule, set, table, verdict,
 };
 
 /// A table by its name.
@@ -243,7 +243,7 @@ impl OwnTable {
 
     /// Removes the table from the kernel; whether it was there.
     pub(in super::super) fn remove(self) -> Result<bool, Error> {
-        if !super::super::backend::nf_tables_is_loaded() {
+        if !nf_tables_is_loaded() {
             // To ask would load the module.
             return Ok(false);
         }

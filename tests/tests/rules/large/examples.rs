@@ -466,7 +466,7 @@ fn pods_of_one_kind_whose_port_names_mean_different_ports_are_more_than_one_grou
         engine.load(Portion { sets: 10, rules: 50 });
         loads += 1;
     }
-    assert!(loads > 10, "{loads}");
+    assert!(loads > 5, "{loads}");
 }
 
 #[test]
