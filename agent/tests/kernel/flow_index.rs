@@ -459,11 +459,11 @@ fn no_flow_is_missed_while_renewals_forget_addresses_under_a_flood() {
             node.renew(&[]);
             let mut with_flows = BTreeSet::new();
             for family in Family::ALL {
-                let note = &mut |flow: &FlowKey| {
+                let see = &mut |flow: &FlowKey| {
                     with_flows.insert(flow.destination.to_string());
                     false
                 };
-                sweep(family, note).unwrap();
+                sweep(family, see).unwrap();
             }
             with_flows.retain(|text| to.contains(text));
             listed += with_flows.len();

@@ -72,14 +72,6 @@ impl Node {
         feed("nft", &["-f", "-"], "table inet t { chain f { type filter hook forward priority 0; policy drop; }; }");
     }
 
-    /// The sweep that an ADD of these addresses waits for.
-    fn cut(&self, addresses: &[&str]) {
-        let addresses: BTreeSet<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        let cut = Cut { scope: Scope::Of(addresses.clone()), new: addresses, index_epoch: None, renewal: None };
-        let kernel = Linux::open(Some(Backend::Nft)).unwrap();
-        kernel.flows().cut(&cut, &mut |flows| Some(vec![true; flows.len()])).unwrap();
-    }
-
     /// The pod answers for its addresses. How many of the datagrams from the other host come to each,
     /// before one that the node sent after them.
     fn come(&self) -> [usize; 2] {
@@ -103,6 +95,14 @@ impl Node {
             received.count()
         })
     }
+}
+
+/// The sweep that an ADD of these addresses waits for.
+fn cut(addresses: &[&str]) {
+    let addresses: BTreeSet<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+    let cut = Cut { scope: Scope::Of(addresses.clone()), new: addresses, index_epoch: None, renewal: None };
+    let kernel = Linux::open(Some(Backend::Nft)).unwrap();
+    kernel.flows().cut(&cut, &mut |flows| Some(vec![true; flows.len()])).unwrap();
 }
 
 fn bind(address: &str) -> UdpSocket {
@@ -133,7 +133,7 @@ fn neighbours() -> String {
 fn what_waited_for_a_new_pods_neighbour_entry_does_not_come_to_it() {
     let node = Node::new();
     node.send_and_deny();
-    node.cut(&POD);
+    cut(&POD);
     assert!(!neighbours().contains("INCOMPLETE"), "{}", neighbours());
     assert_eq!(node.come(), [0, 0]);
 }
@@ -143,7 +143,7 @@ fn what_waited_for_a_new_pods_neighbour_entry_does_not_come_to_it() {
 fn without_a_sweep_what_waited_for_a_neighbour_entry_comes() {
     let node = Node::new();
     node.send_and_deny();
-    node.cut(&["10.1.0.99"]);
+    cut(&["10.1.0.99"]);
     assert_eq!(node.come(), [SENT; 2]);
 }
 
@@ -159,7 +159,7 @@ fn other_neighbour_entries_stay() {
     ip("neigh add proxy 10.1.0.6 dev pod");
     let before = neighbours();
     let of_pod = |line: &&str| !POD.iter().any(|address| line.starts_with(&format!("{address} ")));
-    node.cut(&["10.1.0.3", "10.1.0.4", "fd01::3", "10.1.0.5", "10.1.0.6", "10.1.0.99"]);
+    cut(&["10.1.0.3", "10.1.0.4", "fd01::3", "10.1.0.5", "10.1.0.6", "10.1.0.99"]);
     assert!(before.contains("10.1.0.2 dev pod INCOMPLETE"), "{before}");
     let kept = |text: &str| -> BTreeSet<String> { text.lines().filter(of_pod).map(str::to_owned).collect() };
     assert_eq!(kept(&neighbours()), kept(&before));

@@ -162,25 +162,6 @@ impl fmt::Display for Selector {
     }
 }
 
-impl Requirement {
-    /// The same as its text, with the first values only where there are many.
-    #[must_use]
-    pub fn brief(&self) -> String {
-        const FIRST: usize = 6;
-        let (word, values) = match &self.operator {
-            Operator::In(values) => ("in", values),
-            Operator::NotIn(values) => ("notin", values),
-            Operator::Exists | Operator::DoesNotExist => return self.to_string(),
-        };
-        match values.split_at_checked(FIRST) {
-            Some((first, rest)) if !rest.is_empty() => {
-                format!("{} {word} ({},… {} more)", self.key, first.join(","), rest.len())
-            }
-            _ => self.to_string(),
-        }
-    }
-}
-
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = &self.key;

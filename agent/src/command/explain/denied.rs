@@ -196,7 +196,6 @@ fn marked(
             let mut texts: Vec<(String, String)> = (marks.iter())
                 .map(|mark| {
                     let (want, got) = conjunct.said_of(mark);
-                    let want = mark.requirement.as_ref().map_or(want, |failed| failed.requirement.brief());
                     (path(mark), format!("wants {want}, there is {got}"))
                 })
                 .collect();
@@ -256,19 +255,9 @@ pub(super) fn got<'a>(conjunct: &'a Conjunct, other: &EndName) -> Cow<'a, str> {
     }
 }
 
-/// What a part that fails asks for. Of a list of very many values the first few are enough for people.
-fn want(conjunct: &Conjunct) -> Cow<'_, str> {
-    match (conjunct.code, conjunct.marks.as_slice()) {
-        (Code::PeerLabelMissing | Code::PeerLabelValue, [explain::Mark { requirement: Some(failed), .. }]) => {
-            failed.requirement.brief().into()
-        }
-        _ => Cow::Borrowed(&conjunct.want),
-    }
-}
-
 /// What a part that fails asks for and gets.
 fn label(conjunct: &Conjunct, other: &EndName) -> String {
-    let (code, want) = (conjunct.code, &want(conjunct));
+    let Conjunct { want, code, .. } = conjunct;
     let got = got(conjunct, other);
     match code {
         Code::IpBlockFamily => {

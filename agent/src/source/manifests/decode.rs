@@ -177,7 +177,7 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
     /// number or a name.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         match &self.node.resolved().value {
-            Value::List(_) | Value::Map(_) => return Err(self.wanted(PORT)),
+            Value::List(_) | Value::Map(_) => Err(self.wanted(PORT)),
             Value::Scalar { text, plain: false } => visitor.visit_str(text).map_err(|error| self.here(error)),
             Value::Scalar { text, plain: true } => match resolve(text).value {
                 Scalar::Null => visitor.visit_unit(),
