@@ -68,7 +68,7 @@ impl Engine {
         for namespace in without.into_keys() {
             let of_stand_ins = stand_in::namespace_for(&namespace);
             for direction in Direction::ALL {
-                self.groups.remove_policy(&of_stand_ins, direction.as_str());
+                self.groups.remove_policy(&of_stand_ins, direction.section());
             }
         }
     }

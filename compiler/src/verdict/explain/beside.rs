@@ -3,11 +3,11 @@
 //! misses by little.
 
 use super::code::Code;
+use super::denying::says_that_it_denies;
 use super::its_like::selects_its_like;
 use super::mark::{FailedRequirement, Mark};
 use super::question::Question;
 use super::slip::{is_close, is_same_word, is_slip};
-use super::unwanted::says_that_it_denies;
 use crate::algebra::selector::{Operator, Requirement};
 use crate::cluster::group::{Groups, atoms};
 use crate::cluster::selection::Selection;

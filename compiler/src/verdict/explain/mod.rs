@@ -23,6 +23,7 @@ mod beside;
 mod code;
 mod conjunct;
 mod decision;
+mod denying;
 mod dns;
 mod endpoint;
 mod ends;

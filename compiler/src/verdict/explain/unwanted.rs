@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use super::beside::Beside;
 use super::code::Code;
 use super::decision::Decision;
+use super::denying::says_that_it_denies;
 use super::question::Question;
 use crate::algebra::cidr;
 use crate::cluster::group::{OtherEnd, atom};
@@ -16,14 +17,6 @@ use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, Policy
 
 /// So many policies, and rules of each, are looked at.
 const LOOKED_AT: usize = 100;
-
-/// Parts of names of policies that say that they are to keep something out.
-const DENYING: [&str; 6] = ["block", "deny", "drop", "forbid", "isolat", "restrict"];
-
-/// Whether a policy says by its name, in small letters, that it is to keep something out.
-pub(super) fn says_that_it_denies(name: &str) -> bool {
-    DENYING.iter().any(|part| name.contains(part)) && !name.contains("allow")
-}
 
 /// What is said of a policy.
 fn beside(policy: PolicyId, code: Code, path: String, want: String, got: String) -> Beside {

@@ -1,0 +1,9 @@
+//! Policies that say by their names that they are to keep something out.
+
+/// Parts of such names.
+const DENYING: [&str; 6] = ["block", "deny", "drop", "forbid", "isolat", "restrict"];
+
+/// Whether a policy says by its name, in small letters, that it is to keep something out.
+pub(super) fn says_that_it_denies(name: &str) -> bool {
+    DENYING.iter().any(|part| name.contains(part)) && !name.contains("allow")
+}
