@@ -1,5 +1,5 @@
 //! What stands for a pod while its event waits: an endpoint that the rules of its namespace admit nothing
-//! to, and that no rule admits.
+//! to or from, and that no selector selects.
 //!
 //! It is of a namespace of its own, with one policy for each direction, so to all else it is a pod as
 //! others are. That namespace has no labels and no other pods, so no selector selects it.
