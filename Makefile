@@ -37,9 +37,11 @@ run: setup ## a small cluster in network namespaces: real agents, real packets, 
 test: setup ## every test; after `make tools` also those of Helm, kubectl, promtool and containerd; samples that stay the same
 	$(CARGO) build --workspace --bins
 	previous=$$(deploy/previous.sh) || previous=; \
+	failures=$(abspath $(TARGET))/failures.txt; rm -f "$$failures"; \
 	PATH="$$(deploy/tools.sh --cached)" PROPTEST_RNG_SEED=$(SEED) RUST_TEST_THREADS=$(THREADS) NPC_WAITING_THREADS=$(WAITING_THREADS) \
-		CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER=$(abspath tests/runner.sh) $${previous:+env NPC_PREVIOUS="$$previous"} \
-		$(CARGO) test --workspace --no-fail-fast
+		CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER=$(abspath tests/runner.sh) NPC_FAILURES="$$failures" \
+		$${previous:+env NPC_PREVIOUS="$$previous"} $(CARGO) test --workspace --no-fail-fast || \
+	{ status=$$?; cat "$$failures" 2>/dev/null; exit $$status; }
 
 test-full: tools ## the same with new samples, a million packets, thousands of clusters, and all that make can fetch
 	assets=$$(deploy/apiserver.sh) && \

@@ -14,7 +14,7 @@ mod silence;
 mod small;
 mod why;
 
-use npc_tests::apiserver::{Resource, Server, Verb};
+use npc_tests::apiserver::{Request, Resource, Server, Verb};
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
 
 use crate::shop::{edits_are_followed, shop};
@@ -26,14 +26,19 @@ fn agents_follow_an_api_server(mode: Mode, backend: Backend) {
     let mut lab = lab.api_server(Server::in_process()).start().unwrap();
     edits_are_followed(&mut lab);
     let server = lab.api_server().unwrap();
-    for resource in [Resource::Pods, Resource::Namespaces, Resource::NetworkPolicies, Resource::Nodes] {
-        let nodes = lab.cluster().objects.nodes.len();
+    let watched = [Resource::Pods, Resource::Namespaces, Resource::NetworkPolicies, Resource::Nodes];
+    let nodes = lab.cluster().objects.nodes.len();
+    // An agent renews its watches; between two of them there is none.
+    let all_watch = |server: &Server| watched.iter().all(|resource| server.watches(*resource) == nodes);
+    server.wait("each agent watches", all_watch).unwrap();
+    for resource in watched {
         assert_eq!(server.count(resource, Verb::StreamingList), nodes, "each agent reads everything once");
-        assert_eq!((server.count(resource, Verb::List), server.watches(resource)), (0, nodes));
+        assert_eq!(server.count(resource, Verb::List), 0);
     }
     let asked = server.requests();
-    let outside =
-        asked.iter().find(|request| request.resource == Some(Resource::Services) || request.code != Some(200));
+    // A request without a code has no answer yet.
+    let is_refused = |request: &Request| request.code.is_some_and(|code| code != 200);
+    let outside = asked.iter().find(|request| request.resource == Some(Resource::Services) || is_refused(request));
     assert_eq!(outside, None, "an agent asks for what it may have and nothing else");
 }
 
