@@ -326,8 +326,10 @@ const EVERYWHERE: &[(&str, &str)] = &[
 
 /// Settings of a node: it forwards, and forged packets reach its FORWARD chain
 /// (`accept_local`: also those that claim its own address), because it is the
-/// enforcer that is on trial and not the routing code.
+/// enforcer that is on trial and not the routing code. Its agent sends from ports that policies rarely
+/// name: while it has a connection from a port, no receiver can listen on that port.
 const NODE: &[(&str, &str)] = &[
+    ("net/ipv4/ip_local_port_range", "40000 59999"),
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),
     ("net/ipv4/conf/all/accept_local", "1"),
