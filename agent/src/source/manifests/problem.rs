@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::span::Span;
+use crate::folded::Folded;
 
 /// How bad a [`Problem`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -124,6 +125,13 @@ impl Problem {
         self.code.severity()
     }
 
+    /// What it has in common with others of its kind.
+    #[must_use]
+    pub fn common(&self) -> &str {
+        // What follows names the other place.
+        self.message.split(" at ").next().unwrap_or_default()
+    }
+
     /// It without its severity, for a log whose line has that already.
     #[must_use]
     pub fn said(&self) -> String {
@@ -203,7 +211,8 @@ impl fmt::Display for ObjectRef {
 /// Why the input was not taken: every error in it, not only the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Errors(
-    /// The problems, warnings among them, in the order of the input.
+    /// The problems, warnings among them, in the order of the input. The text has the errors first, and
+    /// folds those that say the same.
     pub Vec<Problem>,
 );
 
@@ -212,8 +221,14 @@ pub(super) const NOWHERE: &str = "name a path that exists";
 
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for problem in &self.0 {
-            writeln!(f, "{problem}")?;
+        for severity in [Severity::Error, Severity::Warning] {
+            let mut folded = Folded::default();
+            for problem in self.0.iter().filter(|problem| problem.severity() == severity) {
+                folded.add(problem.common(), format!("{problem:#}"));
+            }
+            for line in folded.lines() {
+                writeln!(f, "{line}")?;
+            }
         }
         let errors = || self.0.iter().filter(|p| p.severity() == Severity::Error);
         if errors().all(|problem| problem.help == NOWHERE) {
