@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 
 use super::{Class, ClassId, Cluster, PodId, PolicyId, index};
 use crate::algebra::selector::{Operator, Requirement, Selector};
-use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels, is_topology_label};
+use crate::object::{
+    COMPLETION_INDEX_LABEL, Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels, is_topology_label,
+};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy};
 
 /// Whether something is selected.
@@ -32,6 +34,8 @@ pub enum UnknownLabels {
     None,
     /// Those that the controller of this workload adds to its template's.
     OfController(Workload),
+    /// The same of a Job whose pods have no index.
+    OfJobWithoutIndex(Workload),
     /// Those of its node, which a pod gets when it is bound to one.
     OfNode,
     /// All of them.
@@ -42,6 +46,7 @@ impl UnknownLabels {
     pub(super) fn of(pod: &Pod) -> Self {
         match &pod.workload {
             _ if pod.only_in_slice => Self::All,
+            Some(workload) if pod.is_template() && pod.has_no_index => Self::OfJobWithoutIndex(workload.clone()),
             Some(workload) if pod.is_template() => Self::OfController(workload.clone()),
             _ if pod.node.is_none() && !pod.finished => Self::OfNode,
             _ => Self::None,
@@ -69,7 +74,10 @@ impl UnknownLabels {
             Self::OfController(_) if requirement.key == "app" && labels.contains_key("app") => {
                 return certain(requirement.matches(labels));
             }
-            Self::OfController(workload) => workload,
+            Self::OfJobWithoutIndex(_) if requirement.key == COMPLETION_INDEX_LABEL => {
+                return certain(requirement.matches(labels));
+            }
+            Self::OfController(workload) | Self::OfJobWithoutIndex(workload) => workload,
         };
         let Some(label) = controller_labels(&workload.kind).find(|label| label.key == requirement.key) else {
             return certain(requirement.matches(labels));
