@@ -19,7 +19,7 @@ pub(super) mod steps;
 
 pub use super::attribute::{Attributes, WriteAttributes};
 pub(super) use loaded::nf_tables_is_loaded;
-pub use socket::{AnswerMessage, Error, Request, Socket};
+pub use socket::{Error, Request, Socket};
 
 /// The families of tables.
 pub mod family {

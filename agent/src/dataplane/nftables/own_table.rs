@@ -61,9 +61,9 @@ impl OwnTable {
     pub(in super::super) fn head(self, socket: &mut Socket) -> Result<Option<Head>, Error> {
         let what = format!("look for the table {}", self.title());
         let ask = Request::get(message::GET_TABLE, self.family, what, self.named(table::NAME));
-        let heads = socket.ask(&ask, |answer| {
-            let flags = answer.attributes.u32(table::FLAGS)?.unwrap_or_default();
-            Ok(Some(Head { flags, handle: answer.attributes.u64(table::HANDLE)? }))
+        let heads = socket.ask(&ask, |attributes| {
+            let flags = attributes.u32(table::FLAGS)?.unwrap_or_default();
+            Ok(Some(Head { flags, handle: attributes.u64(table::HANDLE)? }))
         });
         match heads {
             Ok(heads) => Ok(heads.first().copied()),
@@ -81,7 +81,7 @@ impl OwnTable {
         // The kernel lists chains and sets of all tables of the family.
         let what = format!("list the chains of the table {}", self.title());
         let ask = Request::list(message::GET_CHAIN, self.family, what, self.named(chain::TABLE));
-        let mut found = socket.ask(&ask, |answer| self.in_it(answer.attributes, chain::TABLE, as_chain))?;
+        let mut found = socket.ask(&ask, |attributes| self.in_it(attributes, chain::TABLE, as_chain))?;
         let mut wanted: Vec<ChainFound> =
             chains.map(|(name, hook)| (name.to_owned(), hook, u32::from(hook.is_some()))).collect();
         wanted.sort();
@@ -93,7 +93,7 @@ impl OwnTable {
     pub(in super::super) fn sets(self, socket: &mut Socket, sets: &[Set]) -> Result<Option<Vec<u64>>, Error> {
         let what = format!("list the sets of the table {}", self.title());
         let ask = Request::list(message::GET_SET, self.family, what, self.named(set::TABLE));
-        let mut found = socket.ask(&ask, |answer| self.in_it(answer.attributes, set::TABLE, as_set))?;
+        let mut found = socket.ask(&ask, |attributes| self.in_it(attributes, set::TABLE, as_set))?;
         found.sort();
         let mut wanted: Vec<_> = sets.iter().map(|set| (set.name, set.key_length, set.flags)).collect();
         wanted.sort_unstable();
@@ -114,9 +114,8 @@ impl OwnTable {
             bytes.put_text(rule::CHAIN, chain);
         });
         let mut wanted = rules;
-        let found = socket.ask(&ask, |answer| {
-            // Kernels before 5.x pass over what is asked for.
-            let attributes = answer.attributes;
+        let found = socket.ask(&ask, |attributes| {
+            // Old kernels list the rules of all chains.
             if attributes.text(rule::TABLE)? != Some(self.name) || attributes.text(rule::CHAIN)? != Some(chain) {
                 return Ok(None);
             }
@@ -135,7 +134,7 @@ impl OwnTable {
             bytes.put_text(elements::TABLE, self.name);
             bytes.put_text(elements::SET, set);
         });
-        Ok(socket.ask(&ask, |answer| keys(answer.attributes).map(Some))?.into_iter().flatten().collect())
+        Ok(socket.ask(&ask, |attributes| keys(attributes).map(Some))?.into_iter().flatten().collect())
     }
 
     /// Whether a set has a member.
