@@ -233,7 +233,7 @@ pub enum Error {
     Links(#[from] links::Error),
     /// A table of ours in nf_tables.
     #[error(transparent)]
-    Bridge(#[from] nftables::Error),
+    OwnTable(#[from] nftables::Error),
     /// Something without which no policy can be enforced.
     #[error("this kernel cannot enforce policies: it lacks {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     MissingMatches(Vec<probe::Missing>),

@@ -52,7 +52,7 @@ type SetFound = (String, u32, u32, u64);
 
 impl OwnTable {
     /// What to call it in errors.
-    pub(in super::super) fn title(self) -> String {
+    fn title(self) -> String {
         let family = if self.family == family::BRIDGE { "bridge" } else { "inet" };
         format!("{family} {}", self.name)
     }
