@@ -33,13 +33,13 @@ pub(in super::super) type Chain<'a> = (&'a str, Option<(u32, i32)>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Set {
     pub(in super::super) name: &'static str,
-    /// For `nft`, which prints members by it. It is not listed.
+    /// For `nft`, which prints members by it. Not compared when the set is read back.
     pub(in super::super) key_type: u32,
     pub(in super::super) key_length: u32,
     pub(in super::super) flags: u32,
-    /// How many members it has at most, if there is a bound. It is not listed.
+    /// How many members it has at most, if there is a bound. Not compared when the set is read back.
     pub(in super::super) size: Option<u32>,
-    /// What only `nft` reads. It is not listed.
+    /// What only `nft` reads. Not compared when the set is read back.
     pub(in super::super) userdata: Option<&'static [u8]>,
 }
 
@@ -72,7 +72,7 @@ impl OwnTable {
         }
     }
 
-    /// Whether it has these chains and no others. A packet goes on from the end of each that it enters by.
+    /// Whether it has these chains and no others. Each base chain has the policy ACCEPT.
     pub(in super::super) fn has_chains<'a>(
         self,
         socket: &mut Socket,
