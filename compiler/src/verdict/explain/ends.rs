@@ -114,10 +114,7 @@ impl<'a> Finder<'a> {
         let mut units = Vec::new();
         for block in blocks {
             let family = block.family;
-            let inside = |address: &&IpAddr| {
-                Family::of(address) == family && block.addresses().contains(cidr::number(**address))
-            };
-            let taken: Vec<IpAddr> = taken.iter().filter(inside).copied().collect();
+            let taken: Vec<IpAddr> = taken.iter().filter(|address| block.holds(**address)).copied().collect();
             let numbers = taken.iter().map(|address| cidr::number(*address));
             let numbers: AddressSet = RangeSet::from_ranges(numbers.map(|number| (number, number)));
             for zone in zones.within(block) {

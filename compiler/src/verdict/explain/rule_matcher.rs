@@ -9,7 +9,6 @@ use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use crate::algebra::cidr;
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Admitted, Atom, Resolution};
@@ -235,7 +234,7 @@ impl RuleMatcher<'_> {
             Some(Conjunct::new(Of::Peer, path, part, want, got, code))
         };
         let cidr = written.cidr.network().to_string();
-        let is_outside = address.is_none_or(|address| !written.cidr.addresses().contains(cidr::number(address)));
+        let is_outside = address.is_none_or(|address| !written.cidr.holds(address));
         // A block of the other family fails by that, whatever else it holds.
         let is_of_family = self.question.family.is_none_or(|family| family == written.cidr.family);
         let translated = || Translated::of_block(written, self.cluster, self.question, self.direction, self.other);
@@ -254,12 +253,10 @@ impl RuleMatcher<'_> {
             let is_in = Atom::Block(written.block.clone()).holds(self.cluster, seen);
             return if is_in { None } else { conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside) };
         };
-        let number = cidr::number(address);
-        if !written.cidr.addresses().contains(number) {
+        if !written.cidr.holds(address) {
             return conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside);
         }
-        let cut = |cidr: &&cidr::Cidr| cidr.family == written.cidr.family && cidr.addresses().contains(number);
-        let (i, except) = written.except.iter().enumerate().find(|(_, cidr)| cut(cidr))?;
+        let (i, except) = written.except.iter().enumerate().find(|(_, cidr)| cidr.holds(address))?;
         conjunct(&format!(".except[{i}]"), Part::Except, format!("not {}", except.network()), Code::IpBlockExcept)
     }
 

@@ -10,7 +10,7 @@ use super::entry::Entry;
 use super::name::Target;
 use super::question::MissingFact;
 use super::walk::{Destination, Route, Walk};
-use crate::algebra::cidr::{self, AddressSet, Cidr};
+use crate::algebra::cidr::{AddressSet, Cidr};
 use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Service};
 use crate::policy::Block;
@@ -90,8 +90,7 @@ pub(super) fn source_ranges(service: &Service) -> Vec<Cidr> {
 
 /// Whether an address is in one of these prefixes.
 pub(super) fn are_in(ranges: &[Cidr], address: IpAddr) -> bool {
-    let holds = |of: &Cidr| of.family == Family::of(&address) && of.addresses().contains(cidr::number(address));
-    ranges.iter().any(holds)
+    ranges.iter().any(|of| of.holds(address))
 }
 
 /// Whether a client is one that the load balancer takes, as a fact that the input lacks.
