@@ -12,7 +12,6 @@ use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::MissingFact;
 use super::walk::{Destination, Route, Walk};
-use crate::algebra::cidr;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::HostPortAt;
 use crate::cluster::{Cluster, PodId};
@@ -140,8 +139,7 @@ impl Walk<'_> {
 
     /// Whether all addresses of a part of a prefix are those of Services.
     fn is_all_of_services(&self, unit: &Unit) -> bool {
-        let parts = unit.name.name.split(',').map(cidr::Cidr::parse);
-        parts.into_iter().all(|part| part.is_ok_and(|part| self.ends.cluster.are_of_services(&part)))
+        unit.name.prefixes().all(|prefix| self.ends.cluster.are_of_services(&prefix))
     }
 
     /// Whether a port of a node may lead to a Service or a pod.

@@ -91,6 +91,12 @@ impl EndName {
         }
     }
 
+    /// The prefixes of a part of a prefix; none of another end.
+    pub(in crate::verdict) fn prefixes(&self) -> impl Iterator<Item = Cidr> {
+        let texts = self.name.split(',').filter(|_| self.kind == "Block");
+        texts.filter_map(|text| Cidr::parse(text).ok())
+    }
+
     /// What a Service is called.
     pub(super) fn of_service(service: &Service) -> Self {
         Self {
