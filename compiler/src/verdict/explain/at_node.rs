@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use super::answer::{Flow, Unanswerable, Warning, Way};
 use super::ends::{Finder, Unit};
 use super::entry::{Entry, NodePort};
-use super::judged_pairs::JudgedPairs;
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::MissingFact;
@@ -32,32 +31,27 @@ const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
 impl Walk<'_> {
     /// Flows to ports of a node that lead to Services or pods; whether it does.
-    pub(super) fn by_node(
-        &mut self,
-        sources: &[Unit],
-        to: &Target<'_>,
-        addresses: &[IpAddr],
-    ) -> Result<bool, Unanswerable> {
+    pub(super) fn by_node(&mut self, sources: &[Unit], to: &Target<'_>, addresses: &[IpAddr]) -> bool {
         let cluster = self.ends.cluster;
         let (protocol, first, last) = match self.port {
             Some(Port::Numbers(protocol, first, last)) => (Some(protocol.unwrap_or(Protocol::Tcp)), *first, *last),
             // No port of a node takes ICMP.
-            Some(Port::Name(_) | Port::Icmp) => return Ok(false),
+            Some(Port::Name(_) | Port::Icmp) => return false,
             None => (None, 1, u16::MAX),
         };
         let only = protocol.filter(|_| first == last);
         if let ([address], Some(only)) = (addresses, only)
             && self.by_unknown_node(sources, *address, only, first)
         {
-            return Ok(true);
+            return true;
         }
         let is_node = |address: &&IpAddr| cluster.is_node(**address) && cluster.holders(**address, None).is_empty();
         let addresses: Vec<IpAddr> = addresses.iter().filter(is_node).copied().collect();
         if addresses.is_empty() {
-            return Ok(false);
+            return false;
         }
         if let Some(only) = only {
-            return Ok(self.by_port(sources, &addresses, only, first));
+            return self.by_port(sources, &addresses, only, first);
         }
         let is_asked = |of: Protocol, number: u16| {
             protocol.is_none_or(|protocol| of == protocol) && (first..=last).contains(&number)
@@ -73,11 +67,11 @@ impl Walk<'_> {
             of_services.chain(of_pods).filter(|(of, number, _)| is_asked(*of, *number)).collect();
         let numbers: BTreeSet<(Protocol, u16)> = ports.iter().map(|(of, number, _)| (*of, *number)).collect();
         if ports.is_empty() {
-            return Ok(false);
+            return false;
         }
         if numbers.len() > PORTS_JUDGED {
             self.explanation.warn(Warning::NodePorts(ports.into_iter().collect()));
-            return Ok(false);
+            return false;
         }
         let asked = protocol.map_or_else(Traffic::all, |protocol| Traffic::ports(protocol, first, last));
         let mut rest = asked;
@@ -87,11 +81,11 @@ impl Walk<'_> {
             }
         }
         if !rest.is_none() {
-            let units = self.ends.units(to)?.into_iter();
+            let units = self.ends.units(to).into_iter();
             let destinations: Vec<Destination> = units.map(|unit| Destination::direct(unit, rest.clone())).collect();
             self.between(sources, &destinations, Route::default());
         }
-        Ok(true)
+        true
     }
 
     /// Flows to prefixes, of which some addresses lead elsewhere: those of Services, where a prefix
@@ -99,7 +93,7 @@ impl Walk<'_> {
     /// gets alone.
     pub(super) fn by_prefixes(&mut self, sources: &[Unit], to: &Target<'_>) -> Result<(), Unanswerable> {
         let cluster = self.ends.cluster;
-        let mut units = self.ends.units(to)?;
+        let mut units = self.ends.units(to);
         if let Target::Blocks(blocks) = to {
             let holds = |address: &IpAddr| blocks.iter().any(|of| of.holds(*address));
             let of_services: BTreeSet<IpAddr> =
@@ -126,7 +120,7 @@ impl Walk<'_> {
             let nodes: Vec<Unit> = units.iter().filter(is_node).cloned().collect();
             for unit in nodes.iter().take(ADDRESSES_JUDGED) {
                 let Party::End(End::Address(address)) = unit.party else { continue };
-                if self.by_node(sources, &Target::Address(address), &[address])? {
+                if self.by_node(sources, &Target::Address(address), &[address]) {
                     units.retain(|of| of.party != unit.party);
                 }
             }
@@ -221,7 +215,7 @@ impl Walk<'_> {
 
     /// A port of a node itself.
     fn at_address(&self, address: IpAddr, only: Protocol, number: u16) -> Vec<Destination> {
-        let units = self.ends.units(&Target::Address(address)).unwrap_or_default().into_iter();
+        let units = self.ends.units(&Target::Address(address)).into_iter();
         units.map(|unit| Destination::direct(unit, Traffic::ports(only, number, number))).collect()
     }
 
@@ -303,70 +297,40 @@ impl Walk<'_> {
     /// Flows of which nothing is known.
     fn unknown(&mut self, sources: &[Unit], address: IpAddr, only: Protocol, number: u16, fact: &MissingFact) {
         let wholes: BTreeSet<EndName> = sources.iter().map(|unit| unit.whole.without_addresses()).collect();
+        let traffic = Traffic::ports(only, number, number);
         let to = EndName::of_address(address);
         self.explanation.flows.extend(wholes.into_iter().map(|from| Flow {
-            from,
-            to: to.clone(),
-            via: None,
-            way: None,
             family: Some(Family::of(&address)),
-            traffic: Traffic::ports(only, number, number),
-            seen_by_source: None,
-            port_name: None,
-            verdict: Verdict::Unknown,
-            broken: None,
             missing: vec![fact.clone()],
-            decisions: None,
-            parties: None,
-            asked: JudgedPairs::default(),
-            alike: None,
+            ..Flow::undecided(from, to.clone(), traffic.clone(), Verdict::Unknown)
         }));
     }
 
     /// Flows with a node of which the input says no address; whether one of the ends is such a node.
-    pub(super) fn of_unaddressed_node(&mut self, from: &Target<'_>, to: &Target<'_>) -> Result<bool, Unanswerable> {
+    pub(super) fn of_unaddressed_node(&mut self, from: &Target<'_>, to: &Target<'_>) -> bool {
         let unaddressed = |target: &Target<'_>| match target {
             Target::Node { name, addresses } if addresses.is_empty() => Some(name.clone()),
             _ => None,
         };
         let nodes: BTreeSet<String> = [from, to].into_iter().filter_map(unaddressed).collect();
         if nodes.is_empty() {
-            return Ok(false);
+            return false;
         }
-        let wholes = |target: &Target<'_>| -> Result<BTreeSet<EndName>, Unanswerable> {
+        let wholes = |target: &Target<'_>| -> BTreeSet<EndName> {
             if let Some(name) = unaddressed(target) {
-                return Ok(BTreeSet::from([EndName { kind: "Node".to_owned(), name, ..EndName::default() }]));
+                return BTreeSet::from([EndName { kind: "Node".to_owned(), name, ..EndName::default() }]);
             }
-            Ok(self.ends.units(target)?.into_iter().map(|unit| unit.whole.without_addresses()).collect())
+            self.ends.units(target).into_iter().map(|unit| unit.whole.without_addresses()).collect()
         };
-        let traffic = match self.port {
-            Some(Port::Numbers(protocol, first, last)) => {
-                Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last)
-            }
-            Some(Port::Icmp) => Traffic::icmp(),
-            Some(Port::Name(_)) | None => Traffic::all(),
-        };
-        let (sources, destinations) = (wholes(from)?, wholes(to)?);
+        let traffic = self.port.and_then(Port::traffic).unwrap_or_else(Traffic::all);
+        let (sources, destinations) = (wholes(from), wholes(to));
         for from in &sources {
             self.explanation.flows.extend(destinations.iter().map(|to| Flow {
-                from: from.clone(),
-                to: to.clone(),
-                via: None,
-                way: None,
-                family: None,
-                traffic: traffic.clone(),
-                seen_by_source: None,
-                port_name: None,
-                verdict: Verdict::Unknown,
-                broken: None,
                 missing: nodes.iter().cloned().map(MissingFact::NodeAddress).collect(),
-                decisions: None,
-                parties: None,
-                asked: JudgedPairs::default(),
-                alike: None,
+                ..Flow::undecided(from.clone(), to.clone(), traffic.clone(), Verdict::Unknown)
             }));
         }
-        Ok(true)
+        true
     }
 
     /// Flows of pods to the loopback address, which each sends to itself; whether all are pods.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::algebra::cidr::Cidr;
+use crate::algebra::traffic::Traffic;
 use crate::cluster::PodId;
 use crate::object::{Protocol, Service};
 
@@ -47,6 +48,20 @@ pub enum Port {
     Name(String),
     /// None: ICMP, and ICMPv6.
     Icmp,
+}
+
+impl Port {
+    /// The traffic that it means at any destination; none of a name, which each destination gives its own
+    /// ports.
+    pub(super) fn traffic(&self) -> Option<Traffic> {
+        match self {
+            Self::Numbers(protocol, first, last) => {
+                Some(Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last))
+            }
+            Self::Icmp => Some(Traffic::icmp()),
+            Self::Name(_) => None,
+        }
+    }
 }
 
 /// What an end is called.
