@@ -177,16 +177,18 @@ impl Walk<'_> {
             self.unknown(sources, addresses[0], only, number, &MissingFact::NodePort(number));
             return true;
         }
-        let services = self.of_unchosen_port(sources, addresses[0], only, number);
-        if !services.is_empty() {
-            self.unknown(sources, addresses[0], only, number, &MissingFact::UnchosenNodePort(number, services));
-            return true;
-        }
-        false
+        let may_be_chosen = addresses.iter().find_map(|address| {
+            let services = self.of_unchosen_port(sources, *address, only, number);
+            (!services.is_empty()).then_some((*address, services))
+        });
+        let Some((address, services)) = may_be_chosen else { return false };
+        self.unknown(sources, address, only, number, &MissingFact::UnchosenNodePort(number, services));
+        true
     }
 
-    /// The Services to which a port of a node may lead because the input does not say their node
-    /// ports; none where all is allowed whichever of them it is.
+    /// The Services to which a port of a node's address may lead because the input does not say their
+    /// node ports. Those are left out that make no difference: all is allowed to their pods, and to the
+    /// node itself.
     fn of_unchosen_port(&self, sources: &[Unit], address: IpAddr, only: Protocol, number: u16) -> Vec<String> {
         let Finder { cluster, groups } = self.ends;
         let is_open = |unit: &Unit| {
@@ -200,16 +202,14 @@ impl Walk<'_> {
             let backends = cluster.behind(service);
             backends.is_none_or(|ends| !self.ends.behind(ends).iter().all(is_open))
         };
-        let found: Vec<&Service> = without_number(cluster, only, number).collect();
-        let are_sources_open = || {
-            let node = self.at_address(address, only, number);
-            self.are_allowed(sources, &node, Route::default())
-        };
-        if found.is_empty() || (are_sources_open() && !found.iter().any(may_deny)) {
+        let is_of_family = |of: &&Service| of.routing.only_family.is_none_or(|only| only == Family::of(&address));
+        let found: Vec<&Service> = without_number(cluster, only, number).filter(is_of_family).collect();
+        if found.is_empty() {
             return Vec::new();
         }
-        let is_isolated_source = sources.iter().any(|unit| matches!(unit.party, Party::End(End::Pod(_))));
-        let services = found.into_iter().filter(|of| is_isolated_source || may_deny(of));
+        let node = self.at_address(address, only, number);
+        let are_sources_open = self.are_allowed(sources, &node, Route::default());
+        let services = found.into_iter().filter(|of| !are_sources_open || may_deny(of));
         services.map(|of| format!("{}/{}", of.namespace, of.name)).collect()
     }
 
@@ -349,7 +349,7 @@ impl Walk<'_> {
     }
 }
 
-/// The Services for which the API server may choose this port of nodes.
+/// The Services for which the API server may choose this port of nodes: none if another Service has it.
 fn without_number(cluster: &Cluster, protocol: Protocol, number: u16) -> impl Iterator<Item = &Service> {
     let may_be = move |of: &&Service| of.routing.unchosen_node_ports.contains(&protocol);
     cluster.services().filter(may_be).filter(move |_| NODE_PORTS.contains(&number))
