@@ -204,7 +204,8 @@ pub enum Warning {
     },
     /// The prefix that was asked for holds addresses of these Services, which are too many to judge.
     HoldsServices(Vec<String>),
-    /// What was asked for holds the addresses of many nodes, of which this port may lead elsewhere.
+    /// This port of a node leads to a Service or a pod. The prefix holds more nodes than are judged one by
+    /// one.
     HoldsNodes(u16),
     /// The source is an address of a Service, which no packet has as its source.
     ServiceAddressAsSource {
@@ -334,7 +335,6 @@ pub enum Unanswerable {
 }
 
 impl Flow {
-    /// Whether this says of one family what another flow says of the other.
     /// A flow of which no policy is asked.
     pub(super) fn undecided(from: EndName, to: EndName, traffic: Traffic, verdict: Verdict) -> Self {
         Self {
@@ -356,6 +356,7 @@ impl Flow {
         }
     }
 
+    /// Whether this says of one family what another flow says of the other.
     #[must_use]
     pub fn is_same_in_another_family(&self, other: &Self) -> bool {
         self.family != other.family

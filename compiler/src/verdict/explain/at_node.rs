@@ -88,9 +88,8 @@ impl Walk<'_> {
         true
     }
 
-    /// Flows to prefixes, of which some addresses lead elsewhere: those of Services, where a prefix
-    /// was asked for, and those of nodes by the port that was. Such an address gets the answer that it
-    /// gets alone.
+    /// Flows to prefixes. Addresses of Services and ports of nodes lead elsewhere, so each gets the answer
+    /// that it gets alone.
     pub(super) fn by_prefixes(&mut self, sources: &[Unit], to: &Target<'_>) -> Result<(), Unanswerable> {
         let cluster = self.ends.cluster;
         let mut units = self.ends.units(to);
@@ -297,8 +296,8 @@ impl Walk<'_> {
     /// Flows of which nothing is known.
     fn unknown(&mut self, sources: &[Unit], address: IpAddr, only: Protocol, number: u16, fact: &MissingFact) {
         let wholes: BTreeSet<EndName> = sources.iter().map(|unit| unit.whole.without_addresses()).collect();
-        let traffic = Traffic::ports(only, number, number);
         let to = EndName::of_address(address);
+        let traffic = Traffic::ports(only, number, number);
         self.explanation.flows.extend(wholes.into_iter().map(|from| Flow {
             family: Some(Family::of(&address)),
             missing: vec![fact.clone()],
@@ -351,11 +350,15 @@ impl Walk<'_> {
 
 /// The Services for which the API server may choose this port of nodes: none if another Service has it.
 fn without_number(cluster: &Cluster, protocol: Protocol, number: u16) -> impl Iterator<Item = &Service> {
-    let may_be = move |of: &&Service| of.routing.unchosen_node_ports.contains(&protocol);
-    cluster.services().filter(may_be).filter(move |_| NODE_PORTS.contains(&number))
+    let is_free = NODE_PORTS.contains(&number) && cluster.behind_node_port(protocol, number).is_none();
+    let may_be = move |of: &&Service| is_free && of.routing.unchosen_node_ports.contains(&protocol);
+    cluster.services().filter(may_be)
 }
 
 fn pod_name(cluster: &Cluster, pod: PodId) -> String {
     let pod = cluster.pod(pod);
     format!("{}/{}", pod.namespace, pod.name)
 }
+
+#[cfg(test)]
+mod tests;

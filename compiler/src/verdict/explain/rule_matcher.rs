@@ -99,7 +99,7 @@ impl RuleMatcher<'_> {
         // miss alike, the one that means the end but for a slip, or has more of its labels, is about it.
         let rank = |JudgedPeer { conjuncts, labels, matching }: &JudgedPeer| {
             let block = block_rank(conjuncts);
-            (self.is_far_block(conjuncts), conjuncts.len(), block, likeness(conjuncts), *labels, Reverse(*matching))
+            (self.is_far_block(conjuncts), conjuncts.len(), block, slip_rank(conjuncts), *labels, Reverse(*matching))
         };
         let nearest = judged.iter().map(rank).min()?;
         let equal = judged.iter().filter(|of| rank(of) == nearest).count();
@@ -276,7 +276,7 @@ impl RuleMatcher<'_> {
             Some((conjuncts, path))
         });
         let judged: Vec<(Vec<Conjunct>, String)> = judged.collect();
-        let rank = |(conjuncts, _): &(Vec<Conjunct>, String)| (conjuncts.len(), likeness(conjuncts));
+        let rank = |(conjuncts, _): &(Vec<Conjunct>, String)| (conjuncts.len(), slip_rank(conjuncts));
         let fewest = judged.iter().map(rank).min()?;
         let equal = judged.iter().filter(|of| rank(of) == fewest).count();
         let (nearest, path) = judged.into_iter().find(|of| rank(of) == fewest)?;
@@ -389,9 +389,9 @@ impl RuleMatcher<'_> {
     }
 }
 
-/// How likely it is that what fails was meant to match, the likeliest first: an item that means the same
-/// in another way is nearer than one that may be right for others.
-pub(super) fn likeness(conjuncts: &[Conjunct]) -> u8 {
+/// How far what fails is from a slip of its author, the nearest first: an item that means the same in
+/// another way is nearer than one that may be right for others.
+pub(super) fn slip_rank(conjuncts: &[Conjunct]) -> u8 {
     let rank = |of: &Conjunct| match of.code {
         Code::PeerAndNotOr | Code::PortIsServicePort => 0,
         Code::PortProtocol | Code::PortNamedOtherProtocol => 1,

@@ -116,7 +116,7 @@ impl Look<'_> {
     /// A rule that admits everyone on every port, of a policy that says by its name that it is to
     /// keep something out.
     fn empty_rule(&self) -> Option<Beside> {
-        let is_to_deny = |id: PolicyId| says_that_it_denies(&self.cluster.policy(id).name.to_ascii_lowercase());
+        let is_to_deny = |id: PolicyId| says_that_it_denies(&self.cluster.policy(id).name);
         let (id, rule) = self.admitting().find(|(id, rule)| rule.admits_everything() && is_to_deny(*id))?;
         let field = self.direction.peers_field();
         let want = format!("a rule without {field} and ports admits everyone on every port");
