@@ -30,7 +30,7 @@ use npc_compiler::verdict::explain::{
     FlowExplanation, Target, Unanswerable, Verdict, explain, explain_endpoint, explain_parts,
 };
 
-use super::endpoint::{EndpointText, Resolved, short_kind};
+use super::endpoint::{EndpointText, Resolved};
 use super::input::{self, Input};
 use super::words::policies_and_pods;
 use super::{Exit, Stop, completion, output};
@@ -206,9 +206,6 @@ fn is_of_hosts(cluster: &Cluster, target: &Target<'_>) -> bool {
 /// Why a question has no answer, as the command says it.
 fn stop(error: &Unanswerable, to: &str, about: &str) -> Stop {
     match error {
-        Unanswerable::NodeWithoutAddress(name) => {
-            Stop::new(Exit::Unknown, format!("the input says no address of {}/{name}", short_kind("Node")))
-        }
         Unanswerable::NoPortNamed { name, known } => {
             let known = match known.as_slice() {
                 [] => "it names no ports".to_owned(),
