@@ -30,7 +30,7 @@ use npc_compiler::verdict::explain::{
     FlowExplanation, Target, Unanswerable, Verdict, explain, explain_endpoint, explain_parts,
 };
 
-use super::endpoint::{EndpointText, Resolved, is_of_hosts, short_kind};
+use super::endpoint::{EndpointText, Resolved, is_of_hosts};
 use super::input::{self, Input};
 use super::words::policies_and_pods;
 use super::{Exit, Stop, completion, output};
@@ -191,6 +191,9 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
                 ),
             )
         }
+        (Unanswerable::NoEndpoint, Target::Node { addresses, .. }) if addresses.is_empty() => {
+            Stop::new(Exit::Unknown, format!("the input says no address of {}", from.name))
+        }
         _ => stop(error, &from.name, &from.name),
     }
 }
@@ -198,9 +201,6 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
 /// Why a question has no answer, as the command says it.
 fn stop(error: &Unanswerable, to: &str, about: &str) -> Stop {
     match error {
-        Unanswerable::NodeWithoutAddress(name) => {
-            Stop::new(Exit::Unknown, format!("the input says no address of {}/{name}", short_kind("Node")))
-        }
         Unanswerable::NoPortNamed { name, known } => {
             let known = match known.as_slice() {
                 [] => "it names no ports".to_owned(),

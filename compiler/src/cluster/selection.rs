@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use super::{Class, ClassId, Cluster, PodId, PolicyId, index};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::object::{
-    COMPLETION_INDEX_LABEL, Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels, is_topology_label,
+    COMPLETION_INDEX_LABEL, ControllerLabel, Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels,
+    is_topology_label,
 };
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy};
 
@@ -70,16 +71,15 @@ impl UnknownLabels {
             Self::All => return Selection::Possible,
             _ if is_topology_label(&requirement.key) => return Selection::Possible,
             Self::OfNode => return certain(requirement.matches(labels)),
-            // Knative names the pods' app only where the template does not.
-            Self::OfController(_) if requirement.key == "app" && labels.contains_key("app") => {
-                return certain(requirement.matches(labels));
-            }
             Self::OfJobWithoutIndex(_) if requirement.key == COMPLETION_INDEX_LABEL => {
                 return certain(requirement.matches(labels));
             }
             Self::OfController(workload) | Self::OfJobWithoutIndex(workload) => workload,
         };
-        let Some(label) = controller_labels(&workload.kind).find(|label| label.key == requirement.key) else {
+        let is_added = |label: &&ControllerLabel| {
+            label.key == requirement.key && !(label.yields_to_template && labels.contains_key(label.key))
+        };
+        let Some(label) = controller_labels(&workload.kind).find(is_added) else {
             return certain(requirement.matches(labels));
         };
         let may_be = |values: &[String]| values.iter().any(|value| label.may_be(workload, value));

@@ -72,7 +72,7 @@ pub fn explain_endpoint(
     if !pods.is_empty() {
         return Ok(of_ends(cluster, groups, &pods, &[]));
     }
-    let addresses = addresses_of(cluster, target)?;
+    let addresses = addresses_of(cluster, target);
     if !(1..=NODE_ADDRESSES).contains(&addresses.len()) {
         return Err(Unanswerable::NoEndpoint);
     }
@@ -80,25 +80,22 @@ pub fn explain_endpoint(
 }
 
 /// The addresses to which no policy applies that a target means.
-fn addresses_of(cluster: &Cluster, target: &Target<'_>) -> Result<Vec<IpAddr>, Unanswerable> {
+fn addresses_of(cluster: &Cluster, target: &Target<'_>) -> Vec<IpAddr> {
     let of_hosts = |pods: &[PodId]| -> Vec<IpAddr> {
         let hosts = pods.iter().filter(|pod| cluster.pod(**pod).host_network);
         let of_pod = |pod: &PodId| Family::ALL.map(|family| Party::Host(*pod).address(cluster, family));
         let addresses: BTreeSet<IpAddr> = hosts.flat_map(of_pod).flatten().collect();
         addresses.into_iter().collect()
     };
-    Ok(match target {
+    match target {
         Target::Address(address) => vec![*address],
-        Target::Node { name, addresses } if addresses.is_empty() => {
-            return Err(Unanswerable::NodeWithoutAddress(name.clone()));
-        }
         Target::Node { addresses, .. } => addresses.clone(),
         Target::Pod(pod) => of_hosts(&[*pod]),
         Target::Pods(pods) => of_hosts(pods),
         Target::Service(_) | Target::ServiceAddress(..) | Target::Blocks(_) | Target::Any | Target::Outside => {
             Vec::new()
         }
-    })
+    }
 }
 
 /// A part of an endpoint: pods that are judged alike.
