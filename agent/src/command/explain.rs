@@ -127,7 +127,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let parts = explain_parts(cluster, &groups, &from.target);
         let (name, explanation, parts) = (&from.name, &explanation, &parts);
         let near = &alone::near(&input, &groups, &from.target);
-        let about = single::About { context: &context, name, explanation, parts, near };
+        let is_of_hosts = is_of_hosts(cluster, &from.target);
+        let about = single::About { context: &context, name, explanation, parts, is_of_hosts, near };
         match args.output {
             Format::Json => output::json(&about.json())?,
             Format::Text => about.text(&mut output::stdout())?,
@@ -185,8 +186,8 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
                 Exit::Input,
                 format!(
                     "no policy applies to {}, because its pods are in their nodes' networks (hostNetwork): policies see the \
-                 address of the node, which the input does not say, and nothing isolates it; ask npc explain {0} DST, or npc explain SRC {0}, about the \
-                 policies of the other end",
+                 addresses of these nodes, of which the input says none, or more than one answer can be about; ask npc \
+                 explain {0} DST, or npc explain SRC {0}, about the policies of the other end",
                     from.name
                 ),
             )

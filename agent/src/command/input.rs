@@ -15,7 +15,7 @@ use futures::FutureExt as _;
 use futures::future::try_join;
 use npc_agent::finding::Finding;
 use npc_agent::source::kube;
-use npc_agent::source::manifests::{self, Loaded, ObjectRef};
+use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::whatif::{self, Removal};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::unread::{Extent, Unread};
@@ -25,6 +25,7 @@ use npc_compiler::ruleset::members;
 
 use super::{Exit, Stop, unjudged, words};
 pub(super) use named::NamedObject;
+use named::UnknownWorkloads;
 pub(super) use report::unread_words;
 use timeout::Timeout;
 
@@ -115,8 +116,7 @@ pub(super) struct Input {
     pub(super) set_members: SetMembers,
     /// What the API server listed and npc cannot read.
     listed: Vec<String>,
-    /// Workloads that were named and may be there, and why that is not known.
-    unknown_workloads: Vec<(ObjectRef, String)>,
+    unknown_workloads: UnknownWorkloads,
 }
 
 /// What the API server says.
@@ -128,7 +128,7 @@ struct Asked {
     problems: Vec<String>,
     /// What the reader should know besides.
     warnings: Vec<String>,
-    unknown_workloads: Vec<(ObjectRef, String)>,
+    unknown_workloads: UnknownWorkloads,
 }
 
 impl Input {
@@ -160,17 +160,9 @@ impl Input {
         self.loaded.unread.iter().any(|unread| unread.may_hold("Pod", namespace))
     }
 
-    /// Why it is not known whether workloads are there that these names may mean; without a kind, any.
+    /// Why it is not known whether workloads are there that this name may mean; without a kind, any.
     pub(super) fn unknown_workloads(&self, namespace: &str, kind: Option<&str>, name: &str) -> Vec<String> {
-        let is_meant = |of: &ObjectRef| {
-            of.namespace == namespace
-                && of.name == name
-                && kind.is_none_or(|kind| kind == "Workload" || kind == of.kind)
-        };
-        let mut why: Vec<String> =
-            self.unknown_workloads.iter().filter(|(of, _)| is_meant(of)).map(|(_, why)| why.clone()).collect();
-        why.dedup();
-        why
+        self.unknown_workloads.why(namespace, kind, name)
     }
 
     /// What was not read of the policies of any namespace, in words.

@@ -16,9 +16,10 @@ fn template(name: &str) -> Value {
 }
 
 fn pod(name: &str, labels: &Value, owner: (&str, &str), phase: &str) -> Value {
+    let owner = json!({"apiVersion": "v1", "kind": owner.0, "name": owner.1, "uid": "u", "controller": true});
     json!({"metadata": {
                "namespace": "shop", "name": name, "uid": name, "labels": labels,
-               "ownerReferences": [{"apiVersion": "v1", "kind": owner.0, "name": owner.1, "uid": "u", "controller": true}]},
+               "ownerReferences": [owner]},
            "spec": {"nodeName": "n", "containers": []},
            "status": {"phase": phase, "podIPs": [{"ip": format!("10.0.0.{}", name.len())}]}})
 }
@@ -31,7 +32,7 @@ fn cluster(path: &str) -> Reply {
     match path {
         "/api/v1/namespaces" => items(json!([{"metadata": {"name": "shop"}}])),
         "/api/v1/pods" => items(json!([
-            pod("bare", &json!({"app": "bare"}), ("Other", "bare"), "Running"),
+            pod("bare", &json!({"app": "bare"}), ("Node", "n"), "Running"),
             pod(
                 "web-5d4f8-aaaa",
                 &json!({"app": "web", "pod-template-hash": "5d4f8"}),
@@ -209,7 +210,7 @@ fn completions_know_namespaces_policies_and_names_without_their_namespace() {
     assert_eq!(complete("npc explain -f in.yaml -n shop w"), ["web-1"]);
     assert_eq!(
         complete("npc explain -f in.yaml -n shop s"),
-        ["shop/netpol/deny", "shop/pod/web-1", "shop/svc/web", "svc/web"]
+        ["shop/pod/web-1", "shop/svc/web", "svc/web", "shop/netpol/deny"]
     );
     assert_eq!(complete("npc explain -f in.yaml shop/netpol/"), ["shop/netpol/deny"]);
     assert_eq!(complete("npc explain -f in.yaml shop/web-1 shop/n"), Vec::<String>::new());

@@ -334,9 +334,10 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
     let nowhere = (is_scoped && unread.is_empty()).then(|| no_namespace(input, namespace)).flatten();
     let is_nowhere = nowhere.is_some();
     let unknown = input.unknown_workloads(namespace, kind, name);
-    if !unknown.is_empty() {
+    if unread.is_empty() && !unknown.is_empty() {
+        let what = kind.map_or("workload".to_owned(), str::to_lowercase);
         return format!(
-            "no {what} {name:?} was read in namespace {namespace}, by a pod of it, but it may be there without pods: {}",
+            "no pod of a {what} {name:?} was read in namespace {namespace}, but it may be there without pods: {}",
             shorten(&unknown, UNREAD, "; ")
         );
     }

@@ -32,6 +32,8 @@ pub(super) struct About<'a> {
     pub(super) explanation: &'a EndpointExplanation,
     /// Its parts, where its pods may exchange different traffic with others.
     pub(super) parts: &'a [EndpointPart],
+    /// It is pods in their nodes' networks.
+    pub(super) is_of_hosts: bool,
     /// Policies that look as if they isolated it.
     pub(super) near: &'a [(Direction, Beside)],
 }
@@ -142,7 +144,8 @@ impl About<'_> {
                 .collect();
             let isolated = match (isolated.is_empty(), side.may_be_isolated) {
                 (true, false) if side.pods == 0 => {
-                    "no pod: no policy applies to it, only those of the other ends".to_owned()
+                    let what = if self.is_of_hosts { "a hostNetwork pod" } else { "no pod" };
+                    format!("{what}: no policy applies to it, only those of the other ends")
                 }
                 (true, false) => "not isolated".to_owned(),
                 (true, true) => "isolated or not: the input does not say".to_owned(),

@@ -25,8 +25,8 @@ pub(in crate::command) struct NamedObject<'a> {
 pub(super) struct NamedWorkloads {
     /// Those that have no pods and were found.
     pub(super) found: Vec<ObjectRef>,
-    /// Those that may be there, and why that is not known.
-    pub(super) unknown: Vec<(ObjectRef, String)>,
+    /// Those that may be there.
+    pub(super) unknown: UnknownWorkloads,
 }
 
 /// Asks for the workloads that these endpoints may mean, and adds their templates to the objects.
@@ -49,7 +49,8 @@ pub(super) async fn read(
     for (of, answer) in join_all(asks).await {
         match answer {
             WorkloadAnswer::Absent => {}
-            WorkloadAnswer::Unknown(why) => named.unknown.push((of, why)),
+            WorkloadAnswer::Refused(resource) => named.unknown.refused.push((of, resource)),
+            WorkloadAnswer::Unknown(why) => named.unknown.failed.push((of, why)),
             WorkloadAnswer::Found(text) => match parsed(&of, &text) {
                 Ok(read) if has_running_pods(loaded, &of, &text) => loaded.owned.extend(read.owned),
                 Ok(read) => {
@@ -60,7 +61,7 @@ pub(super) async fn read(
                     loaded.idle.extend(read.idle);
                     loaded.owned.extend(read.owned);
                 }
-                Err(why) => named.unknown.push((of, why)),
+                Err(why) => named.unknown.failed.push((of, why)),
             },
         }
     }
@@ -130,6 +131,31 @@ fn has_running_pods(loaded: &mut Loaded, of: &ObjectRef, text: &str) -> bool {
     let has_pods = loaded.objects.pods.iter().any(is_of_run);
     loaded.owned.extend(runs.iter().map(|run| (ObjectRef::new("Job", &of.namespace, *run), of.clone())));
     has_pods
+}
+
+/// Workloads that were named and may be there.
+#[derive(Debug, Default)]
+pub(super) struct UnknownWorkloads {
+    /// With the resource that the reader has no right to get.
+    refused: Vec<(ObjectRef, &'static str)>,
+    /// With why it is not known.
+    failed: Vec<(ObjectRef, String)>,
+}
+
+impl UnknownWorkloads {
+    /// Why it is not known whether those are there that this name may mean; without a kind, any.
+    pub(super) fn why(&self, namespace: &str, kind: Option<&str>, name: &str) -> Vec<String> {
+        let is_meant = |of: &ObjectRef| {
+            of.namespace == namespace
+                && of.name == name
+                && kind.is_none_or(|kind| kind == "Workload" || kind == of.kind)
+        };
+        let refused: Vec<&str> =
+            self.refused.iter().filter(|(of, _)| is_meant(of)).map(|(_, resource)| *resource).collect();
+        let refused = (!refused.is_empty()).then(|| format!("no right to get {}", refused.join(", ")));
+        let failed = self.failed.iter().filter(|(of, _)| is_meant(of)).map(|(_, why)| why.clone());
+        refused.into_iter().chain(failed).collect()
+    }
 }
 
 impl NamedWorkloads {

@@ -27,6 +27,8 @@ pub enum WorkloadAnswer {
     Found(String),
     /// There is none.
     Absent,
+    /// The reader has no right to get this resource.
+    Refused(&'static str),
     /// It is not known whether there is one: why, in words.
     Unknown(String),
 }
@@ -55,7 +57,7 @@ pub async fn workload(
     match in_time(timeout, asked).await {
         Ok(text) => WorkloadAnswer::Found(text),
         Err(failure) if failure.code() == Some(404) => WorkloadAnswer::Absent,
-        Err(failure) if failure.code() == Some(403) => WorkloadAnswer::Unknown(format!("no right to get {plural}")),
+        Err(failure) if failure.code() == Some(403) => WorkloadAnswer::Refused(plural),
         Err(failure) => WorkloadAnswer::Unknown(said(&failure, plural)),
     }
 }

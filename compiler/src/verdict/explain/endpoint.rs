@@ -56,7 +56,7 @@ pub struct Side {
 }
 
 /// So many addresses of nodes are explained together: of pods in their networks.
-const NODE_ADDRESSES: usize = 32;
+const NODE_ADDRESSES: usize = 1000;
 
 /// Explains an endpoint; a Service by its backends, an address or a node by the policies of the other ends, and
 /// pods in their nodes' networks as these. The groups are those of all endpoints ([`Groups::of_cluster`]).

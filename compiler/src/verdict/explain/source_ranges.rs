@@ -67,6 +67,14 @@ impl Walk<'_> {
             };
             into.push(unit.clone());
         }
+        let is_part = |unit: &Unit| unit.name.kind == "Block";
+        if taken.iter().any(is_part) && refused.iter().any(is_part) {
+            // What is said of a part does not hold for the whole.
+            taken.iter_mut().filter(|unit| is_part(unit)).for_each(|unit| unit.whole = unit.name.clone());
+            let (parts, others): (Vec<Unit>, Vec<Unit>) = refused.into_iter().partition(is_part);
+            refused = others;
+            refused.extend(joined(parts));
+        }
         if let Some((port, of)) = via.port.zip(destinations.first().and_then(|of| of.service_port)) {
             let (traffic, via) =
                 (Traffic::ports(of.0, port, port), Via { backends: destinations.len(), ..via.clone() });
@@ -98,6 +106,16 @@ impl Walk<'_> {
         };
         sources.iter().flat_map(cut).collect()
     }
+}
+
+/// Parts of prefixes as one.
+fn joined(parts: Vec<Unit>) -> Option<Unit> {
+    let names: Vec<&str> = parts.iter().map(|part| part.name.name.as_str()).collect();
+    let name = names.join(",");
+    let mut all = parts.into_iter().next()?;
+    all.name.name = name;
+    all.whole = all.name.clone();
+    Some(all)
 }
 
 /// The clients that a Service's load balancer takes; all where there are none.
