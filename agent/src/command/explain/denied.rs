@@ -276,7 +276,11 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
         Code::IpBlockExcept => {
             format!("leaves out {}, which holds {got}", want.strip_prefix("not ").unwrap_or(want))
         }
-        Code::PortIsServicePort => format!("{want} is the Service's port; its backends listen on {got}"),
+        Code::PortIsServicePort => {
+            // A range has no one number.
+            let verb = if conjunct.number.is_some() { "is" } else { "holds" };
+            format!("{want} {verb} the Service's port; its backends listen on {got}")
+        }
         _ => format!("wants {want}, there is {got}"),
     }
 }
