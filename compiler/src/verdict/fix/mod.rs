@@ -18,6 +18,7 @@
 
 mod affected;
 mod change;
+mod dead_port;
 mod difference;
 mod finding;
 mod label;

@@ -53,7 +53,9 @@ pub(super) fn proposals(
     let is_why = |pair: &&Pair| pair.verdict(view.cluster, view.groups, direction) != Verdict::Allowed;
     let denied = pairs.iter().find(is_why).ok_or(NoFix::FactMissing)?.question(direction);
     let decision = denied.decide(view.cluster, view.groups, direction);
-    let proposer = Proposer { view, direction, section, field, other, namespace, subjects, ports, denied, pairs };
+    let is_dns = is_dns_egress;
+    let proposer =
+        Proposer { view, direction, section, field, other, namespace, subjects, ports, is_dns, denied, pairs };
     proposer.all(&decision, flow)
 }
 
@@ -88,6 +90,8 @@ pub(super) struct Proposer<'a> {
     pub(super) subjects: Vec<PodId>,
     /// The items of `ports`.
     pub(super) ports: Vec<Value>,
+    /// Whether pods ask a DNS server for names.
+    pub(super) is_dns: bool,
     /// A question that is denied, which stands for all.
     pub(super) denied: &'a Question,
     pub(super) pairs: &'a [Pair],

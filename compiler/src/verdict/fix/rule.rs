@@ -5,6 +5,7 @@ use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
 use super::change::{Lacking, ObjectName, add, append, match_labels, remove, replace};
+use super::dead_port::is_meant;
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, Shown};
@@ -46,10 +47,15 @@ impl Proposer<'_> {
                     all.extend(proposal.map(|proposal| Proposal { cause: Cause::Mistake, ..proposal }));
                 }
                 let more = |document: &Value| self.more_ports(document, &base);
-                all.extend(self.of_policy(candidate.policy, Size::Item, more));
-                // A name opens less where pods give it to different numbers.
+                let is_dead = shown != Shown::No && self.misses_by_dead_port(candidate, policy, rule);
+                let cause = if is_dead { Cause::Mistake } else { Cause::Policy };
+                let proposal = self.of_policy(candidate.policy, Size::Item, more);
+                all.extend(proposal.map(|proposal| Proposal { cause, ..proposal }));
+                // A name opens less where pods give it to different numbers. For DNS everyone writes the number,
+                // and servers give their ports different names.
                 let list = [&base[..], &["ports"]].concat();
-                let named = peer::named_port(self.view, self.pairs, self.direction).into_iter();
+                let named = peer::named_port(self.view, self.pairs, self.direction);
+                let named = named.filter(|_| !self.is_dns).into_iter();
                 all.extend(named.filter_map(|port| {
                     self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, vec![port]))
                 }));
@@ -251,11 +257,7 @@ impl Proposer<'_> {
     /// or was one, such as that of a Job.
     fn means_none(&self, peer: &PodPeer) -> bool {
         let cluster = self.view.cluster;
-        let is_in = |namespace: &str| match &peer.namespaces {
-            Namespaces::Own(own) => own == namespace,
-            Namespaces::Selected(of) => cluster.namespace(namespace).is_some_and(|labels| of.matches(labels)),
-        };
-        let is_meant = |pod: &Pod| peer.pods.matches(&pod.labels) && is_in(&pod.namespace);
+        let is_meant = |pod: &Pod| is_meant(cluster, peer, pod);
         cluster.selects_none(peer) && !cluster.pods().any(|(_, pod)| !pod.is_endpoint() && is_meant(pod))
     }
 
