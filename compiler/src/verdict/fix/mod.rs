@@ -88,6 +88,8 @@ pub enum NoFix {
     /// The pods of this end have no label in common that a selector could ask for: their
     /// namespace, and the name of one.
     NoLabel(String, String),
+    /// The same, and they have labels that their controller adds, which change with every Job or rollout.
+    PassingLabels(String, String),
     /// One rule cannot name all ends that are meant.
     ManyEnds,
     /// Every address was asked about; a rule for them admits everyone.
