@@ -81,8 +81,8 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
                 shorten(&names, NAMED, ", ")
             )
         }
-        Warning::NamesUnresolved { from, service, policies, server } => {
-            unresolved::text(cluster, from, service, policies, server.as_ref())
+        Warning::NamesUnresolved { from, service, direction, policies, server } => {
+            unresolved::text(cluster, (from, service), (*direction, policies), server.as_ref())
         }
         Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
         Warning::MayBeOwnNode { address, pod, node } => {
