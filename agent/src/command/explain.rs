@@ -15,6 +15,7 @@ mod own_label;
 mod place;
 mod policy;
 mod port_name;
+mod replaced;
 mod single;
 mod text;
 mod traffic;

@@ -6,7 +6,7 @@ use npc_compiler::object::{Protocol, is_topology_label};
 use npc_compiler::verdict::explain::{FlowExplanation, Missing, MissingFact, Verdict, Warning};
 
 use super::words::{shown, verdict_word};
-use super::{unresolved, unused};
+use super::{replaced, unresolved, unused};
 use crate::command::input::{Input, Source, unread_words};
 use crate::command::words::shorten;
 
@@ -17,6 +17,7 @@ const NAMED: usize = 3;
 pub(super) fn of_answer(input: &Input, explanation: &FlowExplanation) -> Vec<String> {
     let mut all = texts(input, &explanation.warnings);
     all.extend(unused::warnings(input, explanation));
+    all.extend(replaced::warnings(input, explanation));
     all
 }
 

@@ -63,7 +63,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use npc_compiler::cluster::unread::{Extent, Unread};
-use npc_compiler::object::{Labels, Objects};
+use npc_compiler::object::{Labels, NetworkPolicy, Objects};
 
 pub use foreign::OtherDocument;
 pub use passed_over::PassedOver;
@@ -128,6 +128,17 @@ pub struct Loaded {
     pub passed_over: PassedOver,
     /// What was not read, and may decide.
     pub unread: Vec<Unread>,
+    /// Policies that do not count, because a later one has the same name.
+    pub replaced: Vec<ReplacedPolicy>,
+}
+
+/// A policy that does not count, because a later one has the same name.
+#[derive(Debug, Clone)]
+pub struct ReplacedPolicy {
+    /// The policy.
+    pub policy: NetworkPolicy,
+    /// Where it stands.
+    pub place: Location,
 }
 
 /// A text that stands in no file, and the name to show for it.
