@@ -401,6 +401,7 @@ pub(super) fn read(
         DocumentKind::Policy => {
             let mut policy =
                 NetworkPolicy::from(networking::NetworkPolicy { metadata, spec: field(node, &["spec"], notes)? });
+            notes.doubt_without_spec(node);
             unknown_beside_spec(node, notes);
             policy.unknown_fields.clone_from(&notes.unknown);
             Body::Policy(Box::new(policy))
