@@ -204,9 +204,7 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &m
             code => headline(code, &NamedEnd::of(flow, Direction::Ingress)),
         };
         writeln!(out, "\n{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
-        if let Some(place) = no_backend::place(context.input, flow) {
-            writeln!(out, "  --> {place}")?;
-        }
+        no_backend::draw(context.input, flow, out)?;
         for note in no_backend::notes(context.input, flow) {
             writeln!(out, "   = note: {note}")?;
         }
