@@ -391,3 +391,52 @@ fn a_number_in_quotes_is_a_name_that_no_port_has() {
     let answer = crate::Files::of(&text.concat()).npc("explain", &["web", "api:8080"]);
     assert!(answer.out.contains("denied[port-named-unresolved]"), "{}{}", answer.out, answer.err);
 }
+
+/// An editor that reads the JSON draws what the text draws, also where an item fails as a whole.
+#[test]
+fn the_json_has_a_mark_where_an_item_fails_as_a_whole() {
+    for (item, from, path, marked, code) in [
+        (
+            "podSelector: {matchLabels: {app: c}}",
+            "other/c",
+            "spec.ingress[0].from[0]",
+            "podSelector: {matchLabels: {app: c}}",
+            "peer-other-namespace",
+        ),
+        (
+            "ipBlock: {cidr: 203.0.113.0/24}",
+            "198.51.100.9",
+            "spec.ingress[0].from[0].ipBlock.cidr",
+            "cidr: 203.0.113.0/24",
+            "ipblock-outside",
+        ),
+        (
+            "ipBlock: {cidr: 198.51.100.0/24, except: [198.51.100.8/30]}",
+            "198.51.100.9",
+            "spec.ingress[0].from[0].ipBlock.except[0]",
+            "198.51.100.8/30",
+            "ipblock-except",
+        ),
+        (
+            "ipBlock: {cidr: \"2001:db8::/32\"}",
+            "198.51.100.9",
+            "spec.ingress[0].from[0].ipBlock.cidr",
+            "cidr: \"2001:db8::/32\"",
+            "ipblock-family",
+        ),
+    ] {
+        let spec = format!("  ingress:\n  - from:\n    - {item}\n");
+        let text = [PODS, "---\n", &policy(&spec)].concat();
+        let files = Files::of(&text);
+        let json = files.run(&["explain", "-f", "in.yaml", from, "a:80", "-o", "json"]).json();
+        let conjunct = &json["flows"][0]["ingress"]["candidates"][0]["conjuncts"][0];
+        assert_eq!(conjunct["code"], code, "{json}");
+        let [mark] = conjunct["marks"].as_array().unwrap().as_slice() else { panic!("{conjunct}") };
+        assert_eq!((&mark["path"], &mark["got"]), (&json!(path), &conjunct["got"]), "{conjunct}");
+        let range = &mark["range"];
+        let number = |key: &str| usize::try_from(range[key].as_u64().unwrap()).unwrap();
+        assert_eq!(number("line"), number("endLine"), "{range}");
+        let line = text.lines().nth(number("line") - 1).unwrap();
+        assert_eq!(&line[number("column") - 1..number("endColumn") - 1], marked, "{range}");
+    }
+}
