@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::IpAddr;
 
+use json_patch::jsonptr::Token;
 use json_patch::{Patch, PatchOperation};
 use npc_agent::source::manifests::{ObjectRef, Positions};
 use npc_compiler::cluster::Cluster;
@@ -264,9 +265,18 @@ fn write_change(change: &Change, is_alone: bool, out: &mut impl Write) -> io::Re
             write_lines(&then(change).into_iter().collect::<Vec<_>>(), out)
         }
         Edit::Policy(Patch(operations)) => {
-            operations.iter().try_for_each(|operation| write_operation(operation, &name, out))
+            // Several items for one list are written together.
+            let is_item =
+                |of: &PatchOperation| matches!(of, PatchOperation::Add(_)) && of.path().last().is_some_and(is_end);
+            let together = operations.chunk_by(|one, next| is_item(one) && is_item(next) && one.path() == next.path());
+            together.into_iter().try_for_each(|operations| write_operations(operations, &name, out))
         }
     }
+}
+
+/// Whether a token of a path means the end of a list.
+fn is_end(token: Token<'_>) -> bool {
+    token.decoded() == "-"
 }
 
 /// What else must be done: what the pods of a changed template need, and where an object was.
@@ -302,8 +312,9 @@ fn then(change: &Change) -> Option<String> {
     })
 }
 
-/// One operation on a policy.
-fn write_operation(operation: &PatchOperation, policy: &str, out: &mut impl Write) -> io::Result<()> {
+/// One operation on a policy, or several that add items to one list.
+fn write_operations(operations: &[PatchOperation], policy: &str, out: &mut impl Write) -> io::Result<()> {
+    let Some((operation, more)) = operations.split_first() else { return Ok(()) };
     let last = operation.path().last().map(|token| token.decoded().into_owned()).unwrap_or_default();
     match operation {
         PatchOperation::Add(add) if last == "-" || add.value.is_array() => {
@@ -312,7 +323,9 @@ fn write_operation(operation: &PatchOperation, policy: &str, out: &mut impl Writ
                 item => vec![item.clone()],
             };
             writeln!(out, "   = help: add this to {} of {policy}:", path_of(operation, last != "-"))?;
-            items.iter().try_for_each(|item| write_lines(&yaml::item(item), out))
+            let more =
+                more.iter().filter_map(|of| if let PatchOperation::Add(add) = of { Some(&add.value) } else { None });
+            items.iter().chain(more).try_for_each(|item| write_lines(&yaml::item(item), out))
         }
         PatchOperation::Add(add) => {
             if last == "protocol" {
