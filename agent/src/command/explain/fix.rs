@@ -116,7 +116,11 @@ pub(super) fn help(
         }
         None | Some(Err(_)) => Ok(()),
         Some(Ok(fix)) => {
-            for change in fix.changes.iter().filter(|change| directions.contains(&change.direction)) {
+            let is_here = |change: &Change| directions.contains(&change.direction);
+            if is_last && !fix.changes.iter().any(is_here) {
+                writeln!(out, "   = help: the change above is for this direction too")?;
+            }
+            for change in fix.changes.iter().filter(|change| is_here(change)) {
                 write_change(change, fix.opens.is_empty(), out)?;
                 if let Some(place) = anchor::shared_text(input, change) {
                     writeln!(out, "{INDENT}{}", anchor::words(&place))?;

@@ -42,6 +42,7 @@ use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::{Code, Flow, FlowExplanation, Pair, Way};
 
+use change::merged;
 pub use change::{Change, Edit, Lacking, ObjectName};
 use difference::{Difference, difference};
 pub use difference::{Opened, OpenedEnd};
@@ -54,7 +55,8 @@ pub use written::Written;
 /// Changes that together turn a denied flow to ALLOWED.
 #[derive(Debug, Clone)]
 pub struct Fix {
-    /// The changes, to be applied in this order; one for each direction that denies.
+    /// The changes, to be applied in this order; one for each direction that denies, but for a new policy for
+    /// both.
     pub changes: Vec<Change>,
     /// What they open besides, between two pods, or a pod and addresses.
     pub opens: Vec<Opened>,
@@ -405,7 +407,7 @@ fn attempt(
     let misplaced = changes.iter().position(|(cause, _)| *cause == Cause::Misplaced);
     match found.filter(|found| found.closes.is_empty() || misplaced.is_some()) {
         Some(Difference { opens, closes }) => {
-            let changes: Vec<Change> = changes.into_iter().map(|(_, change)| change).collect();
+            let changes = merged(changes.into_iter().map(|(_, change)| change).collect());
             let backend_of = label::new_backends(before, &changes);
             Ok(Attempt::Found(Fix { changes, opens, closes, backend_of }))
         }
