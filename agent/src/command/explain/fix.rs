@@ -19,7 +19,7 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::FlowExplanation;
 use npc_compiler::verdict::fix::{
-    Change, Edit, Fix, FlowFix, Lacking, NoFix, ObjectName, Opened, OpenedEnd, Rollout, Written, fixes,
+    Change, Closing, Edit, Fix, FlowFix, Lacking, NoFix, ObjectName, Opened, OpenedEnd, Rollout, Written, fixes,
 };
 use serde_json::Value;
 
@@ -138,9 +138,33 @@ pub(super) fn help(
                     )?,
                 }
             }
-            if is_last { writeln!(out, "{INDENT}{}", checked(cluster, fix)) } else { Ok(()) }
+            if is_last {
+                writeln!(out, "{INDENT}{}", checked(cluster, fix))?;
+            }
+            let mut closing = fix.closing.iter().filter(|of| is_here(&of.change));
+            closing.try_for_each(|of| writeln!(out, "   = note: {}", not_proposed(cluster, of)))
         }
     }
+}
+
+/// Why a change is not proposed that mends what the denial names.
+fn not_proposed(cluster: &Cluster, of: &Closing) -> String {
+    let Closing { change, closes } = of;
+    let what = match &change.edit {
+        Edit::MovedPolicy(_, old) => {
+            let namespace = change.object.namespace.as_deref().unwrap_or_default();
+            format!("{} in namespace {namespace}", object_name(old))
+        }
+        Edit::Policy(Patch(operations)) => {
+            let is_whole = |of: &PatchOperation| !of.path().last().is_some_and(is_end);
+            let path = operations.first().map(|first| path_of(first, is_whole(first))).unwrap_or_default();
+            format!("a change of {path} of {}", object_name(&change.object))
+        }
+        Edit::NewPolicy(_) | Edit::Labels(..) => format!("a change of {}", object_name(&change.object)),
+    };
+    let others = others(cluster, closes.iter());
+    let count = if others.len() == 1 { "1 other".to_owned() } else { format!("{} others", others.len()) };
+    format!("{what} would admit it too, and close {count}: {}", shorten(&others, NAMED, "; "))
 }
 
 /// How many nodes a change admits by their addresses.

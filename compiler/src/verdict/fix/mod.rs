@@ -58,12 +58,23 @@ pub struct Fix {
     /// The changes, to be applied in this order; one for each direction that denies, but for a new policy for
     /// both.
     pub changes: Vec<Change>,
+    /// Changes that mend what the denial names, and are not proposed because they close something.
+    pub closing: Vec<Closing>,
     /// What they open besides, between two pods, or a pod and addresses.
     pub opens: Vec<Opened>,
     /// What they close: only a label in its right place does, where policies select by it.
     pub closes: Vec<Opened>,
     /// The Services, by namespace and name, that get pods as backends by a label of the changes.
     pub backend_of: Vec<(String, String)>,
+}
+
+/// A change that would admit a flow, and what it would close.
+#[derive(Debug, Clone)]
+pub struct Closing {
+    /// The change.
+    pub change: Change,
+    /// What it would close.
+    pub closes: Vec<Opened>,
 }
 
 /// The answer for one flow, or for two that say the same of both families.
@@ -378,6 +389,7 @@ fn attempt(
 ) -> Result<Attempt, NoFix> {
     let blocks = peer::blocks(flow);
     let mut changes: Vec<(Cause, Change)> = Vec::new();
+    let mut closing = Vec::new();
     let mut state: Option<(Changed, Difference)> = None;
     for direction in [Direction::Egress, Direction::Ingress] {
         let view = state.as_ref().map_or(before, |(state, _)| state.view(before));
@@ -392,6 +404,7 @@ fn attempt(
         proposals.retain(|proposal| !failed.contains(&proposal.change));
         let best = best(view, proposals, pairs, &blocks, direction).ok_or(NoFix::NothingFits)?;
         changes.push((best.cause, best.change));
+        closing.extend(best.closing);
         state = Some((best.after, best.difference));
     }
     let (after, of_last) = state.ok_or(NoFix::FactMissing)?;
@@ -409,7 +422,7 @@ fn attempt(
         Some(Difference { opens, closes }) => {
             let changes = merged(changes.into_iter().map(|(_, change)| change).collect());
             let backend_of = label::new_backends(before, &changes);
-            Ok(Attempt::Found(Fix { changes, opens, closes, backend_of }))
+            Ok(Attempt::Found(Fix { changes, closing, opens, closes, backend_of }))
         }
         None => {
             let place = misplaced.unwrap_or(changes.len() - 1);
@@ -430,6 +443,8 @@ struct Best {
     after: Changed,
     /// What the change opens and closes.
     difference: Difference,
+    /// The first change that mends a mistake and closes something.
+    closing: Option<Closing>,
 }
 
 /// Picks a change that admits all pairs and closes nothing: one that mends a mistake, else the one
@@ -442,7 +457,7 @@ fn best(
     direction: Direction,
 ) -> Option<Best> {
     proposals.sort_by_key(|proposal| (proposal.cause, proposal.size));
-    let mut found: Option<Best> = None;
+    let (mut found, mut closing) = (None::<Best>, None);
     for Proposal { change, cause, .. } in proposals {
         let opened = found.as_ref().map(|found| (found.cause, found.difference.breadth()));
         let enough = match opened {
@@ -460,11 +475,15 @@ fn best(
         }
         let Some(difference) = difference(before, after.view(before), pairs, blocks) else { continue };
         if !difference.closes.is_empty() && cause != Cause::Misplaced {
+            if cause == Cause::Mistake && found.is_none() {
+                closing.get_or_insert(Closing { change, closes: difference.closes });
+            }
             continue;
         }
         if opened.is_none_or(|(_, opened)| difference.breadth() < opened) {
-            found = Some(Best { change, cause, after, difference });
+            found = Some(Best { change, cause, after, difference, closing: None });
         }
     }
-    found
+    // Where another change mends the mistake, this one says nothing.
+    found.map(|found| Best { closing: closing.filter(|_| found.cause == Cause::Policy), ..found })
 }
