@@ -60,6 +60,19 @@ impl<'a> Fixes<'a> {
         Self { input, explanation, found }
     }
 
+    /// Whether what is said of the fixes of two flows is the same, but that one is shown first.
+    pub(super) fn are_alike(&self, one: usize, other: usize) -> bool {
+        let place = |flow: usize| self.found.iter().position(|fix| fix.flows.contains(&flow));
+        match (place(one), place(other)) {
+            (None, None) => true,
+            (Some(one), Some(other)) => {
+                let reason = |place: usize| self.found[place].fix.as_ref().err();
+                one == other || (reason(one).is_some() && reason(one) == reason(other))
+            }
+            _ => false,
+        }
+    }
+
     /// The fix of the flow at this place of the explanation, if one was looked for.
     pub(super) fn of_flow(&self, place: usize) -> Option<Found<'_>> {
         let found = self.found.iter().find(|fix| fix.flows.contains(&place))?;
