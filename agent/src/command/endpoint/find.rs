@@ -351,8 +351,8 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
 fn unread(input: &Input, kind: Option<&str>, namespace: &str) -> Vec<String> {
     let is_meant = |of: &str| match kind {
         Some(kind @ ("Node" | "Namespace" | "Service" | "Pod")) => of == kind,
-        // A workload is known by its own object, or by its pods.
-        Some(kind) if kind != "Workload" => of == kind || of == "Pod",
+        // A workload is known by its own object, or by its pods; one of another project counts as a Deployment.
+        Some(kind) if kind != "Workload" => of == kind || of == "Pod" || (of == "Deployment" && !is_type(kind)),
         _ => !matches!(of, "Node" | "Namespace" | "Service" | "EndpointSlice" | "NetworkPolicy"),
     };
     let may_hold = |of: &&Unread| of.kind.as_deref().is_none_or(is_meant) && of.namespace.covers(namespace);
