@@ -282,9 +282,16 @@ fn a_pod_in_the_network_of_another_node_is_exempt_too() {
 fn a_dns_name_with_a_port_of_a_service_means_the_service() {
     let pods = [workload("Deployment", "api", "replicas: 2"), workload("Deployment", "web", "replicas: 2")].concat();
     let service = service("api", "{app: api}", "port: 80, targetPort: 8080");
-    let policy = policy("name: api", "ingress: [{ports: [{port: 8080}]}]");
+    let policy = policy("name: api", "ingress: [{ports: [{port: 8080}, {port: 80, protocol: UDP}]}]");
     let files = Files::of(&[pods, service, policy].concat());
-    for (to, code) in [("api.default:80", 0), ("api.default:8080", 0), ("api.default:9090", 1), ("deploy/api:80", 1)] {
+    for (to, code) in [
+        ("api.default:80", 0),
+        ("api.default:8080", 0),
+        ("api.default:9090", 1),
+        ("deploy/api:80", 1),
+        // The Service has port 80 of TCP only.
+        ("api.default:80/udp", 0),
+    ] {
         let answer = files.npc("explain", &["web", to]);
         assert_eq!(answer.code, code, "{to}: {}{}", answer.out, answer.err);
     }
