@@ -183,7 +183,7 @@ fn what_another_program_has_yet_to_make_leaves_the_verdict_open() {
         (
             "all.enc.yaml",
             format!("apiVersion: {encrypted}\nkind: {encrypted}\nmetadata: {{name: {encrypted}}}\n{sops}"),
-            "1 file is encrypted by SOPS, so nothing in them was judged (r/all.enc.yaml); sops -d r/all.enc.yaml",
+            "1 file is encrypted by SOPS, so what is encrypted was not judged (r/all.enc.yaml); sops -d r/all.enc.yaml",
         ),
         (
             "label.enc.yaml",
@@ -191,7 +191,11 @@ fn what_another_program_has_yet_to_make_leaves_the_verdict_open() {
             "1 file is encrypted by SOPS",
         ),
         ("flux.yaml", policy("{name: p, namespace: '${NS}'}", "{podSelector: {}}"), "envsubst < r/flux.yaml"),
-        ("hand.yaml", policy("{name: p, namespace: <NAMESPACE>}", "{podSelector: {}}"), "1 file with parameters"),
+        (
+            "hand.yaml",
+            policy("{name: p, namespace: <NAMESPACE>}", "{podSelector: {}}"),
+            "replace <NAME> by hand, ${NAME} by: NAME=… envsubst < r/hand.yaml",
+        ),
         ("label.yaml", policy(name, "{podSelector: {matchLabels: {app: '${APP}'}}}"), "1 file with parameters"),
         // `helm -n shop` sets the namespace of what names none.
         ("any.yaml", policy("{name: p}", "{podSelector: {matchLabels: {app: '${APP}'}}}"), "1 file with parameters"),
