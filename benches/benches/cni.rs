@@ -48,19 +48,16 @@ struct Case {
     flows: usize,
     /// Each pod has an IPv6 address too.
     dual_stack: bool,
-    /// The agent keeps an index of addresses that have flows in the kernel, or not; else it does what it does
-    /// by itself.
-    flow_index: Option<bool>,
 }
 
 const CASES: [Case; 7] = [
-    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: false, flow_index: None },
-    Case { policies: 1_000, pods: 1_000, flows: 0, dual_stack: false, flow_index: None },
-    Case { policies: 10, pods: 100_000, flows: 0, dual_stack: false, flow_index: None },
-    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: false, flow_index: None },
-    Case { policies: 1_000, pods: 100_000, flows: 150_000, dual_stack: false, flow_index: None },
-    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: true, flow_index: None },
-    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: true, flow_index: None },
+    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: false },
+    Case { policies: 1_000, pods: 1_000, flows: 0, dual_stack: false },
+    Case { policies: 10, pods: 100_000, flows: 0, dual_stack: false },
+    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: false },
+    Case { policies: 1_000, pods: 100_000, flows: 150_000, dual_stack: false },
+    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: true },
+    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: true },
 ];
 
 fn main() -> Result<()> {
@@ -72,16 +69,17 @@ fn main() -> Result<()> {
     let both_ways = env::var_os("NPC_BENCH_BOTH_WAYS").is_some();
     for case in CASES {
         if !both_ways {
-            measure(case)?;
+            measure(case, None)?;
         } else if case.pods == 1_000 && case.policies == 10 {
-            measure(Case { flow_index: Some(false), ..case })?;
-            measure(Case { flow_index: Some(true), ..case })?;
+            measure(case, Some(false))?;
+            measure(case, Some(true))?;
         }
     }
     Ok(())
 }
 
-fn measure(case: Case) -> Result<()> {
+/// `flow_index` is `NPC_FLOW_INDEX` of the agent; `None` leaves it unset, as an agent is shipped.
+fn measure(case: Case, flow_index: Option<bool>) -> Result<()> {
     let server = Server::in_process();
     for object in served::cluster(case.pods.max(PODS_PER_NODE)) {
         server.put(&object);
@@ -94,12 +92,12 @@ fn measure(case: Case) -> Result<()> {
     for number in 0..case.policies {
         server.put(&policy(number));
     }
-    let mut node = Node::start(&server, case)?;
+    let mut node = Node::start(&server, case, flow_index)?;
     node.open_flows(case.flows)?;
     for number in 0..=ALONE + BURST {
         server.put(&pod(number));
     }
-    println!("{case:?}");
+    println!("{case:?}, flow_index: {flow_index:?}");
     // The plugin runs where the node's interfaces are. A thread is where the one that started it is.
     node.netns.within(|| add_all(&node))??;
 
@@ -107,7 +105,7 @@ fn measure(case: Case) -> Result<()> {
     let begun = Instant::now();
     kill(Pid::from_raw(i32::try_from(node.agent.id())?), Signal::SIGTERM)?;
     node.agent.wait()?;
-    node.agent = start_agent(&node.netns, node.folder.path(), case.flow_index)?;
+    node.agent = start_agent(&node.netns, node.folder.path(), flow_index)?;
     node.netns.within(|| node.add(ALONE + BURST))??;
     println!("  a pod that starts while the agent is replaced: {:?}", begun.elapsed());
     Ok(())
@@ -229,7 +227,7 @@ struct Node {
 }
 
 impl Node {
-    fn start(server: &Server, Case { dual_stack, flow_index, .. }: Case) -> Result<Self> {
+    fn start(server: &Server, Case { dual_stack, .. }: Case, flow_index: Option<bool>) -> Result<Self> {
         let netns = Netns::create(&format!("npc-bench-{}", process::id()))?;
         let listener = netns.listen()?;
         server.listen(move |_| listener.try_clone())?;

@@ -27,6 +27,7 @@ pub(super) struct Given {
     changed: BTreeSet<PodKey>,
     /// The addresses without an object.
     unidentified: BTreeSet<IpAddr>,
+    /// It has the policy that isolates these.
     has_policy: bool,
 }
 
@@ -62,10 +63,10 @@ impl Given {
         });
         gone.extend(self.unidentified.difference(&unidentified).map(|address| key_of_unidentified(*address)));
         let mut pods = Vec::new();
-        for (key, now) in different {
-            let before = self.pods.insert(key, now.clone()).unwrap_or_default();
-            gone.extend(keys(&before).into_iter().skip(now.len()));
-            pods.extend(now.into_iter().filter(|pod| !before.contains(pod)));
+        for (key, pods_now) in different {
+            let before = self.pods.insert(key, pods_now.clone()).unwrap_or_default();
+            gone.extend(keys(&before).into_iter().skip(pods_now.len()));
+            pods.extend(pods_now.into_iter().filter(|pod| !before.contains(pod)));
         }
         let new = unidentified.difference(&self.unidentified);
         pods.extend(new.map(|address| unidentified_pod(node, *address)));

@@ -31,7 +31,7 @@ use npc_compiler::verdict::explain::{
     FlowExplanation, Target, Unanswerable, Verdict, explain, explain_endpoint, explain_parts,
 };
 
-use super::endpoint::{EndpointText, Resolved, short_kind};
+use super::endpoint::{EndpointText, Resolved};
 use super::input::{self, Input};
 use super::words::policies_and_pods;
 use super::{Exit, Stop, completion, output};
@@ -165,8 +165,8 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
         (Unanswerable::NoEndpoint, Target::Service(service)) if service.selector.is_none() => {
             let exit = if cluster.behind(service).is_some() { Exit::Input } else { Exit::Unknown };
             let message = format!(
-                "{} has no selector, so EndpointSlices alone say where it leads, and those of the input name no pod that \
-                 policies apply to; ask npc explain SRC {0} about the flows to it",
+                "{} has no selector, so only EndpointSlices say where it leads. Those of the input name no pod that \
+                 policies apply to. Ask about flows to it: npc explain SRC {0}",
                 from.name
             );
             Stop::new(exit, message)
@@ -207,9 +207,6 @@ fn is_of_hosts(cluster: &Cluster, target: &Target<'_>) -> bool {
 /// Why a question has no answer, as the command says it.
 fn stop(error: &Unanswerable, to: &str, about: &str) -> Stop {
     match error {
-        Unanswerable::NodeWithoutAddress(name) => {
-            Stop::new(Exit::Unknown, format!("the input says no address of {}/{name}", short_kind("Node")))
-        }
         Unanswerable::NoPortNamed { name, known } => {
             let known = match known.as_slice() {
                 [] => "it names no ports".to_owned(),

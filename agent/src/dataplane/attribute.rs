@@ -1,6 +1,8 @@
 //! Attributes of netfilter's netlink messages: a length, a kind and a value, which may
 //! be attributes again.
 
+use std::net::IpAddr;
+
 use rtnetlink::packet_core::{DecodeError, NLA_F_NESTED, NLA_F_NET_BYTEORDER, NLA_HEADER_SIZE, NlasIterator};
 
 /// Appends attributes to a message.
@@ -147,6 +149,12 @@ impl<'a> Attributes<'a> {
     }
 }
 
+/// The address of which these are the octets: 4, or 16.
+pub(super) fn ip_address(octets: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +179,13 @@ mod tests {
         assert_eq!(inside.get(4).expect("bytes"), Some(&[1, 2, 3][..]));
         assert_eq!(inside.get(5).expect("nothing"), None);
         assert!(inside.u32(4).is_err(), "three bytes are no number");
+    }
+
+    #[test]
+    fn an_address_has_4_or_16_octets() {
+        assert_eq!(ip_address(&[10, 0, 0, 1]), "10.0.0.1".parse().ok());
+        assert_eq!(ip_address(&[0; 16]), "::".parse().ok());
+        assert_eq!((ip_address(&[]), ip_address(&[0; 5]), ip_address(&[0; 20])), (None, None, None));
     }
 
     #[test]

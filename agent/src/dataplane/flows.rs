@@ -36,8 +36,8 @@ pub struct Cut {
     /// Which flows are judged.
     pub scope: Scope,
     /// No flow of these addresses is their pods' own, so all flows of those in the scope may be
-    /// deleted without a verdict. What the kernel deletes so is not counted. Neither are packets theirs
-    /// that wait in the kernel for their link-layer addresses.
+    /// deleted without a verdict. What the kernel deletes so is not counted. The kernel also drops the
+    /// packets that wait for the link-layer addresses of these.
     pub new: BTreeSet<IpAddr>,
     /// If the last renewal of all of the index was of this epoch, the index says which addresses of
     /// the scope have no flow, and these are not looked for.
@@ -100,16 +100,16 @@ impl Flows for LinuxFlows {
             (Scope::Of(addresses), Some(epoch)) => self.index.ask(addresses, epoch),
             _ => Answer::default(),
         };
-        let mut cut = cut.clone();
-        cut.scope.remove(&index.without_flows);
+        let mut scope = cut.scope.clone();
+        scope.remove(&index.without_flows);
         let flows = match renewal {
             Some(renewal) => {
-                let (flows, is_renewed) = self.cut_and_renew(&cut, renewal, judge)?;
+                let (flows, is_renewed) = self.cut_and_renew(scope, &cut.new, renewal, judge)?;
                 index.is_renewed = is_renewed;
                 flows
             }
-            None if cut.scope.is_empty() => Swept::default(),
-            None => self.cut_in(&cut, judge)?.0,
+            None if scope.is_empty() => Swept::default(),
+            None => self.cut_in(scope, &cut.new, judge)?.0,
         };
         // A renewal may have found that out.
         index.is_unsupported |= cut.renewal.is_some() && self.index.is_unsupported();
@@ -122,8 +122,14 @@ impl Flows for LinuxFlows {
 impl LinuxFlows {
     /// Cuts flows, and ends a renewal of the index by what is left of them. Answers also whether it was
     /// renewed.
-    fn cut_and_renew(&self, cut: &Cut, renewal: Renewal<'_>, judge: &mut Judge<'_>) -> Result<(Swept, bool), Error> {
-        let mut renewal = renewal;
+    fn cut_and_renew(
+        &self,
+        scope: Scope,
+        new: &BTreeSet<IpAddr>,
+        mut renewal: Renewal<'_>,
+        judge: &mut Judge<'_>,
+    ) -> Result<(Swept, bool), Error> {
+        let covers_all = scope == Scope::All;
         let mut noting = |flows: Vec<FlowKey>| {
             let ends: Vec<[IpAddr; 2]> = flows.iter().map(|flow| [flow.source, flow.destination]).collect();
             let verdicts = judge(flows)?;
@@ -131,10 +137,10 @@ impl LinuxFlows {
             left.flat_map(|(ends, _)| ends).for_each(|end| renewal.note(end));
             Some(verdicts)
         };
-        let swept = self.cut_in(cut, &mut noting);
+        let swept = self.cut_in(scope, new, &mut noting);
         let mut all_listed = matches!(&swept, Ok((swept, true)) if swept.stuck == 0 && swept.unread == 0);
         // Flows of other addresses were not listed, or one stays that was to go.
-        let is_short = !matches!(cut.scope, Scope::All) || !all_listed;
+        let is_short = !covers_all || !all_listed;
         if renewal.is_whole() && is_short && swept.is_ok() {
             let listed = each_end(|end| renewal.note(end));
             all_listed = listed.is_ok();
@@ -147,7 +153,7 @@ impl LinuxFlows {
     }
 
     /// Cuts flows. Answers also whether all that are in the scope could be listed.
-    fn cut_in(&self, cut: &Cut, judge: &mut Judge<'_>) -> Result<(Swept, bool), Error> {
+    fn cut_in(&self, mut scope: Scope, new: &BTreeSet<IpAddr>, judge: &mut Judge<'_>) -> Result<(Swept, bool), Error> {
         let mut all = Swept::default();
         let entries = fs::read_to_string(COUNT).ok().and_then(|count| count.trim().parse::<usize>().ok());
         // Walking through an empty table takes milliseconds, because it has room for many.
@@ -155,7 +161,6 @@ impl LinuxFlows {
             return Ok((all, true));
         }
         let has_few = entries.is_some_and(|entries| entries <= FEW_ENTRIES);
-        let (mut scope, new) = (cut.scope.clone(), &cut.new);
         let few = FEW_NEW.into_iter().find(|(most, _)| entries.is_some_and(|entries| entries <= *most));
         scope.remove(&self.cut_new(&scope, new, few.map_or(0, |(_, addresses)| addresses), cut_all_of));
         let filters = !has_few && !self.facts.is_unfiltered.load(Ordering::Relaxed);

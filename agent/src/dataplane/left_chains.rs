@@ -39,7 +39,7 @@ impl LeftChains {
         !self.chains.is_empty() && self.due.is_none_or(|due| due <= now)
     }
 
-    /// Tries each of them again. Those stay for which the answer is true.
+    /// Tries each of them again. Keeps those for which `is_left` answers true.
     pub(super) fn retry(&mut self, now: Instant, mut is_left: impl FnMut(Family, &ChainName) -> bool) {
         self.chains.retain(|(family, chain)| is_left(*family, chain));
         self.wait = if self.chains.is_empty() { Duration::ZERO } else { (self.wait * 2).clamp(WAIT.0, WAIT.1) };

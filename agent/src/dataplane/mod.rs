@@ -14,13 +14,16 @@
 //!
 //! nftables  the kernel's nf_tables ──▶ bridge      a table for what iptables cannot see
 //!                                  └─▶ flow_index  a table of addresses that have flows
+//!
+//! conntrack, flow_index, neighbours ──▶ flows       deleted when policies deny them
 //! ```
 //!
 //! Everything acts on the network namespace of the calling thread, sockets on
 //! that in which they were opened. What it acts on bears our names: `NPC-`
 //! chains, the jump to them, `npc4-` and `npc6-` sets, the tables `bridge npc` and
 //! `inet npc`, and network interfaces in the device group that is ours (`links`); and, on request,
-//! what Azure NPM left behind (`azure`).
+//! what Azure NPM left behind (`azure`). Besides, it deletes conntrack entries of flows that
+//! policies deny now, and unresolved neighbour entries of new pods' addresses.
 
 use std::time::Instant;
 
@@ -233,7 +236,7 @@ pub enum Error {
     Links(#[from] links::Error),
     /// A table of ours in nf_tables.
     #[error(transparent)]
-    Bridge(#[from] nftables::Error),
+    OwnTable(#[from] nftables::Error),
     /// Something without which no policy can be enforced.
     #[error("this kernel cannot enforce policies: it lacks {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     MissingMatches(Vec<probe::Missing>),

@@ -9,7 +9,7 @@
 //! deleted.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -17,7 +17,7 @@ use npc_compiler::object::Family;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use rustix::io::Errno;
 
-use super::attribute::Attributes;
+use super::attribute::{Attributes, ip_address};
 use super::links::{self, Error};
 
 /// Where the attributes begin in a message about a neighbour (struct ndmsg).
@@ -95,11 +95,7 @@ fn name(entry: &NeighbourMessage, family: Family) -> NeighbourMessage {
 
 /// The address that a message about a neighbour is about.
 fn destination(payload: &[u8]) -> Option<IpAddr> {
-    let value = Attributes(payload.get(HEADER..)?).get(NDA_DST).ok()??;
-    match value.len() {
-        4 => <[u8; 4]>::try_from(value).ok().map(|octets| Ipv4Addr::from(octets).into()),
-        _ => <[u8; 16]>::try_from(value).ok().map(|octets| Ipv6Addr::from(octets).into()),
-    }
+    ip_address(Attributes(payload.get(HEADER..)?).get(NDA_DST).ok()??)
 }
 
 fn refused(doing: String, errno: Errno) -> Error {

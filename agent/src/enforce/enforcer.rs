@@ -296,9 +296,9 @@ impl<K: Kernel> Enforcer<K> {
         let begun = Instant::now();
         loop {
             let plan = self.engine.load(self.loading.pace.portion());
-            let written = Instant::now();
+            let write_begun = Instant::now();
             self.writer.load(&plan, failed);
-            self.loading.pace.took(&plan, written.elapsed());
+            self.loading.pace.took(&plan, write_begun.elapsed());
             if plan.is_empty() || failed.is_of_all() || !has_failed || begun.elapsed() > LOADED_BESIDE_FAILURE {
                 return true;
             }

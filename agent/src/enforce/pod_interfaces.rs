@@ -27,7 +27,7 @@ pub(super) enum Asked {
     Sources,
 }
 
-/// What an update of the interfaces of pods takes.
+/// Which pod interfaces join and leave the device group, and what may come from each.
 ///
 /// Only interfaces in the group are held to anything, and if rules ask for sources, all of
 /// them are. So an interface leaves the group before its addresses go out of the set, and
@@ -69,7 +69,7 @@ impl PodInterfaces {
         for route in of_pods.iter().flat_map(|(_, interface)| &interface.routes) {
             *shared.entry(*route).or_default() += 1;
         }
-        let mut update = Self::default();
+        let mut interfaces = Self::default();
         let mut held = BTreeSet::new();
         for (name, interface) in of_pods {
             let too_shared = interface.routes.iter().find(|route| is_held && shared[route] > SHARED);
@@ -81,19 +81,19 @@ impl PodInterfaces {
                 (group, _) => Some(format!("the interface is in the device group {group} of another program")),
             };
             if let Some(why_not) = why_not {
-                update.unheld.insert(name, why_not);
+                interfaces.unheld.insert(name, why_not);
                 continue;
             }
             held.insert(interface.index);
             if is_held {
-                update.own.extend(interface.routes.iter().map(|route| (*route, name)));
+                interfaces.own.extend(interface.routes.iter().map(|route| (*route, name)));
             }
             if interface.group == NO_GROUP {
-                update.join.push(interface.index);
+                interfaces.join.push(interface.index);
             }
         }
-        update.leave = network.in_pod_group.difference(&held).copied().collect();
-        update
+        interfaces.leave = network.in_pod_group.difference(&held).copied().collect();
+        interfaces
     }
 
     /// The interfaces that were to join could not.
@@ -162,16 +162,16 @@ mod tests {
         }
     }
 
-    fn own(update: &PodInterfaces) -> Vec<String> {
-        update.own.iter().map(|(prefix, interface)| format!("{prefix} {interface}")).collect()
+    fn own(interfaces: &PodInterfaces) -> Vec<String> {
+        interfaces.own.iter().map(|(prefix, interface)| format!("{prefix} {interface}")).collect()
     }
 
     #[test]
     fn an_interface_is_held_to_what_is_routed_to_it_and_joins_once() {
         let network = network(&[("a", 1, 0, &["10.0.0.1/32", "fd00::1/128"]), ("b", 2, POD_GROUP, &["10.0.0.2/32"])]);
-        let update = PodInterfaces::new(Asked::Sources, &network, []);
-        assert_eq!(own(&update), ["10.0.0.1/32 a", "fd00::1/128 a", "10.0.0.2/32 b"]);
-        assert_eq!((update.join, update.leave), (vec![1], vec![]));
+        let interfaces = PodInterfaces::new(Asked::Sources, &network, []);
+        assert_eq!(own(&interfaces), ["10.0.0.1/32 a", "fd00::1/128 a", "10.0.0.2/32 b"]);
+        assert_eq!((interfaces.join, interfaces.leave), (vec![1], vec![]));
         let none = PodInterfaces::new(Asked::Nothing, &network, []);
         assert_eq!((own(&none), none.join, none.leave), (vec![], vec![], vec![2]));
     }
@@ -179,14 +179,13 @@ mod tests {
     #[test]
     fn without_a_question_about_sources_an_interface_is_in_the_group_and_held_to_nothing() {
         let crowd: Vec<(String, u32)> = (0..40).map(|n| (format!("v{n}"), n)).collect();
-        let mut interfaces: Vec<_> =
-            crowd.iter().map(|(name, n)| (name.as_str(), *n, 0, &["10.0.0.1/32"][..])).collect();
-        interfaces.push(("x", 77, 5, &["10.0.0.2/32"]));
-        let mut network = network(&interfaces);
+        let mut links: Vec<_> = crowd.iter().map(|(name, n)| (name.as_str(), *n, 0, &["10.0.0.1/32"][..])).collect();
+        links.push(("x", 77, 5, &["10.0.0.2/32"]));
+        let mut network = network(&links);
         network.in_pod_group.insert(99);
-        let update = PodInterfaces::new(Asked::Group, &network, []);
-        assert_eq!((update.own.len(), update.join.len(), update.leave), (0, 40, vec![99]));
-        assert_eq!(update.unheld.keys().copied().collect::<Vec<_>>(), [name("x")]);
+        let interfaces = PodInterfaces::new(Asked::Group, &network, []);
+        assert_eq!((interfaces.own.len(), interfaces.join.len(), interfaces.leave), (0, 40, vec![99]));
+        assert_eq!(interfaces.unheld.keys().copied().collect::<Vec<_>>(), [name("x")]);
     }
 
     #[test]
@@ -210,11 +209,14 @@ mod tests {
         let mut network = network(&[("a", 1, 0, &["10.0.0.1/32"]), ("x", 2, 5, &["10.0.0.2/32"])]);
         let routes = ["10.0.0.0/24".parse().expect("a route")].into();
         network.elsewhere.insert(name("eth0"), Elsewhere { why: NotPodInterface::Default, routes });
-        let update = PodInterfaces::new(Asked::Sources, &network, []);
+        let interfaces = PodInterfaces::new(Asked::Sources, &network, []);
         let local = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.4", "fd00::1"];
         let local = local.map(|address| address.parse().expect("an address"));
-        let words: Vec<String> =
-            update.spoofable(&network, local).into_iter().map(|(address, why)| format!("{address}: {why}")).collect();
+        let words: Vec<String> = interfaces
+            .spoofable(&network, local)
+            .into_iter()
+            .map(|(address, why)| format!("{address}: {why}"))
+            .collect();
         assert_eq!(
             words,
             [
@@ -229,12 +231,11 @@ mod tests {
     #[test]
     fn interfaces_that_cannot_be_held_are_listed_and_left_alone() {
         let crowd: Vec<(String, u32)> = (0..40).map(|n| (format!("v{n}"), n)).collect();
-        let mut interfaces: Vec<_> =
-            crowd.iter().map(|(name, n)| (name.as_str(), *n, 0, &["10.0.0.1/32"][..])).collect();
-        interfaces.push(("x", 77, 5, &["10.0.0.2/32"]));
-        let update = PodInterfaces::new(Asked::Sources, &network(&interfaces), []);
-        assert_eq!((update.own.len(), update.join.len(), update.unheld.len()), (0, 0, 41));
-        assert!(update.unheld[&name("x")].contains("group 5"));
-        assert!(update.unheld[&name("v3")].contains("10.0.0.1/32"));
+        let mut links: Vec<_> = crowd.iter().map(|(name, n)| (name.as_str(), *n, 0, &["10.0.0.1/32"][..])).collect();
+        links.push(("x", 77, 5, &["10.0.0.2/32"]));
+        let interfaces = PodInterfaces::new(Asked::Sources, &network(&links), []);
+        assert_eq!((interfaces.own.len(), interfaces.join.len(), interfaces.unheld.len()), (0, 0, 41));
+        assert!(interfaces.unheld[&name("x")].contains("group 5"));
+        assert!(interfaces.unheld[&name("v3")].contains("10.0.0.1/32"));
     }
 }

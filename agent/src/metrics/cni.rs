@@ -65,8 +65,8 @@ impl Cni {
         );
         registry.register(
             "cni_flow_lookups",
-            "Addresses of new pods, of the Node's pod CIDRs, of which the index said that they have no flow (index), or \
-             whose flows the kernel looked for (walk)",
+            "Addresses of new pods in the Node's pod CIDRs: without flows by the index (index), or looked for in the \
+             kernel's table of connections (walk)",
             self.lookups.clone(),
         );
     }
@@ -74,8 +74,8 @@ impl Cni {
     /// The index of addresses that have flows was asked for ADDs.
     pub(crate) fn flow_index_answered(&self, answer: &Answer) {
         let counts = [("index", answer.without_flows.len() as u64), ("walk", answer.others)];
-        for (answer, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
-            self.lookups.get_or_create(&OfAnswer { answer }).inc_by(count);
+        for (label, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            self.lookups.get_or_create(&OfAnswer { answer: label }).inc_by(count);
         }
     }
 

@@ -138,7 +138,7 @@ fn a_batch_is_carried_out_as_a_whole_or_names_what_was_refused() {
     socket.commit(&[make("a"), make("b")]).unwrap();
     let all = Request::list(message::GET_TABLE, family::BRIDGE, "list tables", |_| ());
     let tables = |socket: &mut Socket| {
-        socket.ask(&all, |answer| Ok(answer.attributes.text(table::NAME)?.map(str::to_owned))).unwrap()
+        socket.ask(&all, |attributes| Ok(attributes.text(table::NAME)?.map(str::to_owned))).unwrap()
     };
     assert_eq!(tables(&mut socket), ["a", "b"]);
     let other = Request::create(message::NEW_TABLE, 77, "make a table of another family", name("a"));

@@ -40,7 +40,7 @@ pub fn written_blocks(family: Family, set: &AddressSet) -> Vec<WrittenBlock> {
 }
 
 /// How much there is to read.
-fn length(blocks: &[WrittenBlock]) -> usize {
+pub(crate) fn length(blocks: &[WrittenBlock]) -> usize {
     blocks.iter().map(|block| 1 + block.except.len()).sum()
 }
 

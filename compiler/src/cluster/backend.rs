@@ -123,9 +123,13 @@ impl Cluster {
         let listed = self.listed(service, port)?;
         let mut backends = Vec::new();
         for family in families(service) {
-            let mut by_node = BTreeMap::<Option<&str>, Vec<(Backend, State)>>::new();
+            let mut by_node = BTreeMap::<&str, Vec<(Backend, State)>>::new();
             for of in of_family(&listed, family) {
-                by_node.entry(of.node).or_default().push((of.backend, of.state));
+                match of.node {
+                    Some(node) => by_node.entry(node).or_default().push((of.backend, of.state)),
+                    // It may be alone on its node.
+                    None => backends.extend(in_use(std::iter::once((of.backend, of.state)))),
+                }
             }
             backends.extend(by_node.into_values().flat_map(|listed| in_use(listed.into_iter())));
         }

@@ -140,7 +140,7 @@ impl Cluster {
             endpoint_slices.entry(service).or_default().push(slice.clone());
         }
         let mut services = BTreeMap::<String, BTreeMap<String, Service>>::new();
-        let first_family = new_address::first_family(objects);
+        let first_family = new_address::first_family(objects, &pods);
         for service in &objects.services {
             let mut service = service.clone();
             // EndpointSlices say of which families it is.

@@ -77,9 +77,9 @@ impl Cluster {
     }
 }
 
-/// The family of which a Service has its addresses that names none: that of the API server's own
-/// Service, else the first one of pods; none where the input says neither.
-pub(super) fn first_family(objects: &Objects) -> Option<Family> {
+/// The family of a Service that names none: that of the API server's own Service, else the first one of
+/// pods; none where the input says neither. A pod of both families says which is the first.
+pub(super) fn first_family(objects: &Objects, pods: &[Pod]) -> Option<Family> {
     let is_of_server = |of: &&Service| (of.namespace.as_str(), of.name.as_str()) == ("default", "kubernetes");
     let of_server = objects.services.iter().find(is_of_server).and_then(|of| of.routing.only_family);
     let of_pod = |pod: &Pod| match (pod.ipv4, pod.ipv6) {
@@ -87,7 +87,8 @@ pub(super) fn first_family(objects: &Objects) -> Option<Family> {
         _ if pod.is_ipv6_first => Some(Family::V6),
         _ => Some(Family::V4),
     };
-    of_server.or_else(|| objects.pods.iter().find_map(of_pod))
+    let is_of_both = |pod: &&Pod| pod.ipv4.is_some() && pod.ipv6.is_some();
+    of_server.or_else(|| pods.iter().filter(is_of_both).chain(pods).find_map(of_pod))
 }
 
 /// The families of which pods and nodes have addresses; both where none has any.
@@ -114,6 +115,7 @@ mod tests {
     use super::*;
     use crate::algebra::ranges::RangeSet;
     use crate::object::{Exposure, Node, Routing, Service};
+    use crate::sample::pod;
 
     fn block(cidr: &str, except: &[&str]) -> Block {
         let parse = |text: &str| Cidr::parse(text).expect("a prefix");
@@ -121,8 +123,8 @@ mod tests {
         Block { family: parse(cidr).family, addresses: parse(cidr).addresses().difference(&cut) }
     }
 
-    fn cluster() -> Cluster {
-        let service = Service {
+    fn service() -> Service {
+        Service {
             namespace: "ns".to_owned(),
             name: "s".to_owned(),
             selector: None,
@@ -130,8 +132,11 @@ mod tests {
             ports: Vec::new(),
             exposure: Exposure::Inside,
             routing: Routing::default(),
-        };
-        Cluster::new(&Objects { services: vec![service], ..Objects::default() })
+        }
+    }
+
+    fn cluster() -> Cluster {
+        Cluster::new(&Objects { services: vec![service()], ..Objects::default() })
     }
 
     #[test]
@@ -168,6 +173,26 @@ mod tests {
         ] {
             let may = |of| cluster().may_hold_a_new_address(&block(cidr, &[]), of);
             assert_eq!((may(NewAddress::OfPod), may(NewAddress::OfNode)), (of_pod, of_node), "{cidr}");
+        }
+    }
+
+    #[test]
+    fn the_first_family_is_that_of_pods_of_both_in_whichever_order_the_input_has_them() {
+        let one = ["ns/a 10.0.0.1", "ns/b 2001:db8::1"];
+        let both = Pod { is_ipv6_first: true, ..pod("ns/c 10.0.0.3 2001:db8::3") };
+        let first = |mut pods: Vec<Pod>, is_turned: bool| {
+            if is_turned {
+                pods.reverse();
+            }
+            let routing = Routing { is_of_first_family: true, ..Routing::default() };
+            let services = vec![Service { routing, addresses: Vec::new(), ..service() }];
+            let cluster = Cluster::new(&Objects { pods, services, ..Objects::default() });
+            cluster.services().find_map(|service| service.routing.only_family)
+        };
+        for is_turned in [false, true] {
+            let one: Vec<Pod> = one.iter().map(|text| pod(text)).collect();
+            assert_eq!(first(one.clone(), is_turned), Some(Family::V4));
+            assert_eq!(first([one, vec![both.clone()]].concat(), is_turned), Some(Family::V6));
         }
     }
 

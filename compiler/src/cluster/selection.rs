@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 
 use super::{Class, ClassId, Cluster, PodId, PolicyId, index};
 use crate::algebra::selector::{Operator, Requirement, Selector};
-use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels, is_topology_label};
+use crate::object::{
+    ControllerLabel, Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels, is_topology_label,
+};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy};
 
 /// Whether something is selected.
@@ -65,13 +67,12 @@ impl UnknownLabels {
             Self::All => return Selection::Possible,
             _ if is_topology_label(&requirement.key) => return Selection::Possible,
             Self::OfNode => return certain(requirement.matches(labels)),
-            // Knative names the pods' app only where the template does not.
-            Self::OfController(_) if requirement.key == "app" && labels.contains_key("app") => {
-                return certain(requirement.matches(labels));
-            }
             Self::OfController(workload) => workload,
         };
-        let Some(label) = controller_labels(&workload.kind).find(|label| label.key == requirement.key) else {
+        let is_added = |label: &&ControllerLabel| {
+            label.key == requirement.key && !(label.yields_to_template && labels.contains_key(label.key))
+        };
+        let Some(label) = controller_labels(&workload.kind).find(is_added) else {
             return certain(requirement.matches(labels));
         };
         let may_be = |values: &[String]| values.iter().any(|value| label.may_be(workload, value));

@@ -299,7 +299,8 @@ impl LocalGroups {
     /// Whether policies of a namespace isolate pods with these labels, by direction.
     pub(super) fn isolates(&self, namespace: &str, labels: &Labels) -> [bool; 2] {
         let policies = || self.namespaces.get(namespace).into_iter().flat_map(|here| here.policies.values());
-        Direction::ALL.map(|way| policies().any(|policy| policy.isolates(way) && policy.subject.matches(labels)))
+        let isolates = |policy: &Policy, direction| policy.isolates(direction) && policy.subject.matches(labels);
+        Direction::ALL.map(|direction| policies().any(|policy| isolates(policy, direction)))
     }
 
     /// The endpoints whose groups may change.

@@ -86,7 +86,7 @@ pub(super) struct Large {
     released: Vec<Released>,
     /// The namespace of which something was loaded last.
     last: Option<String>,
-    /// Whether sets that no rule asks went since.
+    /// Whether the last portion took away sets that no rule asks.
     has_swept: bool,
     /// How many events have waited so far.
     count: u64,
@@ -109,7 +109,7 @@ impl Engine {
             Event::Pod(pod) if !pod.is_endpoint() => self.pod_is_gone(PodKey::of(&pod)),
             Event::Pod(pod) => {
                 let key = PodKey::of(&pod);
-                self.is_elsewhere_no_more(&key, &pod.namespace);
+                self.forget_in_other_namespaces(&key, &pod.namespace);
                 let waits = self.large.waiting.contains_key(&pod.namespace);
                 let is_here = self.store.is_this_node(pod.node.as_deref());
                 if !waits && (!is_here || self.upper_bound(&pod.namespace, None, true) <= limit) {
@@ -122,7 +122,7 @@ impl Engine {
                 self.wait(namespace.clone(), Object::Pod(key.clone()), Change::Event(Event::Pod(pod)));
                 // What may be small after all is known at the next commit.
                 if self.large.waiting.get(&namespace).is_some_and(|waiting| waiting.expected.is_some()) {
-                    self.hold(&namespace, &key);
+                    self.update_stand_in(&namespace, &key);
                 }
             }
             Event::Policy(policy) => {
@@ -188,37 +188,34 @@ impl Engine {
         for waiting in self.large.waiting.values_mut() {
             waiting.forget(&object);
         }
-        self.let_go(&key);
+        self.remove_stand_in(&key);
         self.apply(Event::PodGone(key));
     }
 
     /// What waits of a pod under another namespace is past. No API server moves a pod, but files
     /// may seem to.
-    fn is_elsewhere_no_more(&mut self, key: &PodKey, namespace: &str) {
+    fn forget_in_other_namespaces(&mut self, key: &PodKey, namespace: &str) {
         let object = Object::Pod(key.clone());
         let mut is_other = false;
         for (_, waiting) in self.large.waiting.iter_mut().filter(|(name, _)| *name != namespace) {
             is_other |= waiting.forget(&object);
         }
         if is_other {
-            self.let_go(key);
+            self.remove_stand_in(key);
         }
     }
 
     /// Whether a pod of a namespace whose events wait lists an address no more that it listed
     /// before, as the last event about it said.
     fn loses_address(&self, pod: &Pod, key: &PodKey) -> bool {
-        let object = Object::Pod(key.clone());
-        let waiting = self.large.waiting.get(&pod.namespace);
-        let before =
-            waiting.and_then(|waiting| waiting.later.changes.get(&object).or_else(|| waiting.now.changes.get(&object)));
+        let before = self.large.waiting.get(&pod.namespace).and_then(|waiting| waiting.pod(key));
         let is_lost = |address: IpAddr| !pod.addresses().any(|still| still == address);
         match (before, self.store.find(key)) {
-            (Some(Change::Event(Event::Pod(before))), _) => before.addresses().any(is_lost),
+            (Some(before), _) => before.addresses().any(is_lost),
             (_, Some(known)) => {
                 Family::ALL.into_iter().filter_map(|family| self.store.listed(known, family)).any(is_lost)
             }
-            _ => false,
+            (None, None) => false,
         }
     }
 
@@ -243,10 +240,10 @@ impl Engine {
             return false;
         }
         let owner = self.owner(address).map(|[owner, ..]| owner);
-        let lists = |event: &Event| matches!(event, Event::Pod(pod) if pod.addresses().any(|listed| listed == address));
+        let lists = |pod: &Pod| pod.addresses().any(|listed| listed == address);
         let is_meant = |(namespace, waiting): (&String, &Waiting)| {
             waiting.batches().any(|batch| batch.first <= until)
-                && (waiting.batches().flat_map(Batch::events).any(lists) || owner.as_ref() == Some(namespace))
+                && (waiting.batches().flat_map(Batch::pods).any(lists) || owner.as_ref() == Some(namespace))
         };
         self.large.waiting.iter().any(is_meant)
     }
@@ -318,7 +315,7 @@ impl Engine {
                     } else {
                         waiting.expected = Some(self.expect(&namespace, prospect));
                         self.large.waiting.insert(namespace.clone(), waiting);
-                        self.hold_all(&namespace);
+                        self.update_stand_ins(&namespace);
                     }
                 }
             }
@@ -333,7 +330,7 @@ impl Engine {
                 Change::Event(event) => {
                     if let Event::Pod(pod) = &event {
                         // Or it would claim the same address for a moment.
-                        self.let_go(&PodKey::of(pod));
+                        self.remove_stand_in(&PodKey::of(pod));
                     }
                     self.apply(event);
                 }
@@ -343,7 +340,7 @@ impl Engine {
         self.groups.prepare(prospect.groups);
         self.groups.set_over_bound(namespace, &prospect.over);
         // A later event about a pod may wait, and give it an address.
-        self.hold_all(namespace);
+        self.update_stand_ins(namespace);
     }
 
     /// How many rules and sets of this the state does not have. Chains of others that are only

@@ -316,7 +316,7 @@ impl Engine {
     /// How many policies there are in the cluster.
     #[must_use]
     pub fn policies(&self) -> usize {
-        self.groups.policies() - self.policies_of_stand_ins().count()
+        self.groups.policies() - self.count_of_stand_in_policies()
     }
 
     /// Takes an event in. Nothing comes of it before [`Engine::commit`].

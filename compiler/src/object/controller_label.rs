@@ -13,6 +13,8 @@ pub struct ControllerLabel {
     kinds: &'static [&'static str],
     /// Every pod of such a workload has it.
     pub is_always_there: bool,
+    /// The controller adds it only where the template has no label with this key.
+    pub(crate) yields_to_template: bool,
     values: Values,
 }
 
@@ -33,7 +35,7 @@ const fn label(
     is_always_there: bool,
     values: Values,
 ) -> ControllerLabel {
-    ControllerLabel { key, kinds, is_always_there, values }
+    ControllerLabel { key, kinds, is_always_there, yields_to_template: false, values }
 }
 
 /// All of them. Sources: `AddPodLabel…` in Kubernetes' controllers, and
@@ -66,7 +68,7 @@ const KNATIVE: [&str; 2] = ["Service.serving.knative.dev", "Configuration"];
 /// Labels of controllers that are not Kubernetes' own. That OpenShift's `deploymentconfig` and
 /// Knative's `serving.knative.dev/service` have the workload's name is known.
 const FOREIGN: [ControllerLabel; 7] = [
-    label("app", &KNATIVE, true, Values::Any),
+    ControllerLabel { yields_to_template: true, ..label("app", &KNATIVE, true, Values::Any) },
     label("apps.kruise.io/cloneset-instance-id", &["CloneSet"], true, Values::Any),
     label("deployment", &["DeploymentConfig"], true, Values::NameAndOrdinal),
     label(ROLLOUT_HASH_LABEL, &["Rollout"], true, Values::Any),

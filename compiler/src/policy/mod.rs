@@ -263,7 +263,7 @@ impl PolicyRule {
     }
 
     /// Its peers, where all of them are pods; `None` where it admits everyone, or a peer is a block or
-    /// was not understood.
+    /// was not understood. Some of none if the rule's own fields were not understood.
     #[must_use]
     pub fn only_pod_peers(&self) -> Option<Vec<&PodPeer>> {
         let Peers::AnyOf(peers) = &self.peers else { return None };

@@ -120,26 +120,24 @@ impl Reader<'_> {
         let fields: Vec<&str> =
             below.filter(|field| (path.is_empty() || is_below(field, path)) && wanted(field)).collect();
         for field in &fields {
-            let problem = match spelling::meant(field) {
-                Some(meant) => format!("the API has no such field (did you mean {meant}?)"),
-                None if is_ports_of_peer(field) => {
+            let problem = match (spelling::meant(field), misplaced(field)) {
+                (Some(meant), _) => format!("the API has no such field (did you mean {meant}?)"),
+                _ if is_ports_of_peer(field) => {
                     "the API has no such field; ports stands beside from or to, one level up".to_owned()
                 }
-                None if is_peers_of_other_direction(field) => {
+                _ if is_peers_of_other_direction(field) => {
                     let (here, instead) =
                         if field.starts_with("spec.egress") { ("egress", "to") } else { ("ingress", "from") };
                     format!("the API has no such field; a rule for {here} has \"{instead}\" in its place")
                 }
-                None if misplaced(field).is_some() => {
-                    format!("the API has no such field; {}", misplaced(field).unwrap_or_default())
-                }
-                None if is_namespace_of_peer(field) => {
+                (None, Some(misplaced)) => format!("the API has no such field; {misplaced}"),
+                _ if is_namespace_of_peer(field) => {
                     "the API has no such field; a namespaceSelector with the label kubernetes.io/metadata.name means a \
                      namespace by its name"
                         .to_owned()
                 }
-                None if is_in_selector(field) => "the API has no such field; labels stand below matchLabels".to_owned(),
-                None => "the API has no such field".to_owned(),
+                _ if is_in_selector(field) => "the API has no such field; labels stand below matchLabels".to_owned(),
+                (None, None) => "the API has no such field".to_owned(),
             };
             self.report(*field, Code::FieldUnknown, problem, effect);
         }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use crate::algebra::block_text::written_blocks;
+use crate::algebra::block_text::{length, written_blocks};
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::ranges::RangeSet;
 use crate::algebra::traffic::Traffic;
@@ -85,17 +85,17 @@ const MOST_CELLS: usize = 32;
 /// among them, so what one rule says in one block is spread over many entries; where that is shorter,
 /// the entries are by traffic instead, and their addresses overlap.
 #[must_use]
-pub fn as_written(entries: &[Outside]) -> Vec<Outside> {
+pub fn shortest_entries(entries: &[Outside]) -> Vec<Outside> {
     let mut written: Vec<Outside> = entries.iter().filter(|entry| entry.addresses.is_none()).cloned().collect();
     for family in Family::ALL {
         let is_of_family = |entry: &&Outside| matches!(&entry.addresses, Some((of, _)) if *of == family);
         let parts: Vec<Outside> = entries.iter().filter(is_of_family).cloned().collect();
-        let length = |entries: &[Outside]| -> usize {
-            let blocks = entries.iter().filter_map(|entry| entry.addresses.as_ref());
-            blocks.flat_map(|(family, set)| written_blocks(*family, set)).map(|block| 1 + block.except.len()).sum()
+        let length_of = |entries: &[Outside]| -> usize {
+            let addresses = entries.iter().filter_map(|entry| entry.addresses.as_ref());
+            addresses.map(|(family, set)| length(&written_blocks(*family, set))).sum()
         };
         match by_traffic(&parts, family) {
-            Some(other) if length(&other) < length(&parts) => written.extend(other),
+            Some(other) if length_of(&other) < length_of(&parts) => written.extend(other),
             _ => written.extend(parts),
         }
     }
@@ -286,8 +286,48 @@ fn entries(divisions: &[Division; 2]) -> Vec<Outside> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
+    use crate::object::Protocol;
     use crate::sample::cluster;
+
+    /// What entries let pass with an address.
+    fn admitted(entries: &[Outside], family: Family, address: u128) -> Traffic {
+        let holds =
+            |entry: &&Outside| entry.addresses.as_ref().is_none_or(|(of, set)| *of == family && set.contains(address));
+        entries.iter().filter(holds).fold(Traffic::none(), |all, entry| all.union(&entry.traffic))
+    }
+
+    /// Entries of the addresses below 32, with ports below 8.
+    fn random_entries() -> impl Strategy<Value = Vec<Outside>> {
+        let range = (0_u128..32, 0_u128..32).prop_map(|(a, b)| (a.min(b), a.max(b)));
+        let ports = (1_u16..8, 1_u16..8).prop_map(|(a, b)| Traffic::ports(Protocol::Tcp, a.min(b), a.max(b)));
+        let ranges = proptest::option::weighted(0.9, proptest::collection::vec(range, 1..4));
+        let entry = (ranges, select(Family::ALL.to_vec()), ports).prop_map(|(ranges, family, traffic)| {
+            let addresses = ranges.map(|ranges| (family, AddressSet::from_ranges(ranges)));
+            Outside { addresses, traffic }
+        });
+        proptest::collection::vec(entry, 0..6)
+    }
+
+    #[test]
+    fn the_shortest_entries_admit_what_the_entries_admit() {
+        let shortened = Cell::new(0);
+        let config = ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() };
+        proptest!(config, |(entries in random_entries())| {
+            let shortest = shortest_entries(&entries);
+            for (family, address) in Family::ALL.into_iter().flat_map(|family| (0..33).map(move |of| (family, of))) {
+                prop_assert_eq!(admitted(&shortest, family, address), admitted(&entries, family, address));
+            }
+            let is_there = |entry: &Outside| entries.contains(entry);
+            shortened.set(shortened.get() + usize::from(!shortest.iter().all(is_there)));
+        });
+        assert!(shortened.get() > 50, "only {} are other entries", shortened.get());
+    }
 
     fn shown(entries: &[Outside]) -> String {
         entries.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")

@@ -9,7 +9,7 @@ use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::{PodId, PolicyId};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{Beside, EndpointExplanation, EndpointPart, Side};
-use npc_compiler::verdict::outside::{Outside, OutsideBounds, as_written};
+use npc_compiler::verdict::outside::{Outside, OutsideBounds, shortest_entries};
 use serde_json::{Value, json};
 
 use super::answer::{beside as beside_json, policy};
@@ -90,8 +90,8 @@ impl About<'_> {
         if shown.chain(sides.iter().filter(|_| self.parts.is_empty())).any(differ) {
             writeln!(
                 out,
-                "\n~ this is allowed for some only: replicas differ, which npc matrix --by pod shows, or IPv4 and IPv6 do, \
-                 which npc explain SRC DST shows"
+                "\n~ allowed for some only. If replicas differ, npc matrix --by pod shows which; if IPv4 and IPv6 differ, \
+                 npc explain SRC DST shows how"
             )?;
         }
         if sides.iter().any(|side| !side.unknown_peers.is_empty() || !side.outside.unknown.is_empty()) {
@@ -159,7 +159,7 @@ impl About<'_> {
                 for (traffic, names) in peers(of_side) {
                     columns.push([marked(traffic), format!("{way} {}", shorten(&names, LISTED, ", "))]);
                 }
-                for entry in as_written(outside) {
+                for entry in shortest_entries(outside) {
                     let blocks = entry.blocks();
                     let all = vec![String::new()];
                     for block in if blocks.is_empty() { &all } else { &blocks } {

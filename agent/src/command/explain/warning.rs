@@ -138,7 +138,7 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
     }
 }
 
-/// That a Service has not the port that was asked for, and which it has.
+/// That a Service lacks the port that was asked for, and its ports.
 fn no_such_port(namespace: &str, name: &str, ports: &[(Protocol, u16)]) -> String {
     if ports.is_empty() {
         return format!("service {namespace}/{name} has no port from 1 to 65535");

@@ -11,7 +11,7 @@ use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::{Cell, Endpoint, Matrix};
-use npc_compiler::verdict::outside::{Outside, OutsideBounds, as_written, outside};
+use npc_compiler::verdict::outside::{Outside, OutsideBounds, outside, shortest_entries};
 
 use super::elsewhere::{self, Elsewhere};
 use super::filter::OutsideShown;
@@ -197,7 +197,8 @@ impl<'a> TextMatrix<'a> {
         }
         let OutsideBounds { common, differs, unknown, .. } = self.outside(place, direction);
         let marked = |entry: &Outside, before, behind| dead_block::marked(self.cluster, entry, before, behind);
-        let (common, differs, unknown) = (as_written(&common), as_written(&differs), as_written(&unknown));
+        let (common, differs, unknown) =
+            (shortest_entries(&common), shortest_entries(&differs), shortest_entries(&unknown));
         let common = common.iter().map(|entry| marked(entry, "", ""));
         let differs = differs.iter().map(|entry| marked(entry, "", "~"));
         let unknown = unknown.iter().map(|entry| marked(entry, "?", ""));

@@ -186,5 +186,5 @@ impl Bridge {
 /// # Errors
 /// If the kernel does not list it or does not let it go.
 pub fn remove() -> Result<bool, Error> {
-    table::remove()
+    table::OWN.remove()
 }

@@ -9,11 +9,11 @@
 //! that of the node and so in all below it.
 //!
 //! A pod with `CAP_NET_ADMIN` of its own can give itself any address. So these are
-//! claims, and hold only as far as the API says the same (`enforce::frames`).
+//! claims, and hold only as far as the API says the same (`enforce::bridge_table`).
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rtnetlink::packet_core::{DoneBuffer, ErrorBuffer, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer};
@@ -21,7 +21,7 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tracing::debug;
 
-use super::super::nftables::{Attributes, WriteAttributes};
+use super::super::attribute::{Attributes, WriteAttributes, ip_address};
 use super::EthernetAddress;
 
 /// Messages and attributes; see linux/rtnetlink.h, if_link.h and if_addr.h.
@@ -134,7 +134,7 @@ impl Asker {
             let attributes = Attributes(body.get(ADDRESS_HEADER..).unwrap_or_default());
             // On a link with a peer, the address is the peer's.
             let own =
-                [address::LOCAL, address::ADDRESS].into_iter().find_map(|kind| ip(attributes.get(kind).ok()??));
+                [address::LOCAL, address::ADDRESS].into_iter().find_map(|kind| ip_address(attributes.get(kind).ok()??));
             peer.addresses.extend(own.filter(|own| of == Some(index) && !is_link_local(own)));
         })?;
         Ok(Some(peer))
@@ -197,14 +197,6 @@ fn link_header(index: u32) -> Vec<u8> {
 /// rtnetlink's numbers are in this machine's order.
 fn native(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
     attributes.get(kind).ok()??.try_into().ok().map(u32::from_ne_bytes)
-}
-
-fn ip(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => <[u8; 4]>::try_from(bytes).ok().map(|bytes| Ipv4Addr::from(bytes).into()),
-        16 => <[u8; 16]>::try_from(bytes).ok().map(|bytes| Ipv6Addr::from(bytes).into()),
-        _ => None,
-    }
 }
 
 fn is_link_local(address: &IpAddr) -> bool {

@@ -10,7 +10,7 @@ use super::rules;
 use super::{BridgeTable, EthernetAddress};
 
 /// The table.
-const OWN: OwnTable = OwnTable { family: family::BRIDGE, name: "npc" };
+pub(super) const OWN: OwnTable = OwnTable { family: family::BRIDGE, name: "npc" };
 
 /// What one message may carry of members, in bytes: an attribute ends at 64 KiB.
 const LIMIT: usize = 16 << 10;
@@ -28,11 +28,6 @@ pub(super) enum Found {
 
 /// A member of a set as the kernel has it.
 type Key = Vec<u8>;
-
-/// Removes the table; whether it was there.
-pub(super) fn remove() -> Result<bool, Error> {
-    OWN.remove()
-}
 
 /// Reads it. A change while it is read shows in the next generation.
 pub(super) fn read(socket: &mut Socket) -> Result<Found, Error> {
@@ -161,8 +156,6 @@ pub(super) fn batch(held: Option<&BridgeTable>, wanted: &BridgeTable) -> Vec<Req
         Some(held) if !held.is_empty() && !wanted.is_empty() => held,
         Some(held) if held == wanted => return Vec::new(),
         there => {
-            // That it is there is not known for certain, and to delete what is not
-            // is an error: so it is made first.
             let mut batch = Vec::new();
             if there.is_none_or(|there| !there.is_empty()) {
                 batch.extend(OWN.removal());

@@ -19,7 +19,7 @@ use rtnetlink::packet_core::{DefaultNla, NLM_F_DUMP, NetlinkHeader, NetlinkMessa
 use rustix::io::Errno;
 
 use self::connection::{Connection, Deleted, TRIES};
-use super::attribute::Attributes;
+use super::attribute::{Attributes, ip_address};
 use super::datagram::messages;
 
 pub use self::new_sandbox::cut_all_of;
@@ -320,10 +320,11 @@ fn ends(message: &[u8]) -> [Option<IpAddr>; 2] {
     let source = |tuple: u16| -> Option<IpAddr> {
         let entry = Attributes(message.get(NETFILTER_HEADER..)?);
         let ends = entry.nested(tuple).ok()?.nested(CTA_TUPLE_IP).ok()?;
-        match ends.get(CTA_IP_V4_SRC).ok()? {
-            Some(v4) => <[u8; 4]>::try_from(v4).ok().map(IpAddr::from),
-            None => <[u8; 16]>::try_from(ends.get(CTA_IP_V6_SRC).ok()??).ok().map(IpAddr::from),
-        }
+        let octets = match ends.get(CTA_IP_V4_SRC).ok()? {
+            Some(v4) => v4,
+            None => ends.get(CTA_IP_V6_SRC).ok()??,
+        };
+        ip_address(octets)
     };
     [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY].map(source)
 }

@@ -73,9 +73,9 @@ pub enum Forget {
 /// What came of an index, for one sweep.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
-    /// Addresses of the sweep that have no flow, by the index. None was looked for.
+    /// Addresses of the sweep that have no flow, by the index. Their flows were not looked for.
     pub without_flows: BTreeSet<IpAddr>,
-    /// How many of the other addresses are of the domain: they are in the index, or it does not count.
+    /// How many of the other addresses are of the domain. They are in the index, or the index does not count.
     pub others: u64,
     /// It was renewed as it was to be.
     pub is_renewed: bool,
@@ -112,7 +112,7 @@ struct Whole {
 }
 
 impl Index {
-    /// Which of these addresses have no flow, and of how many others of the domain that is not known.
+    /// Finds which of these addresses have no flow, and counts the other addresses of the domain.
     pub(super) fn ask(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Answer {
         let mut state = self.state();
         if state.is_unsupported {

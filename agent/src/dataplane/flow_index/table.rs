@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use npc_compiler::object::Family;
 
+use super::super::attribute::ip_address;
 use super::super::nftables::own_table::{self, OwnTable};
 use super::super::nftables::{Attributes, Error, Request, Socket, WriteAttributes, counter, family, message, object};
 use super::rules::{self, CHAINS, MISSED, PRIORITY, Set};
@@ -97,15 +98,9 @@ pub(super) fn clear_short(socket: &mut Socket, of: Family) -> Result<(), Error> 
 pub(super) fn noted(socket: &mut Socket) -> Result<BTreeSet<IpAddr>, Error> {
     let mut all = BTreeSet::new();
     for set in [Set::V4, Set::V6] {
-        all.extend(OWN.members(socket, set.name())?.iter().filter_map(|member| address(member)));
+        all.extend(OWN.members(socket, set.name())?.iter().filter_map(|member| ip_address(member)));
     }
     Ok(all)
-}
-
-/// The address that a member is.
-fn address(member: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(member).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(member).map(IpAddr::from)).ok()
 }
 
 const fn set_of(address: IpAddr) -> Set {
@@ -163,7 +158,7 @@ pub(in super::super) fn fuzz(data: &[u8]) {
     let rules: Vec<_> = rules.iter().map(|(_, rule)| rule).collect();
     for attributes in super::super::fuzz_input::attributes(data) {
         for member in OWN.fuzz(Attributes(attributes), &rules) {
-            let _ = address(&member);
+            let _ = ip_address(&member);
         }
     }
 }

@@ -135,7 +135,7 @@ impl Native {
     pub(in super::super) fn chains(&mut self) -> Result<Vec<Chain>, Error> {
         let what = format!("list the chains of {}", self.family);
         let request = Request::list(message::GET_CHAIN, self.number(), what, |_| {});
-        self.socket.ask(&request, |answer| Ok(read_chain(answer.attributes)))
+        self.socket.ask(&request, |attributes| Ok(read_chain(attributes)))
     }
 
     /// The rules of the tables of iptables, or of one chain of the filter table, in
@@ -153,7 +153,7 @@ impl Native {
         });
         // A kernel that does not look at what was asked for lists all.
         let is_asked = |rule: &Rule| of.is_none_or(|name| rule.table == FILTER && rule.chain == name);
-        self.socket.ask(&request, |answer| Ok(read_rule(answer.attributes).filter(is_asked)))
+        self.socket.ask(&request, |attributes| Ok(read_rule(attributes).filter(is_asked)))
     }
 
     /// Why the rules of FORWARD would not filter, if so. A FORWARD that is not
@@ -166,7 +166,7 @@ impl Native {
         let request = Request::get(message::GET_TABLE, self.number(), what, |attributes| {
             attributes.put_text(table::NAME, FILTER);
         });
-        let flags = self.socket.ask(&request, |answer| answer.attributes.u32(table::FLAGS));
+        let flags = self.socket.ask(&request, |attributes| attributes.u32(table::FLAGS));
         match flags {
             Ok(flags) if flags.iter().any(|flags| flags & DORMANT != 0) => return Ok(Some(ForeignForward::Dormant)),
             Ok(_) => {}
@@ -178,7 +178,7 @@ impl Native {
             attributes.put_text(chain::TABLE, FILTER);
             attributes.put_text(chain::NAME, "FORWARD");
         });
-        match self.socket.ask(&request, |answer| Ok(read_chain(answer.attributes))) {
+        match self.socket.ask(&request, |attributes| Ok(read_chain(attributes))) {
             Ok(chains) => Ok(chains.first().and_then(|forward| match &forward.base {
                 Some((FORWARD_HOOK, FILTER_PRIORITY, kind)) if kind == "filter" => None,
                 Some((hook, priority, kind)) => Some(ForeignForward::Elsewhere(kind.clone(), *hook, *priority)),

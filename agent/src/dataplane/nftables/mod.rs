@@ -19,7 +19,7 @@ pub(super) mod steps;
 
 pub use super::attribute::{Attributes, WriteAttributes};
 pub(super) use loaded::nf_tables_is_loaded;
-pub use socket::{AnswerMessage, Error, Request, Socket};
+pub use socket::{Error, Request, Socket};
 
 /// The families of tables.
 pub mod family {
@@ -146,9 +146,9 @@ pub mod verdict {
     /// The chain to go to.
     pub const CHAIN: u16 = 2;
 
-    /// The frame is dropped.
+    /// The packet is dropped.
     pub const DROP: i32 = 0;
-    /// The frame goes on to the next hook.
+    /// The packet goes on to the next hook.
     pub const ACCEPT: i32 = 1;
     /// On to a chain, and back.
     pub const JUMP: i32 = -3;

@@ -33,13 +33,13 @@ pub(in super::super) type Chain<'a> = (&'a str, Option<(u32, i32)>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Set {
     pub(in super::super) name: &'static str,
-    /// For `nft`, which prints members by it. It is not listed.
+    /// For `nft`, which prints members by it. Not compared when the set is read back.
     pub(in super::super) key_type: u32,
     pub(in super::super) key_length: u32,
     pub(in super::super) flags: u32,
-    /// How many members it has at most, if there is a bound. It is not listed.
+    /// How many members it has at most, if there is a bound. Not compared when the set is read back.
     pub(in super::super) size: Option<u32>,
-    /// What only `nft` reads. It is not listed.
+    /// What only `nft` reads. Not compared when the set is read back.
     pub(in super::super) userdata: Option<&'static [u8]>,
 }
 
@@ -52,7 +52,7 @@ type SetFound = (String, u32, u32, u64);
 
 impl OwnTable {
     /// What to call it in errors.
-    pub(in super::super) fn title(self) -> String {
+    fn title(self) -> String {
         let family = if self.family == family::BRIDGE { "bridge" } else { "inet" };
         format!("{family} {}", self.name)
     }
@@ -61,9 +61,9 @@ impl OwnTable {
     pub(in super::super) fn head(self, socket: &mut Socket) -> Result<Option<Head>, Error> {
         let what = format!("look for the table {}", self.title());
         let ask = Request::get(message::GET_TABLE, self.family, what, self.named(table::NAME));
-        let heads = socket.ask(&ask, |answer| {
-            let flags = answer.attributes.u32(table::FLAGS)?.unwrap_or_default();
-            Ok(Some(Head { flags, handle: answer.attributes.u64(table::HANDLE)? }))
+        let heads = socket.ask(&ask, |attributes| {
+            let flags = attributes.u32(table::FLAGS)?.unwrap_or_default();
+            Ok(Some(Head { flags, handle: attributes.u64(table::HANDLE)? }))
         });
         match heads {
             Ok(heads) => Ok(heads.first().copied()),
@@ -72,7 +72,7 @@ impl OwnTable {
         }
     }
 
-    /// Whether it has these chains and no others. A packet goes on from the end of each that it enters by.
+    /// Whether it has these chains and no others. Each base chain has the policy ACCEPT.
     pub(in super::super) fn has_chains<'a>(
         self,
         socket: &mut Socket,
@@ -81,7 +81,7 @@ impl OwnTable {
         // The kernel lists chains and sets of all tables of the family.
         let what = format!("list the chains of the table {}", self.title());
         let ask = Request::list(message::GET_CHAIN, self.family, what, self.named(chain::TABLE));
-        let mut found = socket.ask(&ask, |answer| self.in_it(answer.attributes, chain::TABLE, as_chain))?;
+        let mut found = socket.ask(&ask, |attributes| self.in_it(attributes, chain::TABLE, as_chain))?;
         let mut wanted: Vec<ChainFound> =
             chains.map(|(name, hook)| (name.to_owned(), hook, u32::from(hook.is_some()))).collect();
         wanted.sort();
@@ -93,7 +93,7 @@ impl OwnTable {
     pub(in super::super) fn sets(self, socket: &mut Socket, sets: &[Set]) -> Result<Option<Vec<u64>>, Error> {
         let what = format!("list the sets of the table {}", self.title());
         let ask = Request::list(message::GET_SET, self.family, what, self.named(set::TABLE));
-        let mut found = socket.ask(&ask, |answer| self.in_it(answer.attributes, set::TABLE, as_set))?;
+        let mut found = socket.ask(&ask, |attributes| self.in_it(attributes, set::TABLE, as_set))?;
         found.sort();
         let mut wanted: Vec<_> = sets.iter().map(|set| (set.name, set.key_length, set.flags)).collect();
         wanted.sort_unstable();
@@ -114,9 +114,8 @@ impl OwnTable {
             bytes.put_text(rule::CHAIN, chain);
         });
         let mut wanted = rules;
-        let found = socket.ask(&ask, |answer| {
-            // Kernels before 5.x pass over what is asked for.
-            let attributes = answer.attributes;
+        let found = socket.ask(&ask, |attributes| {
+            // Old kernels list the rules of all chains.
             if attributes.text(rule::TABLE)? != Some(self.name) || attributes.text(rule::CHAIN)? != Some(chain) {
                 return Ok(None);
             }
@@ -135,7 +134,7 @@ impl OwnTable {
             bytes.put_text(elements::TABLE, self.name);
             bytes.put_text(elements::SET, set);
         });
-        Ok(socket.ask(&ask, |answer| keys(answer.attributes).map(Some))?.into_iter().flatten().collect())
+        Ok(socket.ask(&ask, |attributes| keys(attributes).map(Some))?.into_iter().flatten().collect())
     }
 
     /// Whether a set has a member.

@@ -179,13 +179,6 @@ fn batch_edge(kind: u16) -> Vec<u8> {
     bytes
 }
 
-/// One message of an answer.
-#[derive(Debug, Clone, Copy)]
-pub struct AnswerMessage<'a> {
-    /// What it says.
-    pub attributes: Attributes<'a>,
-}
-
 /// A socket in the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Socket {
@@ -212,8 +205,8 @@ impl Socket {
         Ok(Self { fd: open()?, number: 0, buffer: vec![0; BUFFER] })
     }
 
-    /// Asks one question and answers with what `each` makes of the messages that
-    /// come.
+    /// Asks one question and answers with what `each` makes of the attributes of each
+    /// message that comes.
     ///
     /// # Errors
     /// If the kernel refuses, or its answer cannot be had or understood. An answer
@@ -221,7 +214,7 @@ impl Socket {
     pub fn ask<T>(
         &mut self,
         request: &Request,
-        mut each: impl FnMut(AnswerMessage<'_>) -> Result<Option<T>, DecodeError>,
+        mut each: impl FnMut(Attributes<'_>) -> Result<Option<T>, DecodeError>,
     ) -> Result<Vec<T>, Error> {
         for _ in 0..TRIES {
             let number = self.number.wrapping_add(1);
@@ -232,8 +225,8 @@ impl Socket {
                 continue;
             }
             let mut found = Vec::new();
-            let end = self.receive(request, number..=number, |answer| {
-                found.extend(each(answer)?);
+            let end = self.receive(request, number..=number, |attributes| {
+                found.extend(each(attributes)?);
                 Ok(())
             });
             match end {
@@ -258,7 +251,7 @@ impl Socket {
         /// The attribute of the number.
         const GENERATION: u16 = 1;
         let ask = Request::get(message::GET_GENERATION, 0, "say which its last commit to nf_tables is", |_| ());
-        match self.ask(&ask, |answer| answer.attributes.u32(GENERATION)) {
+        match self.ask(&ask, |attributes| attributes.u32(GENERATION)) {
             Ok(found) => Ok(found.first().copied().unwrap_or_default()),
             // So a kernel without nf_tables answers to what is no batch.
             Err(Error::Refused { what, errno }) if errno == Errno::INVAL.raw_os_error() => {
@@ -353,7 +346,7 @@ impl Socket {
         &mut self,
         request: &Request,
         numbers: std::ops::RangeInclusive<u32>,
-        mut each: impl FnMut(AnswerMessage<'_>) -> Result<(), DecodeError>,
+        mut each: impl FnMut(Attributes<'_>) -> Result<(), DecodeError>,
     ) -> Result<End, Error> {
         let malformed = |source| Error::Malformed { what: request.what.clone(), source };
         let mut interrupted = false;
@@ -395,7 +388,7 @@ impl Socket {
                         if let (SUBSYSTEM, Some((_, attributes))) =
                             (subsystem, message.payload().split_at_checked(NETFILTER_HEADER))
                         {
-                            each(AnswerMessage { attributes: Attributes(attributes) }).map_err(malformed)?;
+                            each(Attributes(attributes)).map_err(malformed)?;
                         }
                         continue;
                     }

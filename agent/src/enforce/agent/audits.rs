@@ -131,7 +131,7 @@ impl<K: Kernel> Agent<K> {
         self.readiness.set_obstacle(self.obstacle(&unfiltered));
         if self.readiness.reason() != before.as_deref() {
             self.report_readiness();
-            // That the agent is ready now comes of no pass or sweep that would log it.
+            // No pass or sweep follows that would log that the agent is ready.
             self.report.log_passes(self.sweeps.judged());
         }
     }

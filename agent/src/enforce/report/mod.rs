@@ -22,7 +22,6 @@ use super::ready::ReadyFile;
 use super::settings::Settings;
 use super::sweeps::Passed;
 use crate::causes::with_causes;
-use crate::counted::counted;
 use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::{self, CutResult, ipset};
 use crate::metrics::{Kind, Metrics};
@@ -366,7 +365,7 @@ impl Report {
                 if was == Readiness::Ready {
                     self.readiness = Readiness::Unready;
                 }
-                // A line that waits for sweeps would say so after this.
+                // A `ready` line that waits for sweeps would be logged after this one.
                 self.unlogged_ready = None;
                 self.not_ready(reason);
                 self.ready_file.remove()
@@ -429,5 +428,5 @@ impl Report {
 }
 
 fn hooks_restored(hooks: usize) -> String {
-    if hooks == 1 { "hook restored".to_owned() } else { format!("{} restored", counted(hooks, "hook")) }
+    if hooks == 1 { "hook restored".to_owned() } else { format!("{hooks} hooks restored") }
 }

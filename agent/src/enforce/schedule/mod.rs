@@ -7,9 +7,9 @@
 //! |---|---|
 //! | a pass | at once after a change; after a failure when the wait is over |
 //! | the periodic audit | [`AUDIT`] after the last one began, also while changes come |
-//! | the next portion of a large change | when nothing else is |
 //! | an audit of what a notification named | at once; while large changes are loaded, [`LOAD_AUDIT`] later |
 //! | an audit after a find | soon, then less and less often ([`FollowUp`]) |
+//! | the next portion of a large change | when nothing else is due |
 //!
 //! After a find, each audit waits at least as long as that find took. So a program that
 //! undoes each repair costs half of a processor at most.

@@ -2,20 +2,51 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::MutexGuard;
 
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::super::Waiter;
+use super::super::pass::Pass;
 use super::super::waiters::Waiters;
 use super::*;
+use crate::dataplane;
 
 /// An enforcer to which a change of more than ten rules is a large one, and its kernel.
-fn enforcer() -> (Enforcer<Recording>, Arc<Mutex<Memory>>, mpsc::UnboundedReceiver<Call>) {
-    let memory = Arc::new(Mutex::new(Memory::default()));
-    let (sender, calls) = mpsc::unbounded_channel();
-    let kernel = Recording { memory: Arc::clone(&memory), calls: sender };
-    (Enforcer::new(kernel, "node-1").with_large_changes(10), memory, calls)
+struct Passes {
+    enforcer: Enforcer<Recording>,
+    known: LastObjects,
+    memory: Arc<Mutex<Memory>>,
+    _calls: mpsc::UnboundedReceiver<Call>,
+}
+
+impl Passes {
+    /// A policy of one rule is in force.
+    fn new() -> Self {
+        let memory = Arc::new(Mutex::new(Memory::default()));
+        let (sender, calls) = mpsc::unbounded_channel();
+        let kernel = Recording { memory: Arc::clone(&memory), calls: sender };
+        let enforcer = Enforcer::new(kernel, "node-1").with_large_changes(10);
+        let mut passes = Self { enforcer, known: LastObjects::default(), memory, _calls: calls };
+        passes.pass(&two(1, false)).expect("no refusal");
+        passes
+    }
+
+    /// A pass after the cluster came to be this.
+    fn pass(&mut self, objects: &Objects) -> Result<Pass, dataplane::Error> {
+        self.enforcer.take(self.known.changes(objects, "node-1").changes.into_iter().map(|change| change.event));
+        self.enforcer.pass(&Network::default())
+    }
+
+    fn kernel(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().expect("no thread panicked")
+    }
+}
+
+/// What a kernel is to hold in the end.
+fn wanted(objects: &Objects) -> KernelState {
+    KernelState::from(&layout::ruleset(&Cluster::new(objects), "node-1", &layout::Options::default()))
 }
 
 /// A pod in each of two namespaces. A policy of the first admits so many separate ports, and
@@ -47,77 +78,61 @@ fn addresses(text: &str) -> BTreeSet<IpAddr> {
 }
 
 /// What a kernel holds of groups' chains: how many rules the largest has.
-fn largest(memory: &Arc<Mutex<Memory>>) -> usize {
-    let memory = memory.lock().expect("no thread panicked");
+fn largest(memory: &Memory) -> usize {
     memory.state.v4.chains.values().map(Vec::len).max().unwrap_or_default()
 }
 
 #[test]
 fn another_namespace_goes_on_while_a_large_change_is_loaded_and_after_a_write_of_it_failed() {
-    let (mut enforcer, memory, _calls) = enforcer();
-    let mut known = LastObjects::default();
-    let mut pass = |enforcer: &mut Enforcer<Recording>, objects: &Objects| {
-        enforcer.take(known.changes(objects, "node-1").changes.into_iter().map(|change| change.event));
-        enforcer.pass(&Network::default())
-    };
-    pass(&mut enforcer, &two(1, false)).expect("no refusal");
-    assert!(!enforcer.is_loading());
-    memory.lock().expect("no thread panicked").refusals = 1;
+    let mut passes = Passes::new();
+    assert!(!passes.enforcer.is_loading());
+    passes.kernel().refusals = 1;
     // 3,000 rules in 8 portions and more; the first write of them fails.
     let large = two(22_500, false);
     let mut refused = 0;
-    let mut passes = 0;
+    let mut count = 0;
     while refused == 0 {
-        refused += usize::from(pass(&mut enforcer, &large).is_err());
-        passes += 1;
-        assert!(passes < 10, "nothing of it was loaded");
+        refused += usize::from(passes.pass(&large).is_err());
+        count += 1;
+        assert!(count < 10, "nothing of it was loaded");
     }
-    pass(&mut enforcer, &two(22_500, true)).expect("it refuses once");
+    let both = two(22_500, true);
+    passes.pass(&both).expect("it refuses once");
+    let enforcer = &passes.enforcer;
     assert!(enforcer.is_loading() && enforcer.waits_for(&addresses("10.0.0.1"), 1));
     assert!(!enforcer.waits_for(&addresses("10.0.0.1"), 0), "what came later is not asked about");
     assert!(!enforcer.waits_for(&addresses("10.0.0.2"), 9) && !enforcer.waits_for(&addresses("10.0.0.3"), 9));
-    let isolated = |memory: &Arc<Mutex<Memory>>| {
-        let memory = memory.lock().expect("no thread panicked");
-        memory.state.v4.sets[&SetName::new(Family::V4, "ingress")].1.len()
-    };
-    assert_eq!(isolated(&memory), 2, "the other namespace waits");
-    while enforcer.is_loading() {
-        let before = largest(&memory);
-        pass(&mut enforcer, &two(22_500, true)).expect("no refusal");
-        assert!(largest(&memory) <= before + 1_000, "a portion is too large");
-        passes += 1;
-        assert!(passes < 100, "it never ends");
+    let isolated = passes.kernel().state.v4.sets[&SetName::new(Family::V4, "ingress")].1.len();
+    assert_eq!(isolated, 2, "the other namespace waits");
+    while passes.enforcer.is_loading() {
+        let before = largest(&passes.kernel());
+        passes.pass(&both).expect("no refusal");
+        assert!(largest(&passes.kernel()) <= before + 1_000, "a portion is too large");
+        count += 1;
+        assert!(count < 100, "it never ends");
     }
-    let objects = two(22_500, true);
-    let wanted = KernelState::from(&layout::ruleset(&Cluster::new(&objects), "node-1", &layout::Options::default()));
-    assert_eq!(memory.lock().expect("no thread panicked").state, wanted);
+    assert_eq!(passes.kernel().state, wanted(&both));
 }
 
 #[test]
 fn a_family_that_fails_does_not_keep_a_large_change_from_the_other() {
-    let (mut enforcer, memory, _calls) = enforcer();
-    let mut known = LastObjects::default();
-    let mut pass = |enforcer: &mut Enforcer<Recording>, objects: &Objects| {
-        enforcer.take(known.changes(objects, "node-1").changes.into_iter().map(|change| change.event));
-        enforcer.pass(&Network::default())
-    };
-    pass(&mut enforcer, &two(1, false)).expect("no refusal");
-    memory.lock().expect("no thread panicked").broken = Some(Family::V6);
+    let mut passes = Passes::new();
+    passes.kernel().broken = Some(Family::V6);
     let large = two(22_500, true);
-    let wanted = KernelState::from(&layout::ruleset(&Cluster::new(&large), "node-1", &layout::Options::default()));
-    let mut passes = 0;
-    while memory.lock().expect("no thread panicked").state.v4 != wanted.v4 {
-        drop(pass(&mut enforcer, &large));
-        passes += 1;
-        assert!(passes < 30, "it is never in force");
+    let wanted = wanted(&large);
+    let mut count = 0;
+    while passes.kernel().state.v4 != wanted.v4 {
+        drop(passes.pass(&large));
+        count += 1;
+        assert!(count < 30, "it is never in force");
     }
-    assert!(!enforcer.is_in_sync());
-    memory.lock().expect("no thread panicked").broken = None;
-    pass(&mut enforcer, &large).expect("no refusal");
-    while enforcer.is_loading() {
-        pass(&mut enforcer, &large).expect("no refusal");
+    assert!(!passes.enforcer.is_in_sync());
+    passes.kernel().broken = None;
+    passes.pass(&large).expect("no refusal");
+    while passes.enforcer.is_loading() {
+        passes.pass(&large).expect("no refusal");
     }
-    assert_eq!(memory.lock().expect("no thread panicked").state, wanted);
+    assert_eq!(passes.kernel().state, wanted);
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,7 +212,5 @@ async fn an_agent_that_writes_once_ends_with_a_large_change_in_force() {
     let settings = Settings { once: true, ..settings() };
     let world = World::with_large_changes_first(settings, vec![network(), Input::Objects(two(22_500, true))]);
     world.agent.await.expect("no panic").expect("a quiet end");
-    let objects = two(22_500, true);
-    let wanted = KernelState::from(&layout::ruleset(&Cluster::new(&objects), "node-1", &layout::Options::default()));
-    assert_eq!(world.memory.lock().expect("no thread panicked").state, wanted);
+    assert_eq!(world.memory.lock().expect("no thread panicked").state, wanted(&two(22_500, true)));
 }

@@ -1,9 +1,10 @@
-//! What the agent logs of a pass, and which policies count as rejected.
+//! What the agent logs of a pass and of pod CIDRs, and which policies count as rejected.
 
 use std::io;
 
 use tracing::subscriber;
 
+use super::super::flow_index::FlowIndex;
 use super::super::report::Report;
 use super::*;
 
@@ -93,6 +94,30 @@ async fn an_agent_that_is_unready_again_does_not_log_that_it_is_ready() {
     lines.take();
     report.log_passes(None);
     assert!(!logs_ready());
+}
+
+#[tokio::test]
+async fn a_pod_cidr_that_the_flow_index_leaves_out_is_logged_when_it_comes() {
+    let _alone = ALONE.lock().await;
+    let (lines, _guard) = collect();
+    let address = ["10.0.0.2".parse().expect("an address")].into();
+    let mut index = FlowIndex::default();
+    index.turn_on();
+    let mut logged = |texts: &[&str]| {
+        let networks: Vec<_> = texts.iter().map(|text| text.parse().expect("a network")).collect();
+        index.domain_is(&networks);
+        (lines.take(), index.asked_by(&address))
+    };
+    let (first, epoch) = logged(&["::1/64", "10.0.0.0/24"]);
+    assert!(first.len() == 1 && first[0].contains("pod_cidrs=\"::1/64, 10.0.0.0/24\""), "{first:#?}");
+    assert!(epoch.is_some() && first[0].contains("used=\"10.0.0.0/24\""), "{first:#?}");
+    // The addresses that are noted stay the same, and so does the epoch.
+    let (added, same) = logged(&["::1/64", "10.0.0.0/24", "0.0.0.0/0"]);
+    assert!(added.len() == 1 && added[0].contains("pod_cidrs=\"::1/64, 10.0.0.0/24, 0.0.0.0/0\""), "{added:#?}");
+    assert!(same == epoch && added[0].contains("used=\"10.0.0.0/24\""), "{added:#?}");
+    // Each pass says which there are.
+    assert_eq!(logged(&["::1/64", "10.0.0.0/24", "0.0.0.0/0"]), (Vec::new(), epoch));
+    assert_eq!(logged(&["10.0.0.0/24"]), (Vec::new(), epoch));
 }
 
 /// The policies of a cluster with one that admits a prefix without another, as they are

@@ -32,6 +32,7 @@
 mod annotations;
 mod assemble;
 mod decode;
+mod documents;
 mod field;
 mod files;
 mod foreign;
@@ -192,7 +193,9 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
             match File::open(path).and_then(|file| read_bounded(file, GIVEN)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     let problems = unreadable(path, &error).problems;
-                    nowhere.extend(problems.into_iter().map(|of| Problem { help: problem::NOWHERE.to_owned(), ..of }));
+                    nowhere.extend(
+                        problems.into_iter().map(|of| Problem { help: "name a path that exists".to_owned(), ..of }),
+                    );
                 }
                 bytes => jobs.push(Job::Read(path.clone(), bytes)),
             }
@@ -202,7 +205,7 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
         jobs.push(Job::Read(text.name.clone().into(), Ok(text.bytes.clone())));
     }
     if !nowhere.is_empty() {
-        return Err(Errors(nowhere));
+        return Err(Errors { problems: nowhere, are_paths_missing: true });
     }
     finish(parse_all(jobs, options, count), options)
 }
@@ -283,7 +286,7 @@ fn finish(mut parsed: Vec<Parsed>, options: &Options) -> Result<Loaded, Errors> 
     let passed_over = if options.pass_over { passed_over::pass_over(&mut parsed) } else { PassedOver::default() };
     let mut loaded = assemble(parsed, options);
     if !options.allow_errors && loaded.problems.iter().any(|problem| problem.severity() == Severity::Error) {
-        return Err(Errors(loaded.problems));
+        return Err(Errors { problems: loaded.problems, are_paths_missing: false });
     }
     loaded.unread.clone_from(&passed_over.unread);
     loaded.unread.extend(loaded.problems.iter().filter_map(left_out));

@@ -92,15 +92,14 @@ impl LocalGroups {
         let mut now = BTreeMap::new();
         let several = store.contests().iter().filter(|(_, contest)| contest.holders.len() > 1);
         for (address, _) in several {
-            let Some(way) = self.deciding_groups(store, *address, direction).filter(|way| way.groups.len() > 1) else {
-                continue;
-            };
-            now.entry(way.identity).or_insert_with(|| {
+            let deciding = self.deciding_groups(store, *address, direction);
+            let Some(deciding) = deciding.filter(|deciding| deciding.groups.len() > 1) else { continue };
+            now.entry(deciding.identity).or_insert_with(|| {
                 let made = Family::ALL.map(|family| {
                     let chain = |group: &Hash| self.groups[direction as usize].get(group)?.chain(family).cloned();
-                    joint(direction, &way.groups.iter().map(chain).collect::<Option<Vec<_>>>()?)
+                    joint(direction, &deciding.groups.iter().map(chain).collect::<Option<Vec<_>>>()?)
                 });
-                (way.groups, made)
+                (deciding.groups, made)
             });
         }
         let mut made = BTreeMap::new();
@@ -150,8 +149,8 @@ impl LocalGroups {
         for pod in self.here() {
             for family in Family::ALL {
                 let Some(address) = store.address(pod, family) else { continue };
-                let way = self.deciding_groups(store, address, direction);
-                if let Some(leaf) = way.and_then(|way| leaves.get_mut(&way.identity)) {
+                let deciding = self.deciding_groups(store, address, direction);
+                if let Some(leaf) = deciding.and_then(|deciding| leaves.get_mut(&deciding.identity)) {
                     leaf.members[family as usize].insert(Member::Address(address));
                 }
             }

@@ -117,8 +117,9 @@ impl LocalGroups {
     ) -> (usize, u64) {
         let Self { namespaces, classes, .. } = self;
         let here = namespaces.get_mut(namespace);
-        let kinds = here.as_ref().into_iter().flat_map(|here| &here.classes).filter_map(|class| classes.get(class));
-        let count = kinds.map(|class| class.resolutions(store)).sum::<usize>() + usize::from(is_pod);
+        let classes_here =
+            here.as_ref().into_iter().flat_map(|here| &here.classes).filter_map(|class| classes.get(class));
+        let count = classes_here.map(|class| class.resolutions(store)).sum::<usize>() + usize::from(is_pod);
         if count == 0 {
             return (0, 0);
         }

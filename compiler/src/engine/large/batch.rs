@@ -43,14 +43,6 @@ impl Batch {
         self.changes.is_empty() && !self.reconsiders_bound
     }
 
-    /// The events that wait; of policies, those that are not read yet.
-    pub(super) fn events(&self) -> impl Iterator<Item = &Event> {
-        self.changes.values().filter_map(|change| match change {
-            Change::Event(event) => Some(event),
-            Change::Policy(..) => None,
-        })
-    }
-
     /// The event about a pod.
     pub(super) fn pod(&self, key: &PodKey) -> Option<&Pod> {
         match self.changes.get(&Object::Pod(key.clone())) {
@@ -122,7 +114,7 @@ impl Waiting {
         })
     }
 
-    /// Whether something of this object waited, which does not any more.
+    /// Forgets what waits of an object. Whether anything did.
     pub(super) fn forget(&mut self, object: &Object) -> bool {
         let (now, later) = (self.now.changes.remove(object), self.later.changes.remove(object));
         now.is_some() || later.is_some()

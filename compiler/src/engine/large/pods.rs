@@ -4,11 +4,11 @@
 //! from a pod counts at once for the policies of other namespaces, which do not wait. All else has its
 //! turn with the namespace.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::batch::{Batch, Waiting};
+use super::batch::{Batch, Change, Waiting};
 use crate::engine::key::PodKey;
 use crate::engine::stand_in;
 use crate::engine::store::PodId;
@@ -17,21 +17,20 @@ use crate::object::{Family, Pod};
 use crate::policy::{Direction, Policy};
 
 impl Engine {
-    /// Has that of a pod count at once which is not to wait, by the last event about it that waits; or
-    /// nothing any more, if none does.
-    pub(super) fn hold(&mut self, namespace: &str, key: &PodKey) {
+    /// Makes, replaces or removes what stands for a pod, and notes its newest labels.
+    pub(super) fn update_stand_in(&mut self, namespace: &str, key: &PodKey) {
         let waiting = self.large.waiting.get(namespace).and_then(|waiting| waiting.pod(key)).cloned();
         let known = self.store.find(key);
         if let Some(known) = known {
             self.touch_listed(known);
             self.store.set_newest_labels(known, waiting.as_ref().map(|pod| &pod.labels));
         }
-        let stand_in = waiting.and_then(|pod| self.stand_in(&pod, known));
+        let stand_in = waiting.and_then(|pod| self.make_stand_in(&pod, known));
         let before = self.large.stand_ins.get(namespace).and_then(|stand_ins| stand_ins.get(key));
         if before == stand_in.as_ref() {
             return;
         }
-        self.let_go(key);
+        self.remove_stand_in(key);
         let Some(stand_in) = stand_in else { return };
         if !self.large.stand_ins.contains_key(namespace) {
             for policy in stand_in::policies(namespace) {
@@ -43,17 +42,17 @@ impl Engine {
     }
 
     /// The same for all pods of a namespace.
-    pub(super) fn hold_all(&mut self, namespace: &str) {
+    pub(super) fn update_stand_ins(&mut self, namespace: &str) {
         let waiting = self.large.waiting.get(namespace).into_iter();
         let pods = waiting.flat_map(|waiting| waiting.batches().flat_map(Batch::pods)).map(PodKey::of);
         let stand_ins = self.large.stand_ins.get(namespace).into_iter().flat_map(|held| held.keys().cloned());
         for key in pods.chain(stand_ins).collect::<BTreeSet<PodKey>>() {
-            self.hold(namespace, &key);
+            self.update_stand_in(namespace, &key);
         }
     }
 
-    /// A pod is gone, and so is what stands for it.
-    pub(super) fn let_go(&mut self, key: &PodKey) {
+    /// Removes what stands for a pod, if anything does.
+    pub(super) fn remove_stand_in(&mut self, key: &PodKey) {
         let before = self.large.stand_ins.values_mut().find_map(|stand_ins| stand_ins.remove(key));
         if let Some(before) = before.and_then(|before| self.store.find(&PodKey::of(&before))) {
             self.remove_pod(before);
@@ -62,19 +61,19 @@ impl Engine {
 
     /// Takes the policies of stand-ins away where there are none any more.
     pub(super) fn forget_stand_ins(&mut self) {
-        let all = std::mem::take(&mut self.large.stand_ins);
-        let (without, with): (BTreeMap<String, _>, _) = all.into_iter().partition(|(_, all)| all.is_empty());
-        self.large.stand_ins = with;
-        for namespace in without.into_keys() {
-            let of_stand_ins = stand_in::namespace_for(&namespace);
-            for direction in Direction::ALL {
-                self.groups.remove_policy(&of_stand_ins, direction.section());
+        self.large.stand_ins.retain(|namespace, stand_ins| {
+            if stand_ins.is_empty() {
+                let of_stand_ins = stand_in::namespace_for(namespace);
+                for direction in Direction::ALL {
+                    self.groups.remove_policy(&of_stand_ins, direction.section());
+                }
             }
-        }
+            !stand_ins.is_empty()
+        });
     }
 
     /// What stands for a pod that waits, under the addresses that it does not have yet.
-    fn stand_in(&mut self, pod: &Pod, known: Option<PodId>) -> Option<Pod> {
+    fn make_stand_in(&mut self, pod: &Pod, known: Option<PodId>) -> Option<Pod> {
         let is_new = |address: &IpAddr| {
             known.is_none_or(|known| self.store.listed(known, Family::of(address)) != Some(*address))
         };
@@ -87,7 +86,7 @@ impl Engine {
         let mut isolated = self.groups.isolates(&pod.namespace, &pod.labels);
         if let Some(waiting) = self.large.waiting.get_mut(&pod.namespace) {
             let by_waiting = waiting.isolates(&pod.labels);
-            isolated = Direction::ALL.map(|way| isolated[way as usize] || by_waiting[way as usize]);
+            isolated = Direction::ALL.map(|direction| isolated[direction as usize] || by_waiting[direction as usize]);
         }
         Some(stand_in::stand_in(pod, &addresses, isolated))
     }
@@ -118,6 +117,11 @@ impl Engine {
         self.large.stand_ins.keys().flat_map(|namespace| stand_in::policies(namespace))
     }
 
+    /// How many policies isolate stand-ins.
+    pub(in crate::engine) fn count_of_stand_in_policies(&self) -> usize {
+        Direction::ALL.len() * self.large.stand_ins.len()
+    }
+
     /// How many endpoints of this node are there twice, as they are known and as what stands for them.
     pub(in crate::engine) fn stand_ins_of_known(&self) -> usize {
         let all = self.large.stand_ins.values().flat_map(|stand_ins| stand_ins.keys());
@@ -126,18 +130,18 @@ impl Engine {
 }
 
 impl Waiting {
-    /// The last event about a pod that waits.
-    fn pod(&self, key: &PodKey) -> Option<&Pod> {
+    /// What the last event about a pod that waits makes of it.
+    pub(super) fn pod(&self, key: &PodKey) -> Option<&Pod> {
         self.later.pod(key).or_else(|| self.now.pod(key))
     }
 }
 
 impl Batch {
     /// The pods that wait, as they will be.
-    fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.events().filter_map(|event| match event {
-            Event::Pod(pod) => Some(&**pod),
-            _ => None,
+    pub(super) fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.changes.values().filter_map(|change| match change {
+            Change::Event(Event::Pod(pod)) => Some(&**pod),
+            Change::Event(_) | Change::Policy(..) => None,
         })
     }
 }

@@ -117,12 +117,9 @@ fn check(
             }
             // Ports of a node lead to pods and Services, and the matrix is about the node itself.
             let is_node = |end: &End| matches!(end, End::Address(address) if cluster.is_node(*address));
-            let leads_on = |end: &End| {
-                let has_host_port = |address| cluster.host_ports_at(address).next().is_some();
-                is_node(end)
-                    && (cluster.node_ports().next().is_some()
-                        || end.address(&cluster, Family::V4).is_some_and(has_host_port))
-            };
+            let has_ports =
+                |of: IpAddr| cluster.node_ports().next().is_some() || cluster.host_ports_at(of).next().is_some();
+            let leads_on = |end: &End| matches!(end, End::Address(of) if cluster.is_node(*of) && has_ports(*of));
             if destination.iter().any(leads_on) {
                 continue;
             }

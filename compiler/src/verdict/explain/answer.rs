@@ -205,7 +205,8 @@ pub enum Warning {
     },
     /// The prefix that was asked for holds addresses of these Services, which are too many to judge.
     HoldsServices(Vec<String>),
-    /// What was asked for holds the addresses of many nodes, of which this port may lead elsewhere.
+    /// This port of a node leads to a Service or a pod. The prefix holds more nodes than are judged one by
+    /// one.
     HoldsNodes(u16),
     /// The source is an address of a Service, which no packet has as its source.
     ServiceAddressAsSource {
@@ -315,9 +316,6 @@ pub struct Missing {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Unanswerable {
-    /// A node was asked about, and nothing in the input says an address of it.
-    #[error("the input says no address of node {0}")]
-    NodeWithoutAddress(String),
     /// No end of the destination has a port of the name that was asked for.
     #[error("no port is named {name:?}")]
     NoPortNamed {
@@ -340,6 +338,27 @@ pub enum Unanswerable {
 }
 
 impl Flow {
+    /// A flow of which no policy is asked.
+    pub(super) fn undecided(from: EndName, to: EndName, traffic: Traffic, verdict: Verdict) -> Self {
+        Self {
+            from,
+            to,
+            via: None,
+            way: None,
+            family: None,
+            traffic,
+            seen_by_source: None,
+            port_name: None,
+            verdict,
+            broken: None,
+            missing: Vec::new(),
+            decisions: None,
+            parties: None,
+            asked: JudgedPairs::default(),
+            alike: None,
+        }
+    }
+
     /// Whether this says of one family what another flow says of the other.
     #[must_use]
     pub fn is_same_in_another_family(&self, other: &Self) -> bool {

@@ -7,12 +7,10 @@ use std::net::IpAddr;
 use super::answer::{Flow, Unanswerable, Warning, Way};
 use super::ends::{Finder, Unit};
 use super::entry::{Entry, NodePort};
-use super::judged_pairs::JudgedPairs;
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::MissingFact;
 use super::walk::{Destination, Route, Walk};
-use crate::algebra::cidr;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::HostPortAt;
 use crate::cluster::{Cluster, PodId};
@@ -33,32 +31,27 @@ const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
 impl Walk<'_> {
     /// Flows to ports of a node that lead to Services or pods; whether it does.
-    pub(super) fn by_node(
-        &mut self,
-        sources: &[Unit],
-        to: &Target<'_>,
-        addresses: &[IpAddr],
-    ) -> Result<bool, Unanswerable> {
+    pub(super) fn by_node(&mut self, sources: &[Unit], to: &Target<'_>, addresses: &[IpAddr]) -> bool {
         let cluster = self.ends.cluster;
         let (protocol, first, last) = match self.port {
             Some(Port::Numbers(protocol, first, last)) => (Some(protocol.unwrap_or(Protocol::Tcp)), *first, *last),
             // No port of a node takes ICMP.
-            Some(Port::Name(_) | Port::Icmp) => return Ok(false),
+            Some(Port::Name(_) | Port::Icmp) => return false,
             None => (None, 1, u16::MAX),
         };
         let only = protocol.filter(|_| first == last);
         if let ([address], Some(only)) = (addresses, only)
             && self.by_unknown_node(sources, *address, only, first)
         {
-            return Ok(true);
+            return true;
         }
         let is_node = |address: &&IpAddr| cluster.is_node(**address) && cluster.holders(**address, None).is_empty();
         let addresses: Vec<IpAddr> = addresses.iter().filter(is_node).copied().collect();
         if addresses.is_empty() {
-            return Ok(false);
+            return false;
         }
         if let Some(only) = only {
-            return Ok(self.by_port(sources, &addresses, only, first));
+            return self.by_port(sources, &addresses, only, first);
         }
         let is_asked = |of: Protocol, number: u16| {
             protocol.is_none_or(|protocol| of == protocol) && (first..=last).contains(&number)
@@ -74,11 +67,11 @@ impl Walk<'_> {
             of_services.chain(of_pods).filter(|(of, number, _)| is_asked(*of, *number)).collect();
         let numbers: BTreeSet<(Protocol, u16)> = ports.iter().map(|(of, number, _)| (*of, *number)).collect();
         if ports.is_empty() {
-            return Ok(false);
+            return false;
         }
         if numbers.len() > PORTS_JUDGED {
             self.explanation.warn(Warning::NodePorts(ports.into_iter().collect()));
-            return Ok(false);
+            return false;
         }
         let asked = protocol.map_or_else(Traffic::all, |protocol| Traffic::ports(protocol, first, last));
         let mut rest = asked;
@@ -88,19 +81,18 @@ impl Walk<'_> {
             }
         }
         if !rest.is_none() {
-            let units = self.ends.units(to)?.into_iter();
+            let units = self.ends.units(to).into_iter();
             let destinations: Vec<Destination> = units.map(|unit| Destination::direct(unit, rest.clone())).collect();
             self.between(sources, &destinations, Route::default());
         }
-        Ok(true)
+        true
     }
 
-    /// Flows to prefixes, of which some addresses lead elsewhere: those of Services, where a prefix
-    /// was asked for, and those of nodes by the port that was. Such an address gets the answer that it
-    /// gets alone.
+    /// Flows to prefixes. Addresses of Services and ports of nodes lead elsewhere, so each gets the answer
+    /// that it gets alone.
     pub(super) fn by_prefixes(&mut self, sources: &[Unit], to: &Target<'_>) -> Result<(), Unanswerable> {
         let cluster = self.ends.cluster;
-        let mut units = self.ends.units(to)?;
+        let mut units = self.ends.units(to);
         if let Target::Blocks(blocks) = to {
             let holds = |address: &IpAddr| blocks.iter().any(|of| of.holds(*address));
             let of_services: BTreeSet<IpAddr> =
@@ -127,7 +119,7 @@ impl Walk<'_> {
             let nodes: Vec<Unit> = units.iter().filter(is_node).cloned().collect();
             for unit in nodes.iter().take(ADDRESSES_JUDGED) {
                 let Party::End(End::Address(address)) = unit.party else { continue };
-                if self.by_node(sources, &Target::Address(address), &[address])? {
+                if self.by_node(sources, &Target::Address(address), &[address]) {
                     units.retain(|of| of.party != unit.party);
                 }
             }
@@ -140,8 +132,7 @@ impl Walk<'_> {
 
     /// Whether all addresses of a part of a prefix are those of Services.
     fn is_all_of_services(&self, unit: &Unit) -> bool {
-        let parts = unit.name.name.split(',').map(cidr::Cidr::parse);
-        parts.into_iter().all(|part| part.is_ok_and(|part| self.ends.cluster.are_of_services(&part)))
+        unit.name.prefixes().all(|prefix| self.ends.cluster.are_of_services(&prefix))
     }
 
     /// Whether a port of a node may lead to a Service or a pod.
@@ -185,16 +176,18 @@ impl Walk<'_> {
             self.unknown(sources, addresses[0], only, number, &MissingFact::NodePort(number));
             return true;
         }
-        let services = self.of_unchosen_port(sources, addresses[0], only, number);
-        if !services.is_empty() {
-            self.unknown(sources, addresses[0], only, number, &MissingFact::UnchosenNodePort(number, services));
-            return true;
-        }
-        false
+        let may_be_chosen = addresses.iter().find_map(|address| {
+            let services = self.of_unchosen_port(sources, *address, only, number);
+            (!services.is_empty()).then_some((*address, services))
+        });
+        let Some((address, services)) = may_be_chosen else { return false };
+        self.unknown(sources, address, only, number, &MissingFact::UnchosenNodePort(number, services));
+        true
     }
 
-    /// The Services to which a port of a node may lead because the input does not say their node
-    /// ports; none where all is allowed whichever of them it is.
+    /// The Services to which a port of a node's address may lead because the input does not say their
+    /// node ports. Those are left out that make no difference: all is allowed to their pods, and to the
+    /// node itself.
     fn of_unchosen_port(&self, sources: &[Unit], address: IpAddr, only: Protocol, number: u16) -> Vec<String> {
         let Finder { cluster, groups } = self.ends;
         let is_open = |unit: &Unit| {
@@ -208,22 +201,20 @@ impl Walk<'_> {
             let backends = cluster.behind(service);
             backends.is_none_or(|ends| !self.ends.behind(ends).iter().all(is_open))
         };
-        let found: Vec<&Service> = without_number(cluster, only, number).collect();
-        let are_sources_open = || {
-            let node = self.at_address(address, only, number);
-            self.are_allowed(sources, &node, Route::default())
-        };
-        if found.is_empty() || (are_sources_open() && !found.iter().any(may_deny)) {
+        let is_of_family = |of: &&Service| of.routing.only_family.is_none_or(|only| only == Family::of(&address));
+        let found: Vec<&Service> = without_number(cluster, only, number).filter(is_of_family).collect();
+        if found.is_empty() {
             return Vec::new();
         }
-        let is_isolated_source = sources.iter().any(|unit| matches!(unit.party, Party::End(End::Pod(_))));
-        let services = found.into_iter().filter(|of| is_isolated_source || may_deny(of));
+        let node = self.at_address(address, only, number);
+        let are_sources_open = self.are_allowed(sources, &node, Route::default());
+        let services = found.into_iter().filter(|of| !are_sources_open || may_deny(of));
         services.map(|of| format!("{}/{}", of.namespace, of.name)).collect()
     }
 
     /// A port of a node itself.
     fn at_address(&self, address: IpAddr, only: Protocol, number: u16) -> Vec<Destination> {
-        let units = self.ends.units(&Target::Address(address)).unwrap_or_default().into_iter();
+        let units = self.ends.units(&Target::Address(address)).into_iter();
         units.map(|unit| Destination::direct(unit, Traffic::ports(only, number, number))).collect()
     }
 
@@ -306,69 +297,39 @@ impl Walk<'_> {
     fn unknown(&mut self, sources: &[Unit], address: IpAddr, only: Protocol, number: u16, fact: &MissingFact) {
         let wholes: BTreeSet<EndName> = sources.iter().map(|unit| unit.whole.without_addresses()).collect();
         let to = EndName::of_address(address);
+        let traffic = Traffic::ports(only, number, number);
         self.explanation.flows.extend(wholes.into_iter().map(|from| Flow {
-            from,
-            to: to.clone(),
-            via: None,
-            way: None,
             family: Some(Family::of(&address)),
-            traffic: Traffic::ports(only, number, number),
-            seen_by_source: None,
-            port_name: None,
-            verdict: Verdict::Unknown,
-            broken: None,
             missing: vec![fact.clone()],
-            decisions: None,
-            parties: None,
-            asked: JudgedPairs::default(),
-            alike: None,
+            ..Flow::undecided(from, to.clone(), traffic.clone(), Verdict::Unknown)
         }));
     }
 
     /// Flows with a node of which the input says no address; whether one of the ends is such a node.
-    pub(super) fn of_unaddressed_node(&mut self, from: &Target<'_>, to: &Target<'_>) -> Result<bool, Unanswerable> {
+    pub(super) fn of_unaddressed_node(&mut self, from: &Target<'_>, to: &Target<'_>) -> bool {
         let unaddressed = |target: &Target<'_>| match target {
             Target::Node { name, addresses } if addresses.is_empty() => Some(name.clone()),
             _ => None,
         };
         let nodes: BTreeSet<String> = [from, to].into_iter().filter_map(unaddressed).collect();
         if nodes.is_empty() {
-            return Ok(false);
+            return false;
         }
-        let wholes = |target: &Target<'_>| -> Result<BTreeSet<EndName>, Unanswerable> {
+        let wholes = |target: &Target<'_>| -> BTreeSet<EndName> {
             if let Some(name) = unaddressed(target) {
-                return Ok(BTreeSet::from([EndName { kind: "Node".to_owned(), name, ..EndName::default() }]));
+                return BTreeSet::from([EndName { kind: "Node".to_owned(), name, ..EndName::default() }]);
             }
-            Ok(self.ends.units(target)?.into_iter().map(|unit| unit.whole.without_addresses()).collect())
+            self.ends.units(target).into_iter().map(|unit| unit.whole.without_addresses()).collect()
         };
-        let traffic = match self.port {
-            Some(Port::Numbers(protocol, first, last)) => {
-                Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last)
-            }
-            Some(Port::Icmp) => Traffic::icmp(),
-            Some(Port::Name(_)) | None => Traffic::all(),
-        };
-        let (sources, destinations) = (wholes(from)?, wholes(to)?);
+        let traffic = self.port.and_then(Port::traffic).unwrap_or_else(Traffic::all);
+        let (sources, destinations) = (wholes(from), wholes(to));
         for from in &sources {
             self.explanation.flows.extend(destinations.iter().map(|to| Flow {
-                from: from.clone(),
-                to: to.clone(),
-                via: None,
-                way: None,
-                family: None,
-                traffic: traffic.clone(),
-                seen_by_source: None,
-                port_name: None,
-                verdict: Verdict::Unknown,
-                broken: None,
                 missing: nodes.iter().cloned().map(MissingFact::NodeAddress).collect(),
-                decisions: None,
-                parties: None,
-                asked: JudgedPairs::default(),
-                alike: None,
+                ..Flow::undecided(from.clone(), to.clone(), traffic.clone(), Verdict::Unknown)
             }));
         }
-        Ok(true)
+        true
     }
 
     /// Flows of pods to the loopback address, which each sends to itself; whether all are pods.
@@ -387,13 +348,17 @@ impl Walk<'_> {
     }
 }
 
-/// The Services for which the API server may choose this port of nodes.
+/// The Services for which the API server may choose this port of nodes: none if another Service has it.
 fn without_number(cluster: &Cluster, protocol: Protocol, number: u16) -> impl Iterator<Item = &Service> {
-    let may_be = move |of: &&Service| of.routing.unchosen_node_ports.contains(&protocol);
-    cluster.services().filter(may_be).filter(move |_| NODE_PORTS.contains(&number))
+    let is_free = NODE_PORTS.contains(&number) && cluster.behind_node_port(protocol, number).is_none();
+    let may_be = move |of: &&Service| is_free && of.routing.unchosen_node_ports.contains(&protocol);
+    cluster.services().filter(may_be)
 }
 
 fn pod_name(cluster: &Cluster, pod: PodId) -> String {
     let pod = cluster.pod(pod);
     format!("{}/{}", pod.namespace, pod.name)
 }
+
+#[cfg(test)]
+mod tests;

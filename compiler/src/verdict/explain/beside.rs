@@ -294,7 +294,7 @@ fn denies_other_direction(id: PolicyId, policy: &Policy, direction: Direction) -
         && !policy.isolates(direction)
         && policy.rules(other).is_empty()
         && !policy.has_empty_list(direction)
-        && says_that_it_denies(&name)
+        && says_that_it_denies(&policy.name)
         && !name.contains(other.section());
     is_it.then(|| Beside {
         policy: id,

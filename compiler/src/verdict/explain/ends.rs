@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::answer::{Unanswerable, Warning};
+use super::answer::Warning;
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use crate::algebra::cidr::{self, AddressSet, Cidr};
@@ -12,7 +12,7 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::{Backend, BackendEnd};
 use crate::cluster::group::Groups;
 use crate::cluster::{Cluster, PodId};
-use crate::object::{ContainerPort, Family, Protocol};
+use crate::object::{ContainerPort, Family};
 use crate::verdict::flow::End;
 use crate::verdict::zone::{Zones, free_address};
 
@@ -49,8 +49,8 @@ pub(super) struct Finder<'a> {
 
 impl<'a> Finder<'a> {
     /// The ends that a target stands for.
-    pub(super) fn units(self, target: &Target<'_>) -> Result<Vec<Unit>, Unanswerable> {
-        Ok(match target {
+    pub(super) fn units(self, target: &Target<'_>) -> Vec<Unit> {
+        match target {
             Target::Pod(pod) => vec![self.pod(*pod)],
             Target::Pods(pods) => self.pods(pods),
             Target::Service(service) | Target::ServiceAddress(service, _) => match self.cluster.behind(service) {
@@ -58,9 +58,6 @@ impl<'a> Finder<'a> {
                 Some(behind) if behind.is_empty() => self.pods(&self.cluster.selected_pods(service)),
                 behind => self.behind(behind.unwrap_or_default()),
             },
-            Target::Node { name, addresses } if addresses.is_empty() => {
-                return Err(Unanswerable::NodeWithoutAddress(name.clone()));
-            }
             Target::Node { name, addresses } => {
                 addresses.iter().map(|address| self.bare_address(*address, "Node", name)).collect()
             }
@@ -80,7 +77,7 @@ impl<'a> Finder<'a> {
                 units.extend(self.pods(&bare.collect::<Vec<_>>()));
                 units
             }
-        })
+        }
     }
 
     /// An address: the pod that holds it, if one does.
@@ -114,10 +111,7 @@ impl<'a> Finder<'a> {
         let mut units = Vec::new();
         for block in blocks {
             let family = block.family;
-            let inside = |address: &&IpAddr| {
-                Family::of(address) == family && block.addresses().contains(cidr::number(**address))
-            };
-            let taken: Vec<IpAddr> = taken.iter().filter(inside).copied().collect();
+            let taken: Vec<IpAddr> = taken.iter().filter(|address| block.holds(**address)).copied().collect();
             let numbers = taken.iter().map(|address| cidr::number(*address));
             let numbers: AddressSet = RangeSet::from_ranges(numbers.map(|number| (number, number)));
             for zone in zones.within(block) {
@@ -207,14 +201,11 @@ impl<'a> Finder<'a> {
     pub(super) fn traffic(self, to: &Unit, port: Option<&Port>) -> Option<Traffic> {
         match port {
             None => Some(Traffic::all()),
-            Some(Port::Numbers(protocol, first, last)) => {
-                Some(Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last))
-            }
-            Some(Port::Icmp) => Some(Traffic::icmp()),
             Some(Port::Name(name)) => {
                 let ports = self.ports(to).iter().filter(|port| port.name == *name);
                 ports.map(|port| Traffic::ports(port.protocol, port.port, port.port)).reduce(|a, b| a.union(&b))
             }
+            Some(port) => port.traffic(),
         }
     }
 

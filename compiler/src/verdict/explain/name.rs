@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::algebra::cidr::Cidr;
+use crate::algebra::traffic::Traffic;
 use crate::cluster::PodId;
 use crate::object::{Protocol, Service};
 
@@ -49,6 +50,20 @@ pub enum Port {
     Icmp,
 }
 
+impl Port {
+    /// The traffic that it means at any destination; none of a name, which each destination gives its own
+    /// ports.
+    pub(super) fn traffic(&self) -> Option<Traffic> {
+        match self {
+            Self::Numbers(protocol, first, last) => {
+                Some(Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last))
+            }
+            Self::Icmp => Some(Traffic::icmp()),
+            Self::Name(_) => None,
+        }
+    }
+}
+
 /// What an end is called.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct EndName {
@@ -89,6 +104,12 @@ impl EndName {
             addresses: vec![address],
             host_network: false,
         }
+    }
+
+    /// The prefixes of a part of a prefix; none of another end.
+    pub(in crate::verdict) fn prefixes(&self) -> impl Iterator<Item = Cidr> {
+        let texts = self.name.split(',').filter(|_| self.kind == "Block");
+        texts.filter_map(|text| Cidr::parse(text).ok())
     }
 
     /// What a Service is called.

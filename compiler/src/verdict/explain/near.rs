@@ -15,7 +15,7 @@ use super::code::Code;
 use super::conjunct::{Conjunct, Of};
 use super::party::Party;
 use super::question::Question;
-use super::rule_matcher::{RuleMatcher, block_rank, likeness};
+use super::rule_matcher::{RuleMatcher, block_rank, slip_rank};
 
 /// A rule that does not admit what was asked about, and by what it misses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +104,7 @@ pub(super) fn nearest(
         (candidate.conjuncts.len() + usize::from(*is_far), !candidate.is_about())
     };
     let distance =
-        |candidate: &Candidate| (block_rank(&candidate.conjuncts), likeness(&candidate.conjuncts), candidate.labels);
+        |candidate: &Candidate| (block_rank(&candidate.conjuncts), slip_rank(&candidate.conjuncts), candidate.labels);
     all.sort_by_cached_key(|of| (misses(of), of.1, distance(&of.0)));
     let fewest = all.first().map(misses);
     all.retain(|of| Some(misses(of)) == fewest);

@@ -99,24 +99,15 @@ impl Walk<'_> {
             asked.question.traffic = part.clone();
             let decide = |direction| asked.question(direction).decide(cluster, groups, direction);
             flows.push(Flow {
-                from: EndName::default(),
-                to: EndName::default(),
-                via: None,
-                way: None,
                 missing: if verdict == Verdict::Unknown { route.missing.to_vec() } else { Vec::new() },
-                family: None,
                 port_name: self.ends.port_name(to, &part, route.port),
-                traffic: part,
                 seen_by_source: seen_by_source.clone(),
-                verdict,
-                broken: None,
                 decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
-                parties: None,
                 asked: match verdict {
                     Verdict::Denied if route.missing.is_empty() => JudgedPairs::of(asked.clone()),
                     _ => JudgedPairs::default(),
                 },
-                alike: None,
+                ..Flow::undecided(EndName::default(), EndName::default(), part, verdict)
             });
         }
         if route.with_itself && !flows.iter().all(Flow::is_allowed) {

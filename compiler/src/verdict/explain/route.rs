@@ -15,7 +15,6 @@ use super::answer::{Flow, Unanswerable, Via, Warning, Way};
 use super::code::Code;
 use super::ends::Unit;
 use super::entry::{Entry, NodePort};
-use super::judged_pairs::JudgedPairs;
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::{MissingFact, OnNodes};
@@ -32,41 +31,23 @@ use crate::verdict::zone::Zones;
 
 impl Walk<'_> {
     /// Flows from a Service that leads to no pod, or of which the input does not say where it leads.
-    pub(super) fn without_source(&mut self, service: &Service, to: &Target<'_>) -> Result<(), Unanswerable> {
+    pub(super) fn without_source(&mut self, service: &Service, to: &Target<'_>) {
         let mut wholes: BTreeSet<EndName> = match to {
             Target::Service(service) | Target::ServiceAddress(service, _) => {
                 BTreeSet::from([EndName::of_service(service)])
             }
-            _ => self.ends.units(to)?.into_iter().map(|unit| unit.whole.without_addresses()).collect(),
+            _ => self.ends.units(to).into_iter().map(|unit| unit.whole.without_addresses()).collect(),
         };
         wholes = wholes.into_iter().map(|name| EndName { addresses: Vec::new(), ..name }).collect();
-        let traffic = match self.port {
-            Some(Port::Numbers(protocol, first, last)) => {
-                Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last)
-            }
-            Some(Port::Icmp) => Traffic::icmp(),
-            Some(Port::Name(_)) | None => Traffic::all(),
-        };
+        let traffic = self.port.and_then(Port::traffic).unwrap_or_else(Traffic::all);
         let is_known = self.ends.cluster.behind(service).is_some();
+        let verdict = if is_known { Verdict::Denied } else { Verdict::Unknown };
         self.explanation.flows.extend(wholes.into_iter().map(|to| Flow {
-            from: EndName::of_service(service),
-            to,
-            via: None,
-            way: None,
-            family: None,
-            traffic: traffic.clone(),
-            seen_by_source: None,
-            port_name: None,
-            verdict: if is_known { Verdict::Denied } else { Verdict::Unknown },
             broken: is_known.then_some(Code::ServiceNoBackends),
             missing: if is_known { Vec::new() } else { vec![missing_backends(self.ends.cluster, service)] },
-            decisions: None,
-            parties: None,
-            asked: JudgedPairs::default(),
-            alike: None,
+            ..Flow::undecided(EndName::of_service(service), to, traffic.clone(), verdict)
         }));
         self.explanation.warn(Warning::SourceWithoutPods);
-        Ok(())
     }
 
     /// Flows to an address of a Service.
@@ -483,25 +464,16 @@ impl Walk<'_> {
     ) {
         let to = EndName::of_service(service);
         let wholes: BTreeSet<EndName> = sources.iter().map(|unit| unit.whole.without_addresses()).collect();
+        let verdict = if code.is_some() { Verdict::Denied } else { Verdict::Unknown };
         self.explanation.flows.extend(wholes.into_iter().map(|from| Flow {
-            from,
-            to: to.clone(),
             via: Some(via.clone()),
-            way: None,
-            family: None,
-            traffic: traffic.clone(),
-            seen_by_source: None,
             port_name: match self.port {
                 Some(Port::Name(name)) if code == Some(Code::ServicePortUnknown) => Some(name.clone()),
                 _ => None,
             },
-            verdict: if code.is_some() { Verdict::Denied } else { Verdict::Unknown },
             broken: code,
             missing: if code.is_some() { Vec::new() } else { vec![missing_backends(self.ends.cluster, service)] },
-            decisions: None,
-            parties: None,
-            asked: JudgedPairs::default(),
-            alike: None,
+            ..Flow::undecided(from, to.clone(), traffic.clone(), verdict)
         }));
     }
 }

@@ -9,7 +9,6 @@ use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use crate::algebra::cidr;
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Admitted, Atom, Resolution};
@@ -100,7 +99,7 @@ impl RuleMatcher<'_> {
         // miss alike, the one that means the end but for a slip, or has more of its labels, is about it.
         let rank = |JudgedPeer { conjuncts, labels, matching }: &JudgedPeer| {
             let block = block_rank(conjuncts);
-            (self.is_far_block(conjuncts), conjuncts.len(), block, likeness(conjuncts), *labels, Reverse(*matching))
+            (self.is_far_block(conjuncts), conjuncts.len(), block, slip_rank(conjuncts), *labels, Reverse(*matching))
         };
         let nearest = judged.iter().map(rank).min()?;
         let equal = judged.iter().filter(|of| rank(of) == nearest).count();
@@ -235,7 +234,7 @@ impl RuleMatcher<'_> {
             Some(Conjunct::new(Of::Peer, path, part, want, got, code))
         };
         let cidr = written.cidr.network().to_string();
-        let is_outside = address.is_none_or(|address| !written.cidr.addresses().contains(cidr::number(address)));
+        let is_outside = address.is_none_or(|address| !written.cidr.holds(address));
         // A block of the other family fails by that, whatever else it holds.
         let is_of_family = self.question.family.is_none_or(|family| family == written.cidr.family);
         let translated = || Translated::of_block(written, self.cluster, self.question, self.direction, self.other);
@@ -254,12 +253,10 @@ impl RuleMatcher<'_> {
             let is_in = Atom::Block(written.block.clone()).holds(self.cluster, seen);
             return if is_in { None } else { conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside) };
         };
-        let number = cidr::number(address);
-        if !written.cidr.addresses().contains(number) {
+        if !written.cidr.holds(address) {
             return conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside);
         }
-        let cut = |cidr: &&cidr::Cidr| cidr.family == written.cidr.family && cidr.addresses().contains(number);
-        let (i, except) = written.except.iter().enumerate().find(|(_, cidr)| cut(cidr))?;
+        let (i, except) = written.except.iter().enumerate().find(|(_, cidr)| cidr.holds(address))?;
         conjunct(&format!(".except[{i}]"), Part::Except, format!("not {}", except.network()), Code::IpBlockExcept)
     }
 
@@ -279,7 +276,7 @@ impl RuleMatcher<'_> {
             Some((conjuncts, path))
         });
         let judged: Vec<(Vec<Conjunct>, String)> = judged.collect();
-        let rank = |(conjuncts, _): &(Vec<Conjunct>, String)| (conjuncts.len(), likeness(conjuncts));
+        let rank = |(conjuncts, _): &(Vec<Conjunct>, String)| (conjuncts.len(), slip_rank(conjuncts));
         let fewest = judged.iter().map(rank).min()?;
         let equal = judged.iter().filter(|of| rank(of) == fewest).count();
         let (nearest, path) = judged.into_iter().find(|of| rank(of) == fewest)?;
@@ -394,9 +391,9 @@ impl RuleMatcher<'_> {
     }
 }
 
-/// How likely it is that what fails was meant to match, the likeliest first: an item that means the same
-/// in another way is nearer than one that may be right for others.
-pub(super) fn likeness(conjuncts: &[Conjunct]) -> u8 {
+/// How far what fails is from a slip of its author, the nearest first: an item that means the same in
+/// another way is nearer than one that may be right for others.
+pub(super) fn slip_rank(conjuncts: &[Conjunct]) -> u8 {
     let rank = |of: &Conjunct| match of.code {
         Code::PeerAndNotOr | Code::PortIsServicePort => 0,
         Code::PortProtocol | Code::PortNamedOtherProtocol => 1,

@@ -3,14 +3,14 @@
 
 use std::net::IpAddr;
 
-use super::answer::{Unanswerable, Via};
+use super::answer::Via;
 use super::code::Code;
 use super::ends::Unit;
 use super::entry::Entry;
 use super::name::Target;
 use super::question::MissingFact;
 use super::walk::{Destination, Route, Walk};
-use crate::algebra::cidr::{self, AddressSet, Cidr};
+use crate::algebra::cidr::{AddressSet, Cidr};
 use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Service};
 use crate::policy::Block;
@@ -18,20 +18,20 @@ use crate::policy::Block;
 impl Walk<'_> {
     /// Flows to the address of a load balancer that nodes do not take; whether it is one. What the
     /// client's policies deny is denied, and what the load balancer makes of the rest is not known.
-    pub(super) fn by_proxied_balancer(&mut self, sources: &[Unit], address: IpAddr) -> Result<bool, Unanswerable> {
+    pub(super) fn by_proxied_balancer(&mut self, sources: &[Unit], address: IpAddr) -> bool {
         let cluster = self.ends.cluster;
         let Some(service) = cluster.services().find(|of| of.routing.proxied_addresses.contains(&address)) else {
-            return Ok(false);
+            return false;
         };
         let (namespace, name) = (service.namespace.clone(), service.name.clone());
         let mut destinations = Vec::new();
-        for unit in self.ends.units(&Target::Address(address))? {
+        for unit in self.ends.units(&Target::Address(address)) {
             let traffic = self.ends.traffic(&unit, self.port);
             destinations.extend(traffic.map(|traffic| Destination::direct(unit, traffic)));
         }
         let fact = [MissingFact::Balancer { address, namespace, name }];
         self.between(sources, &destinations, Route { port: self.port, missing: &fact, ..Route::default() });
-        Ok(!destinations.is_empty())
+        !destinations.is_empty()
     }
 
     /// The sources that the load balancer's address takes, where they come by one. kube-proxy drops
@@ -90,8 +90,7 @@ pub(super) fn source_ranges(service: &Service) -> Vec<Cidr> {
 
 /// Whether an address is in one of these prefixes.
 pub(super) fn are_in(ranges: &[Cidr], address: IpAddr) -> bool {
-    let holds = |of: &Cidr| of.family == Family::of(&address) && of.addresses().contains(cidr::number(address));
-    ranges.iter().any(holds)
+    ranges.iter().any(|of| of.holds(address))
 }
 
 /// Whether a client is one that the load balancer takes, as a fact that the input lacks.

@@ -12,7 +12,6 @@ use super::question::Question;
 use crate::algebra::cidr;
 use crate::cluster::group::{OtherEnd, atom};
 use crate::cluster::{Cluster, PolicyId};
-use crate::object::Family;
 use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule, Ports};
 
 /// So many policies, and rules of each, are looked at.
@@ -117,7 +116,7 @@ impl Look<'_> {
     /// A rule that admits everyone on every port, of a policy that says by its name that it is to
     /// keep something out.
     fn empty_rule(&self) -> Option<Beside> {
-        let is_to_deny = |id: PolicyId| says_that_it_denies(&self.cluster.policy(id).name.to_ascii_lowercase());
+        let is_to_deny = |id: PolicyId| says_that_it_denies(&self.cluster.policy(id).name);
         let (id, rule) = self.admitting().find(|(id, rule)| rule.admits_everything() && is_to_deny(*id))?;
         let field = self.direction.peers_field();
         let want = format!("a rule without {field} and ports admits everyone on every port");
@@ -127,12 +126,10 @@ impl Look<'_> {
 
     /// An except that holds the other end, which another rule or item admits all the same.
     fn except_undone(&self) -> Option<Beside> {
-        let number = cidr::number(self.seen.address?);
-        let family = Family::of(&self.seen.address?);
+        let address = self.seen.address?;
         let field = self.direction.peers_field();
         let cuts = |block: &IpBlock| {
-            let is_in = |cidr: &cidr::Cidr| cidr.family == family && cidr.addresses().contains(number);
-            is_in(&block.cidr).then(|| block.except.iter().position(is_in)).flatten()
+            block.cidr.holds(address).then(|| block.except.iter().position(|except| except.holds(address))).flatten()
         };
         let undoing = |is_internet: bool| self.undoing(is_internet);
         self.decision.isolated_by.iter().take(LOOKED_AT).find_map(|id| {

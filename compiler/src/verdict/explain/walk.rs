@@ -30,7 +30,7 @@ const RULES_JUDGED: usize = 100_000;
 /// all. The groups are those of all endpoints ([`Groups::of_cluster`]).
 ///
 /// # Errors
-/// If the question means no end, or no port of any, or too many different ends.
+/// If no destination has a port of the name, or the question means too many different ends.
 pub fn explain(
     cluster: &Cluster,
     groups: &Groups,
@@ -40,7 +40,7 @@ pub fn explain(
 ) -> Result<FlowExplanation, Unanswerable> {
     let ends = Finder { cluster, groups };
     let mut walk = Walk::new(ends, port);
-    if walk.of_unaddressed_node(from, to)? {
+    if walk.of_unaddressed_node(from, to) {
         return Ok(walk.explanation);
     }
     let sources = match from {
@@ -48,24 +48,24 @@ pub fn explain(
             let Service { namespace, name, .. } = service;
             let (address, namespace, name) = (*address, namespace.clone(), name.clone());
             walk.explanation.warn(Warning::ServiceAddressAsSource { address, namespace, name });
-            ends.units(&Target::Address(address))?
+            ends.units(&Target::Address(address))
         }
-        from => ends.units(from)?,
+        from => ends.units(from),
     };
     walk.warn(ends.contested(&sources));
     match (from, to) {
         (Target::Service(service), _) if sources.is_empty() => {
-            walk.without_source(service, to)?;
+            walk.without_source(service, to);
         }
         (_, Target::Service(service)) if service.routing.is_headless => walk.by_name(&sources, service)?,
         (_, Target::Service(service)) => walk.through(&sources, service, None, None),
         (_, Target::ServiceAddress(service, address)) => walk.by_address(&sources, service, *address),
-        (_, Target::Node { addresses, .. }) if walk.by_node(&sources, to, addresses)? => {}
-        (_, Target::Address(address)) if walk.by_proxied_balancer(&sources, *address)? => {}
+        (_, Target::Node { addresses, .. }) if walk.by_node(&sources, to, addresses) => {}
+        (_, Target::Address(address)) if walk.by_proxied_balancer(&sources, *address) => {}
         (_, Target::Address(address)) if walk.by_loopback(&sources, *address)? => {}
-        (_, Target::Address(address)) if walk.by_node(&sources, to, &[*address])? => {}
+        (_, Target::Address(address)) if walk.by_node(&sources, to, &[*address]) => {}
         (_, Target::Blocks(_) | Target::Any) => walk.by_prefixes(&sources, to)?,
-        _ => walk.directly(&sources, &ends.units(to)?)?,
+        _ => walk.directly(&sources, &ends.units(to))?,
     }
     if let Some(refused) = walk.refused {
         return Err(refused);

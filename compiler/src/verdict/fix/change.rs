@@ -163,10 +163,15 @@ pub(super) fn pointer(field: &str) -> Vec<String> {
     field.split(['.', '[', ']']).filter(|token| !token.is_empty()).map(str::to_owned).collect()
 }
 
+/// The value at a path of a document.
+pub(super) fn value_at<'a>(document: &'a Value, path: &[&str]) -> Option<&'a Value> {
+    document.pointer(PointerBuf::from_tokens(path.iter().copied()).as_str())
+}
+
 /// Adds items to a list of a document. One that is absent, empty or null is written whole: an
 /// object in a file may lack it, and `-` needs a list.
 pub(super) fn append(document: &Value, list: &[&str], items: Vec<Value>) -> Vec<PatchOperation> {
-    match document.pointer(PointerBuf::from_tokens(list.iter().copied()).as_str()) {
+    match value_at(document, list) {
         Some(Value::Array(has)) if !has.is_empty() => {
             let end = [list, &["-"]].concat();
             items.into_iter().map(|item| add(&end, item)).collect()

@@ -269,10 +269,7 @@ impl Outside {
             questions.flat_map(|question| [(question.from, question.family), (question.to, question.family)])
         });
         // One address stands for those of a prefix, and so does that of its zone.
-        let is_of_block = |address: IpAddr| {
-            let holds = |block: &Cidr| block.addresses().contains(cidr::number(address));
-            blocks.iter().any(|block| block.family == Family::of(&address) && holds(block))
-        };
+        let is_of_block = |address: IpAddr| blocks.iter().any(|block| block.holds(address));
         let of_party = |(party, family): (Party, Option<Family>)| match (party, family) {
             (Party::End(End::Pod(_)), _) => None,
             (Party::End(End::Address(address) | End::Unread(address)), _) if is_of_block(address) => None,
@@ -286,9 +283,8 @@ impl Outside {
         let nodes: Vec<IpAddr> = nodes.filter(|address| cluster.holders(*address, None).is_empty()).collect();
         let (few, added) = (nodes.len() <= NODES, changed_blocks(before, after));
         let is_meant = |address: &&IpAddr| {
-            let (family, number) = (Family::of(address), cidr::number(**address));
-            let mut asked = blocks.iter().filter(|block| block.family == family);
-            few || added[family as usize].contains(number) || asked.any(|block| block.addresses().contains(number))
+            let is_added = || added[Family::of(address) as usize].contains(cidr::number(**address));
+            few || is_added() || is_of_block(**address)
         };
         names.extend(nodes.iter().filter(is_meant).map(|address| (*address, address.to_string())));
         let pods = cluster.endpoints().flat_map(|(id, _)| Family::ALL.map(|family| cluster.address(id, family)));
@@ -320,13 +316,8 @@ impl Outside {
 
     /// The addresses of zones that lie in these blocks.
     fn within(&self, blocks: &[Cidr]) -> Vec<IpAddr> {
-        let is_in = |address: &&IpAddr| {
-            let holds = |block: &Cidr| {
-                block.family == Family::of(address) && block.addresses().contains(cidr::number(**address))
-            };
-            blocks.iter().any(holds)
-        };
-        self.zones.iter().filter(is_in).copied().collect()
+        let is_in = |address: &IpAddr| blocks.iter().any(|block| block.holds(*address));
+        self.zones.iter().copied().filter(is_in).collect()
     }
 
     fn end(&self, matrix: &Matrix<'_>, row: usize) -> OpenedEnd {

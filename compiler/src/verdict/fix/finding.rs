@@ -3,7 +3,7 @@
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
-use super::change::{ObjectName, add, match_labels, pointer, replace};
+use super::change::{ObjectName, add, match_labels, pointer, replace, value_at};
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::Proposer;
@@ -45,7 +45,7 @@ impl Proposer<'_> {
         }
         let (rule, item) = ([*spec, *section, *rule], [*spec, *section, *rule, *field, *place]);
         let labels = self.written_labels(id, &item, key, pods)?;
-        let in_memory = document.pointer(&format!("/{}", item.join("/")))?;
+        let in_memory = value_at(document, &item)?;
         let own = &self.view.cluster.pod(*pods.first()?).namespace;
         let mut right = json!({ "podSelector": match_labels(&labels) });
         if let Some(selector) = in_memory.get("namespaceSelector").filter(|selector| !selector.is_null()) {
@@ -56,7 +56,7 @@ impl Proposer<'_> {
         let mut operations = vec![replace(&item, right)];
         if *key == "ports" {
             let ports = [&rule[..], &["ports"]].concat();
-            let has_ports = document.pointer(&format!("/{}", ports.join("/"))).is_some_and(|ports| !ports.is_null());
+            let has_ports = value_at(document, &ports).is_some_and(|ports| !ports.is_null());
             let [port] = self.ports.as_slice() else { return None };
             let written = self.written(id, &[&item[..], &["ports", "0", "port"]].concat())?;
             let asked = port.get("port").map(|port| port.as_str().map_or_else(|| port.to_string(), str::to_owned));
@@ -73,7 +73,7 @@ impl Proposer<'_> {
         let Other::Pods(pods) = &self.other else { return None };
         let labels = self.written_labels(id, &[&rule[..], &[field, "0"]].concat(), "podSelector", pods)?;
         let own = &self.view.cluster.pod(*pods.first()?).namespace;
-        let in_memory = document.pointer(&format!("/{}", rule.join("/")))?;
+        let in_memory = value_at(document, rule)?;
         let has_peers = in_memory.get(self.field).is_some_and(|peers| !peers.is_null());
         let second = [&rule[..], &[field, "1"]].concat();
         if *own != self.namespace || has_peers || self.view.written.has_field(&self.name_of(id), &second) {
@@ -116,7 +116,7 @@ impl Proposer<'_> {
     }
 
     fn right_part(&self, finding: &Finding, path: &[&str], document: &Value) -> Option<PatchOperation> {
-        let written = document.pointer(&format!("/{}", path.join("/")))?;
+        let written = value_at(document, path)?;
         match finding.code {
             Code::PortInvalid if path.last() == Some(&"protocol") => {
                 let protocol = Protocol::parse(&written.as_str()?.trim().to_ascii_uppercase())?;

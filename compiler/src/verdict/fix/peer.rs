@@ -14,7 +14,7 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::PodId;
 use crate::object::{Family, Labels, NAMESPACE_NAME_LABEL, Protocol, is_controller_label};
 use crate::policy::Direction;
-use crate::verdict::explain::{Flow, Pair, Party};
+use crate::verdict::explain::{EndName, Flow, Pair, Party};
 use crate::verdict::flow::End;
 
 /// More ipBlocks are no small change.
@@ -59,8 +59,7 @@ pub(super) fn subjects(pairs: &[Pair], direction: Direction) -> Vec<PodId> {
 
 /// The prefixes that a flow has at an end, where they were asked about.
 pub(super) fn blocks(flow: &Flow) -> Vec<Cidr> {
-    let ends = [&flow.from, &flow.to].into_iter().filter(|end| end.kind == "Block");
-    ends.flat_map(|end| end.name.split(',')).filter_map(|text| Cidr::parse(text).ok()).collect()
+    [&flow.from, &flow.to].into_iter().flat_map(EndName::prefixes).collect()
 }
 
 /// Whether blocks hold all addresses of a family.

@@ -4,7 +4,7 @@
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
-use super::change::{Lacking, ObjectName, add, append, match_labels, remove, replace};
+use super::change::{Lacking, ObjectName, add, append, match_labels, remove, replace, value_at};
 use super::dead_port::is_meant;
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
@@ -83,7 +83,7 @@ impl Proposer<'_> {
         unresolved.find_map(|conjunct| {
             let item = conjunct.path.split('.').next().and_then(index)?;
             let path = [&base[..], &["ports", item, "port"]].concat();
-            let written = document.pointer(&format!("/{}", path.join("/")))?.as_str()?;
+            let written = value_at(&document, &path)?.as_str()?;
             if let Some((first, last)) = written.split_once('-') {
                 let (first, last) = (first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?);
                 let end = [&base[..], &["ports", item, "endPort"]].concat();
@@ -160,7 +160,7 @@ impl Proposer<'_> {
     /// The ports that a rule lacks.
     fn more_ports(&self, document: &Value, base: &Base<'_>) -> Vec<PatchOperation> {
         let list = [&base[..], &["ports"]].concat();
-        let has = document.pointer(&format!("/{}", list.join("/"))).and_then(Value::as_array);
+        let has = value_at(document, &list).and_then(Value::as_array);
         let is_there = |port: &&Value| has.into_iter().flatten().any(|of| is_same_port(of, port));
         let more: Vec<Value> = self.ports.iter().filter(|port| !is_there(port)).cloned().collect();
         if more.is_empty() { Vec::new() } else { append(document, &list, more) }

@@ -8,8 +8,8 @@ use crate::algebra::selector::Selector;
 use crate::cluster::{Cluster, PolicyId};
 use crate::policy::{Policy, PolicyRule};
 
-/// So many rules of a policy are compared with each other, so many squared with those of another
-/// policy, and so many policies of the same pods with one: of more, the pairs are too many.
+/// At most so many rules of a policy, and policies of the same pods, are compared with each other; of two
+/// policies, at most so many squared pairs of rules.
 const COMPARED: usize = 200;
 
 /// The rules of a policy that another one of its rules covers.
@@ -21,8 +21,8 @@ pub(super) fn rules(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
             continue;
         }
         if let Some(open) = rules.iter().find(|rule| rule.admits_everything()).filter(|_| rules.len() > 1) {
-            let way = direction.peers_field();
-            let problem = format!("the rule has neither \"{way}\" nor ports, so it admits everything");
+            let field = direction.peers_field();
+            let problem = format!("the rule has neither \"{field}\" nor ports, so it admits everything");
             found.push(Mistake { policy: id, path: open.path.clone(), code: Code::AllowAllRule, problem });
             continue;
         }

@@ -209,7 +209,7 @@ fn without_the_flag_a_bridged_pod_can_send_as_its_neighbour() {
 fn generation(lab: &Lab) -> u32 {
     let ask = || {
         let request = Request::get(message::GET_GENERATION, 0, "say which its last commit is", |_| ());
-        NfTables::open().unwrap().ask(&request, |answer| answer.attributes.u32(1)).unwrap()[0]
+        NfTables::open().unwrap().ask(&request, |attributes| attributes.u32(1)).unwrap()[0]
     };
     lab.node("node-1").unwrap().within(ask).unwrap()
 }

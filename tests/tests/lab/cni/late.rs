@@ -8,7 +8,7 @@ use npc_compiler::object::{Labels, Objects};
 use serde_json::json;
 
 use super::node::{self, Mode, Node, OUTSIDE, OWN, ip, wait};
-use super::traffic::{Arrivals, Flood, listen, passes, reaches, reaches_at_once};
+use super::traffic::{Arrivals, Flood, listen, passes, reaches, reaches_by_its_first_packet};
 use super::{addresses, first, is_isolated, mappings, objects, pod, policy_of};
 
 /// The agent is away. A plugin waits for it about a pod that no policy selects, and the runtime is
@@ -76,8 +76,8 @@ fn the_first_connections_that_policies_allow_pass_by_their_first_packet() {
     let mut web = node.sandbox("web", json!([]));
     listen(&web.netns, &[7000]);
     node.add(&mut web).unwrap();
-    assert!(reaches_at_once(&web.netns, addresses(OUTSIDE)[0], 8080));
-    assert!(reaches_at_once(node.outside(), first()[0], 7000));
+    assert!(reaches_by_its_first_packet(&web.netns, addresses(OUTSIDE)[0], 8080));
+    assert!(reaches_by_its_first_packet(node.outside(), first()[0], 7000));
 }
 
 /// The pod's group is there since the pod was bound to the node.

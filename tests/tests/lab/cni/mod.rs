@@ -88,26 +88,29 @@ fn first() -> [IpAddr; 2] {
     addresses(["10.0.0.2", "fd00::2"])
 }
 
-/// From the first instant to the end of a sandbox, as an agent is shipped, and with the index of addresses
-/// with flows as it is not.
+/// From the first instant to the end of a sandbox: with the agent's default, which keeps no index of
+/// addresses with flows, and with the index.
 fn the_policies_hold_at_once(mode: Mode, backend: &'static str) {
-    for flow_index in [None, Some(!FLOW_INDEX)] {
+    for flow_index in [None, Some(true)] {
         let Some(mut node) = Node::new(mode, backend) else { return };
         node.flow_index = flow_index;
         the_policies_hold_at_once_on(&node);
     }
 }
 
-/// Whether an agent keeps an index of addresses with flows by itself.
-const FLOW_INDEX: bool = false;
-
 fn the_policies_hold_at_once_on(node: &Node) {
     the_policies_hold_at_once_with(node, &objects(&["web"]));
-    if !node.flow_index.unwrap_or(FLOW_INDEX) {
+    if node.flow_index.is_none() {
         assert_eq!(node.netns().exec(["nft", "list", "tables", "inet"], "").unwrap(), "");
         return;
     }
-    for (set, address) in ["flows4", "flows6"].into_iter().zip(first()) {
+    assert_has_flows(node, &first());
+}
+
+/// The kernel's index says that each of these addresses, one of IPv4 and one of IPv6, has flows.
+fn assert_has_flows(node: &Node, addresses: &[IpAddr]) {
+    assert_eq!(addresses.len(), 2, "{addresses:?}");
+    for (set, address) in ["flows4", "flows6"].into_iter().zip(addresses) {
         let noted = node.netns().exec(["nft", "list", "set", "inet", "npc", set], "").unwrap();
         let mut words = noted.split(|of: char| of.is_whitespace() || "{},".contains(of));
         assert!(words.any(|word| word == address.to_string()), "{address} has flows: {noted}");
@@ -186,8 +189,8 @@ fn the_policies_hold_at_once_bridged_by_legacy() {
     the_policies_hold_at_once(Mode::Bridged, "legacy");
 }
 
-/// The same where no one knows from which networks pods get their addresses, so that there is no index:
-/// flows are looked for in the kernel's table.
+/// The same on a Node without pod CIDRs. The agent keeps no index there, and looks for flows in the
+/// kernel's table.
 #[test]
 fn the_policies_hold_at_once_without_pod_cidrs() {
     let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };

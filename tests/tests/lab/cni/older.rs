@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::node::{Mode, Node, OUTSIDE, binary};
 use super::traffic::{listen, passes, reaches};
-use super::{addresses, objects};
+use super::{addresses, assert_has_flows, objects};
 
 /// An earlier agent does not know the table of addresses with flows, and leaves it. Packets go on to write to
 /// it, and today's agent counts on it again only after it has renewed it.
@@ -32,10 +32,7 @@ fn pods_start_isolated_after_an_earlier_agent_took_over_from_one_with_a_flow_ind
             assert!(!passes(&pod.netns, to, 9090), "{name}: {to}:9090 is denied");
             assert!(reaches(&pod.netns, to, 8080), "{name}: {to}:8080 is allowed");
         }
-        for (set, address) in ["flows4", "flows6"].into_iter().zip(pod.addresses()) {
-            let noted = node.netns().exec(["nft", "list", "set", "inet", "npc", set], "").unwrap();
-            assert!(noted.contains(&format!(" {address}")), "{name}: {address} has flows: {noted}");
-        }
+        assert_has_flows(&node, &pod.addresses());
         node.kill_agent();
         node.program = Some(previous.clone());
         node.start_agent();

@@ -18,9 +18,6 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 /// second, so this is one.
 const DENIED: Duration = Duration::from_millis(300);
 
-/// How long before the second SYN.
-const FIRST: Duration = Duration::from_millis(950);
-
 /// How long one is tried that they allow: two SYNs, the second after a second. A node that asks for
 /// a new pod's link-layer address (IPv6) asks again after a second, too.
 const ALLOWED: Duration = Duration::from_millis(2_500);
@@ -48,13 +45,21 @@ pub(crate) fn reaches(netns: &Netns, to: IpAddr, port: u16) -> bool {
     connects(netns, to, port, ALLOWED)
 }
 
-/// Whether a connection comes to be by its first SYN.
-pub(crate) fn reaches_at_once(netns: &Netns, to: IpAddr, port: u16) -> bool {
-    connects(netns, to, port, FIRST)
+/// Whether a connection comes to be by its first SYN. The kernel says whether it sent another.
+pub(crate) fn reaches_by_its_first_packet(netns: &Netns, to: IpAddr, port: u16) -> bool {
+    let Some(connection) = connect(netns, to, port, ALLOWED) else { return false };
+    let from = format!(":{}", connection.local_addr().unwrap().port());
+    let sockets = netns.exec(["ss", "-tinH", "sport", "=", &from], "").unwrap();
+    assert!(sockets.contains("segs_out:"), "{sockets}");
+    !sockets.contains("retrans:")
 }
 
 fn connects(netns: &Netns, to: IpAddr, port: u16, within: Duration) -> bool {
-    netns.within(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), within).is_ok()).unwrap()
+    connect(netns, to, port, within).is_some()
+}
+
+fn connect(netns: &Netns, to: IpAddr, port: u16, within: Duration) -> Option<TcpStream> {
+    netns.within(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), within).ok()).unwrap()
 }
 
 /// Receives datagrams to a port of a pod, each with the time at which it came to the pod's interface.

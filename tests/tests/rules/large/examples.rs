@@ -396,6 +396,8 @@ fn a_label_that_a_pod_loses_counts_at_once_for_other_namespaces_and_in_turn_for_
     engine.offer(came(pod("third", 5, "db")));
     engine.offer(policy_with("third", "np", &json!({}), &[rule(&of_other, 2)]));
     engine.commit();
+    let mut rules = engine.state().v4.chains.values().flatten();
+    assert!(rules.any(|rule| of("third")(&format!("{rule:?}")) && Rule::sets(rule).next().is_some()), "it is in force");
     assert!(!has_peer(&engine, of("third"), "10.0.0.2"));
     load_all(&mut engine, 1_000);
     load_all(&mut engine, 1_000);

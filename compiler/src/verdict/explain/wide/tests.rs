@@ -34,7 +34,7 @@ fn walk<'a>(cluster: &'a Cluster, groups: &'a Groups, port: Option<&'a Port>) ->
 fn units(walk: &Walk<'_>) -> Vec<Unit> {
     let pods = walk.ends.cluster.pods().map(|(id, _)| id).collect();
     let targets = [Target::Any, Target::Pods(pods)];
-    targets.iter().flat_map(|target| walk.ends.units(target).unwrap_or_default()).collect()
+    targets.iter().flat_map(|target| walk.ends.units(target)).collect()
 }
 
 proptest! {
@@ -99,7 +99,7 @@ proptest! {
 fn asked_of_all(cluster: &Cluster) -> Vec<(usize, usize, Verdict, Pairs)> {
     let groups = Groups::of_cluster(cluster);
     let mut walk = walk(cluster, &groups, None);
-    let sources = walk.ends.units(&Target::Any).unwrap_or_default();
+    let sources = walk.ends.units(&Target::Any);
     let destinations: Vec<_> = sources.iter().map(|unit| Destination::direct(unit.clone(), Traffic::all())).collect();
     walk.by_class(&sources, &destinations, Route::default());
     let flow = |flow: &Flow| {
@@ -152,7 +152,7 @@ fn rows_are_bounded() {
     let cluster = pods_that_all_differ(60);
     let groups = Groups::of_cluster(&cluster);
     let walk = walk(&cluster, &groups, None);
-    let sources = walk.ends.units(&Target::Any).unwrap_or_default();
+    let sources = walk.ends.units(&Target::Any);
     let destinations: Vec<_> = sources.iter().map(|unit| Destination::direct(unit.clone(), Traffic::all())).collect();
     let wide = Wide::new(&walk, &sources, &destinations, Route::default());
     let rows = wide.rows(MOST).map(|rows| rows.len()).unwrap_or_default();
