@@ -9,6 +9,7 @@ pub mod dataplane;
 pub mod endpoint;
 pub mod enforce;
 pub mod finding;
+pub mod folded;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod install_cni;

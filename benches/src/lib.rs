@@ -58,6 +58,8 @@ pub fn pod(number: usize, namespace: &str, labels: Labels, node: &str) -> Pod {
         containers_of_ports: Box::default(),
         only_in_slice: false,
         is_single: false,
+        has_no_index: false,
+        is_on_some_nodes: false,
         dns_name: None,
         uid: format!("00000000-0000-4000-8000-{number:012x}"),
         namespace: namespace.to_owned(),

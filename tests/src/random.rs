@@ -173,6 +173,8 @@ fn pod() -> impl Strategy<Value = Pod> {
                 containers_of_ports: Box::default(),
                 only_in_slice: false,
                 is_single: false,
+                has_no_index: false,
+                is_on_some_nodes: false,
                 dns_name: None,
                 uid: uid.to_owned(),
                 namespace: namespace.to_owned(),

@@ -3,6 +3,7 @@
 //! The script asks npc itself for each word, so that flags and their values are those of
 //! the installed version, and endpoints those of the input that the line names.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
@@ -11,6 +12,7 @@ use clap::Parser;
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::Shells;
 
+use super::input::Input;
 use super::{Exit, endpoint, input, output};
 
 /// Print the script by which a shell completes npc's commands, flags and endpoints.
@@ -65,13 +67,49 @@ struct OnlyInput {
 
 /// The endpoints that a word may become, in the input that the line names so far.
 pub(super) fn endpoints(word: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(word, |input, is_in_namespace| {
+        let names = endpoint::names(input);
+        let short = names.iter().filter_map(|name| name.strip_prefix(&input.namespace)?.strip_prefix('/'));
+        let short: Vec<String> = short.filter(|_| is_in_namespace).flat_map(in_its_namespace).collect();
+        names.into_iter().chain(short).chain(["any".to_owned(), "outside".to_owned()]).collect()
+    })
+}
+
+/// What a word may become that is asked about alone: endpoints, and policies.
+pub(super) fn endpoints_and_policies(word: &OsStr) -> Vec<CompletionCandidate> {
+    let policies = candidates(word, |input, is_in_namespace| {
+        let names = input.cluster.policies().flat_map(|(_, policy)| {
+            let short =
+                (is_in_namespace && policy.namespace == input.namespace).then(|| format!("netpol/{}", policy.name));
+            short.into_iter().chain([format!("{}/netpol/{}", policy.namespace, policy.name)])
+        });
+        names.collect()
+    });
+    endpoints(word).into_iter().chain(policies).collect()
+}
+
+/// The namespaces that a word may become.
+pub(super) fn namespaces(word: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(word, |input, _| input.cluster.namespaces().cloned().collect())
+}
+
+/// The names of the input of the line that begin with a word. They are asked for with the input, and
+/// whether a name without its namespace is meant: a word has begun, or the line names the namespace.
+fn candidates(word: &OsStr, names: impl FnOnce(&Input, bool) -> Vec<String>) -> Vec<CompletionCandidate> {
     let Some(word) = word.to_str() else { return Vec::new() };
     let line = env::args_os().skip_while(|arg| arg != "--").skip(2);
     let flags = input_flags(line);
-    let Ok(OnlyInput { input }) = OnlyInput::try_parse_from(flags) else { return Vec::new() };
-    let Ok(input) = input.read_quietly() else { return Vec::new() };
-    let names = endpoint::names(&input).into_iter().chain(["any".to_owned(), "outside".to_owned()]);
-    names.filter(|name| name.starts_with(word)).map(CompletionCandidate::new).collect()
+    let Ok(OnlyInput { input: args }) = OnlyInput::try_parse_from(flags) else { return Vec::new() };
+    let Ok(input) = args.read_quietly() else { return Vec::new() };
+    let is_in_namespace = !word.is_empty() || args.only_namespace().is_some();
+    let names: BTreeSet<String> = names(&input, is_in_namespace).into_iter().collect();
+    names.into_iter().filter(|name| name.starts_with(word)).map(CompletionCandidate::new).collect()
+}
+
+/// `TYPE/NAME` as one may write it in its own namespace: a Service needs its type.
+fn in_its_namespace(name: &str) -> Vec<String> {
+    let bare = name.split_once('/').filter(|(kind, _)| *kind != "svc").map(|(_, name)| name.to_owned());
+    bare.into_iter().chain([name.to_owned()]).collect()
 }
 
 /// The words of a line that say where the objects come from.
@@ -98,6 +136,12 @@ fn input_flags(line: impl Iterator<Item = OsString>) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn in_its_namespace_only_a_service_needs_its_type() {
+        assert_eq!(in_its_namespace("deploy/web"), ["web", "deploy/web"]);
+        assert_eq!(in_its_namespace("svc/web"), ["svc/web"]);
+    }
 
     #[test]
     fn the_input_is_that_of_the_line() {

@@ -7,7 +7,10 @@ use std::net::IpAddr;
 pub(super) use find::{names, no_namespace};
 pub(super) use npc_agent::endpoint::short_kind;
 use npc_agent::endpoint::{self, What};
+use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::verdict::explain::{Port, Target};
+
+use super::input::NamedObject;
 
 /// An endpoint as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +40,16 @@ impl std::str::FromStr for EndpointText {
     }
 }
 
+/// Whether a target stands for pods in their nodes' networks alone.
+pub(super) fn is_of_hosts(cluster: &Cluster, target: &Target<'_>) -> bool {
+    let is_host = |pod: &PodId| cluster.pod(*pod).host_network;
+    match target {
+        Target::Pod(pod) => is_host(pod),
+        Target::Pods(pods) => !pods.is_empty() && pods.iter().all(is_host),
+        _ => false,
+    }
+}
+
 /// A port alone, as the value of a flag.
 pub(super) fn port(text: &str) -> Result<Port, String> {
     endpoint::read_port(text)
@@ -47,6 +60,16 @@ impl EndpointText {
     pub(super) const fn address(&self) -> Option<IpAddr> {
         match self.what {
             What::Address(address) => Some(address),
+            _ => None,
+        }
+    }
+
+    /// The object that is asked about by its name.
+    pub(super) fn object(&self) -> Option<NamedObject<'_>> {
+        match &self.what {
+            What::Object(namespace, kind, name) => {
+                Some(NamedObject { namespace: namespace.as_deref(), kind: kind.as_deref(), name })
+            }
             _ => None,
         }
     }

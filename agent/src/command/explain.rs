@@ -25,13 +25,13 @@ mod warning;
 mod words;
 
 use clap_complete::engine::ArgValueCompleter;
+use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
-use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::verdict::explain::{
     FlowExplanation, Target, Unanswerable, Verdict, explain, explain_endpoint, explain_parts,
 };
 
-use super::endpoint::{EndpointText, Resolved};
+use super::endpoint::{EndpointText, Resolved, is_of_hosts};
 use super::input::{self, Input};
 use super::words::policies_and_pods;
 use super::{Exit, Stop, completion, output};
@@ -57,7 +57,7 @@ pub(super) struct Args {
     input: input::Args,
 
     /// The source. Without a destination: the endpoint or policy to explain.
-    #[arg(value_name = "SRC", add = ArgValueCompleter::new(completion::endpoints))]
+    #[arg(value_name = "SRC", add = ArgValueCompleter::new(completion::endpoints_and_policies))]
     from: EndpointText,
 
     /// The destination.
@@ -102,7 +102,9 @@ struct Said<'a> {
 
 /// Explains.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let input = args.input.read()?;
+    let named: Vec<_> =
+        [Some(&args.from), args.to.as_ref()].into_iter().flatten().filter_map(EndpointText::object).collect();
+    let input = args.input.read_for(&named)?;
     let cluster = &input.cluster;
     let groups = Groups::of_cluster(cluster);
     let context = Context { input: &input, places: place::Places::new(&input) };
@@ -184,23 +186,16 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
                 Exit::Input,
                 format!(
                     "no policy applies to {}, because its pods are in their nodes' networks (hostNetwork): policies see the \
-                 address of the node, and nothing isolates it; ask npc explain {0} DST, or npc explain SRC {0}, about the \
+                 address of the node, which the input does not say, and nothing isolates it; ask npc explain {0} DST, or npc explain SRC {0}, about the \
                  policies of the other end",
                     from.name
                 ),
             )
         }
+        (Unanswerable::NoEndpoint, Target::Node { addresses, .. }) if addresses.is_empty() => {
+            Stop::new(Exit::Unknown, format!("the input says no address of {}", from.name))
+        }
         _ => stop(error, &from.name, &from.name),
-    }
-}
-
-/// Whether a target stands for pods in their nodes' networks alone.
-fn is_of_hosts(cluster: &Cluster, target: &Target<'_>) -> bool {
-    let is_host = |pod: &PodId| cluster.pod(*pod).host_network;
-    match target {
-        Target::Pod(pod) => is_host(pod),
-        Target::Pods(pods) => !pods.is_empty() && pods.iter().all(is_host),
-        _ => false,
     }
 }
 

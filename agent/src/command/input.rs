@@ -2,6 +2,7 @@
 //! talk to.
 
 mod kustomize;
+mod named;
 mod progress;
 mod report;
 mod timeout;
@@ -10,9 +11,11 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::builder::RangedU64ValueParser;
+use futures::FutureExt as _;
+use futures::future::try_join;
 use npc_agent::finding::Finding;
 use npc_agent::source::kube;
-use npc_agent::source::manifests::{self, Loaded};
+use npc_agent::source::manifests::{self, Loaded, ObjectRef};
 use npc_agent::source::whatif::{self, Removal};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::unread::{Extent, Unread};
@@ -21,6 +24,7 @@ use npc_compiler::ruleset::layout::{Options, SetMembers};
 use npc_compiler::ruleset::members;
 
 use super::{Exit, Stop, unjudged, words};
+pub(super) use named::NamedObject;
 pub(super) use report::unread_words;
 use timeout::Timeout;
 
@@ -57,7 +61,7 @@ pub(super) struct Args {
     request_timeout: Timeout,
 
     /// The namespace of objects and endpoints without one, and the one to read where
-    /// you may not read all [default: the context's, else default].
+    /// you may not read all [default: the context's, as kubectl takes it with -f too, else default].
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
 
@@ -111,6 +115,20 @@ pub(super) struct Input {
     pub(super) set_members: SetMembers,
     /// What the API server listed and npc cannot read.
     listed: Vec<String>,
+    /// Workloads that were named and may be there, and why that is not known.
+    unknown_workloads: Vec<(ObjectRef, String)>,
+}
+
+/// What the API server says.
+#[derive(Debug, Default)]
+struct Asked {
+    loaded: Loaded,
+    namespace: String,
+    /// What it listed and npc cannot read.
+    problems: Vec<String>,
+    /// What the reader should know besides.
+    warnings: Vec<String>,
+    unknown_workloads: Vec<(ObjectRef, String)>,
 }
 
 impl Input {
@@ -140,6 +158,19 @@ impl Input {
     /// Whether pods of a namespace may exist that were not read.
     pub(super) fn may_hold_pods(&self, namespace: &str) -> bool {
         self.loaded.unread.iter().any(|unread| unread.may_hold("Pod", namespace))
+    }
+
+    /// Why it is not known whether workloads are there that these names may mean; without a kind, any.
+    pub(super) fn unknown_workloads(&self, namespace: &str, kind: Option<&str>, name: &str) -> Vec<String> {
+        let is_meant = |of: &ObjectRef| {
+            of.namespace == namespace
+                && of.name == name
+                && kind.is_none_or(|kind| kind == "Workload" || kind == of.kind)
+        };
+        let mut why: Vec<String> =
+            self.unknown_workloads.iter().filter(|(of, _)| is_meant(of)).map(|(_, why)| why.clone()).collect();
+        why.dedup();
+        why
     }
 
     /// What was not read of the policies of any namespace, in words.
@@ -178,7 +209,13 @@ impl Args {
 
     /// Reads the objects; says on standard error what is odd about them.
     pub(super) fn read(&self) -> anyhow::Result<Input> {
-        let input = self.read_quietly()?;
+        self.read_for(&[])
+    }
+
+    /// Reads the objects, and of a cluster the workloads that are named so too; says on standard
+    /// error what is odd about them.
+    pub(super) fn read_for(&self, ends: &[NamedObject<'_>]) -> anyhow::Result<Input> {
+        let input = self.read_all(ends)?;
         input.listed.iter().for_each(|problem| eprintln!("{problem}"));
         report::write(&input.loaded, &input.cluster);
         Ok(input)
@@ -186,14 +223,19 @@ impl Args {
 
     /// Reads the objects; says nothing about them.
     pub(super) fn read_quietly(&self) -> anyhow::Result<Input> {
+        self.read_all(&[])
+    }
+
+    fn read_all(&self, ends: &[NamedObject<'_>]) -> anyhow::Result<Input> {
         let source = if self.files.is_empty() && self.kustomize.is_empty() { Source::Cluster } else { Source::Files };
-        let (mut loaded, namespace, listed) = match source {
-            Source::Cluster => self.ask()?,
+        let asked = match source {
+            Source::Cluster => self.ask(ends)?,
             Source::Files => {
-                let namespace = self.namespace.clone().unwrap_or_else(|| "default".to_owned());
-                (self.load(&namespace)?, namespace, Vec::new())
+                let namespace = self.namespace_of_files()?;
+                Asked { loaded: self.load(&namespace)?, namespace, ..Asked::default() }
             }
         };
+        let Asked { mut loaded, namespace, problems: listed, warnings: of_server, unknown_workloads } = asked;
         if !self.overlay.is_empty() {
             let options = self.options(&namespace, source == Source::Files);
             let overlay = manifests::load(&self.overlay, &options).context("--overlay")?;
@@ -217,10 +259,26 @@ impl Args {
         let options = Options { set_members: SetMembers(self.max_set_members), ..Options::default() };
         let cluster = members::bounded(cluster, &options);
         let mut warnings = unjudged::warnings(&loaded);
+        warnings.extend(of_server);
         warnings.extend(report::rights(&loaded.unread));
         let passed_over = report::undecided(&loaded.passed_over);
         let set_members = options.set_members;
-        Ok(Input { loaded, cluster, namespace, warnings, passed_over, source, set_members, listed })
+        Ok(Input { loaded, cluster, namespace, warnings, passed_over, source, set_members, listed, unknown_workloads })
+    }
+
+    /// The namespace of objects of files without one, as kubectl finds it.
+    fn namespace_of_files(&self) -> Result<String, Stop> {
+        if let Some(namespace) = &self.namespace {
+            return Ok(namespace.clone());
+        }
+        let of_context = match kube::context_namespace(self.kubeconfig.as_deref(), self.context.as_deref()) {
+            // Files need no kubeconfig; one that is named has to be there.
+            Err(error) if self.kubeconfig.is_some() || self.context.is_some() => {
+                return Err(Stop::new(Exit::Input, error.to_string()));
+            }
+            of_context => of_context.ok().flatten(),
+        };
+        Ok(of_context.unwrap_or_else(|| "default".to_owned()))
     }
 
     /// A cluster knows its namespaces; files may leave them out.
@@ -246,28 +304,33 @@ impl Args {
         Ok(loaded)
     }
 
-    /// Lists the cluster's objects.
-    fn ask(&self) -> anyhow::Result<(Loaded, String, Vec<String>)> {
+    /// Lists the cluster's objects, and looks for what endpoints name and what decides besides.
+    fn ask(&self, ends: &[NamedObject<'_>]) -> anyhow::Result<Asked> {
         let asked = async {
             let connector = kube::connect(self.kubeconfig.as_deref(), self.context.clone()).await?;
             let client = connector.client()?;
             let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-            let settings =
-                kube::ListSettings { namespace: namespace.clone(), request_timeout: self.request_timeout.into() };
-            let listed = kube::list(&client, &settings).await;
+            let request_timeout = self.request_timeout.into();
+            let settings = kube::ListSettings { namespace: namespace.clone(), request_timeout };
+            let others = kube::other_policies(&client, &namespace, request_timeout);
+            let listed = try_join(kube::list(&client, &settings), others.map(Ok)).await;
             let server = connector.server().unwrap_or_default();
-            anyhow::Ok((listed.map_err(|error| anyhow::anyhow!("{error} (API server {server})"))?, namespace))
+            let (listed, others) = listed.map_err(|error| anyhow::anyhow!("{error} (API server {server})"))?;
+            let kube::ListedObjects { objects, problems, unread } = listed;
+            let mut loaded = Loaded { objects, unread, skipped: others.found.clone(), ..Loaded::default() };
+            let named = named::read(&connector, ends, &settings, &mut loaded).await;
+            let warnings = named.warning().into_iter().chain(report::other_policies(&others)).collect();
+            anyhow::Ok(Asked { loaded, namespace, problems, warnings, unknown_workloads: named.unknown })
         };
         let unreachable = |error: anyhow::Error| {
             Stop::new(Exit::Cluster, format!("{error:#}; to judge files instead of a cluster, name them with -f"))
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (listed, namespace) = runtime.block_on(asked).map_err(unreachable)?;
-        if !listed.problems.is_empty() && !self.allow_errors {
-            return Err(Stop::new(Exit::Input, listed.problems.join("\n")).into());
+        let asked = runtime.block_on(asked).map_err(unreachable)?;
+        if !asked.problems.is_empty() && !self.allow_errors {
+            return Err(Stop::new(Exit::Input, asked.problems.join("\n")).into());
         }
-        let loaded = Loaded { objects: listed.objects, unread: listed.unread, ..Loaded::default() };
-        Ok((loaded, namespace, listed.problems))
+        Ok(asked)
     }
 }
 

@@ -116,7 +116,8 @@ const MOST_IN_TABLE: usize = 4_000_000;
 
 /// Prints the matrix.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let input = args.input.read()?;
+    let named: Vec<_> = args.from.iter().chain(&args.to).filter_map(EndpointText::object).collect();
+    let input = args.input.read_for(&named)?;
     let cluster = &input.cluster;
     let by = match args.by {
         By::Workload => matrix::By::Workload,

@@ -30,6 +30,7 @@ use std::process::{self, ExitCode};
 
 use clap::{ArgMatches, Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::CompleteEnv;
+use clap_complete::engine::ArgValueCompleter;
 use npc_agent::source::manifests;
 use npc_agent::{enforce, near};
 
@@ -138,7 +139,20 @@ impl Cli {
         let program = env::args_os().next().unwrap_or_default();
         let program = Path::new(&program).file_stem().unwrap_or_default();
         let name = if program == "kubectl-npc" || program == "kubectl_npc" { "kubectl npc" } else { "npc" };
-        Self::command().bin_name(name).before_help(EXAMPLES.replace("{npc}", name))
+        let command = Self::command().bin_name(name).before_help(EXAMPLES.replace("{npc}", name));
+        command.mut_subcommands(|subcommand| {
+            let has_namespace = subcommand.get_arguments().any(|arg| arg.get_id() == "namespace");
+            let subcommand = match subcommand.get_after_help().map(ToString::to_string) {
+                // Examples are written as npc's.
+                Some(help) => subcommand.after_help(help.replace("\n  npc ", &format!("\n  {name} "))),
+                None => subcommand,
+            };
+            if !has_namespace {
+                return subcommand;
+            }
+            let completer = ArgValueCompleter::new(completion::namespaces);
+            subcommand.mut_arg("namespace", |arg| arg.add(completer))
+        })
     }
 
     fn of(matches: &ArgMatches) -> Self {

@@ -1,7 +1,9 @@
 //! `npc reason`: what a code means, with an example.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
 
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use npc_agent::near::{listed, nearest};
 
 use super::{Exit, Stop, output};
@@ -13,8 +15,15 @@ use super::{Exit, Stop, output};
 #[command(after_help = "Examples:\n  npc reason\n  npc reason port-is-service-port")]
 pub(super) struct Args {
     /// The code, as in `denied[peer-label-value]`, `near[policytypes-missing]` or `allowed[rule]`.
-    #[arg(value_name = "CODE")]
+    #[arg(value_name = "CODE", add = ArgValueCompleter::new(codes))]
     code: Option<String>,
+}
+
+/// The codes that a word may become.
+fn codes(word: &OsStr) -> Vec<CompletionCandidate> {
+    let word = word.to_str().unwrap_or_default();
+    let codes = PAGES.iter().map(|page| page.code).filter(|code| code.starts_with(word));
+    codes.map(CompletionCandidate::new).collect()
 }
 
 /// A code and its page.

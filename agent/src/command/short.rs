@@ -97,7 +97,7 @@ fn is_elsewhere(cluster: &Cluster, policy: &Policy, peer: &PodPeer) -> bool {
 
 /// Why none of the pods that a peer means is judged.
 fn why_absent(cluster: &Cluster, peer: &PodPeer) -> Absent {
-    if cluster.may_have_unread(peer) {
+    if cluster.may_select_unread(peer) {
         return Absent::NotRead;
     }
     let has_host = cluster.selected(peer).is_empty() && cluster.host_pods_of(peer).next().is_some();

@@ -461,3 +461,26 @@ fn a_policys_named_port_is_shown_with_its_number() {
     let answer = Files::of(SHOP).npc("explain", &["-n", "shop", "netpol/db"]);
     assert!(answer.out.contains("on  TCP pg (5432)\n"), "{}{}", answer.out, answer.err);
 }
+
+#[test]
+fn an_answer_for_each_address_of_a_node_is_written_once() {
+    let pod = |name: &str, node: &str, address: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop, uid: {name}, labels: {{app: db}}, \
+             ownerReferences: [{{apiVersion: apps/v1, kind: StatefulSet, name: db, uid: s, controller: true}}]}}, \
+             spec: {{nodeName: {node}, containers: [{{name: c}}]}}, status: {{podIP: {address}}}}}\n---\n"
+        )
+    };
+    let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: db, namespace: shop}, \
+                  spec: {podSelector: {}, policyTypes: [Egress]}}\n---\n";
+    let node = "{apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: \
+                192.0.2.11}, {type: ExternalIP, address: 198.51.100.11}]}}\n";
+    let files = Files::of(&(pod("db-0", "n1", "10.0.1.1") + &pod("db-1", "n2", "10.0.2.1") + policy + node));
+    let answer = files.npc("explain", &["shop/sts/db", "node/n1:80"]);
+    assert_eq!(answer.code, 1, "{}", answer.err);
+    for once in ["ALLOWED  shop/pod/db-0 -> node/n1  TCP 80", "DENIED  shop/pod/db-1 -> node/n1  TCP 80"] {
+        assert_eq!(answer.out.matches(once).count(), 1, "{}", answer.out);
+    }
+    let json = files.npc("explain", &["shop/sts/db", "node/n1:80", "-o", "json"]).json();
+    assert_eq!(json["flows"][0]["to"]["addresses"], json!(["192.0.2.11", "198.51.100.11"]));
+}

@@ -29,6 +29,9 @@ fn as_a_plugin_of_kubectl_it_is_called_so() {
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert!(text.contains("Usage: kubectl npc"), "{text}");
     }
+    let help = Command::new(&plugin).args(["explain", "-h"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    assert!(help.contains("\n  kubectl npc explain shop/netpol/api  ") && !help.contains("\n  npc "), "{help}");
     assert!(files.run(&["explain", "--help"]).out.contains("Usage: npc explain"));
 }
 

@@ -198,3 +198,24 @@ fn a_prefix_that_is_none_is_no_namespace() {
     let answer = crate::Files::of(crate::SHOP).npc("explain", &["10.0.0.0/33", "shop/web"]);
     assert!(answer.code != 0 && answer.err.contains("is no prefix"), "{}", answer.err);
 }
+
+#[test]
+fn where_errors_end_a_command_they_come_first_and_warnings_are_folded() {
+    let pod = |number: usize| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: p{number}}}, spec: {{containers: [{{name: c}}]}}}}\n---\n"
+        )
+    };
+    let pods: String = (0..9).map(pod).collect();
+    let files = Files::of(&format!("{pods}{pods}{}", "{apiVersion: v1, kind: Pod, metadata: 7}\n---\n".repeat(9)));
+    let answer = files.npc("matrix", &[]);
+    assert_eq!(answer.code, 2);
+    let lines: Vec<&str> = answer.err.lines().collect();
+    assert_eq!(lines.len(), 9, "{}", answer.err);
+    let has = |line: usize, text: &str| assert!(lines[line].contains(text), "{text}: {}", answer.err);
+    has(0, ": error[document-unreadable]: ");
+    has(3, "npc: 6 more of: ");
+    has(4, ": warning[duplicate-name]: ");
+    has(7, "npc: 6 more of: counts instead of the one");
+    has(8, "9 documents not read");
+}

@@ -6,6 +6,7 @@ mod agreement;
 mod asked;
 mod bound;
 mod cases;
+mod cluster;
 mod compile;
 mod explain;
 mod fixes;
@@ -82,9 +83,15 @@ impl Files {
         self.run(&words)
     }
 
+    /// A run that reads no kubeconfig of the machine.
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_npc"));
+        command.args(words).current_dir(self.path()).env("HOME", self.path()).env_remove("KUBECONFIG");
+        command
+    }
+
     fn run(&self, words: &[&str]) -> Answer {
-        let Output { status, stdout, stderr } =
-            Command::new(env!("CARGO_BIN_EXE_npc")).args(words).current_dir(self.path()).output().unwrap();
+        let Output { status, stdout, stderr } = self.command(words).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Answer { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
     }

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::{Answer, Files};
 
 /// An answer of the server: status and body; none where it never answers.
-type Reply = Option<(u16, Value)>;
+pub(crate) type Reply = Option<(u16, Value)>;
 
 /// An API server that answers by the path of a request, in threads that end with the test.
-fn server(reply: fn(&str) -> Reply) -> Files {
+pub(crate) fn server(reply: fn(&str) -> Reply) -> Files {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -53,7 +53,7 @@ fn answer(connection: &TcpStream, reply: fn(&str) -> Reply) {
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "a reply, as all are")]
-fn refused(code: u16, reason: &str) -> Reply {
+pub(crate) fn refused(code: u16, reason: &str) -> Reply {
     Some((code, json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": "no"})))
 }
 
@@ -62,7 +62,7 @@ fn refused(code: u16, reason: &str) -> Reply {
     clippy::needless_pass_by_value,
     reason = "a reply, as all are, of a value made for it"
 )]
-fn items(items: Value) -> Reply {
+pub(crate) fn items(items: Value) -> Reply {
     Some((200, json!({"metadata": {}, "items": items})))
 }
 
@@ -74,6 +74,8 @@ fn one_namespace(path: &str) -> Reply {
                "status": {"phase": "Running", "podIPs": [{"ip": address}], "hostIPs": [{"ip": "192.0.2.1"}]}})
     };
     match path {
+        // Which groups there are, every user may read.
+        "/apis" => Some((200, json!({"groups": []}))),
         "/api/v1/namespaces/shop/pods" => items(json!([pod("web", "10.0.0.1"), pod("api", "10.0.0.2")])),
         "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies" => items(json!([{
             "metadata": {"namespace": "shop", "name": "api"},
@@ -88,7 +90,7 @@ fn one_namespace(path: &str) -> Reply {
     }
 }
 
-fn explain(files: &Files, words: &[&str]) -> Answer {
+pub(crate) fn explain(files: &Files, words: &[&str]) -> Answer {
     files.run(&[&["explain", "--kubeconfig", "kubeconfig"], words].concat())
 }
 

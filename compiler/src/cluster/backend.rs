@@ -269,7 +269,7 @@ impl Cluster {
     pub fn host_ports_at(&self, address: IpAddr) -> impl Iterator<Item = (PodId, &HostPort, HostPortAt)> {
         let at = move |id: PodId, pod: &Pod, port: &HostPort| match &pod.node {
             _ if port.address.is_some_and(|only| only != address) => HostPortAt::OtherAddress,
-            _ if pod.is_on_each_node() => HostPortAt::Here,
+            _ if pod.is_on_each_node() && !pod.is_on_some_nodes => HostPortAt::Here,
             None => HostPortAt::Perhaps,
             Some(_) if self.is_own_node(id, address) => HostPortAt::Here,
             Some(_) => HostPortAt::OtherNode,

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use super::{Class, ClassId, Cluster, PodId, PolicyId, index};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::object::{
-    ControllerLabel, Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels, is_topology_label,
+    COMPLETION_INDEX_LABEL, ControllerLabel, Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels,
+    is_topology_label,
 };
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy};
 
@@ -34,6 +35,8 @@ pub enum UnknownLabels {
     None,
     /// Those that the controller of this workload adds to its template's.
     OfController(Workload),
+    /// The same of a Job whose pods have no index.
+    OfJobWithoutIndex(Workload),
     /// Those of its node, which a pod gets when it is bound to one.
     OfNode,
     /// All of them.
@@ -44,6 +47,7 @@ impl UnknownLabels {
     pub(super) fn of(pod: &Pod) -> Self {
         match &pod.workload {
             _ if pod.only_in_slice => Self::All,
+            Some(workload) if pod.is_template() && pod.has_no_index => Self::OfJobWithoutIndex(workload.clone()),
             Some(workload) if pod.is_template() => Self::OfController(workload.clone()),
             _ if pod.node.is_none() && !pod.finished => Self::OfNode,
             _ => Self::None,
@@ -67,7 +71,10 @@ impl UnknownLabels {
             Self::All => return Selection::Possible,
             _ if is_topology_label(&requirement.key) => return Selection::Possible,
             Self::OfNode => return certain(requirement.matches(labels)),
-            Self::OfController(workload) => workload,
+            Self::OfJobWithoutIndex(_) if requirement.key == COMPLETION_INDEX_LABEL => {
+                return certain(requirement.matches(labels));
+            }
+            Self::OfController(workload) | Self::OfJobWithoutIndex(workload) => workload,
         };
         let is_added = |label: &&ControllerLabel| {
             label.key == requirement.key && !(label.yields_to_template && labels.contains_key(label.key))

@@ -80,6 +80,12 @@ impl Unread {
         WORKLOADS.iter().any(|kind| self.may_hold(kind, namespace))
     }
 
+    /// Whether pods may be missing: these themselves, or what makes them.
+    #[must_use]
+    pub fn may_be_pods(&self) -> bool {
+        self.may_be("Pod") || WORKLOADS.iter().any(|kind| self.may_be(kind))
+    }
+
     /// Whether the API server refused to list them; else they are there and cannot be read.
     #[must_use]
     pub fn is_refused(&self) -> bool {
@@ -124,16 +130,20 @@ impl Cluster {
         self.unread().iter().filter(move |unread| unread.may_be(kind))
     }
 
+    fn unread_pods(&self) -> impl Iterator<Item = &Unread> {
+        self.unread().iter().filter(|unread| unread.may_be_pods())
+    }
+
     /// Whether some Services were not read.
     #[must_use]
     pub fn has_unread_services(&self) -> bool {
         self.unread_of("Service").next().is_some()
     }
 
-    /// What was not read and may have any address of the cluster: Pods and Services.
+    /// What was not read and may have any address of the cluster: Pods, what makes them, and Services.
     #[must_use]
     pub fn unread_holders(&self) -> Vec<Unread> {
-        let mut holders: Vec<Unread> = self.unread_of("Pod").chain(self.unread_of("Service")).cloned().collect();
+        let mut holders: Vec<Unread> = self.unread_pods().chain(self.unread_of("Service")).cloned().collect();
         holders.sort_unstable();
         holders.dedup();
         holders
@@ -143,7 +153,7 @@ impl Cluster {
     /// it, and it is private or near to an address of the cluster.
     #[must_use]
     pub fn may_be_unread(&self, address: IpAddr) -> bool {
-        let is_unread = self.unread_of("Pod").next().is_some() || self.has_unread_services();
+        let is_unread = self.unread_pods().next().is_some() || self.has_unread_services();
         is_unread
             && self.holders(address, None).is_empty()
             && !self.is_node(address)
@@ -191,22 +201,14 @@ impl Cluster {
         // A Service may lead to pods of its namespace, which policies of both ends judge.
         let by_service = direction == Direction::Ingress && self.has_unread_services();
         (by_service && may_isolate(&Extent::Everywhere, &|_| true))
-            || self.unread_of("Pod").any(|unread| may_isolate(&unread.namespace, &|of| *of == direction))
+            || self.unread_pods().any(|unread| may_isolate(&unread.namespace, &|of| *of == direction))
     }
 
-    /// Whether a rule's pod peer may select a pod that was not read.
+    /// Whether a rule's pod peer may select a pod that was not read, or one that a workload makes which was
+    /// not read.
     #[must_use]
     pub fn may_select_unread(&self, peer: &PodPeer) -> bool {
-        self.unread_of("Pod").any(|unread| self.may_be_in(peer, &unread.namespace))
-    }
-
-    /// Whether pods that a rule's peer means may exist that were not read, or that workloads make
-    /// which were not read.
-    #[must_use]
-    pub fn may_have_unread(&self, peer: &PodPeer) -> bool {
-        let makers =
-            || self.unread().iter().filter(|unread| WORKLOADS.iter().any(|kind| unread.kind.as_deref() == Some(kind)));
-        self.may_select_unread(peer) || makers().any(|unread| self.may_be_in(peer, &unread.namespace))
+        self.unread_pods().any(|unread| self.may_be_in(peer, &unread.namespace))
     }
 
     /// Whether a peer may mean pods of these namespaces.

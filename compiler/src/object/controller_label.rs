@@ -38,13 +38,16 @@ const fn label(
     ControllerLabel { key, kinds, is_always_there, yields_to_template: false, values }
 }
 
+/// The label of the pods of a Job whose completions are indexed (`completionMode: Indexed`).
+pub(crate) const COMPLETION_INDEX_LABEL: &str = "batch.kubernetes.io/job-completion-index";
+
 /// All of them. Sources: `AddPodLabel…` in Kubernetes' controllers, and
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/>.
 const LABELS: [ControllerLabel; 10] = [
     // Older controllers do not add it.
     label("apps.kubernetes.io/pod-index", &["StatefulSet"], false, Values::Ordinal),
     label("batch.kubernetes.io/controller-uid", &["Job", "CronJob"], true, Values::Any),
-    label("batch.kubernetes.io/job-completion-index", &["Job", "CronJob"], false, Values::Ordinal),
+    label(COMPLETION_INDEX_LABEL, &["Job", "CronJob"], false, Values::Ordinal),
     // A Job's own is known: it is the Job's name.
     label("batch.kubernetes.io/job-name", &["CronJob"], true, Values::NameAndSuffix),
     label("controller-revision-hash", &["StatefulSet", "DaemonSet"], true, Values::Any),

@@ -18,11 +18,11 @@ mod service;
 mod slice_pod;
 
 pub use budget::{Moved, NAMESPACE_POLICY_BYTES, PolicyBudget, over_budget};
-pub(crate) use controller_label::ROLLOUT_HASH_LABEL;
+pub(crate) use controller_label::{COMPLETION_INDEX_LABEL, ROLLOUT_HASH_LABEL};
 pub use controller_label::{ControllerLabel, controller_labels, is_controller_label, is_topology_label};
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub use network::{DNS_PORT, Family, Protocol, parse_address};
-pub use other_kind::{Consequence, consequence};
+pub use other_kind::{Consequence, consequence, deciding_kinds};
 pub use service::{Exposure, Routing, Service, ServicePort, TargetPort};
 
 /// Labels of a pod or namespace.
@@ -172,6 +172,11 @@ pub struct Pod {
     pub only_in_slice: bool,
     /// It stands for a workload that makes one pod (`replicas: 1`), and so for that pod alone.
     pub is_single: bool,
+    /// It stands for the pods of a Job without indexes (`completionMode: NonIndexed`).
+    pub has_no_index: bool,
+    /// It runs only on nodes with certain labels (`nodeSelector`, or a required node affinity). Only
+    /// questions ask; the agent does not keep it.
+    pub is_on_some_nodes: bool,
     /// `HOSTNAME.SUBDOMAIN` of its spec, by which DNS names it where its hostname is not its own name.
     /// Only questions ask; the agent does not keep it.
     pub dns_name: Option<Box<str>>,
@@ -275,6 +280,14 @@ impl Pod {
         of_port.map(|of| &*of.container)
     }
 
+    /// The ReplicaSet that has made it for its Deployment: `NAME-HASH`, by the pod's hash label.
+    #[must_use]
+    pub fn replica_set(&self) -> Option<String> {
+        let workload = self.workload.as_ref().filter(|workload| workload.kind == "Deployment")?;
+        let hash = self.labels.get("pod-template-hash").filter(|_| !self.is_template())?;
+        Some(format!("{}-{hash}", workload.name))
+    }
+
     /// Whether policies can apply to it: live, with a network of its own.
     #[must_use]
     pub fn is_endpoint(&self) -> bool {
@@ -374,6 +387,11 @@ impl Pod {
         let mut seen = BTreeSet::new();
         ports.retain(|port| seen.insert(port.clone()));
         ports.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
+        // Every node that npc runs on has these.
+        let is_special = |key: &String| !matches!(key.as_str(), "kubernetes.io/os" | "beta.kubernetes.io/os");
+        let affinity = spec.affinity.and_then(|of| of.node_affinity);
+        let is_on_some_nodes = spec.node_selector.is_some_and(|labels| labels.keys().any(is_special))
+            || affinity.is_some_and(|of| of.required_during_scheduling_ignored_during_execution.is_some());
         let (hostname, subdomain) = (spec.hostname.unwrap_or_default(), spec.subdomain.unwrap_or_default());
         let has_dns_name = !hostname.is_empty() && !subdomain.is_empty() && hostname != name;
         let dns_name = has_dns_name.then(|| format!("{hostname}.{subdomain}").into());
@@ -399,6 +417,8 @@ impl Pod {
             host_ports: host_ports.into(),
             only_in_slice: false,
             is_single: false,
+            has_no_index: false,
+            is_on_some_nodes,
             dns_name,
             config_hash: None,
         }

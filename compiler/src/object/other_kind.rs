@@ -123,6 +123,11 @@ const MAKES_OBJECTS: [(&str, &[&str]); 10] = [
     ("operators.coreos.com", &["Subscription", "ClusterServiceVersion"]),
 ];
 
+/// The kinds that decide beside NetworkPolicies, by API group.
+pub fn deciding_kinds() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    DECIDES.iter().copied()
+}
+
 /// What an object of this API group and kind means for the answers; none where it says
 /// nothing about connectivity.
 #[must_use]

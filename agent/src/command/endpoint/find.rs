@@ -10,7 +10,7 @@ use npc_compiler::algebra::cidr::{self, Cidr};
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::cluster::unread::Unread;
-use npc_compiler::object::{Protocol, Workload, parse_address};
+use npc_compiler::object::{Pod, Protocol, Workload, parse_address};
 use npc_compiler::verdict::explain::{Port, Target};
 
 use super::{EndpointText, Resolved, What, short_kind};
@@ -173,6 +173,9 @@ impl EndpointText {
         if let Some(place) = member.and_then(|member| member.place(input, &all)) {
             return Ok(all.swap_remove(place));
         }
+        if let Some(found) = readings.iter().find_map(|reading| replica_set(input, reading)) {
+            return Ok(found);
+        }
         // What DNS would say of a name is the last reading, and the plainest where it is a Service's.
         let of_service = readings.last().filter(|(_, kind, _)| *kind == Some("Service") && self.text.contains(".svc"));
         let of_member = member.filter(|of| of.is_certain).map(|of| (of.namespace, Some("Pod"), of.host));
@@ -183,6 +186,20 @@ impl EndpointText {
         }
         Err(Stop::new(Exit::NotFound, missing(input, &all, here, kind, name)))
     }
+}
+
+/// The pods of a ReplicaSet that a Deployment has made: they belong to the Deployment, which is asked about
+/// in most cases, so ReplicaSets stand in no list.
+fn replica_set<'a>(input: &'a Input, (namespace, kind, name): &Reading<'_>) -> Option<Found<'a>> {
+    if kind.is_some_and(|kind| kind != "ReplicaSet" && kind != "Workload") {
+        return None;
+    }
+    let of_it = |(_, pod): &(PodId, &Pod)| {
+        !pod.finished && pod.namespace == *namespace && pod.replica_set().as_deref() == Some(*name)
+    };
+    let pods: Vec<PodId> = input.cluster.named().filter(of_it).map(|(id, _)| id).collect();
+    let (kind, namespace, name) = ("ReplicaSet".to_owned(), (*namespace).to_owned(), (*name).to_owned());
+    (!pods.is_empty()).then_some(Found { kind, namespace, name, target: Target::Pods(pods) })
 }
 
 /// What a name may mean: a namespace, a kind, and a name in it.
@@ -320,6 +337,13 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
     let unread = unread(input, kind, if is_scoped { namespace } else { "" });
     let nowhere = (is_scoped && unread.is_empty()).then(|| no_namespace(input, namespace)).flatten();
     let is_nowhere = nowhere.is_some();
+    let unknown = input.unknown_workloads(namespace, kind, name);
+    if !unknown.is_empty() {
+        return format!(
+            "no {what} {name:?} was read in namespace {namespace}, by a pod of it, but it may be there without pods: {}",
+            shorten(&unknown, UNREAD, "; ")
+        );
+    }
     let mut message = nowhere.unwrap_or_else(|| {
         let scope = if is_scoped { format!(" in namespace {namespace}") } else { String::new() };
         match unread.as_slice() {

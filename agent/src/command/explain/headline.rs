@@ -35,14 +35,10 @@ impl NamedEnd {
 /// What the parts by which a rule misses say in a few words. It is said more exactly where the
 /// namespace is all that fails, and where addresses cannot be those of pods.
 pub(super) fn headline_of(nearest: &Candidate, other: &NamedEnd) -> String {
-    if let [of] = nearest.conjuncts.as_slice() {
-        match of.code {
-            Code::PeerOtherNamespace => return "the rule's labels match, its namespace does not".to_owned(),
-            Code::IpBlockOutside if of.part == Part::Pod => {
-                return "the nearest rule means pods, and no pod has this address".to_owned();
-            }
-            _ => {}
-        }
+    if let [of] = nearest.conjuncts.as_slice()
+        && of.code == Code::PeerOtherNamespace
+    {
+        return "the rule's labels match, its namespace does not".to_owned();
     }
     let mut said: Vec<Cow<'static, str>> = Vec::new();
     for part in nearest.conjuncts.iter().map(|of| of_part(of, other)) {
@@ -64,6 +60,9 @@ fn of_part(of: &Conjunct, other: &NamedEnd) -> Cow<'static, str> {
         }
     }
     match (of.code, other.direction) {
+        (Code::IpBlockOutside, _) if of.part == Part::Pod => {
+            "the nearest rule means pods, and no pod has this address".into()
+        }
         (Code::IpBlockIsServiceAddress, Direction::Ingress) => {
             "the nearest rule's ipBlock holds the address of a Service, which is never a source; policies see the \
              address of the client itself"

@@ -371,7 +371,7 @@ fn unread(input: &Input, peer: &PodPeer) -> Vec<String> {
     if !input.cluster.may_select_unread(peer) {
         return Vec::new();
     }
-    unread_words(input.loaded.unread.iter().filter(|unread| unread.may_be("Pod")))
+    unread_words(input.loaded.unread.iter().filter(|unread| unread.may_be_pods()))
 }
 
 /// Why a peer means no pod.

@@ -141,6 +141,9 @@ impl About<'_> {
                 })
                 .collect();
             let isolated = match (isolated.is_empty(), side.may_be_isolated) {
+                (true, false) if side.pods == 0 => {
+                    "no pod: no policy applies to it, only those of the other ends".to_owned()
+                }
                 (true, false) => "not isolated".to_owned(),
                 (true, true) => "isolated or not: the input does not say".to_owned(),
                 (false, false) => format!("isolated by {}", isolated.join(", ")),

@@ -36,7 +36,7 @@ pub(super) fn warnings(input: &Input, explanation: &FlowExplanation) -> Vec<Stri
             if policy.isolates(direction)
                 && !said.contains(&id)
                 && selects_nothing()
-                && !cluster.may_have_unread(&means)
+                && !cluster.may_select_unread(&means)
             {
                 unused.insert(id);
             }

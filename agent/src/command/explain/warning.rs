@@ -181,17 +181,14 @@ fn contested(cluster: &Cluster, address: std::net::IpAddr) -> String {
 /// Where to find facts that files lack.
 pub(super) fn what_is_missing(input: &Input, missing: &[Missing]) -> Option<&'static str> {
     let is_of_cluster = |of: &Missing| {
-        // No cluster says which address of a prefix is meant.
-        let is_part = of.subject.kind == "Block" && matches!(of.fact, MissingFact::AddressInSourceRanges(_));
-        !is_part
-            && !matches!(
-                of.fact,
-                MissingFact::Unread(_)
-                    | MissingFact::Holder(..)
-                    | MissingFact::SourceRanges(_)
-                    | MissingFact::Balancer { .. }
-                    | MissingFact::Backends { external_name: Some(_), .. }
-            )
+        !matches!(
+            of.fact,
+            MissingFact::Unread(_)
+                | MissingFact::Holder(..)
+                | MissingFact::SourceRanges(_)
+                | MissingFact::Balancer { .. }
+                | MissingFact::Backends { external_name: Some(_), .. }
+        )
     };
     (input.source == Source::Files && missing.iter().any(is_of_cluster)).then_some(
         "the running cluster has these facts: ask without -f, or with -f of what kubectl get \

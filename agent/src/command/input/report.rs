@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use indexmap::IndexMap;
 use npc_agent::finding::Finding;
+use npc_agent::folded::Folded;
+use npc_agent::source::kube::OtherPolicies;
 use npc_agent::source::manifests::{Loaded, OtherDocument, PassedOver};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::unread::{Extent, Unread};
@@ -17,16 +18,11 @@ use crate::command::words::shorten;
 /// So many files or folders are named.
 const NAMED: usize = 2;
 
-/// So many warnings that say the same are written out.
-const ALIKE: usize = 3;
-
 /// Says what was not read as it stands.
 pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
-    let mut warnings = Warnings::default();
+    let mut warnings = Folded::default();
     for problem in &loaded.problems {
-        // What follows names the other place.
-        let what = problem.message.split(" at ").next().unwrap_or_default();
-        warnings.add(what, format!("{problem:#}"));
+        warnings.add(problem.common(), format!("{problem:#}"));
     }
     for finding in cluster.findings() {
         let place = loaded.positions.locate("NetworkPolicy", &finding.namespace, &finding.name, &finding.path);
@@ -35,7 +31,7 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
         let line = format!("{place}{}[{}]: {finding}", finding.severity.as_str(), finding.code);
         warnings.add(&format!("{}; {}", finding.problem, finding.effect), line);
     }
-    warnings.write();
+    warnings.lines().for_each(|line| eprintln!("{line}"));
     passed_over(&loaded.passed_over);
     let may_have_policies = loaded.unread.iter().any(|unread| unread.may_be("NetworkPolicy"));
     if cluster.policies().next().is_none() && cluster.endpoints().next().is_some() && !may_have_policies {
@@ -47,29 +43,26 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     }
 }
 
-/// Warnings; those that say the same about several objects are folded.
-#[derive(Default)]
-struct Warnings(IndexMap<String, Vec<String>>);
-
-impl Warnings {
-    fn add(&mut self, what: &str, line: String) {
-        self.0.entry(what.to_owned()).or_default().push(line);
-    }
-
-    fn write(&self) {
-        for (what, lines) in &self.0 {
-            let listed = if lines.len() == ALIKE + 1 { lines.len() } else { ALIKE };
-            lines.iter().take(listed).for_each(|line| eprintln!("{line}"));
-            if let Some(more @ 1..) = lines.len().checked_sub(listed) {
-                eprintln!("npc: {more} more of: {what}");
-            }
-        }
-    }
-}
-
 /// Says each kind of thing that is no object in one line.
 pub(super) fn passed_over(passed: &PassedOver) {
     lines(passed).for_each(|(_, line)| eprintln!("npc: {line}"));
+}
+
+/// What is not known of policies that npc does not judge, one line for each reason.
+pub(super) fn other_policies(others: &OtherPolicies) -> Vec<String> {
+    let refused = (!others.refused.is_empty()).then(|| {
+        format!(
+            "npc judges NetworkPolicies only; you may not list all of these, so there may be some that decide otherwise: {}",
+            others.refused.join(", ")
+        )
+    });
+    let failed = (!others.failures.is_empty()).then(|| {
+        format!(
+            "npc judges NetworkPolicies only; whether policies of other kinds decide otherwise is not known: {}",
+            shorten(&others.failures, NAMED, "; ")
+        )
+    });
+    refused.into_iter().chain(failed).collect()
 }
 
 /// What of these may hold objects that decide, one line for each kind of thing.

@@ -15,7 +15,7 @@ use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::{Matrix, Options, Selection, TooLarge};
 
 use super::Args;
-use crate::command::endpoint::{EndpointText, no_namespace};
+use crate::command::endpoint::{EndpointText, is_of_hosts, no_namespace};
 use crate::command::input::Input;
 use crate::command::{Exit, Stop};
 
@@ -109,6 +109,14 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<Named> {
             return Err(Stop::new(Exit::Input, "--from and --to take no port; say --port").into());
         }
         let resolved = written.resolve(input, &input.namespace)?;
+        if is_of_hosts(&input.cluster, &resolved.target) {
+            let message = format!(
+                "the matrix has no endpoint {name}, because its pods are in their nodes' networks (hostNetwork) and no \
+                 policy applies to them; ask npc explain {name} DST, or npc explain SRC {name}",
+                name = resolved.name
+            );
+            return Err(Stop::new(Exit::Input, message).into());
+        }
         match resolved.target {
             Target::Pod(pod) => drop(named.pods.insert(pod)),
             Target::Pods(pods) => named.pods.extend(pods),

@@ -168,6 +168,22 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Resu
     Ok(connector)
 }
 
+/// The namespace of the context that kubectl would use; none where it names none.
+///
+/// # Errors
+/// If the kubeconfig cannot be read, or has no such context.
+pub fn context_namespace(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Option<String>, Error> {
+    let config = kubeconfig.map_or_else(Kubeconfig::read, Kubeconfig::read_from).map_err(Error::Kubeconfig)?;
+    let Some(name) = context.or(config.current_context.as_deref()).filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    let Some(named) = config.contexts.iter().find(|of| of.name == name) else {
+        return Err(Error::Kubeconfig(KubeconfigError::LoadContext(name.to_owned())));
+    };
+    let namespace = named.context.as_ref().and_then(|context| context.namespace.clone());
+    Ok(namespace.filter(|namespace| !namespace.is_empty()))
+}
+
 fn restrained(client: Client, limits: Arc<Limits>, watches: Option<Watches>) -> Client {
     let namespace = client.default_namespace().to_owned();
     let service = service_fn(move |request: Request<Body>| {

@@ -252,7 +252,11 @@ impl Reader<'_> {
     }
 }
 
-async fn in_time<T>(timeout: Option<Duration>, asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+/// An answer, if it comes within this time.
+pub(super) async fn in_time<T>(
+    timeout: Option<Duration>,
+    asked: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     match timeout {
         None => asked.await,
         Some(timeout) => time::timeout(timeout, asked).await.map_err(|_| Failure::NoAnswer(timeout))?,

@@ -7,6 +7,7 @@
 //! API server ─▶ reread ─▶ follower: large objects, when policies name more of them
 //! API server ─▶ nodes ─▶ Changes: the Nodes of pods that list one address, while they do
 //! API server ─▶ list ─▶ Objects, once, for commands
+//! API server ─▶ workload, other_policies: what else commands ask for
 //! API server ◀─ notices ◀─ Notices: an Event on a policy, the start-up taint
 //! ```
 //!
@@ -30,6 +31,7 @@ mod list;
 mod named;
 mod nodes;
 mod notices;
+mod other_policies;
 mod owner;
 mod pace;
 mod policies;
@@ -40,6 +42,7 @@ mod start;
 mod unchanged;
 mod watch;
 mod watched;
+mod workload;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +57,7 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tracing::{debug, info, warn};
 
-pub use self::client::{Connector, Error, connect};
+pub use self::client::{Connector, Error, connect, context_namespace};
 use self::decode::Item;
 use self::failure::Failure;
 use self::follower::Follower;
@@ -62,12 +65,14 @@ pub use self::list::{Error as ListError, ListSettings, ListedObjects, list, poli
 use self::named::Named;
 pub use self::nodes::look_up;
 pub use self::notices::{Notice, STARTUP_TAINT, write_notices};
+pub use self::other_policies::{OtherPolicies, other_policies};
 pub use self::owner::daemon_set;
 use self::pace::{Ended, Pace, Reach};
 use self::reread::Wanted;
 pub use self::watch::WATCH_SECONDS;
 use self::watch::{Common, Lister};
 use self::watched::{ObjectEvent, Trimmed};
+pub use self::workload::{WorkloadAnswer, workload, workload_kinds};
 use super::Changes;
 use super::held::Times;
 use crate::metrics::{Kind, Watches};

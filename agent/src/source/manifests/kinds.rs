@@ -11,7 +11,7 @@ use npc_compiler::object::{
 
 use super::decode::{Mismatch, Notes, field};
 use super::foreign::{DIRECTIVE, SOPS};
-use super::pod_template::makes_pods;
+use super::pod_template::{makes_pods, template};
 use super::replicas::{of_cron_job, of_workload};
 use super::span::Span;
 use super::tree::{Entry, Node, Value};
@@ -61,6 +61,8 @@ const POD_SPEC: Keep = Fields(&[
     ("hostNetwork", All),
     ("hostname", All),
     ("subdomain", All),
+    ("nodeSelector", All),
+    ("affinity", Fields(&[("nodeAffinity", All)])),
     ("containers", CONTAINERS),
     ("initContainers", CONTAINERS),
 ]);
@@ -136,6 +138,7 @@ const WORKLOAD: Keep = Fields(&[
             ("replicas", All),
             ("parallelism", All),
             ("completions", All),
+            ("completionMode", All),
             ("paused", All),
             ("updateStrategy", All),
             ("template", TEMPLATE),
@@ -152,7 +155,15 @@ const CRON_JOB: Keep = Fields(&[
             ("concurrencyPolicy", All),
             (
                 "jobTemplate",
-                Fields(&[("spec", Fields(&[("parallelism", All), ("completions", All), ("template", TEMPLATE)]))]),
+                Fields(&[(
+                    "spec",
+                    Fields(&[
+                        ("parallelism", All),
+                        ("completions", All),
+                        ("completionMode", All),
+                        ("template", TEMPLATE),
+                    ]),
+                )]),
             ),
         ]),
     ),
@@ -446,40 +457,6 @@ fn body_of(mut pod: Pod, number: Option<i32>) -> Body {
     }
     pod.is_single = number == Some(1);
     Body::Template(Box::new(pod))
-}
-
-/// The pod that a workload would make; it has the workload's name.
-fn template(
-    kind: &str,
-    name: &str,
-    namespace: &str,
-    node: &Node,
-    path: &[&str],
-    notes: &mut Notes,
-) -> Result<Pod, Mismatch> {
-    if node.at(path).is_none_or(Node::is_null) {
-        let help = "it makes no pods without one; add it, or leave the object out";
-        return Err(wrong(node.span, &path.join("."), "the workload has no pod template".to_owned(), help));
-    }
-    let template: core::PodTemplateSpec = field(node, path, notes)?;
-    let mut labels = template.metadata.and_then(|metadata| metadata.labels).unwrap_or_default();
-    if kind == "Job" {
-        // The job controller's own; policies may select by them.
-        for key in ["batch.kubernetes.io/job-name", "job-name"] {
-            labels.entry(key.to_owned()).or_insert_with(|| name.to_owned());
-        }
-    }
-    // What other projects' controllers add and follows from the name.
-    let known = match kind {
-        "DeploymentConfig" => Some("deploymentconfig"),
-        "Service.serving.knative.dev" => Some("serving.knative.dev/service"),
-        _ => None,
-    };
-    labels.extend(known.map(|key| (key.to_owned(), name.to_owned())));
-    let spec = template.spec.unwrap_or_default();
-    let mut pod = Pod::from_template(namespace.to_owned(), name.to_owned(), labels, spec);
-    pod.workload = Some(Workload { kind: kind.to_owned(), name: name.to_owned() });
-    Ok(pod)
 }
 
 /// The name of an object that leaves its end to the API server: five letters or digits, as

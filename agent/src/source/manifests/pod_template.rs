@@ -1,5 +1,9 @@
-//! Objects of kinds that are not read, and that make pods after a template all the same.
+//! Pod templates: the pods that they make, and those of kinds that are not read.
 
+use k8s_openapi::api::core::v1 as core;
+use npc_compiler::object::{Pod, Workload};
+
+use super::decode::{Mismatch, Notes, field};
 use super::tree::{Node, Value};
 
 /// Whether an object of a kind that is not read has a pod template where Kubernetes' own
@@ -46,4 +50,42 @@ fn has_templates_only(api_version: &str, kind: &str) -> bool {
                 | ("apiextensions.k8s.io", "CustomResourceDefinition")
                 | ("apps.kruise.io", "SidecarSet")
         )
+}
+
+/// The pod that a workload would make; it has the workload's name.
+pub(super) fn template(
+    kind: &str,
+    name: &str,
+    namespace: &str,
+    node: &Node,
+    path: &[&str],
+    notes: &mut Notes,
+) -> Result<Pod, Mismatch> {
+    if node.at(path).is_none_or(Node::is_null) {
+        let help = "it makes no pods without one; add it, or leave the object out";
+        let message = "the workload has no pod template".to_owned();
+        return Err(Mismatch { span: Some(node.span), path: path.join("."), message, help });
+    }
+    let template: core::PodTemplateSpec = field(node, path, notes)?;
+    let mut labels = template.metadata.and_then(|metadata| metadata.labels).unwrap_or_default();
+    if kind == "Job" {
+        // The job controller's own; policies may select by them.
+        for key in ["batch.kubernetes.io/job-name", "job-name"] {
+            labels.entry(key.to_owned()).or_insert_with(|| name.to_owned());
+        }
+    }
+    // What other projects' controllers add and follows from the name.
+    let known = match kind {
+        "DeploymentConfig" => Some("deploymentconfig"),
+        "Service.serving.knative.dev" => Some("serving.knative.dev/service"),
+        _ => None,
+    };
+    labels.extend(known.map(|key| (key.to_owned(), name.to_owned())));
+    let spec = template.spec.unwrap_or_default();
+    let mut pod = Pod::from_template(namespace.to_owned(), name.to_owned(), labels, spec);
+    pod.workload = Some(Workload { kind: kind.to_owned(), name: name.to_owned() });
+    let of_job = path.split_last().and_then(|(_, spec)| node.at(spec)).filter(|_| matches!(kind, "Job" | "CronJob"));
+    let mode = of_job.and_then(|spec| spec.get("completionMode"));
+    pod.has_no_index = of_job.is_some() && mode.is_none_or(|mode| mode.is_null() || mode.text() == Some("NonIndexed"));
+    Ok(pod)
 }

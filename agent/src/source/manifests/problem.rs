@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::span::Span;
+use crate::folded::Folded;
 
 /// How bad a [`Problem`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -124,6 +125,13 @@ impl Problem {
         self.code.severity()
     }
 
+    /// What it has in common with others of its kind.
+    #[must_use]
+    pub fn common(&self) -> &str {
+        // What follows names the other place.
+        self.message.split(" at ").next().unwrap_or_default()
+    }
+
     /// It without its severity, for a log whose line has that already.
     #[must_use]
     pub fn said(&self) -> String {
@@ -203,7 +211,8 @@ impl fmt::Display for ObjectRef {
 /// Why the input was not taken: every error in it, not only the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Errors {
-    /// The problems, warnings among them, in the order of the input.
+    /// The problems, warnings among them, in the order of the input. The text has the errors first, and
+    /// folds those that say the same.
     pub problems: Vec<Problem>,
     /// The problems are that paths that were named lead nowhere; no flag helps there.
     pub are_paths_missing: bool,
@@ -211,8 +220,14 @@ pub struct Errors {
 
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for problem in &self.problems {
-            writeln!(f, "{problem}")?;
+        for severity in [Severity::Error, Severity::Warning] {
+            let mut folded = Folded::default();
+            for problem in self.problems.iter().filter(|problem| problem.severity() == severity) {
+                folded.add(problem.common(), format!("{problem:#}"));
+            }
+            for line in folded.lines() {
+                writeln!(f, "{line}")?;
+            }
         }
         if self.are_paths_missing {
             return f.write_str("nothing was judged");

@@ -2,11 +2,13 @@
 //! each peer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::answer::{Unanswerable, Warning};
 use super::ends::Finder;
 use super::name::Target;
+use super::party::Party;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::BackendEnd;
 use crate::cluster::group::Groups;
@@ -35,7 +37,7 @@ pub struct Side {
     pub direction: Direction,
     /// The policies that isolate some of the endpoint's pods, and how many pods.
     pub isolated_by: BTreeMap<PolicyId, usize>,
-    /// How many pods the endpoint has.
+    /// How many pods the endpoint has; 0 of an address, to which no policy applies.
     pub pods: usize,
     /// Whether policies that were not read, or that select by labels that are not known, may
     /// isolate some of them besides.
@@ -53,20 +55,47 @@ pub struct Side {
     pub outside: OutsideBounds,
 }
 
-/// Explains an endpoint; a Service by its backends. The groups are those of all endpoints ([`Groups::of_cluster`]).
+/// So many addresses of nodes are explained together: of pods in their networks.
+const NODE_ADDRESSES: usize = 32;
+
+/// Explains an endpoint; a Service by its backends, an address or a node by the policies of the other ends, and
+/// pods in their nodes' networks as these. The groups are those of all endpoints ([`Groups::of_cluster`]).
 ///
 /// # Errors
-/// If no policy can apply to what the target means.
+/// If no policy can apply to what the target means, or no object says its addresses.
 pub fn explain_endpoint(
     cluster: &Cluster,
     groups: &Groups,
     target: &Target<'_>,
 ) -> Result<EndpointExplanation, Unanswerable> {
     let pods = pods_of(cluster, target);
-    if pods.is_empty() {
+    if !pods.is_empty() {
+        return Ok(of_ends(cluster, groups, &pods, &[]));
+    }
+    let addresses = addresses_of(cluster, target);
+    if !(1..=NODE_ADDRESSES).contains(&addresses.len()) {
         return Err(Unanswerable::NoEndpoint);
     }
-    Ok(of_pods(cluster, groups, &pods))
+    Ok(of_ends(cluster, groups, &[], &addresses))
+}
+
+/// The addresses to which no policy applies that a target means.
+fn addresses_of(cluster: &Cluster, target: &Target<'_>) -> Vec<IpAddr> {
+    let of_hosts = |pods: &[PodId]| -> Vec<IpAddr> {
+        let hosts = pods.iter().filter(|pod| cluster.pod(**pod).host_network);
+        let of_pod = |pod: &PodId| Family::ALL.map(|family| Party::Host(*pod).address(cluster, family));
+        let addresses: BTreeSet<IpAddr> = hosts.flat_map(of_pod).flatten().collect();
+        addresses.into_iter().collect()
+    };
+    match target {
+        Target::Address(address) => vec![*address],
+        Target::Node { addresses, .. } => addresses.clone(),
+        Target::Pod(pod) => of_hosts(&[*pod]),
+        Target::Pods(pods) => of_hosts(pods),
+        Target::Service(_) | Target::ServiceAddress(..) | Target::Blocks(_) | Target::Any | Target::Outside => {
+            Vec::new()
+        }
+    }
 }
 
 /// A part of an endpoint: pods that are judged alike.
@@ -103,7 +132,7 @@ pub fn explain_parts(cluster: &Cluster, groups: &Groups, target: &Target<'_>) ->
     let own: BTreeSet<String> = pods.iter().map(|pod| id_of(cluster.pod(*pod))).collect();
     let mut parts: Vec<EndpointPart> = Vec::new();
     for pods in alike.into_values() {
-        let explanation = of_pods(cluster, groups, &pods);
+        let explanation = of_ends(cluster, groups, &pods, &[]);
         let same = parts.iter_mut().find(|part| is_same(&part.explanation, &explanation, &own));
         match same {
             Some(part) => part.pods.extend(pods),
@@ -150,12 +179,18 @@ fn pods_of(cluster: &Cluster, target: &Target<'_>) -> Vec<PodId> {
     pods.into_iter().filter(|pod| cluster.class_of(*pod).is_some()).collect()
 }
 
-fn of_pods(cluster: &Cluster, groups: &Groups, pods: &[PodId]) -> EndpointExplanation {
+/// What is said of pods, or of addresses to which no policy applies.
+fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAddr]) -> EndpointExplanation {
     let own: BTreeSet<PodId> = pods.iter().copied().collect();
-    let is_own = |ends: &[End]| ends.iter().any(|end| matches!(end, End::Pod(pod) if own.contains(pod)));
+    let is_own = |ends: &[End]| {
+        ends.iter().any(|end| match end {
+            End::Pod(pod) => own.contains(pod),
+            End::Address(address) | End::Unread(address) => addresses.contains(address),
+        })
+    };
     // One pod is not what its workload is: replicas may differ.
     let by = if is_part(cluster, &own) { By::Pod } else { By::Workload };
-    let options = Options { by, addresses: Vec::new() };
+    let options = Options { by, addresses: addresses.to_vec() };
     let side = |direction| {
         let mut isolated_by = BTreeMap::new();
         for group in pods.iter().filter_map(|pod| groups.of(*pod, direction)) {
@@ -164,7 +199,9 @@ fn of_pods(cluster: &Cluster, groups: &Groups, pods: &[PodId]) -> EndpointExplan
             }
         }
         let ends = pods.iter().map(|pod| End::Pod(*pod));
-        let outside = outside(cluster, groups, ends.clone(), direction);
+        // Between two addresses outside, no policy applies.
+        let outside =
+            if pods.is_empty() { OutsideBounds::default() } else { outside(cluster, groups, ends.clone(), direction) };
         let shown = |ends: &[End]| match direction {
             Direction::Egress => (is_own(ends), true),
             Direction::Ingress => (true, is_own(ends)),

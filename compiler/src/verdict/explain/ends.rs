@@ -40,6 +40,12 @@ impl Unit {
     }
 }
 
+/// Addresses of one family as numbers.
+fn numbers_of(addresses: &[IpAddr]) -> AddressSet {
+    let numbers = addresses.iter().map(|address| cidr::number(*address));
+    RangeSet::from_ranges(numbers.map(|number| (number, number)))
+}
+
 /// Finds the ends that targets stand for.
 #[derive(Clone, Copy)]
 pub(super) struct Finder<'a> {
@@ -52,7 +58,7 @@ impl<'a> Finder<'a> {
     pub(super) fn units(self, target: &Target<'_>) -> Vec<Unit> {
         match target {
             Target::Pod(pod) => vec![self.pod(*pod)],
-            Target::Pods(pods) => self.pods(pods),
+            Target::Pods(pods) => self.listed_pods(pods),
             Target::Service(service) | Target::ServiceAddress(service, _) => match self.cluster.behind(service) {
                 // A pod that is not ready gets nothing from the Service and sends all the same.
                 Some(behind) if behind.is_empty() => self.pods(&self.cluster.selected_pods(service)),
@@ -72,9 +78,12 @@ impl<'a> Finder<'a> {
             Target::Any => {
                 let all: Vec<Cidr> = Family::ALL.map(Cidr::everything).into();
                 let mut units = self.blocks(&all);
-                let bare = self.cluster.endpoints().map(|(id, _)| id);
-                let bare = bare.filter(|id| !Party::End(End::Pod(*id)).has_address(self.cluster));
-                units.extend(self.pods(&bare.collect::<Vec<_>>()));
+                // Of pods in their nodes' networks, an address stands for those whose node is known.
+                let bare = self.cluster.pods().filter(|(id, pod)| {
+                    let party = if pod.host_network { Party::Host(*id) } else { Party::End(End::Pod(*id)) };
+                    !pod.finished && !party.has_address(self.cluster)
+                });
+                units.extend(self.pods(&bare.map(|(id, _)| id).collect::<Vec<_>>()));
                 units
             }
         }
@@ -103,17 +112,13 @@ impl<'a> Finder<'a> {
 
     /// The zones of prefixes, and the addresses in them that pods and nodes have.
     fn blocks(self, blocks: &[Cidr]) -> Vec<Unit> {
-        let cluster = self.cluster;
-        let pods = cluster.endpoints().map(|(id, _)| id);
-        let pods = pods.flat_map(|id| Family::ALL.map(|family| cluster.address(id, family))).flatten();
-        let taken: BTreeSet<IpAddr> = pods.chain(cluster.nodes().values().flatten().copied()).collect();
+        let all = self.taken();
         let zones = Zones::of(self.groups);
         let mut units = Vec::new();
         for block in blocks {
             let family = block.family;
-            let taken: Vec<IpAddr> = taken.iter().filter(|address| block.holds(**address)).copied().collect();
-            let numbers = taken.iter().map(|address| cidr::number(*address));
-            let numbers: AddressSet = RangeSet::from_ranges(numbers.map(|number| (number, number)));
+            let taken: Vec<IpAddr> = all.iter().filter(|address| block.holds(**address)).copied().collect();
+            let numbers = numbers_of(&taken);
             for zone in zones.within(block) {
                 let Some(address) = free_address(family, zone, &numbers) else { continue };
                 // The text means the addresses that neither a pod nor a node has.
@@ -126,6 +131,39 @@ impl<'a> Finder<'a> {
             units.extend(taken.into_iter().map(|address| self.address(address)));
         }
         units
+    }
+
+    /// The addresses that pods and nodes have.
+    fn taken(self) -> BTreeSet<IpAddr> {
+        let cluster = self.cluster;
+        let pods = cluster.endpoints().map(|(id, _)| id);
+        let pods = pods.flat_map(|id| Family::ALL.map(|family| cluster.address(id, family))).flatten();
+        pods.chain(cluster.nodes().values().flatten().copied()).collect()
+    }
+
+    /// Two addresses outside of each family, each of which stands for all. No policy sets them apart,
+    /// because none applies between them.
+    pub(super) fn two_outside(self) -> impl Iterator<Item = [Unit; 2]> {
+        let taken = Vec::from_iter(self.taken());
+        Family::ALL.into_iter().filter_map(move |family| {
+            let all = Cidr::everything(family);
+            let of_family: Vec<IpAddr> = taken.iter().filter(|of| Family::of(of) == family).copied().collect();
+            let free = |first| free_address(family, (first, all.last), &numbers_of(&of_family));
+            let one = free(all.first)?;
+            let other = free(cidr::number(one) + 1)?;
+            let name = all.network().to_string();
+            Some([one, other].map(|address| self.bare_address(address, "Block", &name)))
+        })
+    }
+
+    /// The part of a prefix that is in some addresses of its family, if any of them is free.
+    pub(super) fn part(self, unit: &Unit, part: &AddressSet) -> Option<Unit> {
+        let family = unit.only?;
+        let taken: Vec<IpAddr> = self.taken().into_iter().filter(|of| Family::of(of) == family).collect();
+        let taken = numbers_of(&taken);
+        let address = part.ranges().iter().find_map(|range| free_address(family, *range, &taken))?;
+        let text = cidr::prefixes(family, part).iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        Some(self.bare_address(address, "Block", &text))
     }
 
     fn bare_address(self, address: IpAddr, kind: &str, name: &str) -> Unit {
@@ -176,6 +214,29 @@ impl<'a> Finder<'a> {
             unit
         };
         pods.iter().map(unit).collect()
+    }
+
+    /// Pods that are meant together: as parts of their workloads, or of their ReplicaSets where a Deployment
+    /// has others.
+    fn listed_pods(self, pods: &[PodId]) -> Vec<Unit> {
+        let mut units = self.pods(pods);
+        let has_replica_sets = |id: &PodId| self.cluster.pod(*id).replica_set().is_some();
+        if !pods.iter().any(has_replica_sets) {
+            return units;
+        }
+        let listed: BTreeSet<PodId> = pods.iter().copied().collect();
+        let others = self.cluster.named().filter(|(id, _)| !listed.contains(id));
+        let others: BTreeSet<_> = others.map(|(_, pod)| (&pod.namespace, &pod.workload)).collect();
+        for (unit, id) in units.iter_mut().zip(pods) {
+            let pod = self.cluster.pod(*id);
+            if others.contains(&(&pod.namespace, &pod.workload))
+                && let Some(name) = pod.replica_set()
+            {
+                "ReplicaSet".clone_into(&mut unit.whole.kind);
+                unit.whole.name = name;
+            }
+        }
+        units
     }
 
     /// The backends of a Service's port.

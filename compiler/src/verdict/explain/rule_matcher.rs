@@ -425,7 +425,9 @@ pub(super) fn block_rank(conjuncts: &[Conjunct]) -> u8 {
 /// The labels of a class, and those that their controller adds for certain, as far as their values are
 /// known.
 fn shown_labels(class: &Class) -> Cow<'_, Labels> {
-    let UnknownLabels::OfController(workload) = &class.unknown else { return Cow::Borrowed(&class.labels) };
+    let (UnknownLabels::OfController(workload) | UnknownLabels::OfJobWithoutIndex(workload)) = &class.unknown else {
+        return Cow::Borrowed(&class.labels);
+    };
     let added = controller_labels(&workload.kind);
     let added = added.filter_map(|label| Some((label.key.to_owned(), label.pattern(workload)?)));
     let mut labels = class.labels.clone();

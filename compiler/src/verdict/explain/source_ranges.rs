@@ -55,10 +55,8 @@ impl Walk<'_> {
         let cluster = self.ends.cluster;
         let block = block_of(&ranges, Family::of(&address));
         let (mut taken, mut refused, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
-        for unit in sources {
+        for unit in &self.cut(sources, &block) {
             let into = match unit.party.address(cluster, Family::of(&address)) {
-                // Of a part of a prefix, some addresses may be in the ranges.
-                _ if unit.name.kind == "Block" => &mut unknown,
                 Some(own) if are_in(&ranges, own) => &mut taken,
                 Some(_) => &mut refused,
                 None if unit.party.has_address(cluster) => continue,
@@ -80,6 +78,25 @@ impl Walk<'_> {
             self.between(&unknown, destinations, route);
         }
         taken
+    }
+
+    /// The same sources, where prefixes of a block's family are cut into what is in the block and what is
+    /// not.
+    fn cut(&self, sources: &[Unit], block: &Block) -> Vec<Unit> {
+        let cut = |unit: &Unit| {
+            if unit.name.kind != "Block" || unit.only != Some(block.family) {
+                return vec![unit.clone()];
+            }
+            let addresses: Vec<AddressSet> =
+                unit.name.name.split(',').filter_map(|text| Cidr::parse(text).ok()).map(|of| of.addresses()).collect();
+            let all = AddressSet::union_of(&addresses);
+            let parts = [all.intersection(&block.addresses), all.difference(&block.addresses)];
+            if parts.iter().any(AddressSet::is_empty) {
+                return vec![unit.clone()];
+            }
+            parts.iter().filter_map(|part| self.ends.part(unit, part)).collect()
+        };
+        sources.iter().flat_map(cut).collect()
     }
 }
 

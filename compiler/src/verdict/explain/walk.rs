@@ -65,6 +65,11 @@ pub fn explain(
         (_, Target::Address(address)) if walk.by_loopback(&sources, *address)? => {}
         (_, Target::Address(address)) if walk.by_node(&sources, to, &[*address]) => {}
         (_, Target::Blocks(_) | Target::Any) => walk.by_prefixes(&sources, to)?,
+        (Target::Outside, Target::Outside) => {
+            for [from, to] in ends.two_outside() {
+                walk.directly(&[from], &[to])?;
+            }
+        }
         _ => walk.directly(&sources, &ends.units(to))?,
     }
     if let Some(refused) = walk.refused {
@@ -380,8 +385,8 @@ fn join_items(said: &mut Said, other: &Said) {
     flows.zip(others).for_each(|(flow, other)| flow.join(other));
 }
 
-/// Pairs with one end that is a part of a prefix: parts with equal answers become
-/// one.
+/// Pairs with one end that is a part of a prefix, or an address of a node: those with equal answers
+/// become one.
 fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
     // With each pair that has a part, what is said in general.
     let mut all: Vec<((Unit, Unit, Said), Option<Said>)> = Vec::new();
@@ -393,13 +398,27 @@ fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
         }
         fits
     };
+    // A node has an answer for each of its addresses, and they mostly are the same.
+    let join_addresses = |(a, b): (&mut Unit, &mut Unit), (from, to): (&Unit, &Unit)| {
+        let is_same = a.name.is_same_end(&from.name) && b.name.is_same_end(&to.name);
+        if is_same {
+            for (into, other) in [(a, from), (b, to)] {
+                into.name.addresses.extend(&other.name.addresses);
+                into.name.addresses.sort_unstable();
+                into.name.addresses.dedup();
+            }
+        }
+        is_same
+    };
     for (from, to, said) in pairs {
-        let is_part = [from, to].iter().any(|unit| unit.name.kind == "Block");
+        let is_part = [from, to].iter().any(|unit| matches!(unit.name.kind.as_str(), "Block" | "Node"));
         let in_general = is_part.then(|| general(&said));
         let found = is_part
             && all.iter_mut().any(|((a, b, had), had_general)| {
                 let is_joined = *had_general == in_general
-                    && (join(a, from, b.name == to.name) || join(b, to, a.name == from.name));
+                    && (join(a, from, b.name == to.name)
+                        || join(b, to, a.name == from.name)
+                        || join_addresses((&mut *a, &mut *b), (from, to)));
                 if is_joined {
                     join_items(had, &said);
                 }

@@ -47,7 +47,7 @@ pub(super) fn find(cluster: &Cluster, groups: &Groups, id: PolicyId, found: &mut
 /// The classes that a rule admits; none where it admits other ends too, or no pod.
 fn others(cluster: &Cluster, rule: &PolicyRule) -> Option<Vec<ClassId>> {
     let peers = rule.only_pod_peers()?;
-    if peers.iter().any(|peer| cluster.may_have_unread(peer) || !cluster.possibly_selected(peer).is_empty()) {
+    if peers.iter().any(|peer| cluster.may_select_unread(peer) || !cluster.possibly_selected(peer).is_empty()) {
         return None;
     }
     let classes: BTreeSet<ClassId> = peers.iter().flat_map(|peer| cluster.selected(peer)).collect();

@@ -15,7 +15,7 @@ const LOOKED_AT: usize = 1_000;
 pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
     let policy = cluster.policy(id);
     let subject = policy.subject_peer();
-    let is_known = || !cluster.may_have_unread(&subject) && !cluster.has_pod_makers();
+    let is_known = || !cluster.may_select_unread(&subject) && !cluster.has_pod_makers();
     let has_pods = || cluster.endpoints().any(|(_, pod)| pod.namespace == policy.namespace);
     // A policy without a podSelector is meant to select any pod. Where the input has no pods of the
     // namespace, a policy that selects none is no mistake. What takes a look at all pods comes last.
@@ -47,7 +47,7 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
 fn pods_of<'p>(cluster: &Cluster, peers: impl IntoIterator<Item = &'p PodPeer>) -> Option<Vec<PodId>> {
     let mut pods = BTreeSet::new();
     for peer in peers {
-        if cluster.may_have_unread(peer) || cluster.has_pod_makers() || !cluster.possibly_selected(peer).is_empty() {
+        if cluster.may_select_unread(peer) || cluster.has_pod_makers() || !cluster.possibly_selected(peer).is_empty() {
             return None;
         }
         pods.extend(
@@ -128,7 +128,7 @@ fn parts_of_one<'p>(
     let together = || PodPeer { namespaces: namespaces.namespaces.clone(), pods: pods.pods.clone() };
     (is_half
         && cluster.selects_none(pods)
-        && !cluster.may_have_unread(pods)
+        && !cluster.may_select_unread(pods)
         && !cluster.selected(&together()).is_empty())
     .then_some((selected, &pods.pods))
 }

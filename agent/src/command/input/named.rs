@@ -1,0 +1,144 @@
+//! Workloads of a cluster that a question names and of which no pod was read.
+//!
+//! A cluster's pods say which workloads there are. One without pods (`replicas: 0`, all pods evicted, a
+//! quota) is asked for by its name, and its template stands for the pods that it would make, as in files.
+
+use std::collections::BTreeSet;
+
+use futures::future::join_all;
+use npc_agent::endpoint::short_kind;
+use npc_agent::source::kube::{self, WorkloadAnswer};
+use npc_agent::source::manifests::{self, Loaded, ObjectRef, Problem};
+use npc_compiler::object::{Objects, Pod, Workload};
+
+/// An object as a question names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::command) struct NamedObject<'a> {
+    /// As far as it was said.
+    pub(in crate::command) namespace: Option<&'a str>,
+    pub(in crate::command) kind: Option<&'a str>,
+    pub(in crate::command) name: &'a str,
+}
+
+/// What the API server says of the workloads that were named.
+#[derive(Debug, Default)]
+pub(super) struct NamedWorkloads {
+    /// Those that have no pods and were found.
+    pub(super) found: Vec<ObjectRef>,
+    /// Those that may be there, and why that is not known.
+    pub(super) unknown: Vec<(ObjectRef, String)>,
+}
+
+/// Asks for the workloads that these endpoints may mean, and adds their templates to the objects.
+pub(super) async fn read(
+    connector: &kube::Connector,
+    ends: &[NamedObject<'_>],
+    settings: &kube::ListSettings,
+    loaded: &mut Loaded,
+) -> NamedWorkloads {
+    let wanted: BTreeSet<ObjectRef> =
+        ends.iter().flat_map(|end| meant(*end, &settings.namespace, &loaded.objects)).collect();
+    let mut named = NamedWorkloads::default();
+    let Ok(client) = connector.client() else { return named };
+    let client = &client;
+    let asks = wanted.into_iter().map(async |of| {
+        let workload = Workload { kind: of.kind.clone(), name: of.name.clone() };
+        let answer = kube::workload(client, &of.namespace, &workload, settings.request_timeout).await;
+        (of, answer)
+    });
+    for (of, answer) in join_all(asks).await {
+        match answer {
+            WorkloadAnswer::Absent => {}
+            WorkloadAnswer::Unknown(why) => named.unknown.push((of, why)),
+            WorkloadAnswer::Found(text) => match parsed(&of, &text) {
+                Ok(read) if has_running_pods(loaded, &of, &text) => loaded.owned.extend(read.owned),
+                Ok(read) => {
+                    if !read.objects.pods.is_empty() {
+                        named.found.push(of);
+                    }
+                    loaded.objects.pods.extend(read.objects.pods);
+                    loaded.idle.extend(read.idle);
+                    loaded.owned.extend(read.owned);
+                }
+                Err(why) => named.unknown.push((of, why)),
+            },
+        }
+    }
+    named
+}
+
+/// The workloads that an endpoint may mean and of which no pod says that they are there.
+fn meant(end: NamedObject<'_>, here: &str, objects: &Objects) -> Vec<ObjectRef> {
+    let NamedObject { namespace, kind, name: written } = end;
+    let (namespace, name) = match (namespace, written.split_once('.')) {
+        (Some(namespace), _) => (namespace, written),
+        // As DNS names it, a namespace stands behind the dot.
+        (None, Some((name, namespace))) if kind.is_none() => (namespace, name),
+        (None, _) => (here, written),
+    };
+    let is_name = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    if !is_name(namespace) || !is_name(name.replace('.', "-").as_str()) {
+        return Vec::new();
+    }
+    let is_known = |pod: &Pod, kind: Option<&str>| {
+        let is_it = pod.workload.as_ref().is_some_and(|of| of.name == name && kind.is_none_or(|kind| kind == of.kind))
+            || (kind.is_none() && pod.name == name)
+            || (kind.is_none_or(|kind| kind == "ReplicaSet") && pod.replica_set().as_deref() == Some(name));
+        // A Job whose pods have finished is over. Another workload makes new ones.
+        let is_over = || pod.workload.as_ref().is_some_and(|of| of.kind == "Job");
+        pod.namespace == namespace && is_it && (!pod.finished || is_over())
+    };
+    let asked: Vec<&str> = match kind {
+        None | Some("Workload") => kube::workload_kinds().collect(),
+        Some(kind) => kube::workload_kinds().filter(|of| *of == kind).collect(),
+    };
+    let kind = kind.filter(|kind| *kind != "Workload");
+    // A name with a dot may mean a Service too, or be the name of something here.
+    let is_whole = |pod: &Pod| pod.name == written || pod.workload.as_ref().is_some_and(|of| of.name == written);
+    let is_service = || objects.services.iter().any(|of| of.namespace == namespace && of.name == name);
+    if written != name && (is_service() || objects.pods.iter().any(|pod| pod.namespace == here && is_whole(pod))) {
+        return Vec::new();
+    }
+    if objects.pods.iter().any(|pod| is_known(pod, kind)) {
+        return Vec::new();
+    }
+    asked.into_iter().map(|kind| ObjectRef::new(kind, namespace, name)).collect()
+}
+
+/// The object as it would be read from a file.
+fn parsed(of: &ObjectRef, text: &str) -> Result<Loaded, String> {
+    let options = manifests::Options { declare_namespaces: false, ..manifests::Options::default() };
+    manifests::parse_text(&of.to_string(), text, &options)
+        .map_err(|errors| format!("npc cannot read it: {}", errors.0.first().map(Problem::said).unwrap_or_default()))
+}
+
+/// Whether pods of a CronJob's runs are there; then these are meant, and not the next run. Notes which runs
+/// are its.
+fn has_running_pods(loaded: &mut Loaded, of: &ObjectRef, text: &str) -> bool {
+    if of.kind != "CronJob" {
+        return false;
+    }
+    let object: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    let active = object["status"]["active"].as_array().into_iter().flatten();
+    let runs: Vec<&str> = active.filter_map(|run| run["name"].as_str()).collect();
+    let is_of_run = |pod: &Pod| {
+        let workload = pod.workload.as_ref().filter(|workload| workload.kind == "Job");
+        !pod.finished && pod.namespace == of.namespace && workload.is_some_and(|job| runs.contains(&job.name.as_str()))
+    };
+    let has_pods = loaded.objects.pods.iter().any(is_of_run);
+    loaded.owned.extend(runs.iter().map(|run| (ObjectRef::new("Job", &of.namespace, *run), of.clone())));
+    has_pods
+}
+
+impl NamedWorkloads {
+    /// That the templates of workloads were judged, as a warning.
+    pub(super) fn warning(&self) -> Option<String> {
+        let shown = |of: &ObjectRef| format!("{}/{}/{}", of.namespace, short_kind(&of.kind), of.name);
+        let names: Vec<String> = self.found.iter().map(shown).collect();
+        let (has, its) =
+            if names.len() == 1 { ("has", "its template stands") } else { ("have", "their templates stand") };
+        (!names.is_empty()).then(|| format!("{} {has} no pods now; {its} for the pods to come", names.join(", ")))
+    }
+}

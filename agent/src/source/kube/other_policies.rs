@@ -1,0 +1,276 @@
+//! Whether a cluster has policies of kinds that decide beside NetworkPolicies and that npc does not
+//! judge: AdminNetworkPolicies, and those of other network plugins.
+//!
+//! The API server says which groups and resources it serves (discovery, which every user may read). Of
+//! each resource that decides, one object is listed, and the answer says how many more there are.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::join_all;
+use kube::Client;
+use npc_compiler::object::deciding_kinds;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::time;
+
+use super::failure::Failure;
+use super::words;
+use crate::rounded::rounded;
+
+/// How long all of this may take: it decides no verdict, so no answer waits longer for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What there is of policies that npc does not judge.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct OtherPolicies {
+    /// How many objects there are, by kinds with their groups: `CiliumNetworkPolicy.cilium.io`.
+    pub found: BTreeMap<String, usize>,
+    /// The kinds that the API server serves and that the reader may not list.
+    pub refused: Vec<String>,
+    /// Why nothing is known of some, or of all.
+    pub failures: Vec<String>,
+}
+
+/// The groups that an API server serves.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Groups {
+    groups: Vec<Group>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Group {
+    name: String,
+    preferred_version: Version,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Version {
+    group_version: String,
+}
+
+/// The resources of a version of a group.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Resources {
+    resources: Vec<Resource>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Resource {
+    name: String,
+    kind: String,
+    namespaced: bool,
+}
+
+/// The first page of a list, whose objects themselves say nothing.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Page {
+    metadata: PageMetadata,
+    items: Vec<IgnoredAny>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PageMetadata {
+    r#continue: String,
+    remaining_item_count: Option<usize>,
+}
+
+impl Page {
+    /// How many objects the whole list has, at least.
+    fn count(&self) -> usize {
+        let more =
+            self.metadata.remaining_item_count.unwrap_or_else(|| usize::from(!self.metadata.r#continue.is_empty()));
+        self.items.len() + more
+    }
+}
+
+/// Looks for policies that npc does not judge; in the namespace, where they may not be listed in all. It
+/// never fails: what is not known is said.
+pub async fn other_policies(client: &Client, namespace: &str, timeout: Option<Duration>) -> OtherPolicies {
+    let patience = timeout.map_or(PATIENCE, |timeout| timeout.min(PATIENCE));
+    time::timeout(patience, look(client, namespace)).await.unwrap_or_else(|_| {
+        let silent = format!("the API server did not answer within {}", rounded(patience));
+        OtherPolicies { failures: vec![silent], ..OtherPolicies::default() }
+    })
+}
+
+async fn look(client: &Client, namespace: &str) -> OtherPolicies {
+    let served = match get::<Groups>(client, "/apis").await {
+        Ok(Groups { groups }) => groups,
+        Err(failure) => return OtherPolicies { failures: vec![words(&failure)], ..OtherPolicies::default() },
+    };
+    // Calico's own API server shows the objects of crd.projectcalico.org a second time, and with them the
+    // NetworkPolicies of Kubernetes.
+    let has_calico = served.iter().any(|group| group.name == "crd.projectcalico.org");
+    let groups = served.iter().filter(|group| !(has_calico && group.name == "projectcalico.org"));
+    let looks = groups.filter_map(|group| {
+        let (_, kinds) = deciding_kinds().find(|(of, _)| *of == group.name)?;
+        Some(of_group(client, group, kinds, namespace))
+    });
+    let mut all = OtherPolicies::default();
+    for OtherPolicies { found, refused, failures } in join_all(looks).await {
+        all.found.extend(found);
+        all.refused.extend(refused);
+        all.failures.extend(failures);
+    }
+    all.failures.sort_unstable();
+    all.failures.dedup();
+    all
+}
+
+async fn of_group(client: &Client, group: &Group, kinds: &[&str], namespace: &str) -> OtherPolicies {
+    let mut all = OtherPolicies::default();
+    let path = format!("/apis/{}", group.preferred_version.group_version);
+    let resources = match get::<Resources>(client, &path).await {
+        Ok(Resources { resources }) => resources,
+        Err(failure) => {
+            all.failures.push(format!("{}: {}", group.name, words(&failure)));
+            return all;
+        }
+    };
+    // What stands behind a slash is a part of an object, such as its status.
+    let deciding = resources.iter().filter(|of| kinds.contains(&of.kind.as_str()) && !of.name.contains('/'));
+    let counts = deciding.map(async |of| (of, count(client, &path, of, namespace).await));
+    for (resource, (count, failure)) in join_all(counts).await {
+        let kind = format!("{}.{}", resource.kind, group.name);
+        match failure {
+            Some(failure) if failure.code() == Some(403) => all.refused.push(kind.clone()),
+            Some(failure) => all.failures.push(format!("{kind}: {}", words(&failure))),
+            None => {}
+        }
+        if count > 0 {
+            all.found.insert(kind, count);
+        }
+    }
+    all
+}
+
+/// How many objects of a resource there are, as far as the reader may see, and why not all were seen.
+async fn count(client: &Client, path: &str, resource: &Resource, namespace: &str) -> (usize, Option<Failure>) {
+    let failure = match get::<Page>(client, &format!("{path}/{}?limit=1", resource.name)).await {
+        Ok(page) => return (page.count(), None),
+        Err(failure) => failure,
+    };
+    if failure.code() != Some(403) || !resource.namespaced {
+        return (0, Some(failure));
+    }
+    let here = format!("{path}/namespaces/{namespace}/{}?limit=1", resource.name);
+    (get::<Page>(client, &here).await.map_or(0, |page| page.count()), Some(failure))
+}
+
+/// Reads what the API server has at a path.
+async fn get<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, Failure> {
+    let request = http::Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
+    Ok(client.request::<T>(request).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{StatusCode, Uri};
+    use axum::response::{IntoResponse as _, Response};
+    use axum::{Json, Router};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    async fn of_cluster(answer: fn(&str) -> Option<Response>) -> OtherPolicies {
+        let answer = move |uri: Uri| async move {
+            let path = uri.path_and_query().map_or_else(String::new, ToString::to_string);
+            answer(&path).unwrap_or_else(|| refused(StatusCode::NOT_FOUND))
+        };
+        other_policies(&Client::new(Router::new().fallback(answer), "default"), "shop", None).await
+    }
+
+    fn refused(code: StatusCode) -> Response {
+        let reason = code.canonical_reason();
+        (code, Json(json!({"status": "Failure", "code": code.as_u16(), "reason": reason, "message": reason})))
+            .into_response()
+    }
+
+    fn groups(names: &[&str]) -> Response {
+        let group = |name: &&str| json!({"name": name, "preferredVersion": {"groupVersion": format!("{name}/v1")}});
+        Json(json!({"groups": names.iter().map(group).collect::<Vec<Value>>()})).into_response()
+    }
+
+    fn resources(resources: &[(&str, &str, bool)]) -> Response {
+        let resource = |(name, kind, namespaced): &(&str, &str, bool)| json!({"name": name, "kind": kind, "namespaced": namespaced, "verbs": ["list"]});
+        Json(json!({"resources": resources.iter().map(resource).collect::<Vec<Value>>()})).into_response()
+    }
+
+    #[tokio::test]
+    async fn policies_of_other_engines_are_counted() {
+        let found = of_cluster(|path| {
+            Some(match path {
+                "/apis" => groups(&["apps", "policy.networking.k8s.io", "crd.projectcalico.org", "projectcalico.org"]),
+                "/apis/policy.networking.k8s.io/v1" => resources(&[
+                    ("adminnetworkpolicies", "AdminNetworkPolicy", false),
+                    ("adminnetworkpolicies/status", "AdminNetworkPolicy", false),
+                    ("baselineadminnetworkpolicies", "BaselineAdminNetworkPolicy", false),
+                ]),
+                "/apis/policy.networking.k8s.io/v1/adminnetworkpolicies?limit=1" => {
+                    Json(json!({"metadata": {"continue": "x", "remainingItemCount": 4}, "items": [{}]})).into_response()
+                }
+                "/apis/policy.networking.k8s.io/v1/baselineadminnetworkpolicies?limit=1" => {
+                    Json(json!({"metadata": {}, "items": []})).into_response()
+                }
+                "/apis/crd.projectcalico.org/v1" => {
+                    resources(&[("networkpolicies", "NetworkPolicy", true), ("ippools", "IPPool", false)])
+                }
+                "/apis/crd.projectcalico.org/v1/networkpolicies?limit=1" => {
+                    Json(json!({"items": [{}]})).into_response()
+                }
+                _ => return None,
+            })
+        });
+        let counts = [("AdminNetworkPolicy.policy.networking.k8s.io", 5), ("NetworkPolicy.crd.projectcalico.org", 1)];
+        let counts = counts.map(|(kind, count)| (kind.to_owned(), count)).into();
+        assert_eq!(found.await, OtherPolicies { found: counts, ..OtherPolicies::default() });
+    }
+
+    #[tokio::test]
+    async fn what_may_not_be_listed_or_is_not_answered_is_said() {
+        let found = of_cluster(|path| {
+            Some(match path {
+                "/apis" => groups(&["cilium.io", "crd.antrea.io"]),
+                "/apis/cilium.io/v1" => resources(&[
+                    ("ciliumnetworkpolicies", "CiliumNetworkPolicy", true),
+                    ("ciliumclusterwidenetworkpolicies", "CiliumClusterwideNetworkPolicy", false),
+                ]),
+                "/apis/cilium.io/v1/namespaces/shop/ciliumnetworkpolicies?limit=1" => {
+                    Json(json!({"items": [{}]})).into_response()
+                }
+                "/apis/crd.antrea.io/v1" => refused(StatusCode::SERVICE_UNAVAILABLE),
+                _ => refused(StatusCode::FORBIDDEN),
+            })
+        })
+        .await;
+        assert_eq!(found.found, [("CiliumNetworkPolicy.cilium.io".to_owned(), 1)].into());
+        assert_eq!(found.refused, ["CiliumNetworkPolicy.cilium.io", "CiliumClusterwideNetworkPolicy.cilium.io"]);
+        let [failure] = found.failures.as_slice() else { panic!("one failure: {:?}", found.failures) };
+        assert!(failure.starts_with("crd.antrea.io: "), "{failure}");
+        let none = of_cluster(|_| None).await;
+        assert_eq!((none.found.len(), none.refused.len(), none.failures.len()), (0, 0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_answer_waits_long_for_it() {
+        let silent = Router::new().fallback(|| async {
+            time::sleep(Duration::from_secs(600)).await;
+            StatusCode::OK
+        });
+        let client = Client::new(silent, "default");
+        let begin = time::Instant::now();
+        let found = other_policies(&client, "shop", None).await;
+        assert_eq!(begin.elapsed(), PATIENCE);
+        assert_eq!(found.failures, ["the API server did not answer within 5 s"]);
+        let found = other_policies(&client, "shop", Some(Duration::from_secs(1))).await;
+        assert_eq!(found.failures, ["the API server did not answer within 1 s"]);
+    }
+}
