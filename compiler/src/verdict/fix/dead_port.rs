@@ -51,7 +51,7 @@ impl Proposer<'_> {
             Peer::Nothing => false,
             Peer::Block(_) => true,
             Peer::Pods(peer) => {
-                cluster.may_have_unread(peer)
+                cluster.may_select_unread(peer)
                     || cluster.pods().any(|(id, pod)| {
                         let is_declared = || pod.declared_ports(protocol).any(|declared| declared == port);
                         let is_target = || cluster.ports_behind_services(id).any(|of| of == (protocol, port));
