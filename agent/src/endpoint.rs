@@ -77,9 +77,11 @@ pub fn read(text: &str) -> Result<(What, Option<Port>), String> {
     let (what, port) = match addresses(text)? {
         Some((what, port)) => (what, port),
         None => {
-            if let Some((address, _)) = text.split_once('/').filter(|(address, _)| parse_address(address).is_some()) {
-                let why = Cidr::parse(text).err().unwrap_or("a port stands behind a colon");
-                return Err(format!("{text:?} is no prefix of {address}: {why}"));
+            if let Some((address, _)) = text.split_once('/')
+                && parse_address(address).is_some()
+                && let Err(why) = Cidr::parse(text)
+            {
+                return Err(format!("{text:?} is no prefix: {why}"));
             }
             let (name, port) = match text.split_once(':') {
                 Some((name, port)) => (name, Some(port)),

@@ -373,7 +373,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     if has_plugin && std::env::var_os("NPC_FLOW_INDEX").is_some_and(|value| value == "1") {
         enforcer = enforcer.with_flow_index();
     }
-    // Off until what is missing has been done (docs/adr/large-changes-are-loaded-first.md).
+    // Off by default: docs/adr/large-changes-are-loaded-first.md lists what is missing.
     if std::env::var_os("NPC_LARGE_CHANGES_FIRST").is_some_and(|value| value == "1") {
         enforcer = enforcer.with_large_changes_first();
     }

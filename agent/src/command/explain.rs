@@ -15,6 +15,7 @@ mod own_label;
 mod place;
 mod policy;
 mod port_name;
+mod replaced;
 mod single;
 mod text;
 mod traffic;
@@ -167,8 +168,8 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
         (Unanswerable::NoEndpoint, Target::Service(service)) if service.selector.is_none() => {
             let exit = if cluster.behind(service).is_some() { Exit::Input } else { Exit::Unknown };
             let message = format!(
-                "{} has no selector, so EndpointSlices alone say where it leads, and those of the input name no pod that \
-                 policies apply to; ask npc explain SRC {0} about the flows to it",
+                "{} has no selector, so only EndpointSlices say where it leads. Those of the input name no pod that \
+                 policies apply to. Ask about flows to it: npc explain SRC {0}",
                 from.name
             );
             Stop::new(exit, message)

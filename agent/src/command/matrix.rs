@@ -137,7 +137,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     }
     args.output.check(&matrix)?;
     let view = table::TextMatrix::new(&matrix, cluster, &groups, outside);
-    let of_services = addresses.iter().filter_map(|address| leads_on(&input, *address));
+    let of_services = addresses.iter().filter_map(|address| where_it_leads(&input, *address));
     let dead = dead_block::warning(cluster, policies_of(&matrix, &groups));
     let warnings: Vec<String> =
         input.warnings.iter().cloned().chain(tunnels(cluster, &groups)).chain(of_services).chain(dead).collect();
@@ -164,7 +164,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 
 /// Where an address leads, if it is that of a Service, or of a node that sends some of its ports on. A
 /// matrix judges an address as what it is, not as what it leads to.
-fn leads_on(input: &Input, address: IpAddr) -> Option<String> {
+fn where_it_leads(input: &Input, address: IpAddr) -> Option<String> {
     let cluster = &input.cluster;
     if let Some(service) = cluster.service_with_address(address) {
         let name = format!("{}/{}", service.namespace, service.name);

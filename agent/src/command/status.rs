@@ -37,12 +37,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 }
 
 fn ask() -> anyhow::Result<AgentStatus> {
-    AgentStatus::ask().map_err(|error| match &error {
-        // Of the other causes the sentence says enough, and they are no words for people.
-        status::Error::NoAgent(cause) if cause.kind() != io::ErrorKind::ConnectionRefused => {
-            Stop::new(Exit::Cluster, format!("{error} ({cause})")).into()
-        }
-        _ => Stop::new(Exit::Cluster, error.to_string()).into(),
+    AgentStatus::ask().map_err(|error| {
+        let message = match &error {
+            status::Error::NoAgent(cause) if cause.kind() != io::ErrorKind::ConnectionRefused => {
+                format!("{error} ({cause})")
+            }
+            // The sentence says it already; the cause is for programmers.
+            _ => error.to_string(),
+        };
+        Stop::new(Exit::Cluster, message).into()
     })
 }
 

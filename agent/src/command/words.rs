@@ -1,5 +1,6 @@
 //! Words that several commands use.
 
+use npc_agent::counted::counted;
 use npc_compiler::algebra::block_text::written_blocks;
 use npc_compiler::algebra::cidr::Cidr;
 use npc_compiler::algebra::ranges::RangeSet;
@@ -21,8 +22,7 @@ pub(super) fn count_field(kind: &str) -> &'static str {
 pub(super) fn policies_and_pods(cluster: &Cluster) -> String {
     let policies = match cluster.policies().count() {
         0 => "no policies".to_owned(),
-        1 => "1 policy".to_owned(),
-        more => format!("{more} policies"),
+        number => counted(number, "policy"),
     };
     let pods = match cluster.pods().count() {
         0 => "no pods".to_owned(),

@@ -14,7 +14,8 @@ use super::manifests::{Loaded, ObjectRef};
 /// addresses and nodes, and take over the labels, ports and network of its
 /// template, as after a rollout. One that is to have none loses those it has.
 pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
-    let Loaded { objects, idle, owned, positions, problems, skipped, pod_makers, passed_over, unread } = overlay;
+    let Loaded { objects, idle, owned, positions, problems, skipped, pod_makers, passed_over, unread, replaced } =
+        overlay;
     for workload in objects.pods.iter().filter_map(of_workload) {
         base.idle.remove(&workload);
     }
@@ -70,6 +71,7 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
         }
     }
     base.positions.merge(positions);
+    base.replaced.extend(replaced);
     base.problems.extend(problems);
     base.passed_over.merge(passed_over);
     base.unread.extend(unread);

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::cases::{questions, yaml_files};
 use crate::{Files, SHOP};
 
 /// Protocols and ports that are allowed: sorted, disjoint ranges by protocol. ICMP has one of its own.
@@ -85,17 +86,13 @@ fn pairs(flow: &Value, ends: &Value) -> Vec<(Value, Value)> {
 fn inputs() -> Vec<(String, String)> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cases"));
     let mut inputs = vec![("shop".to_owned(), SHOP.to_owned())];
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|of| of == "yaml") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            let with = text.lines().filter_map(|line| line.strip_prefix("# with: ")).flat_map(str::split_whitespace);
-            let with = with.map(|name| std::fs::read_to_string(folder.join(name)).unwrap());
-            let whole = std::iter::once(text.clone()).chain(with).collect::<Vec<_>>().join("\n---\n");
-            inputs.push((path.file_name().unwrap().to_string_lossy().into_owned(), whole));
-        }
+    for path in yaml_files(folder) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (_, with) = questions(&text);
+        let with = with.iter().map(|name| std::fs::read_to_string(folder.join(name)).unwrap());
+        let whole = std::iter::once(text.clone()).chain(with).collect::<Vec<_>>().join("\n---\n");
+        inputs.push((path.file_name().unwrap().to_string_lossy().into_owned(), whole));
     }
-    inputs.sort();
     inputs
 }
 

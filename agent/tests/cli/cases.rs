@@ -23,7 +23,7 @@ use crate::{Answer, Files, skip};
 
 /// A question and what is right about it.
 #[derive(Debug, Default)]
-struct Question {
+pub(crate) struct Question {
     words: Vec<String>,
     exit: Option<i32>,
     says: Vec<String>,
@@ -31,7 +31,8 @@ struct Question {
     codes: Vec<String>,
 }
 
-fn yaml_files(folder: &Path) -> Vec<PathBuf> {
+/// The YAML files of a folder, sorted.
+pub(crate) fn yaml_files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -42,7 +43,7 @@ fn yaml_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The questions of a file, and the files that its input needs besides.
-fn questions(text: &str) -> (Vec<Question>, Vec<String>) {
+pub(crate) fn questions(text: &str) -> (Vec<Question>, Vec<String>) {
     let (mut questions, mut with) = (Vec::<Question>::new(), Vec::new());
     for line in text.lines().map_while(|line| line.strip_prefix("# ")) {
         let Some((word, rest)) = line.split_once(": ") else { continue };

@@ -128,7 +128,7 @@ pub(crate) fn mutated(text: &str, number: usize) -> Vec<u8> {
 }
 
 /// What shows that a text was written for programmers.
-pub(crate) const DEBUG: [&str; 12] = [
+const DEBUG: [&str; 12] = [
     "panicked at",
     "RUST_BACKTRACE",
     "Some(",
@@ -142,6 +142,28 @@ pub(crate) const DEBUG: [&str; 12] = [
     "::unwrap",
     "stack overflow",
 ];
+
+/// Whether a command answers its question, and does not refuse it.
+///
+/// # Errors
+/// What is wrong with the way in which it ends.
+pub(crate) fn answers(files: &Files, words: &[&str]) -> Result<bool, String> {
+    let npc = Command::new(env!("CARGO_BIN_EXE_npc")).args(words).current_dir(files.path()).output();
+    let Output { status, stdout, stderr } = npc.unwrap();
+    let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    let shows = DEBUG.iter().find(|text| out.contains(**text) || err.contains(**text));
+    let is_code = status.code().is_some_and(|code| (0..=5).contains(&code));
+    // What is no plain success says why: a failure in words for people, an answer itself. That a thing is not in
+    // the kernel is an answer of `why`.
+    let is_said_in_out = matches!(status.code(), Some(1 | 4)) || (words[0] == "why" && status.code() == Some(3));
+    let says = if is_said_in_out { [&out, &err] } else { [&err, &err] };
+    let is_silent = status.code() != Some(0) && says.iter().all(|text| text.trim().is_empty());
+    if !is_code || shows.is_some() || is_silent {
+        let err: String = err.chars().take(600).collect();
+        return Err(format!("{words:?}: {status} {shows:?}\n{err}"));
+    }
+    Ok(matches!(status.code(), Some(0 | 1 | 4)))
+}
 
 #[test]
 fn whatever_a_file_holds_a_command_ends_in_words_and_with_a_code_of_its_contract() {
@@ -169,18 +191,9 @@ fn whatever_a_file_holds_a_command_ends_in_words_and_with_a_code_of_its_contract
             let words = commands[(number + number / 14 + step * 5) % commands.len()];
             let with_errors: Vec<&str> = words.iter().copied().chain(["--allow-errors"]).collect();
             let words = if step == 1 { with_errors.as_slice() } else { words };
-            let Output { status, stdout, stderr } =
-                Command::new(env!("CARGO_BIN_EXE_npc")).args(words).current_dir(files.path()).output().unwrap();
-            let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
-            let shows = DEBUG.iter().find(|text| out.contains(**text) || err.contains(**text));
-            let is_code = status.code().is_some_and(|code| (0..=5).contains(&code));
-            answered += usize::from(matches!(status.code(), Some(0 | 1 | 4)));
-            // What is no plain success says why: a failure in words for people, an answer itself.
-            let says = if matches!(status.code(), Some(1 | 4)) { [&out, &err] } else { [&err, &err] };
-            let is_silent = status.code() != Some(0) && says.iter().all(|text| text.trim().is_empty());
-            if !is_code || shows.is_some() || is_silent {
-                let err: String = err.chars().take(600).collect();
-                wrong.push(format!("{number}: {words:?}: {status} {shows:?}\n{err}"));
+            match answers(&files, words) {
+                Ok(is_answer) => answered += usize::from(is_answer),
+                Err(fault) => wrong.push(format!("{number}: {fault}")),
             }
         }
     }

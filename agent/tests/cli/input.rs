@@ -193,40 +193,6 @@ fn overlays_and_removals_are_what_ifs() {
     assert_eq!(asks(&["--remove", "netpol/shop/nope"]), 2);
 }
 
-/// `kubectl get all` has the Jobs of a CronJob that are done, and their pods.
-#[test]
-fn a_cron_job_whose_jobs_are_done_stands_for_its_next_one() {
-    let text = "\
-apiVersion: batch/v1
-kind: CronJob
-metadata: {name: backup, uid: c}
-spec: {jobTemplate: {spec: {template: {metadata: {labels: {app: backup}}, spec: {containers: [{name: c}]}}}}}
----
-apiVersion: batch/v1
-kind: Job
-metadata: {name: backup-1, uid: j, ownerReferences: [{apiVersion: batch/v1, kind: CronJob, name: backup, uid: c, controller: true}]}
-spec: {template: {metadata: {labels: {app: backup}}, spec: {containers: [{name: c}]}}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: backup-1-x, uid: p, labels: {app: backup}, ownerReferences: [{apiVersion: batch/v1, kind: Job, name: backup-1, uid: j, controller: true}]}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Succeeded, podIP: 10.0.0.1}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: db}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Running, podIP: 10.0.0.2}
-";
-    let of = |text: &str| crate::Files::of(text).npc("explain", &["cj/backup", "db:5432"]);
-    let done = of(text);
-    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
-    let running = of(&text.replace("Succeeded", "Running"));
-    assert_eq!(running.code, 0, "{}{}", running.out, running.err);
-    assert!(running.out.contains("job/backup-1"), "its Job has a pod: {}", running.out);
-}
-
 #[test]
 fn a_prefix_that_is_none_is_no_namespace() {
     let answer = crate::Files::of(crate::SHOP).npc("explain", &["10.0.0.0/33", "shop/web"]);

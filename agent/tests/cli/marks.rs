@@ -326,57 +326,18 @@ proptest! {
     }
 }
 
-/// DoesNotExist asks for no value, and NotIn for another one than the label has.
 #[test]
-fn a_label_that_a_rule_excludes_is_called_so() {
-    let of = |expression: &str| {
-        let from = format!("ingress: [{{from: [{{podSelector: {{matchExpressions: [{expression}]}}}}]}}]");
-        let text = [
-            crate::manifests::running("web", "", "{app: web, old: yes-it-is}", "10.0.0.1"),
-            crate::manifests::running("api", "", "{app: api}", "10.0.0.2"),
-            crate::manifests::policy("name: api", &from),
-        ];
-        crate::Files::of(&text.concat()).npc("explain", &["web", "api:8080"]).out
-    };
-    let absent = of("{key: old, operator: DoesNotExist}");
-    assert!(absent.contains("has a label that the nearest rule excludes"), "{absent}");
-    let other = of("{key: app, operator: NotIn, values: [web, db]}");
-    assert!(other.contains("has a label value that the nearest rule excludes"), "{other}");
+fn of_many_values_that_a_rule_asks_for_a_few_are_listed() {
     let values: Vec<String> = (0..400).map(|number| format!("app{number}")).collect();
-    let long = of(&format!("{{key: app, operator: In, values: [{}]}}", values.join(", ")));
-    assert!(long.contains("+392 more") && !long.contains("app399,"), "{long}");
-}
-
-/// The most usual egress rule for the internet cuts off DNS by its exceptions.
-#[test]
-fn an_exception_that_holds_the_dns_server_is_the_cause() {
-    let but_private = "egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8, 172.16.0.0/12]}}]}]";
+    let expression = format!("{{key: app, operator: In, values: [{}]}}", values.join(", "));
+    let from = format!("ingress: [{{from: [{{podSelector: {{matchExpressions: [{expression}]}}}}]}}]");
     let text = [
         crate::manifests::running("web", "", "{app: web}", "10.0.0.1"),
-        crate::manifests::running("dns", "", "{k8s-app: kube-dns}", "10.0.0.2")
-            .replace("{name: dns,", "{name: dns, namespace: kube-system,"),
-        crate::manifests::policy_for("{app: web}", "name: web", &format!("policyTypes: [Egress]\n  {but_private}")),
+        crate::manifests::running("api", "", "{app: api}", "10.0.0.2"),
+        crate::manifests::policy("name: api", &from),
     ];
-    let answer = crate::Files::of(&text.concat()).npc("explain", &["web", "kube-system/dns:53/udp"]);
-    assert!(answer.out.contains("denied[ipblock-except]"), "{}{}", answer.out, answer.err);
-}
-
-/// A usual mistake: the policy stands beside the client, and not beside the pods that it is to open.
-#[test]
-fn a_policy_in_the_namespace_of_the_client_is_named() {
-    let elsewhere = |text: String, name: &str| {
-        text.replacen(&format!("{{name: {name}"), &format!("{{name: {name}, namespace: monitoring"), 1)
-    };
-    let rule = "ingress: [{from: [{podSelector: {matchLabels: {app: prom}}}], ports: [{port: 9090}]}]";
-    let text = [
-        crate::manifests::running("web", "", "{app: web}", "10.0.0.1"),
-        elsewhere(crate::manifests::running("prom", "", "{app: prom}", "10.0.0.2"), "prom"),
-        crate::manifests::deny("Ingress"),
-        elsewhere(crate::manifests::policy_for("{app: web}", "name: allow-prom", rule), "allow-prom"),
-    ];
-    let answer = crate::Files::of(&text.concat()).npc("explain", &["monitoring/prom", "web:9090"]);
-    assert!(answer.out.contains("policy-other-namespace"), "{}{}", answer.out, answer.err);
-    assert!(answer.out.contains("turns this flow to ALLOWED"), "{}", answer.out);
+    let answer = crate::Files::of(&text.concat()).npc("explain", &["web", "api:8080"]).out;
+    assert!(answer.contains("+392 more") && !answer.contains("app399,"), "{answer}");
 }
 
 /// The name is understood, and no port has it: that is why, and not a part that was not understood.
@@ -390,4 +351,53 @@ fn a_number_in_quotes_is_a_name_that_no_port_has() {
     ];
     let answer = crate::Files::of(&text.concat()).npc("explain", &["web", "api:8080"]);
     assert!(answer.out.contains("denied[port-named-unresolved]"), "{}{}", answer.out, answer.err);
+}
+
+/// An editor that reads the JSON draws what the text draws, also where an item fails as a whole.
+#[test]
+fn the_json_has_a_mark_where_an_item_fails_as_a_whole() {
+    for (item, from, path, marked, code) in [
+        (
+            "podSelector: {matchLabels: {app: c}}",
+            "other/c",
+            "spec.ingress[0].from[0]",
+            "podSelector: {matchLabels: {app: c}}",
+            "peer-other-namespace",
+        ),
+        (
+            "ipBlock: {cidr: 203.0.113.0/24}",
+            "198.51.100.9",
+            "spec.ingress[0].from[0].ipBlock.cidr",
+            "cidr: 203.0.113.0/24",
+            "ipblock-outside",
+        ),
+        (
+            "ipBlock: {cidr: 198.51.100.0/24, except: [198.51.100.8/30]}",
+            "198.51.100.9",
+            "spec.ingress[0].from[0].ipBlock.except[0]",
+            "198.51.100.8/30",
+            "ipblock-except",
+        ),
+        (
+            "ipBlock: {cidr: \"2001:db8::/32\"}",
+            "198.51.100.9",
+            "spec.ingress[0].from[0].ipBlock.cidr",
+            "cidr: \"2001:db8::/32\"",
+            "ipblock-family",
+        ),
+    ] {
+        let spec = format!("  ingress:\n  - from:\n    - {item}\n");
+        let text = [PODS, "---\n", &policy(&spec)].concat();
+        let files = Files::of(&text);
+        let json = files.run(&["explain", "-f", "in.yaml", from, "a:80", "-o", "json"]).json();
+        let conjunct = &json["flows"][0]["ingress"]["candidates"][0]["conjuncts"][0];
+        assert_eq!(conjunct["code"], code, "{json}");
+        let [mark] = conjunct["marks"].as_array().unwrap().as_slice() else { panic!("{conjunct}") };
+        assert_eq!((&mark["path"], &mark["got"]), (&json!(path), &conjunct["got"]), "{conjunct}");
+        let range = &mark["range"];
+        let number = |key: &str| usize::try_from(range[key].as_u64().unwrap()).unwrap();
+        assert_eq!(number("line"), number("endLine"), "{range}");
+        let line = text.lines().nth(number("line") - 1).unwrap();
+        assert_eq!(&line[number("column") - 1..number("endColumn") - 1], marked, "{range}");
+    }
 }

@@ -183,7 +183,7 @@ fn what_another_program_has_yet_to_make_leaves_the_verdict_open() {
         (
             "all.enc.yaml",
             format!("apiVersion: {encrypted}\nkind: {encrypted}\nmetadata: {{name: {encrypted}}}\n{sops}"),
-            "1 file is encrypted by SOPS, so nothing in them was judged (r/all.enc.yaml); sops -d r/all.enc.yaml",
+            "1 file is encrypted by SOPS, so what is encrypted was not judged (r/all.enc.yaml); sops -d r/all.enc.yaml",
         ),
         (
             "label.enc.yaml",
@@ -191,8 +191,14 @@ fn what_another_program_has_yet_to_make_leaves_the_verdict_open() {
             "1 file is encrypted by SOPS",
         ),
         ("flux.yaml", policy("{name: p, namespace: '${NS}'}", "{podSelector: {}}"), "envsubst < r/flux.yaml"),
-        ("hand.yaml", policy("{name: p, namespace: <NAMESPACE>}", "{podSelector: {}}"), "1 file with parameters"),
+        (
+            "hand.yaml",
+            policy("{name: p, namespace: <NAMESPACE>}", "{podSelector: {}}"),
+            "replace <NAME> by hand, ${NAME} by: NAME=… envsubst < r/hand.yaml",
+        ),
         ("label.yaml", policy(name, "{podSelector: {matchLabels: {app: '${APP}'}}}"), "1 file with parameters"),
+        // `helm -n shop` sets the namespace of what names none.
+        ("any.yaml", policy("{name: p}", "{podSelector: {matchLabels: {app: '${APP}'}}}"), "1 file with parameters"),
         (
             "chart.yaml",
             policy(name, "{podSelector: {matchLabels: {app: '{{ .Values.app }}'}}}"),
@@ -223,6 +229,26 @@ fn what_another_program_has_yet_to_make_leaves_the_verdict_open() {
     let asked = ["shop/web", "shop/api:8080"];
     let code = |folder: &str| files.run(&[&["explain", "-f", folder], &asked[..]].concat()).code;
     assert_eq!(code("r"), code("r/k8s"));
+}
+
+#[test]
+fn a_workload_of_another_project_that_is_not_finished_is_said_to_be_unread() {
+    let rollout = |name: &str, label: &str| {
+        format!(
+            "apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{template: {{metadata: {{labels: {{app: {label}}}}}, spec: {{containers: [{{name: c}}]}}}}}}\n"
+        )
+    };
+    let files =
+        repository(&[("k8s/blue.yaml", &rollout("blue", "blue")), ("rollout.yaml", &rollout("canary", "'${APP}'"))]);
+    for name in ["shop/canary", "shop/rollout/canary"] {
+        let answer = files.run(&["explain", "-f", "r", name, "shop/api:80"]);
+        assert!(answer.err.contains("r/rollout.yaml has parameters"), "{name}: {}{}", answer.out, answer.err);
+    }
+    // It is no policy: what is asked of others stays known.
+    let asked = ["shop/web", "shop/api:80"];
+    let [with, without] = ["r", "r/k8s"].map(|folder| files.run(&[&["explain", "-f", folder], &asked[..]].concat()));
+    assert_eq!((with.code, with.out), (without.code, without.out));
 }
 
 /// SOPS may encrypt less than all of a file, and of what it leaves readable all is known.

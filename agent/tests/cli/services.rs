@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::Files;
 use crate::explain::{LIVE, asked};
-use crate::manifests::{deny, node, policy, service, workload};
+use crate::manifests::{deny, node, policy, policy_for, service, workload};
 
 /// A pod behind the Service `api`, being deleted or not.
 fn behind_api(name: &str, address: &str, terminating: bool) -> String {
@@ -172,52 +172,6 @@ fn dual(policy: &str) -> String {
     [&pod("web", 1), &pod("api", 2), policy].concat()
 }
 
-/// kube-proxy has rules of each family for the addresses of that family only.
-#[test]
-fn an_address_of_a_service_leads_to_addresses_of_its_family() {
-    let service = service("api", "{app: api}", "port: 80, targetPort: 8080")
-        .replace("spec: {", "spec: {clusterIPs: [10.96.0.1, 'fd96::1'], ");
-    let in_v4 = policy("name: api", "ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]");
-    let files = Files::of(&[dual(&in_v4), service].concat());
-    for (to, code, family) in [("10.96.0.1:80", 0, "IPv4 Allowed"), ("[fd96::1]:80", 1, "IPv6 Denied")] {
-        let (found, flows) = asked(&files, "web", to);
-        assert_eq!((found, flows.len()), (code, 1), "{to}: {flows:?}");
-        assert!(flows[0].starts_with(family), "{to}: {flows:?}");
-    }
-    assert_eq!(asked(&files, "web", "svc/api").1.len(), 2, "its name has both");
-}
-
-/// Files mostly leave `nodePort` out, and then the API server chooses it.
-#[test]
-fn a_port_of_a_node_may_be_one_that_the_api_server_chooses() {
-    let base = [dual(&deny("Ingress")), node("n1", "192.168.0.1")].concat();
-    let service = |spec: &str| {
-        let spec = format!("spec: {{{spec}, ");
-        service("api", "{app: api}", "port: 80, targetPort: 8080").replace("spec: {", &spec)
-    };
-    let answer =
-        |spec: &str, to: &str| Files::of(&[&*base, &service(spec)].concat()).npc("explain", &["203.0.113.5", to]);
-    for spec in ["type: NodePort", "type: LoadBalancer"] {
-        let of_any = answer(spec, "192.168.0.1:30080");
-        assert!(
-            of_any.out.contains("UNKNOWN") && of_any.out.contains("the API server chooses its nodePort"),
-            "{}",
-            of_any.out
-        );
-        let unknown_node = answer(spec, "192.168.0.9:30080").out;
-        assert!(!unknown_node.contains("UNKNOWN"), "the nodes are known: {unknown_node}");
-    }
-    for (spec, to) in [
-        ("type: NodePort", "192.168.0.1:8080"),
-        ("type: NodePort", "192.168.0.1:30080/udp"),
-        ("type: ClusterIP", "192.168.0.1:30080"),
-        ("type: LoadBalancer, allocateLoadBalancerNodePorts: false", "192.168.0.1:30080"),
-    ] {
-        let answer = answer(spec, to);
-        assert_eq!(answer.code, 0, "{spec} {to}: {}{}", answer.out, answer.err);
-    }
-}
-
 /// A DaemonSet has a pod on each node: policies say nothing of a node and its own pod, and judge it at the others.
 #[test]
 fn of_a_node_and_a_daemon_set_it_is_said_what_holds_on_one_node_and_between_two() {
@@ -234,8 +188,8 @@ fn of_a_node_and_a_daemon_set_it_is_said_what_holds_on_one_node_and_between_two(
     // The fix names this node only, and its patch admits the flow.
     let answer = files(&deny("Ingress")).npc("explain", &["node/n1", "ds/agent:8080"]);
     assert!(answer.out.contains("192.168.0.1/32") && !answer.out.contains("192.168.0.2/32"), "{}", answer.out);
-    let admits = "name: agent\n";
-    let block = policy_for_agent(admits.trim(), "ingress: [{from: [{ipBlock: {cidr: 192.168.0.1/32}}]}]");
+    let admits = "ingress: [{from: [{ipBlock: {cidr: 192.168.0.1/32}}]}]";
+    let block = policy_for("{app: agent}", "name: agent", admits);
     let answer = files(&block).npc("explain", &["node/n1", "ds/agent:8080"]);
     assert_eq!(answer.code, 0, "{}{}", answer.out, answer.err);
     assert!(!answer.out.contains("different nodes"), "both say the same: {}", answer.out);
@@ -244,10 +198,6 @@ fn of_a_node_and_a_daemon_set_it_is_said_what_holds_on_one_node_and_between_two(
         &[&nodes, &workload("Deployment", "agent", "replicas: 2"), &deny("Ingress")].map(String::as_str).concat(),
     );
     assert!(files.npc("explain", &["node/n1", "deploy/agent:8080"]).out.contains("UNKNOWN"));
-}
-
-fn policy_for_agent(metadata: &str, rest: &str) -> String {
-    crate::manifests::policy_for("{app: agent}", metadata, rest)
 }
 
 /// The matrix has both: what is allowed of some replicas only.
@@ -264,80 +214,24 @@ fn a_matrix_with_a_node_says_of_a_daemon_set_that_replicas_differ() {
     assert!(!ends(&json["unknowns"]).contains(&pair), "{json:#}");
 }
 
-/// No policy applies to a pod in its node's network, on whichever node.
-#[test]
-fn a_pod_in_the_network_of_another_node_is_exempt_too() {
-    let agent = workload("DaemonSet", "agent", "selector: {matchLabels: {app: agent}}")
-        .replace("spec: {containers", "spec: {hostNetwork: true, containers");
-    let pod = workload("Deployment", "web", "replicas: 2");
-    let nodes = [node("n1", "192.168.0.1"), node("n2", "192.168.0.2")].concat();
-    let files = Files::of(&[nodes, agent, pod, deny("Ingress")].concat());
-    let (_, flows) = asked(&files, "ds/agent", "deploy/web:8080");
-    assert!(flows.iter().any(|flow| flow.contains("Denied hostnetwork-exempt")), "{flows:?}");
-    assert!(!flows.iter().any(|flow| flow.contains("default-allow")), "{flows:?}");
-}
-
 /// `NAME.NS` is what DNS calls a Service; its pods may be of a workload with the same name.
 #[test]
 fn a_dns_name_with_a_port_of_a_service_means_the_service() {
     let pods = [workload("Deployment", "api", "replicas: 2"), workload("Deployment", "web", "replicas: 2")].concat();
     let service = service("api", "{app: api}", "port: 80, targetPort: 8080");
-    let policy = policy("name: api", "ingress: [{ports: [{port: 8080}]}]");
+    let policy = policy("name: api", "ingress: [{ports: [{port: 8080}, {port: 80, protocol: UDP}]}]");
     let files = Files::of(&[pods, service, policy].concat());
-    for (to, code) in [("api.default:80", 0), ("api.default:8080", 0), ("api.default:9090", 1), ("deploy/api:80", 1)] {
+    for (to, code) in [
+        ("api.default:80", 0),
+        ("api.default:8080", 0),
+        ("api.default:9090", 1),
+        ("deploy/api:80", 1),
+        // The Service has port 80 of TCP only.
+        ("api.default:80/udp", 0),
+    ] {
         let answer = files.npc("explain", &["web", to]);
         assert_eq!(answer.code, code, "{to}: {}{}", answer.out, answer.err);
     }
-}
-
-/// Without `ipFamilyPolicy`, a Service has the family of its clusterIP.
-#[test]
-fn a_service_has_one_family_unless_it_says_otherwise() {
-    let in_v4 = policy("name: api", "ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]");
-    let of = |spec: &str| {
-        let service =
-            service("api", "{app: api}", "port: 80, targetPort: 8080").replace("spec: {", &format!("spec: {{{spec}, "));
-        asked(&Files::of(&[dual(&in_v4), service].concat()), "web", "svc/api")
-    };
-    assert_eq!((of("clusterIP: 10.96.0.1").0, of("clusterIP: 10.96.0.1").1.len()), (0, 1));
-    let (code, flows) = of("clusterIP: 10.96.0.1, ipFamilyPolicy: PreferDualStack");
-    assert_eq!((code, flows.len()), (1, 2), "{flows:?}");
-}
-
-/// A file has no status; its author may ask for an address all the same.
-#[test]
-fn the_address_that_a_load_balancer_asks_for_leads_to_the_service() {
-    let service = service("api", "{app: api}", "port: 80, targetPort: 8080")
-        .replace("spec: {", "spec: {type: LoadBalancer, loadBalancerIP: 198.51.100.220, ");
-    let files = Files::of(&[dual(&deny("Ingress")), service].concat());
-    let answer = files.npc("explain", &["203.0.113.5", "198.51.100.220:80"]);
-    assert_eq!(answer.code, 1, "{}{}", answer.out, answer.err);
-}
-
-/// One address is no other thing as a prefix.
-#[test]
-fn the_prefix_of_one_address_leads_where_the_address_does() {
-    let service =
-        service("api", "{app: api}", "port: 80, targetPort: 8080").replace("spec: {", "spec: {clusterIP: 10.96.0.1, ");
-    let files = Files::of(&[dual(&deny("Ingress")), service].concat());
-    for to in ["10.96.0.1:80", "10.96.0.1/32:80"] {
-        assert_eq!(files.npc("explain", &["web", to]).code, 1, "{to}");
-    }
-}
-
-/// The node that is asked may not be that of the pod.
-#[test]
-fn a_host_port_of_a_pod_without_a_node_may_lead_to_it_or_not() {
-    let web = workload("Deployment", "web", "replicas: 1")
-        .replace("containerPort: 8080", "containerPort: 8080, hostPort: 8888");
-    let nodes = [node("n1", "192.168.0.1"), node("n2", "192.168.0.2")].concat();
-    let files = Files::of(&[&*nodes, &*web, &*deny("Ingress")].concat());
-    let answer = files.npc("explain", &["203.0.113.5", "192.168.0.1:8888"]);
-    assert!(answer.out.starts_with("UNKNOWN"), "{}{}", answer.out, answer.err);
-    assert!(answer.out.contains("the node that default/deploy/web runs on"), "{}", answer.out);
-    let daemons = web.replace("Deployment", "DaemonSet").replace("replicas: 1", "selector: {}");
-    let files = Files::of(&[&*nodes, &*daemons, &*deny("Ingress")].concat());
-    assert_eq!(files.npc("explain", &["203.0.113.5", "192.168.0.1:8888"]).code, 1, "one is on each node");
 }
 
 /// kube-proxy has no rule for the addresses of a family that a Service has not.

@@ -215,6 +215,13 @@ impl Cluster {
         })
     }
 
+    /// The ports of a pod to which services of its namespace lead.
+    pub fn ports_behind_services(&self, id: PodId) -> impl Iterator<Item = (Protocol, u16)> {
+        let of_namespace = self.services_in(&self.pod(id).namespace);
+        let ports = of_namespace.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        ports.filter_map(move |(service, port)| Some((port.protocol, self.port_of_backend(service, port, id)?)))
+    }
+
     /// The service that leads from this port of every node to a pod, and the pod's port.
     #[must_use]
     pub fn service_with_node_port(&self, id: PodId, protocol: Protocol, number: u16) -> Option<(&Service, u16)> {

@@ -10,7 +10,7 @@ use npc_compiler::algebra::cidr::{self, Cidr};
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::cluster::unread::Unread;
-use npc_compiler::object::{Pod, Workload, parse_address};
+use npc_compiler::object::{Pod, Protocol, Workload, parse_address};
 use npc_compiler::verdict::explain::{Port, Target};
 
 use super::{EndpointText, Resolved, What, short_kind};
@@ -80,7 +80,9 @@ impl EndpointText {
             What::Outside => ("outside".to_owned(), Target::Outside),
             What::Address(address) => at_address(input, *address),
             // One address leads where it leads, however it is written.
-            What::Block(cidr) if leads_on(input, *cidr) => at_address(input, cidr::address(cidr.family, cidr.first)),
+            What::Block(cidr) if is_one_address_of_cluster(input, *cidr) => {
+                at_address(input, cidr::address(cidr.family, cidr.first))
+            }
             What::Block(cidr) => (cidr.network().to_string(), Target::Blocks(vec![*cidr])),
             What::Object(_, Some(kind), name) if kind == "NetworkPolicy" => {
                 let message = format!("a policy is no end of a flow; ask about it alone: npc explain netpol/{name}");
@@ -123,10 +125,12 @@ impl EndpointText {
     /// The Service that a client means by `NAME.NS:PORT`, its name in DNS, where it has this port: its pods
     /// may be of a workload with the same name.
     fn service_with_port<'n>(&self, input: &Input, name: &'n str, kind: Option<&str>) -> Option<Reading<'n>> {
-        let (name, namespace) = name.trim_end_matches('.').split_once('.').filter(|_| kind.is_none())?;
+        let (name, namespace) = name.split_once('.').filter(|_| kind.is_none())?;
         let service = input.cluster.service(namespace, name)?;
         let has_port = match self.port.as_ref()? {
-            Port::Numbers(_, first, last) => service.ports.iter().any(|port| (*first..=*last).contains(&port.port)),
+            Port::Numbers(protocol, first, last) => service.ports.iter().any(|port| {
+                port.protocol == protocol.unwrap_or(Protocol::Tcp) && (*first..=*last).contains(&port.port)
+            }),
             Port::Name(name) => service.ports.iter().any(|port| port.name.as_ref() == Some(name)),
             Port::Icmp => false,
         };
@@ -376,8 +380,8 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
 fn unread(input: &Input, kind: Option<&str>, namespace: &str) -> Vec<String> {
     let is_meant = |of: &str| match kind {
         Some(kind @ ("Node" | "Namespace" | "Service" | "Pod")) => of == kind,
-        // A workload is known by its own object, or by its pods.
-        Some(kind) if kind != "Workload" => of == kind || of == "Pod",
+        // A workload is known by its own object, or by its pods; one of another project counts as a Deployment.
+        Some(kind) if kind != "Workload" => of == kind || of == "Pod" || (of == "Deployment" && !is_type(kind)),
         _ => !matches!(of, "Node" | "Namespace" | "Service" | "EndpointSlice" | "NetworkPolicy"),
     };
     let may_hold = |of: &&Unread| of.kind.as_deref().is_none_or(is_meant) && of.namespace.covers(namespace);
@@ -423,7 +427,7 @@ fn at_address(input: &Input, address: IpAddr) -> (String, Target<'_>) {
 }
 
 /// Whether a prefix is one address, of a Service or of a node.
-fn leads_on(input: &Input, cidr: Cidr) -> bool {
+fn is_one_address_of_cluster(input: &Input, cidr: Cidr) -> bool {
     let address = cidr::address(cidr.family, cidr.first);
     cidr.first == cidr.last && (input.cluster.is_service(address) || input.cluster.is_node(address))
 }

@@ -186,7 +186,7 @@ struct ConjunctJson {
     result: &'static str,
     want: String,
     got: String,
-    /// The very things that fail, where they are less than what stands at the path.
+    /// The very things that fail.
     marks: Vec<MarkJson>,
 }
 
@@ -373,7 +373,7 @@ pub(super) fn location(context: &Context<'_>, id: PolicyId, path: &str) -> Optio
     context.places.locate(id, path).as_ref().map(Place::from)
 }
 
-fn mark(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct, mark: &Mark) -> MarkJson {
+fn mark(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct, mark: &Mark, other: &EndName) -> MarkJson {
     let path = context.places.path(of.policy, &of.path, mark);
     let range = context.places.locate(of.policy, &path).map(|place| RangeJson {
         file: place.file.to_string(),
@@ -382,13 +382,22 @@ fn mark(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct, mark: &Mark)
         end_line: place.span.end.line,
         end_column: place.span.end.column,
     });
-    let (want, got) = conjunct.said_of(mark);
+    let (want, got) = match &mark.requirement {
+        Some(_) => conjunct.said_of(mark),
+        None => (conjunct.want.clone(), denied::got(conjunct, other).into_owned()),
+    };
     MarkJson { path, range, want, got }
 }
 
 fn candidate(context: &Context<'_>, candidate: &Candidate, other: &EndName) -> CandidateJson {
+    let marks = |of: &Conjunct| -> Vec<MarkJson> {
+        // What stands at the path fails as a whole.
+        let whole = [Mark { path: of.path.clone(), requirement: None }];
+        let marks = if of.marks.is_empty() { &whole[..] } else { of.marks.as_slice() };
+        marks.iter().map(|one| mark(context, candidate, of, one, other)).collect()
+    };
     let conjunct = |of: &Conjunct| ConjunctJson {
-        marks: of.marks.iter().map(|one| mark(context, candidate, of, one)).collect(),
+        marks: marks(of),
         of: of.of,
         path: of.path.clone(),
         part: of.part,

@@ -64,6 +64,12 @@ fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -
         let is_written = |path: &&String| context.places.locate(*id, path).is_some_and(|place| place.exact);
         let Some(path) = fields.iter().find(is_written) else {
             writeln!(out, "{}", arrow(context, *id, ""))?;
+            if context.places.locate(*id, "spec").is_some_and(|place| !place.exact) {
+                writeln!(
+                    out,
+                    "   = note: it has no spec: it isolates every pod of its namespace for ingress, and allows nothing"
+                )?;
+            }
             continue;
         };
         writeln!(out, "{}", arrow(context, *id, path))?;
@@ -276,7 +282,11 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
         Code::IpBlockExcept => {
             format!("leaves out {}, which holds {got}", want.strip_prefix("not ").unwrap_or(want))
         }
-        Code::PortIsServicePort => format!("{want} is the Service's port; its backends listen on {got}"),
+        Code::PortIsServicePort => {
+            // A range has no one number.
+            let verb = if conjunct.number.is_some() { "is" } else { "holds" };
+            format!("{want} {verb} the Service's port; its backends listen on {got}")
+        }
         _ => format!("wants {want}, there is {got}"),
     }
 }

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::IpAddr;
 
+use json_patch::jsonptr::Token;
 use json_patch::{Patch, PatchOperation};
 use npc_agent::source::manifests::{ObjectRef, Positions};
 use npc_compiler::cluster::Cluster;
@@ -18,7 +19,7 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::FlowExplanation;
 use npc_compiler::verdict::fix::{
-    Change, Edit, Fix, FlowFix, Lacking, NoFix, ObjectName, Opened, OpenedEnd, Rollout, Written, fixes,
+    Change, Closing, Edit, Fix, FlowFix, Lacking, NoFix, ObjectName, Opened, OpenedEnd, Rollout, Written, fixes,
 };
 use serde_json::Value;
 
@@ -57,6 +58,19 @@ impl<'a> Fixes<'a> {
         let bounded = |cluster| input.bounded(cluster);
         let found = fixes(&input.loaded.objects, &input.cluster, groups, explanation, &written, &bounded, most);
         Self { input, explanation, found }
+    }
+
+    /// Whether what is said of the fixes of two flows is the same, but that one is shown first.
+    pub(super) fn are_alike(&self, one: usize, other: usize) -> bool {
+        let place = |flow: usize| self.found.iter().position(|fix| fix.flows.contains(&flow));
+        match (place(one), place(other)) {
+            (None, None) => true,
+            (Some(one), Some(other)) => {
+                let reason = |place: usize| self.found[place].fix.as_ref().err();
+                one == other || (reason(one).is_some() && reason(one) == reason(other))
+            }
+            _ => false,
+        }
     }
 
     /// The fix of the flow at this place of the explanation, if one was looked for.
@@ -115,7 +129,11 @@ pub(super) fn help(
         }
         None | Some(Err(_)) => Ok(()),
         Some(Ok(fix)) => {
-            for change in fix.changes.iter().filter(|change| directions.contains(&change.direction)) {
+            let is_here = |change: &Change| directions.contains(&change.direction);
+            if is_last && !fix.changes.iter().any(is_here) {
+                writeln!(out, "   = help: the change above is for this direction too")?;
+            }
+            for change in fix.changes.iter().filter(|change| is_here(change)) {
                 write_change(change, fix.opens.is_empty(), out)?;
                 if let Some(place) = anchor::shared_text(input, change) {
                     writeln!(out, "{INDENT}{}", anchor::words(&place))?;
@@ -133,9 +151,33 @@ pub(super) fn help(
                     )?,
                 }
             }
-            if is_last { writeln!(out, "{INDENT}{}", checked(cluster, fix)) } else { Ok(()) }
+            if is_last {
+                writeln!(out, "{INDENT}{}", checked(cluster, fix))?;
+            }
+            let mut closing = fix.closing.iter().filter(|of| is_here(&of.change));
+            closing.try_for_each(|of| writeln!(out, "   = note: {}", not_proposed(cluster, of)))
         }
     }
+}
+
+/// Why a change is not proposed that mends what the denial names.
+fn not_proposed(cluster: &Cluster, of: &Closing) -> String {
+    let Closing { change, closes } = of;
+    let what = match &change.edit {
+        Edit::MovedPolicy(_, old) => {
+            let namespace = change.object.namespace.as_deref().unwrap_or_default();
+            format!("{} in namespace {namespace}", object_name(old))
+        }
+        Edit::Policy(Patch(operations)) => {
+            let is_whole = |of: &PatchOperation| !of.path().last().is_some_and(is_end);
+            let path = operations.first().map(|first| path_of(first, is_whole(first))).unwrap_or_default();
+            format!("a change of {path} of {}", object_name(&change.object))
+        }
+        Edit::NewPolicy(_) | Edit::Labels(..) => format!("a change of {}", object_name(&change.object)),
+    };
+    let others = others(cluster, closes.iter());
+    let count = if others.len() == 1 { "1 other".to_owned() } else { format!("{} others", others.len()) };
+    format!("{what} would admit it too, and close {count}: {}", shorten(&others, NAMED, "; "))
 }
 
 /// How many nodes a change admits by their addresses.
@@ -264,9 +306,18 @@ fn write_change(change: &Change, is_alone: bool, out: &mut impl Write) -> io::Re
             write_lines(&then(change).into_iter().collect::<Vec<_>>(), out)
         }
         Edit::Policy(Patch(operations)) => {
-            operations.iter().try_for_each(|operation| write_operation(operation, &name, out))
+            // Several items for one list are written together.
+            let is_item =
+                |of: &PatchOperation| matches!(of, PatchOperation::Add(_)) && of.path().last().is_some_and(is_end);
+            let together = operations.chunk_by(|one, next| is_item(one) && is_item(next) && one.path() == next.path());
+            together.into_iter().try_for_each(|operations| write_operations(operations, &name, out))
         }
     }
+}
+
+/// Whether a token of a path means the end of a list.
+fn is_end(token: Token<'_>) -> bool {
+    token.decoded() == "-"
 }
 
 /// What else must be done: what the pods of a changed template need, and where an object was.
@@ -302,8 +353,9 @@ fn then(change: &Change) -> Option<String> {
     })
 }
 
-/// One operation on a policy.
-fn write_operation(operation: &PatchOperation, policy: &str, out: &mut impl Write) -> io::Result<()> {
+/// One operation on a policy, or several that add items to one list.
+fn write_operations(operations: &[PatchOperation], policy: &str, out: &mut impl Write) -> io::Result<()> {
+    let Some((operation, more)) = operations.split_first() else { return Ok(()) };
     let last = operation.path().last().map(|token| token.decoded().into_owned()).unwrap_or_default();
     match operation {
         PatchOperation::Add(add) if last == "-" || add.value.is_array() => {
@@ -312,7 +364,9 @@ fn write_operation(operation: &PatchOperation, policy: &str, out: &mut impl Writ
                 item => vec![item.clone()],
             };
             writeln!(out, "   = help: add this to {} of {policy}:", path_of(operation, last != "-"))?;
-            items.iter().try_for_each(|item| write_lines(&yaml::item(item), out))
+            let more =
+                more.iter().filter_map(|of| if let PatchOperation::Add(add) = of { Some(&add.value) } else { None });
+            items.iter().chain(more).try_for_each(|item| write_lines(&yaml::item(item), out))
         }
         PatchOperation::Add(add) => {
             if last == "protocol" {

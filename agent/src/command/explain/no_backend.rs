@@ -1,10 +1,14 @@
 //! Why a flow by a Service cannot be: it leads nowhere, has no such port, or takes no such client.
 
+use std::io::{self, Write};
+
 use npc_compiler::algebra::selector::{Requirement, Selector};
 use npc_compiler::cluster::without_backend::NoBackend;
 use npc_compiler::object::{Labels, Pod, Service, TargetPort};
 use npc_compiler::verdict::explain::{Code, Flow, is_slip};
 
+use super::excerpt::{Excerpt, Mark};
+use super::traffic::traffic;
 use super::words::workload;
 use crate::command::endpoint::short_kind;
 use crate::command::input::Input;
@@ -22,18 +26,47 @@ fn service<'i>(input: &'i Input, flow: &Flow) -> Option<&'i Service> {
     input.cluster.service(namespace, name)
 }
 
-/// Where the Service says what makes the flow impossible: `policies.yaml:3:7  service shop/api
-/// spec.selector`.
-pub(super) fn place(input: &Input, flow: &Flow) -> Option<String> {
-    let service = service(input, flow)?;
-    let path = match flow.broken? {
-        Code::ServicePortUnknown => "spec.ports",
-        Code::ServiceSourceRanges => "spec.loadBalancerSourceRanges",
-        _ if service.selector.is_some() => "spec.selector",
-        _ => "spec",
-    };
-    let place = input.loaded.positions.locate("Service", &service.namespace, &service.name, path)?;
-    Some(format!("{place}  service {}/{}  {path}", service.namespace, service.name))
+/// Where the Service says what makes the flow impossible, with a mark on it: `policies.yaml:3:7  service
+/// shop/api  spec.selector`.
+pub(super) fn draw(input: &Input, flow: &Flow, out: &mut impl Write) -> io::Result<()> {
+    let (Some(service), Some(code)) = (service(input, flow), flow.broken) else { return Ok(()) };
+    let (path, text) = cause(input, service, flow, code);
+    let positions = &input.loaded.positions;
+    let Some(place) = positions.locate("Service", &service.namespace, &service.name, &path) else { return Ok(()) };
+    writeln!(out, "  --> {place}  service {}/{}  {path}", service.namespace, service.name)?;
+    match text.filter(|_| place.exact) {
+        Some(text) => {
+            let marks = vec![Mark { place, text, is_miss: true }];
+            Excerpt { positions, is_file: true, marks, around: Vec::new() }.draw(out)
+        }
+        None => Ok(()),
+    }
+}
+
+/// The field of the Service that makes the flow impossible, and what is said of it; nothing if another
+/// object decides.
+fn cause(input: &Input, service: &Service, flow: &Flow, code: Code) -> (String, Option<String>) {
+    let field = |path: &str, text: Option<String>| (path.to_owned(), text);
+    match (code, flow.via.as_ref().and_then(|via| via.without_backend.as_ref())) {
+        (Code::ServicePortUnknown, _) => {
+            field("spec.ports", Some(format!("wants one of these, there is {}", traffic(&flow.traffic))))
+        }
+        (Code::ServiceSourceRanges, _) => {
+            field("spec.loadBalancerSourceRanges", Some("the client is in none of these".to_owned()))
+        }
+        (_, Some(NoBackend::NoPort(name))) => {
+            let asked = flow.via.as_ref().and_then(|via| via.port);
+            let place = service.ports.iter().position(|port| Some(port.port) == asked).unwrap_or_default();
+            field(&format!("spec.ports[{place}].targetPort"), Some(format!("no pod has a port named {name}")))
+        }
+        (_, None | Some(NoBackend::NoPod)) if service.selector.is_some() => {
+            let mut pods = input.cluster.pods().filter(|(_, pod)| !pod.finished);
+            let selects_one = pods.any(|(_, pod)| service.selects(pod));
+            field("spec.selector", (!selects_one).then(|| "selects no pod that could be a backend".to_owned()))
+        }
+        _ if service.selector.is_some() => field("spec.selector", None),
+        _ => field("spec", None),
+    }
 }
 
 /// What there is to say of it.

@@ -1,7 +1,7 @@
 //! Facts about the other end of a denied flow.
 
 use npc_compiler::cluster::PodId;
-use npc_compiler::object::{HostPort, Pod, Service, ServicePort};
+use npc_compiler::object::{HostPort, Pod, Service, ServicePort, Workload, controller_labels};
 use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer};
 use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Flow, Of, Part, Party};
 use npc_compiler::verdict::flow::End;
@@ -55,9 +55,7 @@ fn of_other_end(context: &Context<'_>, flow: &Flow, direction: Direction, candid
         }
     }
     if of_peer(Part::Pod) {
-        let labels = words(&pod.labels);
-        let labels = if labels.is_empty() { "no labels".to_owned() } else { format!("the labels {labels}") };
-        notes.push(format!("the {role} has {labels}"));
+        notes.push(format!("the {role} has {}", labels_of(pod)));
         notes.extend(own_label(context, pod, candidate));
         let of_namespace = context.input.cluster.namespace(&pod.namespace);
         if of_namespace.is_some_and(|labels| asks_for_labels_of(candidate, Part::Pod, labels)) {
@@ -68,6 +66,25 @@ fn of_other_end(context: &Context<'_>, flow: &Flow, direction: Direction, candid
         }
     }
     (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+/// The labels of a pod in words. The input does not say those that a controller adds to the pods of a
+/// template, but for what they look like.
+fn labels_of(pod: &Pod) -> String {
+    let own: Vec<String> = pod.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if !own.is_empty() {
+        return format!("the labels {}", own.join(", "));
+    }
+    let workload = pod.workload.as_ref().filter(|_| pod.is_template());
+    let pattern = |workload: &Workload| {
+        controller_labels(&workload.kind)
+            .filter_map(|label| Some(format!("{}={}", label.key, label.pattern(workload)?)))
+            .collect::<Vec<String>>()
+    };
+    match workload.map(pattern).unwrap_or_default().as_slice() {
+        [] => "no labels".to_owned(),
+        added => format!("no labels but those of its controller, such as {}", added.join(", ")),
+    }
 }
 
 /// Whether all labels of one kind that the rule asks for, and that are not there, are there on the other

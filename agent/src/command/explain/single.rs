@@ -92,8 +92,8 @@ impl About<'_> {
         if shown.chain(sides.iter().filter(|_| self.parts.is_empty())).any(differ) {
             writeln!(
                 out,
-                "\n~ this is allowed for some only: replicas differ, which npc matrix --by pod shows, or IPv4 and IPv6 do, \
-                 which npc explain SRC DST shows"
+                "\n~ allowed for some only. If replicas differ, npc matrix --by pod shows which; if IPv4 and IPv6 differ, \
+                 npc explain SRC DST shows how"
             )?;
         }
         if sides.iter().any(|side| !side.unknown_peers.is_empty() || !side.outside.unknown.is_empty()) {

@@ -44,13 +44,14 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
         if !explanation.ends.is_empty() {
             writeln!(out, "\nends that are judged alike are one flow; its reasons are those of the first pair")?;
         }
-        for (place, flow, families) in shown.iter().take(SHOWN) {
-            writeln!(out)?;
-            heading(context, out, flow, families)?;
-            body(context, flow, fixes.of_flow(*place), out)?;
+        let (blocks, left_out) = blocks(said, &shown)?;
+        for Block { place, heading, count, flow } in blocks {
+            let alike = if count > 1 { format!("  ({count} flows are alike)") } else { String::new() };
+            writeln!(out, "\n{}{alike}", heading.trim_end())?;
+            body(context, flow, fixes.of_flow(place), out)?;
         }
-        if shown.len() > SHOWN {
-            writeln!(out, "\nand {} more; -o json has them all", shown.len() - SHOWN)?;
+        if left_out > 0 {
+            writeln!(out, "\nand {left_out} more; -o json has them all")?;
         }
     }
     for text in warning::unknowns(&explanation.missing()) {
@@ -63,6 +64,44 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "\nwarning: {text}")?;
     }
     out.flush()
+}
+
+/// A flow that is shown, and how many say the same.
+struct Block<'s> {
+    place: usize,
+    flow: &'s Flow,
+    heading: String,
+    count: usize,
+}
+
+/// The flows that are shown one by one, and how many are left out. Replicas on different nodes are flows
+/// of their own, and often the same is said of them.
+fn blocks<'s>(said: &Said<'_>, shown: &'s [(usize, Cow<'s, Flow>, String)]) -> io::Result<(Vec<Block<'s>>, usize)> {
+    let Said { context, fixes, .. } = *said;
+    let text_of = |flow: &Flow| -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        body(context, flow, None, &mut text)?;
+        Ok(text)
+    };
+    let (mut blocks, mut left_out): (Vec<Block<'s>>, usize) = (Vec::new(), 0);
+    for (place, flow, families) in shown {
+        let mut line = Vec::new();
+        heading(context, &mut line, flow, families)?;
+        let heading = String::from_utf8_lossy(&line).into_owned();
+        let mut alike = None;
+        for (i, block) in blocks.iter().enumerate().filter(|(_, block)| block.heading == heading) {
+            if fixes.are_alike(block.place, *place) && text_of(block.flow)? == text_of(flow)? {
+                alike = Some(i);
+                break;
+            }
+        }
+        match alike {
+            Some(i) => blocks[i].count += 1,
+            None if blocks.len() < SHOWN => blocks.push(Block { place: *place, flow, heading, count: 1 }),
+            None => left_out += 1,
+        }
+    }
+    Ok((blocks, left_out))
 }
 
 /// The flows, those of both families in one where the same is said of them: the place of the
@@ -204,9 +243,7 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &m
             code => headline(code, &NamedEnd::of(flow, Direction::Ingress)),
         };
         writeln!(out, "\n{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
-        if let Some(place) = no_backend::place(context.input, flow) {
-            writeln!(out, "  --> {place}")?;
-        }
+        no_backend::draw(context.input, flow, out)?;
         for note in no_backend::notes(context.input, flow) {
             writeln!(out, "   = note: {note}")?;
         }

@@ -1,6 +1,7 @@
 //! What is said of clients that cannot resolve the name of a Service.
 
 use npc_compiler::cluster::{Cluster, PolicyId};
+use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{DnsServer, EndName};
 
 use super::words::shown;
@@ -12,9 +13,8 @@ const NAMED: usize = 3;
 /// Which clients policies keep from DNS, which policies, and what to ask.
 pub(super) fn text(
     cluster: &Cluster,
-    from: &[EndName],
-    service: &EndName,
-    policies: &[PolicyId],
+    (from, service): (&[EndName], &EndName),
+    (direction, policies): (Direction, &[PolicyId]),
     server: Option<&DnsServer>,
 ) -> String {
     let sources: Vec<String> = from.iter().map(shown).collect();
@@ -30,8 +30,11 @@ pub(super) fn text(
         );
     };
     let (server, source) = (shown(name), sources.first().map(String::as_str).unwrap_or_default());
-    format!(
-        "{sources_text} cannot resolve the name of {service}: {policies} {by} {whom} for egress and no rule admits DNS to {server}; \
-         ask npc explain {source} {server}:{port}/udp"
-    )
+    let why = match direction {
+        Direction::Egress => format!("{policies} {by} {whom} for egress and no rule admits DNS to {server}"),
+        Direction::Ingress => {
+            format!("{policies} {by} the pods of {server} for ingress and no rule admits DNS from {whom}")
+        }
+    };
+    format!("{sources_text} cannot resolve the name of {service}: {why}; ask npc explain {source} {server}:{port}/udp")
 }

@@ -1,12 +1,14 @@
 //! The warnings of an explanation in words.
 
+use std::collections::BTreeSet;
+
 use npc_compiler::cluster::without_backend::WhyUnknown;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::object::{Protocol, is_topology_label};
-use npc_compiler::verdict::explain::{FlowExplanation, Missing, MissingFact, Verdict, Warning};
+use npc_compiler::verdict::explain::{Flow, FlowExplanation, Missing, MissingFact, Party, Verdict, Warning};
 
 use super::words::{shown, verdict_word};
-use super::{unresolved, unused};
+use super::{replaced, unresolved, unused};
 use crate::command::input::{Input, Source, unread_words};
 use crate::command::words::shorten;
 
@@ -15,15 +17,31 @@ const NAMED: usize = 3;
 
 /// The warnings of an answer in words.
 pub(super) fn of_answer(input: &Input, explanation: &FlowExplanation) -> Vec<String> {
-    let mut all = texts(input, &explanation.warnings);
+    let said = explanation.warnings.iter().filter(|warning| !is_said_by_flows(&input.cluster, explanation, warning));
+    let mut all = texts(input, said);
     all.extend(unused::warnings(input, explanation));
+    all.extend(replaced::warnings(input, explanation));
     all
 }
 
 /// Warnings in words, those about the input last.
-pub(super) fn texts(input: &Input, warnings: &[Warning]) -> Vec<String> {
-    let texts = warnings.iter().map(|warning| text(&input.cluster, warning));
+pub(super) fn texts<'w>(input: &Input, warnings: impl IntoIterator<Item = &'w Warning>) -> Vec<String> {
+    let texts = warnings.into_iter().map(|warning| text(&input.cluster, warning));
     texts.chain(input.warnings.iter().cloned()).collect()
+}
+
+/// Whether flows of the answer say what holds for the other nodes, because it is about pods on all of them.
+fn is_said_by_flows(cluster: &Cluster, explanation: &FlowExplanation, warning: &Warning) -> bool {
+    let Warning::OtherNodes { from, to, is_source, nodes, .. } = warning else { return false };
+    let other = if *is_source { to } else { from };
+    let node = |flow: &Flow| {
+        let (from, to) = flow.parties?;
+        let (host, end) = if *is_source { (from, &flow.to) } else { (to, &flow.from) };
+        let Party::Host(pod) = host else { return None };
+        cluster.pod(pod).node.clone().filter(|_| end.is_same_end(other))
+    };
+    let shown: BTreeSet<String> = explanation.flows.iter().filter_map(node).collect();
+    nodes.iter().all(|(_, names)| !names.is_empty() && names.iter().all(|name| shown.contains(name)))
 }
 
 fn text(cluster: &Cluster, warning: &Warning) -> String {
@@ -81,8 +99,8 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
                 shorten(&names, NAMED, ", ")
             )
         }
-        Warning::NamesUnresolved { from, service, policies, server } => {
-            unresolved::text(cluster, from, service, policies, server.as_ref())
+        Warning::NamesUnresolved { from, service, direction, policies, server } => {
+            unresolved::text(cluster, (from, service), (*direction, policies), server.as_ref())
         }
         Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
         Warning::MayBeOwnNode { address, pod, node } => {
@@ -120,7 +138,7 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
     }
 }
 
-/// That a Service has not the port that was asked for, and which it has.
+/// That a Service lacks the port that was asked for, and its ports.
 fn no_such_port(namespace: &str, name: &str, ports: &[(Protocol, u16)]) -> String {
     if ports.is_empty() {
         return format!("service {namespace}/{name} has no port from 1 to 65535");

@@ -79,11 +79,11 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
             |files: &[&Arc<str>]| shorten(&files.iter().map(ToString::to_string).collect::<Vec<_>>(), NAMED, ", ");
         let files = Vec::from_iter(files);
         let names = listed(&files);
-        let counted = |number: usize, one: &str, more: &str| match number {
+        let number_of = |number: usize, one: &str, more: &str| match number {
             1 => format!("1 {one}"),
             number => format!("{number} {more}"),
         };
-        let count = |one: &str, more: &str| counted(files.len(), one, more);
+        let count = |one: &str, more: &str| number_of(files.len(), one, more);
         let first = files.first().map_or_else(Arc::default, |first| Arc::clone(first));
         let line = match foreign {
             OtherDocument::Template => format!(
@@ -92,7 +92,8 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
                 chart_of(&first)
             ),
             OtherDocument::Parameters => format!(
-                "{} not filled in, so what they make was not judged ({names}); NAME=… envsubst < {first} | npc … -f -",
+                "{} not filled in, so what they make was not judged ({names}); replace <NAME> by hand, ${{NAME}} by: \
+                 NAME=… envsubst < {first} | npc … -f -",
                 count("file with parameters (${NAME}, <NAME>) is", "files with parameters (${NAME}, <NAME>) are")
             ),
             OtherDocument::OpenShiftTemplate => format!(
@@ -106,7 +107,7 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
                 format!("passed over {} ({names})", count("patch of a kustomization", "patches of kustomizations"))
             }
             OtherDocument::Encrypted => format!(
-                "{} encrypted by SOPS, so nothing in them was judged ({names}); sops -d {} | npc … -f -",
+                "{} encrypted by SOPS, so what is encrypted was not judged ({names}); sops -d {} | npc … -f -",
                 count("file is", "files are"),
                 first
             ),
@@ -114,7 +115,7 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
                 let (mixed, whole): (Vec<_>, Vec<_>) = files.iter().partition(|file| passed.mixed.contains(**file));
                 let whole = (!whole.is_empty()).then(|| {
                     let count =
-                        counted(whole.len(), "file without Kubernetes objects", "files without Kubernetes objects");
+                        number_of(whole.len(), "file without Kubernetes objects", "files without Kubernetes objects");
                     format!("{count} ({})", listed(&whole))
                 });
                 let mixed = (!mixed.is_empty())

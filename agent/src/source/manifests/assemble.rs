@@ -8,9 +8,9 @@ use npc_compiler::object::Workload;
 
 use super::kinds::Body;
 use super::parsed::{Parsed, ParsedObject};
-use super::position::Origin;
+use super::position::{Location, Origin};
 use super::problem::{Code, ObjectRef, Problem};
-use super::{Loaded, Options, undeclared};
+use super::{Loaded, Options, ReplacedPolicy, undeclared};
 
 /// Puts files together. Of two objects with one name the later one counts, as
 /// if they had been applied in this order.
@@ -43,7 +43,10 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
                     let later = &slots[*occupied.get()];
                     // A file that was named twice, as itself and by its folder.
                     let is_same = earlier.file == later.file && earlier.node.span == later.node.span;
-                    loaded.problems.extend((!is_same).then(|| duplicate(&earlier, later)));
+                    if !is_same {
+                        loaded.problems.push(duplicate(&earlier, later));
+                        loaded.replaced.extend(replaced(earlier));
+                    }
                 }
             }
         }
@@ -95,6 +98,13 @@ fn duplicate(earlier: &ParsedObject, later: &ParsedObject) -> Problem {
         message: format!("counts instead of the one at {}:{}:{}", earlier.file, at.line, at.column),
         help: "remove one of them, or give it another name".to_owned(),
     }
+}
+
+/// The same of policies, with its place.
+fn replaced(earlier: ParsedObject) -> Option<ReplacedPolicy> {
+    let Body::Policy(policy) = earlier.body else { return None };
+    let place = Location { file: earlier.file, span: earlier.node.span, exact: true };
+    Some(ReplacedPolicy { policy: *policy, place })
 }
 
 /// The workloads that stand in the input in another form already: as live

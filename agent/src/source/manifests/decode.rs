@@ -56,6 +56,23 @@ pub(super) struct DoubtfulValue {
     pub(super) help: &'static str,
 }
 
+impl Notes {
+    /// Notes that a policy has no spec. The API takes that for an empty one. A spec in its metadata is said
+    /// to be there.
+    pub(super) fn doubt_without_spec(&mut self, policy: &Node) {
+        if policy.get("spec").is_none_or(Node::is_null) && policy.at(&["metadata", "spec"]).is_none() {
+            self.doubts.push(DoubtfulValue {
+                path: "spec".to_owned(),
+                span: policy.span,
+                message:
+                    "there is none, so the policy isolates every pod of its namespace for ingress and allows nothing"
+                        .to_owned(),
+                help: "if that is meant, write spec: {podSelector: {}}",
+            });
+        }
+    }
+}
+
 /// Decodes the field at a path; the empty value where it is absent.
 pub(super) fn field<T: de::DeserializeOwned + Default>(
     node: &Node,

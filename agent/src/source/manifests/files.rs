@@ -57,9 +57,7 @@ pub(in crate::source) fn walk(root: &Path) -> io::Result<Listing> {
             let name = entry.file_name();
             let name = name.as_encoded_bytes();
             let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-            // By this name kustomize reads it too.
-            let is_kustomization = name == b"Kustomization";
-            let is_manifest = is_kustomization || ending.is_some_and(|e| ENDINGS.contains(&e.as_str()));
+            let is_manifest = is_kustomization(name) || ending.is_some_and(|e| ENDINGS.contains(&e.as_str()));
             if name.starts_with(b".") {
                 let is_of_an_editor = name.starts_with(b".#") || name.starts_with(b"._");
                 if is_manifest && !is_of_an_editor && fs::metadata(&path).is_ok_and(|of| of.is_file()) {
@@ -81,6 +79,11 @@ pub(in crate::source) fn walk(root: &Path) -> io::Result<Listing> {
     listing.directories.sort_unstable();
     listing.unlisted.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     Ok(listing)
+}
+
+/// Whether a file of this name is one of those that kustomize reads by their name alone.
+pub(super) fn is_kustomization(name: &[u8]) -> bool {
+    matches!(name, b"kustomization.yaml" | b"kustomization.yml" | b"Kustomization")
 }
 
 /// What a directory holds.

@@ -1,6 +1,8 @@
 //! What ordinary repositories hold beside Kubernetes objects: charts and their templates,
 //! patches, encrypted files, dashboards, `package.json`.
 
+use std::collections::BTreeSet;
+
 use npc_compiler::object::consequence;
 
 use super::tree::{Node, Value};
@@ -45,18 +47,17 @@ impl OtherDocument {
     /// Whether it may hold objects that decide.
     #[must_use]
     pub const fn may_decide(self) -> bool {
-        matches!(self, Self::Template | Self::Parameters | Self::OpenShiftTemplate | Self::Encrypted)
+        self.why_unread().is_some()
     }
 
-    /// Why its objects were not read.
-    pub(super) const fn why_unread(self) -> &'static str {
+    /// Why the objects were not read that it may hold; none if it holds no object that decides.
+    pub(super) const fn why_unread(self) -> Option<&'static str> {
         match self {
-            Self::Template => "is a template that is not rendered",
-            Self::Parameters => "has parameters without values",
-            Self::OpenShiftTemplate => "is a Template of OpenShift that is not processed",
-            Self::Encrypted => "is encrypted",
-            Self::Patch => "is a patch",
-            Self::Chart | Self::Other => "is no Kubernetes object",
+            Self::Template => Some("is a template that is not rendered"),
+            Self::Parameters => Some("has parameters without values"),
+            Self::OpenShiftTemplate => Some("is a Template of OpenShift that is not processed"),
+            Self::Encrypted => Some("is encrypted"),
+            Self::Patch | Self::Chart | Self::Other => None,
         }
     }
 }
@@ -90,17 +91,37 @@ pub(super) const DIRECTIVE: char = '$';
 /// What begins a template's action.
 const ACTION: &str = "{{";
 
-/// What a document with this fault is, if it is no broken object.
-pub(super) fn classify(file: &str, text: &str, line: u32, fault: DocumentFault) -> Option<OtherDocument> {
-    let document = around(text, line);
-    if document.contains(ENCRYPTED) {
+/// What the text of a document says of what the document is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Features {
+    /// SOPS has encrypted something in it.
+    is_encrypted: bool,
+    /// Actions of a template stand in it.
+    has_action: bool,
+    /// It was meant to be an object.
+    mentions_object: bool,
+}
+
+impl Features {
+    pub(super) fn of(document: &str) -> Self {
+        Self {
+            is_encrypted: document.contains(ENCRYPTED),
+            has_action: document.contains(ACTION),
+            mentions_object: mentions_object(document),
+        }
+    }
+}
+
+/// What a document of a file is that has this fault, if it is no broken object.
+pub(super) fn classify(file: &str, document: Features, fault: DocumentFault) -> Option<OtherDocument> {
+    if document.is_encrypted {
         return Some(OtherDocument::Encrypted);
     }
     match fault {
-        DocumentFault::Syntax if document.contains(ACTION) => Some(OtherDocument::Template),
+        DocumentFault::Syntax if document.has_action => Some(OtherDocument::Template),
         DocumentFault::Unfinished(of) => Some(of.document()),
         DocumentFault::Mismatch => None,
-        DocumentFault::Syntax if mentions_object(document) => None,
+        DocumentFault::Syntax if document.mentions_object => None,
         DocumentFault::Patch => Some(OtherDocument::Patch),
         DocumentFault::Syntax | DocumentFault::NoObject => Some(of_file(file)),
     }
@@ -117,21 +138,6 @@ fn of_file(file: &str) -> OtherDocument {
 fn mentions_object(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     text.contains("apiversion") || text.lines().any(|line| line.trim_start().starts_with("kind:"))
-}
-
-/// The document that a line is in.
-pub(super) fn around(text: &str, line: u32) -> &str {
-    let (mut start, mut at) = (0, 0);
-    for (number, of) in (1_u32..).zip(text.split_inclusive('\n')) {
-        if of.starts_with("---") {
-            if number > line {
-                return &text[start..at];
-            }
-            start = at;
-        }
-        at += of.len();
-    }
-    &text[start..]
 }
 
 /// Whether a document is a list of JSON patch operations.
@@ -175,7 +181,7 @@ fn unfinished_part(node: &Node) -> Option<Unfinished> {
     }
 }
 
-/// What of this a text is.
+/// The program that has yet to fill in this text, if one has.
 fn of_text(text: &str) -> Option<Unfinished> {
     let is_plain = !text.bytes().any(|byte| matches!(byte, b'{' | b'['));
     match text {
@@ -189,12 +195,12 @@ fn of_text(text: &str) -> Option<Unfinished> {
 
 /// Whether a text begins with what another program has yet to write.
 pub(super) fn begins_unfinished(text: &str) -> bool {
-    [ACTION, PARAMETER, ENCRYPTED, "$", "<", "%", "@", "__"].iter().any(|mark| text.starts_with(mark))
+    [ACTION, ENCRYPTED, "$", "<", "%", "@", "__"].iter().any(|mark| text.starts_with(mark))
 }
 
 /// Whether a namespace is one that another program has yet to write.
-pub(super) fn is_unfinished_text(text: &str) -> bool {
-    of_text(text).is_some() || is_mark(text)
+pub(super) fn is_unfinished_namespace(namespace: &str) -> bool {
+    of_text(namespace).is_some() || is_mark(namespace)
 }
 
 /// Whether the name or namespace of an object is a mark that a person or a program is to replace:
@@ -206,6 +212,7 @@ fn is_named_by_parameter(object: &Node) -> bool {
         .any(|key| metadata.and_then(|metadata| metadata.get(key)?.text()).is_some_and(is_mark))
 }
 
+/// Whether a name has characters that no API server takes, so that it marks a place to fill in.
 fn is_mark(name: &str) -> bool {
     let has_mark = name.contains(['$', '<', '>', '%', '@', '[', ']', '{', '}', '(', ')', '#']);
     has_mark || (name.len() > 4 && name.starts_with("__") && name.ends_with("__"))
@@ -239,6 +246,27 @@ pub(super) fn object_in_list(node: &Node) -> Option<&Node> {
     })
 }
 
+/// The kinds of the objects that a Template of OpenShift makes, as far as they are read; none for one that
+/// may be any.
+pub(super) fn kinds_of_template(template: &Node) -> BTreeSet<Option<&'static str>> {
+    let Some(Value::List(objects)) = template.get("objects").map(|objects| &objects.resolved().value) else {
+        return BTreeSet::new();
+    };
+    let kind_of = |object: &Node| {
+        let kind = object.get("kind").and_then(Node::text)?;
+        match types::kind_that_is_read(kind) {
+            Some(kind) => Some(Some(kind)),
+            None if begins_unfinished(kind) || kind.ends_with("List") => Some(None),
+            None => pod_template::has_pod_template(object).then_some(Some(OTHER_WORKLOAD)),
+        }
+    };
+    objects.iter().filter_map(kind_of).collect()
+}
+
+/// The kind as which a workload of another project counts that was not read. Without any kind, it
+/// could be a policy too.
+pub(super) const OTHER_WORKLOAD: &str = "Deployment";
+
 /// The files that a kustomization names as patches.
 pub(super) fn patches(kustomization: &Node) -> Vec<String> {
     let items = |key: &str| match kustomization.get(key).map(|list| &list.resolved().value) {
@@ -249,19 +277,4 @@ pub(super) fn patches(kustomization: &Node) -> Vec<String> {
         ["patches", "patchesJson6902"].into_iter().flat_map(items).filter_map(|item| item.get("path")?.text());
     let by_name = items("patchesStrategicMerge").iter().filter_map(Node::text);
     by_path.chain(by_name).map(str::to_owned).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_document_of_a_line_is_found() {
-        let text = "a: 1\n---\nb: 2\nc: 3\n---\nd: 4\n";
-        for (line, document) in
-            [(1, "a: 1\n"), (3, "---\nb: 2\nc: 3\n"), (4, "---\nb: 2\nc: 3\n"), (6, "---\nd: 4\n"), (9, "---\nd: 4\n")]
-        {
-            assert_eq!(around(text, line), document, "{line}");
-        }
-    }
 }

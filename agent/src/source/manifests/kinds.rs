@@ -11,7 +11,7 @@ use npc_compiler::object::{
 
 use super::decode::{Mismatch, Notes, field};
 use super::foreign::{DIRECTIVE, SOPS};
-use super::pod_template::{has_pod_spec, template};
+use super::pod_template::{makes_pods, template};
 use super::replicas::{of_cron_job, of_workload};
 use super::span::Span;
 use super::tree::{Entry, Node, Value};
@@ -169,8 +169,13 @@ const CRON_JOB: Keep = Fields(&[
     ),
 ]);
 const POLICY: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", All), ("spec", All)]);
-/// Of a kind that is not read: what makes a workload of it, if it has a template, what it scales, and
-/// the patches of a kustomization.
+/// Of an object in a Template of OpenShift: its kind, and whether it has a pod template.
+const TEMPLATE_OBJECT: Keep = Fields(&[
+    ("kind", All),
+    ("spec", Fields(&[("template", Fields(&[("spec", Fields(&[("containers", Fields(&[]))]))]))])),
+]);
+/// Of a kind that is not read: what makes a workload of it, if it has a template, what it scales, the
+/// patches of a kustomization, and what a Template of OpenShift makes.
 const OTHER: Keep = Fields(&[
     ("apiVersion", All),
     ("kind", All),
@@ -189,6 +194,7 @@ const OTHER: Keep = Fields(&[
     ("patches", All),
     ("patchesJson6902", All),
     ("patchesStrategicMerge", All),
+    ("objects", TEMPLATE_OBJECT),
 ]);
 
 /// What a document is.
@@ -270,7 +276,7 @@ impl DocumentKind {
                     }
                 }
             }
-        } else if self != Self::Other || !has_pod_spec(node) {
+        } else {
             retain(node, self.keep());
         }
     }
@@ -295,9 +301,14 @@ pub(super) fn qualified(api_version: &str, kind: &str) -> String {
 /// itself what it is.
 pub(super) fn trim_early(node: &mut Node) {
     let text = |key| node.get(key).and_then(Node::text).unwrap_or_default();
-    let kind = text("kind");
-    if !kind.is_empty() && !kind.ends_with("List") {
-        DocumentKind::of(text("apiVersion"), kind).trim(node);
+    let (api_version, name) = (text("apiVersion"), text("kind"));
+    if name.is_empty() || name.ends_with("List") {
+        return;
+    }
+    let kind = DocumentKind::of(api_version, name);
+    // Whether it makes pods is asked again when it is read, and then the whole of it has to be there.
+    if kind != DocumentKind::Other || !makes_pods(api_version, name, node) {
+        kind.trim(node);
     }
 }
 
@@ -412,6 +423,7 @@ pub(super) fn read(
         DocumentKind::Policy => {
             let mut policy =
                 NetworkPolicy::from(networking::NetworkPolicy { metadata, spec: field(node, &["spec"], notes)? });
+            notes.doubt_without_spec(node);
             unknown_beside_spec(node, notes);
             policy.unknown_fields.clone_from(&notes.unknown);
             Body::Policy(Box::new(policy))

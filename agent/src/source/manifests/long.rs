@@ -123,13 +123,7 @@ pub(super) fn read_by(
     parsed.sort_by_key(|(place, _)| *place);
     let mut whole = Parsed::empty(Arc::clone(file));
     for (_, batch) in parsed {
-        whole.items.extend(batch.items);
-        whole.problems.extend(batch.problems);
-        whole.parts.extend(batch.parts);
-        whole.pod_makers.extend(batch.pod_makers);
-        for (kind, count) in batch.skipped {
-            *whole.skipped.entry(kind).or_default() += count;
-        }
+        whole.append(batch);
     }
     Ok(Some(whole))
 }

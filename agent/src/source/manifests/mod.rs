@@ -32,6 +32,7 @@
 mod annotations;
 mod assemble;
 mod decode;
+mod documents;
 mod field;
 mod files;
 mod foreign;
@@ -63,7 +64,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use npc_compiler::cluster::unread::{Extent, Unread};
-use npc_compiler::object::{Labels, Objects};
+use npc_compiler::object::{Labels, NetworkPolicy, Objects};
 
 pub use foreign::OtherDocument;
 pub use passed_over::PassedOver;
@@ -128,6 +129,17 @@ pub struct Loaded {
     pub passed_over: PassedOver,
     /// What was not read, and may decide.
     pub unread: Vec<Unread>,
+    /// Policies that do not count, because a later one has the same name.
+    pub replaced: Vec<ReplacedPolicy>,
+}
+
+/// A policy that does not count, because a later one has the same name.
+#[derive(Debug, Clone)]
+pub struct ReplacedPolicy {
+    /// The policy.
+    pub policy: NetworkPolicy,
+    /// Where it stands.
+    pub place: Location,
 }
 
 /// A text that stands in no file, and the name to show for it.
@@ -181,7 +193,9 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
             match File::open(path).and_then(|file| read_bounded(file, GIVEN)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     let problems = unreadable(path, &error).problems;
-                    nowhere.extend(problems.into_iter().map(|of| Problem { help: problem::NOWHERE.to_owned(), ..of }));
+                    nowhere.extend(
+                        problems.into_iter().map(|of| Problem { help: "name a path that exists".to_owned(), ..of }),
+                    );
                 }
                 bytes => jobs.push(Job::Read(path.clone(), bytes)),
             }
@@ -191,7 +205,7 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
         jobs.push(Job::Read(text.name.clone().into(), Ok(text.bytes.clone())));
     }
     if !nowhere.is_empty() {
-        return Err(Errors(nowhere));
+        return Err(Errors { problems: nowhere, are_paths_missing: true });
     }
     finish(parse_all(jobs, options, count), options)
 }
@@ -272,7 +286,7 @@ fn finish(mut parsed: Vec<Parsed>, options: &Options) -> Result<Loaded, Errors> 
     let passed_over = if options.pass_over { passed_over::pass_over(&mut parsed) } else { PassedOver::default() };
     let mut loaded = assemble(parsed, options);
     if !options.allow_errors && loaded.problems.iter().any(|problem| problem.severity() == Severity::Error) {
-        return Err(Errors(loaded.problems));
+        return Err(Errors { problems: loaded.problems, are_paths_missing: false });
     }
     loaded.unread.clone_from(&passed_over.unread);
     loaded.unread.extend(loaded.problems.iter().filter_map(left_out));

@@ -1,13 +1,17 @@
 //! One file: its documents, as far as they can be read, and what is wrong
 //! with the others.
 
+use std::cell::LazyCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::annotations::{self, Wrong};
 use super::decode::{Mismatch, Notes};
+use super::documents::Documents;
 use super::field::{shared_text_of, span_of};
-use super::foreign::{self, DocumentFault, Unfinished};
+use super::files;
+use super::foreign::{self, DocumentFault, Features, Unfinished};
 use super::json;
 use super::kinds::{self, DocumentKind};
 use super::parsed::{Parsed, ParsedObject};
@@ -95,7 +99,7 @@ struct TypeMeta {
 
 /// Of an object only what a change of it needs: the labels of a workload itself, which its pods do
 /// not have, how it replaces its pods, its template where that has no labels or shares them by a YAML
-/// anchor, the ports of a Service, and that an object has no name of its own.
+/// anchor, the ports and pods of a Service, and that an object has no name of its own.
 fn needed(kind: DocumentKind, mut node: Node) -> Node {
     let has = |key| node.at(&["metadata", key]).and_then(Node::text).is_some_and(|text| !text.is_empty());
     let is_workload = matches!(kind, DocumentKind::Workload | DocumentKind::CronJob);
@@ -116,8 +120,8 @@ fn needed(kind: DocumentKind, mut node: Node) -> Node {
         ("metadata", "labels") | ("spec", "paused" | "updateStrategy") => is_workload,
         ("metadata", "generateName") => is_unnamed,
         ("spec", "template" | "jobTemplate") => keeps_template,
-        // The port whose targetPort may be wrong.
-        ("spec", "ports") => kind == DocumentKind::Service,
+        // The port whose targetPort may be wrong, and what may lead nowhere.
+        ("spec", "ports" | "selector" | "loadBalancerSourceRanges") => kind == DocumentKind::Service,
         _ => false,
     };
     entries.retain_mut(|field| match &mut field.node.value {
@@ -170,9 +174,14 @@ impl DocumentReader<'_> {
 
     /// The file, with what its faulty documents are.
     fn finish(mut self) -> Parsed {
+        let text = Arc::clone(&self.parsed.text);
+        let documents = LazyCell::new(|| Documents::of(&text));
+        let mut features = BTreeMap::new();
         for (problem, fault) in self.faults {
             let line = self.parsed.problems[problem].span.map_or(1, |span| span.start.line);
-            let foreign = foreign::classify(&self.parsed.file, &self.parsed.text, line, fault);
+            let index = documents.index(line);
+            let features = features.entry(index).or_insert_with(|| Features::of(documents.text(index)));
+            let foreign = foreign::classify(&self.parsed.file, *features, fault);
             self.parsed.foreign.extend(foreign.map(|foreign| (problem, foreign)));
         }
         self.parsed
@@ -207,10 +216,10 @@ impl DocumentReader<'_> {
             }
         };
         if foreign::is_encrypted(&types.api_version, &types.kind) {
-            return self.unfinished(Unfinished::Encrypted, node.span, None);
+            return self.encrypted(node.span, None);
         }
         if foreign::is_merge_patch(&node) {
-            return self.unfinished(Unfinished::Patch, node.span, None);
+            return self.merge_patch(node.span, None);
         }
         if types.api_version.starts_with("kustomize.config.k8s.io/") {
             self.kustomization(&node);
@@ -236,13 +245,11 @@ impl DocumentReader<'_> {
                 self.parsed.scaled.push(ObjectRef::new(kind, namespace, name));
             }
             let qualified = kinds::qualified(&types.api_version, &types.kind);
-            if pod_template::has_pod_spec(&node) && !pod_template::has_templates_only(&types.api_version, &types.kind) {
+            if pod_template::makes_pods(&types.api_version, &types.kind, &node) {
                 self.parsed.pod_makers.insert(qualified.clone());
             }
-            let group = types.api_version.split('/').next().unwrap_or_default();
-            // Before it had groups, OpenShift's were of v1.
-            if types.kind == "Template" && matches!(group, "template.openshift.io" | "v1") {
-                self.parsed.openshift_templates.push(node.span.start.line);
+            if pod_template::is_openshift_template(&types.api_version, &types.kind) {
+                self.parsed.openshift.get_or_insert_default().extend(foreign::kinds_of_template(&node));
             }
             *self.parsed.skipped.entry(qualified).or_default() += 1;
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
@@ -294,6 +301,7 @@ impl DocumentReader<'_> {
             (Some(api_version), Some(kind)) => Ok(Some(TypeMeta { api_version, kind })),
             // The API server leaves both out of the items of a PodList.
             (None, None) if of_list.is_some() => Ok(of_list.cloned()),
+            // kustomize lets its own file go without both, and it stands in many a directory of manifests.
             (None, None) if is_kustomization(&self.parsed.file) => Ok(None),
             (None, _) => Err((node.span, "the object has no apiVersion".to_owned(), "give it an apiVersion")),
             (_, None) => Err((node.span, "the object has no kind".to_owned(), "give it a kind")),
@@ -320,7 +328,7 @@ impl DocumentReader<'_> {
     /// says.
     fn labels(&mut self, object: &ObjectRef, node: &Node) {
         for path in LABELS {
-            let found = node.at(&path.split('.').collect::<Vec<_>>());
+            let found = path.split('.').try_fold(node, |node, key| node.get(key));
             let Some(Value::Map(entries)) = found.map(|found| &found.resolved().value) else { continue };
             for entry in entries {
                 let value = if entry.node.is_null() { "" } else { entry.node.text().unwrap_or_default() };
@@ -332,16 +340,19 @@ impl DocumentReader<'_> {
         }
     }
 
-    /// An object that another program has yet to finish, and that is no broken one.
-    fn unfinished(&mut self, why: Unfinished, span: Span, object: Option<&ObjectRef>) {
-        let (message, help) = match why {
-            Unfinished::Encrypted => ("it is encrypted by SOPS", format!("sops -d {} decrypts it", self.parsed.file)),
-            Unfinished::Patch => {
-                ("it is a strategic merge patch, which is no object", "kustomize applies it".to_owned())
-            }
-            Unfinished::Template => ("it is a template that is not rendered", String::new()),
-            Unfinished::Parameters => ("its parameters have no values yet", String::new()),
-        };
+    /// An object that has to be decrypted, which is no broken one.
+    fn encrypted(&mut self, span: Span, object: Option<&ObjectRef>) {
+        let help = format!("sops -d {} decrypts it", self.parsed.file);
+        self.unfinished(Unfinished::Encrypted, span, object, "it is encrypted by SOPS", help);
+    }
+
+    /// What changes another object, and is no broken one.
+    fn merge_patch(&mut self, span: Span, object: Option<&ObjectRef>) {
+        let message = "it is a strategic merge patch, which is no object";
+        self.unfinished(Unfinished::Patch, span, object, message, "kustomize applies it".to_owned());
+    }
+
+    fn unfinished(&mut self, why: Unfinished, span: Span, object: Option<&ObjectRef>, message: &str, help: String) {
         self.faults.push((self.parsed.problems.len(), DocumentFault::Unfinished(why)));
         self.problem(Code::DocumentUnreadable, span, object, "", message.to_owned(), help);
     }
@@ -350,9 +361,14 @@ impl DocumentReader<'_> {
         // They decide nothing, so a policy is in force whatever they say.
         let annotations = Some(&mut node).filter(|_| kind == DocumentKind::Policy).and_then(annotations::take);
         let unfinished = foreign::unfinished(&node);
-        if let Some(why @ (Unfinished::Encrypted | Unfinished::Patch)) = unfinished {
-            let object = self.best_name(kind, kind_name, &node);
-            return self.unfinished(why, node.span, Some(&object));
+        match unfinished {
+            Some(Unfinished::Encrypted) => {
+                return self.encrypted(node.span, Some(&self.best_name(kind, kind_name, &node)));
+            }
+            Some(Unfinished::Patch) => {
+                return self.merge_patch(node.span, Some(&self.best_name(kind, kind_name, &node)));
+            }
+            Some(Unfinished::Template | Unfinished::Parameters) | None => {}
         }
         let mut notes = Notes::default();
         let read = kinds::read(kind, kind_name, &node, &self.parsed.file, self.default_namespace, &mut notes);
@@ -374,6 +390,8 @@ impl DocumentReader<'_> {
                 // Of other objects than policies little is asked for, and there are a hundred
                 // thousand.
                 let is_needed = kind == DocumentKind::Policy;
+                let namespace = node.at(&["metadata", "namespace"]).filter(|of| !of.is_null()).and_then(Node::text);
+                let has_namespace = kind.is_cluster_scoped() || namespace.is_some_and(|name| !name.is_empty());
                 let node = if is_needed { node } else { needed(kind, node) };
                 self.parsed.items.push(ParsedObject {
                     object,
@@ -381,6 +399,7 @@ impl DocumentReader<'_> {
                     node: Arc::new(node),
                     is_in_parts: false,
                     owner: decoded.owner,
+                    has_namespace,
                     unfinished,
                     body: decoded.body,
                 });
@@ -413,9 +432,7 @@ fn is_meant_as_object(node: &Node) -> bool {
     has("metadata") || node.get("kind").and_then(Node::text).is_some_and(is_read)
 }
 
-/// kustomize lets its own file go without apiVersion and kind, and it stands
-/// in many a directory of manifests.
+/// Whether kustomize reads a file by its name.
 fn is_kustomization(file: &str) -> bool {
-    let name = file.rsplit('/').next().unwrap_or(file);
-    matches!(name, "kustomization.yaml" | "kustomization.yml" | "Kustomization")
+    files::is_kustomization(file.rsplit('/').next().unwrap_or(file).as_bytes())
 }

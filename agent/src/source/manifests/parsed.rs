@@ -21,8 +21,9 @@ pub(in crate::source) struct Parsed {
     pub(super) skipped: BTreeMap<String, usize>,
     /// Those of the kinds that were passed over in whose objects a pod's containers stand.
     pub(super) pod_makers: BTreeSet<String>,
-    /// The lines in which Templates of OpenShift begin.
-    pub(super) openshift_templates: Vec<u32>,
+    /// The kinds of the objects that its Templates of OpenShift make, if it has any; none for an object of
+    /// any kind.
+    pub(super) openshift: Option<BTreeSet<Option<&'static str>>>,
     /// The workloads that autoscalers scale.
     pub(super) scaled: Vec<ObjectRef>,
     /// The problems, by their places, of documents that are no broken objects.
@@ -41,6 +42,8 @@ pub(super) struct ParsedObject {
     pub(super) node: Arc<Node>,
     /// Its fields stand in [`Parsed::parts`] only.
     pub(super) is_in_parts: bool,
+    /// Its document names its namespace, or it lives outside namespaces.
+    pub(super) has_namespace: bool,
     /// What another program has yet to do to it.
     pub(super) unfinished: Option<Unfinished>,
     /// The workload that owns it.
@@ -57,11 +60,44 @@ impl Parsed {
             problems: Vec::new(),
             skipped: BTreeMap::new(),
             pod_makers: BTreeSet::new(),
-            openshift_templates: Vec::new(),
+            openshift: None,
             scaled: Vec::new(),
             foreign: Vec::new(),
             parts: BTreeMap::new(),
             kustomization: None,
+        }
+    }
+
+    /// Adds what was read of the next part of the same file.
+    pub(super) fn append(&mut self, next: Self) {
+        let Self {
+            file: _,
+            // Only a file that is read as a whole has it.
+            text: _,
+            items,
+            problems,
+            skipped,
+            pod_makers,
+            openshift,
+            scaled,
+            foreign,
+            parts,
+            kustomization,
+        } = next;
+        self.foreign.extend(foreign.into_iter().map(|(place, of)| (self.problems.len() + place, of)));
+        self.items.extend(items);
+        self.problems.extend(problems);
+        for (kind, count) in skipped {
+            *self.skipped.entry(kind).or_default() += count;
+        }
+        self.pod_makers.extend(pod_makers);
+        if let Some(kinds) = openshift {
+            self.openshift.get_or_insert_default().extend(kinds);
+        }
+        self.scaled.extend(scaled);
+        self.parts.extend(parts);
+        if let Some(patches) = kustomization {
+            self.kustomization.get_or_insert_default().extend(patches);
         }
     }
 

@@ -2,14 +2,16 @@
 //! of thing once with the command that helps. A broken Kubernetes object stays an error. An
 //! agent passes over nothing: what it cannot read keeps its last good state.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use npc_compiler::cluster::unread::{Extent, Unread};
 
-use super::foreign::{self, OtherDocument, around, is_unfinished_text};
-use super::parsed::Parsed;
+use super::documents::Documents;
+use super::foreign::{self, OTHER_WORKLOAD, OtherDocument, is_unfinished_namespace};
+use super::parsed::{Parsed, ParsedObject};
 use super::problem::{ObjectRef, Severity};
 use super::types;
 
@@ -49,59 +51,70 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
         patches.extend(named.iter().map(|patch| plain(&folder.join(patch))));
     }
     for file in files {
-        let mut add = |foreign: OtherDocument| {
-            passed.files.entry(foreign).or_default().insert(Arc::clone(&file.file));
-        };
         if patches.contains(&plain(Path::new(&*file.file))) {
-            add(OtherDocument::Patch);
+            passed.files.entry(OtherDocument::Patch).or_default().insert(Arc::clone(&file.file));
             (file.items, file.problems) = (Vec::new(), Vec::new());
             continue;
         }
-        let mut unread = BTreeSet::new();
-        let mut note = |foreign: OtherDocument, line: u32, object: Option<&ObjectRef>| {
-            add(foreign);
-            if !foreign.may_decide() {
-                return;
-            }
-            let mut is_left_out = |kind: Option<&str>, namespace: Extent| {
-                unread.insert((kind.map(str::to_owned), namespace, foreign));
-            };
-            match object {
-                Some(object) if !is_unfinished_text(&object.namespace) => {
-                    is_left_out(types::kind_that_is_read(&object.kind), Extent::In(object.namespace.clone()));
-                }
-                _ => kinds(around(&file.text, line)).iter().for_each(|kind| is_left_out(*kind, Extent::Everywhere)),
-            }
-        };
-        for line in &file.openshift_templates {
-            note(OtherDocument::OpenShiftTemplate, *line, None);
+        let (mut others, mut unread) = (BTreeSet::new(), BTreeSet::new());
+        if let Some(kinds) = &file.openshift {
+            others.insert(OtherDocument::OpenShiftTemplate);
+            unread.extend(kinds.iter().map(|kind| (*kind, Extent::Everywhere, OtherDocument::OpenShiftTemplate)));
         }
+        let documents = LazyCell::new(|| Documents::of(&file.text));
+        let mut named = BTreeMap::new();
         let mut index = 0;
         let foreign: BTreeMap<usize, OtherDocument> = file.foreign.drain(..).collect();
         file.problems.retain(|problem| {
             let foreign = foreign.get(&index).filter(|_| problem.severity() == Severity::Error);
             index += 1;
-            if let Some(foreign) = foreign {
-                note(*foreign, problem.span.map_or(1, |span| span.start.line), None);
+            let Some(foreign) = foreign else { return true };
+            others.insert(*foreign);
+            match &problem.object {
+                Some(object) => {
+                    unread.insert((Some(kind_of(object)), Extent::Everywhere, *foreign));
+                }
+                None if foreign.may_decide() => {
+                    let at = documents.index(problem.span.map_or(1, |span| span.start.line));
+                    let kinds = named.entry(at).or_insert_with(|| kinds(documents.text(at)));
+                    unread.extend(kinds.iter().map(|kind| (*kind, Extent::Everywhere, *foreign)));
+                }
+                None => {}
             }
-            foreign.is_none()
+            false
         });
         file.items.retain(|item| {
-            if let Some(unfinished) = item.unfinished {
-                note(unfinished.document(), item.node.span.start.line, Some(&item.object));
-            }
-            item.unfinished.is_none()
+            let Some(unfinished) = item.unfinished else { return true };
+            others.insert(unfinished.document());
+            unread.insert((Some(kind_of(&item.object)), extent_of(item), unfinished.document()));
+            false
         });
+        for foreign in others {
+            passed.files.entry(foreign).or_default().insert(Arc::clone(&file.file));
+        }
         if !file.items.is_empty() || !file.skipped.is_empty() {
             passed.mixed.insert(Arc::clone(&file.file));
         }
-        passed.unread.extend(unread.into_iter().map(|(kind, namespace, foreign)| Unread {
-            kind,
-            namespace,
-            why: format!("{} {}", file.file, foreign.why_unread()),
+        passed.unread.extend(unread.into_iter().filter_map(|(kind, namespace, foreign)| {
+            let why = format!("{} {}", file.file, foreign.why_unread()?);
+            Some(Unread { kind: kind.map(str::to_owned), namespace, why })
         }));
     }
     passed
+}
+
+/// The kind as which an object counts that was not read.
+fn kind_of(object: &ObjectRef) -> &'static str {
+    types::kind_that_is_read(&object.kind).unwrap_or(OTHER_WORKLOAD)
+}
+
+/// Where an object may live that another program has yet to finish. If its document names no namespace, that
+/// program may be given one: `helm -n shop`.
+fn extent_of(item: &ParsedObject) -> Extent {
+    match &item.object.namespace {
+        namespace if item.has_namespace && !is_unfinished_namespace(namespace) => Extent::In(namespace.clone()),
+        _ => Extent::Everywhere,
+    }
 }
 
 /// The kinds that are read and that a text names; none for one that the text does not say.

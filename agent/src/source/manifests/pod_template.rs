@@ -13,7 +13,7 @@ pub(super) fn has_pod_template(node: &Node) -> bool {
     containers.is_some_and(|containers| matches!(containers.resolved().value, Value::List(_)))
 }
 
-/// Whether a pod's `spec.containers` stands anywhere in a node: its controller makes pods.
+/// Whether a pod's `spec.containers` stands anywhere in a node.
 pub(super) fn has_pod_spec(node: &Node) -> bool {
     match &node.resolved().value {
         Value::Map(entries) => entries.iter().any(|entry| {
@@ -25,20 +25,30 @@ pub(super) fn has_pod_spec(node: &Node) -> bool {
     }
 }
 
+/// Whether the controller of an object makes pods, as far as a pod's `spec.containers` tells.
+pub(super) fn makes_pods(api_version: &str, kind: &str, node: &Node) -> bool {
+    !has_templates_only(api_version, kind) && has_pod_spec(node)
+}
+
+/// Whether an object is a Template of OpenShift, whose groups were once of v1.
+pub(super) fn is_openshift_template(api_version: &str, kind: &str) -> bool {
+    kind == "Template" && (api_version == "v1" || api_version.starts_with("template.openshift.io/"))
+}
+
 /// Whether objects of a kind have templates or examples of pods and make none: of policies about
 /// pods, of definitions of kinds, of what containers are added to pods, and a template by itself.
-pub(super) fn has_templates_only(api_version: &str, kind: &str) -> bool {
+fn has_templates_only(api_version: &str, kind: &str) -> bool {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     let is_kyverno = group == "kyverno.io" || group.ends_with(".kyverno.io");
     let is_rule = is_kyverno || group.ends_with("gatekeeper.sh") || group == "admissionregistration.k8s.io";
     is_rule
+        || is_openshift_template(api_version, kind)
         || matches!(
             (group, kind),
             ("", "PodTemplate")
                 | ("apps", "ControllerRevision")
                 | ("apiextensions.k8s.io", "CustomResourceDefinition")
                 | ("apps.kruise.io", "SidecarSet")
-                | ("" | "template.openshift.io", "Template")
         )
 }
 

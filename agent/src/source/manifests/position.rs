@@ -113,8 +113,8 @@ impl Positions {
         Some(Location { file: Arc::clone(&origin.file), span, exact: true })
     }
 
-    /// The text of a scalar of an object, by the keys and the indexes that lead to it. Of other objects than
-    /// policies only the fields are kept that a change of the object needs.
+    /// The text of a scalar of an object, by the keys and the indexes that lead to it. Of objects that are no
+    /// policies, npc keeps only the fields that a change needs.
     #[must_use]
     pub fn text(&self, object: &ObjectRef, path: &[&str]) -> Option<String> {
         let origin = self.objects.get(object)?;

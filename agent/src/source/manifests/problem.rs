@@ -210,31 +210,29 @@ impl fmt::Display for ObjectRef {
 
 /// Why the input was not taken: every error in it, not only the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Errors(
+pub struct Errors {
     /// The problems, warnings among them, in the order of the input. The text has the errors first, and
     /// folds those that say the same.
-    pub Vec<Problem>,
-);
-
-/// What helps where a path that was named leads nowhere; no flag does.
-pub(super) const NOWHERE: &str = "name a path that exists";
+    pub problems: Vec<Problem>,
+    /// The problems are that paths that were named lead nowhere; no flag helps there.
+    pub are_paths_missing: bool,
+}
 
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for severity in [Severity::Error, Severity::Warning] {
             let mut folded = Folded::default();
-            for problem in self.0.iter().filter(|problem| problem.severity() == severity) {
+            for problem in self.problems.iter().filter(|problem| problem.severity() == severity) {
                 folded.add(problem.common(), format!("{problem:#}"));
             }
             for line in folded.lines() {
                 writeln!(f, "{line}")?;
             }
         }
-        let errors = || self.0.iter().filter(|p| p.severity() == Severity::Error);
-        if errors().all(|problem| problem.help == NOWHERE) {
+        if self.are_paths_missing {
             return f.write_str("nothing was judged");
         }
-        let errors = errors().count();
+        let errors = self.problems.iter().filter(|problem| problem.severity() == Severity::Error).count();
         let (documents, them) = if errors == 1 { ("document", "it") } else { ("documents", "them") };
         write!(
             f,

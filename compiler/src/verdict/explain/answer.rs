@@ -13,6 +13,7 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::PolicyId;
 use crate::cluster::without_backend::NoBackend;
 use crate::object::{Family, Protocol, TargetPort};
+use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
 
 /// All flows between two targets.
@@ -246,7 +247,9 @@ pub enum Warning {
         from: Vec<EndName>,
         /// The Service.
         service: EndName,
-        /// The policies that isolate them for egress.
+        /// The direction that denies: the sources' egress, or the servers' ingress.
+        direction: Direction,
+        /// The policies that isolate them in it.
         policies: Vec<PolicyId>,
         /// The DNS server; none where the input has none.
         server: Option<DnsServer>,

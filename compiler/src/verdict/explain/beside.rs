@@ -151,7 +151,7 @@ impl Search<'_> {
         let elsewhere = self.elsewhere(failing);
         let is_near = || all.len() > 1 || is_slip(failing, &self.class.labels) || elsewhere.is_some();
         let is_it = match self.without {
-            Without::Denied => is_near() && is_meant(),
+            Without::Denied => (is_near() && is_meant()) || self.is_excluded(policy, failing),
             // A policy that selects other pods is most likely meant for these.
             Without::Allowed => {
                 self.is_misspelt(failing)
@@ -175,6 +175,15 @@ impl Search<'_> {
             admitted: None,
             may_be_why: true,
         })
+    }
+
+    /// Whether a policy leaves the subject out by an exception, and would admit just what was asked.
+    fn is_excluded(&self, policy: &Policy, failing: &Requirement) -> bool {
+        let (question, direction) = (self.question, self.direction);
+        let names_peers = || policy.rules(direction).iter().any(|rule| matches!(&rule.peers, Peers::AnyOf(_)));
+        matches!(failing.operator, Operator::NotIn(_) | Operator::DoesNotExist)
+            && names_peers()
+            && question.would_admit(self.cluster, policy, direction, &question.traffic)
     }
 
     /// Whether a label has the value that is asked for but for case and signs.

@@ -324,8 +324,10 @@ impl RuleMatcher<'_> {
             Some((asked, low, high)) => {
                 if low < first || last < high {
                     let is_service_port = first == last && asked == protocol && self.is_service_port(protocol, first);
+                    let holds = |(of, port): (Protocol, u16)| of == protocol && (first..=last).contains(&port);
+                    let holds_service_port = asked == protocol && self.question.service_port.is_some_and(holds);
                     let code = match (low == high, first == last) {
-                        _ if is_service_port => Code::PortIsServicePort,
+                        _ if is_service_port || holds_service_port => Code::PortIsServicePort,
                         (true, true) => Code::PortNumber,
                         _ => Code::PortRange,
                     };

@@ -1,6 +1,7 @@
 //! Whether a client that asks for a Service by its name can resolve the name at all: a policy that
 //! admits the flow and forgets DNS is the usual reason why a request times out.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use indexmap::IndexMap;
@@ -9,6 +10,7 @@ use super::answer::{DnsServer, Warning};
 use super::ends::{Finder, Unit};
 use super::families::Families;
 use super::name::EndName;
+use super::party::Party;
 use super::question::Question;
 use super::walk::Walk;
 use crate::algebra::cidr;
@@ -50,32 +52,68 @@ impl Walk<'_> {
             return;
         }
         let servers = Servers::of(cluster);
-        let mut found: Vec<(Vec<EndName>, Vec<PolicyId>)> = Vec::new();
+        let mut found: Vec<(Vec<EndName>, (Direction, Vec<PolicyId>))> = Vec::new();
         for (whole, source) in wholes {
-            let Some(policies) = self.denied_dns(source, &servers) else { continue };
-            match found.iter_mut().find(|(_, by)| *by == policies) {
+            let Some(by) = self.denied_dns(source, &servers) else { continue };
+            match found.iter_mut().find(|(_, of)| *of == by) {
                 Some((from, _)) => from.push(whole),
-                None => found.push((vec![whole], policies)),
+                None => found.push((vec![whole], by)),
             }
         }
         let server = servers.name(cluster);
-        let warning = |(from, policies)| Warning::NamesUnresolved {
+        let warning = |(from, (direction, policies))| Warning::NamesUnresolved {
             from,
             service: EndName::of_service(to).without_addresses(),
+            direction,
             policies,
             server: server.clone(),
         };
         self.warn(found.into_iter().map(warning).collect());
     }
 
-    /// The policies that keep a source from every DNS server; none where nothing does for certain.
-    fn denied_dns(&self, source: &Unit, servers: &Servers<'_>) -> Option<Vec<PolicyId>> {
+    /// The policies that keep a source from every DNS server, those of the source or of the servers; none
+    /// where nothing does for certain.
+    fn denied_dns(&self, source: &Unit, servers: &Servers<'_>) -> Option<(Direction, Vec<PolicyId>)> {
+        let by_source = || Some((Direction::Egress, self.denied_by_source(source, servers)?));
+        by_source().or_else(|| Some((Direction::Ingress, self.denied_by_servers(source, servers)?)))
+    }
+
+    /// The policies of the servers that keep a source from each of them.
+    fn denied_by_servers(&self, source: &Unit, servers: &Servers<'_>) -> Option<Vec<PolicyId>> {
         let cluster = self.ends.cluster;
-        let isolating = |family| source.party.groups(cluster, self.ends.groups, Direction::Egress, family);
-        let mut policies: Vec<PolicyId> =
-            isolating(None).into_iter().flat_map(|group| group.key.policies.iter().copied()).collect();
-        policies.sort_unstable();
-        policies.dedup();
+        let is_denied = |(pod, port): &(PodId, u16)| self.is_denied(Direction::Ingress, source, *pod, *port);
+        // A pod in its node's network, or a client outside, may ask another server.
+        if !matches!(source.party, Party::End(End::Pod(_))) {
+            return None;
+        }
+        if servers.pods.is_empty() || !servers.pods.iter().all(is_denied) {
+            return None;
+        }
+        // A cache on the node, or a server outside, would be asked in their place.
+        let asks_another = |id: &PolicyId| {
+            cluster.policy(*id).rules(Direction::Egress).iter().any(|of| means_another_server(cluster, of))
+        };
+        if self.isolating(source, Direction::Egress).iter().any(asks_another) {
+            return None;
+        }
+        let servers = self.ends.pods(&servers.pods.iter().map(|(pod, _)| *pod).collect::<Vec<_>>());
+        let policies: BTreeSet<PolicyId> =
+            servers.iter().flat_map(|server| self.isolating(server, Direction::Ingress)).collect();
+        Some(policies.into_iter().collect())
+    }
+
+    /// The policies that isolate an end for certain, sorted.
+    fn isolating(&self, end: &Unit, direction: Direction) -> Vec<PolicyId> {
+        let groups = end.party.groups(self.ends.cluster, self.ends.groups, direction, None);
+        let policies: BTreeSet<PolicyId> =
+            groups.into_iter().flat_map(|group| group.key.policies.iter().copied()).collect();
+        policies.into_iter().collect()
+    }
+
+    /// The policies of a source that keep it from every DNS server.
+    fn denied_by_source(&self, source: &Unit, servers: &Servers<'_>) -> Option<Vec<PolicyId>> {
+        let cluster = self.ends.cluster;
+        let policies = self.isolating(source, Direction::Egress);
         let rules = || policies.iter().flat_map(|id| cluster.policy(*id).rules(Direction::Egress));
         if policies.is_empty() {
             return None;
@@ -85,7 +123,7 @@ impl Walk<'_> {
             !rules().any(admits_dns) && source.party.pod().is_some_and(|pod| self.is_certain(pod))
         } else {
             !rules().any(|rule| means_another_server(cluster, rule))
-                && servers.pods.iter().all(|(pod, port)| self.is_denied(source, *pod, *port))
+                && servers.pods.iter().all(|(pod, port)| self.is_denied(Direction::Egress, source, *pod, *port))
         };
         is_denied.then_some(policies)
     }
@@ -95,14 +133,14 @@ impl Walk<'_> {
         End::Pod(pod).deciding(self.ends.cluster, self.ends.groups, Direction::Egress, None).is_certain()
     }
 
-    /// Whether egress to a DNS server is denied in every family.
-    fn is_denied(&self, source: &Unit, pod: PodId, port: u16) -> bool {
+    /// Whether a direction denies what goes to a DNS server, in every family.
+    fn is_denied(&self, direction: Direction, source: &Unit, pod: PodId, port: u16) -> bool {
         let Finder { cluster, groups } = self.ends;
         let server = self.ends.pods(&[pod]).remove(0);
         let traffic = Traffic::ports(Protocol::Udp, port, port);
         let denies = |family: &Option<Family>| {
             let question = Question::between(source.party, server.party, *family, traffic.clone());
-            question.bounds(cluster, groups, Direction::Egress).verdict(&traffic) == Verdict::Denied
+            question.bounds(cluster, groups, direction).verdict(&traffic) == Verdict::Denied
         };
         let families = Families::of(cluster, source).judged(Families::of(cluster, &server));
         !families.is_empty() && families.iter().all(denies)

@@ -109,6 +109,27 @@ impl Change {
     }
 }
 
+/// The same changes, where one that changes a policy which another one adds is a part of that one.
+pub(super) fn merged(changes: Vec<Change>) -> Vec<Change> {
+    let mut all: Vec<Change> = Vec::new();
+    for change in changes {
+        let added = all.iter_mut().find(|of| of.object == change.object);
+        let both = added.and_then(|of| match (&of.edit, &change.edit) {
+            (Edit::NewPolicy(document), Edit::Policy(patch)) => {
+                let mut document = document.clone();
+                json_patch::patch(&mut document, patch).ok()?;
+                of.edit = Edit::NewPolicy(document);
+                Some(())
+            }
+            _ => None,
+        });
+        if both.is_none() {
+            all.push(change);
+        }
+    }
+    all
+}
+
 /// An operation that adds a member or an item, or puts a value in place of one.
 pub(super) fn add(path: &[&str], value: Value) -> PatchOperation {
     PatchOperation::Add(AddOperation { path: PointerBuf::from_tokens(path.iter().copied()), value })

@@ -101,9 +101,21 @@ pub(super) fn names_another(view: View<'_>, rule_of: PolicyId, pods: &[PodId], c
         let mut peers = peers.flatten();
         asks(&policy.subject) || peers.any(|peer| matches!(peer, Peer::Pods(peer) if asks(&peer.pods)))
     };
-    labels.keys().any(|key| IDENTITY.contains(&key.as_str()))
+    let is_identity = |key: &str| IDENTITY.contains(&key);
+    labels.iter().any(|(key, value)| is_identity(key) && !is_own_name(view, pods, key, value))
         || pods.iter().any(|pod| services(view, view.cluster.pod(*pod), labels).next().is_some())
         || view.cluster.policies().any(|(id, policy)| id != rule_of && selects(policy))
+}
+
+/// Whether pods that no label tells from others would get one with the name of their workload, which no
+/// other pod of their namespace has.
+fn is_own_name(view: View<'_>, pods: &[PodId], key: &str, value: &str) -> bool {
+    let is_without_identity = |pod: &Pod| !IDENTITY.iter().any(|key| pod.labels.contains_key(*key));
+    pods.iter().map(|id| view.cluster.pod(*id)).all(|pod| {
+        let others = || view.cluster.pods().filter(|(_, other)| other.namespace == pod.namespace);
+        let is_free = || others().all(|(_, other)| other.labels.get(key).is_none_or(|of| of != value));
+        pod.identity().1 == value && is_without_identity(pod) && is_free()
+    })
 }
 
 /// The Services that select a pod only with these labels more, by namespace and name.

@@ -18,6 +18,7 @@
 
 mod affected;
 mod change;
+mod dead_port;
 mod difference;
 mod finding;
 mod label;
@@ -41,6 +42,7 @@ use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::{Code, Flow, FlowExplanation, Pair, Way};
 
+use change::merged;
 pub use change::{Change, Edit, Lacking, ObjectName};
 use difference::{Difference, difference};
 pub use difference::{Opened, OpenedEnd};
@@ -53,14 +55,26 @@ pub use written::Written;
 /// Changes that together turn a denied flow to ALLOWED.
 #[derive(Debug, Clone)]
 pub struct Fix {
-    /// The changes, to be applied in this order; one for each direction that denies.
+    /// The changes, to be applied in this order; one for each direction that denies, but for a new policy for
+    /// both.
     pub changes: Vec<Change>,
+    /// Changes that mend what the denial names, and are not proposed because they close something.
+    pub closing: Vec<Closing>,
     /// What they open besides, between two pods, or a pod and addresses.
     pub opens: Vec<Opened>,
     /// What they close: only a label in its right place does, where policies select by it.
     pub closes: Vec<Opened>,
     /// The Services, by namespace and name, that get pods as backends by a label of the changes.
     pub backend_of: Vec<(String, String)>,
+}
+
+/// A change that would admit a flow, and what it would close.
+#[derive(Debug, Clone)]
+pub struct Closing {
+    /// The change.
+    pub change: Change,
+    /// What it would close.
+    pub closes: Vec<Opened>,
 }
 
 /// The answer for one flow, or for two that say the same of both families.
@@ -87,6 +101,8 @@ pub enum NoFix {
     /// The pods of this end have no label in common that a selector could ask for: their
     /// namespace, and the name of one.
     NoLabel(String, String),
+    /// The same, and they have labels that their controller adds, which change with every Job or rollout.
+    PassingLabels(String, String),
     /// One rule cannot name all ends that are meant.
     ManyEnds,
     /// Every address was asked about; a rule for them admits everyone.
@@ -373,6 +389,7 @@ fn attempt(
 ) -> Result<Attempt, NoFix> {
     let blocks = peer::blocks(flow);
     let mut changes: Vec<(Cause, Change)> = Vec::new();
+    let mut closing = Vec::new();
     let mut state: Option<(Changed, Difference)> = None;
     for direction in [Direction::Egress, Direction::Ingress] {
         let view = state.as_ref().map_or(before, |(state, _)| state.view(before));
@@ -387,6 +404,7 @@ fn attempt(
         proposals.retain(|proposal| !failed.contains(&proposal.change));
         let best = best(view, proposals, pairs, &blocks, direction).ok_or(NoFix::NothingFits)?;
         changes.push((best.cause, best.change));
+        closing.extend(best.closing);
         state = Some((best.after, best.difference));
     }
     let (after, of_last) = state.ok_or(NoFix::FactMissing)?;
@@ -402,9 +420,9 @@ fn attempt(
     let misplaced = changes.iter().position(|(cause, _)| *cause == Cause::Misplaced);
     match found.filter(|found| found.closes.is_empty() || misplaced.is_some()) {
         Some(Difference { opens, closes }) => {
-            let changes: Vec<Change> = changes.into_iter().map(|(_, change)| change).collect();
+            let changes = merged(changes.into_iter().map(|(_, change)| change).collect());
             let backend_of = label::new_backends(before, &changes);
-            Ok(Attempt::Found(Fix { changes, opens, closes, backend_of }))
+            Ok(Attempt::Found(Fix { changes, closing, opens, closes, backend_of }))
         }
         None => {
             let place = misplaced.unwrap_or(changes.len() - 1);
@@ -425,6 +443,8 @@ struct Best {
     after: Changed,
     /// What the change opens and closes.
     difference: Difference,
+    /// The first change that mends a mistake and closes something.
+    closing: Option<Closing>,
 }
 
 /// Picks a change that admits all pairs and closes nothing: one that mends a mistake, else the one
@@ -437,7 +457,7 @@ fn best(
     direction: Direction,
 ) -> Option<Best> {
     proposals.sort_by_key(|proposal| (proposal.cause, proposal.size));
-    let mut found: Option<Best> = None;
+    let (mut found, mut closing) = (None::<Best>, None);
     for Proposal { change, cause, .. } in proposals {
         let opened = found.as_ref().map(|found| (found.cause, found.difference.breadth()));
         let enough = match opened {
@@ -455,11 +475,15 @@ fn best(
         }
         let Some(difference) = difference(before, after.view(before), pairs, blocks) else { continue };
         if !difference.closes.is_empty() && cause != Cause::Misplaced {
+            if cause == Cause::Mistake && found.is_none() {
+                closing.get_or_insert(Closing { change, closes: difference.closes });
+            }
             continue;
         }
         if opened.is_none_or(|(_, opened)| difference.breadth() < opened) {
-            found = Some(Best { change, cause, after, difference });
+            found = Some(Best { change, cause, after, difference, closing: None });
         }
     }
-    found
+    // Where another change mends the mistake, this one says nothing.
+    found.map(|found| Best { closing: closing.filter(|_| found.cause == Cause::Policy), ..found })
 }

@@ -164,6 +164,11 @@ pub(super) fn namespace_selector(name: &str) -> Value {
     json!({ "matchLabels": { NAMESPACE_NAME_LABEL: name } })
 }
 
+/// Whether a label with this key names what a pod is.
+pub(super) fn is_name(key: &str) -> bool {
+    NAMES.contains(&key)
+}
+
 /// As few labels as select these pods and no others of their namespace; all labels, where
 /// others have them too.
 pub(super) fn narrowest(view: View<'_>, pods: &[PodId]) -> Result<Labels, NoFix> {
@@ -182,7 +187,9 @@ pub(super) fn narrowest(view: View<'_>, pods: &[PodId]) -> Result<Labels, NoFix>
         (is_passing, NAMES.iter().position(|name| name == key).unwrap_or(NAMES.len()))
     });
     if common.is_empty() {
-        return Err(NoFix::NoLabel(first.namespace.clone(), first.name.clone()));
+        let (namespace, name) = (first.namespace.clone(), first.name.clone());
+        let has_passing = first.labels.keys().any(|key| is_controller_label(key));
+        return Err(if has_passing { NoFix::PassingLabels(namespace, name) } else { NoFix::NoLabel(namespace, name) });
     }
     let meant: BTreeSet<(&str, &str)> = pods.iter().map(|pod| of(pod).identity()).collect();
     let means_only_them = |labels: &Labels| {
@@ -193,7 +200,6 @@ pub(super) fn narrowest(view: View<'_>, pods: &[PodId]) -> Result<Labels, NoFix>
     let of_pair = |(key, value): &(&String, &String)| ((*key).clone(), (*value).clone());
     // A label that names what the pods are may stand alone. One of a release says nothing of that, and the
     // next release has another.
-    let is_name = |key: &str| NAMES.contains(&key);
     let is_passing = |key: &str| PASSING.iter().any(|word| key.contains(word));
     let have_name = common.iter().any(|(key, _)| is_name(key));
     let alone = common.iter().filter(|(key, _)| if have_name { is_name(key) } else { !is_passing(key) });

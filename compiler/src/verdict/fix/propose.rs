@@ -53,7 +53,9 @@ pub(super) fn proposals(
     let is_why = |pair: &&Pair| pair.verdict(view.cluster, view.groups, direction) != Verdict::Allowed;
     let denied = pairs.iter().find(is_why).ok_or(NoFix::FactMissing)?.question(direction);
     let decision = denied.decide(view.cluster, view.groups, direction);
-    let proposer = Proposer { view, direction, section, field, other, namespace, subjects, ports, denied, pairs };
+    let is_dns = is_dns_egress;
+    let proposer =
+        Proposer { view, direction, section, field, other, namespace, subjects, ports, is_dns, denied, pairs };
     proposer.all(&decision, flow)
 }
 
@@ -88,6 +90,8 @@ pub(super) struct Proposer<'a> {
     pub(super) subjects: Vec<PodId>,
     /// The items of `ports`.
     pub(super) ports: Vec<Value>,
+    /// Whether pods ask a DNS server for names.
+    pub(super) is_dns: bool,
     /// A question that is denied, which stands for all.
     pub(super) denied: &'a Question,
     pub(super) pairs: &'a [Pair],
@@ -239,8 +243,13 @@ impl Proposer<'_> {
             Direction::Egress => (&flow.from, &flow.to),
             Direction::Ingress => (&flow.to, &flow.from),
         };
+        // The selectors mean all replicas.
+        let others = self.pairs.iter().map(|pair| pair.question(self.direction).ends(self.direction).1.pod());
+        let others: Option<Vec<PodId>> = others.collect();
+        let here = self.common_name(&self.subjects).unwrap_or(&here.name);
+        let there = others.and_then(|others| self.common_name(&others)).unwrap_or(&there.name);
         let way = if self.direction == Direction::Egress { "to" } else { "from" };
-        let name_of = self.free_name(policy_name(&format!("{}-{way}-{}", here.name, there.name)))?;
+        let name_of = self.free_name(policy_name(&format!("{here}-{way}-{there}")))?;
         let document = json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
             "metadata": {"name": name_of, "namespace": self.namespace},
@@ -252,6 +261,15 @@ impl Proposer<'_> {
         let object = ObjectName::new("NetworkPolicy", &self.namespace, &name_of);
         let change = Change { direction: self.direction, object, edit: Edit::NewPolicy(document), rollout: None };
         Some(Proposal { change, cause: Cause::Policy, size: Size::Policy })
+    }
+}
+
+impl<'a> Proposer<'a> {
+    /// The name of the workload that all these pods are of, or of the one pod.
+    fn common_name(&self, pods: &[PodId]) -> Option<&'a str> {
+        let mut names = pods.iter().map(|pod| self.view.cluster.pod(*pod).identity());
+        let first = names.next()?;
+        names.all(|name| name == first).then_some(first.1)
     }
 }
 

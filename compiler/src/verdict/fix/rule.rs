@@ -5,6 +5,7 @@ use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
 use super::change::{Lacking, ObjectName, add, append, match_labels, remove, replace, value_at};
+use super::dead_port::is_meant;
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, Shown};
@@ -46,10 +47,15 @@ impl Proposer<'_> {
                     all.extend(proposal.map(|proposal| Proposal { cause: Cause::Mistake, ..proposal }));
                 }
                 let more = |document: &Value| self.more_ports(document, &base);
-                all.extend(self.of_policy(candidate.policy, Size::Item, more));
-                // A name opens less where pods give it to different numbers.
+                let is_dead = shown != Shown::No && self.misses_by_dead_port(candidate, policy, rule);
+                let cause = if is_dead { Cause::Mistake } else { Cause::Policy };
+                let proposal = self.of_policy(candidate.policy, Size::Item, more);
+                all.extend(proposal.map(|proposal| Proposal { cause, ..proposal }));
+                // A name opens less where pods give it to different numbers. For DNS everyone writes the number,
+                // and servers give their ports different names.
                 let list = [&base[..], &["ports"]].concat();
-                let named = peer::named_port(self.view, self.pairs, self.direction).into_iter();
+                let named = peer::named_port(self.view, self.pairs, self.direction);
+                let named = named.filter(|_| !self.is_dns).into_iter();
                 all.extend(named.filter_map(|port| {
                     self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, vec![port]))
                 }));
@@ -251,11 +257,7 @@ impl Proposer<'_> {
     /// or was one, such as that of a Job.
     fn means_none(&self, peer: &PodPeer) -> bool {
         let cluster = self.view.cluster;
-        let is_in = |namespace: &str| match &peer.namespaces {
-            Namespaces::Own(own) => own == namespace,
-            Namespaces::Selected(of) => cluster.namespace(namespace).is_some_and(|labels| of.matches(labels)),
-        };
-        let is_meant = |pod: &Pod| peer.pods.matches(&pod.labels) && is_in(&pod.namespace);
+        let is_meant = |pod: &Pod| is_meant(cluster, peer, pod);
         cluster.selects_none(peer) && !cluster.pods().any(|(_, pod)| !pod.is_endpoint() && is_meant(pod))
     }
 
@@ -295,17 +297,18 @@ impl Proposer<'_> {
     /// The labels of the other end in place of those that no pod has, where each is there with almost
     /// the same value, under another key, or as the workload's name.
     fn right_labels(&self, peer: &PodPeer, path: &[&str], pods: &[PodId]) -> Option<PatchOperation> {
+        let labels = peer::narrowest(self.view, pods).ok()?;
         let pod = self.view.cluster.pod(pods[0]);
-        let name = pod.identity().1;
+        // Pods that no label names should get the one that the rule asks for.
+        let name = labels.keys().any(|key| peer::is_name(key)).then_some(pod.identity().1);
         let is_meant = |requirement: &Requirement| {
             let is_elsewhere = || {
-                let mut values = pod.labels.values().map(String::as_str).chain([name]);
+                let mut values = pod.labels.values().map(String::as_str).chain(name);
                 !pod.labels.contains_key(&requirement.key) && values.any(|value| asks_for(requirement, value))
             };
             is_slip(requirement, &pod.labels) || is_elsewhere()
         };
         let mut failing = peer.pods.requirements().filter(|requirement| !requirement.matches(&pod.labels));
-        let labels = peer::narrowest(self.view, pods).ok()?;
         failing.all(is_meant).then(|| replace(&[path, &["podSelector"]].concat(), match_labels(&labels)))
     }
 

@@ -13,7 +13,7 @@ use npc_compiler::policy::finding;
 use npc_compiler::ruleset::layout::{self, SetMembers};
 use npc_compiler::ruleset::members;
 use npc_compiler::verdict::explain::{EndName, Flow, FlowExplanation, Port, Target, Verdict, explain};
-use npc_compiler::verdict::fix::{Bounded, Change, Edit, Fix, FlowFix, NoFix, Opened, fixes};
+use npc_compiler::verdict::fix::{Bounded, Change, Closing, Edit, Fix, FlowFix, NoFix, Opened, fixes};
 use npc_compiler::verdict::matrix::{self, By, Matrix};
 use npc_tests::random;
 use proptest::test_runner::{TestCaseError, TestError};
@@ -281,6 +281,9 @@ pub(super) fn check(
             }
         }
     }
+    if let [_] = fix.changes.as_slice() {
+        fix.closing.iter().try_for_each(|of| closing(objects, &old, of, &alone, bounded))?;
+    }
     let pods: BTreeSet<&str> = new.keys().flat_map(|(from, to, _)| [from.as_str(), to.as_str()]).collect();
     let is_known = |id: &str| {
         let is_outside = |text: &str| text.parse::<IpAddr>().is_ok() || Cidr::parse(text).is_ok();
@@ -289,6 +292,26 @@ pub(super) fn check(
     };
     if fix.opens.iter().chain(&fix.closes).any(|of| !is_known(&of.from.id) || !is_known(&of.to.id)) {
         return Err(format!("{:?} {:?} name an unknown end", fix.opens, fix.closes));
+    }
+    Ok(())
+}
+
+/// Checks what a change is said to close that is not proposed.
+fn closing(objects: &Objects, old: &Cells, of: &Closing, alone: &[IpAddr], bounded: Bounded<'_>) -> Result<(), String> {
+    let Closing { change, closes } = of;
+    let mut changed = objects.clone();
+    applied(&mut changed, change)?;
+    let new = cells(&bounded(Cluster::new(&changed)));
+    let none = (Traffic::none(), Traffic::none());
+    for key in old.keys().chain(new.keys()) {
+        let ((least, most), (new_least, new_most)) = (old.get(key).unwrap_or(&none), new.get(key).unwrap_or(&none));
+        let found = least.difference(new_least).union(&most.difference(new_most));
+        let is_it =
+            |of: &&Opened| means(&of.from.id, &key.0, alone) && means(&of.to.id, &key.1, alone) && of.family == key.2;
+        let said = closes.iter().filter(is_it).fold(Traffic::none(), |all, of| all.union(&of.traffic));
+        if said != found || closes.is_empty() {
+            return Err(format!("{key:?}: would close {found}, said {said}; {of:?}"));
+        }
     }
     Ok(())
 }
@@ -372,6 +395,9 @@ fn sound(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static str, usi
 /// In so many random clusters each kind of change occurs.
 const ENOUGH: u32 = 100;
 
+/// A fix that says what another change would close.
+const WOULD_CLOSE: &str = "would close";
+
 /// What an author gets wrong is proposed as the change that mends it, and that does what it says.
 #[test]
 fn a_mistake_in_a_random_cluster_is_mended_by_the_change_that_it_needs() {
@@ -387,7 +413,7 @@ fn a_mistake_in_a_random_cluster_is_mended_by_the_change_that_it_needs() {
         Ok(()) => {
             let counts: BTreeMap<&'static str, usize> = counts.into_inner();
             eprintln!("{counts:?}");
-            for kind in MENDED_BY {
+            for kind in MENDED_BY.into_iter().chain([WOULD_CLOSE]) {
                 let is_met = counts.contains_key(kind) || cases < ENOUGH;
                 assert!(is_met, "no fix of {kind} in {cases} clusters: {counts:?}");
             }
@@ -407,6 +433,9 @@ fn mended(objects: &Objects, counts: &mut BTreeMap<&'static str, usize>) -> Resu
         let Ok(fix) = &found.fix else { continue };
         for change in &fix.changes {
             *counts.entry(kind(change)).or_default() += 1;
+        }
+        if !fix.closing.is_empty() {
+            *counts.entry(WOULD_CLOSE).or_default() += 1;
         }
         check(objects, &cluster, &explanation, &found, fix, (from, to, &port), &|cluster| cluster)?;
     }

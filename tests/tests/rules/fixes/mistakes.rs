@@ -6,7 +6,7 @@ use npc_compiler::object::{Objects, Workload};
 use npc_compiler::verdict::fix::{ObjectName, Written};
 
 /// The kinds of changes that mend the mistakes.
-pub(super) const MENDED_BY: [&str; 7] = [
+pub(super) const MENDED_BY: [&str; 9] = [
     "policyTypes",
     "a rule's direction",
     "a policy's namespace",
@@ -15,6 +15,10 @@ pub(super) const MENDED_BY: [&str; 7] = [
     // The item has a podSelector too, and only its namespaceSelector is wrong.
     "an item's namespaceSelector",
     "a template's label",
+    // The rule has the port of the Service.
+    "a port",
+    // Its right podSelector would close what the server sends.
+    "a new policy",
 ];
 
 /// The flow that the policy means: its ends and its port.
@@ -46,15 +50,20 @@ pub(super) fn add(objects: &mut Objects, mended_by: &str) {
             "namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: deltas}}, \
              podSelector: {matchLabels: {role: client}}"
         }
+        // For one client a rule of its own would do.
+        "a port" => "podSelector: {matchExpressions: [{key: app, operator: Exists}]}",
         _ => "podSelector: {matchLabels: {role: client}}",
     };
+    let port = if mended_by == "a port" { 80 } else { MEANT.2 };
     let (types, section, field) = match mended_by {
         "policyTypes" => ("Egress", "ingress", "from"),
         "a rule's direction" => ("Ingress, Egress", "egress", "to"),
+        "a new policy" => ("Ingress, Egress", "ingress", "from"),
         _ => ("Ingress", "ingress", "from"),
     };
     let namespace = if mended_by == "a policy's namespace" { "default" } else { "delta" };
-    let server = if mended_by == "a policy's podSelector" { "servers" } else { "server" };
+    let is_misspelt = matches!(mended_by, "a policy's podSelector" | "a new policy");
+    let server = if is_misspelt { "servers" } else { "server" };
     let yaml = format!(
         "apiVersion: v1\nkind: Namespace\nmetadata: {{name: delta}}\n---\n\
          apiVersion: v1\nkind: Pod\nmetadata: {{name: client, namespace: delta, labels: {labels}}}\n\
@@ -65,7 +74,9 @@ pub(super) fn add(objects: &mut Objects, mended_by: &str) {
          spec: {{podSelector: {{}}, policyTypes: [Ingress]}}\n---\n\
          apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: server, namespace: {namespace}}}\n\
          spec: {{podSelector: {{matchLabels: {{app: {server}}}}}, policyTypes: [{types}], \
-         {section}: [{{{field}: [{{{peer}}}], ports: [{{port: 8080}}]}}]}}\n"
+         {section}: [{{{field}: [{{{peer}}}], ports: [{{port: {port}}}]}}]}}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {{name: server, namespace: delta}}\n\
+         spec: {{selector: {{app: server}}, ports: [{{port: 80, targetPort: 8080}}]}}\n"
     );
     let options = Options { declare_namespaces: false, ..Options::default() };
     let mut read = parse_text("delta.yaml", &yaml, &options).unwrap().objects;
@@ -76,4 +87,5 @@ pub(super) fn add(objects: &mut Objects, mended_by: &str) {
     objects.namespaces.extend(read.namespaces);
     objects.pods.extend(read.pods);
     objects.policies.extend(read.policies);
+    objects.services.extend(read.services);
 }

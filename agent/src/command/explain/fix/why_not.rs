@@ -26,6 +26,10 @@ pub(super) fn why_not(reason: &NoFix) -> String {
         NoFix::NoLabel(namespace, name) => {
             format!("no fix: the pods of {namespace}/{name} have no label that a selector can ask for; give them one")
         }
+        NoFix::PassingLabels(namespace, name) => format!(
+            "no fix: the pods of {namespace}/{name} have only labels that their controller adds, and these change with every \
+             Job or rollout; give them one of their own"
+        ),
         NoFix::NodeAddress(service) => {
             let name = |(namespace, name): &(String, String)| format!("{namespace}/svc/{name}");
             let service = service.as_ref().map_or_else(|| "the Service".to_owned(), name);

@@ -41,7 +41,7 @@ fn what_is_not_there_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let check = |path: &Path, wanted: &str| {
         let errors = load_all(&[path]).unwrap_err();
-        assert_eq!(errors.0[0].to_string(), format!("{}: error: {wanted}", path.display()));
+        assert_eq!(errors.problems[0].to_string(), format!("{}: error: {wanted}", path.display()));
     };
     check(directory.path(), "no *.yaml, *.yml or *.json file is in this directory");
     check(

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use npc_compiler::object::Pod;
+
 use super::super::long::{Sizes, read_by};
 use super::*;
 
@@ -53,6 +55,12 @@ fn items() -> Vec<Value> {
                 "ports": [{"port": "8080"}, {"port": 90}]}], "podSelector": {}, "policyTypes": ["Ingress"]}}),
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "deny", "namespace": "shop"},
             "spec": {"podSelector": {}}}),
+        json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "api", "namespace": "shop"},
+            "spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "api"}}}),
+        json!({"apiVersion": "template.openshift.io/v1", "kind": "Template", "metadata": {"name": "t", "namespace": "shop"},
+            "objects": [{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "${NAME}"}}]}),
+        json!({"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledJob", "metadata": {"name": "j", "namespace": "shop"},
+            "spec": {"jobTargetRef": {"template": {"spec": {"containers": [{"name": "c"}]}}}}}),
     ]
 }
 
@@ -138,7 +146,7 @@ const SIZES: [Sizes; 4] = [
 
 #[test]
 fn a_list_is_the_same_item_by_item_and_as_a_whole() {
-    let options = Options { allow_errors: true, ..Options::default() };
+    let options = Options { allow_errors: true, pass_over: true, ..Options::default() };
     let paths = [
         "",
         "spec.ingress[0].from[0].podSelector.matchLabels.app",
@@ -148,11 +156,16 @@ fn a_list_is_the_same_item_by_item_and_as_a_whole() {
     for text in [as_json(&items()), as_yaml(&items())] {
         let whole = parse_text("f.yaml", &text, &options).unwrap();
         assert_eq!(names(&whole).len(), 11, "{:?}", names(&whole));
+        let is_scaled = |pod: &Pod| pod.is_template() && !pod.is_single;
+        assert!(whole.objects.pods.iter().any(is_scaled), "an autoscaler scales the Deployment");
+        assert_eq!(whole.passed_over.unread.len(), 1, "a Service of the Template");
         for sizes in SIZES {
             let parsed = by_item(&text, sizes).unwrap_or_else(|| panic!("{sizes:?}: not read item by item\n{text}"));
             let loaded = finish(vec![parsed], &options).unwrap();
             assert_eq!(loaded.objects, whole.objects, "{sizes:?}");
             assert_eq!(loaded.skipped, whole.skipped);
+            assert_eq!(loaded.pod_makers, whole.pod_makers);
+            assert_eq!(loaded.passed_over, whole.passed_over, "{sizes:?}");
             let shown = |loaded: &Loaded| loaded.problems.iter().map(ToString::to_string).collect::<Vec<_>>();
             assert_eq!(shown(&loaded), shown(&whole), "{sizes:?}");
             for (kind, name) in [("NetworkPolicy", "web"), ("NetworkPolicy", "deny"), ("Deployment", "api")] {

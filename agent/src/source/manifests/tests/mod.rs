@@ -5,6 +5,7 @@
 mod corpora;
 mod long;
 mod objects;
+mod passed_over;
 mod places;
 mod random;
 mod texts;

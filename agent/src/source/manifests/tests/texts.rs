@@ -100,7 +100,7 @@ fn a_broken_document_does_not_hide_the_others() {
     assert_eq!(names(&loaded), ["ns default", "pod default/a", "pod default/c"]);
     assert_eq!(loaded.problems.len(), 2);
     let errors = parse_text("f.yaml", text, &Options::default()).unwrap_err();
-    assert_eq!(errors.0, loaded.problems);
+    assert_eq!(errors.problems, loaded.problems);
     let shown = errors.to_string();
     assert!(shown.contains("f.yaml:5:4: error:") && shown.contains("f.yaml:11:5: error:"), "{shown}");
     assert!(
