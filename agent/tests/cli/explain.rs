@@ -157,7 +157,11 @@ fn json_is_as_documented() {
     let end = |namespace, name| json!({"kind": "Deployment", "namespace": namespace, "name": name, "addresses": [], "hostNetwork": false});
     let conjunct = json!({
         "of": "peer", "path": "from[0]", "part": "namespace", "code": "peer-other-namespace", "result": "no",
-        "want": "shop", "got": "monitoring", "marks": [],
+        "want": "shop", "got": "monitoring",
+        "marks": [{
+            "path": "spec.ingress[1].from[0]", "want": "shop", "got": "monitoring",
+            "range": {"file": "in.yaml", "line": 83, "column": 7, "endLine": 83, "endColumn": 52},
+        }],
     });
     let ingress = json!({
         "verdict": "Denied", "reason": "peer-other-namespace",

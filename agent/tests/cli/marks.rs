@@ -274,6 +274,12 @@ fn names(policy: &Value, path: &str, want: &str) -> bool {
         (_, Value::String(text)) if path.contains(".matchLabels.") => want == format!("{key}={text}"),
         ("port" | "endPort", Value::Number(number)) => want.split([' ', '-']).any(|word| word == number.to_string()),
         ("port" | "protocol", Value::String(text)) => want.contains(text.as_str()),
+        ("cidr", Value::String(text)) => want == text,
+        (_, Value::String(text)) if path.contains(".except[") => want == format!("not {text}"),
+        // A peer of the policy's own namespace.
+        (_, Value::Object(item)) if item.contains_key("podSelector") => {
+            want == "default" && !item.contains_key("namespaceSelector")
+        }
         // A protocol that is left out.
         (_, Value::Object(_)) => want == "TCP",
         _ => false,
@@ -299,10 +305,7 @@ proptest! {
             let answer = files.npc("explain", &["-f", "policy.yaml", from, "a:80", "-o", "json"]);
             for candidate in answer.json()["flows"][0]["ingress"]["candidates"].as_array().unwrap() {
                 for conjunct in candidate["conjuncts"].as_array().unwrap() {
-                    // All but a peer that means its own namespace, or addresses.
-                    let part = conjunct["part"].as_str().unwrap();
-                    let is_marked = matches!(part, "pod" | "protocol" | "number" | "name");
-                    prop_assert!(!is_marked || conjunct["marks"].as_array().is_some_and(|marks| !marks.is_empty()), "{}", conjunct);
+                    prop_assert!(conjunct["marks"].as_array().is_some_and(|marks| !marks.is_empty()), "{}", conjunct);
                 }
                 for mark in candidate["conjuncts"].as_array().unwrap().iter().flat_map(|of| of["marks"].as_array().into_iter().flatten()) {
                     let (path, want, range) = (mark["path"].as_str().unwrap(), mark["want"].as_str().unwrap(), &mark["range"]);
