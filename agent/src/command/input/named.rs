@@ -111,8 +111,9 @@ fn meant(end: NamedObject<'_>, here: &str, objects: &Objects) -> Vec<ObjectRef> 
 /// The object as it would be read from a file.
 fn parsed(of: &ObjectRef, text: &str) -> Result<Loaded, String> {
     let options = manifests::Options { declare_namespaces: false, ..manifests::Options::default() };
-    manifests::parse_text(&of.to_string(), text, &options)
-        .map_err(|errors| format!("npc cannot read it: {}", errors.problems.first().map(Problem::said).unwrap_or_default()))
+    manifests::parse_text(&of.to_string(), text, &options).map_err(|errors| {
+        format!("npc cannot read it: {}", errors.problems.first().map(Problem::said).unwrap_or_default())
+    })
 }
 
 /// Whether pods of a CronJob's runs are there; then these are meant, and not the next run. Notes which runs
