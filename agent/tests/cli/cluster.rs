@@ -98,7 +98,7 @@ fn a_workload_without_pods_is_judged_by_its_template() {
     {
         let answer = explain(&files, &["bare", to]);
         assert_eq!(answer.code, 0, "{to}: {}{}", answer.out, answer.err);
-        assert!(answer.out.contains(says) && !answer.out.contains("has no pods"), "{to}: {}", answer.out);
+        assert!(answer.out.contains(says) && !answer.out.contains("no pods now"), "{to}: {}", answer.out);
     }
     let answer = explain(&files, &["cj/backup"]);
     assert_eq!(answer.code, 0, "the running pod: {}{}", answer.out, answer.err);
@@ -159,7 +159,7 @@ fn policies_that_are_not_judged_are_said_of_a_cluster_too() {
     let matrix = files.run(&["matrix", "--kubeconfig", "kubeconfig"]);
     assert!(matrix.err.contains("3 AdminNetworkPolicy"), "{}", matrix.err);
     let none = explain(&server(cluster), &["bare", "web", "-o", "json"]);
-    assert_eq!(none.json()["warnings"], json!([]), "{}", none.out);
+    assert!(!none.json()["warnings"].to_string().contains("decide otherwise"), "{}", none.out);
 }
 
 const NO_NAMESPACE: &str = "
