@@ -94,7 +94,7 @@ fn a_workload_without_pods_is_judged_by_its_template() {
     }
     // What has pods is not asked for.
     for (to, says) in
-        [("deploy/web", "shop/deploy/web"), ("rs/web-5d4f8", "shop/deploy/web"), ("cj/backup", "shop/cj/backup")]
+        [("deploy/web", "shop/deploy/web"), ("rs/web-5d4f8", "shop/deploy/web"), ("cj/backup", "shop/job/backup-1")]
     {
         let answer = explain(&files, &["bare", to]);
         assert_eq!(answer.code, 0, "{to}: {}{}", answer.out, answer.err);
