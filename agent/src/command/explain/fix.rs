@@ -169,7 +169,7 @@ fn not_proposed(cluster: &Cluster, of: &Closing) -> String {
             format!("{} in namespace {namespace}", object_name(old))
         }
         Edit::Policy(Patch(operations)) => {
-            let is_whole = |of: &PatchOperation| !of.path().last().is_some_and(is_end);
+            let is_whole = |of: &PatchOperation| !is_end(of.path().last().as_ref());
             let path = operations.first().map(|first| path_of(first, is_whole(first))).unwrap_or_default();
             format!("a change of {path} of {}", object_name(&change.object))
         }
@@ -308,16 +308,16 @@ fn write_change(change: &Change, is_alone: bool, out: &mut impl Write) -> io::Re
         Edit::Policy(Patch(operations)) => {
             // Several items for one list are written together.
             let is_item =
-                |of: &PatchOperation| matches!(of, PatchOperation::Add(_)) && of.path().last().is_some_and(is_end);
+                |of: &PatchOperation| matches!(of, PatchOperation::Add(_)) && is_end(of.path().last().as_ref());
             let together = operations.chunk_by(|one, next| is_item(one) && is_item(next) && one.path() == next.path());
             together.into_iter().try_for_each(|operations| write_operations(operations, &name, out))
         }
     }
 }
 
-/// Whether a token of a path means the end of a list.
-fn is_end(token: Token<'_>) -> bool {
-    token.decoded() == "-"
+/// Whether the last token of a path means the end of a list.
+fn is_end(token: Option<&Token<'_>>) -> bool {
+    token.is_some_and(|token| token.decoded() == "-")
 }
 
 /// What else must be done: what the pods of a changed template need, and where an object was.

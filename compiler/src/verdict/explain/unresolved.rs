@@ -52,23 +52,21 @@ impl Walk<'_> {
             return;
         }
         let servers = Servers::of(cluster);
-        let mut found: Vec<(Vec<EndName>, (Direction, Vec<PolicyId>))> = Vec::new();
+        let mut denied = IndexMap::<_, Vec<EndName>>::new();
         for (whole, source) in wholes {
-            let Some(by) = self.denied_dns(source, &servers) else { continue };
-            match found.iter_mut().find(|(_, of)| *of == by) {
-                Some((from, _)) => from.push(whole),
-                None => found.push((vec![whole], by)),
+            if let Some(by) = self.denied_dns(source, &servers) {
+                denied.entry(by).or_default().push(whole);
             }
         }
         let server = servers.name(cluster);
-        let warning = |(from, (direction, policies))| Warning::NamesUnresolved {
+        let warning = |((direction, policies), from)| Warning::NamesUnresolved {
             from,
             service: EndName::of_service(to).without_addresses(),
             direction,
             policies,
             server: server.clone(),
         };
-        self.warn(found.into_iter().map(warning).collect());
+        self.warn(denied.into_iter().map(warning).collect());
     }
 
     /// The policies that keep a source from every DNS server, those of the source or of the servers; none
