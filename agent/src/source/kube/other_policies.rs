@@ -4,21 +4,23 @@
 //! The API server says which groups and resources it serves (discovery, which every user may read). Of
 //! each resource that decides, one object is listed, and the answer says how many more there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::join_all;
 use kube::Client;
 use npc_compiler::object::deciding_kinds;
-use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use tokio::time;
+use serde::{Deserialize, Deserializer};
+use tokio::time::{self, Instant};
 
 use super::failure::Failure;
 use super::words;
 use crate::rounded::rounded;
 
-/// How long all of this may take: it decides no verdict, so no answer waits longer for it.
+/// How long all of this may take: no answer waits longer for what the lists do not need.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What there is of policies that npc does not judge.
@@ -36,6 +38,7 @@ pub struct OtherPolicies {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Groups {
+    #[serde(deserialize_with = "or_none")]
     groups: Vec<Group>,
 }
 
@@ -43,6 +46,8 @@ struct Groups {
 #[serde(rename_all = "camelCase", default)]
 struct Group {
     name: String,
+    #[serde(deserialize_with = "or_none")]
+    versions: Vec<Version>,
     preferred_version: Version,
 }
 
@@ -56,6 +61,7 @@ struct Version {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Resources {
+    #[serde(deserialize_with = "or_none")]
     resources: Vec<Resource>,
 }
 
@@ -72,14 +78,32 @@ struct Resource {
 #[serde(default)]
 struct Page {
     metadata: PageMetadata,
+    #[serde(deserialize_with = "or_none")]
     items: Vec<IgnoredAny>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct PageMetadata {
+    #[serde(deserialize_with = "or_none")]
     r#continue: String,
     remaining_item_count: Option<usize>,
+}
+
+/// A value, or nothing where a server writes `null`: Go does so for a list that was never made.
+fn or_none<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(of: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(of)?.unwrap_or_default())
+}
+
+impl Group {
+    /// Its versions, the preferred one first. A kind may be served by another one alone.
+    fn versions(&self) -> Vec<&str> {
+        let preferred = self.preferred_version.group_version.as_str();
+        let others = self.versions.iter().map(|of| of.group_version.as_str()).filter(|of| *of != preferred);
+        let mut all: Vec<&str> = iter::once(preferred).chain(others).collect();
+        all.retain(|version| !version.is_empty());
+        all
+    }
 }
 
 impl Page {
@@ -91,28 +115,33 @@ impl Page {
     }
 }
 
+/// How long an answer may take that the lists do not need.
+pub(super) fn patience(timeout: Option<Duration>) -> Duration {
+    timeout.map_or(PATIENCE, |timeout| timeout.min(PATIENCE))
+}
+
 /// Looks for policies that npc does not judge; in the namespace, where they may not be listed in all. It
 /// never fails: what is not known is said.
 pub async fn other_policies(client: &Client, namespace: &str, timeout: Option<Duration>) -> OtherPolicies {
-    let patience = timeout.map_or(PATIENCE, |timeout| timeout.min(PATIENCE));
-    time::timeout(patience, look(client, namespace)).await.unwrap_or_else(|_| {
-        let silent = format!("the API server did not answer within {}", rounded(patience));
-        OtherPolicies { failures: vec![silent], ..OtherPolicies::default() }
-    })
-}
-
-async fn look(client: &Client, namespace: &str) -> OtherPolicies {
-    let served = match get::<Groups>(client, "/apis").await {
-        Ok(Groups { groups }) => groups,
-        Err(failure) => return OtherPolicies { failures: vec![words(&failure)], ..OtherPolicies::default() },
+    let patience = patience(timeout);
+    let deadline = Instant::now() + patience;
+    let silent = format!("the API server did not answer within {}", rounded(patience));
+    let failed = |failure| OtherPolicies { failures: vec![failure], ..OtherPolicies::default() };
+    let served = match time::timeout_at(deadline, get::<Groups>(client, "/apis")).await {
+        Ok(Ok(Groups { groups })) => groups,
+        Ok(Err(failure)) => return failed(words(&failure)),
+        Err(_) => return failed(silent),
     };
     // Calico's own API server shows the objects of crd.projectcalico.org a second time, and with them the
     // NetworkPolicies of Kubernetes.
     let has_calico = served.iter().any(|group| group.name == "crd.projectcalico.org");
     let groups = served.iter().filter(|group| !(has_calico && group.name == "projectcalico.org"));
+    // A group whose own API server is silent takes nothing from what the others say.
     let looks = groups.filter_map(|group| {
         let (_, kinds) = deciding_kinds().find(|(of, _)| *of == group.name)?;
-        Some(of_group(client, group, kinds, namespace))
+        let look = time::timeout_at(deadline, of_group(client, group, kinds, namespace));
+        let silent = || failed(format!("{}: {silent}", group.name));
+        Some(look.map(move |found| found.unwrap_or_else(|_| silent())))
     });
     let mut all = OtherPolicies::default();
     for OtherPolicies { found, refused, failures } in join_all(looks).await {
@@ -127,17 +156,27 @@ async fn look(client: &Client, namespace: &str) -> OtherPolicies {
 
 async fn of_group(client: &Client, group: &Group, kinds: &[&str], namespace: &str) -> OtherPolicies {
     let mut all = OtherPolicies::default();
-    let path = format!("/apis/{}", group.preferred_version.group_version);
-    let resources = match get::<Resources>(client, &path).await {
-        Ok(Resources { resources }) => resources,
-        Err(failure) => {
-            all.failures.push(format!("{}: {}", group.name, words(&failure)));
-            return all;
+    let lists = group.versions().into_iter().map(async |version| {
+        let path = format!("/apis/{version}");
+        let resources = get::<Resources>(client, &path).await;
+        (path, resources)
+    });
+    let mut deciding: Vec<(String, Resource)> = Vec::new();
+    for (path, resources) in join_all(lists).await {
+        match resources {
+            Ok(Resources { resources }) => {
+                // All versions that list a kind have the same objects of it.
+                let known: BTreeSet<String> = deciding.iter().map(|(_, of)| of.kind.clone()).collect();
+                // What stands behind a slash is a part of an object, such as its status.
+                let is_new = |of: &Resource| {
+                    kinds.contains(&of.kind.as_str()) && !of.name.contains('/') && !known.contains(&of.kind)
+                };
+                deciding.extend(resources.into_iter().filter(is_new).map(|of| (path.clone(), of)));
+            }
+            Err(failure) => all.failures.push(format!("{}: {}", group.name, words(&failure))),
         }
-    };
-    // What stands behind a slash is a part of an object, such as its status.
-    let deciding = resources.iter().filter(|of| kinds.contains(&of.kind.as_str()) && !of.name.contains('/'));
-    let counts = deciding.map(async |of| (of, count(client, &path, of, namespace).await));
+    }
+    let counts = deciding.iter().map(async |(path, of)| (of, count(client, path, of, namespace).await));
     for (resource, (count, failure)) in join_all(counts).await {
         let kind = format!("{}.{}", resource.kind, group.name);
         match failure {
@@ -257,6 +296,47 @@ mod tests {
         assert!(failure.starts_with("crd.antrea.io: "), "{failure}");
         let none = of_cluster(|_| None).await;
         assert_eq!((none.found.len(), none.refused.len(), none.failures.len()), (0, 0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_kind_counts_that_only_another_version_serves() {
+        let found = of_cluster(|path| {
+            let group = "/apis/policy.networking.k8s.io";
+            let path = path.strip_prefix(group).unwrap_or(path);
+            Some(match path {
+                "/apis" => {
+                    let versions =
+                        ["v1alpha2", "v1alpha1"].map(|of| json!({"groupVersion": format!("{}/{of}", &group[6..])}));
+                    let of_group = json!({"name": &group[6..], "versions": versions, "preferredVersion": versions[0]});
+                    Json(json!({"groups": [of_group]})).into_response()
+                }
+                "/v1alpha2" => resources(&[("clusternetworkpolicies", "ClusterNetworkPolicy", false)]),
+                "/v1alpha1" => resources(&[
+                    ("clusternetworkpolicies", "ClusterNetworkPolicy", false),
+                    ("adminnetworkpolicies", "AdminNetworkPolicy", false),
+                ]),
+                "/v1alpha2/clusternetworkpolicies?limit=1" => {
+                    Json(json!({"metadata": {"continue": null}, "items": null})).into_response()
+                }
+                "/v1alpha1/adminnetworkpolicies?limit=1" => Json(json!({"items": [{}]})).into_response(),
+                _ => return None,
+            })
+        });
+        let counts = [("AdminNetworkPolicy.policy.networking.k8s.io".to_owned(), 1)].into();
+        assert_eq!(found.await, OtherPolicies { found: counts, ..OtherPolicies::default() });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_group_takes_nothing_from_the_others() {
+        let answer = async |uri: Uri| match uri.path() {
+            "/apis" => groups(&["cilium.io", "crd.antrea.io"]),
+            "/apis/cilium.io/v1" => resources(&[("ciliumnetworkpolicies", "CiliumNetworkPolicy", true)]),
+            "/apis/cilium.io/v1/ciliumnetworkpolicies" => Json(json!({"items": [{}]})).into_response(),
+            _ => std::future::pending().await,
+        };
+        let found = other_policies(&Client::new(Router::new().fallback(answer), "default"), "shop", None).await;
+        assert_eq!(found.found, [("CiliumNetworkPolicy.cilium.io".to_owned(), 1)].into());
+        assert_eq!(found.failures, ["crd.antrea.io: the API server did not answer within 5 s"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use npc_compiler::object::Workload;
 
 use super::failure::Failure;
 use super::list::in_time;
+use super::other_policies::patience;
 use super::words;
 
 /// Where the API has the workloads of a kind.
@@ -38,7 +39,8 @@ pub fn workload_kinds() -> impl Iterator<Item = &'static str> {
     RESOURCES.iter().map(|(kind, ..)| *kind)
 }
 
-/// Asks for one workload; an answer may take so long.
+/// Asks for one workload. An answer may take so long, and no longer than one about other policies: the lists
+/// are there by then.
 pub async fn workload(
     client: &Client,
     namespace: &str,
@@ -54,7 +56,7 @@ pub async fn workload(
         let request = http::Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
         Ok(client.request_text(request).await?)
     };
-    match in_time(timeout, asked).await {
+    match in_time(Some(patience(timeout)), asked).await {
         Ok(text) => WorkloadAnswer::Found(text),
         Err(failure) if failure.code() == Some(404) => WorkloadAnswer::Absent,
         Err(failure) if failure.code() == Some(403) => WorkloadAnswer::Refused(plural),
