@@ -19,7 +19,7 @@ use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::whatif::{self, Removal};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::unread::{Extent, Unread};
-use npc_compiler::object::{Consequence, Objects};
+use npc_compiler::object::{Consequence, NetworkPolicy, Objects};
 use npc_compiler::ruleset::layout::{Options, SetMembers};
 use npc_compiler::ruleset::members;
 
@@ -237,6 +237,14 @@ impl Args {
             removal
                 .apply(&mut loaded.objects)
                 .map_err(|error| Stop::new(Exit::Input, format!("--remove {removal}: {error}")))?;
+        }
+        if !self.remove.is_empty() {
+            // Where no policy of this name is left, none counts in place of an earlier one.
+            let policies = &loaded.objects.policies;
+            let remains = |of: &NetworkPolicy| {
+                policies.iter().any(|policy| policy.namespace() == of.namespace() && policy.name() == of.name())
+            };
+            loaded.replaced.retain(|replaced| remains(&replaced.policy));
         }
         if !self.overlay.is_empty() || !self.remove.is_empty() {
             loaded.objects.forget_computed_slices();
