@@ -8,6 +8,9 @@ use npc_compiler::verdict::flow::End;
 
 use crate::command::input::Input;
 
+/// So many are named.
+const NAMED: usize = 3;
+
 /// Warnings of those that would admit what is denied.
 pub(super) fn warnings(input: &Input, explanation: &FlowExplanation) -> Vec<String> {
     let replaced = input.loaded.replaced.iter().map(|of| (Policy::read(&of.policy).0, &of.place));
@@ -40,5 +43,7 @@ pub(super) fn warnings(input: &Input, explanation: &FlowExplanation) -> Vec<Stri
             }
         }
     }
-    all.into_iter().collect()
+    let more = all.len().saturating_sub(NAMED);
+    let more = (more > 0).then(|| format!("{more} more policies would admit this and do not count either"));
+    all.into_iter().take(NAMED).chain(more).collect()
 }
