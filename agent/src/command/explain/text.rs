@@ -45,7 +45,7 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "\nends that are judged alike are one flow; its reasons are those of the first pair")?;
         }
         let (blocks, left_out) = blocks(said, &shown)?;
-        for Block { place, heading, count, flow } in blocks {
+        for Block { place, heading, count, flow, text: _ } in blocks {
             let alike = if count > 1 { format!("  ({count} flows are alike)") } else { String::new() };
             writeln!(out, "\n{}{alike}", heading.trim_end())?;
             body(context, flow, fixes.of_flow(place), out)?;
@@ -72,6 +72,8 @@ struct Block<'s> {
     flow: &'s Flow,
     heading: String,
     count: usize,
+    /// What is said of it, where another flow was compared with it.
+    text: Option<Vec<u8>>,
 }
 
 /// The flows that are shown one by one, and how many are left out. Replicas on different nodes are flows
@@ -88,16 +90,25 @@ fn blocks<'s>(said: &Said<'_>, shown: &'s [(usize, Cow<'s, Flow>, String)]) -> i
         let mut line = Vec::new();
         heading(context, &mut line, flow, families)?;
         let heading = String::from_utf8_lossy(&line).into_owned();
-        let mut alike = None;
-        for (i, block) in blocks.iter().enumerate().filter(|(_, block)| block.heading == heading) {
-            if fixes.are_alike(block.place, *place) && text_of(block.flow)? == text_of(flow)? {
+        let (mut alike, mut text) = (None, None);
+        for (i, block) in blocks.iter_mut().enumerate().filter(|(_, block)| block.heading == heading) {
+            if !fixes.are_alike(block.place, *place) {
+                continue;
+            }
+            if text.is_none() {
+                text = Some(text_of(flow)?);
+            }
+            if block.text.is_none() {
+                block.text = Some(text_of(block.flow)?);
+            }
+            if block.text == text {
                 alike = Some(i);
                 break;
             }
         }
         match alike {
             Some(i) => blocks[i].count += 1,
-            None if blocks.len() < SHOWN => blocks.push(Block { place: *place, flow, heading, count: 1 }),
+            None if blocks.len() < SHOWN => blocks.push(Block { place: *place, flow, heading, count: 1, text }),
             None => left_out += 1,
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use npc_compiler::cluster::without_backend::WhyUnknown;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::object::{Protocol, is_topology_label};
-use npc_compiler::verdict::explain::{Flow, FlowExplanation, Missing, MissingFact, Party, Verdict, Warning};
+use npc_compiler::verdict::explain::{EndName, Flow, FlowExplanation, Missing, MissingFact, Party, Verdict, Warning};
 
 use super::words::{shown, verdict_word};
 use super::{replaced, unresolved, unused};
@@ -17,7 +17,8 @@ const NAMED: usize = 3;
 
 /// The warnings of an answer in words.
 pub(super) fn of_answer(input: &Input, explanation: &FlowExplanation) -> Vec<String> {
-    let said = explanation.warnings.iter().filter(|warning| !is_said_by_flows(&input.cluster, explanation, warning));
+    let hosts = hosts(&input.cluster, explanation);
+    let said = explanation.warnings.iter().filter(|warning| !is_said_by_flows(&hosts, warning));
     let mut all = texts(input, said);
     all.extend(unused::warnings(input, explanation));
     all.extend(replaced::warnings(input, explanation));
@@ -30,18 +31,32 @@ pub(super) fn texts<'w>(input: &Input, warnings: impl IntoIterator<Item = &'w Wa
     texts.chain(input.warnings.iter().cloned()).collect()
 }
 
+/// An end of a flow in its node's network: whether it is the source, its node, and the other end: kind,
+/// namespace, name, and whether that one is in its node's network.
+type Host<'a> = (bool, &'a str, (&'a str, Option<&'a str>, &'a str, bool));
+
+fn host<'a>(is_source: bool, node: &'a str, other: &'a EndName) -> Host<'a> {
+    (is_source, node, (&other.kind, other.namespace.as_deref(), &other.name, other.host_network))
+}
+
+/// The ends of the answer's flows that are in their nodes' networks.
+fn hosts<'a>(cluster: &'a Cluster, explanation: &'a FlowExplanation) -> BTreeSet<Host<'a>> {
+    let of_flow = |flow: &'a Flow| {
+        let parties = flow.parties.map(|(from, to)| [(true, from, &flow.to), (false, to, &flow.from)]);
+        parties.into_iter().flatten().filter_map(|(is_source, party, other)| {
+            let Party::Host(pod) = party else { return None };
+            Some(host(is_source, cluster.pod(pod).node.as_deref()?, other))
+        })
+    };
+    explanation.flows.iter().flat_map(of_flow).collect()
+}
+
 /// Whether flows of the answer say what holds for the other nodes, because it is about pods on all of them.
-fn is_said_by_flows(cluster: &Cluster, explanation: &FlowExplanation, warning: &Warning) -> bool {
+fn is_said_by_flows(hosts: &BTreeSet<Host<'_>>, warning: &Warning) -> bool {
     let Warning::OtherNodes { from, to, is_source, nodes, .. } = warning else { return false };
     let other = if *is_source { to } else { from };
-    let node = |flow: &Flow| {
-        let (from, to) = flow.parties?;
-        let (host, end) = if *is_source { (from, &flow.to) } else { (to, &flow.from) };
-        let Party::Host(pod) = host else { return None };
-        cluster.pod(pod).node.clone().filter(|_| end.is_same_end(other))
-    };
-    let shown: BTreeSet<String> = explanation.flows.iter().filter_map(node).collect();
-    nodes.iter().all(|(_, names)| !names.is_empty() && names.iter().all(|name| shown.contains(name)))
+    let is_shown = |node: &String| hosts.contains(&host(*is_source, node, other));
+    nodes.iter().all(|(_, names)| !names.is_empty() && names.iter().all(is_shown))
 }
 
 fn text(cluster: &Cluster, warning: &Warning) -> String {
