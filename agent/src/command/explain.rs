@@ -187,8 +187,8 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
                 Exit::Input,
                 format!(
                     "no policy applies to {}, because its pods are in their nodes' networks (hostNetwork): policies see the \
-                 addresses of these nodes, of which the input says none, or more than one answer can be about; ask npc \
-                 explain {0} DST, or npc explain SRC {0}, about the policies of the other end",
+                 addresses of their nodes. The input says none of these, or more than one, and one answer cannot be about \
+                 several; ask npc explain {0} DST, or npc explain SRC {0}, about the policies of the other end",
                     from.name
                 ),
             )
