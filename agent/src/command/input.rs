@@ -312,14 +312,15 @@ impl Args {
             let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
             let request_timeout = self.request_timeout.into();
             let settings = kube::ListSettings { namespace: namespace.clone(), request_timeout };
-            let others = kube::other_policies(&client, &namespace, request_timeout);
+            let aside = connector.apart().client()?;
+            let others = kube::other_policies(&aside, &namespace, request_timeout);
             let listed = try_join(kube::list(&client, &settings), others.map(Ok)).await;
             let server = connector.server().unwrap_or_default();
             let (listed, others) = listed.map_err(|error| anyhow::anyhow!("{error} (API server {server})"))?;
             let kube::ListedObjects { objects, problems, unread } = listed;
             let mut loaded = Loaded { objects, unread, skipped: others.found.clone(), ..Loaded::default() };
-            let named = named::read(&connector, ends, &settings, &mut loaded).await;
-            let warnings = named.warning().into_iter().chain(report::other_policies(&others)).collect();
+            let named = named::read(&client, ends, &settings, &mut loaded).await;
+            let warnings = named.warnings(&loaded.unread).into_iter().chain(report::other_policies(&others)).collect();
             anyhow::Ok(Asked { loaded, namespace, problems, warnings, unknown_workloads: named.unknown })
         };
         let unreachable = |error: anyhow::Error| {

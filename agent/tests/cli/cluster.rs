@@ -54,6 +54,9 @@ fn cluster(path: &str) -> Reply {
         "/apis/apps/v1/namespaces/shop/deployments/api" => {
             workload("Deployment", "apps/v1", "api", json!({"replicas": 2, "template": template("api")}))
         }
+        "/apis/apps/v1/namespaces/shop/deployments/web.v2" => {
+            workload("Deployment", "apps/v1", "web.v2", json!({"template": template("v2")}))
+        }
         "/apis/apps/v1/namespaces/shop/deployments/gone" => {
             workload("Deployment", "apps/v1", "gone", json!({"template": template("gone")}))
         }
@@ -84,6 +87,8 @@ fn a_workload_without_pods_is_judged_by_its_template() {
         ("deploy/api:80", 1, "DENIED  shop/pod/bare -> shop/deploy/api"),
         ("api:80", 1, "DENIED  shop/pod/bare -> shop/deploy/api"),
         ("api.shop:80", 1, "DENIED  shop/pod/bare -> shop/deploy/api"),
+        ("deploy/api.shop:80", 1, "DENIED  shop/pod/bare -> shop/deploy/api"),
+        ("web.v2:80", 0, "ALLOWED  shop/pod/bare -> shop/deploy/web.v2"),
         ("job/mig:80", 0, "ALLOWED  shop/pod/bare -> shop/job/mig"),
         ("deploy/gone:80", 0, "ALLOWED  shop/pod/bare -> shop/deploy/gone"),
     ] {
@@ -113,7 +118,7 @@ fn a_workload_that_is_not_found_is_said_to_be_missing_only_if_it_is() {
     let answer = explain(&files, &["bare", "deploy/idle:80"]);
     assert_eq!(answer.code, 3);
     assert!(answer.err.contains("its replicas is 0"), "{}", answer.err);
-    for to in ["sts/secret:80", "secret:80"] {
+    for to in ["sts/secret:80", "secret:80", "secret.shop:80", "sts/secret.shop:80"] {
         let answer = explain(&files, &["bare", to]);
         assert_eq!(answer.code, 3);
         assert!(answer.err.contains("no right to get statefulsets"), "{}", answer.err);

@@ -90,11 +90,11 @@ impl EndpointText {
             }
             What::Object(namespace, kind, name) => {
                 let here = namespace.as_deref().unwrap_or(default_namespace);
-                // An exact name wins over what DNS would make of it.
-                let mut readings = vec![(here, kind.as_deref(), name.as_str())];
-                if namespace.is_none() {
-                    readings.extend(self.service_with_port(input, name, kind.as_deref()));
-                    readings.extend(as_dns(name, kind.as_deref()));
+                let mut readings = readings(namespace.as_deref(), kind.as_deref(), name, default_namespace);
+                if namespace.is_none()
+                    && let Some(service) = self.service_with_port(input, name, kind.as_deref())
+                {
+                    readings.insert(1, service);
                 }
                 let is_dns = namespace.is_none() && matches!(kind.as_deref(), None | Some("Pod"));
                 let member = Some(name).filter(|_| is_dns).and_then(|name| member(name, here));
@@ -184,7 +184,10 @@ impl EndpointText {
             let message = format!("{kind:?} is no type of endpoint; say deploy, sts, ds, job, pod, svc, node or ns");
             return Err(Stop::new(Exit::Input, message));
         }
-        Err(Stop::new(Exit::NotFound, missing(input, &all, here, kind, name)))
+        let unknown =
+            readings.iter().flat_map(|(namespace, kind, name)| input.unknown_workloads(namespace, *kind, name));
+        let unknown = Vec::from_iter(BTreeSet::from_iter(unknown));
+        Err(Stop::new(Exit::NotFound, missing(input, &all, &unknown, (here, kind, name))))
     }
 }
 
@@ -203,7 +206,22 @@ fn replica_set<'a>(input: &'a Input, (namespace, kind, name): &Reading<'_>) -> O
 }
 
 /// What a name may mean: a namespace, a kind, and a name in it.
-type Reading<'n> = (&'n str, Option<&'n str>, &'n str);
+pub(in crate::command) type Reading<'n> = (&'n str, Option<&'n str>, &'n str);
+
+/// What an object as it was written may mean, in the order in which it is looked for.
+pub(in crate::command) fn readings<'n>(
+    namespace: Option<&'n str>,
+    kind: Option<&'n str>,
+    name: &'n str,
+    default_namespace: &'n str,
+) -> Vec<Reading<'n>> {
+    // An exact name wins over what DNS would make of it.
+    let mut all = vec![(namespace.unwrap_or(default_namespace), kind, name)];
+    if namespace.is_none() {
+        all.extend(as_dns(name, kind));
+    }
+    all
+}
 
 /// A pod as DNS names it by its headless Service: `POD.SERVICE.NAMESPACE.svc`.
 struct Member<'n> {
@@ -298,8 +316,9 @@ fn follow_external_name<'a>(input: &'a Input, mut target: Target<'a>) -> Target<
     target
 }
 
-/// Why there is no such object, and which one may be meant.
-fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>, name: &str) -> String {
+/// Why there is no such object, and which one may be meant. Of its workloads, it is said why it is not known
+/// whether they are there.
+fn missing(input: &Input, all: &[Found<'_>], unknown: &[String], (namespace, kind, name): Reading<'_>) -> String {
     let fits_idle = |of: &str| kind.is_none_or(|kind| kind == "Workload" || kind == of);
     let mut idle = input.loaded.idle.keys();
     if let Some(idle) = idle.find(|o| o.namespace == namespace && o.name == name && fits_idle(&o.kind)) {
@@ -335,19 +354,17 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
     });
     let candidates: BTreeSet<String> = same.chain(close).chain(of_template).map(Found::shown).collect();
     let unread = unread(input, kind, if is_scoped { namespace } else { "" });
-    let nowhere = (is_scoped && unread.is_empty()).then(|| no_namespace(input, namespace)).flatten();
+    let is_unknown = unread.is_empty() && !unknown.is_empty();
+    let nowhere = (is_scoped && unread.is_empty() && !is_unknown).then(|| no_namespace(input, namespace)).flatten();
     let is_nowhere = nowhere.is_some();
-    let unknown = input.unknown_workloads(namespace, kind, name);
-    if unread.is_empty() && !unknown.is_empty() {
-        let what = kind.map_or("workload".to_owned(), str::to_lowercase);
-        return format!(
-            "no pod of a {what} {name:?} was read in namespace {namespace}, but it may be there without pods: {}",
-            shorten(&unknown, UNREAD, "; ")
-        );
-    }
     let mut message = nowhere.unwrap_or_else(|| {
         let scope = if is_scoped { format!(" in namespace {namespace}") } else { String::new() };
         match unread.as_slice() {
+            [] if is_unknown => {
+                let what = kind.map_or("workload".to_owned(), str::to_lowercase);
+                let unknown = shorten(unknown, UNREAD, "; ");
+                format!("no pod of a {what} {name:?} was read{scope}, but it may be there without pods: {unknown}")
+            }
             [] => format!("there is no {what} {name:?}{scope}"),
             unread => {
                 let unread = shorten(unread, UNREAD, "; ");
@@ -361,7 +378,7 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
     } else if !candidates.is_empty() {
         let names: Vec<String> = candidates.into_iter().take(SUGGESTED).collect();
         format!("; did you mean: {}", names.join(", "))
-    } else if !unread.is_empty() {
+    } else if !unread.is_empty() || is_unknown {
         String::new()
     } else if input.cluster.endpoints().next().is_none() {
         format!("; the input has {}", policies_and_pods(&input.cluster))
@@ -369,7 +386,7 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
         String::new()
     };
     message.push_str(&more);
-    if kind.is_none() && name.contains('.') {
+    if kind.is_none() && name.contains('.') && !is_unknown {
         message.push_str("; npc resolves no DNS names of outside: give an address");
     }
     message

@@ -1,7 +1,8 @@
 //! Workloads of a cluster that a question names and of which no pod was read.
 //!
-//! A cluster's pods say which workloads there are. One without pods (`replicas: 0`, all pods evicted, a
-//! quota) is asked for by its name, and its template stands for the pods that it would make, as in files.
+//! A cluster's pods say which workloads there are. One without pods (all evicted, a quota, a new one) is asked
+//! for by its name, and its template stands for the pods that it would make, as in files. One with
+//! `replicas: 0` is said to have none.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,10 @@ use futures::future::join_all;
 use npc_agent::endpoint::short_kind;
 use npc_agent::source::kube::{self, WorkloadAnswer};
 use npc_agent::source::manifests::{self, Loaded, ObjectRef, Problem};
+use npc_compiler::cluster::unread::Unread;
 use npc_compiler::object::{Objects, Pod, Workload};
+
+use crate::command::endpoint::{Reading, readings};
 
 /// An object as a question names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +35,7 @@ pub(super) struct NamedWorkloads {
 
 /// Asks for the workloads that these endpoints may mean, and adds their templates to the objects.
 pub(super) async fn read(
-    connector: &kube::Connector,
+    client: &::kube::Client,
     ends: &[NamedObject<'_>],
     settings: &kube::ListSettings,
     loaded: &mut Loaded,
@@ -39,8 +43,6 @@ pub(super) async fn read(
     let wanted: BTreeSet<ObjectRef> =
         ends.iter().flat_map(|end| meant(*end, &settings.namespace, &loaded.objects)).collect();
     let mut named = NamedWorkloads::default();
-    let Ok(client) = connector.client() else { return named };
-    let client = &client;
     let asks = wanted.into_iter().map(async |of| {
         let workload = Workload { kind: of.kind.clone(), name: of.name.clone() };
         let answer = kube::workload(client, &of.namespace, &workload, settings.request_timeout).await;
@@ -70,42 +72,36 @@ pub(super) async fn read(
 
 /// The workloads that an endpoint may mean and of which no pod says that they are there.
 fn meant(end: NamedObject<'_>, here: &str, objects: &Objects) -> Vec<ObjectRef> {
-    let NamedObject { namespace, kind, name: written } = end;
-    let (namespace, name) = match (namespace, written.split_once('.')) {
-        (Some(namespace), _) => (namespace, written),
-        // As DNS names it, a namespace stands behind the dot.
-        (None, Some((name, namespace))) if kind.is_none() => (namespace, name),
-        (None, _) => (here, written),
-    };
-    let is_name = |text: &str| {
-        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-    };
-    if !is_name(namespace) || !is_name(name.replace('.', "-").as_str()) {
-        return Vec::new();
+    let mut wanted = Vec::new();
+    for (i, reading) in readings(end.namespace, end.kind, end.name, here).into_iter().enumerate() {
+        let (namespace, kind, name) = reading;
+        // Behind the first reading stands what DNS makes of the name: a Service, where there is one.
+        let is_service = || objects.services.iter().any(|of| of.namespace == namespace && of.name == name);
+        if objects.pods.iter().any(|pod| is_of(pod, reading)) || (i > 0 && kind.is_none() && is_service()) {
+            break;
+        }
+        if is_name(namespace) && is_name(name.replace('.', "-").as_str()) {
+            let is_meant = |of: &&str| kind.is_none_or(|kind| kind == "Workload" || kind == *of);
+            wanted.extend(kube::workload_kinds().filter(is_meant).map(|kind| ObjectRef::new(kind, namespace, name)));
+        }
     }
-    let is_known = |pod: &Pod, kind: Option<&str>| {
-        let is_it = pod.workload.as_ref().is_some_and(|of| of.name == name && kind.is_none_or(|kind| kind == of.kind))
-            || (kind.is_none() && pod.name == name)
-            || (kind.is_none_or(|kind| kind == "ReplicaSet") && pod.replica_set().as_deref() == Some(name));
-        // A Job whose pods have finished is over. Another workload makes new ones.
-        let is_over = || pod.workload.as_ref().is_some_and(|of| of.kind == "Job");
-        pod.namespace == namespace && is_it && (!pod.finished || is_over())
-    };
-    let asked: Vec<&str> = match kind {
-        None | Some("Workload") => kube::workload_kinds().collect(),
-        Some(kind) => kube::workload_kinds().filter(|of| *of == kind).collect(),
-    };
+    wanted
+}
+
+/// Whether a part of a path is as names of the API are.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+/// Whether a pod says that there is what a name means.
+fn is_of(pod: &Pod, (namespace, kind, name): Reading<'_>) -> bool {
     let kind = kind.filter(|kind| *kind != "Workload");
-    // A name with a dot may mean a Service too, or be the name of something here.
-    let is_whole = |pod: &Pod| pod.name == written || pod.workload.as_ref().is_some_and(|of| of.name == written);
-    let is_service = || objects.services.iter().any(|of| of.namespace == namespace && of.name == name);
-    if written != name && (is_service() || objects.pods.iter().any(|pod| pod.namespace == here && is_whole(pod))) {
-        return Vec::new();
-    }
-    if objects.pods.iter().any(|pod| is_known(pod, kind)) {
-        return Vec::new();
-    }
-    asked.into_iter().map(|kind| ObjectRef::new(kind, namespace, name)).collect()
+    let is_it = pod.workload.as_ref().is_some_and(|of| of.name == name && kind.is_none_or(|kind| kind == of.kind))
+        || (kind.is_none_or(|kind| kind == "Pod") && pod.name == name)
+        || (kind.is_none_or(|kind| kind == "ReplicaSet") && pod.replica_set().as_deref() == Some(name));
+    // A Job whose pods have finished is over. Another workload makes new ones.
+    let is_over = || pod.workload.as_ref().is_some_and(|of| of.kind == "Job");
+    pod.namespace == namespace && is_it && (!pod.finished || is_over())
 }
 
 /// The object as it would be read from a file.
@@ -160,12 +156,23 @@ impl UnknownWorkloads {
 }
 
 impl NamedWorkloads {
-    /// That the templates of workloads were judged, as a warning.
-    pub(super) fn warning(&self) -> Option<String> {
+    /// That the templates of workloads were judged, and why, as warnings.
+    pub(super) fn warnings(&self, unread: &[Unread]) -> Vec<String> {
         let shown = |of: &ObjectRef| format!("{}/{}/{}", of.namespace, short_kind(&of.kind), of.name);
-        let names: Vec<String> = self.found.iter().map(shown).collect();
-        let (has, its) =
-            if names.len() == 1 { ("has", "its template stands") } else { ("have", "their templates stand") };
-        (!names.is_empty()).then(|| format!("{} {has} no pods now; {its} for the pods to come", names.join(", ")))
+        let is_unread = |of: &&ObjectRef| unread.iter().any(|unread| unread.may_hold("Pod", &of.namespace));
+        let (unread, without): (Vec<_>, Vec<_>) = self.found.iter().partition(is_unread);
+        let mut all = Vec::new();
+        if !without.is_empty() {
+            let names: Vec<String> = without.into_iter().map(shown).collect();
+            let (has, its) =
+                if names.len() == 1 { ("has", "its template stands") } else { ("have", "their templates stand") };
+            all.push(format!("{} {has} no pods now; {its} for the pods to come", names.join(", ")));
+        }
+        if !unread.is_empty() {
+            let names: Vec<String> = unread.into_iter().map(shown).collect();
+            let its = if names.len() == 1 { "its template stands" } else { "their templates stand" };
+            all.push(format!("the pods of {} were not read; {its} for them", names.join(", ")));
+        }
+        all
     }
 }

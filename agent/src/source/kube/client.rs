@@ -127,6 +127,13 @@ impl Connector {
         self.noting(None)
     }
 
+    /// A connector to the same API server whose clients have a bound of their own: what an optional request
+    /// is told to wait holds up nothing else.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { limits: Arc::default(), ..self.clone() }
+    }
+
     /// A new client that notes what comes in answer to lists and watches.
     pub(super) fn noting(&self, watches: Option<&Watches>) -> kube::Result<Client> {
         let client = (self.make)()?;
