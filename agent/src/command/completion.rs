@@ -67,43 +67,63 @@ struct OnlyInput {
 
 /// The endpoints that a word may become, in the input that the line names so far.
 pub(super) fn endpoints(word: &OsStr) -> Vec<CompletionCandidate> {
-    candidates(word, |input, is_in_namespace| {
-        let names = endpoint::names(input);
-        let short = names.iter().filter_map(|name| name.strip_prefix(&input.namespace)?.strip_prefix('/'));
-        let short: Vec<String> = short.filter(|_| is_in_namespace).flat_map(in_its_namespace).collect();
-        names.into_iter().chain(short).chain(["any".to_owned(), "outside".to_owned()]).collect()
-    })
+    let Some(line) = Line::read(word, |_| {}) else { return Vec::new() };
+    line.beginning(line.endpoints())
 }
 
 /// What a word may become that is asked about alone: endpoints, and policies.
 pub(super) fn endpoints_and_policies(word: &OsStr) -> Vec<CompletionCandidate> {
-    let policies = candidates(word, |input, is_in_namespace| {
-        let names = input.cluster.policies().flat_map(|(_, policy)| {
-            let short =
-                (is_in_namespace && policy.namespace == input.namespace).then(|| format!("netpol/{}", policy.name));
-            short.into_iter().chain([format!("{}/netpol/{}", policy.namespace, policy.name)])
-        });
-        names.collect()
-    });
-    endpoints(word).into_iter().chain(policies).collect()
+    let Some(line) = Line::read(word, |_| {}) else { return Vec::new() };
+    line.beginning(line.endpoints()).into_iter().chain(line.beginning(line.policies())).collect()
 }
 
 /// The namespaces that a word may become.
 pub(super) fn namespaces(word: &OsStr) -> Vec<CompletionCandidate> {
-    candidates(word, |input, _| input.cluster.namespaces().cloned().collect())
+    // The line names the namespace by the word that is not whole yet.
+    let Some(line) = Line::read(word, input::Args::forget_namespace) else { return Vec::new() };
+    line.beginning(line.input.cluster.namespaces().cloned().collect())
 }
 
-/// The names of the input of the line that begin with a word. They are asked for with the input, and
-/// whether a name without its namespace is meant: a word has begun, or the line names the namespace.
-fn candidates(word: &OsStr, names: impl FnOnce(&Input, bool) -> Vec<String>) -> Vec<CompletionCandidate> {
-    let Some(word) = word.to_str() else { return Vec::new() };
-    let line = env::args_os().skip_while(|arg| arg != "--").skip(2);
-    let flags = input_flags(line);
-    let Ok(OnlyInput { input: args }) = OnlyInput::try_parse_from(flags) else { return Vec::new() };
-    let Ok(input) = args.read_quietly() else { return Vec::new() };
-    let is_in_namespace = !word.is_empty() || args.only_namespace().is_some();
-    let names: BTreeSet<String> = names(&input, is_in_namespace).into_iter().collect();
-    names.into_iter().filter(|name| name.starts_with(word)).map(CompletionCandidate::new).collect()
+/// A line with a word that is not whole yet.
+struct Line<'w> {
+    word: &'w str,
+    /// The input that it names so far.
+    input: Input,
+    /// Whether a name without its namespace is meant: the word has begun, or the line names the namespace.
+    is_in_namespace: bool,
+}
+
+impl<'w> Line<'w> {
+    /// Reads the input of npc's own line, whose flags may be changed before.
+    fn read(word: &'w OsStr, change: impl FnOnce(&mut input::Args)) -> Option<Self> {
+        let word = word.to_str()?;
+        let line = env::args_os().skip_while(|arg| arg != "--").skip(2);
+        let OnlyInput { input: mut args } = OnlyInput::try_parse_from(input_flags(line)).ok()?;
+        change(&mut args);
+        let is_in_namespace = !word.is_empty() || args.only_namespace().is_some();
+        Some(Self { word, input: args.read_names().ok()?, is_in_namespace })
+    }
+
+    fn endpoints(&self) -> BTreeSet<String> {
+        let names = endpoint::names(&self.input);
+        let short = names.iter().filter_map(|name| name.strip_prefix(&self.input.namespace)?.strip_prefix('/'));
+        let short: Vec<String> = short.filter(|_| self.is_in_namespace).flat_map(in_its_namespace).collect();
+        names.into_iter().chain(short).chain(["any".to_owned(), "outside".to_owned()]).collect()
+    }
+
+    fn policies(&self) -> BTreeSet<String> {
+        let names = self.input.cluster.policies().flat_map(|(_, policy)| {
+            let is_short = self.is_in_namespace && policy.namespace == self.input.namespace;
+            let short = is_short.then(|| format!("netpol/{}", policy.name));
+            short.into_iter().chain([format!("{}/netpol/{}", policy.namespace, policy.name)])
+        });
+        names.collect()
+    }
+
+    /// Those of these names that the word may become.
+    fn beginning(&self, names: BTreeSet<String>) -> Vec<CompletionCandidate> {
+        names.into_iter().filter(|name| name.starts_with(self.word)).map(CompletionCandidate::new).collect()
+    }
 }
 
 /// `TYPE/NAME` as one may write it in its own namespace: a Service needs its type.

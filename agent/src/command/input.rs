@@ -207,7 +207,7 @@ impl Args {
     /// Reads the objects, and of a cluster the workloads that are named so too; says on standard
     /// error what is odd about them.
     pub(super) fn read_for(&self, ends: &[NamedObject<'_>]) -> anyhow::Result<Input> {
-        let input = self.read_all(ends)?;
+        let input = self.read_all(Some(ends))?;
         input.listed.iter().for_each(|problem| eprintln!("{problem}"));
         report::write(&input.loaded, &input.cluster);
         Ok(input)
@@ -215,10 +215,21 @@ impl Args {
 
     /// Reads the objects; says nothing about them.
     pub(super) fn read_quietly(&self) -> anyhow::Result<Input> {
-        self.read_all(&[])
+        self.read_all(Some(&[]))
     }
 
-    fn read_all(&self, ends: &[NamedObject<'_>]) -> anyhow::Result<Input> {
+    /// Reads the objects for their names alone: asks for nothing that only answers need, and says nothing.
+    pub(super) fn read_names(&self) -> anyhow::Result<Input> {
+        self.read_all(None)
+    }
+
+    /// Takes `-n` for not said.
+    pub(super) fn forget_namespace(&mut self) {
+        self.namespace = None;
+    }
+
+    /// Without ends, even without a list of none, nothing is judged.
+    fn read_all(&self, ends: Option<&[NamedObject<'_>]>) -> anyhow::Result<Input> {
         let source = if self.files.is_empty() && self.kustomize.is_empty() { Source::Cluster } else { Source::Files };
         let asked = match source {
             Source::Cluster => self.ask(ends)?,
@@ -304,8 +315,8 @@ impl Args {
         Ok(loaded)
     }
 
-    /// Lists the cluster's objects, and looks for what endpoints name and what decides besides.
-    fn ask(&self, ends: &[NamedObject<'_>]) -> anyhow::Result<Asked> {
+    /// Lists the cluster's objects; with ends, looks for what these name and for what decides besides.
+    fn ask(&self, ends: Option<&[NamedObject<'_>]>) -> anyhow::Result<Asked> {
         let asked = async {
             let connector = kube::connect(self.kubeconfig.as_deref(), self.context.clone()).await?;
             let client = connector.client()?;
@@ -313,13 +324,18 @@ impl Args {
             let request_timeout = self.request_timeout.into();
             let settings = kube::ListSettings { namespace: namespace.clone(), request_timeout };
             let aside = connector.apart().client()?;
-            let others = kube::other_policies(&aside, &namespace, request_timeout);
+            let others = async {
+                match ends {
+                    Some(_) => kube::other_policies(&aside, &namespace, request_timeout).await,
+                    None => kube::OtherPolicies::default(),
+                }
+            };
             let listed = try_join(kube::list(&client, &settings), others.map(Ok)).await;
             let server = connector.server().unwrap_or_default();
             let (listed, others) = listed.map_err(|error| anyhow::anyhow!("{error} (API server {server})"))?;
             let kube::ListedObjects { objects, problems, unread } = listed;
             let mut loaded = Loaded { objects, unread, skipped: others.found.clone(), ..Loaded::default() };
-            let named = named::read(&client, ends, &settings, &mut loaded).await;
+            let named = named::read(&client, ends.unwrap_or_default(), &settings, &mut loaded).await;
             let warnings = named.warnings(&loaded.unread).into_iter().chain(report::other_policies(&others)).collect();
             anyhow::Ok(Asked { loaded, namespace, problems, warnings, unknown_workloads: named.unknown })
         };

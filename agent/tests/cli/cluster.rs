@@ -221,5 +221,7 @@ fn completions_know_namespaces_policies_and_names_without_their_namespace() {
     assert_eq!(complete("npc explain -f in.yaml shop/web-1 shop/n"), Vec::<String>::new());
     assert_eq!(complete("npc explain -f in.yaml -n s"), ["shop"]);
     assert_eq!(complete("npc matrix -f in.yaml -n s"), ["shop"]);
+    files.add("web.yaml", NO_NAMESPACE);
+    assert_eq!(complete("npc explain -f in.yaml -f web.yaml -n s"), ["shop"], "half a word is no namespace");
     assert_eq!(complete("npc reason port-is"), ["port-is-service-port"]);
 }
