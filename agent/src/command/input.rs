@@ -228,7 +228,7 @@ impl Args {
         self.namespace = None;
     }
 
-    /// Without ends, even without a list of none, nothing is judged.
+    /// Reads the objects, for their names alone where there is no list of ends.
     fn read_all(&self, ends: Option<&[NamedObject<'_>]>) -> anyhow::Result<Input> {
         let source = if self.files.is_empty() && self.kustomize.is_empty() { Source::Cluster } else { Source::Files };
         let asked = match source {
