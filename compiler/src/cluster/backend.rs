@@ -215,11 +215,30 @@ impl Cluster {
         })
     }
 
-    /// The ports of a pod to which services of its namespace lead.
-    pub fn ports_behind_services(&self, id: PodId) -> impl Iterator<Item = (Protocol, u16)> {
-        let of_namespace = self.services_in(&self.pod(id).namespace);
-        let ports = of_namespace.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
-        ports.filter_map(move |(service, port)| Some((port.protocol, self.port_of_backend(service, port, id)?)))
+    /// Whether a service of its namespace leads to a port of a pod.
+    #[must_use]
+    pub fn is_behind_service(&self, id: PodId, protocol: Protocol, number: u16) -> bool {
+        let may_lead = |service: &Service, port: &ServicePort| {
+            // The slices of a selector have the ports that the service says.
+            let is_other = |target: u16| target != number && service.selector.is_some();
+            port.protocol == protocol && !matches!(port.target, TargetPort::Number(target) if is_other(target))
+        };
+        self.ports_that_may_lead_to(id)
+            .any(|(service, port)| may_lead(service, port) && self.port_of_backend(service, port, id) == Some(number))
+    }
+
+    /// Whether a service of its namespace leads to some port of a pod.
+    #[must_use]
+    pub fn is_behind_some_service(&self, id: PodId) -> bool {
+        self.ports_that_may_lead_to(id).any(|(service, port)| self.port_of_backend(service, port, id).is_some())
+    }
+
+    /// The ports of the services of a pod's namespace but for those that select others.
+    fn ports_that_may_lead_to(&self, id: PodId) -> impl Iterator<Item = (&Service, &ServicePort)> {
+        let pod = self.pod(id);
+        let may_lead = |service: &&Service| service.selector.is_none() || service.asks_for(&pod.labels);
+        let services = self.services_in(&pod.namespace).filter(may_lead);
+        services.flat_map(|service| service.ports.iter().map(move |port| (service, port)))
     }
 
     /// The service that leads from this port of every node to a pod, and the pod's port.
@@ -269,7 +288,7 @@ impl Cluster {
     pub fn host_ports_at(&self, address: IpAddr) -> impl Iterator<Item = (PodId, &HostPort, HostPortAt)> {
         let at = move |id: PodId, pod: &Pod, port: &HostPort| match &pod.node {
             _ if port.address.is_some_and(|only| only != address) => HostPortAt::OtherAddress,
-            _ if pod.is_on_each_node() && !pod.is_on_some_nodes => HostPortAt::Here,
+            _ if pod.is_on_every_node() => HostPortAt::Here,
             None => HostPortAt::Perhaps,
             Some(_) if self.is_own_node(id, address) => HostPortAt::Here,
             Some(_) => HostPortAt::OtherNode,

@@ -306,6 +306,12 @@ impl Pod {
     pub fn is_on_each_node(&self) -> bool {
         self.is_template() && self.workload.as_ref().is_some_and(|workload| workload.kind == "DaemonSet")
     }
+
+    /// The same, and no selector leaves a node out.
+    #[must_use]
+    pub fn is_on_every_node(&self) -> bool {
+        self.is_on_each_node() && !self.is_on_some_nodes
+    }
 }
 
 impl From<core::Pod> for Pod {
@@ -388,9 +394,11 @@ impl Pod {
         ports.retain(|port| seen.insert(port.clone()));
         ports.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
         // Every node that npc runs on has these.
-        let is_special = |key: &String| !matches!(key.as_str(), "kubernetes.io/os" | "beta.kubernetes.io/os");
+        let is_of_all =
+            |key: &str, value: &str| matches!(key, "kubernetes.io/os" | "beta.kubernetes.io/os") && value == "linux";
         let affinity = spec.affinity.and_then(|of| of.node_affinity);
-        let is_on_some_nodes = spec.node_selector.is_some_and(|labels| labels.keys().any(is_special))
+        let is_on_some_nodes = (spec.node_selector)
+            .is_some_and(|labels| labels.iter().any(|(key, value)| !is_of_all(key, value)))
             || affinity.is_some_and(|of| of.required_during_scheduling_ignored_during_execution.is_some());
         let (hostname, subdomain) = (spec.hostname.unwrap_or_default(), spec.subdomain.unwrap_or_default());
         let has_dns_name = !hostname.is_empty() && !subdomain.is_empty() && hostname != name;

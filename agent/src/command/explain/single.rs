@@ -135,6 +135,8 @@ impl About<'_> {
     /// Both directions.
     fn sides(&self, explanation: &EndpointExplanation, out: &mut impl Write) -> io::Result<()> {
         let cluster = &self.context.input.cluster;
+        // An address of what was not read may be a pod's, though nothing would isolate it in one direction.
+        let may_be_pod = explanation.sides.iter().any(|side| side.may_be_isolated);
         for side in &explanation.sides {
             let isolated: Vec<String> = (side.isolated_by.iter())
                 .map(|(id, pods)| {
@@ -143,7 +145,7 @@ impl About<'_> {
                 })
                 .collect();
             let isolated = match (isolated.is_empty(), side.may_be_isolated) {
-                (true, false) if side.pods == 0 => {
+                (true, false) if side.pods == 0 && !may_be_pod => {
                     let what = if self.is_of_hosts { "a hostNetwork pod" } else { "no pod" };
                     format!("{what}: no policy applies to it, only those of the other ends")
                 }

@@ -247,7 +247,7 @@ impl<'a> ByPod<'a> {
             let mut is_certain = true;
             if service.routing.is_node_local && !service.routing.is_headless {
                 let own = self.cluster.pod(source).node.as_deref();
-                let is_everywhere = |pod| self.cluster.pod(pod).is_on_each_node();
+                let is_everywhere = |pod| self.cluster.pod(pod).is_on_every_node();
                 match (own, self.cluster.node_of_backend(service, backend.end)) {
                     _ if matches!(backend.end, BackendEnd::Pod(pod) if is_everywhere(pod)) => {}
                     (Some(own), Some(other)) if own == other => {}

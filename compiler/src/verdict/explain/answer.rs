@@ -324,7 +324,8 @@ pub enum Unanswerable {
         /// The names of the ports that the destination has, sorted.
         known: Vec<String>,
     },
-    /// An endpoint was asked about that no policy can apply to.
+    /// An endpoint was asked about that no policy can apply to, and that has no address or more pairs with
+    /// pods than can be judged.
     #[error("no policy can apply to it")]
     NoEndpoint,
     /// The ends differ in too many ways for one answer.

@@ -58,11 +58,14 @@ pub struct Side {
 /// So many addresses of nodes are explained together: of pods in their networks.
 const NODE_ADDRESSES: usize = 1000;
 
+/// So many pairs of such an address and a pod are judged.
+const JUDGED: usize = 1_000_000;
+
 /// Explains an endpoint; a Service by its backends, an address or a node by the policies of the other ends, and
 /// pods in their nodes' networks as these. The groups are those of all endpoints ([`Groups::of_cluster`]).
 ///
 /// # Errors
-/// If no policy can apply to what the target means, or no object says its addresses.
+/// If no object says an address of what the target means, or if it has more than can be judged.
 pub fn explain_endpoint(
     cluster: &Cluster,
     groups: &Groups,
@@ -73,7 +76,8 @@ pub fn explain_endpoint(
         return Ok(of_ends(cluster, groups, &pods, &[]));
     }
     let addresses = addresses_of(cluster, target);
-    if !(1..=NODE_ADDRESSES).contains(&addresses.len()) {
+    let judged = addresses.len().saturating_mul(cluster.endpoints().count());
+    if !(1..=NODE_ADDRESSES).contains(&addresses.len()) || judged > JUDGED {
         return Err(Unanswerable::NoEndpoint);
     }
     Ok(of_ends(cluster, groups, &[], &addresses))
@@ -83,8 +87,13 @@ pub fn explain_endpoint(
 fn addresses_of(cluster: &Cluster, target: &Target<'_>) -> Vec<IpAddr> {
     let of_hosts = |pods: &[PodId]| -> Vec<IpAddr> {
         let hosts = pods.iter().filter(|pod| cluster.pod(**pod).host_network);
-        let of_pod = |pod: &PodId| Family::ALL.map(|family| Party::Host(*pod).address(cluster, family));
-        let addresses: BTreeSet<IpAddr> = hosts.flat_map(of_pod).flatten().collect();
+        let of_pod = |pod: &PodId| -> Vec<IpAddr> {
+            if cluster.pod(*pod).is_on_every_node() {
+                return cluster.nodes().values().flatten().copied().collect();
+            }
+            Family::ALL.into_iter().filter_map(|family| Party::Host(*pod).address(cluster, family)).collect()
+        };
+        let addresses: BTreeSet<IpAddr> = hosts.flat_map(of_pod).collect();
         addresses.into_iter().collect()
     };
     match target {
@@ -198,10 +207,9 @@ fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAd
                 *isolated_by.entry(cluster.as_written(*policy)).or_default() += 1;
             }
         }
-        let ends = pods.iter().map(|pod| End::Pod(*pod));
-        // Between two addresses outside, no policy applies.
-        let outside =
-            if pods.is_empty() { OutsideBounds::default() } else { outside(cluster, groups, ends.clone(), direction) };
+        let addresses = addresses.iter().map(|address| End::of_asked_address(cluster, *address));
+        let ends = pods.iter().map(|pod| End::Pod(*pod)).chain(addresses);
+        let outside = outside(cluster, groups, ends.clone(), direction);
         let shown = |ends: &[End]| match direction {
             Direction::Egress => (is_own(ends), true),
             Direction::Ingress => (true, is_own(ends)),

@@ -12,7 +12,7 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::{Backend, BackendEnd};
 use crate::cluster::group::Groups;
 use crate::cluster::{Cluster, PodId};
-use crate::object::{ContainerPort, Family};
+use crate::object::{ContainerPort, Family, Pod};
 use crate::verdict::flow::End;
 use crate::verdict::zone::{Zones, free_address};
 
@@ -156,12 +156,17 @@ impl<'a> Finder<'a> {
         })
     }
 
-    /// The part of a prefix that is in some addresses of its family, if any of them is free.
-    pub(super) fn part(self, unit: &Unit, part: &AddressSet) -> Option<Unit> {
-        let family = unit.only?;
+    /// The addresses of a family that pods and nodes have.
+    pub(super) fn taken_of(self, family: Family) -> AddressSet {
         let taken: Vec<IpAddr> = self.taken().into_iter().filter(|of| Family::of(of) == family).collect();
-        let taken = numbers_of(&taken);
-        let address = part.ranges().iter().find_map(|range| free_address(family, *range, &taken))?;
+        numbers_of(&taken)
+    }
+
+    /// The part of a prefix that is in some addresses of its family, if any of them is free: none of
+    /// those that are taken.
+    pub(super) fn part(self, unit: &Unit, part: &AddressSet, taken: &AddressSet) -> Option<Unit> {
+        let family = unit.only?;
+        let address = part.ranges().iter().find_map(|range| free_address(family, *range, taken))?;
         let text = cidr::prefixes(family, part).iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         Some(self.bare_address(address, "Block", &text))
     }
@@ -225,8 +230,11 @@ impl<'a> Finder<'a> {
             return units;
         }
         let listed: BTreeSet<PodId> = pods.iter().copied().collect();
+        let workload = |pod: &'a Pod| (&pod.namespace, &pod.workload);
+        let meant: BTreeSet<_> = pods.iter().map(|id| workload(self.cluster.pod(*id))).collect();
         let others = self.cluster.named().filter(|(id, _)| !listed.contains(id));
-        let others: BTreeSet<_> = others.map(|(_, pod)| (&pod.namespace, &pod.workload)).collect();
+        let others: BTreeSet<_> =
+            others.map(|(_, pod)| workload(pod)).filter(|workload| meant.contains(workload)).collect();
         for (unit, id) in units.iter_mut().zip(pods) {
             let pod = self.cluster.pod(*id);
             if others.contains(&(&pod.namespace, &pod.workload))

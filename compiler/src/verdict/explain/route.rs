@@ -185,7 +185,7 @@ impl Walk<'_> {
                 Exposure::AnyNode => self.by_any_node(&outside, destinations, node_port, via),
                 Exposure::OwnNode => {
                     let on_node = |destination: &Destination| match node_port {
-                        Some(_) if is_on_each_node(cluster, &destination.unit) => Some(true),
+                        Some(_) if is_on_every_node(cluster, &destination.unit) => Some(true),
                         Some(entry) => {
                             let Some(node) = self.node_of(service, destination) else {
                                 // An address outside the cluster is on no node.
@@ -262,7 +262,7 @@ impl Walk<'_> {
 
     /// Whether a client and a backend are on one node, as far as the input says.
     fn is_on_one_node(&self, source: &Unit, service: &Service, destination: &Destination) -> Option<bool> {
-        if is_on_each_node(self.ends.cluster, &destination.unit) {
+        if is_on_every_node(self.ends.cluster, &destination.unit) {
             return Some(true);
         }
         match (destination.unit.party, self.node_of(service, destination)) {
@@ -481,6 +481,11 @@ impl Walk<'_> {
 /// Whether an end stands for a pod on each node.
 pub(super) fn is_on_each_node(cluster: &Cluster, unit: &Unit) -> bool {
     unit.is_template && unit.party.pod().is_some_and(|pod| cluster.pod(pod).is_on_each_node())
+}
+
+/// Whether an end stands for a pod on each node, and no selector leaves a node out.
+fn is_on_every_node(cluster: &Cluster, unit: &Unit) -> bool {
+    unit.is_template && unit.party.pod().is_some_and(|pod| cluster.pod(pod).is_on_every_node())
 }
 
 /// Where a Service leads, as a fact that the input lacks.

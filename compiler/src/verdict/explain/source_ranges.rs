@@ -1,6 +1,7 @@
 //! Addresses of load balancers: which clients they take (`loadBalancerSourceRanges`), and those that
 //! nodes do not take at all (`ipMode: Proxy`).
 
+use std::cell::LazyCell;
 use std::net::IpAddr;
 
 use super::answer::Via;
@@ -91,6 +92,7 @@ impl Walk<'_> {
     /// The same sources, where prefixes of a block's family are cut into what is in the block and what is
     /// not.
     fn cut(&self, sources: &[Unit], block: &Block) -> Vec<Unit> {
+        let taken = LazyCell::new(|| self.ends.taken_of(block.family));
         let cut = |unit: &Unit| {
             if unit.name.kind != "Block" || unit.only != Some(block.family) {
                 return vec![unit.clone()];
@@ -102,7 +104,7 @@ impl Walk<'_> {
             if parts.iter().any(AddressSet::is_empty) {
                 return vec![unit.clone()];
             }
-            parts.iter().filter_map(|part| self.ends.part(unit, part)).collect()
+            parts.iter().filter_map(|part| self.ends.part(unit, part, &taken)).collect()
         };
         sources.iter().flat_map(cut).collect()
     }

@@ -37,6 +37,8 @@ struct Servers<'a> {
     /// The Service that leads to them.
     service: Option<&'a Service>,
     pods: Vec<(PodId, u16)>,
+    /// The Service leads to addresses of which the input has no pod too.
+    has_others: bool,
 }
 
 impl Walk<'_> {
@@ -52,6 +54,9 @@ impl Walk<'_> {
             return;
         }
         let servers = Servers::of(cluster);
+        if servers.has_others {
+            return;
+        }
         let mut denied = IndexMap::<_, Vec<EndName>>::new();
         for (whole, source) in wholes {
             if let Some(by) = self.denied_dns(source, &servers) {
@@ -148,10 +153,11 @@ impl Walk<'_> {
 impl<'a> Servers<'a> {
     fn of(cluster: &'a Cluster) -> Self {
         let service = cluster.services().find(|service| is_dns(service));
-        let mut pods: Vec<(PodId, u16)> = Vec::new();
+        let (mut pods, mut has_others) = (Vec::<(PodId, u16)>::new(), false);
         let is_asked = |port: &&ServicePort| (port.protocol, port.port) == (Protocol::Udp, DNS_PORT);
         for port in service.iter().flat_map(|service| &service.ports).filter(is_asked) {
             let backends = service.and_then(|service| cluster.backends(service, port)).unwrap_or_default();
+            has_others |= backends.iter().any(|backend| matches!(backend.end, BackendEnd::Address(_)));
             pods.extend(backends.iter().filter_map(|backend| match backend.end {
                 BackendEnd::Pod(pod) => Some((pod, backend.port)),
                 BackendEnd::Address(_) => None,
@@ -159,7 +165,7 @@ impl<'a> Servers<'a> {
         }
         let labelled = cluster.pods().filter(|(_, pod)| is_labelled(pod, LABEL) && !pod.finished);
         pods.extend(labelled.map(|(id, _)| (id, DNS_PORT)).filter(|_| service.is_none()));
-        Self { service, pods }
+        Self { service, pods, has_others }
     }
 
     /// What to ask about.

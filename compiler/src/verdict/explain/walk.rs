@@ -415,7 +415,12 @@ fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
         let in_general = is_part.then(|| general(&said));
         let found = is_part
             && all.iter_mut().any(|((a, b, had), had_general)| {
-                let is_joined = *had_general == in_general
+                // Names are compared sooner than all that is said.
+                let has_names = b.name == to.name
+                    || a.name == from.name
+                    || (a.name.is_same_end(&from.name) && b.name.is_same_end(&to.name));
+                let is_joined = has_names
+                    && *had_general == in_general
                     && (join(a, from, b.name == to.name)
                         || join(b, to, a.name == from.name)
                         || join_addresses((&mut *a, &mut *b), (from, to)));

@@ -38,7 +38,8 @@ impl Proposer<'_> {
     }
 
     /// Whether a port may be one that something listens on that a rule leads to: a pod declares it, a
-    /// Service leads to it, or the rule leads to others than pods of the input.
+    /// Service leads to it, nothing says which ports a pod has, or the rule may lead to others than these
+    /// pods of the input.
     fn may_lead_to(&self, policy: &Policy, rule: &PolicyRule, protocol: Protocol, port: u16) -> bool {
         let cluster = self.view.cluster;
         let subject = [Peer::Pods(policy.subject_peer())];
@@ -52,10 +53,15 @@ impl Proposer<'_> {
             Peer::Block(_) => true,
             Peer::Pods(peer) => {
                 cluster.may_select_unread(peer)
+                    || cluster.has_pod_makers()
+                    || !cluster.possibly_selected(peer).is_empty()
                     || cluster.pods().any(|(id, pod)| {
                         let is_declared = || pod.declared_ports(protocol).any(|declared| declared == port);
-                        let is_target = || cluster.ports_behind_services(id).any(|of| of == (protocol, port));
-                        pod.is_endpoint() && is_meant(cluster, peer, pod) && (is_declared() || is_target())
+                        let is_target = || cluster.is_behind_service(id, protocol, port);
+                        // Of a pod that nothing says a port of, each may be one.
+                        let declares_none = || pod.ports.is_empty() && pod.unnamed_ports.is_empty();
+                        let is_any = || declares_none() && !cluster.is_behind_some_service(id);
+                        pod.is_endpoint() && is_meant(cluster, peer, pod) && (is_declared() || is_target() || is_any())
                     })
             }
         })

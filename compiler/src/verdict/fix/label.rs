@@ -111,11 +111,11 @@ pub(super) fn names_another(view: View<'_>, rule_of: PolicyId, pods: &[PodId], c
 /// other pod of their namespace has.
 fn is_own_name(view: View<'_>, pods: &[PodId], key: &str, value: &str) -> bool {
     let is_without_identity = |pod: &Pod| !IDENTITY.iter().any(|key| pod.labels.contains_key(*key));
-    pods.iter().map(|id| view.cluster.pod(*id)).all(|pod| {
-        let others = || view.cluster.pods().filter(|(_, other)| other.namespace == pod.namespace);
-        let is_free = || others().all(|(_, other)| other.labels.get(key).is_none_or(|of| of != value));
-        pod.identity().1 == value && is_without_identity(pod) && is_free()
-    })
+    let mut pods = pods.iter().map(|id| view.cluster.pod(*id)).peekable();
+    let Some(namespace) = pods.peek().map(|first| &first.namespace) else { return true };
+    let is_named = |pod: &Pod| pod.namespace == *namespace && pod.identity().1 == value && is_without_identity(pod);
+    let has_it = |pod: &Pod| pod.namespace == *namespace && pod.labels.get(key).is_some_and(|of| of == value);
+    pods.all(is_named) && !view.cluster.pods().any(|(_, pod)| has_it(pod))
 }
 
 /// The Services that select a pod only with these labels more, by namespace and name.

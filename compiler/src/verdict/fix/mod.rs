@@ -420,6 +420,10 @@ fn attempt(
     let misplaced = changes.iter().position(|(cause, _)| *cause == Cause::Misplaced);
     match found.filter(|found| found.closes.is_empty() || misplaced.is_some()) {
         Some(Difference { opens, closes }) => {
+            // It would admit the flow in its own direction only.
+            if changes.len() > 1 {
+                closing.clear();
+            }
             let changes = merged(changes.into_iter().map(|(_, change)| change).collect());
             let backend_of = label::new_backends(before, &changes);
             Ok(Attempt::Found(Fix { changes, closing, opens, closes, backend_of }))

@@ -120,8 +120,8 @@ pub(super) struct Likeness {
     /// The input does not say the node of a pod of it, so an address of a node in another row may
     /// be its own node's.
     may_be_own_node: bool,
-    /// A pod of it is on each node.
-    is_on_each_node: bool,
+    /// A pod of it is on every node.
+    is_on_every_node: bool,
 }
 
 impl Row {
@@ -132,7 +132,8 @@ impl Row {
         Likeness {
             alone: judged.alone.or_else(|| self.views.iter().any(exempt).then_some(place)),
             may_be_own_node: self.views.iter().any(may_be),
-            is_on_each_node: !addresses.is_empty() && self.views.iter().any(|view| is_on_each_node(cluster, view.end)),
+            is_on_every_node: !addresses.is_empty()
+                && self.views.iter().any(|view| is_on_every_node(cluster, view.end)),
             ..judged
         }
     }
@@ -145,14 +146,14 @@ impl Row {
             is_template: self.is_template,
             alone: self.is_address.then_some(place),
             may_be_own_node: false,
-            is_on_each_node: false,
+            is_on_every_node: false,
         }
     }
 }
 
-/// Whether an end stands for the pods of a DaemonSet.
-fn is_on_each_node(cluster: &Cluster, end: End) -> bool {
-    matches!(end, End::Pod(pod) if cluster.pod(pod).is_on_each_node())
+/// Whether an end stands for the pods of a DaemonSet that has one on every node.
+fn is_on_every_node(cluster: &Cluster, end: End) -> bool {
+    matches!(end, End::Pod(pod) if cluster.pod(pod).is_on_every_node())
 }
 
 /// The rows that no rule distinguishes, by their places, in the order of their first ones; and
@@ -349,7 +350,7 @@ fn by_ends(cluster: &Cluster, judge: &PairVerdicts, known: &mut TrafficTable, fr
                     pair = BoundIds { least: TrafficId::NONE, most: TrafficId::ALL };
                 }
                 let place = if a.bare.is_some() || b.bare.is_some() { 0 } else { 1 + family };
-                if may_be_own_node && (is_on_each_node(cluster, a.end) || is_on_each_node(cluster, b.end)) {
+                if may_be_own_node && (is_on_every_node(cluster, a.end) || is_on_every_node(cluster, b.end)) {
                     // One of its pods is on this node, and the others are not.
                     sums[place].add(known, EVERYTHING);
                 } else if may_be_own_node {

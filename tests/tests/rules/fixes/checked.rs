@@ -206,6 +206,37 @@ fn meet(one: &EndName, other: &EndName) -> bool {
     }
 }
 
+/// Checks that changed objects allow all flows of a fix.
+fn are_allowed(
+    changed: &Objects,
+    explanation: &FlowExplanation,
+    found: &FlowFix,
+    (from, to, port): (&str, &str, &Port),
+    bounded: Bounded<'_>,
+) -> Result<(), String> {
+    let after = bounded(Cluster::new(changed));
+    let again = explained(changed, &after, from, to, port).ok_or("no answer after the change")?;
+    for place in &found.flows {
+        let asked = &explanation.flows[*place];
+        let is_it = |flow: &&Flow| {
+            let family = flow.family.is_none() || asked.family.is_none() || flow.family == asked.family;
+            family && meet(&flow.from, &asked.from) && meet(&flow.to, &asked.to)
+        };
+        let mut allowed = Traffic::none();
+        for flow in again.flows.iter().filter(is_it) {
+            if flow.verdict == Verdict::Allowed {
+                allowed = allowed.union(&flow.traffic);
+            } else if !flow.traffic.intersection(&asked.traffic).is_none() {
+                return Err(format!("{:?} {} is not allowed", flow.family, flow.traffic));
+            }
+        }
+        if !asked.traffic.difference(&allowed).is_none() {
+            return Err(format!("{:?} {} is not allowed", asked.family, asked.traffic));
+        }
+    }
+    Ok(())
+}
+
 /// Checks all that a fix says.
 pub(super) fn check(
     objects: &Objects,
@@ -225,25 +256,8 @@ pub(super) fn check(
         applied(&mut changed, change)?;
     }
     let after = bounded(Cluster::new(&changed));
-    let again = explained(&changed, &after, from, to, port).ok_or("no answer after the fix")?;
-    for place in &found.flows {
-        let asked = &explanation.flows[*place];
-        let is_it = |flow: &&Flow| {
-            let family = flow.family.is_none() || asked.family.is_none() || flow.family == asked.family;
-            family && meet(&flow.from, &asked.from) && meet(&flow.to, &asked.to)
-        };
-        let mut allowed = Traffic::none();
-        for flow in again.flows.iter().filter(is_it) {
-            if flow.verdict == Verdict::Allowed {
-                allowed = allowed.union(&flow.traffic);
-            } else if !flow.traffic.intersection(&asked.traffic).is_none() {
-                return Err(format!("{:?} {} is not allowed after {:?}", flow.family, flow.traffic, fix.changes));
-            }
-        }
-        if !asked.traffic.difference(&allowed).is_none() {
-            return Err(format!("{:?} {} is not allowed after {:?}", asked.family, asked.traffic, fix.changes));
-        }
-    }
+    are_allowed(&changed, explanation, found, (from, to, port), bounded)
+        .map_err(|error| format!("{error} after {:?}", fix.changes))?;
     let is_label = |change: &Change| matches!(change.edit, Edit::Labels(..)) && change.object.kind != "Namespace";
     if !fix.closes.is_empty() && !fix.changes.iter().any(is_label) {
         return Err(format!("{:?} closes {:?}", fix.changes, fix.closes));
@@ -281,8 +295,13 @@ pub(super) fn check(
             }
         }
     }
-    if let [_] = fix.changes.as_slice() {
-        fix.closing.iter().try_for_each(|of| closing(objects, &old, of, &alone, bounded))?;
+    if fix.changes.len() > 1 && !fix.closing.is_empty() {
+        return Err(format!("one change of several would not admit it: {:?}", fix.closing));
+    }
+    for of in &fix.closing {
+        let changed = closing(objects, &old, of, &alone, bounded)?;
+        are_allowed(&changed, explanation, found, (from, to, port), bounded)
+            .map_err(|error| format!("{error}: {of:?}"))?;
     }
     let pods: BTreeSet<&str> = new.keys().flat_map(|(from, to, _)| [from.as_str(), to.as_str()]).collect();
     let is_known = |id: &str| {
@@ -296,8 +315,14 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Checks what a change is said to close that is not proposed.
-fn closing(objects: &Objects, old: &Cells, of: &Closing, alone: &[IpAddr], bounded: Bounded<'_>) -> Result<(), String> {
+/// Checks what a change is said to close that is not proposed; the objects after it.
+fn closing(
+    objects: &Objects,
+    old: &Cells,
+    of: &Closing,
+    alone: &[IpAddr],
+    bounded: Bounded<'_>,
+) -> Result<Objects, String> {
     let Closing { change, closes } = of;
     let mut changed = objects.clone();
     applied(&mut changed, change)?;
@@ -313,7 +338,7 @@ fn closing(objects: &Objects, old: &Cells, of: &Closing, alone: &[IpAddr], bound
             return Err(format!("{key:?}: would close {found}, said {said}; {of:?}"));
         }
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Services of some pods of a random cluster, by their labels. Each leads from one port to another.
