@@ -66,6 +66,39 @@ pub fn short_kind(kind: &str) -> String {
     known.map_or_else(|| kind.to_lowercase(), |(names, _)| names[0].to_owned())
 }
 
+/// What a name may mean: a namespace, a kind, and a name in it.
+pub type Reading<'n> = (&'n str, Option<&'n str>, &'n str);
+
+/// What an object as it was written may mean, in the order in which it is looked for.
+#[must_use]
+pub fn readings<'n>(
+    namespace: Option<&'n str>,
+    kind: Option<&'n str>,
+    name: &'n str,
+    default_namespace: &'n str,
+) -> Vec<Reading<'n>> {
+    // An exact name wins over what DNS would make of it.
+    let mut all = vec![(namespace.unwrap_or(default_namespace), kind, name)];
+    if namespace.is_none() {
+        all.extend(as_dns(name, kind));
+    }
+    all
+}
+
+/// What a name with dots may mean besides: `NAME.NS`, `NAME.NS.svc[.DOMAIN]` of a Service.
+#[must_use]
+pub fn as_dns<'a>(name: &'a str, kind: Option<&'a str>) -> Vec<Reading<'a>> {
+    let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
+    match labels.as_slice() {
+        [name, namespace] => match kind {
+            None => vec![(namespace, None, name), (namespace, Some("Service"), name)],
+            kind => vec![(namespace, kind, name)],
+        },
+        [name, namespace, "svc", ..] => vec![(namespace, Some("Service"), name)],
+        _ => Vec::new(),
+    }
+}
+
 /// Reads an endpoint, and its port where one is there.
 ///
 /// # Errors

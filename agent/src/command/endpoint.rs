@@ -4,7 +4,7 @@ mod find;
 
 use std::net::IpAddr;
 
-pub(super) use find::{Reading, names, no_namespace, readings};
+pub(super) use find::{names, no_namespace};
 pub(super) use npc_agent::endpoint::short_kind;
 use npc_agent::endpoint::{self, What};
 use npc_compiler::cluster::{Cluster, PodId};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use npc_agent::endpoint::is_type;
+use npc_agent::endpoint::{Reading, as_dns, is_type, readings};
 use npc_agent::near;
 use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::algebra::cidr::{self, Cidr};
@@ -186,7 +186,8 @@ impl EndpointText {
         }
         let unknown =
             readings.iter().flat_map(|(namespace, kind, name)| input.unknown_workloads(namespace, *kind, name));
-        let unknown = Vec::from_iter(BTreeSet::from_iter(unknown));
+        let unknown: BTreeSet<String> = unknown.collect();
+        let unknown = Vec::from_iter(unknown);
         Err(Stop::new(Exit::NotFound, missing(input, &all, &unknown, (here, kind, name))))
     }
 }
@@ -203,24 +204,6 @@ fn replica_set<'a>(input: &'a Input, (namespace, kind, name): &Reading<'_>) -> O
     let pods: Vec<PodId> = input.cluster.named().filter(of_it).map(|(id, _)| id).collect();
     let (kind, namespace, name) = ("ReplicaSet".to_owned(), (*namespace).to_owned(), (*name).to_owned());
     (!pods.is_empty()).then_some(Found { kind, namespace, name, target: Target::Pods(pods) })
-}
-
-/// What a name may mean: a namespace, a kind, and a name in it.
-pub(in crate::command) type Reading<'n> = (&'n str, Option<&'n str>, &'n str);
-
-/// What an object as it was written may mean, in the order in which it is looked for.
-pub(in crate::command) fn readings<'n>(
-    namespace: Option<&'n str>,
-    kind: Option<&'n str>,
-    name: &'n str,
-    default_namespace: &'n str,
-) -> Vec<Reading<'n>> {
-    // An exact name wins over what DNS would make of it.
-    let mut all = vec![(namespace.unwrap_or(default_namespace), kind, name)];
-    if namespace.is_none() {
-        all.extend(as_dns(name, kind));
-    }
-    all
 }
 
 /// A pod as DNS names it by its headless Service: `POD.SERVICE.NAMESPACE.svc`.
@@ -284,19 +267,6 @@ fn address_of_pod_name(name: &str) -> Option<IpAddr> {
     let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
     let [address, _, "pod", ..] = labels.as_slice() else { return None };
     parse_address(&address.replace('-', ".")).or_else(|| parse_address(&address.replace('-', ":")))
-}
-
-/// What a name with dots may mean besides: `NAME.NS`, `NAME.NS.svc[.DOMAIN]` of a Service.
-fn as_dns<'a>(name: &'a str, kind: Option<&'a str>) -> Vec<Reading<'a>> {
-    let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
-    match labels.as_slice() {
-        [name, namespace] => match kind {
-            None => vec![(namespace, None, name), (namespace, Some("Service"), name)],
-            kind => vec![(namespace, kind, name)],
-        },
-        [name, namespace, "svc", ..] => vec![(namespace, Some("Service"), name)],
-        _ => Vec::new(),
-    }
 }
 
 /// So many Services of type ExternalName are followed, one after the other.

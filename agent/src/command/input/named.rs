@@ -7,13 +7,11 @@
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
-use npc_agent::endpoint::short_kind;
+use npc_agent::endpoint::{Reading, readings, short_kind};
 use npc_agent::source::kube::{self, WorkloadAnswer};
 use npc_agent::source::manifests::{self, Loaded, ObjectRef, Problem};
 use npc_compiler::cluster::unread::Unread;
 use npc_compiler::object::{Objects, Pod, Workload};
-
-use crate::command::endpoint::{Reading, readings};
 
 /// An object as a question names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
