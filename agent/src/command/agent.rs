@@ -368,9 +368,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     let log_denied = args.enforcement.log_denied && follow::denied(denied);
     let options = layout::Options { log_denied, ..rules_of(&args.enforcement)? };
     let mut enforcer = Enforcer::new(kernel, node).with_options(options).with_secret_places();
-    // Only ADDs of the CNI plugin wait for flows. Off until the lab has run with it for longer
-    // (docs/adr/packets-note-addresses-with-flows.md).
-    if has_plugin && std::env::var_os("NPC_FLOW_INDEX").is_some_and(|value| value == "1") {
+    // Only ADDs of the CNI plugin wait for flows (docs/adr/packets-note-addresses-with-flows.md).
+    if has_plugin && std::env::var_os("NPC_FLOW_INDEX").is_none_or(|value| value != "0") {
         enforcer = enforcer.with_flow_index();
     }
     // Off by default: docs/adr/large-changes-are-loaded-first.md lists what is missing.

@@ -88,10 +88,10 @@ fn first() -> [IpAddr; 2] {
     addresses(["10.0.0.2", "fd00::2"])
 }
 
-/// From the first instant to the end of a sandbox: with the agent's default, which keeps no index of
-/// addresses with flows, and with the index.
+/// From the first instant to the end of a sandbox: with the agent's default, which keeps an index of
+/// addresses with flows, and without the index.
 fn the_policies_hold_at_once(mode: Mode, backend: &'static str) {
-    for flow_index in [None, Some(true)] {
+    for flow_index in [None, Some(false)] {
         let Some(mut node) = Node::new(mode, backend) else { return };
         node.flow_index = flow_index;
         the_policies_hold_at_once_on(&node);
@@ -100,7 +100,7 @@ fn the_policies_hold_at_once(mode: Mode, backend: &'static str) {
 
 fn the_policies_hold_at_once_on(node: &Node) {
     the_policies_hold_at_once_with(node, &objects(&["web"]));
-    if node.flow_index.is_none() {
+    if node.flow_index == Some(false) {
         assert_eq!(node.netns().exec(["nft", "list", "tables", "inet"], "").unwrap(), "");
         return;
     }
@@ -193,8 +193,7 @@ fn the_policies_hold_at_once_bridged_by_legacy() {
 /// kernel's table.
 #[test]
 fn the_policies_hold_at_once_without_pod_cidrs() {
-    let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };
-    node.flow_index = Some(true);
+    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
     let without = Objects { nodes: vec![of_node(&[])], ..objects(&["web"]) };
     the_policies_hold_at_once_with(&node, &without);
     assert_eq!(node.netns().exec(["nft", "list", "tables", "inet"], "").unwrap(), "");

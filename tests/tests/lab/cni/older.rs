@@ -19,7 +19,6 @@ fn pods_start_isolated_after_an_earlier_agent_took_over_from_one_with_a_flow_ind
         return;
     };
     let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };
-    node.flow_index = Some(true);
     let names = ["first", "second"];
     node.write(&objects(&names));
     listen(node.outside(), &[8080, 9090]);
