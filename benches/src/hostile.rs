@@ -135,7 +135,7 @@ fn values(count: usize) -> Vec<Event> {
     events
 }
 
-/// Pods of which each is of a kind of its own.
+/// Pods, each of a kind of its own.
 fn kinds(count: usize, name: &str) -> impl Iterator<Item = Event> {
     (0..count).map(move |n| {
         let labels = labels([("app", format!("{name}-{}", 2 * n))]);

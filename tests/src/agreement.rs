@@ -152,13 +152,13 @@ impl<'a> Question<'a> {
             // Rules that log what they drop change no verdict.
             let log_denied = nodes.first() != Some(&node);
             let options = layout::Options { self_match, log_denied, ..layout::Options::default() };
-            let program = layout::ruleset(cluster, node, &options);
-            let faults = interpreter::faults(&program);
+            let ruleset = layout::ruleset(cluster, node, &options);
+            let faults = interpreter::faults(&ruleset);
             if !faults.is_empty() {
-                found.extend(faults.into_iter().map(|fault| format!("program of {node}: {fault}")));
+                found.extend(faults.into_iter().map(|fault| format!("ruleset of {node}: {fault}")));
                 continue;
             }
-            let state = KernelState::from(&program);
+            let state = KernelState::from(&ruleset);
             let own = self.oracle.nodes().into_iter().filter(|(name, _)| name == node).map(|(_, address)| address);
             let here = Here { objects: self.objects, oracle: &self.oracle, node, own: own.collect() };
             let judge = Judge::new(&state, &here);
@@ -173,8 +173,8 @@ impl<'a> Question<'a> {
                     let (from, to) = (&from, &to);
                     let (oracle, objects, answers) = (&self.oracle, self.objects, &answers);
                     let flow = Flow { oracle, answers, objects, node, self_match, family, from, to };
-                    if let Err(difference) = flow.compare(&program, &self.ports) {
-                        found.push(format!("program of {node}: {from_name} -> {to_name} {difference}"));
+                    if let Err(difference) = flow.compare(&ruleset, &self.ports) {
+                        found.push(format!("ruleset of {node}: {from_name} -> {to_name} {difference}"));
                     }
                     if let Err(difference) = flow.compare_established(&judge, &self.ports) {
                         found.push(format!("flows of {node}: {from_name} -> {to_name} {difference}"));
@@ -276,9 +276,9 @@ impl<'a> Question<'a> {
         let turned = Cluster::new(&turned);
         let nodes: BTreeSet<&str> = self.objects.pods.iter().filter_map(|pod| pod.node.as_deref()).collect();
         for node in nodes {
-            let program = |cluster| layout::ruleset(cluster, node, &layout::Options::default());
-            if program(cluster) != program(&turned) {
-                found.push(format!("program of {node}: another one where the objects come the other way round"));
+            let ruleset = |cluster| layout::ruleset(cluster, node, &layout::Options::default());
+            if ruleset(cluster) != ruleset(&turned) {
+                found.push(format!("ruleset of {node}: another one where the objects come the other way round"));
             }
         }
         let options = matrix::Options { by: By::Pod, addresses: Vec::new() };

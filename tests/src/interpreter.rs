@@ -1,6 +1,6 @@
-//! Runs a packet through a node program as the kernel would: chains with jump,
+//! Runs a packet through a node's ruleset as the kernel would: chains with jump,
 //! goto and RETURN, and look-ups in sets. With [`faults`] it also says what the
-//! kernel would refuse to load, so that a program that "passes" here can be
+//! kernel would refuse to load, so that a ruleset that "passes" here can be
 //! loaded there.
 
 mod fault;
@@ -104,19 +104,19 @@ pub struct Run<'a> {
 /// Runs a packet from the start of [`FORWARD_CHAIN`].
 ///
 /// # Panics
-/// If the program is not one that the kernel would load; ask [`faults`] first.
+/// If the ruleset is not one that the kernel would load; ask [`faults`] first.
 #[must_use]
-pub fn run<'a>(program: &'a NodeRuleset, packet: &Packet) -> Run<'a> {
-    let program = program.family(Family::of(&packet.source));
+pub fn run<'a>(ruleset: &'a NodeRuleset, packet: &Packet) -> Run<'a> {
+    let ruleset = ruleset.family(Family::of(&packet.source));
     let mut trace = Vec::new();
     // Where RETURN continues: chains that jumped, and the rule after the jump.
     let mut callers: Vec<(&ChainName, usize)> = Vec::new();
-    let (mut chain, _) = chain(program, FORWARD_CHAIN);
+    let (mut chain, _) = chain(ruleset, FORWARD_CHAIN);
     let mut index = 0;
     loop {
-        let rule = program.chains[chain].get(index);
+        let rule = ruleset.chains[chain].get(index);
         if let Some(rule) = rule {
-            if !matches_all(program, rule, packet) {
+            if !matches_all(ruleset, rule, packet) {
                 index += 1;
                 continue;
             }
@@ -140,17 +140,17 @@ pub fn run<'a>(program: &'a NodeRuleset, packet: &Packet) -> Run<'a> {
     }
 }
 
-fn chain<'a>(program: &'a FamilyRuleset, name: &str) -> (&'a ChainName, &'a [Rule]) {
-    let found = program.chains.iter().find(|(chain, _)| chain.as_str() == name);
+fn chain<'a>(ruleset: &'a FamilyRuleset, name: &str) -> (&'a ChainName, &'a [Rule]) {
+    let found = ruleset.chains.iter().find(|(chain, _)| chain.as_str() == name);
     let (name, rules) = found.unwrap_or_else(|| panic!("no chain {name}"));
     (name, rules)
 }
 
-fn matches_all(program: &FamilyRuleset, rule: &Rule, packet: &Packet) -> bool {
-    rule.matches.iter().all(|one| matches(program, one, packet))
+fn matches_all(ruleset: &FamilyRuleset, rule: &Rule, packet: &Packet) -> bool {
+    rule.matches.iter().all(|one| matches(ruleset, one, packet))
 }
 
-fn matches(program: &FamilyRuleset, one: &Match, packet: &Packet) -> bool {
+fn matches(ruleset: &FamilyRuleset, one: &Match, packet: &Packet) -> bool {
     match one {
         Match::EstablishedOrRelated => matches!(packet.state, State::Established | State::Related),
         Match::Established => packet.state == State::Established,
@@ -176,8 +176,8 @@ fn matches(program: &FamilyRuleset, one: &Match, packet: &Packet) -> bool {
         // A network's own broadcast address takes its routes to tell.
         Match::ToBroadcast => packet.destination == Ipv4Addr::BROADCAST,
         Match::SourceIsDestination => packet.source == packet.destination,
-        Match::Set(name, field) => in_set(program, name, *field, packet),
-        Match::NotInSet(name, field) => !in_set(program, name, *field, packet),
+        Match::Set(name, field) => in_set(ruleset, name, *field, packet),
+        Match::NotInSet(name, field) => !in_set(ruleset, name, *field, packet),
         Match::FromPods => packet.interface.is_some(),
         Match::NotFromPods => packet.interface.is_none(),
         // The first of them is within any limit.
@@ -185,8 +185,8 @@ fn matches(program: &FamilyRuleset, one: &Match, packet: &Packet) -> bool {
     }
 }
 
-fn in_set(program: &FamilyRuleset, name: &SetName, field: SetField, packet: &Packet) -> bool {
-    let set = program.sets.get(name).unwrap_or_else(|| panic!("no set {name}"));
+fn in_set(ruleset: &FamilyRuleset, name: &SetName, field: SetField, packet: &Packet) -> bool {
+    let set = ruleset.sets.get(name).unwrap_or_else(|| panic!("no set {name}"));
     let address = match field {
         SetField::Source | SetField::SourceInterface => packet.source,
         SetField::Destination | SetField::DestinationPort => packet.destination,

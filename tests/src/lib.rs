@@ -2,13 +2,14 @@
 //! clusters ([`random`]), an interpreter of our own rules and sets
 //! ([`interpreter`]) and one of Azure NPM's ([`azure`]), the comparison of all
 //! these with the compiler ([`agreement`]), a lab under traffic that never ends
-//! ([`live`]), and frames of every kind against pods that policies isolate
+//! ([`live`]), the files of others that some tests read ([`corpora`]), and frames of every kind against pods that policies isolate
 //! ([`fuzz`]).
 
 #![forbid(unsafe_code)]
 
 pub mod agreement;
 pub mod azure;
+pub mod corpora;
 pub mod fuzz;
 pub mod interpreter;
 pub mod live;

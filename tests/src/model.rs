@@ -237,8 +237,8 @@ impl Model {
         let Some(place) = self.begin(Question::First(direction)) else { return false };
         let (chain, rule) = &place.frames[0];
         let field = if end == Direction::Egress { "src" } else { "dst" };
-        let gate = self.commits[place.commit].get(chain).and_then(|rules| rules[*rule].sets.first());
-        gate.is_some_and(|(set, ..)| self.holds(set, field, packet))
+        let asked = self.commits[place.commit].get(chain).and_then(|rules| rules[*rule].sets.first());
+        asked.is_some_and(|(set, ..)| self.holds(set, field, packet))
     }
 }
 

@@ -11,7 +11,6 @@
 //! loop this node's pods with the addresses that CNI reports ([`sandboxes`]), and policies
 //! that are as new as the pod ([`policies`]). `docs/cni.md` has the protocol.
 
-mod asking;
 mod ended;
 mod endpoints;
 mod files;
@@ -20,6 +19,7 @@ mod last_deletes;
 mod netns;
 mod pending;
 mod policies;
+mod policy_lists;
 mod registry;
 pub mod sandbox;
 pub mod sandboxes;
@@ -27,5 +27,5 @@ mod saved;
 mod server;
 mod start;
 
-pub use asking::AskPolicies;
+pub use policy_lists::AskPolicies;
 pub use start::{Options, start};

@@ -3,7 +3,7 @@
 //! The watches of an API server are not ordered: the one of pods may be ahead of the one
 //! of policies. A policy that is older than a pod has to hold when the pod starts. So
 //! the API server is asked for the policies of the pod's namespace once more, after the
-//! pod's object has come (`asking`). That list may be older or newer than the events of the watch, and
+//! pod's object has come (`policy_lists`). That list may be older or newer than the events of the watch, and
 //! the watch may deliver older versions later. Resource versions decide.
 
 use std::collections::{BTreeMap, BTreeSet};

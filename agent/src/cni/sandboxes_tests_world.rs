@@ -109,9 +109,9 @@ impl World {
         let sets = &self.state().family(family).sets;
         let holds =
             |name: SetName| sets.get(&name).is_some_and(|(_, members)| members.contains(&Member::Address(address)));
-        let gates = ["npc4-ingress", "npc4-egress", "npc6-ingress", "npc6-egress"];
-        let gates = gates.into_iter().filter_map(SetName::ours).filter(|(_, of)| *of == family);
-        gates.map(|(name, _)| name).all(holds)
+        let names = ["npc4-ingress", "npc4-egress", "npc6-ingress", "npc6-egress"];
+        let mut isolated = names.into_iter().filter_map(SetName::ours).filter(|name| name.family() == family);
+        isolated.all(holds)
     }
 
     /// Whether the address is in a set of peers.

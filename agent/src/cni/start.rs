@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 use tokio::time;
 use tracing::{error, info};
 
-use super::asking::{AskPolicies, Asking};
 use super::files::Files;
+use super::policy_lists::{AskPolicies, PolicyLists};
 use super::registry::{REQUESTS, Registry};
 use super::sandbox::Saved;
 use super::sandboxes::Sandboxes;
@@ -55,8 +55,8 @@ pub fn start(options: Options, agent: mpsc::Sender<Event>) -> mpsc::Sender<Event
     tokio::spawn(serve(options.socket, asks, count, options.metrics.clone(), options.status));
     let (answers, answered) = mpsc::unbounded_channel();
     let sandboxes = Sandboxes::new(&options.node, saved);
-    let asking = Asking::new(options.ask);
-    let registry = Registry::new(sandboxes, asking, files, agent, answers, options.metrics);
+    let lists = PolicyLists::new(options.ask);
+    let registry = Registry::new(sandboxes, lists, files, agent, answers, options.metrics);
     tokio::spawn(registry.run(events, requests, answered));
     sender
 }

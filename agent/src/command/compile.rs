@@ -1,9 +1,9 @@
 //! `npc compile`: what the compiler makes of the objects: pair sets, or one
-//! node's program.
+//! node's ruleset.
 
 mod expand;
 mod pairs;
-mod program;
+mod ruleset;
 
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::ruleset::layout;
@@ -44,7 +44,7 @@ pub(super) struct Args {
 
     /// With -o iptables: only the part that this command loads.
     #[arg(long, value_enum, value_name = "PROGRAM")]
-    only: Option<program::Section>,
+    only: Option<ruleset::Section>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -78,7 +78,7 @@ impl Args {
     }
 }
 
-/// Prints pair sets or a program.
+/// Prints pair sets or a ruleset.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let format = args.format()?;
     let input = args.input.read()?;
@@ -99,10 +99,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             nodes::is_known(cluster, node)?;
             let set_members = input.set_members;
             let options = layout::Options { seed: args.seed, set_members, ..layout::Options::default() };
-            let program = layout::ruleset(cluster, node, &options);
+            let ruleset = layout::ruleset(cluster, node, &options);
             match format {
-                Format::Json => output::json(&program::json(node, &program))?,
-                _ => program::text(node, &program, args.only, &mut output::raw())?,
+                Format::Json => output::json(&ruleset::json(node, &ruleset))?,
+                _ => ruleset::text(node, &ruleset, args.only, &mut output::raw())?,
             }
         }
     }

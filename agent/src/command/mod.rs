@@ -16,6 +16,7 @@ mod migrate;
 mod nodes;
 mod output;
 mod reason;
+mod roles;
 mod schema;
 mod short;
 mod status;

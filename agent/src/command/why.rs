@@ -114,8 +114,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let thing = Thing::read(&args.thing)?;
     let input = args.input.read()?;
     let node = node(args, &input, &thing)?;
-    let answer = if let Thing::Foreign(foreign) = &thing {
-        KernelExplanation::foreign(foreign, &node)
+    let answer = if let Thing::Other(other) = &thing {
+        KernelExplanation::of_other(other, &node)
     } else {
         let (held, basis) = held(args, &input)?;
         let has_sets = basis != Basis::Dumps || args.ipset_save.is_some();
@@ -235,7 +235,7 @@ fn node(args: &Args, input: &Input, thing: &Thing) -> anyhow::Result<String> {
     let names: Vec<&str> = cluster.nodes().keys().map(String::as_str).collect();
     match (names.as_slice(), thing) {
         ([node], _) => Ok((*node).to_owned()),
-        (_, Thing::Foreign(_)) => Ok(String::new()),
+        (_, Thing::Other(_)) => Ok(String::new()),
         ([], _) => Err(Stop::new(Exit::Input, "the input has no node; --node NAME says whose kernel it is").into()),
         (names, _) => {
             let known = near::listed(names.iter().copied());

@@ -116,7 +116,8 @@ mod tests {
             target: Target::Return,
         };
         let (ours, theirs) = (asks(&peers), asks(&alias));
-        let chains = |rule: &Rule| BTreeMap::from([(ChainName::new("X"), vec![rule.clone()])]);
+        let chains =
+            |rule: &Rule| BTreeMap::from([(ChainName::ours("NPC-X").expect("a name of ours"), vec![rule.clone()])]);
         let writes = ChainWrites { replace: chains(&ours), append: chains(&ours), ..ChainWrites::default() };
         let written = aliases.chains(&writes);
         assert_eq!((&written.replace, &written.append), (&chains(&theirs), &chains(&theirs)));

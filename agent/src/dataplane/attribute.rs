@@ -119,6 +119,14 @@ impl<'a> Attributes<'a> {
         std::str::from_utf8(text).map(Some).map_err(|_| DecodeError::from("a name is no UTF-8"))
     }
 
+    /// A byte.
+    ///
+    /// # Errors
+    /// If it has another length; as [`Attributes::get`].
+    pub fn u8(self, kind: u16) -> Result<Option<u8>, DecodeError> {
+        Ok(self.array(kind)?.map(u8::from_be_bytes))
+    }
+
     /// A number of 32 bits.
     ///
     /// # Errors
@@ -149,7 +157,7 @@ impl<'a> Attributes<'a> {
     }
 }
 
-/// The address of which these are the octets: 4, or 16.
+/// The address with these octets: 4, or 16.
 pub(super) fn ip_address(octets: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()

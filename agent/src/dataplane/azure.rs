@@ -3,22 +3,17 @@
 //! all of it behind when it goes. Nothing else is touched here.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::fs;
 
 use npc_compiler::object::Family;
 use npc_compiler::ruleset::node::FORWARD_CHAIN;
+use npc_compiler::ruleset::text::others_restore;
 
 use super::Error;
 use super::backend::Backend;
 use super::ipset::{self, Ipset};
 use super::iptables::{self, Iptables, Jump, Overview};
-
-/// What its chains' names begin with.
-pub const CHAINS: &str = "AZURE-NPM";
-
-/// What its sets' names begin with.
-pub const SETS: &str = "azure-npm-";
+use super::other_programs::{AZURE_CHAINS, AZURE_SETS};
 
 /// What the name of its process is, in /proc.
 const PROCESS: &str = "azure-npm";
@@ -63,7 +58,7 @@ impl AzureLeftovers {
 #[derive(Debug, Default)]
 pub struct AzureRemoved {
     /// What is gone.
-    pub remains: AzureLeftovers,
+    pub gone: AzureLeftovers,
     /// What failed; everything else was done all the same.
     pub errors: Vec<Error>,
 }
@@ -73,17 +68,17 @@ pub struct AzureRemoved {
 /// # Errors
 /// If a table or the sets cannot be read.
 pub fn look() -> Result<AzureLeftovers, Error> {
-    let mut remains = AzureLeftovers::default();
+    let mut leftovers = AzureLeftovers::default();
     for table in Iptables::live()? {
-        remains.tables.extend(read(&table, &table.overview()?));
+        leftovers.tables.extend(read(&table, &table.overview()?));
     }
-    remains.sets = match Ipset::open().and_then(|mut ipset| ipset.names_with(SETS)) {
+    leftovers.sets = match Ipset::open().and_then(|mut ipset| ipset.names_with(AZURE_SETS)) {
         Ok(sets) => sets,
         // A kernel without ipset holds no sets.
         Err(ipset::Error::Absent(_)) => BTreeSet::new(),
         Err(error) => return Err(error.into()),
     };
-    Ok(remains)
+    Ok(leftovers)
 }
 
 /// What a table holds of it, if anything.
@@ -108,31 +103,31 @@ fn read(table: &Iptables, overview: &Overview) -> Option<Table> {
 }
 
 fn is_its(chain: &str) -> bool {
-    chain == CHAINS || chain.strip_prefix(CHAINS).is_some_and(|rest| rest.starts_with('-'))
+    chain == AZURE_CHAINS || chain.strip_prefix(AZURE_CHAINS).is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// Removes it: of each table the jumps and the chains in one commit, so that no
 /// packet meets a part of them, and then the sets, which nothing asks any more.
 /// What another program's rule or set uses stays, empty, and is answered.
 #[must_use]
-pub fn remove(remains: &AzureLeftovers) -> AzureRemoved {
+pub fn remove(leftovers: &AzureLeftovers) -> AzureRemoved {
     let mut removed = AzureRemoved::default();
-    for table in &remains.tables {
+    for table in &leftovers.tables {
         match remove_table(table) {
             Ok((gone, errors)) => {
-                removed.remains.tables.push(gone);
+                removed.gone.tables.push(gone);
                 removed.errors.extend(errors.into_iter().map(Error::from));
             }
             Err(error) => removed.errors.push(error.into()),
         }
     }
-    match Ipset::open().and_then(|mut ipset| ipset.destroy_named(&remains.sets, ipset::PATIENCE)) {
+    match Ipset::open().and_then(|mut ipset| ipset.destroy_named(&leftovers.sets, ipset::PATIENCE)) {
         Ok(stuck) => {
             let is_stuck = |name: &String| stuck.iter().any(|(stuck, _)| stuck == name);
-            removed.remains.sets = remains.sets.iter().filter(|name| !is_stuck(name)).cloned().collect();
+            removed.gone.sets = leftovers.sets.iter().filter(|name| !is_stuck(name)).cloned().collect();
             removed.errors.extend(stuck.into_iter().map(|(_, error)| error.into()));
         }
-        Err(ipset::Error::Absent(_)) if remains.sets.is_empty() => {}
+        Err(ipset::Error::Absent(_)) if leftovers.sets.is_empty() => {}
         Err(error) => removed.errors.push(error.into()),
     }
     removed
@@ -156,39 +151,22 @@ fn remove_table(table: &Table) -> Result<(Table, Vec<iptables::Error>), iptables
     if jumps.is_empty() && chains.is_empty() {
         return Ok((table.clone(), Vec::new()));
     }
-    match iptables.restore(&restore_text(&jumps, &chains, &chains)) {
+    match iptables.restore(&others_restore(&jumps, &chains, &chains)) {
         Ok(()) => return Ok((table.clone(), Vec::new())),
         Err(iptables::Error::Restore { .. }) if !chains.is_empty() => {}
         Err(error) => return Err(error),
     }
     // Some rule of others leads to one of the chains: they are emptied, and
     // those go that can.
-    iptables.restore(&restore_text(&jumps, &chains, &[]))?;
+    iptables.restore(&others_restore(&jumps, &chains, &[]))?;
     let (mut gone, mut errors) = (table.clone(), Vec::new());
     for chain in chains {
-        if let Err(error) = iptables.restore(&restore_text(&[], &[], &[chain])) {
+        if let Err(error) = iptables.restore(&others_restore(&[], &[], &[chain])) {
             gone.chains.remove(chain);
             errors.push(error);
         }
     }
     Ok((gone, errors))
-}
-
-/// Deletes jumps, empties chains, deletes chains.
-fn restore_text(jumps: &[&str], empty: &[&str], delete: &[&str]) -> String {
-    let mut text = String::from("*filter\n");
-    for chain in empty {
-        // A declaration empties a chain.
-        let _ = writeln!(text, ":{chain} - [0:0]");
-    }
-    for jump in jumps {
-        let _ = writeln!(text, "-D FORWARD {jump}");
-    }
-    for chain in delete {
-        let _ = writeln!(text, "-X {chain}");
-    }
-    text.push_str("COMMIT\n");
-    text
 }
 
 /// The processes of that name that can be seen from here: all of the node's

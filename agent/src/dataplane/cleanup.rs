@@ -7,7 +7,7 @@ use npc_compiler::plan::ChainWrites;
 use npc_compiler::ruleset::node::{ChainName, SetName};
 
 use super::Error;
-use super::backend::{self, Backend};
+use super::backend::Backend;
 use super::bridge;
 use super::flow_index;
 use super::ipset::{self, Ipset};
@@ -114,13 +114,9 @@ pub(super) fn leave(backend: Backend) -> Removed {
 /// The filter tables of a backend that are in use in this network namespace.
 fn live_tables(backend: Backend, removed: &mut Removed) -> Vec<Iptables> {
     let mut tables = Vec::new();
-    // A legacy command would create the tables that it looks into.
-    for family in Family::ALL.into_iter().filter(|family| backend::has_filter(backend, *family)) {
-        match Iptables::new(backend, family) {
+    for table in Iptables::live_of(backend) {
+        match table {
             Ok(table) => tables.push(table),
-            // That nft is there is a guess, and what has no commands was not
-            // written by us. That legacy tables are there is certain.
-            Err(iptables::Error::Backend(backend::Error::Missing { .. })) if backend == Backend::Nft => {}
             Err(error) => removed.errors.push(error.into()),
         }
     }

@@ -49,8 +49,6 @@ impl LeftChains {
 
 #[cfg(test)]
 mod tests {
-    use npc_compiler::ruleset::node::FORWARD_CHAIN;
-
     use super::*;
 
     #[test]
@@ -58,7 +56,7 @@ mod tests {
         let mut left = LeftChains::default();
         let mut now = Instant::now();
         assert!(!left.is_due(now));
-        left.insert(Family::V4, ChainName::new(FORWARD_CHAIN));
+        left.insert(Family::V4, ChainName::forward());
         let mut waits = Vec::new();
         for _ in 0..9 {
             assert!(left.is_due(now));
@@ -71,8 +69,8 @@ mod tests {
         }
         assert_eq!(waits, [5, 10, 20, 40, 80, 160, 320, 600, 600]);
         // Another one is tried at once, and both are gone.
-        left.insert(Family::V6, ChainName::new(FORWARD_CHAIN));
-        assert!(left.is_due(now) && left.contains(Family::V6, &ChainName::new(FORWARD_CHAIN)));
+        left.insert(Family::V6, ChainName::forward());
+        assert!(left.is_due(now) && left.contains(Family::V6, &ChainName::forward()));
         left.retry(now, |_, _| false);
         assert!(!left.is_due(now + WAIT.1));
     }

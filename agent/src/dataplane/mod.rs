@@ -60,6 +60,7 @@ pub mod nftables;
 pub mod notifications;
 mod other_backend;
 pub mod other_engines;
+pub mod other_programs;
 mod passage;
 pub mod probe;
 mod process;

@@ -62,11 +62,11 @@ pub struct Network {
     /// ([`NetworkFollower::of_interfaces`]).
     pub interfaces: BTreeMap<InterfaceName, Interface>,
     /// The other interfaces to which something is routed, if the caller asked.
-    pub elsewhere: BTreeMap<InterfaceName, Elsewhere>,
+    pub elsewhere: BTreeMap<InterfaceName, OtherInterface>,
     /// The indexes of the links, whatever they are, that are in the device group
     /// of pods' interfaces ([`POD_GROUP`]).
     ///
-    /// [`POD_GROUP`]: npc_compiler::ruleset::text::POD_GROUP
+    /// [`POD_GROUP`]: npc_compiler::ruleset::constants::POD_GROUP
     pub in_pod_group: BTreeSet<u32>,
 }
 
@@ -125,7 +125,7 @@ pub struct Interface {
 /// An interface that is not taken for one of pods, though addresses lie behind
 /// it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Elsewhere {
+pub struct OtherInterface {
     /// Why it is not.
     pub why: NotPodInterface,
     /// What the node sends there without a gateway, less the default route.

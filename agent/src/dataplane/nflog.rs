@@ -13,8 +13,8 @@ use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, Netfilte
 use npc_compiler::object::Protocol;
 use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::policy::Direction;
+use npc_compiler::ruleset::constants::NFLOG_GROUP;
 use npc_compiler::ruleset::node::ChainName;
-use npc_compiler::ruleset::text::NFLOG_GROUP;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::{Socket, protocols::NETLINK_NETFILTER};
 use rustix::io::Errno;

@@ -433,7 +433,8 @@ mod tests {
             [rule(b"filter\0", b"NPC-X\0", 8), rule(b"filter\0", b"FORWARD\0", 8)].concat(),
             generation(8),
         ]);
-        let touched = Touched { forward: true, chains: [ChainName::new("X")].into(), table: false };
+        let touched =
+            Touched { forward: true, chains: [ChainName::ours("NPC-X").expect("a name of ours")].into(), table: false };
         assert_eq!(changes.touched, BTreeMap::from([(Family::V4, touched)]));
         let authors: Vec<String> = changes.authors.iter().map(ToString::to_string).collect();
         assert_eq!((authors, changes.unsure), (vec!["firewalld (process 9)".to_owned()], false));

@@ -6,32 +6,10 @@ use std::fs;
 
 use super::ipset::Ipset;
 use super::iptables::Iptables;
-
-/// What the chains of other network policy engines in the filter table begin
-/// with. As they are named in the engines' own sources.
-const ENGINES: [(&str, &str); 8] = [
-    ("AZURE-NPM", "Azure NPM"),
-    ("cali-", "Calico"),
-    ("KUBE-ROUTER-", "kube-router"),
-    ("KUBE-NWPLCY-", "kube-router"),
-    ("KUBE-POD-FW-", "kube-router"),
-    ("CILIUM_", "Cilium"),
-    ("WEAVE-NPC", "Weave Net"),
-    ("ANTREA-", "Antrea"),
-];
+use super::other_programs::{Kind, NAMES, names_of};
 
 /// The lock by which all who write legacy tables take turns.
 const LOCK: &str = "/run/xtables.lock";
-
-/// What sets of theirs begin with.
-const SETS: [(&str, &str); 6] = [
-    ("azure-npm-", "Azure NPM"),
-    ("cali40", "Calico"),
-    ("cali60", "Calico"),
-    ("kube-router-", "kube-router"),
-    ("KUBE-SRC-", "kube-router"),
-    ("weave-", "Weave Net"),
-];
 
 /// The engines with rules or sets in this kernel, each with one thing of its
 /// own. Whole tables of both backends are read, so this is for once.
@@ -47,20 +25,19 @@ pub fn other_engines() -> Result<BTreeMap<&'static str, String>, super::Error> {
         }
     }
     let mut ipset = Ipset::open()?;
-    for (prefix, engine) in SETS {
-        if let Some(set) = ipset.names_with(prefix)?.first() {
-            found.entry(engine).or_insert_with(|| format!("set {set}"));
+    for names in NAMES.iter().filter(|names| names.is_engine && names.kind == Kind::Set) {
+        if let Some(set) = ipset.names_with(names.begin)?.first() {
+            found.entry(names.program).or_insert_with(|| format!("set {set}"));
         }
     }
     Ok(found)
 }
 
 fn engines_in(chains: &BTreeSet<String>) -> BTreeMap<&'static str, String> {
-    let of = |chain: &str| ENGINES.iter().find(|(prefix, _)| chain.starts_with(prefix)).map(|(_, engine)| *engine);
     let mut found = BTreeMap::new();
     for chain in chains {
-        if let Some(engine) = of(chain) {
-            found.entry(engine).or_insert_with(|| chain.clone());
+        if let Some(names) = names_of(chain).filter(|names| names.is_engine) {
+            found.entry(names.program).or_insert_with(|| chain.clone());
         }
     }
     found

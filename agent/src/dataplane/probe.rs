@@ -51,8 +51,8 @@ impl fmt::Display for Missing {
     }
 }
 
-/// One match or target that programs use.
-struct Question {
+/// One match or target that rulesets use.
+struct Probe {
     /// What it is and what it is for, in words.
     what: &'static str,
     lack: Lack,
@@ -79,11 +79,11 @@ enum Lack {
     AntiSpoof,
 }
 
-fn questions(family: Family, sets: &Sets) -> Vec<Question> {
+fn probes(family: Family, sets: &Sets) -> Vec<Probe> {
     let set = sets.name(SetKind::HashIp);
     let ports = |protocol| vec![Match::Protocol(protocol), Match::DestinationPorts(vec![(1, 2), (4, 4)])];
-    let needed = |what, matches| Question { what, lack: Lack::Fatal, matches, target: Target::Return };
-    let mut questions = vec![
+    let needed = |what, matches| Probe { what, lack: Lack::Fatal, matches, target: Target::Return };
+    let mut probes = vec![
         needed("the match conntrack (established connections)", vec![Match::EstablishedOrRelated]),
         needed("the state RELATED of ICMP in the match conntrack (ICMP errors)", vec![Match::RelatedError]),
         needed("the state DNAT in the match conntrack (a pod's traffic to itself)", vec![Match::Translated]),
@@ -103,33 +103,33 @@ fn questions(family: Family, sets: &Sets) -> Vec<Question> {
         ),
         needed("SCTP in the match multiport", ports(Protocol::Sctp)),
         needed("the match comment", vec![Match::Comment("npc probe".into())]),
-        Question {
+        Probe {
             what: "the match bpf (a pod's traffic to itself; each endpoint gets a rule of its own instead, and pods' \
                    ICMP errors are dropped where anything is isolated)",
             lack: Lack::Bpf,
             matches: vec![Match::SourceIsDestination],
             target: Target::Return,
         },
-        Question {
+        Probe {
             what: "the match bpf with a longer program (pods' ICMP errors, which are dropped instead where anything is \
                    isolated)",
             lack: Lack::Bpf,
             matches: vec![Match::ErrorFromQuotedDestination],
             target: Target::Return,
         },
-        Question {
+        Probe {
             what: "the match length (ICMP errors and neighbour discovery, which pass at any length instead)",
             lack: Lack::Length,
             matches: vec![Match::NotLength(1, 2)],
             target: Target::Return,
         },
-        Question {
+        Probe {
             what: "the match devgroup (ICMP errors from pods' interfaces, which pass as any other instead)",
             lack: Lack::DeviceGroup,
             matches: vec![Match::NotFromPods],
             target: Target::Return,
         },
-        Question {
+        Probe {
             what: "the target NFLOG or the match limit (--log-denied)",
             lack: Lack::Log,
             matches: vec![Match::Limited],
@@ -138,7 +138,7 @@ fn questions(family: Family, sets: &Sets) -> Vec<Question> {
     ];
     if sets.lacks_interfaces.is_none() {
         let own = sets.name(SetKind::HashNetIface);
-        questions.push(Question {
+        probes.push(Probe {
             what: "the match devgroup (--anti-spoof)",
             lack: Lack::AntiSpoof,
             matches: vec![Match::FromPods, Match::NotInSet(own, SetField::SourceInterface)],
@@ -146,17 +146,17 @@ fn questions(family: Family, sets: &Sets) -> Vec<Question> {
         });
     }
     if family == Family::V4 {
-        questions.push(needed("the match addrtype (broadcasts on a bridge)", vec![Match::ToBroadcast]));
+        probes.push(needed("the match addrtype (broadcasts on a bridge)", vec![Match::ToBroadcast]));
     } else {
-        questions.push(needed("the match icmp6 (neighbour discovery)", vec![Match::Icmpv6Type(133)]));
-        questions.push(Question {
+        probes.push(needed("the match icmp6 (neighbour discovery)", vec![Match::Icmpv6Type(133)]));
+        probes.push(Probe {
             what: "the match hl (neighbour discovery, which passes from any hop limit instead)",
             lack: Lack::HopLimit,
             matches: vec![Match::HopLimit255],
             target: Target::Return,
         });
     }
-    questions
+    probes
 }
 
 /// Asks the kernel for everything that programs use; nothing if that is possible
@@ -181,7 +181,7 @@ fn probe_family(table: &Iptables, ipset: &mut Ipset, before: &Supported) -> Resu
     let sets = Sets::create(ipset, table.family(), &mut fatal)?;
     capabilities.no_anti_spoof = capabilities.no_anti_spoof.or_else(|| sets.lacks_interfaces.clone());
     // Without sets there is no asking for the match.
-    let answers = if fatal.is_empty() { ask(table, questions(table.family(), &sets)) } else { Ok(Vec::new()) };
+    let answers = if fatal.is_empty() { ask(table, probes(table.family(), &sets)) } else { Ok(Vec::new()) };
     sets.destroy(ipset)?;
     for (question, why) in answers? {
         let missing = Missing { family: table.family(), what: question.what.to_owned(), why };
@@ -211,19 +211,19 @@ fn probe_family(table: &Iptables, ipset: &mut Ipset, before: &Supported) -> Resu
     if fatal.is_empty() { Ok(capabilities) } else { Err(Error::MissingMatches(fatal)) }
 }
 
-/// The questions that the kernel answered with no, and its words. All at once
+/// The probes that the kernel answered with no, and its words. All at once
 /// first, because most kernels can do all.
-fn ask(table: &Iptables, questions: Vec<Question>) -> Result<Vec<(Question, String)>, Error> {
+fn ask(table: &Iptables, probes: Vec<Probe>) -> Result<Vec<(Probe, String)>, Error> {
     let chain = ChainName::probe();
-    let load = |questions: &[Question]| {
+    let load = |probes: &[Probe]| {
         let mut restore = Restore::of(table.family(), [&chain]);
-        let rule = |q: &Question| Rule { matches: q.matches.clone(), target: q.target.clone() };
-        restore.rules(&chain, questions.iter().map(rule));
+        let rule = |q: &Probe| Rule { matches: q.matches.clone(), target: q.target.clone() };
+        restore.rules(&chain, probes.iter().map(rule));
         table.restore(&restore.finish())
     };
     let mut refused = Vec::new();
-    if load(&questions).is_err() {
-        for question in questions {
+    if load(&probes).is_err() {
+        for question in probes {
             match load(std::slice::from_ref(&question)) {
                 Ok(()) => {}
                 Err(iptables::Error::Restore { message, .. }) => refused.push((question, message)),

@@ -18,7 +18,7 @@ use super::ready::{Readiness, UNPROVEN, Unready};
 use super::report::Report;
 use super::schedule::{Failure, Schedule, Task};
 use super::settings::{Error, Event, Settings};
-use super::sweeps::{self, Next, Question, Sweeps, Which};
+use super::sweeps::{self, FlowBatch, Next, Sweeps, Which};
 use super::view::View;
 use super::waiters::{Waiter, Waiters};
 use crate::dataplane::audit::AuditScope;
@@ -267,7 +267,7 @@ impl<K: Kernel> Agent<K> {
     /// Goes on with sweeps through the flows that the kernel knows.
     fn sweep(&mut self, next: Next) -> Result<(), Error> {
         match next {
-            Next::Question(question) => self.answer(question),
+            Next::Batch(batch) => self.answer(batch),
             Next::Start => self.start_sweeps(Vec::new()),
             Next::Ended(which, result) => drop(self.swept(which, result?)),
         }
@@ -275,10 +275,10 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Gives a sweep its verdicts.
-    fn answer(&self, question: Question) {
+    fn answer(&self, batch: FlowBatch) {
         if let Some(enforcer) = &self.enforcer {
-            let forbidden = enforcer.forbidden(&question.flows);
-            question.answer(forbidden);
+            let forbidden = enforcer.forbidden(&batch.flows);
+            batch.answer(forbidden);
         }
     }
 

@@ -118,9 +118,9 @@ impl Takeover {
     }
 
     fn try_step(&mut self, holds: impl FnOnce() -> Result<bool, dataplane::Error>) -> Result<(), dataplane::Error> {
-        let remains = azure::look()?;
+        let leftovers = azure::look()?;
         let now = Instant::now();
-        if remains.is_nothing() {
+        if leftovers.is_nothing() {
             // If its pod comes, that is an event. After a removal, a process that is not visible
             // may write again.
             self.due = self.removed_before.then(|| now + self.quiet.max(LOOK));
@@ -139,12 +139,12 @@ impl Takeover {
             return Ok(());
         }
         let since = match &self.seen {
-            Some((seen, since)) if *seen == remains => *since,
+            Some((seen, since)) if *seen == leftovers => *since,
             _ => now,
         };
-        let chains: usize = remains.tables.iter().map(|table| table.chains.len()).sum();
-        let sets = remains.sets.len();
-        self.seen = Some((remains, since));
+        let chains: usize = leftovers.tables.iter().map(|table| table.chains.len()).sum();
+        let sets = leftovers.sets.len();
+        self.seen = Some((leftovers, since));
         if now.duration_since(since) < self.quiet {
             self.due = Some(since + self.quiet);
             if self.is_news(Logged::Waiting) {
@@ -169,8 +169,8 @@ impl Takeover {
     }
 
     fn remove(&mut self) {
-        let Some((remains, _)) = self.seen.take() else { return };
-        let azure::AzureRemoved { remains: gone, errors } = azure::remove(&remains);
+        let Some((leftovers, _)) = self.seen.take() else { return };
+        let azure::AzureRemoved { gone, errors } = azure::remove(&leftovers);
         let jumps: usize = gone.tables.iter().map(|table| table.jumps.len()).sum();
         let chains: usize = gone.tables.iter().map(|table| table.chains.len()).sum();
         info!(jumps, chains, sets = gone.sets.len(), "removed what Azure NPM left in this kernel");

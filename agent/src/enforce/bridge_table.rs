@@ -237,8 +237,8 @@ impl Isolated {
         let mut isolated = Self::default();
         for family in Family::ALL {
             for direction in [Direction::Ingress, Direction::Egress] {
-                let gate = state.family(family).sets.get(&SetName::isolated(family, direction));
-                for member in gate.into_iter().flat_map(|(_, members)| members) {
+                let set = state.family(family).sets.get(&SetName::isolated(family, direction));
+                for member in set.into_iter().flat_map(|(_, members)| members) {
                     isolated.is_anything = true;
                     let Member::Address(address) = member else { continue };
                     match direction {
@@ -388,9 +388,9 @@ mod tests {
     fn egress_isolation_alone_counts() {
         let mut state = KernelState::default();
         assert!(!Isolated::of(&state).is_anything);
-        let gate = SetName::isolated(Family::V4, Direction::Egress);
+        let isolated = SetName::isolated(Family::V4, Direction::Egress);
         let members = [Member::Address(ip("10.0.0.1"))].into();
-        state.v4.sets.insert(gate, (npc_compiler::ruleset::node::SetKind::HashIp, members));
+        state.v4.sets.insert(isolated, (npc_compiler::ruleset::node::SetKind::HashIp, members));
         let isolated = Isolated::of(&state);
         assert!(isolated.is_anything && isolated.ingress.is_empty() && isolated.egress.len() == 1);
     }

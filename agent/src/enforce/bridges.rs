@@ -65,7 +65,7 @@ fn is_isolated(state: &KernelState, address: IpAddr) -> bool {
     let family = Family::of(&address);
     let sets = &state.family(family).sets;
     [Direction::Ingress, Direction::Egress].into_iter().any(|direction| {
-        let gate = sets.get(&SetName::isolated(family, direction));
-        gate.is_some_and(|(_, members)| members.contains(&Member::Address(address)))
+        let isolated = sets.get(&SetName::isolated(family, direction));
+        isolated.is_some_and(|(_, members)| members.contains(&Member::Address(address)))
     })
 }

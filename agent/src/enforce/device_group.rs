@@ -2,7 +2,7 @@
 //! them.
 
 use npc_compiler::engine::Engine;
-use npc_compiler::ruleset::text::POD_GROUP;
+use npc_compiler::ruleset::constants::POD_GROUP;
 use tracing::warn;
 
 use super::pod_interfaces::PodInterfaces;

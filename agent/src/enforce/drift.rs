@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_differs_is_named_and_counted() {
-        let (chain, set) = (ChainName::new("X"), SetName::new(Family::V4, "p"));
+        let (chain, set) = (ChainName::ours("NPC-X").expect("a name of ours"), SetName::new(Family::V4, "p"));
         let rule = |text| printed_in(Family::V4, &chain, text);
         let rules: Vec<Rule> = vec![rule("-j RETURN"), rule("-j DROP")];
         let v4 = FamilyState {

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use npc_compiler::ruleset::constants::POD_GROUP;
 use npc_compiler::ruleset::node::InterfaceName;
-use npc_compiler::ruleset::text::POD_GROUP;
 
 use crate::dataplane::links::NO_GROUP;
 use crate::dataplane::network::{Interface, Network, NotPodInterface};
@@ -141,7 +141,7 @@ impl PodInterfaces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::network::Elsewhere;
+    use crate::dataplane::network::OtherInterface;
 
     fn name(text: &str) -> InterfaceName {
         InterfaceName::new(text).expect("a name")
@@ -208,7 +208,7 @@ mod tests {
     fn the_longest_prefix_decides_where_a_pod_is() {
         let mut network = network(&[("a", 1, 0, &["10.0.0.1/32"]), ("x", 2, 5, &["10.0.0.2/32"])]);
         let routes = ["10.0.0.0/24".parse().expect("a route")].into();
-        network.elsewhere.insert(name("eth0"), Elsewhere { why: NotPodInterface::Default, routes });
+        network.elsewhere.insert(name("eth0"), OtherInterface { why: NotPodInterface::Default, routes });
         let interfaces = PodInterfaces::new(Asked::Sources, &network, []);
         let local = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.4", "fd00::1"];
         let local = local.map(|address| address.parse().expect("an address"));

@@ -31,14 +31,14 @@ const PAUSE: u32 = 4;
 /// How long after a failure it is tried again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// A question of a sweep: which of these flows are forbidden?
+/// Flows of a sweep that wait for their verdicts: which of them are forbidden?
 #[derive(Debug)]
-pub(super) struct Question {
+pub(super) struct FlowBatch {
     pub(super) flows: Vec<FlowKey>,
     reply: oneshot::Sender<Vec<bool>>,
 }
 
-impl Question {
+impl FlowBatch {
     /// Answers it.
     pub(super) fn answer(self, forbidden: Vec<bool>) {
         // A sweep that broke off does not wait for it.
@@ -86,7 +86,7 @@ pub(super) struct Ended {
 #[derive(Debug)]
 pub(super) enum Next {
     /// A sweep needs verdicts.
-    Question(Question),
+    Batch(FlowBatch),
     /// A sweep has ended, perhaps because it broke off.
     Ended(Which, Result<Work, JoinError>),
     /// A sweep that waited may begin.
@@ -105,8 +105,8 @@ pub(super) enum Which {
 /// The sweeps of an agent.
 #[derive(Debug)]
 pub(super) struct Sweeps {
-    questions: mpsc::Receiver<Question>,
-    sender: mpsc::Sender<Question>,
+    batches: mpsc::Receiver<FlowBatch>,
+    sender: mpsc::Sender<FlowBatch>,
     pending: Option<Running>,
     urgent: Option<Running>,
     /// What waits for the next urgent sweep.
@@ -132,9 +132,9 @@ pub(super) struct Sweeps {
 impl Sweeps {
     /// None yet.
     pub(super) fn new(now: Instant) -> Self {
-        let (sender, questions) = mpsc::channel(2);
+        let (sender, batches) = mpsc::channel(2);
         Self {
-            questions,
+            batches,
             sender,
             pending: None,
             urgent: None,
@@ -158,10 +158,10 @@ impl Sweeps {
         let start = [pending, urgent, self.renewal].into_iter().flatten().min();
         tokio::select! {
             biased;
-            // Ends before questions: those of a long sweep would hold up the end of an urgent one.
+            // Ends before batches: those of a long sweep would hold up the end of an urgent one.
             ended = ended(self.urgent.as_mut()) => Next::Ended(Which::Urgent, ended),
             ended = ended(self.pending.as_mut()) => Next::Ended(Which::Pending, ended),
-            Some(question) = self.questions.recv() => Next::Question(question),
+            Some(batch) = self.batches.recv() => Next::Batch(batch),
             () = until(start) => Next::Start,
         }
     }
@@ -222,7 +222,7 @@ impl Sweeps {
             let swept = flows.cut(&cut, &mut |flows| {
                 let asked = std::time::Instant::now();
                 let (reply, verdicts) = oneshot::channel();
-                sender.blocking_send(Question { flows, reply }).ok()?;
+                sender.blocking_send(FlowBatch { flows, reply }).ok()?;
                 let forbidden = verdicts.blocking_recv().ok();
                 waited += asked.elapsed();
                 forbidden

@@ -30,7 +30,7 @@ fn run(folder: &Path) -> Run {
     Run::new(options, Arc::new(|| true))
 }
 
-/// What follows from these answers, of which the last is repeated. `None` never comes.
+/// What follows from these answers; the last is repeated. `None` never comes.
 async fn wish_of(answers: Vec<Option<OwnerAnswer>>) -> Wish {
     let asked = AtomicUsize::new(0);
     let ask: Ask = Box::new(move || {

@@ -2,7 +2,7 @@
 
 use crate::Files;
 
-/// Two pods on nodes of their own, one elsewhere, and two policies, of which one applies on n2 only.
+/// Two pods on nodes of their own, one elsewhere, and two policies; one applies on n2 only.
 const PODS: &str = "
 apiVersion: v1
 kind: Pod

@@ -17,9 +17,10 @@
 
 use std::path::{Path, PathBuf};
 
+use npc_skip::{Lack, skipped};
 use serde_json::Value;
 
-use crate::{Answer, Files, skip};
+use crate::{Answer, Files};
 
 /// A question and what is right about it.
 #[derive(Debug, Default)]
@@ -148,7 +149,7 @@ fn every_code_of_explain_has_a_question_that_gets_it() {
 #[test]
 fn questions_of_a_folder_outside_get_right_answers() {
     let Some(folder) = std::env::var_os("NPC_ASKED").map(PathBuf::from) else {
-        skip("corpora", "NPC_ASKED names no folder of questions");
+        skipped(Lack::Corpora, &"NPC_ASKED names no folder of questions");
         return;
     };
     let readme = std::fs::read_to_string(folder.join("README.md")).unwrap();

@@ -76,7 +76,7 @@ fn a_nodes_program_is_text_that_machines_load() {
     assert_eq!(whole.code, 0, "{}", whole.err);
     for line in [
         "# npc4-ingress: this node's endpoints that are isolated for ingress (1 member)",
-        "# NPC-I-*: one group: what may be sent to it RETURNs to NPC-FORWARD, the rest is denied",
+        "# NPC-I-*: group chain; what may be sent to the group RETURNs to NPC-FORWARD, the rest is denied",
         "add npc4-ingress 10.0.0.1",
         "-A NPC-FORWARD -m set --match-set npc4-ingress dst -j NPC-INGRESS",
         "COMMIT",

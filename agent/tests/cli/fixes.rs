@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use npc_skip::{Lack, skipped};
 use serde_json::Value;
 
 use crate::manifests::{CLIENTS, WANTS_TIER, deny, node, policy, policy_for, running, service, workload};
@@ -35,7 +36,7 @@ fn document(files: &Files, kind: &str, name: &str) -> String {
 /// Asks, applies each patch by kubectl to the file's own document, and asks again.
 pub(crate) fn patched_by_kubectl(yaml: &str, from: &str, to: &str) {
     let Some(kubectl) = kubectl() else {
-        return crate::skip("kubectl", "there is no kubectl; run make tools");
+        return skipped(Lack::Program("kubectl"), &"there is no kubectl; run make tools");
     };
     let files = Files::of(yaml);
     let answer = files.npc("explain", &[from, to, "-o", "json"]);

@@ -30,7 +30,6 @@ mod services;
 mod why;
 mod words;
 
-use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -48,16 +47,6 @@ struct Answer {
     code: i32,
     out: String,
     err: String,
-}
-
-/// Says that the calling test is skipped for this lack, past the harness; in strict mode that
-/// fails, as in the other tests that need what a machine may lack.
-fn skip(lack: &str, why: &str) {
-    let variable = |name| std::env::var(name).unwrap_or_default();
-    let is_strict = !matches!(variable("NPC_STRICT").as_str(), "" | "0");
-    assert!(!is_strict || variable("NPC_MAY_SKIP").split([',', ' ']).any(|name| name == lack), "{why}");
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    let _ = std::io::stderr().write_all(format!("SKIPPED: {test}: {why}\n").as_bytes());
 }
 
 impl Files {

@@ -135,7 +135,7 @@ impl Agent {
         thread::spawn(move || io::copy(&mut log, &mut io::sink()));
     }
 
-    /// The next log entry of which this holds.
+    /// The next log entry for which this holds.
     pub(crate) fn entry(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut read = String::new();
         loop {

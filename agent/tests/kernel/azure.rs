@@ -71,16 +71,16 @@ fn chains_jumps_and_sets_go_and_the_rest_is_byte_for_byte_as_before(backend: Bac
     // As its version 1 had it, and left it.
     run(&format!("iptables-{backend}"), &["-A", "FORWARD", "-j", "AZURE-NPM"]);
 
-    let remains = look().unwrap();
-    assert_eq!(remains.tables.len(), 1, "{remains:?}");
+    let leftovers = look().unwrap();
+    assert_eq!(leftovers.tables.len(), 1, "{leftovers:?}");
     assert_eq!(
-        (remains.tables[0].backend, remains.tables[0].jumps.len(), remains.tables[0].chains.len()),
+        (leftovers.tables[0].backend, leftovers.tables[0].jumps.len(), leftovers.tables[0].chains.len()),
         (backend, 2, 4)
     );
-    assert_eq!(remains.sets.len(), 3);
-    let removed = remove(&remains);
+    assert_eq!(leftovers.sets.len(), 3);
+    let removed = remove(&leftovers);
     assert!(removed.errors.is_empty(), "{:?}", removed.errors);
-    assert_eq!(removed.remains, remains);
+    assert_eq!(removed.gone, leftovers);
     assert_eq!(dump(backend), before);
     assert!(look().unwrap().is_nothing());
 }

@@ -10,7 +10,7 @@ use npc_compiler::plan::conntrack::FlowKey;
 
 use super::agent::{Agent, Folder};
 use super::conntrack::Table;
-use super::metrics::Told;
+use super::metrics::Scrape;
 use super::namespace::{Beyond, Namespace, ip};
 use super::on_both_backends;
 
@@ -42,7 +42,7 @@ fn a_sysctl_that_another_program_turns_is_noticed_without_an_event(backend: Back
     let folder = Folder::new();
     let mut agent = Agent::start(&folder, backend, &[]);
     agent.wait(1);
-    let count = |family: &str| Told::now().count(&format!("npc_unfiltered_bridges{{family=\"{family}\"}}"));
+    let count = |family: &str| Scrape::now().count(&format!("npc_unfiltered_bridges{{family=\"{family}\"}}"));
     assert_eq!((count("IPv4"), count("IPv6")), (0, 0));
     for (tables, family, denied) in
         [("iptables", "IPv4", ("10.244.1.9", "10.244.1.1")), ("ip6tables", "IPv6", ("fd00::9", "fd00::1"))]
@@ -90,5 +90,5 @@ fn pods_behind_an_unfiltered_bridge_are_warned_of_at_the_start() {
     // One port leads to no other.
     ip("link del port1");
     agent.wait(1);
-    assert_eq!(Told::now().count("npc_unfiltered_bridges{family=\"IPv4\"}"), 0);
+    assert_eq!(Scrape::now().count("npc_unfiltered_bridges{family=\"IPv4\"}"), 0);
 }

@@ -10,7 +10,7 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
 use npc_compiler::ruleset::node::NodeRuleset;
 
-/// Writes programs, and remembers the last one that it was to write.
+/// Writes rulesets, and remembers the last one that it was to write.
 pub(crate) struct ByHand {
     writer: Writer<Linux>,
     wanted: KernelState,

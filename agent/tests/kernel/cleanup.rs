@@ -4,10 +4,10 @@ use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::cleanup::cleanup;
 use npc_agent::dataplane::{Kernel, Linux};
 use npc_compiler::plan::{KernelState, Plan};
-use npc_compiler::ruleset::text::POD_GROUP;
+use npc_compiler::ruleset::constants::POD_GROUP;
 
 use super::namespace::{Namespace, feed, output, run};
-use super::programs::everything;
+use super::rulesets::everything;
 use super::{dump, on_both_backends};
 
 on_both_backends!(

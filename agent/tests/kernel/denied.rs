@@ -16,7 +16,7 @@ use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, Options};
 use npc_compiler::ruleset::node::{ChainName, FamilyRuleset, Rule};
 
-use super::enforce::{Told, enforcer, groups};
+use super::enforce::{EnforcerWithObjects, enforcer, groups};
 use super::namespace::{Namespace, output, run};
 use super::{dump, on_both_backends};
 
@@ -55,9 +55,12 @@ fn send(backend: Backend, family: Family, chain: &ChainName, packets: usize) {
 }
 
 /// An enforcer that writes all chains that count.
-fn complete(backend: Backend) -> Told {
+fn complete(backend: Backend) -> EnforcerWithObjects {
     let options = Options { anti_spoof: true, ..Options::default() };
-    Told(Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1").with_options(options), LastObjects::default())
+    EnforcerWithObjects(
+        Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1").with_options(options),
+        LastObjects::default(),
+    )
 }
 
 fn packets_are_counted_by_reason_and_family(backend: Backend) {
@@ -107,7 +110,8 @@ fn what_is_not_there_is_not_counted_and_the_rest_is(backend: Backend) {
     assert_eq!(read(&counters), [], "before anything was written");
     let options = Options { keep_established: true, ..Options::default() };
     let kernel = Linux::open(Some(backend)).unwrap();
-    let mut enforcer = Told(Enforcer::new(kernel, "node-1").with_options(options), LastObjects::default());
+    let mut enforcer =
+        EnforcerWithObjects(Enforcer::new(kernel, "node-1").with_options(options), LastObjects::default());
     enforcer.pass(&groups(1)).unwrap();
     send(backend, Family::V6, &ChainName::deny(Direction::Egress), 2);
     let expected =

@@ -169,16 +169,16 @@ fn a_foreign_rule_in_a_chain_of_ours_goes_and_is_named(backend: Backend) {
     let mut world = Drifting::new(backend);
     world.iptables(&["-I", "NPC-FORWARD", "-s", "192.0.2.7", "-j", "ACCEPT"]);
     let found_all = world.comes_back();
-    let told = ["chain", "NPC-FORWARD", "foreign: -A NPC-FORWARD -s 192.0.2.7/32 -j ACCEPT"];
-    assert_eq!(found_all.iter().map(found).collect::<Vec<_>>(), [told]);
+    let logged = ["chain", "NPC-FORWARD", "foreign: -A NPC-FORWARD -s 192.0.2.7/32 -j ACCEPT"];
+    assert_eq!(found_all.iter().map(found).collect::<Vec<_>>(), [logged]);
 }
 
 fn a_foreign_member_goes_and_is_named(backend: Backend) {
     let mut world = Drifting::new(backend);
     run("ipset", &["add", "npc4-ingress", "10.9.9.9"]);
     let found_all = world.comes_back();
-    let told = ["members", "npc4-ingress", "foreign: 10.9.9.9"];
-    assert_eq!(found_all.iter().map(found).collect::<Vec<_>>(), [told]);
+    let logged = ["members", "npc4-ingress", "foreign: 10.9.9.9"];
+    assert_eq!(found_all.iter().map(found).collect::<Vec<_>>(), [logged]);
 }
 
 fn a_member_exchanged_for_another_is_found_in_the_round(backend: Backend) {
@@ -186,8 +186,8 @@ fn a_member_exchanged_for_another_is_found_in_the_round(backend: Backend) {
     // At once, or the number of members tells.
     feed("ipset", &["restore"], "del npc4-ingress 10.244.1.1\nadd npc4-ingress 10.9.9.9\n");
     let found_all = world.comes_back();
-    let told = ["members", "npc4-ingress", "foreign: 10.9.9.9; missing: 10.244.1.1"];
-    assert_eq!(found_all.iter().map(found).collect::<Vec<_>>(), [told]);
+    let logged = ["members", "npc4-ingress", "foreign: 10.9.9.9; missing: 10.244.1.1"];
+    assert_eq!(found_all.iter().map(found).collect::<Vec<_>>(), [logged]);
 }
 
 fn a_flushed_set_is_filled_again(backend: Backend) {
@@ -262,17 +262,17 @@ fn another_programs_set_under_our_name_goes_or_is_left_alone_with_a_warning(back
     run("ipset", &["create", "npc4-used", "hash:ip"]);
     let rule = ["OUTPUT", "-m", "set", "--match-set", "npc4-used", "dst", "-j", "DROP"];
     world.iptables(&[&["-A"], &rule[..]].concat());
-    let mut told = Vec::new();
-    while told.len() < 2 {
+    let mut logged = Vec::new();
+    while logged.len() < 2 {
         let said = world.agent.wait_for("drift found");
-        told.push(found(&said).map(str::to_owned));
+        logged.push(found(&said).map(str::to_owned));
     }
-    told.sort();
+    logged.sort();
     let words = [
         ["set", "npc4-free", "no policy needs it; it was removed"],
         ["set", "npc4-used", "no policy needs it, but a rule uses it; it stays"],
     ];
-    assert_eq!(told, words);
+    assert_eq!(logged, words);
     world.agent.wait(1);
     let names = output("ipset", &["list", "-name"]);
     assert!(names.contains("npc4-used") && !names.contains("npc4-free"), "{names}");

@@ -23,7 +23,7 @@ use npc_compiler::plan::{KernelState, Plan};
 
 use super::by_hand::ByHand;
 use super::namespace::{Namespace, feed, hide_file, output, run};
-use super::programs::{dropping, everything};
+use super::rulesets::{dropping, everything};
 use super::{dump, on_both_backends};
 
 on_both_backends!(
@@ -46,17 +46,17 @@ fn open(backend: Backend) -> Linux {
 }
 
 /// An enforcer that is told whole states of the objects.
-pub(crate) struct Told(pub(crate) Enforcer<Linux>, pub(crate) LastObjects);
+pub(crate) struct EnforcerWithObjects(pub(crate) Enforcer<Linux>, pub(crate) LastObjects);
 
-impl Told {
+impl EnforcerWithObjects {
     pub(crate) fn pass(&mut self, objects: &Objects) -> Result<Pass, Error> {
         self.0.take(self.1.changes(objects, "node-1").changes.into_iter().map(|change| change.event));
         self.0.pass(&Network::default())
     }
 }
 
-pub(crate) fn enforcer(backend: Backend) -> Told {
-    Told(Enforcer::new(open(backend), "node-1"), LastObjects::default())
+pub(crate) fn enforcer(backend: Backend) -> EnforcerWithObjects {
+    EnforcerWithObjects(Enforcer::new(open(backend), "node-1"), LastObjects::default())
 }
 
 fn forward(backend: Backend) -> Vec<String> {
@@ -83,7 +83,7 @@ fn a_program_is_read_back_as_it_was_written(backend: Backend) {
     assert!(Plan::new(&held, &program).is_empty());
 }
 
-/// Pods of this node, each of which a policy of its own isolates both ways.
+/// Pods of this node. A policy of its own isolates each, both ways.
 pub(crate) fn groups(count: u16) -> Objects {
     let each = |n: u16| {
         let labels = Labels::from([("app".to_owned(), format!("a{n}"))]);

@@ -20,7 +20,7 @@ use super::agent::{Agent, Folder, wait_ready};
 use super::by_hand::ByHand;
 use super::namespace::{Namespace, feed, output, run};
 use super::on_both_backends;
-use super::programs::everything;
+use super::rulesets::everything;
 
 on_both_backends!(a_rule_whose_extension_is_not_installed_here_is_left_alone,);
 
@@ -182,8 +182,8 @@ fn a_rule_in_a_chain_of_ours_goes_and_is_logged() {
         run("nft", &[verb, "rule", family, "filter", "NPC-FORWARD", NATIVE]);
         let found = agent.repaired();
         assert_eq!(names(&found), ["NPC-FORWARD"]);
-        let told = found[0]["found"].as_str().unwrap();
-        assert!(told.starts_with("foreign: a rule that iptables cannot read; missing: "), "{told}");
+        let message = found[0]["found"].as_str().unwrap();
+        assert!(message.starts_with("foreign: a rule that iptables cannot read; missing: "), "{message}");
         assert_eq!(ruleset(), enforced);
     }
     agent.end(Signal::SIGTERM);
@@ -224,7 +224,8 @@ fn a_forward_chain_elsewhere_is_an_error_and_the_other_family_is_enforced() {
     let elsewhere = "{ type filter hook forward priority -10; }";
     let prerouting = "{ type filter hook prerouting priority 0; }";
     for (theirs, other, name) in [("ip", "ip6", "IPv4"), ("ip6", "ip", "IPv6")] {
-        for (made, told) in [(elsewhere, "the priority -10"), (prerouting, "the hook prerouting"), ("", "has no hook")]
+        for (made, message) in
+            [(elsewhere, "the priority -10"), (prerouting, "the hook prerouting"), ("", "has no hook")]
         {
             let _namespace = Namespace::enter();
             run("nft", &["add", "table", theirs, "filter"]);
@@ -235,7 +236,7 @@ fn a_forward_chain_elsewhere_is_an_error_and_the_other_family_is_enforced() {
             let error = entry["error"].as_str().unwrap();
             let named =
                 error.starts_with(&format!("{name}: ")) && error.contains(&format!("{name} cannot be enforced: "));
-            assert!(named && error.contains(told), "{error}");
+            assert!(named && error.contains(message), "{error}");
             assert_eq!(jumps(theirs), [] as [usize; 0]);
             assert_enforced(other);
             assert!(!folder.ready().exists());
@@ -280,7 +281,7 @@ fn programs_are_read_beside_a_foreign_rule_as_they_were_written() {
         for (name, lines) in &KernelState::from(&everything()).family(family).chains {
             assert_eq!(table.chain(name).unwrap().as_ref(), Some(lines));
         }
-        let absent = npc_compiler::ruleset::node::ChainName::new("ABSENT");
+        let absent = npc_compiler::ruleset::node::ChainName::ours("NPC-ABSENT").unwrap();
         assert_eq!(table.chain(&absent).unwrap(), None);
     }
 }
@@ -312,10 +313,10 @@ fn azure_npm_is_found_and_removed_beside_a_foreign_rule() {
         );
         run("nft", &["add", "rule", "ip", "filter", "AZURE-NPM", NATIVE]);
         assert!(other_engines().unwrap().contains_key("Azure NPM"));
-        let remains = look().unwrap();
-        assert_eq!((remains.tables.len(), remains.sets.len()), (1, 1), "{place:?}");
-        assert_eq!((remains.tables[0].jumps.len(), remains.tables[0].chains.len()), (1, 2), "{place:?}");
-        let removed = remove(&remains);
+        let leftovers = look().unwrap();
+        assert_eq!((leftovers.tables.len(), leftovers.sets.len()), (1, 1), "{place:?}");
+        assert_eq!((leftovers.tables[0].jumps.len(), leftovers.tables[0].chains.len()), (1, 2), "{place:?}");
+        let removed = remove(&leftovers);
         assert!(removed.errors.is_empty(), "{place:?} {:?}", removed.errors);
         assert!(look().unwrap().is_nothing(), "{place:?}");
         if place.families.contains(&"ip") {

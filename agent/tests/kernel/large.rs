@@ -15,7 +15,7 @@ use npc_compiler::ruleset::node::{ChainName, Member, SetName};
 use serde_json::json;
 
 use super::agent::{Agent, Folder};
-use super::enforce::{Told, enforcer};
+use super::enforce::{EnforcerWithObjects, enforcer};
 use super::namespace::Namespace;
 use super::{dump, on_both_backends};
 
@@ -70,31 +70,31 @@ fn large(held: &KernelState) -> (Vec<&ChainName>, bool) {
 
 fn a_policy_of_another_namespace_is_in_force_while_a_large_change_is_loaded(backend: Backend) {
     let _namespace = Namespace::enter();
-    let Told(first, known) = enforcer(backend);
-    let mut told = Told(first.with_large_changes_first(), known);
+    let EnforcerWithObjects(first, known) = enforcer(backend);
+    let mut loading = EnforcerWithObjects(first.with_large_changes_first(), known);
     let few = policy("large", &[json!({"port": 80})]);
-    told.pass(&objects(vec![few])).unwrap();
+    loading.pass(&objects(vec![few])).unwrap();
     let many = policy("large", &ports(1));
-    let first = told.pass(&objects(vec![many.clone()])).unwrap();
+    let first = loading.pass(&objects(vec![many.clone()])).unwrap();
     assert!(first.writes.is_nothing(), "the change itself waits: {}", first.writes);
     // The policy of the other namespace comes now.
     let both = objects(vec![many.clone(), policy("small", &[])]);
-    told.pass(&both).unwrap();
-    let held = told.0.kernel().read().unwrap();
+    loading.pass(&both).unwrap();
+    let held = loading.0.kernel().read().unwrap();
     assert!(is_isolated(&held, 2), "the other namespace waits");
     assert!(is_isolated(&held, 1), "the old policy is in force");
     let (chains, is_led_to) = large(&held);
     assert!(!chains.is_empty() && !is_led_to, "{chains:?} {is_led_to}");
     let mut passes = 0;
-    while told.0.is_loading() {
+    while loading.0.is_loading() {
         passes += 1;
-        told.pass(&both).unwrap();
+        loading.pass(&both).unwrap();
     }
     assert!(passes > 1, "it came at once");
-    let held = told.0.kernel().read().unwrap();
+    let held = loading.0.kernel().read().unwrap();
     let (chains, is_led_to) = large(&held);
     assert!(chains.len() == 1 && is_led_to, "{chains:?} {is_led_to}");
-    assert!(told.0.holds().unwrap());
+    assert!(loading.0.holds().unwrap());
     // Another agent finds nothing to do.
     let other = enforcer(backend).pass(&both).unwrap();
     assert!(other.writes.is_nothing(), "{}", other.writes);

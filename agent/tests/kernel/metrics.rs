@@ -17,9 +17,9 @@ on_both_backends!(
 );
 
 /// All of them; the agent is in this namespace.
-pub(crate) struct Told(String);
+pub(crate) struct Scrape(String);
 
-impl Told {
+impl Scrape {
     pub(crate) fn now() -> Self {
         let mut stream = TcpStream::connect("127.0.0.1:10901").unwrap();
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
@@ -61,16 +61,16 @@ fn what_the_kernel_holds_and_what_it_took_is_counted(backend: Backend) {
     agent.wait(1);
     folder.write_pod("web-2", "web", 3);
     agent.wait(2);
-    let told = Told::now();
-    assert_eq!(told.count(&format!("npc_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))), 1);
+    let scrape = Scrape::now();
+    assert_eq!(scrape.count(&format!("npc_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))), 1);
     for (name, count) in [("npc_ready", 1), ("npc_policies", 2), ("npc_rejected_policies", 1), ("npc_endpoints", 3)] {
-        assert_eq!(told.count(name), count, "{name}");
+        assert_eq!(scrape.count(name), count, "{name}");
     }
-    let synced = told.of("npc_last_sync_timestamp_seconds");
+    let synced = scrape.of("npc_last_sync_timestamp_seconds");
     assert!(synced >= begin.floor() && synced <= since_1970(), "{begin} {synced}");
     // As the kernel's own tools count them.
     for (family, iptables, prefix) in [("IPv4", "iptables", "npc4-"), ("IPv6", "ip6tables", "npc6-")] {
-        let of = |name: &str| told.count(&format!("npc_{name}{{family=\"{family}\"}}"));
+        let of = |name: &str| scrape.count(&format!("npc_{name}{{family=\"{family}\"}}"));
         let rules = output(&format!("{iptables}-{backend}-save"), &["-t", "filter"]);
         assert_eq!(of("rules"), rules.lines().filter(|line| line.starts_with("-A NPC-")).count() as u64, "{rules}");
         let sets = output("ipset", &["save"]);
@@ -80,16 +80,16 @@ fn what_the_kernel_holds_and_what_it_took_is_counted(backend: Backend) {
         assert!(of("rules") > 5 && of("sets") > 2 && of("set_entries") > 3);
     }
     // Rules of each family were written, sets with them and for the pod.
-    let restores = told.count("npc_restore_duration_seconds_count");
+    let restores = scrape.count("npc_restore_duration_seconds_count");
     assert!(restores >= 2, "{restores}");
-    assert_eq!(told.count("npc_xtables_lock_wait_seconds_count"), restores);
-    assert!(told.count("npc_ipset_duration_seconds_count") >= 2);
+    assert_eq!(scrape.count("npc_xtables_lock_wait_seconds_count"), restores);
+    assert!(scrape.count("npc_ipset_duration_seconds_count") >= 2);
     for stage in ["compile", "apply"] {
-        assert_eq!(told.count(&format!("npc_pass_duration_seconds_count{{stage=\"{stage}\"}}")), 2);
+        assert_eq!(scrape.count(&format!("npc_pass_duration_seconds_count{{stage=\"{stage}\"}}")), 2);
     }
-    assert_eq!(told.count("npc_event_to_kernel_seconds_count{kind=\"Pod\"}"), 3);
+    assert_eq!(scrape.count("npc_event_to_kernel_seconds_count{kind=\"Pod\"}"), 3);
     for name in ["restore", "ipset", "pass"] {
-        assert_eq!(told.count(&format!("npc_{name}_failures_total")), 0);
+        assert_eq!(scrape.count(&format!("npc_{name}_failures_total")), 0);
     }
 }
 
@@ -106,13 +106,13 @@ fn what_others_changed_is_counted(backend: Backend) {
         ("members", &["ipset", "add", "npc4-ingress", "192.0.2.1"]),
     ] {
         // Who asks how much it grew needs to see where it was.
-        assert_eq!(Told::now().count(&format!("npc_drift_found_total{{what=\"{what}\"}}")), 0);
+        assert_eq!(Scrape::now().count(&format!("npc_drift_found_total{{what=\"{what}\"}}")), 0);
         run(change[0], &change[1..]);
         agent.wait_for("drift found");
         agent.wait(1);
-        let told = Told::now();
+        let scrape = Scrape::now();
         for metric in ["found", "repaired"] {
-            assert_eq!(told.count(&format!("npc_drift_{metric}_total{{what=\"{what}\"}}")), 1, "{}", told.0);
+            assert_eq!(scrape.count(&format!("npc_drift_{metric}_total{{what=\"{what}\"}}")), 1, "{}", scrape.0);
         }
         assert_eq!(dump(backend), held);
     }
@@ -124,14 +124,14 @@ fn writes_that_are_refused_are_counted(backend: Backend) {
     let refusing = Refusing::new(&folder, backend);
     let mut agent = refusing.start(&folder, backend);
     agent.wait_for("ruleset not programmed");
-    let told = Told::now();
+    let scrape = Scrape::now();
     for name in ["npc_restore_failures_total", "npc_pass_failures_total", "npc_restore_duration_seconds_count"] {
-        assert!(told.count(name) >= 1, "{name}\n{}", told.0);
+        assert!(scrape.count(name) >= 1, "{name}\n{}", scrape.0);
     }
-    assert_eq!((told.count("npc_ready"), told.count("npc_ipset_failures_total")), (0, 0));
+    assert_eq!((scrape.count("npc_ready"), scrape.count("npc_ipset_failures_total")), (0, 0));
     refusing.lift();
     agent.wait(1);
-    assert_eq!(Told::now().count("npc_ready"), 1);
+    assert_eq!(Scrape::now().count("npc_ready"), 1);
 
     // Another program puts a set that is full in place of ours; the next pod does not
     // get in, unless the agent has seen it before.
@@ -147,7 +147,7 @@ fn writes_that_are_refused_are_counted(backend: Backend) {
         folder.write_pod(&format!("web-{pod}"), "web", pod);
         agent.wait(u64::from(pod) - 1);
         run("ipset", &["destroy", "full"]);
-        if Told::now().count("npc_ipset_failures_total") > 0 {
+        if Scrape::now().count("npc_ipset_failures_total") > 0 {
             // It got in all the same, by a set of another name.
             let address = format!(" 10.244.1.{pod}");
             let peer = |line: &String| line.starts_with("add npc4-") && line.ends_with(&address);
@@ -155,5 +155,5 @@ fn writes_that_are_refused_are_counted(backend: Backend) {
             return;
         }
     }
-    panic!("no write to a set was refused\n{}", Told::now().0);
+    panic!("no write to a set was refused\n{}", Scrape::now().0);
 }

@@ -8,7 +8,7 @@ use npc_agent::dataplane::backend::Backend;
 
 use super::agent::{Agent, Folder, PASSES, wait_ready};
 use super::dump;
-use super::metrics::Told;
+use super::metrics::Scrape;
 use super::namespace::Namespace;
 
 /// An agent of a node of this name, with these arguments too.
@@ -96,7 +96,7 @@ fn a_misspelt_kind_is_counted_and_shown_until_it_is_corrected() {
     let folder = Folder::new();
     let mut agent = Agent::start(&folder, Backend::Nft, &[]);
     agent.wait(1);
-    let count = || Told::now().count("npc_manifest_errors");
+    let count = || Scrape::now().count("npc_manifest_errors");
     let status = |more: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_npc")).arg("status").args(more).output().unwrap();
         String::from_utf8(output.stdout).unwrap()

@@ -87,7 +87,7 @@ impl Beyond {
         Self(std::thread::spawn(make).join().unwrap())
     }
 
-    /// A veth of this name, up, of which the other end is over there, up too, by
+    /// A veth of this name, up, whose other end is over there, up too, by
     /// the name with `-p` behind it.
     pub(crate) fn veth(&self, name: &str) {
         let peer = format!("{name}-p");

@@ -5,8 +5,8 @@ use std::future::Future;
 use npc_agent::dataplane::links;
 use npc_agent::dataplane::network::{Bridge, Interface, Network, NetworkFollower, NotPodInterface};
 use npc_compiler::object::Family;
+use npc_compiler::ruleset::constants::POD_GROUP;
 use npc_compiler::ruleset::node::InterfaceName;
-use npc_compiler::ruleset::text::POD_GROUP;
 
 use super::namespace::{Beyond, Namespace, ip};
 

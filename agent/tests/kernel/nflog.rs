@@ -22,7 +22,7 @@ fn loopback(family: Family) -> IpAddr {
 
 /// Reports what is sent to this UDP port, as a chain of this name would.
 fn report(backend: Backend, family: Family, chain: &str, port: u16, matches: Vec<Match>) {
-    let name = ChainName::new(chain);
+    let name = ChainName::ours(&format!("NPC-{chain}")).unwrap();
     let line = rule_line(family, &name, &Rule { matches, target: Target::Log });
     let text = format!(
         "*filter\n:{name} - [0:0]\n{line}\n-A {name} -j DROP\n-A OUTPUT -p udp -m udp --dport {port} -j {name}\nCOMMIT\n"

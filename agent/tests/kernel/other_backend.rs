@@ -56,7 +56,7 @@ fn a_backend_that_is_not_in_use_stays_so(backend: Backend) {
     agent.wait(1);
     if backend == Backend::Nft {
         assert_eq!(tables(), "nat\n");
-        // More than one round of audits, of which this is the second at least.
+        // More than one round of audits: this is the second at least.
         for member in ["10.9.9.8", "10.9.9.9"] {
             run("ipset", &["add", "npc4-ingress", member]);
             agent.wait_for("drift repaired");

@@ -19,7 +19,7 @@ use npc_compiler::ruleset::text::rule_line;
 use super::by_hand::ByHand;
 use super::namespace::{Namespace, hide_file, leave_file_system, output};
 use super::on_both_backends;
-use super::programs::everything;
+use super::rulesets::everything;
 use super::{anti_spoof, dump};
 
 on_both_backends!(

@@ -16,7 +16,7 @@ use npc_compiler::ruleset::node::{ChainName, SetName};
 use super::by_hand::ByHand;
 use super::namespace::{Namespace, run};
 use super::on_both_backends;
-use super::programs::{dropping, everything};
+use super::rulesets::{dropping, everything};
 
 on_both_backends!(
     a_refused_line_is_quoted_and_nothing_of_the_restore_is_there,
@@ -73,7 +73,7 @@ fn what_another_program_uses_of_ours_is_emptied_and_holds_nothing_up(backend: Ba
     run(&iptables, &["-A", "OUTPUT", "-m", "set", "--match-set", "npc4-peers", "dst", "-j", "DROP"]);
     enforcer.enforce(&dropping(&[1])).unwrap();
     let mut held = Linux::open(Some(backend)).unwrap().read().unwrap();
-    let left = held.v4.chains.remove(&ChainName::new("INGRESS")).unwrap();
+    let left = held.v4.chains.remove(&ChainName::ours("NPC-INGRESS").unwrap()).unwrap();
     assert!(left.is_empty(), "{left:?}");
     let (_, left) = held.v4.sets.remove(&SetName::new(Family::V4, "peers")).unwrap();
     assert!(left.is_empty(), "{left:?}");

@@ -9,14 +9,14 @@ use ipnetwork::IpNetwork;
 use npc_agent::dataplane::ipset::{Error, Ipset, PATIENCE, Reading, Refusal, Sets};
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::SetWrite;
+use npc_compiler::ruleset::constants::MAXELEM;
 use npc_compiler::ruleset::node::{InterfaceName, Member, SetKind, SetName};
-use npc_compiler::ruleset::text::MAXELEM;
 use proptest::collection::btree_set;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::namespace::{Namespace, output, run};
-use super::programs::{address, everything};
+use super::rulesets::{address, everything};
 
 fn open() -> Ipset {
     Ipset::open().unwrap()
@@ -43,9 +43,8 @@ fn deletes<'a>(
 
 /// Everything that makes these sets.
 fn making(sets: &Sets) -> Vec<SetWrite> {
-    let family = |name: &SetName| SetName::ours(name.as_str()).unwrap().1;
     let each = |(name, (kind, members)): (&SetName, &(SetKind, BTreeSet<Member>))| {
-        let mut writes = vec![create(name, family(name), *kind)];
+        let mut writes = vec![create(name, name.family(), *kind)];
         writes.extend(adds(name, members.iter().cloned()));
         writes
     };
@@ -299,17 +298,17 @@ fn sets_of_others_are_skipped_and_odd_ones_under_our_names_are_reported() {
     let expected = odd.iter().filter(|(name, ..)| there.contains(*name));
     let expected: BTreeSet<(&str, &str)> = expected.map(|(name, _, header)| (*name, *header)).collect();
     let read = ipset.read().unwrap();
-    let told = read.odd.iter().map(|odd| (odd.name.as_str(), odd.header.as_str())).collect::<BTreeSet<_>>();
-    assert_eq!(told, expected);
+    let message = read.odd.iter().map(|odd| (odd.name.as_str(), odd.header.as_str())).collect::<BTreeSet<_>>();
+    assert_eq!(message, expected);
     assert_eq!((read.v4, read.v6), (Sets::new(), Sets::new()));
 
     // A set as ours with a member that is none that we would write.
     run("ipset", &["create", "npc4-ours", "hash:net", "maxelem", "16777216"]);
     run("ipset", &["add", "npc4-ours", "10.0.0.0/8", "nomatch"]);
     let read = ipset.read().unwrap();
-    let told =
+    let message =
         "hash:net family inet maxelem 16777216 with the member `10.0.0.0/8 with an option (nomatch, timeout, …)`";
-    assert!(read.odd.iter().any(|odd| odd.header == told), "{:?}", read.odd);
+    assert!(read.odd.iter().any(|odd| odd.header == message), "{:?}", read.odd);
     assert!(read.v4.is_empty());
     run("ipset", &["flush", "npc4-ours"]);
     assert_eq!(ipset.read().unwrap().v4.len(), 1);

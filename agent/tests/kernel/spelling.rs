@@ -62,14 +62,14 @@ fn what_a_version_prints_otherwise_is_named_once_and_no_drift(backend: Backend) 
     let path = printing(&folder, backend, OTHERWISE);
     let start = || Agent::start_with(&folder, backend, &[], &[("PATH", &path)]);
     let mut agent = start();
-    let mut told = Vec::new();
+    let mut logged = Vec::new();
     let mut warnings_until = |agent: &mut Agent, is_end: &dyn Fn(&Value) -> bool| {
         loop {
             let entry = agent.entry(|entry| is_end(entry) || entry["level"] == "WARN");
             if is_end(&entry) {
                 return;
             }
-            told.push(entry);
+            logged.push(entry);
         }
     };
     // With legacy it is found out when what was written is read back, with nft in the
@@ -78,10 +78,10 @@ fn what_a_version_prints_otherwise_is_named_once_and_no_drift(backend: Backend) 
     let enforced = dump(backend);
     flush(backend);
     warnings_until(&mut agent, &|entry| entry.to_string().contains("drift repaired"));
-    let otherwise = told.iter().filter(|entry| entry.to_string().contains("prints some rules differently"));
+    let otherwise = logged.iter().filter(|entry| entry.to_string().contains("prints some rules differently"));
     let printed: Vec<&str> = otherwise.map(|entry| entry["printed"].as_str().unwrap()).collect();
     assert_eq!(printed, ["-m conntrack --ctstate established -j RETURN"; 2]);
-    let drifted = told.iter().filter(|entry| entry.to_string().contains("drift found"));
+    let drifted = logged.iter().filter(|entry| entry.to_string().contains("drift found"));
     assert_eq!(drifted.map(|entry| entry["name"].as_str().unwrap()).collect::<Vec<_>>(), ["NPC-DENY-INGRESS"]);
     // A real change of the same chain is found, and that of no other.
     run(&format!("iptables-{backend}"), &["-R", "NPC-FORWARD", "1", "-s", "192.0.2.7", "-j", "ACCEPT"]);

@@ -53,7 +53,7 @@ impl<'a> Admission<'a> {
         Self { admitted, rules: rules.into_iter().map(source).collect(), places }
     }
 
-    /// The rules of which some values of [`Self::admitted`] are made, in the order of the
+    /// The rules from which some values of [`Self::admitted`] are made, in the order of the
     /// policies and of the rules in them.
     pub(crate) fn sources<'s>(&'s self, of: impl IntoIterator<Item = &'s Admitted>) -> Vec<&'s AdmittingRule<'a>> {
         // Thousands of peers may share one value.

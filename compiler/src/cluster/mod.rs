@@ -9,6 +9,7 @@
 mod admitted;
 pub mod backend;
 pub(crate) mod claim;
+mod classes;
 mod contest;
 pub mod group;
 mod group_key;
@@ -26,15 +27,13 @@ pub use contest::Contest;
 pub use open_groups::OpenGroups;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::FxHashMap;
 
 use crate::algebra::cidr::{self, AddressSet};
-use crate::algebra::selector::{Operator, Selector};
+use crate::algebra::selector::Selector;
+use crate::cluster::classes::{ClassesOfNamespace, classify};
 use crate::cluster::contest::owners;
 use crate::cluster::over_bound::OverBound;
 use crate::cluster::selection::{Selection, UnknownLabels};
@@ -96,7 +95,7 @@ pub struct Cluster {
     services: BTreeMap<String, BTreeMap<String, Service>>,
     /// The addresses of services, by family.
     service_addresses: [AddressSet; 2],
-    /// The families of which pods without an address may get one.
+    /// The families in which pods without an address may get one.
     assigned_families: [bool; 2],
     /// Namespaces that no object of the input declares.
     implied_namespaces: BTreeSet<String>,
@@ -104,7 +103,7 @@ pub struct Cluster {
     unread: Vec<Unread>,
     /// What of the input makes pods that are not in it, in words.
     pod_makers: Vec<String>,
-    /// The classes of which not all is known that selectors ask for, in order.
+    /// The classes with unknown labels that selectors ask for, in order.
     open: Vec<ClassId>,
 }
 
@@ -143,7 +142,7 @@ impl Cluster {
         let first_family = new_address::first_family(objects, &pods);
         for service in &objects.services {
             let mut service = service.clone();
-            // EndpointSlices say of which families it is.
+            // EndpointSlices say which families it has.
             let has_slices = || endpoint_slices.contains_key(&(service.namespace.clone(), service.name.clone()));
             if service.routing.is_of_first_family && !has_slices() {
                 service.routing.only_family = first_family;
@@ -423,72 +422,6 @@ impl Cluster {
             }
         }
     }
-}
-
-/// The classes of a namespace.
-#[derive(Debug, Default)]
-struct ClassesOfNamespace {
-    all: Vec<ClassId>,
-    /// How often selectors were tried on all of them.
-    searches: AtomicUsize,
-    /// Those that have a label, by the label's hash.
-    by_label: OnceLock<FxHashMap<u64, Vec<ClassId>>>,
-}
-
-impl ClassesOfNamespace {
-    /// The classes among which those are that a selector selects, in order. Where many
-    /// selectors ask, an index by labels answers: each of 10,000 peers tried on each of
-    /// 10,000 classes takes seconds.
-    fn candidates(&self, selector: &Selector, classes: &[Class]) -> Vec<ClassId> {
-        /// After how many searches an index pays.
-        const SEARCHES: usize = 4;
-        let label = selector.requirements().find_map(|requirement| match &requirement.operator {
-            Operator::In(values) => match &**values {
-                [value] => Some(label_hash(&requirement.key, value)),
-                _ => None,
-            },
-            Operator::NotIn(_) | Operator::Exists | Operator::DoesNotExist => None,
-        });
-        let Some(label) = label.filter(|_| self.searches.fetch_add(1, Ordering::Relaxed) >= SEARCHES) else {
-            return self.all.clone();
-        };
-        let by_label = self.by_label.get_or_init(|| {
-            let mut by_label = FxHashMap::<u64, Vec<ClassId>>::default();
-            for id in &self.all {
-                for (key, value) in &classes[id.0 as usize].labels {
-                    by_label.entry(label_hash(key, value)).or_default().push(*id);
-                }
-            }
-            by_label
-        });
-        by_label.get(&label).cloned().unwrap_or_default()
-    }
-}
-
-fn label_hash(key: &str, value: &str) -> u64 {
-    FxBuildHasher.hash_one((key, value))
-}
-
-/// Sorts the endpoints into classes. Where no policy asks for labels of nodes, a pod that has none yet
-/// is as one that has.
-fn classify(pods: &[Pod], ask_for_node_labels: bool) -> (Vec<Class>, Vec<Option<ClassId>>) {
-    let mut endpoints = BTreeMap::<(&str, &Labels, UnknownLabels), Vec<PodId>>::new();
-    for (i, pod) in pods.iter().enumerate().filter(|(_, pod)| pod.is_endpoint()) {
-        let unknown = match UnknownLabels::of(pod) {
-            UnknownLabels::OfNode if !ask_for_node_labels => UnknownLabels::None,
-            unknown => unknown,
-        };
-        endpoints.entry((&pod.namespace, &pod.labels, unknown)).or_default().push(PodId(index(i)));
-    }
-    let mut class_of = vec![None; pods.len()];
-    let mut classes = Vec::with_capacity(endpoints.len());
-    for ((namespace, labels, unknown), endpoints) in endpoints {
-        for pod in &endpoints {
-            class_of[pod.0 as usize] = Some(ClassId(index(classes.len())));
-        }
-        classes.push(Class { namespace: namespace.to_owned(), labels: labels.clone(), unknown, endpoints });
-    }
-    (classes, class_of)
 }
 
 /// The addresses of each node: those of its object, those that its pods report

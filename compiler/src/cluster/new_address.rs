@@ -18,7 +18,7 @@ pub enum NewAddress {
     OfNode,
 }
 
-/// The prefixes of which no network gives addresses to a pod or a node, by family: those for
+/// The prefixes from which no network gives addresses to a pod or a node, by family: those for
 /// documentation (RFC 5737, RFC 3849), of loopback, link-local and multicast, and reserved ones.
 const OF_NO_POD: [&[&str]; 2] = [
     &["0.0.0.0/8", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"],
@@ -92,7 +92,7 @@ pub(super) fn first_family(objects: &Objects, pods: &[Pod]) -> Option<Family> {
     of_server.or_else(|| pods.iter().filter(is_of_both).chain(pods).find_map(of_pod))
 }
 
-/// The families of which pods and nodes have addresses; both where none has any.
+/// The families in which pods and nodes have addresses; both where none has any.
 pub(super) fn assigned_families(objects: &Objects) -> [bool; 2] {
     let of_pods = objects.pods.iter().flat_map(|pod| pod.addresses().chain(pod.host_addresses.iter().copied()));
     let of_nodes = objects.nodes.iter().flat_map(|node| {

@@ -10,6 +10,7 @@ use crate::object::{EndpointSlice, Family, Pod, Service, ServicePort, TargetPort
 
 /// Why the input does not say where a service leads.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum WhyUnknown {
     /// It has no selector, and no EndpointSlice of it is in the input.
     NoSelector,
@@ -27,6 +28,7 @@ pub enum WhyUnknown {
 
 /// Why a port of a service has no backend.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum NoBackend {
     /// Its selector selects no pod, or its EndpointSlices list none.
     NoPod,

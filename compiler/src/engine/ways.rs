@@ -96,8 +96,8 @@ impl Ways {
             };
             if old.is_empty() {
                 let all = members(&mut groups.keys());
-                let gate = SetName::isolated(family, direction);
-                delta.sets.insert(gate, SetDelta::Created(SetKind::HashIp, all));
+                let isolated = SetName::isolated(family, direction);
+                delta.sets.insert(isolated, SetDelta::Created(SetKind::HashIp, all));
             }
             for at in was.keys().filter(|at| !is.contains_key(*at)) {
                 delta.sets.insert(set_at(family, direction, at), SetDelta::Gone);

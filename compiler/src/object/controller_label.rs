@@ -38,6 +38,10 @@ const fn label(
     ControllerLabel { key, kinds, is_always_there, yields_to_template: false, values }
 }
 
+/// The label by which a Deployment knows the pods of each of its templates: with the name of the
+/// ReplicaSet it shows the Deployment's.
+pub(super) const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+
 /// The label of the pods of a Job whose completions are indexed (`completionMode: Indexed`).
 pub(crate) const COMPLETION_INDEX_LABEL: &str = "batch.kubernetes.io/job-completion-index";
 
@@ -54,7 +58,7 @@ const LABELS: [ControllerLabel; 10] = [
     label("controller-uid", &["Job", "CronJob"], true, Values::Any),
     label("job-name", &["CronJob"], true, Values::NameAndSuffix),
     label("pod-template-generation", &["DaemonSet"], false, Values::Any),
-    label("pod-template-hash", &["Deployment"], true, Values::Any),
+    label(POD_TEMPLATE_HASH, &["Deployment"], true, Values::Any),
     label("statefulset.kubernetes.io/pod-name", &["StatefulSet"], true, Values::NameAndOrdinal),
 ];
 

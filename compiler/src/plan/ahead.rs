@@ -111,7 +111,7 @@ fn endpoints(
     peers_change: bool,
 ) {
     let family = was.family;
-    let gate = SetName::isolated(family, direction);
+    let isolated = SetName::isolated(family, direction);
     let [other_was, other_is] = [was, is].map(|view| Tree::new(view, direction.opposite()));
     let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
     let leaves = was.leaves();
@@ -128,7 +128,7 @@ fn endpoints(
         let joins = match (was.is_isolated(address), is.is_isolated(address)) {
             (true, false) => {
                 if may_leave(ahead, address) {
-                    put(ahead, &gate, address, false);
+                    put(ahead, &isolated, address, false);
                 }
                 continue;
             }
@@ -149,7 +149,7 @@ fn endpoints(
         if !after.iter().flat_map(|rules| sets_of(rules)).all(is_as_wanted) || !answers.iter().all(is_known) {
             continue;
         }
-        let answers = answers.iter().copied().chain([(&gate, true)]);
+        let answers = answers.iter().copied().chain([(&isolated, true)]);
         let before: Vec<(&SetName, bool)> = answers.map(|(set, yes)| (set, put(ahead, set, address, yes))).collect();
         // In a kernel that another program changed, a way can ask one set twice.
         let now = Tree::new(StateView { family, held: ahead, delta: None }, direction);

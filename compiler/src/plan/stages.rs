@@ -202,20 +202,20 @@ impl Stages {
                     }
                 }
             }
-            let gate = SetName::isolated(was.family, direction);
+            let isolated = SetName::isolated(was.family, direction);
             let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
             for (address, mut writes) in of_address {
-                let gate = writes.remove(&gate);
+                let isolated = writes.remove(&isolated);
                 let way = is.traverse(address).asked;
                 let mut on_way: Vec<SetWrite> = way.into_iter().filter_map(|name| writes.remove(name)).collect();
                 match (was.is_isolated(address), is.is_isolated(address)) {
                     // No packet takes its way until it is in the isolated set.
                     (false, _) => {
                         self.fill.append(&mut on_way);
-                        self.join.extend(gate);
+                        self.join.extend(isolated);
                     }
                     (true, false) => {
-                        self.leave.extend(gate);
+                        self.leave.extend(isolated);
                         self.clear.append(&mut on_way);
                     }
                     (true, true) => {

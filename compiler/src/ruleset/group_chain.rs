@@ -387,12 +387,12 @@ impl Leaf {
         name
     }
 
-    /// A hash of the chain's content, which is the same under any name.
-    pub(crate) fn hash(&self, family: Family) -> Hash {
-        let nowhere = ChainName::new("");
+    /// A hash of the chain's content, which is the same under any name. Text for iptables is no
+    /// part of it: what goes into names has an encoding of its own.
+    pub(crate) fn hash(&self) -> Hash {
         let mut fields = Fields::of("chain");
         for rule in &self.rules {
-            fields.add(text::rule_line(family, &nowhere, rule));
+            fields.add(text::name_encoding(rule));
         }
         fields.finish()
     }
@@ -477,6 +477,27 @@ mod tests {
                     let of_peers = asked.into_iter().filter(|name| leaf.sets.contains_key(*name)).count();
                     prop_assert_eq!(of_peers, leaf.sets.len(), "each is asked");
                     prop_assert_eq!(leaf.sets, Leaf::sets_of(family, direction, &options, &admission));
+                }
+            }
+        }
+
+        /// What names a chain has a frozen encoding, so no respelled rule renames it.
+        #[test]
+        fn whatever_a_chain_has_can_name_it(
+            objects in sample::objects(),
+            keep_established: bool,
+            allow_tunnels: bool,
+            log_denied: bool,
+        ) {
+            let cluster = Cluster::new(&objects);
+            let options = Options { keep_established, allow_tunnels, log_denied, ..Options::default() };
+            for (_, group) in Groups::of_cluster(&cluster).iter() {
+                let (direction, admission) = (group.key.direction, group.admission(&cluster));
+                for family in Family::ALL {
+                    let leaf = Leaf::new(family, direction, &options, &admission, [("shop", "db")]);
+                    for rule in &leaf.rules {
+                        prop_assert!(text::is_encoded(rule), "{rule:?}");
+                    }
                 }
             }
         }

@@ -13,6 +13,7 @@
 //! The sets `npc4-p-…` and `npc4-n-…` are made by `group_chain`, all others by `layout`; a
 //! set that stands in for another while rules change, by [`crate::plan`].
 
+pub mod constants;
 pub mod dispatch;
 #[cfg(test)]
 mod golden;

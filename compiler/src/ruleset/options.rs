@@ -7,6 +7,7 @@ use crate::ruleset::state::KernelState;
 /// How rules recognise a pod's traffic to itself, and an ICMP error about what was sent
 /// to its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum SelfMatch {
     /// One `-m bpf` rule for every pod, and one for errors.
     #[default]

@@ -49,7 +49,7 @@ pub enum Match {
     NotSyn,
     /// Destination ports, after [`Match::Protocol`]: sorted, disjoint inclusive
     /// ranges; `--dport` for one, `-m multiport --dports` for more, at most 15
-    /// slots of which a range takes two.
+    /// slots, where a range takes two.
     DestinationPorts(Vec<(u16, u16)>),
     /// `-m addrtype --dst-type BROADCAST`
     ToBroadcast,

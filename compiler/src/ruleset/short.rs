@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-/// Text of at most so many bytes, none of which is zero; so zeros behind it
+/// Text of at most so many bytes, none of them zero; so zeros behind it
 /// change no order.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Short<const MAX: usize> {

@@ -11,6 +11,7 @@ use crate::verdict::flow::End;
 
 /// What is said of some traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Verdict {
     /// All of it passes.
     Allowed,

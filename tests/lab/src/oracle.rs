@@ -78,7 +78,7 @@ pub enum Demand {
 }
 
 impl Demand {
-    /// What two together demand, each of which can stop the packet.
+    /// What two together demand; each can stop the packet.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         match (self, other) {

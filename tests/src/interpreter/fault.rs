@@ -1,4 +1,4 @@
-//! What the kernel or the tools would refuse in a program.
+//! What the kernel or the tools would refuse in a ruleset.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +17,13 @@ const MULTIPORT_SLOTS: usize = 15;
 /// The longest comment.
 const LONGEST_COMMENT: usize = 255;
 
-/// Everything that keeps a program from being loaded, in words; nothing for a
+/// Everything that keeps a ruleset from being loaded, in words; nothing for a
 /// good one.
 #[must_use]
-pub fn faults(program: &NodeRuleset) -> Vec<String> {
+pub fn faults(ruleset: &NodeRuleset) -> Vec<String> {
     let mut all = Vec::new();
     for family in Family::ALL {
-        let part = program.family(family);
+        let part = ruleset.family(family);
         if part.family != family {
             all.push(format!("the {family} part says that it is {}", part.family));
         }
@@ -35,10 +35,10 @@ pub fn faults(program: &NodeRuleset) -> Vec<String> {
     all
 }
 
-fn sets(program: &FamilyRuleset, found: &mut Vec<String>) {
-    for (name, set) in &program.sets {
+fn sets(ruleset: &FamilyRuleset, found: &mut Vec<String>) {
+    for (name, set) in &ruleset.sets {
         for member in &set.members {
-            if let Some(fault) = member_fault(program.family, set, member) {
+            if let Some(fault) = member_fault(ruleset.family, set, member) {
                 found.push(format!("set {name}: {member}: {fault}"));
             }
         }
@@ -70,43 +70,43 @@ fn member_fault(family: Family, set: &Set, member: &Member) -> Option<&'static s
     }
 }
 
-fn chains(program: &FamilyRuleset, found: &mut Vec<String>) {
-    for (name, rules) in &program.chains {
+fn chains(ruleset: &FamilyRuleset, found: &mut Vec<String>) {
+    for (name, rules) in &ruleset.chains {
         for (index, rule) in rules.iter().enumerate() {
             let mut faults = Vec::new();
-            rule_faults(program, rule, &mut faults);
+            rule_faults(ruleset, rule, &mut faults);
             found.extend(faults.into_iter().map(|fault| format!("{name} rule {index}: {fault}")));
         }
     }
-    let Some((forward, _)) = program.chains.iter().find(|(name, _)| name.as_str() == FORWARD_CHAIN) else {
+    let Some((forward, _)) = ruleset.chains.iter().find(|(name, _)| name.as_str() == FORWARD_CHAIN) else {
         found.push(format!("no chain {FORWARD_CHAIN}"));
         return;
     };
     let mut depths = BTreeMap::new();
     // FORWARD itself is one level.
-    match depth(program, forward, &mut depths) {
+    match depth(ruleset, forward, &mut depths) {
         None => found.push("chains lead in a circle".to_owned()),
         Some(below) if below + 1 > DEEPEST => found.push(format!("chains nest {} deep", below + 1)),
         Some(_) => {}
     }
 }
 
-fn rule_faults(program: &FamilyRuleset, rule: &Rule, found: &mut Vec<String>) {
+fn rule_faults(ruleset: &FamilyRuleset, rule: &Rule, found: &mut Vec<String>) {
     if let Target::Foreign(what) = &rule.target {
         found.push(format!("{what:?} is not ours"));
     }
     if let Target::Jump(to) | Target::Goto(to) = &rule.target
-        && !program.chains.contains_key(to)
+        && !ruleset.chains.contains_key(to)
     {
         found.push(format!("no chain {to}"));
     }
     for (index, one) in rule.matches.iter().enumerate() {
         let fault = match one {
-            Match::Source(prefix) | Match::Destination(prefix) if Family::of(&prefix.ip()) != program.family => {
+            Match::Source(prefix) | Match::Destination(prefix) if Family::of(&prefix.ip()) != ruleset.family => {
                 Some("of the other family")
             }
-            Match::Icmpv6Type(_) if program.family == Family::V4 => Some("ICMPv6 in an IPv4 packet"),
-            Match::HopLimit255 if program.family == Family::V4 => Some("a hop limit in an IPv4 packet"),
+            Match::Icmpv6Type(_) if ruleset.family == Family::V4 => Some("ICMPv6 in an IPv4 packet"),
+            Match::HopLimit255 if ruleset.family == Family::V4 => Some("a hop limit in an IPv4 packet"),
             Match::Length(first, last) | Match::NotLength(first, last) if first > last => Some("an empty range"),
             Match::Icmpv6Type(_)
             | Match::Protocol(_)
@@ -122,7 +122,7 @@ fn rule_faults(program: &FamilyRuleset, rule: &Rule, found: &mut Vec<String>) {
             }
             Match::DestinationPorts(ranges) => ports_fault(ranges),
             Match::Comment(text) if text.len() > LONGEST_COMMENT => Some("the comment is too long"),
-            Match::Set(name, field) | Match::NotInSet(name, field) => match program.sets.get(name) {
+            Match::Set(name, field) | Match::NotInSet(name, field) => match ruleset.sets.get(name) {
                 None => Some("no such set"),
                 Some(set) => {
                     let fits = match field {
@@ -169,7 +169,7 @@ fn ports_fault(ranges: &[(u16, u16)]) -> Option<&'static str> {
 /// How many chains nest from this one on, itself included; `None` in a circle.
 /// `depths` holds `None` for the chains that are being looked at.
 fn depth<'a>(
-    program: &'a FamilyRuleset,
+    ruleset: &'a FamilyRuleset,
     chain: &'a ChainName,
     depths: &mut BTreeMap<&'a ChainName, Option<usize>>,
 ) -> Option<usize> {
@@ -178,9 +178,9 @@ fn depth<'a>(
     }
     depths.insert(chain, None);
     let mut deepest = 0;
-    for rule in program.chains.get(chain).into_iter().flatten() {
+    for rule in ruleset.chains.get(chain).into_iter().flatten() {
         if let Target::Jump(to) | Target::Goto(to) = &rule.target {
-            deepest = deepest.max(depth(program, to, depths)?);
+            deepest = deepest.max(depth(ruleset, to, depths)?);
         }
     }
     depths.insert(chain, Some(deepest + 1));

@@ -1,4 +1,4 @@
-//! Tests of the interpreter on programs written by hand.
+//! Tests of the interpreter on rulesets written by hand.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,10 +13,10 @@ fn rule(matches: impl Into<Vec<Match>>, target: Target) -> Rule {
 }
 
 fn chain_name(suffix: &str) -> ChainName {
-    ChainName::new(suffix)
+    ChainName::ours(&format!("NPC-{suffix}")).expect("a name of ours")
 }
 
-fn program(chains: &[(&str, &[Rule])], sets: &[(&str, SetKind, &[Member])]) -> NodeRuleset {
+fn ruleset(chains: &[(&str, &[Rule])], sets: &[(&str, SetKind, &[Member])]) -> NodeRuleset {
     let family = |family| FamilyRuleset {
         family,
         sets: BTreeMap::new(),
@@ -43,14 +43,14 @@ fn set(name: &str, field: SetField) -> Match {
     Match::Set(SetName::new(Family::V4, name), field)
 }
 
-fn outcome(program: &NodeRuleset, packet: &Packet) -> Outcome {
-    assert_eq!(faults(program), Vec::<String>::new());
-    run(program, packet).outcome
+fn outcome(ruleset: &NodeRuleset, packet: &Packet) -> Outcome {
+    assert_eq!(faults(ruleset), Vec::<String>::new());
+    run(ruleset, packet).outcome
 }
 
 #[test]
 fn a_return_after_goto_lands_after_the_jump() {
-    let program = program(
+    let ruleset = ruleset(
         &[
             ("FORWARD", &[rule([], Target::Jump(chain_name("A"))), rule([], Target::Drop)]),
             ("A", &[rule([], Target::Goto(chain_name("B"))), rule([], Target::Return)]),
@@ -58,7 +58,7 @@ fn a_return_after_goto_lands_after_the_jump() {
         ],
         &[],
     );
-    let run = run(&program, &packet());
+    let run = run(&ruleset, &packet());
     assert_eq!(run.outcome, Outcome::Dropped);
     let trace: Vec<_> = run.trace.iter().map(|(chain, index)| (chain.as_str(), *index)).collect();
     assert_eq!(trace, [("NPC-FORWARD", 0), ("NPC-A", 0), ("NPC-B", 0), ("NPC-FORWARD", 1)]);
@@ -66,7 +66,7 @@ fn a_return_after_goto_lands_after_the_jump() {
 
 #[test]
 fn the_end_of_a_chain_that_was_gone_to_is_not_continued_where_goto_stood() {
-    let program = program(
+    let ruleset = ruleset(
         &[
             ("FORWARD", &[rule([], Target::Jump(chain_name("A")))]),
             ("A", &[rule([], Target::Goto(chain_name("B"))), rule([], Target::Drop)]),
@@ -74,27 +74,27 @@ fn the_end_of_a_chain_that_was_gone_to_is_not_continued_where_goto_stood() {
         ],
         &[],
     );
-    assert_eq!(outcome(&program, &packet()), Outcome::Returned);
+    assert_eq!(outcome(&ruleset, &packet()), Outcome::Returned);
 }
 
 #[test]
 fn a_goto_from_the_first_chain_returns_to_the_rules_of_others() {
-    let program = program(
+    let ruleset = ruleset(
         &[
             ("FORWARD", &[rule([], Target::Goto(chain_name("A"))), rule([], Target::Drop)]),
             ("A", &[rule([], Target::Return)]),
         ],
         &[],
     );
-    assert_eq!(outcome(&program, &packet()), Outcome::Returned);
+    assert_eq!(outcome(&ruleset, &packet()), Outcome::Returned);
 }
 
 #[test]
 fn sets_are_asked_about_the_field_named() {
     let member = Member::Address(packet().source);
     let sets: &[(&str, SetKind, &[Member])] = &[("s", SetKind::HashIp, &[member])];
-    let by_source = program(&[("FORWARD", &[rule([set("s", SetField::Source)], Target::Drop)])], sets);
-    let by_destination = program(&[("FORWARD", &[rule([set("s", SetField::Destination)], Target::Drop)])], sets);
+    let by_source = ruleset(&[("FORWARD", &[rule([set("s", SetField::Source)], Target::Drop)])], sets);
+    let by_destination = ruleset(&[("FORWARD", &[rule([set("s", SetField::Destination)], Target::Drop)])], sets);
     assert_eq!(outcome(&by_source, &packet()), Outcome::Dropped);
     assert_eq!(outcome(&by_destination, &packet()), Outcome::Returned);
 }
@@ -106,8 +106,8 @@ fn a_prefix_contains_its_addresses_and_a_port_member_needs_all_three() {
     let sets: &[(&str, SetKind, &[Member])] =
         &[("n", SetKind::HashNet, &[prefix]), ("p", SetKind::HashIpPort, &[port])];
     let matches = [set("n", SetField::Source), set("p", SetField::DestinationPort)];
-    let program = program(&[("FORWARD", &[rule(matches, Target::Drop)])], sets);
-    assert_eq!(outcome(&program, &packet()), Outcome::Dropped);
+    let ruleset = ruleset(&[("FORWARD", &[rule(matches, Target::Drop)])], sets);
+    assert_eq!(outcome(&ruleset, &packet()), Outcome::Dropped);
     let others = [
         Packet { source: "10.0.0.4".parse().unwrap(), ..packet() },
         Packet { destination: "10.0.0.3".parse().unwrap(), ..packet() },
@@ -116,7 +116,7 @@ fn a_prefix_contains_its_addresses_and_a_port_member_needs_all_three() {
         Packet { payload: Payload::Icmp(8), ..packet() },
     ];
     for other in others {
-        assert_eq!(outcome(&program, &other), Outcome::Returned, "{other:?}");
+        assert_eq!(outcome(&ruleset, &other), Outcome::Returned, "{other:?}");
     }
 }
 
@@ -127,19 +127,19 @@ fn what_the_kernel_would_refuse_is_a_fault() {
     let zero = Member::Prefix("0.0.0.0/0".parse().unwrap());
     let host = Member::Prefix("10.0.0.1/32".parse().unwrap());
     let bad: [(&str, NodeRuleset); 7] = [
-        ("no chain", program(&[("FORWARD", &[rule([], Target::Jump(chain_name("A")))])], &[])),
-        ("circle", program(&[("FORWARD", &[rule([], Target::Jump(chain_name("FORWARD")))])], &[])),
-        ("no such set", program(&[("FORWARD", &[rule([set("s", SetField::Source)], Target::Drop)])], &[])),
-        ("too many ports", program(&[("FORWARD", &[rule(ports(too_many), Target::Drop)])], &[])),
+        ("no chain", ruleset(&[("FORWARD", &[rule([], Target::Jump(chain_name("A")))])], &[])),
+        ("circle", ruleset(&[("FORWARD", &[rule([], Target::Jump(chain_name("FORWARD")))])], &[])),
+        ("no such set", ruleset(&[("FORWARD", &[rule([set("s", SetField::Source)], Target::Drop)])], &[])),
+        ("too many ports", ruleset(&[("FORWARD", &[rule(ports(too_many), Target::Drop)])], &[])),
         (
             "before a protocol",
-            program(&[("FORWARD", &[rule([Match::DestinationPorts(vec![(1, 2)])], Target::Drop)])], &[]),
+            ruleset(&[("FORWARD", &[rule([Match::DestinationPorts(vec![(1, 2)])], Target::Drop)])], &[]),
         ),
-        ("length 0", program(&[], &[("n", SetKind::HashNet, &[zero])])),
-        ("as an address", program(&[], &[("n", SetKind::HashNet, &[host])])),
+        ("length 0", ruleset(&[], &[("n", SetKind::HashNet, &[zero])])),
+        ("as an address", ruleset(&[], &[("n", SetKind::HashNet, &[host])])),
     ];
-    for (fault, program) in bad {
-        let found = faults(&program);
+    for (fault, ruleset) in bad {
+        let found = faults(&ruleset);
         assert!(found.iter().any(|found| found.contains(fault)), "{fault}: {found:?}");
     }
 }

@@ -42,7 +42,7 @@ pub struct Report {
     pub passed: Count,
     /// Packets that all states denied, and that did not come.
     pub stopped: Count,
-    /// Packets of which nothing can be said.
+    /// Packets about which nothing can be said.
     pub undecided: u64,
     /// Datagrams of streams that were cut, and that the other end turned
     /// around by a datagram of its own.
@@ -69,7 +69,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "passed    {}", self.passed)?;
         writeln!(f, "stopped   {}", self.stopped)?;
-        writeln!(f, "streamed  {}, on streams of which {} lived throughout", self.streamed, self.streams_lived)?;
+        writeln!(f, "streamed  {}, on streams; {} of these lived throughout", self.streamed, self.streams_lived)?;
         writeln!(f, "          and {} ended because they were denied", self.streams_ended)?;
         let why = self.why_unsent.as_deref().unwrap_or("");
         writeln!(f, "undecided {}, not sent {} {why}", self.undecided, self.unsent)?;

@@ -1,4 +1,4 @@
-//! Shots: packets each of which is to be judged. Most begin a flow of their
+//! Shots: packets that are judged one by one. Most begin a flow of their
 //! own; the others are the datagrams of a stream.
 
 use std::collections::{BTreeMap, VecDeque};

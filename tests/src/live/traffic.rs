@@ -133,7 +133,7 @@ struct Thread {
     /// The UDP streams: flow and sending end.
     datagrams: Vec<(usize, UdpSocket)>,
     streams: Streams,
-    /// Connections of which it is not known yet what they are for, or that are
+    /// Connections whose purpose is not known yet, or that are
     /// for one message.
     accepted: BTreeMap<u64, End>,
     next_accepted: u64,

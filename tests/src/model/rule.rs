@@ -98,7 +98,7 @@ impl Rule {
                 }
                 "--match-set" => {
                     let name = value();
-                    let (name, _) = SetName::ours(name).unwrap_or_else(|| panic!("{line}: set {name} is not ours"));
+                    let name = SetName::ours(name).unwrap_or_else(|| panic!("{line}: set {name} is not ours"));
                     rule.sets.push((name, value().to_owned(), !is_negated));
                 }
                 "-j" | "-g" => {

@@ -26,8 +26,8 @@ use npc_compiler::object::{Family, Labels, Objects, Pod, Protocol};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::{End, directed};
 use npc_tests::apiserver::Server;
+use npc_tests::corpora::beside;
 use npc_tests::lab::{self, Backend, Enforcer, Lab, Mode, Netns, Payload, Probe, Seen, can_run, report};
-use npc_tests::skip::{Lack, skipped};
 
 const NODE: &str = "bnode";
 
@@ -35,12 +35,7 @@ const NODE: &str = "bnode";
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
 
 fn corpus() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpora/azure-npm");
-    if !folder.is_dir() {
-        skipped(Lack::Corpora, &format!("there is no {}", folder.display()));
-        return None;
-    }
-    can_run().then_some(folder)
+    beside("corpora/azure-npm").filter(|_| can_run())
 }
 
 fn objects(folder: &Path) -> Objects {

@@ -17,7 +17,7 @@ use npc_tests::skip::{Lack, skipped};
 /// waits for a program that hangs.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A group of processes of which there can be so many, threads included.
+/// A group of so many processes at most, threads included.
 struct Cgroup(PathBuf);
 
 impl Cgroup {

@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 use npc_agent::source::manifests;
 use npc_agent::status::AgentStatus;
 use npc_compiler::object::{self, Family, Objects};
+use npc_compiler::ruleset::constants::POD_GROUP;
 use npc_compiler::ruleset::layout::Options;
-use npc_compiler::ruleset::text::POD_GROUP;
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe};
 use socket2::{Domain, Protocol, Socket, Type};
 

@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use npc_compiler::ruleset::text::POD_GROUP;
+use npc_compiler::ruleset::constants::POD_GROUP;
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
 use npc_tests::live::{Editor, Live, Load};
 use npc_tests::skip::{Lack, skipped};

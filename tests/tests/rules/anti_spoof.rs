@@ -22,7 +22,7 @@ fn pod(name: &str, host: u8) -> Pod {
 }
 
 /// One pod is let in to the other, a third is not; each has an interface.
-fn program(anti_spoof: bool) -> NodeRuleset {
+fn ruleset(anti_spoof: bool) -> NodeRuleset {
     let policy = serde_json::json!({"metadata": {"namespace": "a", "name": "db"}, "spec": {
         "podSelector": {"matchLabels": {"app": "db"}},
         "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}],
@@ -32,16 +32,16 @@ fn program(anti_spoof: bool) -> NodeRuleset {
     let policies = vec![NetworkPolicy::from(policy)];
     let objects = Objects { pods, policies, ..Objects::default() };
     let options = Options { anti_spoof, ..Options::default() };
-    let mut program = layout::ruleset(&Cluster::new(&objects), NODE, &options);
-    for (family, part) in [(Family::V4, &mut program.v4), (Family::V6, &mut program.v6)] {
+    let mut ruleset = layout::ruleset(&Cluster::new(&objects), NODE, &options);
+    for (family, part) in [(Family::V4, &mut ruleset.v4), (Family::V6, &mut ruleset.v6)] {
         let Some(own) = part.sets.get_mut(&SetName::own(family)) else { continue };
         for pod in &objects.pods {
             let address = pod.address(family).unwrap();
             own.members.insert(Member::of_interface(address.into(), interface(&pod.name).unwrap()));
         }
     }
-    assert_eq!(faults(&program), Vec::<String>::new());
-    program
+    assert_eq!(faults(&ruleset), Vec::<String>::new());
+    ruleset
 }
 
 fn interface(pod: &str) -> Option<InterfaceName> {
@@ -49,7 +49,7 @@ fn interface(pod: &str) -> Option<InterfaceName> {
 }
 
 fn passes(
-    program: &NodeRuleset,
+    ruleset: &NodeRuleset,
     interface: Option<InterfaceName>,
     source: &str,
     destination: &str,
@@ -63,32 +63,32 @@ fn passes(
     };
     let quoted_destination = (state == State::Related).then_some(source);
     let first = Packet::first(source, destination, payload);
-    run(program, &Packet { state, interface, quoted_destination, ..first }).outcome == Outcome::Returned
+    run(ruleset, &Packet { state, interface, quoted_destination, ..first }).outcome == Outcome::Returned
 }
 
 #[test]
 fn from_its_interface_a_pod_sends_by_its_own_address_and_no_other() {
-    let program = program(true);
+    let ruleset = ruleset(true);
     for (web, db, other) in [("10.0.0.1", "10.0.0.2", "10.0.0.3"), ("fd00::1", "fd00::2", "fd00::3")] {
         for state in [State::New, State::Established, State::Related] {
-            assert!(passes(&program, interface("web"), web, db, state));
-            assert_eq!(passes(&program, interface("other"), other, db, state), state != State::New);
+            assert!(passes(&ruleset, interface("web"), web, db, state));
+            assert_eq!(passes(&ruleset, interface("other"), other, db, state), state != State::New);
             // Of a pod, of the destination, of no pod here.
             let foreign = if web.contains(':') { "2001:db8::1" } else { "192.0.2.1" };
             for claim in [web, db, foreign] {
-                assert!(!passes(&program, interface("other"), claim, db, state), "{claim} {state:?}");
+                assert!(!passes(&ruleset, interface("other"), claim, db, state), "{claim} {state:?}");
             }
             // By an interface that is not known to be of pods, as before.
-            assert!(passes(&program, None, web, db, state));
+            assert!(passes(&ruleset, None, web, db, state));
         }
     }
 }
 
 #[test]
 fn without_the_option_there_is_nothing_of_it() {
-    let program = program(false);
-    assert!(passes(&program, interface("other"), "10.0.0.1", "10.0.0.2", State::New));
-    for part in [&program.v4, &program.v6] {
+    let ruleset = ruleset(false);
+    assert!(passes(&ruleset, interface("other"), "10.0.0.1", "10.0.0.2", State::New));
+    for part in [&ruleset.v4, &ruleset.v6] {
         assert!(!part.chains.contains_key(&ChainName::spoof()));
         assert!(part.sets.keys().all(|name| !name.is_own()));
     }
@@ -96,8 +96,8 @@ fn without_the_option_there_is_nothing_of_it() {
 
 #[test]
 fn it_is_the_first_rule_and_only_addresses_of_no_pod_come_back() {
-    let program = program(true);
-    for (part, unroutable) in [(&program.v4, &["0.0.0.0/32"][..]), (&program.v6, &["fe80::/10", "::/128"])] {
+    let ruleset = ruleset(true);
+    for (part, unroutable) in [(&ruleset.v4, &["0.0.0.0/32"][..]), (&ruleset.v6, &["fe80::/10", "::/128"])] {
         let first = &part.chains[&ChainName::forward()][0];
         assert_eq!(first.target, Target::Jump(ChainName::spoof()));
         assert!(matches!(first.matches[..], [Match::FromPods, Match::NotInSet(..)]));

@@ -13,16 +13,11 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::verdict::flow::End;
 use npc_tests::azure::{Capture, Outcome, Packet};
-use npc_tests::skip::{Lack, skipped};
+use npc_tests::corpora::beside;
 
 /// A real capture, of Azure NPM 1.4.43, where it lies beside the repository.
 fn real_capture() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpora/azure-npm");
-    if !folder.is_dir() {
-        skipped(Lack::Corpora, &format!("there is no {}", folder.display()));
-        return None;
-    }
-    Some(folder)
+    beside("corpora/azure-npm")
 }
 
 fn objects(folder: &Path) -> Objects {

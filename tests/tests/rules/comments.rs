@@ -55,9 +55,9 @@ fn only(objects: &Objects, direction: Direction, named: &BTreeSet<Origin>) -> Ob
 
 /// The direction of the rule of a group that let a packet through, and the rules that this
 /// rule names.
-fn let_through(program: &NodeRuleset, packet: &interpreter::Packet) -> Vec<(Direction, BTreeSet<Origin>)> {
-    let chains = &program.family(Family::of(&packet.source)).chains;
-    let traced = run(program, packet).trace;
+fn let_through(ruleset: &NodeRuleset, packet: &interpreter::Packet) -> Vec<(Direction, BTreeSet<Origin>)> {
+    let chains = &ruleset.family(Family::of(&packet.source)).chains;
+    let traced = run(ruleset, packet).trace;
     let of_groups = traced.into_iter().filter_map(|(chain, index)| match chain.role() {
         ChainRole::Group(direction) => Some((direction, &chains[chain][index])),
         _ => None,
@@ -81,7 +81,7 @@ fn the_rules_that_a_comment_names_admit_what_the_rule_lets_through() {
         let mut to_ask = BTreeMap::<_, Vec<(&End, &End, Packet)>>::new();
         let nodes: BTreeSet<&str> = objects.pods.iter().filter_map(|pod| pod.node.as_deref()).collect();
         for node in nodes {
-            let program = layout::ruleset(&cluster, node, &Options::default());
+            let ruleset = layout::ruleset(&cluster, node, &Options::default());
             for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to))) {
                 for family in Family::ALL {
                     let address = |end| oracle.address(end, family).filter(|address| is_clear(*address));
@@ -100,7 +100,7 @@ fn the_rules_that_a_comment_names_admit_what_the_rule_lets_through() {
                             None => (interpreter::Payload::Other, Payload::Icmp),
                         };
                         let packet = interpreter::Packet::first(source, destination, mine);
-                        for found in let_through(&program, &packet) {
+                        for found in let_through(&ruleset, &packet) {
                             let question = (from, to, Packet { family, payload: asked });
                             to_ask.entry(found).or_default().push(question);
                         }
@@ -126,8 +126,8 @@ fn the_rules_that_a_comment_names_admit_what_the_rule_lets_through() {
 fn a_chain_of_a_group_names_the_policies_and_the_rules_that_it_comes_from() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rules/hitless/takeover/cluster.yaml");
     let objects = manifests::load(&[path.into()], &manifests::Options::default()).unwrap().objects;
-    let program = layout::ruleset(&Cluster::new(&objects), "n1", &Options::default());
-    let text = program.v4.restore_text();
+    let ruleset = layout::ruleset(&Cluster::new(&objects), "n1", &Options::default());
+    let text = ruleset.v4.restore_text();
     let bearing = |name: &str| text.lines().filter(|line| line.contains(name)).count();
     for policy in &objects.policies {
         let name = format!("{}/{}", policy.namespace(), policy.name());

@@ -18,8 +18,8 @@ use npc_agent::source::manifests::{self, Severity};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects, Pod, Protocol};
 use npc_compiler::verdict::matrix::{self, By};
+use npc_tests::corpora::beside;
 use npc_tests::random;
-use npc_tests::skip::{Lack, skipped};
 use serde::Deserialize;
 
 /// One line of `index.json`.
@@ -44,17 +44,6 @@ type Ports = BTreeMap<Protocol, BTreeSet<(u16, u16)>>;
 /// What is allowed, by source and destination; nothing where there is no
 /// entry.
 type Allowed = BTreeMap<(String, String), Ports>;
-
-/// The files that others keep beside the repository. If they are not there, the
-/// calling test is skipped.
-fn beside(path: &str) -> Option<PathBuf> {
-    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(path);
-    if !found.exists() {
-        skipped(Lack::Corpora, &format!("there is no {}", found.display()));
-        return None;
-    }
-    Some(found)
-}
 
 /// Compares each case; how many pairs that were.
 fn compare_all(cases: &[(PathBuf, PathBuf)]) -> usize {

@@ -293,6 +293,74 @@ fn the_compilers_folders_import_only_from_those_above_them_in_the_table() {
     }
 }
 
+/// Whether a source names a crate, and not a module of the same name, which it declares or which its
+/// `use`s brought.
+fn names_crate(tokens: &[&str], name: &str) -> bool {
+    let is_word = |token: &str| token.chars().all(|c| c.is_alphanumeric() || c == '_');
+    let by_root = tokens.windows(3).any(|three| three[1..] == ["::", name] && !is_word(three[0]));
+    let paths = paths(tokens);
+    let is_brought = tokens.windows(2).any(|two| two == ["mod", name])
+        || paths.iter().any(|path| path.len() > 1 && path[1..].contains(&name));
+    by_root || (!is_brought && paths.iter().any(|path| path.first() == Some(&name)))
+}
+
+/// The files of the agent that do what only some modules may: what that is, and where.
+fn beyond_their_part(sources: &BTreeMap<Module, String>) -> Vec<(&'static str, String)> {
+    // Kubectl, for `-k`: the one program that a command of people starts. What is fuzzed is netlink too.
+    let allowed: [(&str, &[&str]); 3] = [
+        ("kube", &["source::kube"]),
+        ("netlink", &["dataplane", "fuzz"]),
+        ("processes", &["dataplane", "command::input::kustomize"]),
+    ];
+    let mut found = Vec::new();
+    for (module, text) in sources {
+        let (kept, _) = without_tests(&tokens(text));
+        let name = module.join("::");
+        for (what, modules) in allowed {
+            let does = match what {
+                "kube" => names_crate(&kept, "kube"),
+                "netlink" => kept.iter().any(|token| *token == "rtnetlink" || token.starts_with("netlink_packet")),
+                _ => paths(&kept).iter().any(|path| path.windows(2).any(|two| two == ["process", "Command"])),
+            };
+            let is_allowed = modules.iter().any(|one| name == *one || name.starts_with(&format!("{one}::")));
+            if does && !is_allowed {
+                found.push((what, name.clone()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn only_their_modules_name_kube_speak_netlink_and_start_processes() {
+    let mut sources = BTreeMap::new();
+    files(&root().join("agent/src"), &[], &mut sources);
+    let found = beyond_their_part(&sources);
+    assert!(found.is_empty(), "{found:#?}");
+    // Each is found where it is allowed, so it would be found elsewhere.
+    for (what, module) in [("kube", "source::kube"), ("netlink", "dataplane"), ("processes", "dataplane::process")] {
+        let module: Module = module.split("::").map(str::to_owned).collect();
+        let of_module = sources.iter().filter(|(of, _)| of.starts_with(&module)).map(|(_, text)| text.clone());
+        let moved = of_module.enumerate().map(|(number, text)| (vec![format!("elsewhere{number}")], text)).collect();
+        assert!(beyond_their_part(&moved).iter().any(|(found, _)| *found == what), "{what}");
+    }
+}
+
+#[test]
+fn the_crate_kube_is_told_from_the_module() {
+    for (text, expected) in [
+        ("fn f(client: &::kube::Client) {}", true),
+        ("use kube::Client;", true),
+        ("fn f() { kube::Client::new() }", true),
+        ("use npc_agent::source::kube;\nfn f() { kube::list() }", false),
+        ("use npc_agent::source::kube::{self, list};\nfn f() { kube::list() }", false),
+        ("pub mod kube;\npub use kube::list;", false),
+        ("// use kube::Client;\nfn f() { crate::source::kube::list() }", false),
+    ] {
+        assert_eq!(names_crate(&tokens(text), "kube"), expected, "{text}");
+    }
+}
+
 /// The circles of a crate of these files.
 fn circles_of(files: &[(&str, &str)]) -> Vec<(String, String)> {
     let module = |path: &str| path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();

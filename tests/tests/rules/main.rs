@@ -15,5 +15,6 @@ mod hitless;
 mod imports;
 mod large;
 mod mid_stream;
+mod skips;
 mod takeover;
 mod traps;

@@ -8,9 +8,9 @@ use tokio::time::{self, Instant};
 use tracing::warn;
 
 use super::{LoopEnded, Registry, changes};
-use crate::cni::asking::{ListedPolicies, Needs};
 use crate::cni::ended::without_ended;
 use crate::cni::pending::{Answered, Awaits, Pending, late};
+use crate::cni::policy_lists::{ListedPolicies, Needs};
 use crate::enforce::{Event, Waiter};
 use crate::metrics::Cni;
 
@@ -36,7 +36,7 @@ impl Registry {
             let is_due = pending.due() <= now;
             if pending.awaits == Awaits::Object {
                 if let Some(arrived) = self.sandboxes.arrived(&pending.add) {
-                    match self.asking.want(&pending.add.namespace, arrived, &mut self.policies) {
+                    match self.lists.want(&pending.add.namespace, arrived, &mut self.policies) {
                         Needs::Turn(turn) => pending.awaits = Awaits::Policies(turn),
                         Needs::Nothing => {
                             ready.push(pending);
@@ -88,7 +88,7 @@ impl Registry {
         };
         let (ready, rest) = std::mem::take(&mut self.pending).into_iter().partition(is_over);
         self.pending = rest;
-        self.asking.over(namespace, has_come, &mut self.policies);
+        self.lists.over(namespace, has_come, &mut self.policies);
         self.admit(ready, events).await
     }
 

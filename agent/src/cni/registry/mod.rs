@@ -16,12 +16,12 @@ use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{error, info};
 
 use crate::causes::with_causes;
-use crate::cni::asking::Asking;
 use crate::cni::files::Files;
 use crate::cni::last_deletes::LastDeletes;
 use crate::cni::netns::SeenNetns;
 use crate::cni::pending::{Answered, Awaits, Pending};
 use crate::cni::policies::Policies;
+use crate::cni::policy_lists::PolicyLists;
 use crate::cni::sandboxes::Sandboxes;
 use crate::cni::server::PendingRequest;
 use crate::enforce::Event;
@@ -48,7 +48,7 @@ pub(super) struct Registry {
     files: Files,
     agent: mpsc::Sender<Event>,
     pending: Vec<Pending>,
-    asking: Asking,
+    lists: PolicyLists,
     /// Where the tasks that answer say so.
     answers: mpsc::UnboundedSender<Answered>,
     deleted: LastDeletes,
@@ -69,7 +69,7 @@ impl Registry {
     /// of what [`Registry::run`] takes.
     pub(super) fn new(
         sandboxes: Sandboxes,
-        asking: Asking,
+        lists: PolicyLists,
         files: Files,
         agent: mpsc::Sender<Event>,
         answers: mpsc::UnboundedSender<Answered>,
@@ -82,7 +82,7 @@ impl Registry {
             files,
             agent,
             pending: Vec::new(),
-            asking,
+            lists,
             answers,
             deleted: LastDeletes::default(),
             metrics,
@@ -110,7 +110,7 @@ impl Registry {
                 }
                 // All that have come by now: one by one, each pass of the loop would take a few.
                 1.. = requests.recv_many(&mut asked, REQUESTS) => self.requests(&mut asked).await,
-                listed = self.asking.next() => self.listed(listed).await,
+                listed = self.lists.next() => self.listed(listed).await,
                 event = events.recv() => match event {
                     Some(Event::Changes(changes)) => self.changes(changes).await,
                     Some(other) => self.agent.send(other).await.map_err(Into::into),
@@ -146,7 +146,7 @@ impl Registry {
         changes.changes = passed;
         let now = self.policies.now();
         for namespace in namespaces {
-            self.asking.want(&namespace, now, &mut self.policies);
+            self.lists.want(&namespace, now, &mut self.policies);
         }
         self.agent.send(Event::Changes(changes)).await?;
         self.advance().await
@@ -285,9 +285,9 @@ fn changes(events: Vec<engine::Event>) -> Option<Event> {
 }
 
 #[cfg(test)]
-mod asking_tests;
-#[cfg(test)]
 mod late_tests;
+#[cfg(test)]
+mod policy_lists_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

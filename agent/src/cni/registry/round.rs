@@ -21,7 +21,7 @@ impl Registry {
     pub(super) async fn inspect(&mut self) -> Result<(), LoopEnded> {
         for namespace in self.policies.overdue() {
             let now = self.policies.now();
-            self.asking.want(&namespace, now, &mut self.policies);
+            self.lists.want(&namespace, now, &mut self.policies);
         }
         self.read_notes().await?;
         self.deleted.forget_before(Moment::now().before(LONGEST));

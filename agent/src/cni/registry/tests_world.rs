@@ -16,8 +16,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time;
 
 use super::{REQUESTS, Registry};
-use crate::cni::asking::{AskPolicies, Asking};
 use crate::cni::files::Files;
+use crate::cni::policy_lists::{AskPolicies, PolicyLists};
 pub(super) use crate::cni::sandboxes::world::attachment;
 use crate::cni::sandboxes::{self, Sandboxes};
 use crate::cni::server::PendingRequest;
@@ -72,8 +72,8 @@ impl World {
         let files = Files::beside(socket);
         let (answers, answered) = mpsc::unbounded_channel();
         let sandboxes = Sandboxes::new("n1", files.saved().unwrap());
-        let asking = Asking::new(has_api_server.then_some(ask));
-        let registry = Registry::new(sandboxes, asking, files, sender, answers, Cni::default());
+        let policy_lists = PolicyLists::new(has_api_server.then_some(ask));
+        let registry = Registry::new(sandboxes, policy_lists, files, sender, answers, Cni::default());
         tokio::spawn(registry.run(events, requests, answered));
         Self { source, plugin, agent, lists, asked, folder }
     }

@@ -33,7 +33,7 @@ pub(super) struct NamedWorkloads {
 
 /// Asks for the workloads that these endpoints may mean, and adds their templates to the objects.
 pub(super) async fn read(
-    client: &::kube::Client,
+    client: &kube::Client,
     ends: &[NamedObject<'_>],
     settings: &kube::ListSettings,
     loaded: &mut Loaded,

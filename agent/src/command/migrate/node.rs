@@ -84,8 +84,8 @@ impl NodeKernel {
                 Err(error) => return Err(error).with_context(reading),
             }
         }
-        let remains = azure::look().with_context(reading)?;
-        let in_force = remains.tables.iter().find(|table| !table.jumps.is_empty());
+        let leftovers = azure::look().with_context(reading)?;
+        let in_force = leftovers.tables.iter().find(|table| !table.jumps.is_empty());
         Ok(Self {
             name: name.to_owned(),
             backend: kernel.backend().to_string(),
@@ -95,8 +95,8 @@ impl NodeKernel {
             options_guessed: why_not,
             behind_kube_proxy: in_force.map(|table| table.is_behind_kube_proxy),
             azure_npm: AzureNpm {
-                tables: remains.tables.iter().map(table).collect(),
-                sets: remains.sets.len(),
+                tables: leftovers.tables.iter().map(table).collect(),
+                sets: leftovers.sets.len(),
                 processes: azure::processes().len(),
             },
         })

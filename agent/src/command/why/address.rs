@@ -82,7 +82,11 @@ impl Facts<'_> {
             policies: because,
             sets: sets
                 .into_iter()
-                .map(|name| SetAnswer { set: name.shown().into_owned(), meaning: self.meaning(family, name) })
+                .map(|name| SetAnswer {
+                    name: name.clone(),
+                    set: name.shown().into_owned(),
+                    meaning: self.meaning(family, name),
+                })
                 .collect(),
             chains,
             ..answer

@@ -18,9 +18,10 @@ use npc_compiler::ruleset::text::rule_line;
 use serde::Serialize;
 
 use super::kernel::holds;
-use super::thing::{Foreign, Thing};
+use super::thing::{OtherProgram, Thing};
 use super::words;
 use crate::command::input::Input;
+use crate::command::roles;
 use crate::command::words::{policy_name, shorten};
 
 /// So many numbers of rules are written out.
@@ -138,6 +139,9 @@ pub(super) struct Origin {
 /// A set that holds an address.
 #[derive(Debug, Serialize)]
 pub(super) struct SetAnswer {
+    #[serde(skip)]
+    pub(super) name: SetName,
+    /// Its name as it may be shown.
     pub(super) set: String,
     pub(super) meaning: String,
 }
@@ -181,17 +185,17 @@ impl KernelExplanation {
     }
 
     /// What there is to say of another program's thing.
-    pub(super) fn foreign(foreign: &Foreign, node: &str) -> Self {
-        let what = match (foreign.kind, foreign.owner) {
+    pub(super) fn of_other(other: &OtherProgram, node: &str) -> Self {
+        let what = match (other.kind, other.owner) {
             ("chain", Some("the kernel")) => "built-in chain; npc has one rule there, -j NPC-FORWARD in FORWARD",
             ("rule", _) => "rule of another program: npc writes its rules in chains NPC-... only",
             (_, Some(_)) => "of another program; npc neither reads nor changes it",
             _ => "not of npc",
         };
         Self {
-            owner: foreign.owner.map(str::to_owned),
+            owner: other.owner.map(str::to_owned),
             role: what.to_owned(),
-            ..Self::empty(foreign.name.clone(), foreign.kind, node)
+            ..Self::empty(other.name.clone(), other.kind, node)
         }
     }
 
@@ -203,7 +207,7 @@ impl KernelExplanation {
             Thing::Rule(chain, text) => facts.rule(chain, text),
             Thing::Hook => facts.hook(),
             Thing::Address(address) => facts.address(*address),
-            Thing::Foreign(foreign) => Self::foreign(foreign, facts.node),
+            Thing::Other(other) => Self::of_other(other, facts.node),
         };
         answer.basis = Some(facts.basis);
         let is_place = |name: &SetName| name.is_dispatch() && !name.is_isolated_set();
@@ -213,11 +217,10 @@ impl KernelExplanation {
             // In which sets of the dispatch tree an isolated pod's address is depends on the secret, and whether
             // it is in one at all.
             Thing::Address(address) => {
-                let mut own = answer.sets.iter().filter_map(|set| SetName::ours(&set.set));
-                own.any(|(name, _)| name.is_isolated_set())
+                answer.sets.iter().any(|set| set.name.is_isolated_set())
                     && facts.wanted.family(Family::of(address)).sets.keys().any(is_place)
             }
-            Thing::Hook | Thing::Foreign(_) => false,
+            Thing::Hook | Thing::Other(_) => false,
         };
         answer.seed_known = facts.knows_seed || !needs_seed;
         if facts.basis == Basis::Policies {
@@ -257,7 +260,7 @@ impl Facts<'_> {
             }
         }
         KernelExplanation {
-            role: words::chain(chain.role()).to_owned(),
+            role: roles::of_chain(chain.role()).what.to_owned(),
             direction: chain.role().direction(),
             held: Some(!in_held.is_empty()),
             wanted: !in_wanted.is_empty(),
@@ -311,7 +314,7 @@ impl Facts<'_> {
     }
 
     fn set(&self, set: &SetName) -> KernelExplanation {
-        let family = SetName::ours(set.as_str()).map_or(Family::V4, |(_, family)| family);
+        let family = set.family();
         let (held, wanted) = (self.held.family(family), self.wanted.family(family));
         let chains = if held.chains.is_empty() { &wanted.chains } else { &held.chains };
         let mut rules = Vec::new();

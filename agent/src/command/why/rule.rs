@@ -6,7 +6,7 @@ use npc_compiler::ruleset::node::{ChainName, Rule, Target};
 use npc_compiler::ruleset::text::{family_of, hook_line, printed_in, rule_line};
 
 use super::answer::{Basis, Facts, KernelExplanation, bare};
-use super::words;
+use crate::command::roles;
 
 impl Facts<'_> {
     /// What there is to say of a rule of a chain of npc, by its text behind the chain's name.
@@ -29,7 +29,7 @@ impl Facts<'_> {
         let rule = printed_in(family, chain, text);
         // A rule that npc does not write so is another program's, whatever its chain is called.
         let is_foreign = matches!(rule.target, Target::Foreign(_));
-        let of = words::chain(chain.role());
+        let of = roles::of_chain(chain.role()).what;
         let (judges, policies, more_policies) = self.judged(chain, self.first_rules(chain));
         let mut answer = self.ours(rule_line(family, chain, &rule), "rule");
         answer.role = if is_foreign {

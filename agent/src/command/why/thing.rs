@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use npc_agent::dataplane::other_programs::{Kind, Names, names_of};
 use npc_compiler::ruleset::node::{ChainName, SetName};
 use npc_compiler::ruleset::text::{Line, is_hook, line, target};
 
@@ -21,12 +22,12 @@ pub(super) enum Thing {
     /// An address.
     Address(IpAddr),
     /// A thing of another program.
-    Foreign(Foreign),
+    Other(OtherProgram),
 }
 
 /// A thing of another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Foreign {
+pub(super) struct OtherProgram {
     /// `chain`, `set` or `rule`.
     pub(super) kind: &'static str,
     /// Its name; of a rule, the name of its chain.
@@ -34,26 +35,6 @@ pub(super) struct Foreign {
     /// The program, if its names are known.
     pub(super) owner: Option<&'static str>,
 }
-
-/// What the names of other programs' chains and sets begin with.
-const OTHERS: [(&str, &str); 16] = [
-    ("AZURE-NPM", "Azure NPM"),
-    ("azure-npm-", "Azure NPM"),
-    ("KUBE-ROUTER", "kube-router"),
-    ("KUBE-NWPLCY", "kube-router"),
-    ("KUBE-POD-FW", "kube-router"),
-    ("KUBE-", "kube-proxy or kubelet"),
-    ("cali-", "Calico"),
-    ("cali40", "Calico"),
-    ("cali60", "Calico"),
-    ("CILIUM_", "Cilium"),
-    ("WEAVE-", "Weave Net"),
-    ("weave-", "Weave Net"),
-    ("ANTREA-", "Antrea"),
-    ("FLANNEL-", "flannel"),
-    ("CNI-", "a CNI plugin (portmap, firewall or bridge)"),
-    ("DOCKER", "Docker"),
-];
 
 /// Chains of the kernel that begin a table's way at a hook.
 const BUILT_IN: [&str; 5] = ["INPUT", "FORWARD", "OUTPUT", "PREROUTING", "POSTROUTING"];
@@ -72,19 +53,18 @@ impl Thing {
         if let Some(chain) = ChainName::ours(name) {
             return Ok(Self::Chain(chain));
         }
-        if let Some((set, _)) = SetName::ours(name) {
+        if let Some(set) = SetName::ours(name) {
             return Ok(Self::Set(set));
         }
-        if let Some(owner) = owner(name) {
-            let kind = if name.starts_with(|first: char| first.is_lowercase()) && !name.starts_with("cali-") {
-                "set"
-            } else {
-                "chain"
+        if let Some(Names { kind, program, .. }) = names_of(name) {
+            let kind = match kind {
+                Kind::Chain => "chain",
+                Kind::Set => "set",
             };
-            return Ok(Self::Foreign(Foreign { kind, name: name.to_owned(), owner: Some(owner) }));
+            return Ok(Self::Other(OtherProgram { kind, name: name.to_owned(), owner: Some(*program) }));
         }
         if BUILT_IN.contains(&name) {
-            return Ok(Self::Foreign(Foreign { kind: "chain", name: name.to_owned(), owner: Some("the kernel") }));
+            return Ok(Self::Other(OtherProgram { kind: "chain", name: name.to_owned(), owner: Some("the kernel") }));
         }
         let message = format!(
             "{text:?} is no rule (-A CHAIN ...), no address, and no name that a chain or set of npc has (NPC-..., npc4-..., \
@@ -99,7 +79,7 @@ impl Thing {
             None if is_hook(name, rule) => Self::Hook,
             None => {
                 let owner = owner(name).or_else(|| owner(&target(rule)?));
-                Self::Foreign(Foreign { kind: "rule", name: name.to_owned(), owner })
+                Self::Other(OtherProgram { kind: "rule", name: name.to_owned(), owner })
             }
         }
     }
@@ -107,7 +87,7 @@ impl Thing {
 
 /// The program whose chains or sets have such names.
 fn owner(name: &str) -> Option<&'static str> {
-    OTHERS.iter().find(|(begin, _)| name.starts_with(begin)).map(|(_, owner)| *owner)
+    names_of(name).map(|names| names.program)
 }
 
 #[cfg(test)]
@@ -124,7 +104,7 @@ mod tests {
             ("[12:720] -A NPC-I-x -p tcp -j RETURN\n", &rule),
             (":NPC-I-x - [0:0]", &Thing::Chain(chain("NPC-I-x"))),
             ("-N NPC-I-x", &Thing::Chain(chain("NPC-I-x"))),
-            ("npc4-p-x", &Thing::Set(SetName::ours("npc4-p-x").expect("a set").0)),
+            ("npc4-p-x", &Thing::Set(SetName::ours("npc4-p-x").expect("a set"))),
             ("-I NPC-I-x 1 -p tcp -j RETURN", &rule),
             ("-I NPC-I-x -p tcp -j RETURN", &rule),
             (hook, &Thing::Hook),
@@ -136,12 +116,15 @@ mod tests {
         for (text, kind, name, owner) in [
             ("KUBE-FORWARD", "chain", "KUBE-FORWARD", Some("kube-proxy or kubelet")),
             ("azure-npm-123", "set", "azure-npm-123", Some("Azure NPM")),
+            ("kube-router-local-pods", "set", "kube-router-local-pods", Some("kube-router")),
+            ("KUBE-SRC-AB", "set", "KUBE-SRC-AB", Some("kube-router")),
+            ("cali-fw-cali1", "chain", "cali-fw-cali1", Some("Calico")),
             ("FORWARD", "chain", "FORWARD", Some("the kernel")),
             ("-A FORWARD -j KUBE-FORWARD", "rule", "FORWARD", Some("kube-proxy or kubelet")),
             ("-A FORWARD -p tcp -j ACCEPT", "rule", "FORWARD", None),
         ] {
-            let foreign = Foreign { kind, name: name.to_owned(), owner };
-            assert_eq!(Thing::read(text).expect(text), Thing::Foreign(foreign), "{text}");
+            let other = OtherProgram { kind, name: name.to_owned(), owner };
+            assert_eq!(Thing::read(text).expect(text), Thing::Other(other), "{text}");
         }
         for text in ["", "web", "shop/web", "10.0.0.0/8", "NPC"] {
             assert_eq!(Thing::read(text).map_err(|stop| stop.exit), Err(Exit::Input), "{text}");

@@ -4,25 +4,6 @@ use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::node::{ChainRole, Match, Rule, SetField, SetName, SetRole, Target};
 use npc_compiler::ruleset::origin::Named;
 
-/// What a chain with this role is.
-pub(super) const fn chain(role: ChainRole) -> &'static str {
-    match role {
-        ChainRole::Forward => "first chain: every forwarded packet",
-        ChainRole::Related => "ICMP errors about known flows",
-        ChainRole::Stray | ChainRole::StrayOf(_) => {
-            "TCP of no known connection that opens none, where no rule can tell which end is the server"
-        }
-        ChainRole::Spoof => "packets of pods' interfaces with a source that is not the pod's",
-        ChainRole::Deny(_) => "drops and counts what the groups deny",
-        ChainRole::DenyStray => "drops and counts denied TCP of no known connection",
-        ChainRole::Entry(_) => "begin of the dispatch tree, which leads a packet to the chain of its endpoint's group",
-        ChainRole::Dispatch(_) | ChainRole::DispatchList(_) => "part of the dispatch tree",
-        ChainRole::Group(_) => "group chain",
-        ChainRole::Probe => "made to find out what this kernel supports; no packet meets it",
-        _ => "chain of another version of npc",
-    }
-}
-
 /// What a set with this role is.
 pub(super) const fn set(role: SetRole) -> &'static str {
     match role {
@@ -35,7 +16,7 @@ pub(super) const fn set(role: SetRole) -> &'static str {
         SetRole::Shadow => "holds the new members of another set while rules change",
         SetRole::Alias => "stands in for a set whose name another program took",
         SetRole::Probe => "made to find out what this kernel supports",
-        _ => "set of another version of npc",
+        SetRole::Unknown => "set of another version of npc",
     }
 }
 
@@ -45,7 +26,14 @@ pub(super) const fn set_direction(role: SetRole) -> Option<Direction> {
         SetRole::Isolated(direction) | SetRole::Dispatch(direction) | SetRole::DispatchGroup(direction) => {
             Some(direction)
         }
-        _ => None,
+        SetRole::Peers
+        | SetRole::NamedPorts
+        | SetRole::Own
+        | SetRole::Seed
+        | SetRole::Shadow
+        | SetRole::Alias
+        | SetRole::Probe
+        | SetRole::Unknown => None,
     }
 }
 

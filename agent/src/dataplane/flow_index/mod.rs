@@ -5,7 +5,7 @@
 //! packets keep an index: a table of our own in nf_tables, `inet npc`, beside either flavour of
 //! iptables. It notes each address of a *domain*, the networks from which pods of this node get
 //! addresses, that a packet has at either end. It does so before the filter table, and only for
-//! packets whose flow is not ESTABLISHED, of which there is one in most flows.
+//! packets whose flow is not ESTABLISHED: one in most flows.
 //!
 //! ```text
 //! FORWARD, INPUT, OUTPUT, -1:

@@ -1,7 +1,7 @@
 //! The numbers of ipset's netlink messages, from the kernel's
 //! `linux/netfilter/ipset/ip_set.h`.
 
-pub(super) use super::super::attribute::WriteAttributes;
+pub(super) use super::super::attribute::{Attributes, WriteAttributes};
 
 /// The kernel's number for ipset among the parts of netfilter.
 pub(super) const SUBSYSTEM: u8 = 6;
@@ -84,6 +84,3 @@ pub(super) const LIST_NAMES: u32 = 1 << 1;
 
 /// For a list: no members.
 pub(super) const LIST_HEADS: u32 = 1 << 2;
-
-/// The length and the kind in front of each attribute.
-pub(super) const HEADER_LENGTH: usize = rtnetlink::packet_core::NLA_HEADER_SIZE;

@@ -22,9 +22,8 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-use attribute::{Command, message};
+use attribute::{Attributes, Command, message};
 pub use error::{Error, Refusal};
-use reply::Attributes;
 use request::Request;
 use rtnetlink::packet_core::DecodeError;
 use socket::{Outcome, Socket};
@@ -123,8 +122,8 @@ impl Ipset {
         let mut found = None;
         let outcome = self.exchange(&mut Request::protocol(newest), |answer| {
             // Before version 7 there was one only.
-            let maximum = answer.byte(message::PROTOCOL)?;
-            let minimum = answer.byte(message::MINIMUM)?;
+            let maximum = answer.u8(message::PROTOCOL)?;
+            let minimum = answer.u8(message::MINIMUM)?;
             found = maximum.map(|maximum| (minimum.unwrap_or(maximum), maximum));
             Ok(())
         })?;
@@ -183,8 +182,8 @@ impl Ipset {
         }
         let mut revision = REVISION;
         let outcome = self.exchange(&mut Request::revisions(self.version, family, kind), |answer| {
-            let newest = answer.byte(message::REVISION)?.unwrap_or(REVISION);
-            let oldest = answer.byte(message::MINIMUM)?.unwrap_or(newest);
+            let newest = answer.u8(message::REVISION)?.unwrap_or(REVISION);
+            let oldest = answer.u8(message::MINIMUM)?.unwrap_or(newest);
             revision = REVISION.min(newest).max(oldest);
             Ok(())
         })?;
@@ -302,7 +301,7 @@ impl Ipset {
     /// If the kernel does not list them.
     pub fn names(&mut self) -> Result<Vec<SetName>, Error> {
         self.list(Request::names(self.version), |names: &mut Vec<SetName>, answer| {
-            names.extend(ours(answer)?.map(|(name, _)| name));
+            names.extend(ours(answer)?);
             Ok(())
         })
     }
@@ -314,7 +313,8 @@ impl Ipset {
     /// If the kernel does not list them.
     pub fn heads(&mut self) -> Result<BTreeMap<(Family, SetName), Head>, Error> {
         self.list(Request::heads(self.version), |heads: &mut BTreeMap<_, _>, answer| {
-            let (Some((name, family)), Some(header)) = (ours(answer)?, answer.header()?) else { return Ok(()) };
+            let (Some(name), Some(header)) = (ours(answer)?, answer.header()?) else { return Ok(()) };
+            let family = name.family();
             let members = header.elements.and_then(|count| usize::try_from(count).ok());
             heads.insert((family, name), Head { kind: header.kind(family), members });
             Ok(())
@@ -346,12 +346,13 @@ impl Ipset {
         // All at once: asked for by name, the kernel looks through all sets for
         // each. Others' sets pass by unread, whatever type they are of.
         let listed = self.list(Request::dump(self.version), |sets: &mut BTreeMap<_, Listed>, answer| {
-            let Some((name, family)) = ours(answer)? else { return Ok(()) };
-            sets.entry((name.clone(), family)).or_default().take(family, answer)
+            let Some(name) = ours(answer)? else { return Ok(()) };
+            let family = name.family();
+            sets.entry(name).or_default().take(family, answer)
         })?;
         let mut reading = Reading::default();
-        for ((name, family), Listed { header, kind, members }) in listed {
-            match (kind, family) {
+        for (name, Listed { header, kind, members }) in listed {
+            match (kind, name.family()) {
                 (Some(kind), Family::V4) => reading.v4.extend([(name, (kind, members))]),
                 (Some(kind), Family::V6) => reading.v6.extend([(name, (kind, members))]),
                 (None, _) => reading.odd.push(OddSet { name, header }),
@@ -400,9 +401,8 @@ impl Ipset {
     }
 }
 
-/// The name of the set that an answer is about, and its family, if it bears
-/// our name.
-fn ours(answer: Attributes<'_>) -> Result<Option<(SetName, Family)>, Error> {
+/// The name of the set that an answer is about, if it bears our name.
+fn ours(answer: Attributes<'_>) -> Result<Option<SetName>, Error> {
     Ok(answer.text(message::SET)?.and_then(SetName::ours))
 }
 

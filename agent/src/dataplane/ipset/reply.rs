@@ -5,51 +5,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use npc_compiler::object::{Family, Protocol};
+use npc_compiler::ruleset::constants::MAXELEM;
 use npc_compiler::ruleset::node::{InterfaceName, Member, SetKind};
-use npc_compiler::ruleset::text::MAXELEM;
-use rtnetlink::packet_core::{DecodeError, NlaBuffer, NlasIterator};
+use rtnetlink::packet_core::DecodeError;
 
-use super::attribute::{self, member, message, option};
+use super::attribute::{self, Attributes, member, message, option};
 use super::request;
 
-/// The attributes of one message, or of an attribute that holds some.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Attributes<'a>(pub &'a [u8]);
-
-impl<'a> Attributes<'a> {
-    fn each(self) -> impl Iterator<Item = Result<(u16, &'a [u8]), DecodeError>> {
-        NlasIterator::new(self.0).map(|attribute| attribute.map(|attribute| (attribute.kind(), value(&attribute))))
-    }
-
-    /// The value of one, if it is there.
-    pub(super) fn get(self, kind: u16) -> Result<Option<&'a [u8]>, DecodeError> {
-        for attribute in self.each() {
-            let (found, value) = attribute?;
-            if found == kind {
-                return Ok(Some(value));
-            }
-        }
-        Ok(None)
-    }
-
-    /// A byte.
-    pub(super) fn byte(self, kind: u16) -> Result<Option<u8>, DecodeError> {
-        self.get(kind)?.map(|value| array::<1>(value).map(|[byte]| byte)).transpose()
-    }
-
-    /// A text, without the zero that ends it.
-    pub(super) fn text(self, kind: u16) -> Result<Option<&'a str>, DecodeError> {
-        let Some(value) = self.get(kind)? else { return Ok(None) };
-        let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
-        std::str::from_utf8(text).map(Some).map_err(|_| DecodeError::from("a name is no text"))
-    }
-
+impl Attributes<'_> {
     /// The head of a set's list: in the first of its messages only.
     pub(super) fn header(self) -> Result<Option<Header>, DecodeError> {
         let Some(type_name) = self.text(message::TYPE)? else { return Ok(None) };
         let mut header = Header {
             type_name: type_name.to_owned(),
-            family: self.byte(message::FAMILY)?.unwrap_or_default(),
+            family: self.u8(message::FAMILY)?.unwrap_or_default(),
             maxelem: None,
             elements: None,
             options: Vec::new(),
@@ -73,11 +42,6 @@ impl<'a> Attributes<'a> {
         let members = Attributes(self.get(message::MEMBERS)?.unwrap_or_default());
         Ok(members.each().map(|member| Entry::parse(Attributes(member?.1))))
     }
-}
-
-fn value<'a>(attribute: &NlaBuffer<&'a [u8]>) -> &'a [u8] {
-    // Its length was checked when it was found.
-    &attribute.into_inner()[attribute::HEADER_LENGTH..usize::from(attribute.length())]
 }
 
 fn array<const N: usize>(value: &[u8]) -> Result<[u8; N], DecodeError> {

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use npc_compiler::object::Family;
+use npc_compiler::ruleset::constants::MAXELEM;
 use npc_compiler::ruleset::node::{Member, SetKind, SetName};
-use npc_compiler::ruleset::text::MAXELEM;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer};
 
 use super::attribute::{

@@ -16,9 +16,8 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
-use super::attribute::{Command, NETFILTER_HEADER, NETLINK_HEADER_LENGTH, SUBSYSTEM, message};
+use super::attribute::{Attributes, Command, NETFILTER_HEADER, NETLINK_HEADER_LENGTH, SUBSYSTEM, message};
 use super::error::{Error, Refusal};
-use super::reply::Attributes;
 use super::request::Request;
 
 /// How long an answer may take. The kernel answers before it returns from

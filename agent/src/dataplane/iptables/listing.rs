@@ -37,7 +37,7 @@ pub(super) fn overview(save: &str) -> Overview {
     Overview {
         chains: text::declared(save).map(str::to_owned).collect(),
         forward: forward.filter_map(|(_, rule)| Some((Jump::Rule(rule.to_owned()), text::target(rule)?))).collect(),
-        drops_by_default: save.lines().any(|line| line.starts_with(":FORWARD DROP")),
+        drops_by_default: text::policy_of(save, "FORWARD") == Some("DROP"),
     }
 }
 

@@ -94,19 +94,19 @@ impl Iptables {
     /// # Errors
     /// If the legacy commands are missing, though there are tables for them.
     pub fn live() -> Result<Vec<Self>, Error> {
-        let mut tables = Vec::new();
-        for backend in Backend::ALL {
-            // A legacy command would create the tables that it looks into.
-            for family in Family::ALL.into_iter().filter(|family| backend::has_filter(backend, *family)) {
-                match Self::new(backend, family) {
-                    Ok(table) => tables.push(table),
-                    // That nft is there is a guess; see `cleanup`.
-                    Err(Error::Backend(backend::Error::Missing { .. })) if backend == Backend::Nft => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(tables)
+        Backend::ALL.into_iter().flat_map(Self::live_of).collect()
+    }
+
+    /// Those of a backend, each or why its commands cannot be used.
+    pub(super) fn live_of(backend: Backend) -> impl Iterator<Item = Result<Self, Error>> {
+        // A legacy command would create the tables that it looks into.
+        let families = Family::ALL.into_iter().filter(move |family| backend::has_filter(backend, *family));
+        families.filter_map(move |family| match Self::new(backend, family) {
+            // That nft is there is a guess, and what has no commands was not written by us. That
+            // legacy tables are there is certain.
+            Err(Error::Backend(backend::Error::Missing { .. })) if backend == Backend::Nft => None,
+            table => Some(table),
+        })
     }
 
     /// The same table, with another wait for the xtables lock.

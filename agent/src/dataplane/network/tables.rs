@@ -10,13 +10,13 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use npc_compiler::ruleset::constants::POD_GROUP;
 use npc_compiler::ruleset::node::InterfaceName;
-use npc_compiler::ruleset::text::POD_GROUP;
 use rtnetlink::packet_core::{NLM_F_REPLACE, NetlinkPayload};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::super::datagram::messages;
-use super::{Bridge, Elsewhere, Error, Interface, Network, NotPodInterface};
+use super::{Bridge, Error, Interface, Network, NotPodInterface, OtherInterface};
 
 /// The device that kube-proxy makes where IPVS delivers Services.
 const IPVS_DEVICE: &str = "kube-ipvs0";
@@ -279,7 +279,7 @@ impl Tables {
             let behind = routes.into_iter().filter(|route| !route.onward && route.to.prefix() > 0);
             let routes: BTreeSet<IpNetwork> = behind.map(|route| route.to).collect();
             if !routes.is_empty() {
-                network.elsewhere.insert(name, Elsewhere { why, routes });
+                network.elsewhere.insert(name, OtherInterface { why, routes });
             }
         }
     }

@@ -6,13 +6,13 @@ use super::{Agent, failure};
 use crate::dataplane::audit::AuditScope;
 use crate::dataplane::{self, Kernel};
 use crate::enforce::enforcer::Enforcer;
-use crate::enforce::schedule::Audit;
+use crate::enforce::schedule::AuditRequest;
 use crate::enforce::settings::Error;
 
 impl<K: Kernel> Agent<K> {
     /// The audit that comes by the clock, and all else that does. It comes also while
     /// writes fail, and while changes wait for the next pass.
-    pub(super) async fn periodic_audit(&mut self, audit: Audit) -> Result<(), Error> {
+    pub(super) async fn periodic_audit(&mut self, audit: AuditRequest) -> Result<(), Error> {
         self.report.lost_lines();
         self.report.report_findings();
         self.check_bridges();
@@ -31,7 +31,7 @@ impl<K: Kernel> Agent<K> {
     /// not be written or read, the next pass does that.
     ///
     /// Answers whether the kernel held what was written last; nothing if that is not known.
-    pub(super) async fn audit(&mut self, audit: Audit) -> Result<Option<bool>, Error> {
+    pub(super) async fn audit(&mut self, audit: AuditRequest) -> Result<Option<bool>, Error> {
         let begun = Instant::now();
         let work = move |enforcer: &mut Enforcer<K>| (enforcer.audit(audit.depth), enforcer.audit_bridge());
         let (audited, bridge) = self.blocking(work).await?;
@@ -86,7 +86,7 @@ impl<K: Kernel> Agent<K> {
     /// one is followed by a pass.
     pub(super) async fn check(&mut self) -> Result<(), Error> {
         if self.is_settled() && self.waiters.has_checks() {
-            let audit = Audit { depth: AuditScope::Full, is_notified: false };
+            let audit = AuditRequest { depth: AuditScope::Full, is_notified: false };
             if let Some(held) = self.audit(audit).await? {
                 self.waiters.checked(held);
             }

@@ -102,7 +102,7 @@ impl Report {
     pub(super) fn take_findings(&mut self, pass: &Pass) {
         if let Some(findings) = &pass.findings {
             for (namespace, name) in self.findings.are(findings) {
-                info!(policy = format!("{namespace}/{name}"), "nothing of this policy is reported any more");
+                info!(policy = format!("{namespace}/{name}"), "policy has no findings now");
             }
             self.report_findings();
         }

@@ -40,7 +40,7 @@ const TIMED: usize = 1 << 16;
 
 /// Whether the agent has reported that it is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Readiness {
+enum LoggedReadiness {
     /// It never has.
     NeverReady,
     Ready,
@@ -93,7 +93,7 @@ pub(super) struct Report {
     ready_file: ReadyFile,
     notices: Option<mpsc::UnboundedSender<Notice>>,
     wanted_nodes: watch::Sender<BTreeSet<String>>,
-    readiness: Readiness,
+    readiness: LoggedReadiness,
     /// How many passes there were.
     passes: u64,
     /// Those of them that the log does not have yet.
@@ -132,7 +132,7 @@ impl Report {
             status: settings.status,
             notices: settings.notices,
             wanted_nodes: settings.wanted_nodes,
-            readiness: Readiness::NeverReady,
+            readiness: LoggedReadiness::NeverReady,
             passes: 0,
             unlogged: VecDeque::new(),
             unlogged_ready: None,
@@ -352,18 +352,18 @@ impl Report {
         let was = self.readiness;
         let written = match reason {
             None => {
-                self.readiness = Readiness::Ready;
+                self.readiness = LoggedReadiness::Ready;
                 self.logged = None;
                 self.ready();
                 generation.map_or(Ok(()), |generation| self.ready_file.write(generation))
             }
             Some(reason) => {
-                if was == Readiness::Ready || self.is_news(reason) && generation.is_some() {
+                if was == LoggedReadiness::Ready || self.is_news(reason) && generation.is_some() {
                     error!("not ready: {reason}");
                     self.logged = Some(reason.to_owned());
                 }
-                if was == Readiness::Ready {
-                    self.readiness = Readiness::Unready;
+                if was == LoggedReadiness::Ready {
+                    self.readiness = LoggedReadiness::Unready;
                 }
                 // A `ready` line that waits for sweeps would be logged after this one.
                 self.unlogged_ready = None;
@@ -371,9 +371,9 @@ impl Report {
                 self.ready_file.remove()
             }
         };
-        if was != self.readiness && self.readiness == Readiness::Ready {
+        if was != self.readiness && self.readiness == LoggedReadiness::Ready {
             self.unlogged_ready = Some(ReadyLine { generation });
-            if was == Readiness::NeverReady {
+            if was == LoggedReadiness::NeverReady {
                 self.notify(Notice::Ready);
             }
         }

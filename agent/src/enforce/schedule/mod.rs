@@ -59,12 +59,12 @@ pub(super) enum Task {
     /// Bring the kernel up to date.
     Pass,
     /// Find drift, and repair it.
-    Audit(Audit),
+    Audit(AuditRequest),
 }
 
 /// An audit that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Audit {
+pub(super) struct AuditRequest {
     /// How much it reads.
     pub(super) depth: AuditScope,
     /// A notification has come since the last audit.
@@ -163,7 +163,7 @@ impl Schedule {
     }
 
     fn audit(&mut self, depth: AuditScope) -> Task {
-        Task::Audit(Audit { depth, is_notified: self.notified.take().is_some() })
+        Task::Audit(AuditRequest { depth, is_notified: self.notified.take().is_some() })
     }
 
     /// When the next pass is due; `None` if there is nothing to write.

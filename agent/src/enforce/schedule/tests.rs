@@ -126,7 +126,7 @@ fn a_lock_is_tried_again_by_the_next_change_and_one_family_soon() {
 #[test]
 fn a_notification_is_followed_by_an_audit_at_once_and_after_a_find_not_before_a_pause() {
     let now = Instant::now();
-    let notified = Some(Task::Audit(Audit { depth: AuditScope::Notified, is_notified: true }));
+    let notified = Some(Task::Audit(AuditRequest { depth: AuditScope::Notified, is_notified: true }));
     let mut schedule = Schedule::new(now);
     schedule.notified(now);
     schedule.notified(now + millis(1));

@@ -424,7 +424,7 @@ mod tests {
         let (mut known, now) = (KnownObjects::default(), Instant::now());
         let pod = |key: u32, last: u32| (key, Addresses(Some(Ipv4Addr::from(0x0a01_0000 + last)), None));
         listed(&mut known, (1..=20).map(|key| pod(key, key)), now);
-        // A list of other pods, one of which has the address of pod 7.
+        // A list of other pods; one has the address of pod 7.
         let shown = listed(&mut known, [pod(101, 7)], now);
         assert_eq!((shown.gone, known.held()), (vec![7], 19));
         // And a pod that comes by the watch has that of pod 8.

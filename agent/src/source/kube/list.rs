@@ -324,7 +324,7 @@ impl Bounded {
     }
 }
 
-/// Reads a list in pages, each of which may take so long. `take` is given what it made so far,
+/// Reads a list in pages. Each may take so long. `take` is given what it made so far,
 /// each object, or why it cannot be read where it shows no name either, and its bytes.
 async fn read<K: DeserializeOwned, A: Default>(
     client: &Client,

@@ -1,5 +1,5 @@
 //! The cluster, watched at its API server: Pods, Namespaces, NetworkPolicies
-//! and this node's own Node. The only module that names kube.
+//! and this node's own Node. The only module that names the crate kube.
 //!
 //! ```text
 //! client: connections, bounds ─▶ watch, one per kind ─▶ slim objects ─▶ follower ─▶ Changes
@@ -48,6 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+pub use kube::Client;
 use kube::core::Status;
 use kube::runtime::watcher::DefaultBackoff;
 use npc_compiler::object;

@@ -11,7 +11,7 @@ use futures::{AsyncBufRead, AsyncBufReadExt as _};
 use serde::Deserialize;
 
 /// How many bytes of one object are read; what is longer is not understood. The API server
-/// takes 3 MiB of a request, of which etcd takes 1.5 MiB by default. Its JSON writes a byte
+/// takes 3 MiB of a request, and etcd takes 1.5 MiB by default. Its JSON writes a byte
 /// such as `<` as six, and an empty selector of three or four bytes as up to 25.
 pub(super) const OBJECT_BYTES: usize = 24 << 20;
 

@@ -60,7 +60,7 @@ impl PreparedGroup {
         let admission = Admission::new(rules, direction, resolution);
         let leaves = Family::ALL.map(|family| {
             let leaf = Leaf::new(family, direction, options, &admission, names.clone());
-            let chain = chain_of_leaf(family, direction, &leaf);
+            let chain = chain_of_leaf(direction, &leaf);
             PreparedLeaf { family, chain, rules: leaf.rules, sets: leaf.sets }
         });
         drop(admission);

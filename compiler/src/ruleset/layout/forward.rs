@@ -76,8 +76,8 @@ pub(crate) fn forward(
         chains.extend(strays(family));
     }
     for direction in [Direction::Egress, Direction::Ingress] {
-        let gate = Match::Set(SetName::isolated(family, direction), field(direction));
-        rules.push(rule(vec![gate], Target::Jump(ChainName::entry(direction))));
+        let isolated = Match::Set(SetName::isolated(family, direction), field(direction));
+        rules.push(rule(vec![isolated], Target::Jump(ChainName::entry(direction))));
     }
     if !options.keep_established {
         // Once more, because a write may come between two look-ups: an endpoint that left
@@ -140,14 +140,14 @@ fn past_all_sets(family: Family) -> Vec<Match> {
 /// the groups ask about by their part of this.
 fn strays(family: Family) -> BTreeMap<ChainName, Vec<Rule>> {
     let comment = || Match::Comment("of no known connection".into());
-    let gate = |direction, field| Match::Set(SetName::isolated(family, direction), field);
+    let isolated = |direction, field| Match::Set(SetName::isolated(family, direction), field);
     let deny = |matches: Vec<Match>| Rule { matches, target: Target::Goto(ChainName::deny_stray()) };
     let only = |direction: Direction| {
         let (own, other) = (field(direction.opposite()), direction.opposite());
-        deny(vec![gate(direction, own), Match::NotInSet(SetName::isolated(family, other), own), comment()])
+        deny(vec![isolated(direction, own), Match::NotInSet(SetName::isolated(family, other), own), comment()])
     };
     let both = |direction: Direction| {
-        let rules = vec![deny(vec![gate(direction.opposite(), field(direction)), comment()])];
+        let rules = vec![deny(vec![isolated(direction.opposite(), field(direction)), comment()])];
         (ChainName::stray_of(direction), rules)
     };
     let mut chains = BTreeMap::from(Direction::ALL.map(both));

@@ -36,7 +36,7 @@ pub fn group_chains(cluster: &Cluster, node: &str, options: &Options, retained: 
         let admission = group.admission(cluster);
         let chains = Family::ALL.map(|family| {
             let leaf = Leaf::new(family, direction, options, &admission, names(cluster, &group.key.policies));
-            chain_of_leaf(family, direction, &leaf)
+            chain_of_leaf(direction, &leaf)
         });
         let pods = local.iter().copied().filter(|pod| groups.of(*pod, direction) == Some(id)).collect();
         GroupChain { direction, policies: group.key.policies.clone(), pods, chains }
@@ -64,7 +64,7 @@ pub fn origins(
         let admission = group.admission(cluster);
         let policies = || names(cluster, &group.key.policies);
         let leaf = Leaf::new(family, direction, options, &admission, policies());
-        if chain_of_leaf(family, direction, &leaf) == *chain {
+        if chain_of_leaf(direction, &leaf) == *chain {
             let (_, mut origins) = Leaf::with_origins(family, direction, options, &admission, policies());
             all.extend(origins.remove(rule).unwrap_or_default());
         }

@@ -285,8 +285,8 @@ pub(crate) fn lead(
 }
 
 /// The chain of a group, named by its content.
-pub(crate) fn chain_of_leaf(family: Family, direction: Direction, leaf: &Leaf) -> ChainName {
-    ChainName::group(direction, &leaf.hash(family))
+pub(crate) fn chain_of_leaf(direction: Direction, leaf: &Leaf) -> ChainName {
+    ChainName::group(direction, &leaf.hash())
 }
 
 /// One family's ruleset in the making.
@@ -342,7 +342,7 @@ impl Layout<'_> {
         let policies = names(self.cluster, &group.key.policies);
         let admission = group.admission(self.cluster);
         let leaf = Leaf::new(self.family, direction, self.options, &admission, policies);
-        let name = chain_of_leaf(self.family, direction, &leaf);
+        let name = chain_of_leaf(direction, &leaf);
         for (set, definition) in leaf.sets {
             let resolve = || definition.resolve(self.cluster, self.node, self.family);
             self.sets.entry(set).or_insert_with(resolve);

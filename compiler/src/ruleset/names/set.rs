@@ -17,7 +17,7 @@ pub const SET_PREFIX_V6: &str = "npc6-";
 
 /// What a set is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum SetRole {
     /// The local endpoints that are isolated in a direction.
     Isolated(Direction),
@@ -50,6 +50,8 @@ pub struct SetName {
     text: Short<{ SetName::MAX }>,
     family: Family,
     role: SetRole,
+    /// The role of the set that this one stands in for, as a shadow or an alias; else its own.
+    of: SetRole,
 }
 
 impl SetRole {
@@ -88,6 +90,16 @@ impl SetRole {
         found.map_or_else(|| if is_shadow() { Self::Shadow } else { Self::Unknown }, |(role, _)| role)
     }
 
+    /// The role of the set that one with this text behind the prefix stands in for; its own role,
+    /// if it stands in for none.
+    fn read_inner(suffix: &str) -> Self {
+        let (mut suffix, mut role) = (suffix, Self::read(suffix));
+        while let (Self::Alias | Self::Shadow, Some((_, rest))) = (role, suffix.split_once('-')) {
+            (suffix, role) = (rest, Self::read(rest));
+        }
+        role
+    }
+
     /// What the rest of a name with this role is or begins with.
     fn text(self) -> &'static str {
         let found = Self::SINGLE.into_iter().chain(Self::MANY).find(|(role, _)| *role == self);
@@ -103,7 +115,7 @@ impl SetName {
         let prefix = prefix(family);
         let name = Short::of(&[prefix, parts[0], parts[1], parts[2]]);
         let text = name.unwrap_or_else(|| panic!("set name {prefix}{} is too long", parts.concat()));
-        Self { text, family, role }
+        Self { text, family, role, of: role }
     }
 
     /// A set of ours: the family's prefix and this suffix.
@@ -113,7 +125,7 @@ impl SetName {
     /// words, never from what a user chose.
     #[must_use]
     pub fn new(family: Family, suffix: &str) -> Self {
-        Self::of(family, SetRole::read(suffix), [suffix, "", ""])
+        Self { of: SetRole::read_inner(suffix), ..Self::of(family, SetRole::read(suffix), [suffix, "", ""]) }
     }
 
     /// The set of a node's endpoints that are isolated in a direction.
@@ -175,22 +187,13 @@ impl SetName {
     /// The name as a log may show it: without the secret of a node.
     #[must_use]
     pub fn shown(&self) -> Cow<'_, str> {
-        let (of, role) = self.stands_for();
-        if role != SetRole::Seed {
-            return Cow::Borrowed(self.as_str());
+        let text = self.as_str();
+        let seed = SetRole::Seed.text();
+        // Of the names that stand in for that of the secret, only letters stand before it.
+        match text.find(seed) {
+            Some(at) if self.of == SetRole::Seed => Cow::Owned(format!("{}…", &text[..at + seed.len()])),
+            _ => Cow::Borrowed(text),
         }
-        let before = self.as_str().strip_suffix(of).unwrap_or_default();
-        Cow::Owned(format!("{before}{}…", SetRole::Seed.text()))
-    }
-
-    /// The rest of the name of the set that this one stands in for, and that set's role; its
-    /// own, if it stands in for none.
-    fn stands_for(&self) -> (&str, SetRole) {
-        let (mut suffix, mut role) = (self.suffix(), self.role);
-        while let (SetRole::Alias | SetRole::Shadow, Some((_, rest))) = (role, suffix.split_once('-')) {
-            (suffix, role) = (rest, SetRole::read(rest));
-        }
-        (suffix, role)
     }
 
     /// The set of a kind that is made to find out what a kernel supports.
@@ -253,7 +256,10 @@ impl SetName {
     /// out; one that is not taken, because a plan may have been cut short.
     #[must_use]
     pub fn shadow(&self, taken: impl Fn(&Self) -> bool) -> Self {
-        let shadow = |letter| Self::of(self.family, SetRole::Shadow, [letter, "-", self.suffix()]);
+        let shadow = |letter| {
+            let name = Self::of(self.family, SetRole::Shadow, [letter, "-", self.suffix()]);
+            Self { of: self.of, ..name }
+        };
         let mut shadows = SetRole::SHADOWS.into_iter().map(shadow);
         shadows.find(|name| !taken(name)).unwrap_or_else(|| shadow(SetRole::SHADOWS[0]))
     }
@@ -263,15 +269,16 @@ impl SetName {
     #[must_use]
     pub fn alias(&self) -> Option<Self> {
         let text = Short::of(&[prefix(self.family), SetRole::Alias.text(), self.suffix()])?;
-        Some(Self { text, family: self.family, role: SetRole::Alias })
+        Some(Self { text, role: SetRole::Alias, ..self.clone() })
     }
 
-    /// A name read back from a kernel and its family, if it is one of ours.
+    /// A name read back from a kernel, if it is one of ours.
     #[must_use]
-    pub fn ours(name: &str) -> Option<(Self, Family)> {
+    pub fn ours(name: &str) -> Option<Self> {
         let read = |family| Some((family, name.strip_prefix(prefix(family))?));
         let (family, suffix) = Family::ALL.into_iter().find_map(read)?;
-        Some((Self { text: Short::of(&[name])?, family, role: SetRole::read(suffix) }, family))
+        let (role, of) = (SetRole::read(suffix), SetRole::read_inner(suffix));
+        Some(Self { text: Short::of(&[name])?, family, role, of })
     }
 
     /// The name.
@@ -314,15 +321,17 @@ mod tests {
                 let (shadow, alias) = (name.shadow(|_| false), name.alias().expect("it fits"));
                 let (second, last) = (name.shadow(|taken| *taken == shadow), name.shadow(|_| true));
                 assert_eq!((shadow != second, shadow == last), (true, true), "{name}");
+                let of = name.role();
                 for name in [name, shadow, second, alias] {
-                    let (read, of) = SetName::ours(name.as_str()).expect("it is ours");
-                    assert_eq!((&read, read.role(), read.family(), of), (&name, name.role(), family, family), "{name}");
+                    let read = SetName::ours(name.as_str()).expect("it is ours");
+                    assert_eq!((&read, read.role(), read.family()), (&name, name.role(), family), "{name}");
+                    assert_eq!((read.of, name.of), (of, of), "{name}");
                     assert_ne!(name.role(), SetRole::Unknown, "{name}");
                 }
             }
         }
         for name in ["npc4-", "npc4-later", "npc6-ingress-2", "npc6-i-x", "npc6-ports"] {
-            assert_eq!(SetName::ours(name).map(|(name, _)| name.role()), Some(SetRole::Unknown), "{name}");
+            assert_eq!(SetName::ours(name).map(|name| name.role()), Some(SetRole::Unknown), "{name}");
         }
         assert_eq!(SetName::ours("npc5-own"), None);
         // The secret is hidden wherever it stands, and no other name is.
@@ -338,7 +347,7 @@ mod tests {
             assert_eq!(name.shown(), shown);
         }
         // Another program can give a set any name.
-        let long = SetName::ours(&format!("npc4-{}", "x".repeat(SetName::MAX - 5))).map(|(name, _)| name.alias());
+        let long = SetName::ours(&format!("npc4-{}", "x".repeat(SetName::MAX - 5))).map(|name| name.alias());
         assert_eq!(long, Some(None));
     }
 }

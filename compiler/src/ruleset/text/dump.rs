@@ -24,7 +24,7 @@ pub fn family_of(rule: &str) -> Option<Family> {
     let mut before = String::new();
     for word in words(rule) {
         let found = match before.as_str() {
-            "--match-set" => SetName::ours(&word).map(|(_, family)| family),
+            "--match-set" => SetName::ours(&word).map(|set| set.family()),
             "-s" | "-d" => word.parse::<IpNetwork>().ok().map(|prefix| Family::of(&prefix.ip())),
             "-p" if word == "ipv6-icmp" || word == "icmpv6" => Some(Family::V6),
             "-p" if word == "icmp" => Some(Family::V4),
@@ -65,8 +65,8 @@ pub fn read_sets(saved: &str, held: &mut KernelState) {
     for line in saved.lines() {
         let mut words = line.split_ascii_whitespace();
         let (Some(command), Some(name), Some(third)) = (words.next(), words.next(), words.next()) else { continue };
-        let Some((name, family)) = SetName::ours(name) else { continue };
-        let sets = &mut held.family_mut(family).sets;
+        let Some(name) = SetName::ours(name) else { continue };
+        let sets = &mut held.family_mut(name.family()).sets;
         match command {
             "create" => {
                 if let Some(kind) = SetKind::ALL.into_iter().find(|kind| kind.as_str() == third) {

@@ -13,6 +13,18 @@ pub fn declared(listed: &str) -> impl Iterator<Item = &str> {
     declared.filter_map(|rest| rest.split(' ').next())
 }
 
+/// What becomes of packets that no rule of a built-in chain decides about, its policy, in a
+/// listing: `ACCEPT` or `DROP`. The two tools declare it differently.
+#[must_use]
+pub fn policy_of<'a>(listed: &'a str, chain: &str) -> Option<&'a str> {
+    let declared = listed.lines().filter_map(|line| line.strip_prefix(':').or_else(|| line.strip_prefix("-P ")));
+    let mut policies = declared.filter_map(|rest| {
+        let mut words = rest.split(' ');
+        (words.next() == Some(chain)).then(|| words.next()).flatten()
+    });
+    policies.next()
+}
+
 /// A line of a listing without the `[PACKETS:BYTES] ` that `iptables-save -c` prints before a
 /// rule. Other lines stay as they are.
 fn without_counters(line: &str) -> &str {
@@ -182,6 +194,20 @@ mod tests {
         assert_eq!(read(save), [("NPC-DENY-EGRESS".to_owned(), 0), ingress(), ("NPC-SPOOF".to_owned(), 7)]);
         let list = "-N NPC-SPOOF\n-A NPC-SPOOF -m comment --comment \"not -c the source\" -c 12 720 -j DROP\n";
         assert_eq!(read(list), [("NPC-SPOOF".to_owned(), 12)]);
+    }
+
+    #[test]
+    fn a_built_in_chains_policy_is_read_as_either_tool_prints_it() {
+        for (listed, policy) in [
+            (":INPUT DROP [0:0]\n:FORWARD ACCEPT [9:9]\n", Some("ACCEPT")),
+            ("*filter\n:FORWARD DROP [0:0]\n", Some("DROP")),
+            ("-P INPUT ACCEPT\n-P FORWARD DROP\n", Some("DROP")),
+            (":FORWARDED DROP [0:0]\n", None),
+            ("-A FORWARD -j DROP\n", None),
+            (":FORWARD\n", None),
+        ] {
+            assert_eq!(policy_of(listed, "FORWARD"), policy, "{listed}");
+        }
     }
 
     #[test]

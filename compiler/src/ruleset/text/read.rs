@@ -5,8 +5,9 @@ use std::str::SplitAsciiWhitespace;
 use ipnetwork::IpNetwork;
 
 use super::spelling::canonical;
-use super::{POD_GROUP, error_bytecode, rule_line, self_bytecode};
+use super::{error_bytecode, rule_line, self_bytecode};
 use crate::object::{Family, Protocol};
+use crate::ruleset::constants::POD_GROUP;
 use crate::ruleset::node::{ChainName, Foreign, Match, Rule, SetField, SetName, Target};
 
 /// A line that is not one of ours.
@@ -170,7 +171,7 @@ impl<'a> Words<'a> {
     /// A set of ours and the fields that it is asked about.
     fn set(&mut self) -> Result<(SetName, SetField), Error> {
         let word = self.next()?;
-        let (name, _) = SetName::ours(word).ok_or_else(|| self.fault(word))?;
+        let name = SetName::ours(word).ok_or_else(|| self.fault(word))?;
         let field = match self.next()? {
             "src" => SetField::Source,
             "dst" => SetField::Destination,

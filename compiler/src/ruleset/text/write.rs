@@ -5,8 +5,9 @@ use std::fmt::{self, Write as _};
 
 use ipnetwork::IpNetwork;
 
-use super::{COMMENT_MAX, MAXELEM, NFLOG_GROUP, POD_GROUP, UNPRINTABLE, error_bytecode, self_bytecode};
+use super::{COMMENT_MAX, UNPRINTABLE, error_bytecode, self_bytecode};
 use crate::object::{Family, Protocol};
+use crate::ruleset::constants::{MAXELEM, NFLOG_GROUP, POD_GROUP};
 use crate::ruleset::node::{
     ChainName, FamilyRuleset, Foreign, Match, Member, Rule, SetField, SetKind, SetName, Target,
 };

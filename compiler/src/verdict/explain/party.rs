@@ -12,6 +12,7 @@ use crate::verdict::flow::End;
 
 /// An end of a flow that is asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Party {
     /// An endpoint or an address.
     End(End),

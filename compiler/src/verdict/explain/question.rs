@@ -43,6 +43,7 @@ pub struct Question {
 
 /// Whether the ends of a question are on one node. Between a pod and its own node no policy applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum OnNodes {
     /// As the objects of the input say, and where they do not say it, that is not known.
     #[default]

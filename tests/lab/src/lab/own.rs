@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
+use npc_compiler::ruleset::constants::POD_GROUP;
 use npc_compiler::ruleset::node::{InterfaceName, Member, SetName};
-use npc_compiler::ruleset::text::POD_GROUP;
 
 use super::error::{Error, Result};
 use super::{Mode, Place};

@@ -17,7 +17,7 @@ use super::small::{self, NODE, Small, WATCHED, is_synced_without};
 
 const FIELD: &str = "spec.ingress[0].from[0].ipBlock.cidr";
 
-/// A policy of which one block cannot be read.
+/// A policy with one block that cannot be read.
 fn odd(name: &str) -> NetworkPolicy {
     let policy = json!({
         "metadata": {"namespace": "shop", "name": name},

@@ -108,7 +108,7 @@ fn an_expired_watch_is_read_anew_and_nothing_else_is() {
     small.admit("other");
     let reads = WATCHED.map(|resource| small.server().full_reads(resource));
     assert_eq!(reads, [1, 1, 2, 1]);
-    // Now by lists, the first two of which are of a version that has expired.
+    // Now by lists. The first two are of a version that has expired.
     let lists = small.server().inject(Fault::no_streaming_lists());
     small.server().inject(Fault::expired().verbs(&[Verb::Watch, Verb::List]).on(Resource::Pods).times(2));
     small.server().disturb(None, Disturbance::Expire);

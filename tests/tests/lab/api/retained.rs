@@ -1,4 +1,4 @@
-//! Groups of pods of which there is none for a while.
+//! Groups that have no pods for a while.
 
 use std::ffi::OsStr;
 

@@ -58,7 +58,7 @@ fn sum(bytes: &[u8]) -> u16 {
     !u16::try_from(sum).unwrap()
 }
 
-/// An IPv4 packet with a datagram, of which a checksum of 0 is none.
+/// An IPv4 packet with a datagram, whose checksum of 0 is none.
 pub(crate) fn datagram4(from: Ipv4Addr, to: Ipv4Addr, port: u16, number: u8) -> Vec<u8> {
     between4(from, to, [SOURCE, port], number)
 }

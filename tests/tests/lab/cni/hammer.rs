@@ -1,5 +1,5 @@
 //! The process of a container in the tests of container runtimes. It is no part of the
-//! tests' own program: they compile this file to a static binary, of which they make an image.
+//! tests' own program: they compile this file to a static binary, and make an image of it.
 //!
 //! Its arguments:
 //!

@@ -132,7 +132,7 @@ fn start(policies: Vec<NetworkPolicy>, backend: Backend, mode: Mode, arguments: 
     Some((lab, listeners))
 }
 
-/// Both ends of a flow, each of which sends.
+/// Both ends of a flow; each sends.
 enum Flow {
     Tcp(TcpStream, TcpStream),
     Udp(UdpSocket, UdpSocket),
@@ -480,7 +480,7 @@ fn flows_that_begin_meanwhile_are_cut_as_well(backend: Backend, mode: Mode) {
         client.send(MESSAGE).unwrap();
         control.exchange().unwrap();
     }
-    assert_eq!(received(), 0, "of {begun} flows, {arrived} of which began in time");
+    assert_eq!(received(), 0, "of {begun} flows; {arrived} began in time");
 }
 
 on_both_backends!(

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::text::POD_GROUP;
+use npc_compiler::ruleset::constants::POD_GROUP;
 use npc_tests::lab::{Backend, Lab, Mode};
 
 use super::packet::{Between, Icmp};

@@ -87,7 +87,7 @@ impl Icmp<'_> {
     }
 }
 
-/// The packet that an error quotes: a datagram, of which the rest is missing.
+/// The packet that an error quotes: the begin of a datagram.
 pub(crate) fn quoted(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     let mut packet = ip_header(source.ip(), destination.ip(), UDP, 60, 1_300);
     if source.is_ipv4() {

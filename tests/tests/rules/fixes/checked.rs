@@ -448,7 +448,7 @@ fn a_mistake_in_a_random_cluster_is_mended_by_the_change_that_it_needs() {
     }
 }
 
-/// The fix of the flow that a policy with a mistake means, checked: of which kind it is.
+/// The fix of the flow that a policy with a mistake means, checked, and its kind.
 fn mended(objects: &Objects, counts: &mut BTreeMap<&'static str, usize>) -> Result<(), String> {
     let cluster = Cluster::new(objects);
     let (from, to, number) = MEANT;

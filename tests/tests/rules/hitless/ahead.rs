@@ -18,7 +18,7 @@ use proptest::test_runner::TestCaseError;
 
 use super::moves::{Moves, count_lists, regrouping, relabelling};
 use super::{
-    NODE, cases, changes_isolation, cut_short, gathered, packets, program, program_of, questions, transition, watch,
+    NODE, cases, changes_isolation, cut_short, gathered, packets, questions, ruleset, ruleset_of, transition, watch,
     with_half_of_it,
 };
 
@@ -54,16 +54,16 @@ fn sets_that_go_ahead_of_rules_show_old_and_new_only() {
     runner
         .run(&(transition(), random::objects().prop_map(gathered), from), |((old, new), other, (halved, cut))| {
             let packets = |family| packets(&old, &new, family);
-            let mut held = program(&old);
+            let mut held = ruleset(&old);
             if halved {
                 held = with_half_of_it(held);
             }
-            let wanted = program(&new);
+            let wanted = ruleset(&new);
             let ahead = watch_ahead(&held, &wanted, packets)?;
             // It is free again, or held up once more while the next is wanted,
             // or the agent is stopped.
             watch(&ahead, &wanted, packets)?;
-            let next = program(&other);
+            let next = ruleset(&other);
             let further = watch_ahead(&ahead, &next, packets)?;
             watch(&further, &next, packets)?;
             let plan = Plan::between(&held, &wanted);
@@ -81,7 +81,7 @@ fn groups_that_come_and_go_show_old_and_new_only_while_rules_wait() {
     let (at_once, lists) = (Cell::new(0), Cell::new(0));
     runner
         .run(&regrouping(2), |moves| {
-            let (held, wanted) = (program(&moves.old), program(&moves.new));
+            let (held, wanted) = (ruleset(&moves.old), ruleset(&moves.new));
             let ahead = watch_ahead(&held, &wanted, |family| moves.packets(family))?;
             let went = !Plan::between(&held, &ahead).is_empty();
             at_once.set(at_once.get() + usize::from(went));
@@ -104,7 +104,7 @@ fn a_pod_that_joins_a_group_that_stays_does_not_wait_for_the_rules_of_others() {
             let (groups, edited) = (moves.groups, edited % moves.groups);
             let spec = moves.new.policies[edited].object.spec.as_mut().unwrap();
             spec.egress.as_mut().unwrap()[0].ports.as_mut().unwrap()[0].port = Some(IntOrString::Int(81));
-            let (held, wanted) = (program(&moves.old), program(&moves.new));
+            let (held, wanted) = (ruleset(&moves.old), ruleset(&moves.new));
             let ahead = watch_ahead(&held, &wanted, |family| moves.packets(family))?;
             let group = |pod: &Pod| pod.labels["group"].parse::<usize>().unwrap();
             let places: Vec<_> = moves.movers().map(|(old, new)| (group(old), group(new))).collect();
@@ -163,7 +163,7 @@ fn a_peer_between_a_set_that_waits_and_one_that_does_not_is_in_one_of_them() {
         objects
     };
     let (old, new) = (cluster("red", 90), cluster("blue", 91));
-    let (held, wanted) = (program(&old), program(&new));
+    let (held, wanted) = (ruleset(&old), ruleset(&new));
     watch_ahead(&held, &wanted, |family| packets(&old, &new, family)).unwrap();
 }
 
@@ -177,12 +177,12 @@ fn an_endpoint_that_needs_a_rule_of_its_own_waits_for_it() {
         .run(&relabelling(1), |Moves { groups, mut old, new }| {
             // Nothing isolates it yet.
             old.pods[groups].labels.insert("group".to_owned(), groups.to_string());
-            let (held, wanted) = (program_of(&old, &options), program_of(&new, &options));
+            let (held, wanted) = (ruleset_of(&old, &options), ruleset_of(&new, &options));
             let ahead = held.ahead_of_rules(&wanted);
             for direction in Direction::ALL {
-                let gated = |state: &KernelState| state.v4.sets[&SetName::isolated(Family::V4, direction)].1.clone();
-                prop_assert!(gated(&ahead).is_subset(&gated(&held)));
-                came.set(came.get() + gated(&wanted).difference(&gated(&held)).count());
+                let isolated = |state: &KernelState| state.v4.sets[&SetName::isolated(Family::V4, direction)].1.clone();
+                prop_assert!(isolated(&ahead).is_subset(&isolated(&held)));
+                came.set(came.get() + isolated(&wanted).difference(&isolated(&held)).count());
             }
             Ok(())
         })

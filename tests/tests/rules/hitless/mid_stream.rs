@@ -15,7 +15,7 @@ use npc_tests::random;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{NODE, cases, program, program_of, watch};
+use super::{NODE, cases, ruleset, ruleset_of, watch};
 
 /// So many kinds of isolation a direction has; the next number is none.
 const KINDS: usize = 4;
@@ -89,7 +89,7 @@ fn isolation_changes_one_direction_after_the_other_and_nothing_slips_between() {
     let (by_sets, by_rules) = (Cell::new(0), Cell::new(0));
     runner
         .run(&(roles(), roles()), |(old, new)| {
-            let (held, wanted) = (program(&cluster(&old, false)), program(&cluster(&new, false)));
+            let (held, wanted) = (ruleset(&cluster(&old, false)), ruleset(&cluster(&new, false)));
             let has_rules = Plan::between(&held, &wanted).steps.iter().any(|step| matches!(step, Step::Chains(..)));
             let count = if has_rules { &by_rules } else { &by_sets };
             count.set(count.get() + 1);
@@ -104,7 +104,7 @@ fn nothing_slips_through_while_rules_are_held_up() {
     let mut runner = random::runner(22, cases(300));
     runner
         .run(&(roles(), roles()), |(old, new)| {
-            let (held, wanted) = (program(&cluster(&old, false)), program(&cluster(&new, true)));
+            let (held, wanted) = (ruleset(&cluster(&old, false)), ruleset(&cluster(&new, true)));
             let ahead = super::ahead::watch_ahead(&held, &wanted, segments)?;
             watch(&ahead, &wanted, segments)
         })
@@ -118,8 +118,8 @@ fn the_choice_to_keep_flows_changes_at_once() {
     runner
         .run(&(roles(), roles(), any::<bool>()), |(old, new, keeps)| {
             let options = |keep_established| Options { keep_established, ..Options::default() };
-            let held = program_of(&cluster(&old, false), &options(keeps));
-            let wanted = program_of(&cluster(&new, false), &options(!keeps));
+            let held = ruleset_of(&cluster(&old, false), &options(keeps));
+            let wanted = ruleset_of(&cluster(&new, false), &options(!keeps));
             watch(&held, &wanted, segments)
         })
         .unwrap();

@@ -27,11 +27,11 @@ use self::moves::{count_lists, regrouping, relabelling};
 
 const NODE: &str = "n1";
 
-fn program(objects: &Objects) -> KernelState {
-    program_of(objects, &Options { self_match: SelfMatch::Bpf, ..Options::default() })
+fn ruleset(objects: &Objects) -> KernelState {
+    ruleset_of(objects, &Options { self_match: SelfMatch::Bpf, ..Options::default() })
 }
 
-fn program_of(objects: &Objects, options: &Options) -> KernelState {
+fn ruleset_of(objects: &Objects, options: &Options) -> KernelState {
     KernelState::from(&layout::ruleset(&Cluster::new(objects), NODE, options))
 }
 
@@ -172,7 +172,7 @@ fn cases(default: u32) -> u32 {
 fn every_packet_gets_the_old_verdict_or_the_new_one() {
     let mut runner = random::runner(1, cases(200));
     runner
-        .run(&transition(), |(old, new)| watch(&program(&old), &program(&new), |family| packets(&old, &new, family)))
+        .run(&transition(), |(old, new)| watch(&ruleset(&old), &ruleset(&new), |family| packets(&old, &new, family)))
         .unwrap();
 }
 
@@ -183,11 +183,11 @@ fn policies_that_come_to_be_over_the_bound_on_set_members_or_within_it_are_trans
     let over = Cell::new(0);
     random::runner(12, cases(150))
         .run(&(transition(), most(), most()), |((old, new), before, after)| {
-            let program = |objects: &Objects, most| {
-                program_of(objects, &Options { set_members: SetMembers(most), ..Options::default() })
+            let ruleset = |objects: &Objects, most| {
+                ruleset_of(objects, &Options { set_members: SetMembers(most), ..Options::default() })
             };
-            over.set(over.get() + u32::from(program(&new, after) != program(&new, u64::MAX)));
-            watch(&program(&old, before), &program(&new, after), |family| packets(&old, &new, family))
+            over.set(over.get() + u32::from(ruleset(&new, after) != ruleset(&new, u64::MAX)));
+            watch(&ruleset(&old, before), &ruleset(&new, after), |family| packets(&old, &new, family))
         })
         .unwrap();
     assert!(over.get() * 6 > cases(150), "only {} samples were over the bound", over.get());
@@ -199,7 +199,7 @@ fn one_relabelled_pod_moves_by_sets_alone() {
     let cleared_later = Cell::new(0);
     runner
         .run(&relabelling(1), |moves| {
-            let (held, wanted) = (program(&moves.old), program(&moves.new));
+            let (held, wanted) = (ruleset(&moves.old), ruleset(&moves.new));
             let steps = Plan::between(&held, &wanted).steps;
             prop_assert!(!steps.iter().any(|step| matches!(step, Step::Chains(..))), "{:#?}", steps);
             let plan = Plan { steps };
@@ -214,7 +214,7 @@ fn one_relabelled_pod_moves_by_sets_alone() {
 fn pods_that_move_at_once_never_meet_a_mixture() {
     let mut runner = random::runner(6, cases(20));
     runner
-        .run(&relabelling(3), |moves| watch(&program(&moves.old), &program(&moves.new), |family| moves.packets(family)))
+        .run(&relabelling(3), |moves| watch(&ruleset(&moves.old), &ruleset(&moves.new), |family| moves.packets(family)))
         .unwrap();
 }
 
@@ -225,7 +225,7 @@ fn groups_come_and_go_among_many() {
     runner
         .run(&regrouping(2), |moves| {
             large.set(large.get() + usize::from((40..200).contains(&moves.groups)));
-            let (held, wanted) = (program(&moves.old), program(&moves.new));
+            let (held, wanted) = (ruleset(&moves.old), ruleset(&moves.new));
             lists.set(lists.get() + usize::from(count_lists(&held) != count_lists(&wanted)));
             watch(&held, &wanted, |family| moves.packets(family))
         })
@@ -240,11 +240,11 @@ fn other_options_are_transitions_too() {
     let options = || (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     runner
         .run(&(random::objects().prop_map(gathered), options(), options()), |(objects, old, new)| {
-            let program = |(log_denied, allow_tunnels, keep_established, anti_spoof)| {
+            let ruleset = |(log_denied, allow_tunnels, keep_established, anti_spoof)| {
                 let options = Options { log_denied, allow_tunnels, keep_established, anti_spoof, ..Options::default() };
-                program_of(&objects, &options)
+                ruleset_of(&objects, &options)
             };
-            watch(&program(old), &program(new), |family| packets(&objects, &objects, family))
+            watch(&ruleset(old), &ruleset(new), |family| packets(&objects, &objects, family))
         })
         .unwrap();
 }
@@ -268,7 +268,7 @@ fn what_may_come_from_an_interface_before_and_after_may_come_all_the_time() {
     runner
         .run(&with_sources(), |(old, new, own)| {
             let state = |objects: &Objects, own: &BTreeSet<Member>| {
-                let mut state = program_of(objects, &options);
+                let mut state = ruleset_of(objects, &options);
                 state.v4.sets.get_mut(&name).unwrap().1.clone_from(own);
                 state
             };
@@ -303,7 +303,7 @@ fn setting_up_and_tearing_down_are_transitions_too() {
     let mut runner = random::runner(2, cases(50));
     runner
         .run(&random::objects().prop_map(gathered), |objects| {
-            let (empty, full) = (KernelState::default(), program(&objects));
+            let (empty, full) = (KernelState::default(), ruleset(&objects));
             watch(&empty, &full, |family| packets(&objects, &objects, family))?;
             watch(&full, &empty, |family| packets(&objects, &objects, family))
         })
@@ -342,9 +342,9 @@ fn chains_that_deny_come_without_a_moment_in_which_nothing_is_denied() {
     let mut runner = random::runner(9, cases(60));
     runner
         .run(&transition(), |(old, new)| {
-            let (held, wanted) = (program(&old), program(&new));
+            let (held, wanted) = (ruleset(&old), ruleset(&new));
             let packets = |family| packets(&old, &new, family);
-            watch(&without_deny_chains(held.clone()), &program(&old), packets)?;
+            watch(&without_deny_chains(held.clone()), &ruleset(&old), packets)?;
             watch(&without_deny_chains(held.clone()), &wanted, packets)?;
             // And back, as a node does whose agent is downgraded.
             watch(&held, &without_deny_chains(wanted.clone()), packets)?;
@@ -370,7 +370,7 @@ fn from_a_kernel_that_another_program_changed() {
     let damage = proptest::collection::vec(any::<prop::sample::Index>(), 0..6);
     runner
         .run(&(transition(), damage, any::<bool>()), |((old, new), damage, halved)| {
-            let mut held = program(&old);
+            let mut held = ruleset(&old);
             if halved {
                 held = with_half_of_it(held);
             }
@@ -386,7 +386,7 @@ fn from_a_kernel_that_another_program_changed() {
                     held.sets.values_mut().nth(set).unwrap().1.pop_first();
                 }
             }
-            watch(&held, &program(&new), |family| packets(&old, &new, family))
+            watch(&held, &ruleset(&new), |family| packets(&old, &new, family))
         })
         .unwrap();
 }
@@ -407,7 +407,7 @@ fn a_plan_that_was_cut_short_is_taken_up_from_where_it_stopped() {
     let mut runner = random::runner(4, cases(100));
     runner
         .run(&(transition(), any::<prop::sample::Index>()), |((old, new), cut)| {
-            let (held, wanted) = (program(&old), program(&new));
+            let (held, wanted) = (ruleset(&old), ruleset(&new));
             let plan = Plan::between(&held, &wanted);
             if plan.steps.is_empty() {
                 return Ok(());

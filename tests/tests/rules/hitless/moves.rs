@@ -12,7 +12,7 @@ use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Rule};
 use npc_tests::model::Packet;
 use proptest::prelude::*;
 
-use super::{NODE, packets, program};
+use super::{NODE, packets, ruleset};
 
 /// A cluster of groups that stay, because each has a pod that stays, and pods that move
 /// between them.
@@ -87,7 +87,7 @@ pub(super) fn names() -> &'static [usize] {
     static NAMES: OnceLock<Vec<usize>> = OnceLock::new();
     NAMES.get_or_init(|| {
         let all: Vec<usize> = (0..200).collect();
-        let state = program(&cluster_of(&all, 0..all.len()));
+        let state = ruleset(&cluster_of(&all, 0..all.len()));
         let mut names = Vec::new();
         for direction in [Direction::Egress, Direction::Ingress] {
             let list = lists(&state, direction).next().unwrap();

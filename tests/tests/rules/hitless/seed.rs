@@ -8,14 +8,14 @@ use npc_compiler::ruleset::seed::Seed;
 use npc_tests::model::{Model, Question};
 use npc_tests::random;
 
-use super::{Direction, cases, cut_short, packets, program_of, transition, watch};
+use super::{Direction, cases, cut_short, packets, ruleset_of, transition, watch};
 
 fn seeds() -> [Option<Seed>; 3] {
     [None, Some(1), Some(2)].map(|number: Option<u8>| number.map(|number| Seed::from_bytes([number; 32])))
 }
 
 fn of(objects: &npc_compiler::object::Objects, seed: Option<Seed>) -> KernelState {
-    program_of(objects, &Options { seed, ..Options::default() })
+    ruleset_of(objects, &Options { seed, ..Options::default() })
 }
 
 #[test]

@@ -4,16 +4,15 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipnetwork::IpNetwork;
 use npc_agent::source::manifests;
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::{Delta, FamilyState, KernelState, Plan};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Member, Rule, SetKind, SetName, Target};
+use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Rule, Target};
 use npc_compiler::ruleset::text;
 use npc_tests::model::{Model, Packet, Question};
 
-use super::{cut_short, program, watch};
+use super::{cut_short, ruleset, watch};
 
 fn cluster() -> Objects {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rules/hitless/takeover/cluster.yaml");
@@ -28,48 +27,19 @@ fn earlier() -> [KernelState; 2] {
     [include_str!("takeover/earlier.rules"), include_str!("takeover/uncommented.rules")].map(state)
 }
 
-/// The state that a dump shows.
+/// The state that a dump shows: sets, and then the tables of both families, IPv4's first.
 fn state(dump: &str) -> KernelState {
     let mut state = KernelState::default();
-    let mut family = Family::V4;
-    for line in dump.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        match words[..] {
-            ["create", name, kind, ..] => {
-                let (name, family) = SetName::ours(name).unwrap();
-                let kind = SetKind::ALL.into_iter().find(|one| one.as_str() == kind).unwrap();
-                state.family_mut(family).sets.insert(name, (kind, [].into()));
-            }
-            ["add", name, text] => {
-                let (name, family) = SetName::ours(name).unwrap();
-                state.family_mut(family).sets.get_mut(&name).unwrap().1.insert(member(text));
-            }
-            // The first table is that of IPv4.
-            ["COMMIT"] => family = Family::V6,
-            [name, "-", "[0:0]"] => {
-                let name = ChainName::ours(name.trim_start_matches(':')).unwrap();
-                state.family_mut(family).chains.insert(name, Vec::new());
-            }
-            ["-A", ..] => {
-                let (name, rule) = text::rule(line).unwrap();
-                state.family_mut(family).chains.get_mut(&name).unwrap().push(rule);
-            }
-            _ => assert!(line.starts_with('#') || line.starts_with('*'), "{line}"),
-        }
+    let mut sections = dump.split("*filter\n");
+    text::read_sets(sections.next().unwrap(), &mut state);
+    for (family, section) in Family::ALL.into_iter().zip(sections) {
+        let held = state.family_mut(family);
+        held.chains = text::chains(family, section);
+        assert!(!held.chains.is_empty(), "{family}");
+        assert_eq!(held.chains.values().flatten().find(|rule| rule.is_foreign()), None);
     }
+    assert!(Family::ALL.iter().all(|family| !state.family(*family).sets.is_empty()));
     state
-}
-
-fn member(text: &str) -> Member {
-    match text.split_once(',') {
-        Some((address, port)) => {
-            let (protocol, port) = port.split_once(':').unwrap();
-            let number: u8 = protocol.parse().unwrap();
-            let protocol = Protocol::ALL.into_iter().find(|one| one.number() == number).unwrap();
-            Member::AddressPort(address.parse().unwrap(), protocol, port.parse().unwrap())
-        }
-        None => text.parse::<IpNetwork>().unwrap().into(),
-    }
 }
 
 /// To and from every pod, and somewhere in and outside a block.
@@ -109,7 +79,7 @@ fn edited() -> Vec<Objects> {
 fn an_earlier_layout_is_taken_over_and_given_back_without_an_open_moment() {
     for (earlier, objects) in earlier().iter().flat_map(|earlier| edited().into_iter().map(move |edit| (earlier, edit)))
     {
-        let today = program(&objects);
+        let today = ruleset(&objects);
         watch(earlier, &today, packets).unwrap();
         watch(&today, earlier, packets).unwrap();
     }
@@ -117,7 +87,7 @@ fn an_earlier_layout_is_taken_over_and_given_back_without_an_open_moment() {
 
 #[test]
 fn a_takeover_that_was_cut_short_is_taken_up_by_either() {
-    let today = program(&cluster());
+    let today = ruleset(&cluster());
     for earlier in earlier() {
         let plan = Plan::between(&earlier, &today);
         for steps in 1..plan.steps.len() {
@@ -133,7 +103,7 @@ fn a_takeover_that_was_cut_short_is_taken_up_by_either() {
 #[test]
 fn the_earlier_layout_stops_what_todays_lets_go_on() {
     let [earlier, _] = earlier();
-    let states = [earlier, program(&cluster())];
+    let states = [earlier, ruleset(&cluster())];
     let [web, db] = ["10.0.0.2", "10.0.0.1"].map(|text| text.parse::<IpAddr>().unwrap());
     let packet = Packet { source: web, destination: db, port: Some((Protocol::Tcp, 5432)) };
     let [earlier, today] = states.map(|state| {
@@ -149,7 +119,7 @@ fn the_earlier_layout_stops_what_todays_lets_go_on() {
 /// the chains of groups and what leads to these, and no set.
 #[test]
 fn comments_alone_change_the_chains_of_groups_and_no_set() {
-    let ([_, uncommented], today) = (earlier(), program(&cluster()));
+    let ([_, uncommented], today) = (earlier(), ruleset(&cluster()));
     for family in Family::ALL {
         let (old, new) = (uncommented.family(family), today.family(family));
         assert_eq!(old.sets, new.sets);

@@ -176,7 +176,7 @@ fn written(plan: &Plan) -> usize {
 }
 
 /// An engine with a pod that no policy selects, and with a policy of many rules for pods of
-/// another kind, of which there are none.
+/// another kind: there are none.
 fn waiting_for_its_kind() -> Engine {
     let mut engine = engine(Options::default());
     let everyone = json!([{"podSelector": {}}]);

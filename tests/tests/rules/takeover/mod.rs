@@ -1,5 +1,5 @@
 //! A node's agent is replaced by one that lays its first chain out anew, and by an
-//! older one again. What the older one wrote, and of which cluster, lies beside
+//! older one again. What the older one wrote, and for which cluster, lies beside
 //! this test. After every write each packet gets the old verdict or the new one.
 
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
@@ -12,9 +12,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::{FamilyState, KernelState, Plan};
 use npc_compiler::ruleset::layout::{self, Options};
-use npc_compiler::ruleset::node::{
-    ChainName, FamilyRuleset, InterfaceName, Match, Member, NodeRuleset, Set, SetKind, SetName,
-};
+use npc_compiler::ruleset::node::{ChainName, FamilyRuleset, InterfaceName, Match, Member, NodeRuleset, Set, SetKind};
 use npc_compiler::ruleset::text;
 use npc_tests::interpreter::{Outcome, Packet, Payload, State, faults, run};
 use npc_tests::model::Model;
@@ -27,35 +25,18 @@ const CLUSTER: &str = include_str!("cluster.yaml");
 fn state(text: &str) -> KernelState {
     let mut state = KernelState::default();
     let mut sections = text.split("*filter\n");
-    for line in sections.next().unwrap().lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let (name, family) = SetName::ours(words[1]).unwrap();
-        let held = if family == Family::V4 { &mut state.v4 } else { &mut state.v6 };
-        match words[0] {
-            "create" => {
-                assert_eq!(words[2], "hash:ip", "{line}");
-                held.sets.insert(name, (SetKind::HashIp, BTreeSet::new()));
-            }
-            _ => {
-                held.sets.get_mut(&name).unwrap().1.insert(Member::Address(words[2].parse().unwrap()));
-            }
-        }
-    }
-    for (held, section) in [&mut state.v4, &mut state.v6].into_iter().zip(sections) {
-        for line in section.lines() {
-            if let Some(declared) = line.strip_prefix(':') {
-                held.chains.insert(ChainName::ours(declared.split(' ').next().unwrap()).unwrap(), Vec::new());
-            } else if line.starts_with("-A ") {
-                let (chain, rule) = text::rule(line).unwrap();
-                held.chains.get_mut(&chain).unwrap().push(rule);
-            }
-        }
+    text::read_sets(sections.next().unwrap(), &mut state);
+    for (family, section) in Family::ALL.into_iter().zip(sections) {
+        let held = state.family_mut(family);
+        held.chains = text::chains(family, section);
+        assert!(!held.sets.is_empty() && !held.chains.is_empty(), "{family}");
+        assert_eq!(held.chains.values().flatten().find(|rule| rule.is_foreign()), None);
     }
     state
 }
 
-/// The program whose text a kernel holds.
-fn program(state: &KernelState) -> NodeRuleset {
+/// The ruleset whose text a kernel holds.
+fn ruleset(state: &KernelState) -> NodeRuleset {
     let family = |family, held: &FamilyState| {
         let set = |(kind, members): &(SetKind, BTreeSet<Member>)| Set {
             kind: *kind,
@@ -68,9 +49,9 @@ fn program(state: &KernelState) -> NodeRuleset {
             chains: held.chains.clone(),
         }
     };
-    let program = NodeRuleset { v4: family(Family::V4, &state.v4), v6: family(Family::V6, &state.v6) };
-    assert_eq!(faults(&program), Vec::<String>::new());
-    program
+    let ruleset = NodeRuleset { v4: family(Family::V4, &state.v4), v6: family(Family::V6, &state.v6) };
+    assert_eq!(faults(&ruleset), Vec::<String>::new());
+    ruleset
 }
 
 /// Everything that the first chain tells apart, between pods and an address
@@ -109,10 +90,10 @@ fn packets(family: Family) -> Vec<Packet> {
 /// verdict in the end.
 fn watch(old: &KernelState, new: &KernelState) -> usize {
     let plan = Plan::between(old, new);
-    let [before, after] = [old, new].map(program);
+    let [before, after] = [old, new].map(ruleset);
     let mut differ = 0;
     for family in Family::ALL {
-        let verdict = |program: &NodeRuleset, packet: &Packet| run(program, packet).outcome == Outcome::Returned;
+        let verdict = |ruleset: &NodeRuleset, packet: &Packet| run(ruleset, packet).outcome == Outcome::Returned;
         let packets: Vec<(Packet, [bool; 2])> = packets(family)
             .into_iter()
             .map(|packet| (packet, [verdict(&before, &packet), verdict(&after, &packet)]))
@@ -122,7 +103,7 @@ fn watch(old: &KernelState, new: &KernelState) -> usize {
         model.apply(&plan, |model, what, _| {
             let mut now = old.clone();
             *(if family == Family::V4 { &mut now.v4 } else { &mut now.v6 }) = model.held();
-            let now = program(&now);
+            let now = ruleset(&now);
             for (packet, verdicts) in &packets {
                 let seen = verdict(&now, packet);
                 assert!(verdicts.contains(&seen), "{packet:?}: {seen} after {what}, neither of {verdicts:?}");

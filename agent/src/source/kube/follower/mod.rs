@@ -441,8 +441,8 @@ impl Follower {
                 kind = kind.as_str(),
                 code,
                 error = words,
-                "the API server does not let the agent watch, so it learns of no change; what is in the kernel stays \
-                 as it is. Are its ClusterRole and ClusterRoleBinding there?"
+                "not allowed to watch; enforcing the last known policies. Are the agent's ClusterRole and \
+                 ClusterRoleBinding there?"
             );
         } else {
             warn!(

@@ -152,7 +152,7 @@ async fn policies_over_the_bound_of_their_namespace_come_without_rules() {
     assert_eq!(of(&one.policies), wanted);
 }
 
-/// As the watch takes it of which no earlier version is known.
+/// As the watch takes an object without a known earlier version.
 #[tokio::test]
 async fn a_policy_that_cannot_be_read_isolates_what_its_pod_selector_selects() {
     let of = |name: &str, spec: serde_json::Value| json!({"metadata": {"namespace": "shop", "name": name, "resourceVersion": "7"}, "spec": spec});

@@ -27,13 +27,13 @@ fn rule(matches: Vec<Match>, target: Target) -> Rule {
     Rule { matches, target }
 }
 
-fn program(family: impl Fn(Family) -> FamilyRuleset) -> NodeRuleset {
+fn ruleset(family: impl Fn(Family) -> FamilyRuleset) -> NodeRuleset {
     NodeRuleset { v4: family(Family::V4), v6: family(Family::V6) }
 }
 
 /// Drops what comes for these addresses.
 pub(crate) fn dropping(addresses: &[u16]) -> NodeRuleset {
-    program(|family| {
+    ruleset(|family| {
         let name = SetName::new(family, "dropped");
         let members = addresses.iter().map(|n| Member::Address(address(family, *n)));
         let matches = vec![Match::Set(name.clone(), SetField::Destination)];
@@ -46,9 +46,9 @@ pub(crate) fn dropping(addresses: &[u16]) -> NodeRuleset {
     })
 }
 
-/// Every kind of set, member, match and target that a program may have.
+/// Every kind of set, member, match and target that a ruleset may have.
 pub(crate) fn everything() -> NodeRuleset {
-    program(everything_of)
+    ruleset(everything_of)
 }
 
 fn everything_of(family: Family) -> FamilyRuleset {
@@ -104,7 +104,7 @@ fn everything_of(family: Family) -> FamilyRuleset {
     }
     leaf.push(rule(Vec::new(), Target::Drop));
 
-    let chain = |suffix: &str| ChainName::new(suffix);
+    let chain = |suffix: &str| ChainName::ours(&format!("NPC-{suffix}")).unwrap();
     let (tree, group, longest) = (chain("INGRESS"), chain("I-7g2q9x"), chain(&"x".repeat(ChainName::MAX - 4)));
     leaf.extend([4, 41, 47].map(|number| rule(vec![Match::ProtocolNumber(number)], Target::Drop)));
     for matches in [vec![], vec![Match::ProtocolNumber(4)], vec![Match::Protocol(Protocol::Udp)]] {

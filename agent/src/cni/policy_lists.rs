@@ -118,7 +118,7 @@ async fn listed(ask: impl Fn() -> PolicyAnswer) -> Result<PolicyList, String> {
 }
 
 /// The lists that are requested.
-pub(super) struct Asking {
+pub(super) struct PolicyLists {
     ask: Option<AskPolicies>,
     running: BTreeMap<String, Running>,
     /// The last list of each namespace that came: the moment of the request, and the time.
@@ -126,7 +126,7 @@ pub(super) struct Asking {
     answers: FuturesUnordered<JoinHandle<ListedPolicies>>,
 }
 
-impl Asking {
+impl PolicyLists {
     /// None yet. Without an API server there will be none.
     pub(super) fn new(ask: Option<AskPolicies>) -> Self {
         Self { ask, running: BTreeMap::new(), came: BTreeMap::new(), answers: FuturesUnordered::new() }

@@ -6,7 +6,7 @@ use npc_compiler::object::Pod;
 
 use super::tests_world::{World, add, came, pod, policy};
 use super::*;
-use crate::cni::asking::{FRESH, PATIENCE};
+use crate::cni::policy_lists::{FRESH, PATIENCE};
 use crate::source::AskError;
 
 #[tokio::test(start_paused = true)]

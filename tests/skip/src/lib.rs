@@ -1,9 +1,13 @@
-//! Tests that this machine cannot run.
+//! Tests that this machine cannot run, of every crate.
 //!
 //! Such a test calls [`skipped`] and returns. With `NPC_STRICT=1`, as in CI, it
-//! fails instead, unless `NPC_MAY_SKIP` has the name of what is missing.
+//! fails instead, unless `NPC_MAY_SKIP` has the name of what is missing. `NPC_SKIPPED`
+//! names a file that gets a line for each that is skipped.
+
+#![forbid(unsafe_code)]
 
 use std::fmt;
+use std::fs::OpenOptions;
 use std::io::Write as _;
 
 /// What a test can lack. [`Lack::name`] is what `NPC_MAY_SKIP` calls it.
@@ -22,6 +26,8 @@ pub enum Lack {
     Pids,
     /// libfaketime.
     FakeTime,
+    /// Something that kernels may be built without.
+    KernelFeature,
     /// A program that checks what we ship, by its name.
     Program(&'static str),
 }
@@ -37,6 +43,7 @@ impl Lack {
             Self::Previous => "previous",
             Self::Pids => "pids",
             Self::FakeTime => "faketime",
+            Self::KernelFeature => "kernel-feature",
             Self::Program(name) => name,
         }
     }
@@ -61,7 +68,7 @@ fn outcome(lack: Lack, strict: Option<&str>, may_skip: Option<&str>) -> Outcome 
 /// print.
 ///
 /// # Panics
-/// In strict mode (`NPC_STRICT=1`), unless `NPC_MAY_SKIP` allows it.
+/// In strict mode (`NPC_STRICT=1`), unless `NPC_MAY_SKIP` allows it; and if the list cannot be written.
 pub fn skipped(lack: Lack, why: &dyn fmt::Display) {
     let variable = |name| std::env::var(name).ok();
     let outcome = outcome(lack, variable("NPC_STRICT").as_deref(), variable("NPC_MAY_SKIP").as_deref());
@@ -71,8 +78,13 @@ pub fn skipped(lack: Lack, why: &dyn fmt::Display) {
         lack.name()
     );
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let line = format!("SKIPPED: {test}: {why}\n");
     // A closed standard error is no reason to fail.
-    let _ = std::io::stderr().write_all(format!("SKIPPED: {test}: {why}\n").as_bytes());
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    if let Some(list) = std::env::var_os("NPC_SKIPPED") {
+        let list = OpenOptions::new().create(true).append(true).open(list);
+        list.and_then(|mut list| list.write_all(line.as_bytes())).expect("the list of skipped tests can be written");
+    }
 }
 
 #[cfg(test)]
