@@ -137,7 +137,7 @@ impl Input {
         members::bounded(cluster, &Options { set_members: self.set_members, ..Options::default() })
     }
 
-    /// What is wrong with the objects: files first, then policies, in the order of the input.
+    /// What is wrong with the objects, sorted.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let problems = self.loaded.problems.iter().map(Finding::of_problem);
         let listed = self.listed.iter().map(|problem| Finding::of_listing(problem));
@@ -145,7 +145,9 @@ impl Input {
             let place = self.loaded.positions.locate("NetworkPolicy", &of.namespace, &of.name, &of.path);
             Finding::of_policy(of, place.as_ref())
         });
-        problems.chain(listed).chain(policies).collect()
+        let mut findings: Vec<Finding> = problems.chain(listed).chain(policies).collect();
+        Finding::sort(&mut findings);
+        findings
     }
 
     /// Warnings, and with them what files hold that may decide and was passed over: a program
