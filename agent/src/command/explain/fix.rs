@@ -54,7 +54,7 @@ impl<'a> Fixes<'a> {
     /// Looks for them.
     pub(super) fn of(input: &'a Input, groups: &Groups, explanation: &'a FlowExplanation) -> Self {
         let most = if input.loaded.objects.pods.len() > MANY_PODS { 1 } else { FIXED };
-        let written = InFiles(&input.loaded.positions);
+        let written = InInput(input);
         let bounded = |cluster| input.bounded(cluster);
         let found = fixes(&input.loaded.objects, &input.cluster, groups, explanation, &written, &bounded, most);
         Self { input, explanation, found }
@@ -88,20 +88,31 @@ pub(super) struct Found<'a> {
     is_first: bool,
 }
 
-/// What the files say of objects.
-struct InFiles<'a>(&'a Positions);
+/// What the files say of objects, and a cluster of the labels that workloads have themselves.
+struct InInput<'a>(&'a Input);
 
-impl Written for InFiles<'_> {
+impl InInput<'_> {
+    const fn positions(&self) -> &Positions {
+        &self.0.loaded.positions
+    }
+}
+
+impl Written for InInput<'_> {
     fn has(&self, object: &ObjectName) -> bool {
-        self.0.locate_object(&reference(object), "").is_some()
+        self.positions().locate_object(&reference(object), "").is_some()
     }
 
     fn has_field(&self, object: &ObjectName, path: &[&str]) -> bool {
-        self.0.locate_object(&reference(object), &field_path(path)).is_some_and(|place| place.exact)
+        self.positions().locate_object(&reference(object), &field_path(path)).is_some_and(|place| place.exact)
     }
 
     fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String> {
-        self.0.text(&reference(object), path)
+        match path {
+            ["metadata", "labels", key] if !self.has(object) => {
+                self.0.own_labels.get(&reference(object))?.get(*key).cloned()
+            }
+            _ => self.positions().text(&reference(object), path),
+        }
     }
 }
 
