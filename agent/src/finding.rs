@@ -42,6 +42,16 @@ pub struct Place {
 }
 
 impl Finding {
+    /// Sorts as an editor shows them: by file, line and column, then by code. What has no place stands
+    /// behind, and the order of the input decides nothing.
+    pub fn sort(findings: &mut [Self]) {
+        // An object without a place is one of a cluster.
+        fn key(of: &Finding) -> impl Ord + '_ {
+            (of.location.is_none(), &of.location, of.code, &of.object, &of.path, of)
+        }
+        findings.sort_by(|one, other| key(one).cmp(&key(other)));
+    }
+
     /// What is wrong with a policy; the place is that of its path.
     #[must_use]
     pub fn of_policy(finding: &policy::Finding, place: Option<&Location>) -> Self {

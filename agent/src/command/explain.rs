@@ -16,6 +16,7 @@ mod place;
 mod policy;
 mod port_name;
 mod replaced;
+mod service_text;
 mod single;
 mod text;
 mod traffic;

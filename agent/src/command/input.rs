@@ -3,10 +3,12 @@
 
 mod kustomize;
 mod named;
+mod own_labels;
 mod progress;
 mod report;
 mod timeout;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -15,11 +17,11 @@ use futures::FutureExt as _;
 use futures::future::try_join;
 use npc_agent::finding::Finding;
 use npc_agent::source::kube;
-use npc_agent::source::manifests::{self, Loaded};
+use npc_agent::source::manifests::{self, Loaded, ObjectRef};
 use npc_agent::source::whatif::{self, Removal};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::unread::{Extent, Unread};
-use npc_compiler::object::{Consequence, NetworkPolicy, Objects};
+use npc_compiler::object::{Consequence, Labels, NetworkPolicy, Objects};
 use npc_compiler::ruleset::layout::{Options, SetMembers};
 use npc_compiler::ruleset::members;
 
@@ -114,6 +116,8 @@ pub(super) struct Input {
     pub(super) source: Source,
     /// How many members the sets of a namespace may have on a node.
     pub(super) set_members: SetMembers,
+    /// The labels that workloads of a cluster have themselves, as far as they were asked for.
+    pub(super) own_labels: BTreeMap<ObjectRef, Labels>,
     /// What the API server listed and npc cannot read.
     listed: Vec<String>,
     unknown_workloads: UnknownWorkloads,
@@ -128,6 +132,7 @@ struct Asked {
     problems: Vec<String>,
     /// What the reader should know besides.
     warnings: Vec<String>,
+    own_labels: BTreeMap<ObjectRef, Labels>,
     unknown_workloads: UnknownWorkloads,
 }
 
@@ -137,7 +142,7 @@ impl Input {
         members::bounded(cluster, &Options { set_members: self.set_members, ..Options::default() })
     }
 
-    /// What is wrong with the objects: files first, then policies, in the order of the input.
+    /// What is wrong with the objects, sorted.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let problems = self.loaded.problems.iter().map(Finding::of_problem);
         let listed = self.listed.iter().map(|problem| Finding::of_listing(problem));
@@ -145,7 +150,9 @@ impl Input {
             let place = self.loaded.positions.locate("NetworkPolicy", &of.namespace, &of.name, &of.path);
             Finding::of_policy(of, place.as_ref())
         });
-        problems.chain(listed).chain(policies).collect()
+        let mut findings: Vec<Finding> = problems.chain(listed).chain(policies).collect();
+        Finding::sort(&mut findings);
+        findings
     }
 
     /// Warnings, and with them what files hold that may decide and was passed over: a program
@@ -238,7 +245,8 @@ impl Args {
                 Asked { loaded: self.load(&namespace)?, namespace, ..Asked::default() }
             }
         };
-        let Asked { mut loaded, namespace, problems: listed, warnings: of_server, unknown_workloads } = asked;
+        let Asked { mut loaded, namespace, problems: listed, warnings: of_server, own_labels, unknown_workloads } =
+            asked;
         if !self.overlay.is_empty() {
             let options = self.options(&namespace, source == Source::Files);
             let overlay = manifests::load(&self.overlay, &options).context("--overlay")?;
@@ -274,7 +282,18 @@ impl Args {
         warnings.extend(report::rights(&loaded.unread));
         let passed_over = report::undecided(&loaded.passed_over);
         let set_members = options.set_members;
-        Ok(Input { loaded, cluster, namespace, warnings, passed_over, source, set_members, listed, unknown_workloads })
+        Ok(Input {
+            loaded,
+            cluster,
+            namespace,
+            warnings,
+            passed_over,
+            source,
+            set_members,
+            own_labels,
+            listed,
+            unknown_workloads,
+        })
     }
 
     /// The namespace of objects of files without one, as kubectl finds it.
@@ -336,8 +355,9 @@ impl Args {
             let kube::ListedObjects { objects, problems, unread } = listed;
             let mut loaded = Loaded { objects, unread, skipped: others.found.clone(), ..Loaded::default() };
             let named = named::read(&client, ends.unwrap_or_default(), &settings, &mut loaded).await;
+            let own_labels = own_labels::read(&client, ends.unwrap_or_default(), &settings, &loaded.objects).await;
             let warnings = named.warnings(&loaded.unread).into_iter().chain(report::other_policies(&others)).collect();
-            anyhow::Ok(Asked { loaded, namespace, problems, warnings, unknown_workloads: named.unknown })
+            anyhow::Ok(Asked { loaded, namespace, problems, warnings, own_labels, unknown_workloads: named.unknown })
         };
         let unreachable = |error: anyhow::Error| {
             Stop::new(Exit::Cluster, format!("{error:#}; to judge files instead of a cluster, name them with -f"))

@@ -80,6 +80,7 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
     let input = args.input.read_quietly()?;
     let mut findings = input.findings();
     findings.extend(mistakes::findings(&input));
+    Finding::sort(&mut findings);
     let warnings = input.with_passed_over(input.warnings.clone());
     match args.output {
         Format::Text => text(&findings, &mut output::stdout())?,
@@ -106,11 +107,6 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
 /// A line for each finding.
 fn text(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
     let mut columns = Columns::default();
-    // As an editor shows them; what has no place stands behind.
-    let mut findings: Vec<&Finding> = findings.iter().collect();
-    findings.sort_by(|one, other| {
-        (one.location.is_none(), &one.location).cmp(&(other.location.is_none(), &other.location))
-    });
     for finding in findings {
         let style = if finding.severity == Severity::Error { BAD } else { DOUBT };
         let word = finding.severity.as_str();

@@ -75,6 +75,7 @@ fn a_label_on_the_workload_alone_goes_to_its_template_though_other_policies_sele
     let json = files.npc("explain", &["cart", "api:8080", "-o", "json"]).json();
     let fix = &json["fixes"][0];
     assert_eq!(fix["verified"], false, "it closes something: {fix}");
+    assert!(helps[0].contains("tried: turns this flow to ALLOWED") && !helps[0].contains("checked"), "{}", denied.out);
     let closed =
         |from: &str| fix["closes"].as_array().unwrap().iter().any(|of| of["from"].as_str().unwrap().contains(from));
     assert!(closed("web") && !closed("api"), "{fix}");

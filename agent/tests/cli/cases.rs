@@ -32,6 +32,18 @@ pub(crate) struct Question {
     codes: Vec<String>,
 }
 
+impl Question {
+    /// The words of the command.
+    pub(crate) fn words(&self) -> Vec<&str> {
+        self.words.iter().map(String::as_str).collect()
+    }
+
+    /// Whether the right answer is that some flow is denied.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.exit == Some(1)
+    }
+}
+
 /// The YAML files of a folder, sorted.
 pub(crate) fn yaml_files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)

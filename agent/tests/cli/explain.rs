@@ -183,7 +183,7 @@ fn json_is_as_documented() {
         "flows": [0], "direction": "Ingress", "policy": "shop/api", "object": policy("api"),
         "patch": [{"op": "add", "path": "/spec/ingress/1/from/0/namespaceSelector",
             "value": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
-        "create": null, "then": null, "sharedText": null, "verified": true, "opens": [], "closes": [], "backendOf": [],
+        "create": null, "then": null, "sharedText": null, "verified": true, "opens": [], "closes": [], "backendOf": [], "wouldClose": [],
     });
     assert_eq!(
         answer.json(),

@@ -74,6 +74,9 @@ fn kubectl_takes_the_patches() {
     patched_by_kubectl(SHOP, "shop/web", "shop/svc/api:80");
     // Both directions deny.
     patched_by_kubectl(SHOP, "shop/web", "shop/db:5432");
+    // All ports.
+    patched_by_kubectl(SHOP, "monitoring/prometheus", "shop/deploy/db");
+    patched_by_kubectl(SHOP, "shop/web", "shop/deploy/db");
     // Outside, and from a policy without any egress.
     patched_by_kubectl(SHOP, "shop/db", "203.0.113.9:443");
     // A label of the other end, whose key JSON pointers escape.
@@ -86,7 +89,7 @@ fn kubectl_takes_the_patches() {
 }
 
 #[test]
-fn no_fix_admits_every_address_or_every_port() {
+fn no_fix_admits_every_address_or_every_port_of_a_protocol() {
     let files = Files::of(SHOP);
     for (from, to, words) in [
         ("0.0.0.0/0", "shop/deploy/db:5432", "only a rule for every address admits this"),
@@ -110,10 +113,15 @@ fn a_fix_is_said_with_the_place_to_write_it() {
     let together = "checked: the changes of both directions together turn this flow to ALLOWED and open no other\n";
     assert_eq!(both.out.matches("= help: ").count(), 2, "{}", both.out);
     assert!(both.out.contains(together), "{}", both.out);
-    let all_ports = files.npc("explain", &["monitoring/prometheus", "shop/db"]);
+    let all_ports = files.npc("explain", &["monitoring/prometheus", "shop/db:1-65535"]);
     assert!(all_ports.out.contains("= help: ask about one port"), "{}", all_ports.out);
     let reasons = all_ports.out.matches("= help: ").count();
     assert_eq!(reasons, 1, "{}", all_ports.out);
+    // A fix of everything that two ends may exchange names both, and admits nobody else.
+    let json = files.npc("explain", &["monitoring/prometheus", "shop/db", "-o", "json"]).json();
+    let fixes = json["fixes"].as_array().unwrap();
+    assert!(!fixes.is_empty(), "{json}");
+    assert!(fixes.iter().all(|fix| fix["verified"] == true && fix["opens"] == serde_json::json!([])), "{json}");
 }
 
 #[test]
@@ -370,4 +378,28 @@ fn a_denial_in_both_families_has_the_help_of_one_in_one() {
         running(name, "", labels, &addresses)
     });
     assert_eq!(in_both, in_one);
+}
+
+/// A program that reads the JSON knows of what is not proposed what the text says.
+#[test]
+fn the_json_has_the_changes_that_would_close_something() {
+    let ends = [running("web", "", "{app: web}", "10.0.0.1"), running("api", "", "{app: api}", "10.0.0.2")].concat();
+    // It would select `api` too, and so close its egress.
+    let near = policy_for(
+        "{app: api, tier: back}",
+        "name: api",
+        "policyTypes: [Ingress, Egress]\n  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 80}]}]",
+    );
+    let files = Files::of(&[&*ends, &near, &deny("Ingress")].concat());
+    let answer = files.npc("explain", &["web", "api:80"]);
+    let note = "   = note: a change of spec.podSelector of networkpolicy default/api would admit it too, and close";
+    assert!(answer.out.contains(note), "{}{}", answer.out, answer.err);
+    let json = files.npc("explain", &["web", "api:80", "-o", "json"]).json();
+    let would_close = &json["fixes"][0]["wouldClose"];
+    assert_eq!(would_close[0]["object"]["name"], "api", "{json}");
+    assert_eq!(would_close[0]["patch"][0]["path"], "/spec/podSelector", "{json}");
+    let closes = would_close[0]["closes"].as_array().unwrap();
+    assert!(!closes.is_empty() && closes.iter().all(|of| of["from"] == "default/api"), "{json}");
+    // Both say of the other fix that it was checked.
+    assert!(json["fixes"][0]["verified"] == true && answer.out.contains("checked: turns"), "{}{json}", answer.out);
 }

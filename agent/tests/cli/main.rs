@@ -7,6 +7,7 @@ mod asked;
 mod bound;
 mod cases;
 mod cluster;
+mod cluster_reasons;
 mod compile;
 mod explain;
 mod fixes;
@@ -27,6 +28,7 @@ mod repository;
 mod rights;
 mod schema;
 mod services;
+mod single;
 mod why;
 mod words;
 

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread;
 
 use serde_json::{Value, json};
@@ -12,15 +13,23 @@ use crate::{Answer, Files};
 pub(crate) type Reply = Option<(u16, Value)>;
 
 /// An API server that answers by the path of a request, in threads that end with the test.
-pub(crate) fn server(reply: fn(&str) -> Reply) -> Files {
+pub(crate) fn server(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Files {
+    let files = Files::of("");
+    serve(&files, reply);
+    files
+}
+
+/// The same, with a kubeconfig for it beside other files.
+pub(crate) fn serve(files: &Files, reply: impl Fn(&str) -> Reply + Send + Sync + 'static) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let reply = Arc::new(reply);
     thread::spawn(move || {
         for connection in listener.incoming().map_while(Result::ok) {
-            thread::spawn(move || answer(&connection, reply));
+            let reply = Arc::clone(&reply);
+            thread::spawn(move || answer(&connection, &*reply));
         }
     });
-    let files = Files::of("");
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "c",
         "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
@@ -28,11 +37,10 @@ pub(crate) fn server(reply: fn(&str) -> Reply) -> Files {
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "shop"}}],
     });
     files.add("kubeconfig", &config.to_string());
-    files
 }
 
 /// Answers the requests of one connection.
-fn answer(connection: &TcpStream, reply: fn(&str) -> Reply) {
+fn answer(connection: &TcpStream, reply: &dyn Fn(&str) -> Reply) {
     let mut lines = BufReader::new(connection).lines().map_while(Result::ok);
     while let Some(request) = lines.next() {
         let path = request.split([' ', '?']).nth(1).unwrap_or_default().to_owned();

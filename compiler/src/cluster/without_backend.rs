@@ -6,7 +6,7 @@ use super::Cluster;
 use super::selection::{Selection, UnknownLabels};
 use super::unread::Unread;
 use crate::algebra::selector::Selector;
-use crate::object::{EndpointSlice, Family, Pod, Service, ServicePort, TargetPort};
+use crate::object::{EndpointSlice, Family, Pod, Protocol, Service, ServicePort, TargetPort};
 
 /// Why the input does not say where a service leads.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,8 +32,8 @@ pub enum WhyUnknown {
 pub enum NoBackend {
     /// Its selector selects no pod, or its EndpointSlices list none.
     NoPod,
-    /// No pod that it selects has a port of the name that its `targetPort` asks for.
-    NoPort(String),
+    /// No pod that it selects has a port of this protocol and of the name that its `targetPort` asks for.
+    NoPort(Protocol, String),
     /// So many endpoints were found and none of them is ready.
     NotReady(usize),
     /// None of its backends has an address of the family of the address that was asked for.
@@ -53,22 +53,29 @@ impl Cluster {
     #[must_use]
     pub fn why_none(&self, service: &Service, port: &ServicePort) -> NoBackend {
         let slices = self.slices(service);
-        if slices.is_empty() {
+        let by_pods = || {
             let pods: Vec<&Pod> = self.selected_by(service).map(|(_, pod)| pod).collect();
             let has_port = |pod: &&&Pod| match &port.target {
                 TargetPort::Number(_) => true,
                 TargetPort::Name(name) => pod.ports.iter().any(|of| of.is_named(port.protocol, name)),
             };
-            return match (pods.len(), pods.iter().filter(has_port).count(), &port.target) {
+            match (pods.len(), pods.iter().filter(has_port).count(), &port.target) {
                 (0, ..) => NoBackend::NoPod,
-                (_, 0, TargetPort::Name(name)) => NoBackend::NoPort(name.clone()),
+                (_, 0, TargetPort::Name(name)) => NoBackend::NoPort(port.protocol, name.clone()),
                 (_, count, _) => NoBackend::NotReady(count),
-            };
+            }
+        };
+        if slices.is_empty() {
+            return by_pods();
         }
         let has_port = |of: &&EndpointSlice| of.ports.iter().any(|of| of.is_of(port));
         let endpoints = slices.iter().filter(has_port).flat_map(|slice| &slice.endpoints);
         match endpoints.map(|of| of.address).collect::<BTreeSet<_>>().len() {
-            0 => NoBackend::NoPod,
+            // The controller leaves the port out of the slices of pods that have none of its name.
+            0 => match by_pods() {
+                without_port @ NoBackend::NoPort(..) => without_port,
+                _ => NoBackend::NoPod,
+            },
             count => NoBackend::NotReady(count),
         }
     }

@@ -11,7 +11,6 @@ use npc_compiler::verdict::explain::{self, Candidate, Code, Conjunct, Decision, 
 
 use super::excerpt::{Excerpt, Mark};
 use super::headline::{NamedEnd, headline, headline_of};
-use super::place::PolicyText;
 use super::traffic::traffic;
 use super::words::shown;
 use super::{Context, note};
@@ -61,10 +60,10 @@ fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -
     let section = decision.direction.section();
     for id in decision.isolated_by.iter().take(LISTED) {
         let fields = [format!("spec.{section}"), "spec.policyTypes".to_owned(), "spec.podSelector".to_owned()];
-        let is_written = |path: &&String| context.places.locate(*id, path).is_some_and(|place| place.exact);
+        let is_written = |path: &&String| context.places.find(*id, path).is_some_and(|(_, place)| place.exact);
         let Some(path) = fields.iter().find(is_written) else {
             writeln!(out, "{}", arrow(context, *id, ""))?;
-            if context.places.locate(*id, "spec").is_some_and(|place| !place.exact) {
+            if context.places.find(*id, "spec").is_some_and(|(_, place)| !place.exact) {
                 writeln!(
                     out,
                     "   = note: it has no spec: it isolates every pod of its namespace for ingress, and allows nothing"
@@ -235,7 +234,7 @@ pub(super) fn draw(
     for (item, path, text, is_miss) in marks {
         match context.places.find(id, &path) {
             Some((of, place)) => {
-                if matches!(of, PolicyText::Object(_)) {
+                if !of.is_file() {
                     around.extend(context.places.find(id, &item).map(|(_, place)| place));
                 }
                 source = Some(of);
@@ -245,7 +244,7 @@ pub(super) fn draw(
         }
     }
     if let Some(source) = source {
-        let is_file = matches!(source, PolicyText::File(_));
+        let is_file = source.is_file();
         Excerpt { positions: source.positions(), is_file, marks: drawn, around }.draw(out)?;
     }
     undrawn.iter().try_for_each(|text| writeln!(out, "   = note: {text}"))

@@ -54,7 +54,7 @@ impl<'a> Fixes<'a> {
     /// Looks for them.
     pub(super) fn of(input: &'a Input, groups: &Groups, explanation: &'a FlowExplanation) -> Self {
         let most = if input.loaded.objects.pods.len() > MANY_PODS { 1 } else { FIXED };
-        let written = InFiles(&input.loaded.positions);
+        let written = InInput(input);
         let bounded = |cluster| input.bounded(cluster);
         let found = fixes(&input.loaded.objects, &input.cluster, groups, explanation, &written, &bounded, most);
         Self { input, explanation, found }
@@ -88,20 +88,31 @@ pub(super) struct Found<'a> {
     is_first: bool,
 }
 
-/// What the files say of objects.
-struct InFiles<'a>(&'a Positions);
+/// What the files say of objects, and a cluster of the labels that workloads have themselves.
+struct InInput<'a>(&'a Input);
 
-impl Written for InFiles<'_> {
+impl InInput<'_> {
+    const fn positions(&self) -> &Positions {
+        &self.0.loaded.positions
+    }
+}
+
+impl Written for InInput<'_> {
     fn has(&self, object: &ObjectName) -> bool {
-        self.0.locate_object(&reference(object), "").is_some()
+        self.positions().locate_object(&reference(object), "").is_some()
     }
 
     fn has_field(&self, object: &ObjectName, path: &[&str]) -> bool {
-        self.0.locate_object(&reference(object), &field_path(path)).is_some_and(|place| place.exact)
+        self.positions().locate_object(&reference(object), &field_path(path)).is_some_and(|place| place.exact)
     }
 
     fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String> {
-        self.0.text(&reference(object), path)
+        match path {
+            ["metadata", "labels", key] if !self.has(object) => {
+                self.0.own_labels.get(&reference(object))?.get(*key).cloned()
+            }
+            _ => self.positions().text(&reference(object), path),
+        }
     }
 }
 
@@ -153,6 +164,12 @@ pub(super) fn help(
             }
             if is_last {
                 writeln!(out, "{INDENT}{}", checked(cluster, fix))?;
+                if fix.changes.iter().any(admits_every_port) {
+                    writeln!(
+                        out,
+                        "{INDENT}(every port, because no port was asked about; ask about one, and the change names it)"
+                    )?;
+                }
             }
             let mut closing = fix.closing.iter().filter(|of| is_here(&of.change));
             closing.try_for_each(|of| writeln!(out, "   = note: {}", not_proposed(cluster, of)))
@@ -200,6 +217,25 @@ fn nodes_admitted(cluster: &Cluster, change: &Change) -> usize {
     nodes.count().max(usize::from(!addresses.is_empty()))
 }
 
+/// Whether a change adds a rule without ports.
+fn admits_every_port(change: &Change) -> bool {
+    let is_open = |rule: &Value| {
+        let has_peers = rule.get("from").or_else(|| rule.get("to")).is_some();
+        has_peers && rule.get("ports").is_none()
+    };
+    let any_is_open = |rules: &Value| rules.as_array().is_some_and(|rules| rules.iter().any(is_open));
+    match &change.edit {
+        Edit::NewPolicy(document) => {
+            ["ingress", "egress"].into_iter().any(|section| any_is_open(&document["spec"][section]))
+        }
+        Edit::Policy(Patch(operations)) => operations.iter().any(|operation| match operation {
+            PatchOperation::Add(add) => is_open(&add.value) || any_is_open(&add.value),
+            _ => false,
+        }),
+        Edit::MovedPolicy(..) | Edit::Labels(..) => false,
+    }
+}
+
 /// The first addresses of the blocks that are written somewhere in a value.
 fn blocks_in(value: &Value, addresses: &mut BTreeSet<IpAddr>) {
     match value {
@@ -219,7 +255,9 @@ fn blocks_in(value: &Value, addresses: &mut BTreeSet<IpAddr>) {
 /// What the changes do, as it was found out.
 fn checked(cluster: &Cluster, fix: &Fix) -> String {
     let verb = |one: &str, more: &str| if fix.changes.len() > 1 { more.to_owned() } else { one.to_owned() };
-    let subject = verb("checked: turns", "checked: the changes of both directions together turn");
+    // As `verified` in JSON: what closes something is no fix to apply unseen.
+    let word = if fix.closes.is_empty() { "checked" } else { "tried" };
+    let subject = format!("{word}: {}", verb("turns", "the changes of both directions together turn"));
     let opens = verb("opens", "open");
     // What is certain, and what depends on a fact that the input lacks.
     let parts = |of: &[Opened], certainly: &str, perhaps: &str| {

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use npc_compiler::algebra::selector::{Requirement, Selector};
 use npc_compiler::cluster::without_backend::NoBackend;
-use npc_compiler::object::{Labels, Pod, Service, TargetPort};
+use npc_compiler::object::{Labels, Pod, Protocol, Service, ServicePort, TargetPort};
 use npc_compiler::verdict::explain::{Code, Flow, is_slip};
 
-use super::excerpt::{Excerpt, Mark};
+use super::service_text;
 use super::traffic::traffic;
 use super::words::workload;
 use crate::command::endpoint::short_kind;
@@ -26,21 +26,11 @@ fn service<'i>(input: &'i Input, flow: &Flow) -> Option<&'i Service> {
     input.cluster.service(namespace, name)
 }
 
-/// Where the Service says what makes the flow impossible, with a mark on it: `policies.yaml:3:7  service
-/// shop/api  spec.selector`.
+/// Where the Service says what makes the flow impossible, with a mark on it.
 pub(super) fn draw(input: &Input, flow: &Flow, out: &mut impl Write) -> io::Result<()> {
     let (Some(service), Some(code)) = (service(input, flow), flow.broken) else { return Ok(()) };
     let (path, text) = cause(input, service, flow, code);
-    let positions = &input.loaded.positions;
-    let Some(place) = positions.locate("Service", &service.namespace, &service.name, &path) else { return Ok(()) };
-    writeln!(out, "  --> {place}  service {}/{}  {path}", service.namespace, service.name)?;
-    match text.filter(|_| place.exact) {
-        Some(text) => {
-            let marks = vec![Mark { place, text, is_miss: true }];
-            Excerpt { positions, is_file: true, marks, around: Vec::new() }.draw(out)
-        }
-        None => Ok(()),
-    }
+    service_text::draw(input, service, &path, text.as_deref().map(|text| (path.as_str(), text)), out)
 }
 
 /// The field of the Service that makes the flow impossible, and what is said of it; nothing if another
@@ -54,10 +44,21 @@ fn cause(input: &Input, service: &Service, flow: &Flow, code: Code) -> (String, 
         (Code::ServiceSourceRanges, _) => {
             field("spec.loadBalancerSourceRanges", Some("the client is in none of these".to_owned()))
         }
-        (_, Some(NoBackend::NoPort(name))) => {
+        (_, Some(NoBackend::NoPort(protocol, name))) => {
+            // Ports of two protocols may have one number.
+            let target = TargetPort::Name(name.clone());
             let asked = flow.via.as_ref().and_then(|via| via.port);
-            let place = service.ports.iter().position(|port| Some(port.port) == asked).unwrap_or_default();
-            field(&format!("spec.ports[{place}].targetPort"), Some(format!("no pod has a port named {name}")))
+            let is_it = |port: &ServicePort| {
+                asked.is_none_or(|asked| asked == port.port) && port.protocol == *protocol && port.target == target
+            };
+            let place = service.ports.iter().position(is_it).unwrap_or_default();
+            let which = of_other_protocol(input, service, name).map(|_| format!("{protocol} ")).unwrap_or_default();
+            let text = format!("no pod has a {which}port named {name}");
+            field(&format!("spec.ports[{place}].targetPort"), Some(text))
+        }
+        (_, Some(NoBackend::OtherNode { is_internal, .. })) => {
+            let path = if *is_internal { "spec.internalTrafficPolicy" } else { "spec.externalTrafficPolicy" };
+            field(path, Some("a node leads to its own pods only".to_owned()))
         }
         (_, None | Some(NoBackend::NoPod)) if service.selector.is_some() => {
             let mut pods = input.cluster.pods().filter(|(_, pod)| !pod.finished);
@@ -102,10 +103,20 @@ fn asked_target_port(service: &Service, flow: &Flow) -> Option<String> {
 pub(super) fn without_backend(input: &Input, service: &Service, why: &NoBackend) -> String {
     match why {
         NoBackend::NoPod => no_pod(input, service),
-        NoBackend::NoPort(name) => {
+        NoBackend::NoPort(protocol, name) => {
             let quoted = name.bytes().all(|byte| byte.is_ascii_digit());
             let help = if quoted { "; in quotes it is a name: write it without quotes" } else { "" };
-            format!("no pod that its selector selects has a port named {name}, which its targetPort asks for{help}")
+            match of_other_protocol(input, service, name) {
+                Some(other) => format!(
+                    "no pod that its selector selects has a {protocol} port named {name}, which its targetPort asks for; \
+                     their port {name} is {other}"
+                ),
+                None => {
+                    format!(
+                        "no pod that its selector selects has a port named {name}, which its targetPort asks for{help}"
+                    )
+                }
+            }
         }
         NoBackend::NotReady(1) => "the one endpoint that it has is not ready".to_owned(),
         NoBackend::NotReady(count) => format!("none of its {count} endpoints is ready"),
@@ -124,11 +135,23 @@ pub(super) fn without_backend(input: &Input, service: &Service, why: &NoBackend)
     }
 }
 
+/// The protocol of the port of this name that pods of a service have, where it is not the one that the
+/// service asks for.
+fn of_other_protocol(input: &Input, service: &Service, name: &str) -> Option<Protocol> {
+    let pods = input.cluster.pods().map(|(_, pod)| pod);
+    let mut pods = pods.filter(|pod| !pod.finished && service.selects(pod));
+    pods.find_map(|pod| pod.ports.iter().find(|of| of.name == name).map(|of| of.protocol))
+}
+
 /// Why a service has no endpoint at all.
 fn no_pod(input: &Input, service: &Service) -> String {
     let is_own =
         |of: &npc_compiler::object::EndpointSlice| of.namespace == service.namespace && of.service == service.name;
-    if input.loaded.objects.endpoint_slices.iter().any(is_own) {
+    let has_slices = input.loaded.objects.endpoint_slices.iter().any(is_own);
+    let is_selected = |pod: &Pod| !pod.finished && service.selects(pod);
+    // A cluster has an EndpointSlice of every selector, also of one that selects nothing.
+    let is_by_selector = service.selector.is_some() && !input.cluster.pods().any(|(_, pod)| is_selected(pod));
+    if has_slices && !is_by_selector {
         return "its EndpointSlices list no endpoint for this port".to_owned();
     }
     let Some(labels) = &service.selector else { return "it has no selector, and no EndpointSlice".to_owned() };

@@ -6,7 +6,8 @@ use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer};
 use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Flow, Of, Part, Party};
 use npc_compiler::verdict::flow::End;
 
-use super::{Context, own_label, port_name};
+use super::own_label::OwnLabel;
+use super::{Context, port_name};
 
 /// What there is to know about a rule that misses by little.
 pub(super) fn notes(context: &Context<'_>, flow: &Flow, direction: Direction, candidate: &Candidate) -> Vec<String> {
@@ -172,7 +173,8 @@ fn own_label(context: &Context<'_>, pod: &Pod, candidate: &Candidate) -> Option<
     let failed = conjuncts.flat_map(|conjunct| &conjunct.marks).filter_map(|mark| mark.requirement.as_ref());
     let mut keys = failed.filter(|failed| failed.value.is_none()).map(|failed| &failed.requirement.key);
     keys.find_map(|key| {
-        let place = own_label::place(&context.input.loaded.positions, workload, &pod.namespace, key)?;
+        let OwnLabel { place, .. } = OwnLabel::of(context.input, workload, &pod.namespace, key)?;
+        let place = place.map_or_else(|| "metadata.labels".to_owned(), |place| place.to_string());
         let kind = workload.kind.to_lowercase();
         Some(format!("the {kind} itself has a label {key} ({place}), which its pods do not get"))
     })

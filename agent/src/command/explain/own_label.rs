@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use npc_agent::source::manifests::{Location, Positions};
+use npc_agent::source::manifests::{Location, ObjectRef, Positions};
 use npc_compiler::algebra::selector::{Operator, Requirement};
 use npc_compiler::object::{Pod, Workload};
 use npc_compiler::policy::{Direction, Policy};
@@ -15,10 +15,27 @@ use crate::command::input::Input;
 /// So many policies of a namespace are looked through.
 const LOOKED_THROUGH: usize = 1000;
 
-/// Where a workload has a label itself; none where it does not, or was not read from a file.
-pub(super) fn place(positions: &Positions, of: &Workload, namespace: &str, key: &str) -> Option<Location> {
-    let path = format!("metadata.labels.{key}");
-    positions.locate(&of.kind, namespace, &of.name, &path).filter(|place| place.exact)
+/// A label that a workload has itself.
+pub(super) struct OwnLabel {
+    pub(super) value: String,
+    /// Where it stands, if the workload was read from a file.
+    pub(super) place: Option<Location>,
+}
+
+impl OwnLabel {
+    /// The label of this key, if the workload has it.
+    pub(super) fn of(input: &Input, of: &Workload, namespace: &str, key: &str) -> Option<Self> {
+        let positions = &input.loaded.positions;
+        let object = ObjectRef::new(&of.kind, namespace, &of.name);
+        // A file in place of what the cluster has says all of the object.
+        if positions.locate_object(&object, "").is_none() {
+            let value = input.own_labels.get(&object)?.get(key)?.clone();
+            return Some(Self { value, place: None });
+        }
+        let path = format!("metadata.labels.{key}");
+        let place = positions.locate_object(&object, &path).filter(|place| place.exact)?;
+        Some(Self { value: value(positions, &place, key)?, place: Some(place) })
+    }
 }
 
 /// Adds to a direction the policy that would decide it if the labels of the workload stood in its
@@ -59,15 +76,11 @@ pub(super) fn policy(
     counts: impl Fn(&Policy) -> bool,
 ) -> Option<Beside> {
     let of = pod.workload.as_ref()?;
-    let positions = &input.loaded.positions;
     let mut policies = input.cluster.policies_in(&pod.namespace).take(LOOKED_THROUGH);
     policies.find_map(|(id, policy)| {
         let failing: Vec<&Requirement> =
             policy.subject.requirements().filter(|requirement| !requirement.matches(&pod.labels)).collect();
-        let own = |requirement: &Requirement| {
-            let place = place(positions, of, &pod.namespace, &requirement.key)?;
-            value(positions, &place, &requirement.key)
-        };
+        let own = |requirement: &Requirement| Some(OwnLabel::of(input, of, &pod.namespace, &requirement.key)?.value);
         let is_misplaced = |requirement: &&Requirement| match &requirement.operator {
             _ if pod.labels.contains_key(&requirement.key) => false,
             Operator::In(values) => own(requirement).is_some_and(|value| values.contains(&value)),

@@ -24,15 +24,20 @@ pub(super) struct Places<'a> {
     found: RefCell<BTreeMap<(PolicyId, String, FailedRequirement), String>>,
 }
 
-/// The text that a policy is shown by.
-pub(super) enum PolicyText<'a> {
+/// The text that an object is shown by.
+pub(super) enum ObjectText<'a> {
     /// Its file.
     File(&'a Positions),
     /// What `kubectl get -o yaml` would print of it.
     Object(Rc<Positions>),
 }
 
-impl PolicyText<'_> {
+impl ObjectText<'_> {
+    /// Whether it is a file, whose lines have numbers.
+    pub(super) const fn is_file(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
     pub(super) fn positions(&self) -> &Positions {
         match self {
             Self::File(positions) => positions,
@@ -59,14 +64,14 @@ impl<'a> Places<'a> {
     }
 
     /// The text of a policy, and where a field of it stands there.
-    pub(super) fn find(&self, id: PolicyId, path: &str) -> Option<(PolicyText<'_>, Location)> {
+    pub(super) fn find(&self, id: PolicyId, path: &str) -> Option<(ObjectText<'_>, Location)> {
         if let Some(location) = self.locate(id, path) {
-            return Some((PolicyText::File(&self.input.loaded.positions), location));
+            return Some((ObjectText::File(&self.input.loaded.positions), location));
         }
         let printed = self.printed(id)?;
         let policy = self.input.cluster.policy(id);
         let location = printed.locate("NetworkPolicy", &policy.namespace, &policy.name, path)?;
-        Some((PolicyText::Object(printed), location))
+        Some((ObjectText::Object(printed), location))
     }
 
     /// The path of a mark in the policy as it is written. The path of the mark begins below

@@ -90,11 +90,7 @@ impl About<'_> {
         let differ = |side: &Side| !side.differing_peers.is_empty() || !side.outside.differs.is_empty();
         let shown = self.parts.iter().flat_map(|part| &part.explanation.sides);
         if shown.chain(sides.iter().filter(|_| self.parts.is_empty())).any(differ) {
-            writeln!(
-                out,
-                "\n~ allowed for some only. If replicas differ, npc matrix --by pod shows which; if IPv4 and IPv6 differ, \
-                 npc explain SRC DST shows how"
-            )?;
+            writeln!(out, "\n~ allowed for some only. {}", self.why_some())?;
         }
         if sides.iter().any(|side| !side.unknown_peers.is_empty() || !side.outside.unknown.is_empty()) {
             writeln!(
@@ -113,6 +109,24 @@ impl About<'_> {
             writeln!(out, "\nwarning: {text}")?;
         }
         out.flush()
+    }
+
+    /// What differs where not all of an endpoint may exchange the same with all of another.
+    fn why_some(&self) -> &'static str {
+        let is_of_pods = self.explanation.sides.iter().any(|side| side.pods > 0);
+        match (is_of_pods, self.is_of_hosts) {
+            (true, _) => {
+                "If replicas differ, npc matrix --by pod shows which; if IPv4 and IPv6 differ, npc explain SRC DST shows how"
+            }
+            (false, true) => {
+                "A node and the pods on it may exchange everything, and policies see each node by its address; npc explain \
+                 SRC DST shows what holds for which nodes"
+            }
+            (false, false) => {
+                "Its addresses differ, or the replicas of the other end do: a node and the pods on it may exchange \
+                 everything; npc explain SRC DST shows how"
+            }
+        }
     }
 
     /// What a part is called: its workloads, or its pods where another part has pods of the same

@@ -92,7 +92,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Whether a pod says that there is what a name means.
-fn is_of(pod: &Pod, (namespace, kind, name): Reading<'_>) -> bool {
+pub(super) fn is_of(pod: &Pod, (namespace, kind, name): Reading<'_>) -> bool {
     let kind = kind.filter(|kind| *kind != "Workload");
     let is_it = pod.workload.as_ref().is_some_and(|of| of.name == name && kind.is_none_or(|kind| kind == of.kind))
         || (kind.is_none_or(|kind| kind == "Pod") && pod.name == name)

@@ -99,7 +99,7 @@ struct TypeMeta {
 
 /// Of an object only what a change of it needs: the labels of a workload itself, which its pods do
 /// not have, how it replaces its pods, its template where that has no labels or shares them by a YAML
-/// anchor, the ports and pods of a Service, and that an object has no name of its own.
+/// anchor, the ports, pods and traffic policies of a Service, and that an object has no name of its own.
 fn needed(kind: DocumentKind, mut node: Node) -> Node {
     let has = |key| node.at(&["metadata", key]).and_then(Node::text).is_some_and(|text| !text.is_empty());
     let is_workload = matches!(kind, DocumentKind::Workload | DocumentKind::CronJob);
@@ -121,7 +121,10 @@ fn needed(kind: DocumentKind, mut node: Node) -> Node {
         ("metadata", "generateName") => is_unnamed,
         ("spec", "template" | "jobTemplate") => keeps_template,
         // The port whose targetPort may be wrong, and what may lead nowhere.
-        ("spec", "ports" | "selector" | "loadBalancerSourceRanges") => kind == DocumentKind::Service,
+        (
+            "spec",
+            "ports" | "selector" | "loadBalancerSourceRanges" | "externalTrafficPolicy" | "internalTrafficPolicy",
+        ) => kind == DocumentKind::Service,
         _ => false,
     };
     entries.retain_mut(|field| match &mut field.node.value {

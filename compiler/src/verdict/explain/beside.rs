@@ -7,12 +7,14 @@ use super::denying::says_that_it_denies;
 use super::its_like::selects_its_like;
 use super::mark::{FailedRequirement, Mark};
 use super::question::Question;
-use super::slip::{is_close, is_same_word, is_slip};
+use super::slip::{is_close, is_same_word, is_slip, may_be_slip};
+use super::would_admit::declared;
 use crate::algebra::selector::{Operator, Requirement};
 use crate::cluster::group::{Groups, atoms};
 use crate::cluster::selection::Selection;
 use crate::cluster::{Class, Cluster, PodId, PolicyId};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule};
+use crate::verdict::bounds::Verdict;
 
 /// A policy that looks as if it decided, and does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,11 +110,16 @@ impl Question {
                 None => found.push(beside),
             }
         };
+        // What the other direction denies is closed, as such a policy says by its name.
+        let is_open = || {
+            let there = || self.bounds(cluster, groups, direction.opposite()).verdict(&self.traffic);
+            without == Without::Allowed && there() != Verdict::Denied
+        };
         for (id, policy) in cluster.policies_in(&class.namespace).take(LOOKED_THROUGH) {
             match class.selection(&policy.subject) {
                 Selection::Certain => {
                     add(types_missing(id, policy, direction));
-                    add(denies_other_direction(id, policy, direction).filter(|_| without == Without::Allowed));
+                    add(denies_other_direction(id, policy, direction).filter(|_| is_open()));
                     add(empty_list(id, policy, direction).filter(|_| without == Without::Allowed));
                     add(search.other_direction(id, policy));
                 }
@@ -150,13 +157,17 @@ impl Search<'_> {
         let is_meant = || policy.rules(self.direction).iter().any(|rule| self.is_about(rule));
         let elsewhere = self.elsewhere(failing);
         let is_near = || all.len() > 1 || is_slip(failing, &self.class.labels) || elsewhere.is_some();
-        let is_it = match self.without {
-            Without::Denied => (is_near() && is_meant()) || self.is_excluded(policy, failing),
+        let selects_none = || self.cluster.selects_none(&policy.subject_peer());
+        let (is_it, may_be_why) = match self.without {
+            Without::Denied if (is_near() && is_meant()) || self.is_excluded(policy, failing) => (true, true),
+            // One that selects no pod at all and names the other end may be meant for pods that are yet to come.
+            Without::Denied => (self.would_admit_by_name(policy, failing) && selects_none(), false),
             // A policy that selects other pods is most likely meant for these.
             Without::Allowed => {
-                self.is_misspelt(failing)
-                    || (is_near() && self.cluster.selects_none(&policy.subject_peer()))
-                    || (all.len() > 1 && self.selects_its_like(policy, failing))
+                let is_it = self.is_misspelt(failing)
+                    || ((is_near() || may_be_slip(failing, &self.class.labels)) && selects_none())
+                    || (all.len() > 1 && self.selects_its_like(policy, failing));
+                (is_it, true)
             }
         };
         if !is_it {
@@ -173,8 +184,25 @@ impl Search<'_> {
             want,
             got,
             admitted: None,
-            may_be_why: true,
+            may_be_why,
         })
+    }
+
+    /// Whether a policy lacks nothing but a label of the subject to admit what was asked, or, of all ports,
+    /// some on which the destination may listen, by a rule that names the other end.
+    fn would_admit_by_name(&self, policy: &Policy, failing: &Requirement) -> bool {
+        let Question { to, traffic, .. } = self.question;
+        let is_missing = matches!(failing.operator, Operator::In(_) | Operator::Exists);
+        let declared = || match (to.pod(), traffic.single()) {
+            (Some(pod), None) => Some(declared(self.cluster.pod(pod))).filter(|all| !all.is_none()),
+            _ => None,
+        };
+        let admits = |rule: &PolicyRule| {
+            let admitted = rule.traffic_to(to.ports(self.cluster));
+            !admitted.intersection(&declared().unwrap_or_else(|| traffic.clone())).is_none()
+        };
+        let names = |rule: &PolicyRule| matches!(rule.peers, Peers::AnyOf(_)) && self.selects(&rule.peers);
+        is_missing && policy.rules(self.direction).iter().any(|rule| names(rule) && admits(rule))
     }
 
     /// Whether a policy leaves the subject out by an exception, and would admit just what was asked.

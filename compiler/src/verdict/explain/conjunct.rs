@@ -20,7 +20,8 @@ pub struct Conjunct {
     pub got: String,
     /// What kind of miss that is.
     pub code: Code,
-    /// Whether it is a port that admits a part of the many that were asked about.
+    /// Whether it is a port that admits a part of the many that were asked about, and one on which the
+    /// destination may listen.
     pub admits_a_part: bool,
     /// The one number of a port that the rule asks for, by itself or by name.
     pub number: Option<u16>,
@@ -65,6 +66,11 @@ impl Conjunct {
     /// The same, with the very things that fail.
     pub(super) fn with_marks(self, marks: Vec<Mark>) -> Self {
         Self { marks, ..self }
+    }
+
+    /// Whether it is a selector, which means pods, and the other end is an address that no pod has.
+    pub(super) fn is_of_other_kind(&self) -> bool {
+        (self.code, self.part) == (Code::IpBlockOutside, Part::Pod)
     }
 
     /// Whether all that fails are values of labels that differ by little.

@@ -66,8 +66,17 @@ impl Candidate {
         let peers = || self.conjuncts.iter().filter(|conjunct| conjunct.of == Of::Peer);
         let are_slips = || peers().all(Conjunct::is_slip);
         let is_other_protocol = || ports().count() == 1 && ports().all(|of| of.code == Code::PortProtocol);
+        // A rule without ports admits this port as any other, and all ports were asked about without a
+        // thought of those of a rule. Then its peers have to be of the other end's kind, and, beside such
+        // ports, to mean it but for the namespace or but for the pod.
+        let is_for_some = || self.conjuncts.iter().any(|of| of.admits_a_part);
+        let means_other_kind = || peers().any(Conjunct::is_of_other_kind);
+        let shares_port = || {
+            !fails(Of::Port)
+                && (self.matching_port.is_some() || (!means_other_kind() && (!is_for_some() || peers().count() <= 1)))
+        };
         !fails(Of::Peer)
-            || !fails(Of::Port)
+            || shares_port()
             || self.conjuncts.iter().any(means_the_same)
             || is_other_protocol()
             || are_slips()
@@ -99,7 +108,7 @@ pub(super) fn nearest(
     denied: &Traffic,
 ) -> Nearest {
     let mut all = judged(cluster, group, question, other, denied);
-    // A block that is far from a pod counts as one miss more.
+    // A peer of another kind than the other end counts as one miss more.
     let misses = |(candidate, is_far): &(Candidate, bool)| {
         (candidate.conjuncts.len() + usize::from(*is_far), !candidate.is_about())
     };
@@ -121,8 +130,8 @@ pub(super) fn nearest(
     Nearest { candidates: all, count, ties }
 }
 
-/// Every rule that could admit anything, with what of it fails, and whether its nearest peer is a
-/// block that is far from a pod.
+/// Every rule that could admit anything, with what of it fails, and whether its nearest peer is of another
+/// kind than the other end.
 pub(super) fn judged(
     cluster: &Cluster,
     group: &Group,
@@ -158,7 +167,7 @@ pub(super) fn judged(
     for policy in &group.key.policies {
         for rule in cluster.policy(*policy).rules(direction) {
             let (Some(peers), Some(ports)) = (judge.peers(rule), judge.ports(rule)) else { continue };
-            let is_far = judge.is_far_block(&peers.conjuncts);
+            let is_far = judge.is_far(&peers.conjuncts);
             let candidate = Candidate {
                 policy: *policy,
                 path: rule.path.clone(),

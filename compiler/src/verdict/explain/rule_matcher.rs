@@ -14,7 +14,7 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Admitted, Atom, Resolution};
 use crate::cluster::selection::UnknownLabels;
 use crate::cluster::{Class, ClassId, Cluster};
-use crate::object::{ContainerPort, Family, Labels, Protocol, controller_labels};
+use crate::object::{ContainerPort, DNS_PORT, Family, Labels, Protocol, controller_labels};
 use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use crate::verdict::flow::End;
 
@@ -25,6 +25,7 @@ use super::party::Party;
 use super::question::Question;
 use super::slip::may_mean_namespace;
 use super::translated::Translated;
+use super::would_admit::declared;
 
 /// A question, and what rules are judged by.
 pub(super) struct RuleMatcher<'a> {
@@ -95,11 +96,11 @@ impl RuleMatcher<'_> {
             }
         });
         let judged: Vec<JudgedPeer> = judged.collect();
-        // A pod is farther from a block that does not hold its address than from any selector. Of items that
-        // miss alike, the one that means the end but for a slip, or has more of its labels, is about it.
+        // A pod is farther from a block that does not hold its address than from any selector, and an address
+        // from any selector than from a block. Of items that miss alike, the one that means the end but for a slip, or has more of its labels, is about it.
         let rank = |JudgedPeer { conjuncts, labels, matching }: &JudgedPeer| {
             let block = block_rank(conjuncts);
-            (self.is_far_block(conjuncts), conjuncts.len(), block, slip_rank(conjuncts), *labels, Reverse(*matching))
+            (self.is_far(conjuncts), conjuncts.len(), block, slip_rank(conjuncts), *labels, Reverse(*matching))
         };
         let nearest = judged.iter().map(rank).min()?;
         let equal = judged.iter().filter(|of| rank(of) == nearest).count();
@@ -107,10 +108,10 @@ impl RuleMatcher<'_> {
         Some(Half { conjuncts, labels, matching_port: None, equal })
     }
 
-    /// Whether what fails is a block that has nothing to do with the other end, because that is a pod
-    /// and the block does not hold its address. Authors name pods by selectors.
-    pub(super) fn is_far_block(&self, conjuncts: &[Conjunct]) -> bool {
-        !self.classes.is_empty() && block_rank(conjuncts) > 0
+    /// Whether what fails has nothing to do with the other end: a block where that is a pod whose address it
+    /// does not hold, because authors name pods by selectors, and a selector where it is an address.
+    pub(super) fn is_far(&self, conjuncts: &[Conjunct]) -> bool {
+        (!self.classes.is_empty() && block_rank(conjuncts) > 0) || conjuncts.iter().any(Conjunct::is_of_other_kind)
     }
 
     fn pod_peer(&self, path: &str, peer: &PodPeer) -> JudgedPeer {
@@ -307,6 +308,17 @@ impl RuleMatcher<'_> {
         self.service_ports.get_or_init(find).contains(&(protocol, number))
     }
 
+    /// Whether a question about all ports may mean some of these: those that the destination declares. One that
+    /// declares none may listen on any, but is hardly a DNS server.
+    fn may_be_meant(&self, protocol: Protocol, first: u16, last: u16) -> bool {
+        let Party::End(End::Pod(pod)) = self.question.to else { return true };
+        let declared = declared(self.cluster.pod(pod));
+        if declared.is_none() {
+            return (first, last) != (DNS_PORT, DNS_PORT);
+        }
+        !declared.intersection(&Traffic::ports(protocol, first, last)).is_none()
+    }
+
     fn range(&self, path: &str, protocol: Protocol, first: u16, last: u16, name: Option<&str>) -> Vec<Conjunct> {
         let mut conjuncts = Vec::new();
         let mut add = |field: &str, part, want: String, got: String, code| {
@@ -350,8 +362,9 @@ impl RuleMatcher<'_> {
                     "other traffic too".to_owned(),
                     Code::PortNumber,
                 );
+                let admits_a_part = self.may_be_meant(protocol, first, last);
                 for of in &mut conjuncts {
-                    of.admits_a_part = true;
+                    of.admits_a_part = admits_a_part;
                 }
             }
             None => {}

@@ -21,6 +21,19 @@ pub(super) fn is_slip_of(requirement: &Requirement, has: &str) -> bool {
     }
 }
 
+/// Whether a label has a value that one letter more, less or else makes the one that is asked for. Of short
+/// words that is often another word, so it counts only beside other evidence.
+pub(super) fn may_be_slip(requirement: &Requirement, labels: &Labels) -> bool {
+    let (Operator::In(values), Some(has)) = (&requirement.operator, labels.get(&requirement.key)) else {
+        return false;
+    };
+    let is_near = |value: &String| {
+        let is_long = value.len().min(has.len()) >= 3 && value.len().max(has.len()) <= 63;
+        is_long && !differ_by_numbers(value, has) && levenshtein(value, has) == 1
+    };
+    is_slip(requirement, labels) || values.iter().any(is_near)
+}
+
 /// Whether a requirement asks for this value.
 pub(in crate::verdict) fn asks_for(requirement: &Requirement, value: &str) -> bool {
     matches!(&requirement.operator, Operator::In(values) if values.iter().any(|of| of == value))

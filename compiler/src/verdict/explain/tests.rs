@@ -159,7 +159,14 @@ fn every_miss_has_its_code() {
         (peer(r#"{"namespaceSelector": {"matchLabels": {"team": "x"}}}"#), "c", tcp(80), "peer-namespace-label"),
         (peer(r#"{"podSelector": {}}"#), "host", tcp(80), "peer-hostnetwork"),
         (peer(r#"{"podSelector": {}}"#), "192.0.2.2", tcp(80), "peer-hostnetwork"),
-        (peer(r#"{"podSelector": {}}"#), "203.0.113.1", tcp(80), "ipblock-outside"),
+        // A rule for pods has nothing to do with an address outside, unless it names the port.
+        (peer(r#"{"podSelector": {}}"#), "203.0.113.1", tcp(80), "rule-missing"),
+        (
+            r#"[{"from": [{"podSelector": {}}], "ports": [{"port": 80}]}]"#.to_owned(),
+            "203.0.113.1",
+            tcp(80),
+            "ipblock-outside",
+        ),
         (peer(r#"{"ipBlock": {"cidr": "10.1.0.0/16"}}"#), "b", tcp(80), "ipblock-outside"),
         (
             peer(r#"{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "10.0.0.0/24"]}}"#),

@@ -4,7 +4,14 @@ use super::question::Question;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::group::atoms;
+use crate::object::{Pod, Protocol};
 use crate::policy::{Direction, Peers, Policy, PolicyRule};
+
+/// The traffic to the ports that the containers of a pod declare.
+pub(super) fn declared(pod: &Pod) -> Traffic {
+    let ports = Protocol::ALL.into_iter().flat_map(|of| pod.declared_ports(of).map(move |port| (of, port, port)));
+    Traffic::of_ranges(ports)
+}
 
 impl Question {
     /// Whether the rules of a policy admit all of this traffic in a direction, once the policy applies

@@ -14,7 +14,8 @@
 //! answers by the same engine. npc proposes no change that closes anything, except for a label
 //! that the author wrote on a workload and forgot in its template.
 //!
-//! A proposal names its peer and its ports. None admits every peer or every port.
+//! A proposal names its peer and its ports; for a question about everything that two ends may exchange, its
+//! peer alone. None admits every peer.
 
 mod affected;
 mod change;
@@ -92,7 +93,7 @@ pub struct FlowFix {
 pub enum NoFix {
     /// The flow stands for too many pairs of ends.
     TooManyPairs,
-    /// All ports were asked about, or so many that a rule for them is no small change.
+    /// So many ports were asked about that a rule for them is no small change.
     TooManyPorts,
     /// Only a rule without ports admits ICMP, and it admits everything else too.
     Icmp,

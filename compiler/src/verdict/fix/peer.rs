@@ -224,8 +224,12 @@ pub(super) fn narrowest(view: View<'_>, pods: &[PodId]) -> Result<Labels, NoFix>
     Ok(labels)
 }
 
-/// The items of `ports` that mean this traffic.
+/// The items of `ports` that mean this traffic; none where everything was asked about, which a rule without
+/// ports means.
 pub(super) fn ports(traffic: &Traffic) -> Result<Vec<Value>, NoFix> {
+    if traffic.is_all() {
+        return Ok(Vec::new());
+    }
     if traffic.other {
         let has_ports = Protocol::ALL.into_iter().any(|protocol| !traffic.of(protocol).is_empty());
         return Err(if has_ports { NoFix::TooManyPorts } else { NoFix::Icmp });

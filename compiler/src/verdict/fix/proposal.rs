@@ -33,7 +33,7 @@ pub(super) enum Size {
     Policy,
     /// A rule in a policy of all pods of its namespace that allows nothing: its author keeps it so.
     DefaultDeny,
-    /// A rule in a policy that selects other pods too, or a label of a namespace: it would admit
-    /// more as soon as the other direction of other pods does.
+    /// A rule in a policy that selects other pods too, a peer of a rule with other ports too, or a label of a
+    /// namespace: it would admit more as soon as the other direction does.
     Wide,
 }

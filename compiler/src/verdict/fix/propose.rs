@@ -88,7 +88,7 @@ pub(super) struct Proposer<'a> {
     /// The namespace of the policies.
     pub(super) namespace: String,
     pub(super) subjects: Vec<PodId>,
-    /// The items of `ports`.
+    /// The items of `ports`; none where everything was asked about.
     pub(super) ports: Vec<Value>,
     /// Whether pods ask a DNS server for names.
     pub(super) is_dns: bool,
@@ -195,7 +195,10 @@ impl Proposer<'_> {
     }
 
     fn rule(&self, items: &[Value]) -> Value {
-        json!({ self.field: items, "ports": self.ports })
+        match self.ports.as_slice() {
+            [] => json!({ self.field: items }),
+            ports => json!({ self.field: items, "ports": ports }),
+        }
     }
 
     /// A change of a policy by the operations that its document needs.

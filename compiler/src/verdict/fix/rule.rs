@@ -11,8 +11,9 @@ use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, Shown};
 use super::{NoFix, label};
 use crate::algebra::selector::{Operator, Requirement, Selector};
+use crate::algebra::traffic::Traffic;
 use crate::cluster::PodId;
-use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, ServicePort};
+use crate::object::{DNS_PORT, Labels, NAMESPACE_NAME_LABEL, Pod, Protocol, ServicePort};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule};
 use crate::verdict::explain::{
     Candidate, Code, Of, Party, asks_for, asks_for_labels_of, is_close, is_slip, may_mean_namespace,
@@ -65,12 +66,27 @@ impl Proposer<'_> {
                 self.label_of_the_other_end(candidate, shown, rule, all)?;
                 let Ok(items) = peer::items(self.view, &self.other, &policy.namespace) else { return Ok(()) };
                 let list = [&base[..], &[self.field]].concat();
-                all.extend(self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, items)));
+                let size = if self.admits_more(rule) { Size::Wide } else { Size::Item };
+                all.extend(self.of_policy(candidate.policy, size, |document| append(document, &list, items)));
             }
             (true, true) => self.mended_peer(candidate, shown, rule, &base, all),
             (false, false) => {}
         }
         Ok(())
+    }
+
+    /// Whether a rule admits other traffic too than what was asked about, on which its peers may come as soon as
+    /// the other direction admits it.
+    fn admits_more(&self, rule: &PolicyRule) -> bool {
+        let dns = [Protocol::Udp, Protocol::Tcp].map(|protocol| Traffic::ports(protocol, DNS_PORT, DNS_PORT));
+        let of_dns = Traffic::union_of(dns.iter().filter(|_| self.is_dns));
+        let asked = self.pairs.iter().map(|pair| &pair.question(self.direction).traffic).chain([&of_dns]);
+        let asked = Traffic::union_of(asked);
+        self.pairs.iter().any(|pair| {
+            let pod = pair.question(self.direction).to.pod();
+            let ports = pod.map_or(&[][..], |pod| self.view.cluster.pod(pod).ports.as_slice());
+            !rule.traffic_to(ports).difference(&asked).is_none()
+        })
     }
 
     /// A port's number, or the numbers of a range, in place of those that were written as text, and so mean

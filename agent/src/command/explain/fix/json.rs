@@ -4,7 +4,7 @@ use json_patch::Patch;
 use npc_agent::finding::Place;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::fix::{Change, Fix, NoFix, Opened};
+use npc_compiler::verdict::fix::{Change, Closing, Fix, NoFix, ObjectName, Opened};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -38,6 +38,18 @@ pub(in super::super) struct FixJson<'a> {
     closes: Vec<OpenedJson<'a>>,
     /// The Services, as NAMESPACE/NAME, that get the pods as backends by a label of the changes.
     backend_of: Vec<String>,
+    /// Changes that mend what the denial names, and are not proposed because they close something.
+    would_close: Vec<ClosingJson<'a>>,
+}
+
+/// A change that is not proposed, and what it would close.
+#[derive(Debug, Serialize)]
+struct ClosingJson<'a> {
+    direction: Direction,
+    object: ObjectJson<'a>,
+    patch: Patch,
+    create: Option<&'a Value>,
+    closes: Vec<OpenedJson<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,15 +108,21 @@ impl Fixes<'_> {
 }
 
 fn one<'a>(input: &Input, flows: Vec<usize>, fix: &'a Fix, change: &'a Change) -> FixJson<'a> {
-    let object = &change.object;
-    let namespace = object.namespace.as_deref();
+    let namespace = change.object.namespace.as_deref();
+    let closing = |of: &'a Closing| ClosingJson {
+        direction: of.change.direction,
+        object: object(&of.change.object),
+        patch: of.change.patch().cloned().unwrap_or_default(),
+        create: of.change.new_object(),
+        closes: of.closes.iter().flat_map(opened).collect(),
+    };
     FixJson {
         flows,
         direction: change.direction,
         policy: namespace
-            .filter(|_| object.kind == "NetworkPolicy")
-            .map(|namespace| format!("{namespace}/{}", object.name)),
-        object: ObjectJson { kind: &object.kind, namespace, name: &object.name },
+            .filter(|_| change.object.kind == "NetworkPolicy")
+            .map(|namespace| format!("{namespace}/{}", change.object.name)),
+        object: object(&change.object),
         patch: change.patch().cloned().unwrap_or_default(),
         create: change.new_object(),
         then: then(change),
@@ -113,7 +131,12 @@ fn one<'a>(input: &Input, flows: Vec<usize>, fix: &'a Fix, change: &'a Change) -
         opens: fix.opens.iter().flat_map(opened).collect(),
         closes: fix.closes.iter().flat_map(opened).collect(),
         backend_of: fix.backend_of.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect(),
+        would_close: fix.closing.iter().map(closing).collect(),
     }
+}
+
+fn object(of: &ObjectName) -> ObjectJson<'_> {
+    ObjectJson { kind: &of.kind, namespace: of.namespace.as_deref(), name: &of.name }
 }
 
 fn opened(of: &Opened) -> Vec<OpenedJson<'_>> {

@@ -5,13 +5,12 @@ use std::io::{self, Write};
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation};
-use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::object::Protocol;
 use npc_compiler::verdict::fix::{DeclaredPort, NoFix};
 use serde::Serialize;
 use serde_json::json;
 
-use super::super::excerpt::{Excerpt, Mark};
+use super::super::service_text;
 use crate::command::input::Input;
 
 /// The change of a Service, as JSON.
@@ -47,22 +46,18 @@ pub(super) fn json(input: &Input, reason: &NoFix) -> Option<ServiceJson> {
     Some(ServiceJson { object, patch: Patch(vec![operation]) })
 }
 
-/// Marks the port of the Service in its file.
+/// Marks the port of the Service.
 pub(super) fn draw(input: &Input, reason: &NoFix, out: &mut impl Write) -> io::Result<()> {
     let NoFix::TargetPort { service, protocol, port, target, declared } = reason else { return Ok(()) };
     let (namespace, name) = service;
     let Some(place) = place(input, service, (*protocol, *port)) else { return Ok(()) };
+    let Some(service) = input.cluster.service(namespace, name) else { return Ok(()) };
     let path = format!("spec.ports[{place}]");
-    let positions = &input.loaded.positions;
-    let object = ObjectRef::new("Service", namespace, name);
-    let locate = |path: &str| positions.locate_object(&object, path).filter(|place| place.exact);
+    let is_written = |path: &String| service_text::find(input, service, path).is_some_and(|(_, place)| place.exact);
     // Left out, the targetPort is the port.
-    let Some(found) = locate(&format!("{path}.targetPort")).or_else(|| locate(&format!("{path}.port"))) else {
-        return Ok(());
-    };
-    writeln!(out, "  --> {found}  service {namespace}/{name}  {path}")?;
+    let fields = ["targetPort", "port"].map(|field| format!("{path}.{field}"));
+    let Some(field) = fields.iter().find(|field| is_written(field)) else { return Ok(()) };
     let declared: Vec<String> = declared.iter().map(declared_port).collect();
     let text = format!("leads to {target}, its pods declare {}", declared.join(", "));
-    let marks = vec![Mark { place: found, text, is_miss: true }];
-    Excerpt { positions, is_file: true, marks, around: Vec::new() }.draw(out)
+    service_text::draw(input, service, &path, Some((field, &text)), out)
 }

@@ -1,0 +1,62 @@
+//! The labels that workloads of a cluster have themselves, in `metadata.labels`. Their pods do not get
+//! these, and a list of pods does not say them, so they are asked for by the names of the ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::join_all;
+use npc_agent::endpoint::readings;
+use npc_agent::source::kube::{self, WorkloadAnswer};
+use npc_agent::source::manifests::ObjectRef;
+use npc_compiler::object::{Labels, Objects, Pod, Workload};
+
+use super::named::{NamedObject, is_of};
+
+/// So many workloads are asked for. A Service may have pods of many.
+const ASKED: usize = 8;
+
+/// Asks for the workloads whose pods these ends mean. What cannot be read says nothing more than the pods.
+pub(super) async fn read(
+    client: &::kube::Client,
+    ends: &[NamedObject<'_>],
+    settings: &kube::ListSettings,
+    objects: &Objects,
+) -> BTreeMap<ObjectRef, Labels> {
+    let wanted: BTreeSet<ObjectRef> = ends.iter().flat_map(|end| meant(*end, &settings.namespace, objects)).collect();
+    let asks = wanted.into_iter().take(ASKED).map(async |of| {
+        let workload = Workload { kind: of.kind.clone(), name: of.name.clone() };
+        match kube::workload(client, &of.namespace, &workload, settings.request_timeout).await {
+            WorkloadAnswer::Found(text) => Some((of, labels(&text)?)),
+            WorkloadAnswer::Absent | WorkloadAnswer::Refused(_) | WorkloadAnswer::Unknown(_) => None,
+        }
+    });
+    join_all(asks).await.into_iter().flatten().collect()
+}
+
+/// The workloads whose pods an end means.
+fn meant(end: NamedObject<'_>, here: &str, objects: &Objects) -> BTreeSet<ObjectRef> {
+    let workload = |pod: &Pod| {
+        let of = pod.workload.as_ref()?;
+        Some(ObjectRef::new(&of.kind, &pod.namespace, &of.name))
+    };
+    for reading in readings(end.namespace, end.kind, end.name, here) {
+        let (namespace, kind, name) = reading;
+        let is_it = |pod: &&Pod| is_of(pod, reading);
+        let own: BTreeSet<ObjectRef> = objects.pods.iter().filter(is_it).filter_map(workload).collect();
+        if !own.is_empty() {
+            return own;
+        }
+        let mut services = objects.services.iter();
+        let service = services.find(|of| of.namespace == namespace && of.name == name);
+        if let Some(service) = service.filter(|_| kind.is_none_or(|kind| kind == "Service")) {
+            return objects.pods.iter().filter(|pod| service.selects(pod)).filter_map(workload).collect();
+        }
+    }
+    BTreeSet::new()
+}
+
+/// The labels of an object.
+fn labels(text: &str) -> Option<Labels> {
+    let object: serde_json::Value = serde_json::from_str(text).ok()?;
+    let labels = object["metadata"]["labels"].as_object()?;
+    Some(labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
+}
