@@ -81,6 +81,29 @@ async fn a_static_pod_starts_isolated_after_five_seconds() {
     assert_eq!(answer.await.unwrap(), Answer::done());
 }
 
+/// However short the time is, and however it is spread over tries.
+#[tokio::test(start_paused = true)]
+async fn a_static_pod_starts_isolated_before_its_plugin_gives_up() {
+    for (waited, wait, due) in
+        [(0, 1_000, 300), (0, 5_000, 4_300), (3_000, 27_000, 2_000), (20_000, 10_000, 0), (4_000, 1_000, 300)]
+    {
+        let mut world = World::new(false);
+        world.objects(vec![]).await;
+        world.pods().await;
+        let begun = Instant::now();
+        let add = Add { waited, wait, ..add("c1", &pod("etcd-n1", HASH), "10.0.0.1") };
+        let answer = world.ask(Command::Add(add)).await;
+        assert_eq!(world.pods().await.len(), 1, "{waited}, {wait}");
+        let took = begun.elapsed();
+        assert!(
+            took >= Duration::from_millis(due) && took < Duration::from_millis(due + 20),
+            "{waited}, {wait}: {took:?}"
+        );
+        world.waiter().await.reply.send(()).unwrap();
+        assert_eq!(answer.await.unwrap(), Answer::done());
+    }
+}
+
 /// Of a sandbox that is reported twice the pod may run.
 #[tokio::test(start_paused = true)]
 async fn only_the_first_add_of_a_sandbox_is_of_a_new_one() {
