@@ -11,6 +11,7 @@ use super::*;
 use crate::cni::pending::MIRROR;
 use crate::cni::start::{BIND_RETRY, Options, start};
 use crate::status::{AgentStatus, SharedStatus};
+use crate::tasks::Tasks;
 
 const HASH: &str = "5f0b0d1ea9a7f1d9c8f7a6b5c4d3e2f1";
 
@@ -252,7 +253,8 @@ async fn a_socket_that_cannot_be_made_is_tried_again() {
     let status = SharedStatus::new(AgentStatus::new("n1", "cluster"));
     let (metrics, kept) = (Cni::default(), status.clone());
     let options = Options { socket: socket.clone(), node: "n1".to_owned(), ask: None, metrics, status: kept };
-    let source = start(options, sender);
+    let mut tasks = Tasks::default();
+    let source = start(options, sender, &mut tasks);
     time::sleep(Duration::from_secs(1)).await;
     assert_eq!(status.now().cni_served, Some(false));
     assert!(!socket.exists());
@@ -279,4 +281,21 @@ async fn a_socket_that_cannot_be_made_is_tried_again() {
     time::sleep(BIND_RETRY).await;
     assert_eq!(status.now().cni_served, Some(true));
     assert!(socket.exists());
+}
+
+/// Without it nothing that the source delivers comes to the agent's loop.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_registry_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sender, agent) = mpsc::channel(64);
+    let status = SharedStatus::new(AgentStatus::new("n1", "cluster"));
+    let socket = folder.path().join("cni.sock");
+    let options = Options { socket, node: "n1".to_owned(), ask: None, metrics: Cni::default(), status };
+    let mut tasks = Tasks::default();
+    let source = start(options, sender, &mut tasks);
+    assert!(time::timeout(Duration::from_secs(60), tasks.ended()).await.is_err());
+    drop(agent);
+    source.send(Event::PacketFilterChanged).await.unwrap();
+    let ended = time::timeout(Duration::from_secs(60), tasks.ended()).await.unwrap().to_string();
+    assert!(ended.contains("keeps what CNI reports") || ended.contains("serves the CNI plugin"), "{ended}");
 }
