@@ -239,6 +239,17 @@ enum BackendArg {
     Legacy,
 }
 
+impl BackendArg {
+    /// The backend that the operator chose, if one.
+    fn chosen(self) -> Option<Backend> {
+        match self {
+            Self::Auto => None,
+            Self::Nft => Some(Backend::Nft),
+            Self::Legacy => Some(Backend::Legacy),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 enum AzureNpmArg {
     #[default]
@@ -351,11 +362,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         }
     }
 
-    let backend = match args.backend {
-        BackendArg::Auto => None,
-        BackendArg::Nft => Some(Backend::Nft),
-        BackendArg::Legacy => Some(Backend::Legacy),
-    };
+    let backend = args.backend.chosen();
     let mut kernel = tokio::task::spawn_blocking(move || Linux::open(backend)).await??;
     if let Some((connector, mut follow, sender)) = cluster {
         // What an earlier agent isolated, before this one changes anything.

@@ -202,9 +202,10 @@ fn states_that_agree_on_an_address_judge_its_packets_alike() {
         .run(&(transition(), reached), |((old, new), (is_ahead, cut))| {
             let (before, wanted) = (program(&old), program(&new));
             let plan = Plan::between(&before, &wanted);
-            let held = match is_ahead {
-                true => before.ahead_of_rules(&wanted),
-                false => cut_short(&before, &plan, cut.index(plan.steps.len() + 1)),
+            let held = if is_ahead {
+                before.ahead_of_rules(&wanted)
+            } else {
+                cut_short(&before, &plan, cut.index(plan.steps.len() + 1))
             };
             if held == wanted {
                 return Ok(());
