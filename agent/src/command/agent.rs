@@ -417,7 +417,7 @@ fn follow_packet_filter(
     let Some(waiter) = kernel.change_waiter()? else { return Ok(()) };
     let running = tasks.thread("hears of changes to the packet filter");
     let pass_on = move || {
-        let _running = &running;
+        let _ = &running;
         // If it is full, the notification stays with the kernel's others, and the next audit
         // reads it.
         let Some(agent) = notified.upgrade() else { return false };

@@ -295,14 +295,25 @@ impl<K: Kernel> Writer<K> {
     /// The last write failed. Those of these addresses whose part of what is wanted is in the kernel
     /// all the same: it is read, because what failed may have been written in part, and a program that
     /// holds the lock writes.
+    ///
+    /// Sets go ahead as far as they can, as while another program holds the lock.
     pub(super) fn in_force(&mut self, wanted: &KernelState, addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
         let mut failed = Failures::default();
-        let Ok(held) = self.kernel.read_each(wanted, &mut failed) else { return BTreeSet::new() };
-        let mut in_force = held.agrees_on(wanted, addresses);
-        if matches!(&self.state, SyncState::SetsAhead { held: known, .. } if failed.is_empty() && *known != held) {
+        let Ok(read) = self.read(wanted, &mut failed) else { return BTreeSet::new() };
+        if matches!(&self.state, SyncState::SetsAhead { held, .. } if failed.is_empty() && *held != read) {
             // The next pass has to read it, too.
             self.state.forget();
             self.established.rules_were_lost();
+        }
+        let Ok(ahead) = self.write_ahead(read, wanted, &mut failed) else {
+            self.state.forget();
+            return BTreeSet::new();
+        };
+        let mut in_force = ahead.agrees_on(wanted, addresses);
+        if !failed.is_empty() {
+            self.state.forget();
+        } else if let SyncState::SetsAhead { held, .. } = &mut self.state {
+            *held = ahead;
         }
         if !in_force.is_empty() {
             self.insert_hook(&mut failed);

@@ -35,12 +35,12 @@ impl KernelState {
                 let was = StateView { family, held, delta: None };
                 // What dispatch sets say of an address is where its way leads, whatever else they have.
                 let others = || delta.sets.iter().filter(|(name, _)| !name.is_dispatch());
-                let ways = Direction::ALL.map(|direction| {
+                let trees = Direction::ALL.map(|direction| {
                     [Tree::new(was, direction), Tree::new(StateView { delta: Some(&delta), ..was }, direction)]
                 });
                 agreed.extend(of_family.filter(|address| {
                     !others().any(|(name, change)| concerns(name, change, was, *address))
-                        && ways.iter().all(|[was, is]| judge_alike(was, is, &delta, *address))
+                        && trees.iter().all(|[was, is]| judge_alike(was, is, &delta, *address))
                 }));
             }
         }

@@ -145,36 +145,30 @@ impl World {
     }
 }
 
-/// What makes the rules of the namespace shop wait.
-const OBSTACLES: [fn(&mut Memory, bool); 2] =
-    [|memory, is_there| memory.locked = is_there, |memory, is_there| memory.broken = is_there.then_some(Family::V4)];
-
 #[tokio::test(start_paused = true)]
-async fn rules_of_others_that_cannot_be_written_keep_no_waiter_whose_own_are_there() {
-    for obstacle in OBSTACLES {
-        let before = beside_shop(&["10.0.0.1"], 80, 1);
-        let mut world = World::new(settings(), 0, vec![network(), Input::Objects(before)]);
-        world.wait_for(&[Family::V4]).await.await.expect("an answer");
-        obstacle(&mut world.memory(), true);
-        world.send(Input::Objects(beside_shop(&["10.0.0.1"], 81, 1))).await;
-        world.flows(&[flow("10.0.0.2")]);
-        world.send(Input::Objects(beside_shop(&["10.0.0.1", "10.0.0.2"], 81, 2))).await;
-        assert!(world.is_answered("10.0.0.2").await, "its group was there");
-        assert_eq!(world.ingress(), ["10.0.0.1", "10.0.0.2", "10.0.1.1"]);
-        assert_eq!(world.left(), [], "a flow from before its rules");
-        assert!(!world.is_answered("10.0.1.2").await, "its rules are to be written yet");
-        // Another program removes the jump, and lets nobody put it back.
-        world.memory().hooks = [Hook::Absent; 2];
-        world.memory().unhookable = true;
-        assert!(!world.is_answered("10.0.0.2").await, "no packet meets its rules");
-        world.memory().unhookable = false;
-        assert!(world.is_answered("10.0.0.2").await);
-        // Or the sets.
-        Fault::FlushSets.befall(&mut world.memory());
-        let gone = world.wait_for_flows_of(&[Family::V4], &["10.0.0.2"]).await;
-        gone.await.expect("an answer");
-        assert!(world.ingress().contains(&"10.0.0.2".to_owned()), "not before its rules were back");
-        obstacle(&mut world.memory(), false);
-        assert!(world.is_answered("10.0.1.2").await, "all is written");
-    }
+async fn rules_of_others_that_wait_for_the_lock_keep_no_waiter_whose_own_are_there() {
+    let before = beside_shop(&["10.0.0.1"], 80, 1);
+    let mut world = World::new(settings(), 0, vec![network(), Input::Objects(before)]);
+    world.wait_for(&[Family::V4]).await.await.expect("an answer");
+    world.memory().locked = true;
+    world.send(Input::Objects(beside_shop(&["10.0.0.1"], 81, 1))).await;
+    world.flows(&[flow("10.0.0.2")]);
+    world.send(Input::Objects(beside_shop(&["10.0.0.1", "10.0.0.2"], 81, 2))).await;
+    assert!(world.is_answered("10.0.0.2").await, "its group was there");
+    assert_eq!(world.ingress(), ["10.0.0.1", "10.0.0.2", "10.0.1.1"]);
+    assert_eq!(world.left(), [], "a flow from before its rules");
+    assert!(!world.is_answered("10.0.1.2").await, "its rules are to be written yet");
+    // Another program removes the jump, and lets nobody put it back.
+    world.memory().hooks = [Hook::Absent; 2];
+    world.memory().unhookable = true;
+    assert!(!world.is_answered("10.0.0.2").await, "no packet meets its rules");
+    world.memory().unhookable = false;
+    assert!(world.is_answered("10.0.0.2").await);
+    // Or the sets.
+    Fault::FlushSets.befall(&mut world.memory());
+    let gone = world.wait_for_flows_of(&[Family::V4], &["10.0.0.2"]).await;
+    gone.await.expect("an answer");
+    assert!(world.ingress().contains(&"10.0.0.2".to_owned()), "not before its rules were back");
+    world.memory().locked = false;
+    assert!(world.is_answered("10.0.1.2").await, "all is written");
 }
