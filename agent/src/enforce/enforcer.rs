@@ -54,6 +54,7 @@ enum Changed {
 
 /// Keeps a kernel equal to what a cluster asks for.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact that stands by itself")]
 pub struct Enforcer<K> {
     writer: Writer<K>,
     /// What the ruleset depends on besides the cluster.

@@ -1,4 +1,4 @@
-//! What cannot be written for others, or not be recorded, and the pods that start meanwhile.
+//! What cannot be written for others, and the pods that start meanwhile.
 
 use std::fs::File;
 use std::thread;
@@ -7,7 +7,7 @@ use nix::fcntl::{Flock, FlockArg};
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod};
 use serde_json::json;
 
-use super::node::{Mode, Node, OUTSIDE, ip, wait};
+use super::node::{Mode, Node, OUTSIDE, wait};
 use super::traffic::{Pings, listen, passes, reaches};
 use super::{addresses, first, objects, pod, policy_of};
 
@@ -69,5 +69,4 @@ fn a_pod_whose_rules_are_there_starts_while_those_of_others_wait_for_the_lock() 
         plugin.join().unwrap().unwrap();
     });
     assert!(!passes(node.outside(), db.addresses()[0], 9090));
-    ip(&format!("netns exec {} iptables-legacy -w -S", node.netns().name()));
 }
