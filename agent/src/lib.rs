@@ -22,3 +22,4 @@ pub mod serve;
 pub mod service;
 pub mod source;
 pub mod status;
+pub mod tasks;

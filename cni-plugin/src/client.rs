@@ -9,18 +9,22 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::protocol::{Answer, LONGEST_ANSWER, Request};
+use crate::protocol::{Answer, LONGEST_ANSWER, Reason, Refusal, Request};
 
 /// How long to wait before an agent that could not be asked is asked again: first, and
 /// at most. Each wait is twice as long as the one before.
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_millis(250);
 
+/// So long before the end an agent may say that there was no time: it knows when the plugin gives up.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
 /// How often to look whether the answer is still wanted, while none comes.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Asks the agent until it answers, or until this moment. An agent that is not there,
-/// refuses the connection or ends without an answer may be one that is being replaced.
+/// refuses the connection or ends without an answer may be one that is being replaced. One that says
+/// before its time that there was not enough of it has too much to do.
 ///
 /// `request` gets the time that is left. Once `is_over`, there is nothing to ask about any more, and
 /// no answer.
@@ -39,13 +43,14 @@ pub fn ask(
             return Ok(None);
         }
         let left = until.saturating_duration_since(Instant::now());
-        let error = match ask_while(socket, until, &is_over, &request(left)) {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        };
+        let answer = ask_while(socket, until, &is_over, &request(left));
+        let is_final =
+            !matches!(&answer, Err(_) | Ok(Some(Answer { error: Some(Refusal { kind: Reason::Timeout, .. }), .. })));
         let left = until.saturating_duration_since(Instant::now());
-        if left <= wait {
-            return Err(error);
+        // So late it is what the agent says at the end of the time.
+        let is_last_word = answer.is_ok() && left <= LAST_WORD;
+        if is_final || is_last_word || left <= wait {
+            return answer;
         }
         thread::sleep(wait);
         wait = (wait * 2).min(LAST_RETRY);

@@ -181,10 +181,10 @@ fn wait_for_rules(settings: &Settings, add: &Add, netns: &Netns<'_>, begun: Inst
     Err(Error::new(
         Code::TryAgain,
         format!(
-            "npc-cni: the network policies of pod {pod} are not in the kernel after {} s, so the pod does not start yet; \
-             kubelet tries again. {reason}. Is the npc agent of this node ready? (docs/cni.md has how to let pods start \
+            "npc-cni: the network policies of pod {pod} are not in the kernel after {:.1} s, so the pod does not start \
+             yet; kubelet tries again. {reason}. Is the npc agent of this node ready? (docs/cni.md has how to let pods start \
              without it.)",
-            patience.as_secs()
+            begun.elapsed().as_secs_f64()
         ),
     ))
 }

@@ -16,6 +16,9 @@ use crate::netlink::Socket;
 use crate::protocol::HostInterface;
 use crate::{Code, Error, route};
 
+/// The index of the loopback interface, in each network namespace.
+const LOOPBACK: u32 = 1;
+
 /// Where the kernel shows the interfaces of the node.
 const SYSFS: &str = "/sys/class/net";
 
@@ -53,6 +56,8 @@ enum Owner {
     Pod,
     /// Another interface of a container.
     Other,
+    /// An interface without a sandbox and with another name, which is one of the node.
+    Node,
     /// The result does not show it.
     Unknown,
 }
@@ -89,12 +94,11 @@ impl Previous {
     /// because each interface of each pod may have the same.
     ///
     /// # Errors
-    /// If one of them is none, or none that a pod can have. If the result has addresses of a
-    /// family, and shows of none that it is the pod's or another interface's: without them the
-    /// pod would start open.
+    /// If one of them is none, or none that a pod can have. If the result does not show of an address
+    /// that it is the pod's, another interface's, or the node's own: if it is the pod's, the pod would
+    /// be open there.
     pub fn addresses(&self, interface: &str, netns: &str) -> Result<Vec<IpAddr>, Error> {
         let mut addresses = Vec::new();
-        let mut unknown = Vec::new();
         for ip in self.ips.as_deref().unwrap_or_default() {
             let text = ip.address.split_once('/').map_or(&*ip.address, |(address, _)| address);
             let address: IpAddr = text.parse().map_err(|_| {
@@ -112,22 +116,22 @@ impl Previous {
             match owner {
                 Owner::Pod if !addresses.contains(&address) => addresses.push(address),
                 Owner::Pod | Owner::Other => {}
-                Owner::Unknown => unknown.push(address),
+                // As the gateway on a bridge.
+                Owner::Node if is_of_node(address) => {}
+                Owner::Node | Owner::Unknown => {
+                    return Err(Error::new(
+                        Code::Decode,
+                        format!(
+                            "npc-cni: {address} in prevResult is of no interface that is known to be {interface} in \
+                             {netns}, so the pod's addresses are unknown and its policies cannot be enforced. The \
+                             plugin that gives the network has to list {interface} with its sandbox (CNI_NETNS), and \
+                             its place in interfaces with the address, or no interface with the address"
+                        ),
+                    ));
+                }
             }
         }
-        let has_of_family = |address: &IpAddr| addresses.iter().any(|known| known.is_ipv4() == address.is_ipv4());
-        match unknown.iter().find(|address| !has_of_family(address)) {
-            None => Ok(addresses),
-            Some(address) => Err(Error::new(
-                Code::Decode,
-                format!(
-                    "npc-cni: {address} in prevResult is of no interface that is known to be {interface} in {netns}, so \
-                     the pod's addresses are unknown and its policies cannot be enforced. The plugin that gives the \
-                     network has to list {interface} with its sandbox (CNI_NETNS), and its place in interfaces with \
-                     the address, or no interface with the address"
-                ),
-            )),
-        }
+        Ok(addresses)
     }
 
     fn owner(&self, ip: &Ip, interface: &str, netns: &str) -> Owner {
@@ -139,7 +143,8 @@ impl Previous {
             // One that is no file is a name of the plugin's own, which CNI allows.
             Some(sandbox) if found.name == interface && (is_same(sandbox, netns) || is_no_file(sandbox)) => Owner::Pod,
             Some(_) if found.name != interface => Owner::Other,
-            _ => Owner::Unknown,
+            None => Owner::Node,
+            Some(_) => Owner::Unknown,
         }
     }
 
@@ -198,6 +203,11 @@ fn is_same(one: &str, other: &str) -> bool {
     plain(one) == plain(other) || file(one).is_some_and(|one| file(other) == Some(one))
 }
 
+/// Whether the node itself has an address, which no pod has then: its route ends in the node.
+fn is_of_node(address: IpAddr) -> bool {
+    Socket::open().and_then(|node| route::interface_to(&node, address)).is_ok_and(|index| index == Some(LOOPBACK))
+}
+
 fn is_no_file(path: &str) -> bool {
     fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
@@ -238,10 +248,19 @@ mod tests {
                            {"name":"eth0","sandbox":"/proc/self/ns/net"}],
             "ips": [{"address":"10.0.0.5/24","interface":2,"gateway":"10.0.0.1"},{"address":"fd00::5/64","interface":2},
                     {"address":"fe80::5/64","interface":2},{"address":"169.254.3.4/16","interface":2},
-                    {"address":"10.9.0.5/24","interface":3},{"address":"10.9.0.6/24","interface":4},
-                    {"address":"10.9.0.7/24","interface":0},{"address":"10.9.0.8/24","interface":17},
-                    {"address":"10.0.0.5/24","interface":2}]}"#;
+                    {"address":"10.9.0.5/24","interface":3},{"address":"10.0.0.5/24","interface":2},
+                    {"address":"127.0.0.1/8","interface":0},{"address":"169.254.3.9/16","interface":17}]}"#;
         assert_eq!(addresses(text).unwrap(), ["10.0.0.5", "fd00::5"]);
+        // One that may be the pod's would be open, whatever else the pod has.
+        for unknown in [
+            r#"{"address":"10.9.0.6/24","interface":4}"#,
+            r#"{"address":"10.9.0.7/24","interface":0}"#,
+            r#"{"address":"10.9.0.8/24","interface":17}"#,
+            r#"{"address":"fd00::8/64","interface":17}"#,
+        ] {
+            let text = text.replace(r#"{"address":"10.0.0.5/24","interface":2}"#, unknown);
+            assert_eq!(addresses(&text), Err(Code::Decode), "{unknown}");
+        }
     }
 
     #[test]

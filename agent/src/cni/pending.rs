@@ -7,7 +7,8 @@ use npc_cni::protocol::{Add, Answer, Attachment};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// How long the pod of an ADD whose UID is the hash of a manifest may be unknown. Its
+/// How long the pod of an ADD whose UID is the hash of a manifest may be unknown, if the plugin
+/// waits for so long. Its
 /// mirror may be long in coming, because that needs the API server, which may be that
 /// pod.
 pub(super) const MIRROR: Duration = Duration::from_secs(5);
@@ -32,10 +33,21 @@ impl Pending {
     /// When something is due about it, whatever comes.
     pub(super) fn due(&self) -> Instant {
         match self.awaits {
-            Awaits::Object if is_static(&self.add) => self.deadline.min(self.since + MIRROR),
+            Awaits::Object if is_static(&self.add) => self.latest().min(self.first_try() + MIRROR),
             Awaits::Object => self.deadline,
-            Awaits::Policies(_) => self.deadline.checked_sub(TIME_TO_WRITE).unwrap_or(self.deadline),
+            Awaits::Policies(_) => self.latest(),
         }
+    }
+
+    /// When the rules have to be written at last, for the answer to come in time.
+    fn latest(&self) -> Instant {
+        self.deadline.checked_sub(TIME_TO_WRITE).unwrap_or(self.deadline)
+    }
+
+    /// When the ADD began: each try of it comes with the time that those before it took.
+    fn first_try(&self) -> Instant {
+        let waited = Duration::from_millis(self.add.waited);
+        self.since.checked_sub(waited).unwrap_or(self.since)
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Sandbox {
     pub(super) add: Add,
     /// The plugin has its answer, so the pod may run.
     pub(super) is_answered: bool,
+    /// Addresses of it that a later sandbox had, which may be nobody's now.
+    pub(super) lost: BTreeSet<IpAddr>,
     /// The key of its pod's object, if that object has the UID of the ADD.
     key: Option<PodKey>,
     /// What is saved of it, which is made once: with each ADD all are saved.
@@ -29,11 +31,11 @@ pub(super) struct Sandbox {
 
 impl Sandbox {
     pub(super) fn new(number: u64, saved: SavedSandbox) -> Self {
-        let SavedSandbox { mut add, answered: is_answered, began } = saved;
+        let SavedSandbox { mut add, answered: is_answered, began, lost } = saved;
         let mut known = BTreeSet::new();
         add.addresses.retain(|address| known.insert(*address));
         let key = add.uid.as_ref().map(|uid| PodKey::from_parts(uid, &add.namespace, &add.name));
-        let mut sandbox = Self { order: (began, number), add, is_answered, key, text: None };
+        let mut sandbox = Self { order: (began, number), add, is_answered, lost, key, text: None };
         sandbox.write();
         sandbox
     }
@@ -50,8 +52,20 @@ impl Sandbox {
         self.write();
     }
 
+    /// A later sandbox had these addresses, and is gone. Unless an interface of the node shows that this
+    /// one is still there, they may be nobody's.
+    pub(super) fn lose(&mut self, addresses: &[IpAddr]) {
+        let shared = addresses.iter().copied().filter(|address| self.add.addresses.contains(address));
+        let shared: BTreeSet<_> = shared.filter(|address| !self.lost.contains(address)).collect();
+        if self.add.host_interface.is_none() && !shared.is_empty() {
+            self.lost.extend(shared);
+            self.write();
+        }
+    }
+
     fn write(&mut self) {
-        let saved = SavedSandbox { add: self.add.clone(), answered: self.is_answered, began: self.order.0 };
+        let (add, lost) = (self.add.clone(), self.lost.clone());
+        let saved = SavedSandbox { add, answered: self.is_answered, began: self.order.0, lost };
         // Names, numbers and addresses: there is nothing that cannot be JSON.
         self.text = serde_json::value::to_raw_value(&saved).ok();
     }
@@ -77,6 +91,9 @@ pub struct SavedSandbox {
     /// When its ADD began. In files of older agents before all others.
     #[serde(default)]
     pub began: Moment,
+    /// Addresses of it that a later sandbox had. Older agents know none.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lost: BTreeSet<IpAddr>,
 }
 
 /// What outlives an agent: all that CNI reported and no object has.

@@ -225,7 +225,10 @@ impl Sandboxes {
             self.released.remove(address);
             self.held.remove(address);
         }
-        let sandbox = Sandbox::new(self.number, SavedSandbox { add, answered: is_answered || was_answered, began });
+        let sandbox = Sandbox::new(
+            self.number,
+            SavedSandbox { add, answered: is_answered || was_answered, began, lost: BTreeSet::new() },
+        );
         report(&mut self.reported, &self.pods, &sandbox);
         self.live.insert(sandbox.add.attachment.clone(), sandbox);
         self.is_dirty = true;
@@ -248,8 +251,10 @@ impl Sandboxes {
     /// once. They stay isolated while the node's end of its interface is there, for some rounds
     /// if there is none, or until they are another sandbox's.
     pub fn delete(&mut self, attachment: &Attachment) -> bool {
-        let Some(Sandbox { add, .. }) = self.live.remove(attachment) else { return false };
+        let Some(gone) = self.live.remove(attachment) else { return false };
         self.is_dirty = true;
+        self.take_from_older(&gone);
+        let add = gone.add;
         for address in add.addresses {
             // The DEL of an old sandbox takes nothing from a new one.
             if self.owner(address).is_some() {
@@ -265,6 +270,13 @@ impl Sandboxes {
             }
         }
         true
+    }
+
+    /// This sandbox is gone, to which the network gave its addresses after older ones had them. These
+    /// may have ended without a DEL.
+    fn take_from_older(&mut self, gone: &Sandbox) {
+        let older = self.live.values_mut().filter(|sandbox| sandbox.order < gone.order);
+        older.for_each(|sandbox| sandbox.lose(&gone.add.addresses));
     }
 
     /// The runtime removed a sandbox at this moment. One whose ADD began later stays: the runtime
@@ -334,13 +346,13 @@ impl Sandboxes {
     /// goes with its network namespace. How many sandboxes.
     pub fn links_gone(&mut self, gone: &BTreeSet<u32>) -> usize {
         let is_gone = |link: &HostInterface| gone.contains(&link.index);
-        let before = self.live.len();
-        self.live.retain(|_, sandbox| !sandbox.add.host_interface.as_ref().is_some_and(is_gone));
+        let ended = self.live.extract_if(.., |_, sandbox| sandbox.add.host_interface.as_ref().is_some_and(is_gone));
+        let ended: Vec<_> = ended.map(|(_, sandbox)| sandbox).collect();
+        ended.iter().for_each(|sandbox| self.take_from_older(sandbox));
         let released = self.released.len();
         self.released.retain(|_, link| !is_gone(link));
-        let ended = before - self.live.len();
-        self.is_dirty |= ended > 0 || released != self.released.len();
-        ended
+        self.is_dirty |= !ended.is_empty() || released != self.released.len();
+        ended.len()
     }
 
     /// The network namespaces of the sandboxes whose interface has no end on the node.
@@ -404,7 +416,12 @@ impl Sandboxes {
             let addresses = sandbox.add.addresses.iter().copied();
             let own = addresses.filter(|address| owners.get(address) == Some(&sandbox.order));
             match sandbox.object(&self.pods).filter(|pod| pod.is_endpoint()) {
-                Some(pod) => of_pods.entry(PodKey::of(pod)).or_default().extend(own),
+                Some(pod) => {
+                    let (lost, kept): (Vec<_>, Vec<_>) = own.partition(|address| sandbox.lost.contains(address));
+                    of_pods.entry(PodKey::of(pod)).or_default().extend(kept);
+                    // If it is the pod's all the same, it must not be open.
+                    unidentified.extend(lost);
+                }
                 // The settings let it start without its rules, because a node may need it before
                 // the agent can know them.
                 None if sandbox.add.open => {}

@@ -37,6 +37,40 @@ fn all_addresses_of_a_sandbox_are_isolated() {
     }
 }
 
+/// The first sandbox ended without a DEL, and the network gave its address to the second one. Or the
+/// second one never had the address.
+#[test]
+fn the_end_of_a_sandbox_gives_its_address_back_only_to_one_that_is_known_to_live() {
+    let ends: [fn(&mut Sandboxes) -> usize; 3] = [
+        |sandboxes| usize::from(sandboxes.delete(&attachment("c2"))),
+        |sandboxes| sandboxes.links_gone(&links([2])),
+        |sandboxes| sandboxes.collect("net", &[attachment("c1")].into()),
+    ];
+    for (end, link) in ends.into_iter().flat_map(|end| [(end, 0), (end, 1)]) {
+        let mut world = World::new().synced();
+        let (old, new) = (pod("old", "u1", None), pod("new", "u2", None));
+        world.object(&old);
+        world.object(&new);
+        world.sandboxes.add(add("c1", &old, &["10.0.0.1", "10.0.0.9"], link));
+        world.sandboxes.add(add("c2", &new, &["10.0.0.1"], 2));
+        assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/new"));
+        assert_eq!(end(&mut world.sandboxes), 1);
+        let mut next = World::after(world.saved());
+        next.object(&old);
+        // Nor does the agent that follows.
+        for mut world in [world, next.synced()] {
+            let expected = if link == 0 { "npc.dev/unidentified/10.0.0.1" } else { "shop/old" };
+            assert_eq!(world.owner("10.0.0.1").as_deref(), Some(expected));
+            assert_eq!(world.is_peer("10.0.0.1"), link != 0);
+            assert!(world.is_isolated("10.0.0.1"), "its sandbox may be there");
+            assert_eq!(world.owner("10.0.0.9").as_deref(), Some("shop/old"), "its other address");
+            // The runtime says that it is there.
+            world.sandboxes.add(add("c1", &old, &["10.0.0.1"], link));
+            assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/old"));
+        }
+    }
+}
+
 #[test]
 fn an_add_again_with_other_addresses_releases_the_former_ones() {
     let mut world = World::new().synced();
@@ -307,6 +341,8 @@ proptest! {
         let texts = ["10.0.0.1", "10.0.0.2"];
         let mut world = World::new().synced();
         let mut objects: BTreeMap<usize, Pod> = BTreeMap::new();
+        // The container to which the network gave each address last, unless that has ended.
+        let mut latest: [Option<usize>; 2] = [None; 2];
         for step in steps {
             let of = |p: usize, a: Option<usize>| pod(&format!("p{p}"), &format!("u{p}"), a.map(|a| texts[a]));
             match step {
@@ -320,12 +356,22 @@ proptest! {
                     objects.remove(&p);
                 }
                 Happening::Add(c, p, a, both) => {
-                    let link = u32::try_from(c).unwrap() + 1;
+                    // The last one has no interface on the node.
+                    let link = (u32::try_from(c).unwrap() + 1) % 3;
                     let addresses = if both { vec![texts[a], texts[1 - a]] } else { vec![texts[a]] };
                     world.sandboxes.add(add(&format!("c{c}"), &of(p, None), &addresses, link));
+                    for (text, latest) in texts.iter().zip(&mut latest) {
+                        *latest = if addresses.contains(text) { Some(c) } else { latest.filter(|last| *last != c) };
+                    }
                 }
-                Happening::Delete(c) => drop(world.sandboxes.delete(&attachment(&format!("c{c}")))),
-                Happening::Link(c) => drop(world.sandboxes.links_gone(&links([u32::try_from(c).unwrap() + 1]))),
+                Happening::Delete(c) => {
+                    world.sandboxes.delete(&attachment(&format!("c{c}")));
+                    latest = latest.map(|latest| latest.filter(|last| *last != c));
+                }
+                Happening::Link(c) => {
+                    world.sandboxes.links_gone(&links([u32::try_from(c).unwrap() + 1]));
+                    latest = latest.map(|latest| latest.filter(|last| *last != c || c == 2));
+                }
                 Happening::Restart => {
                     world = World::after(world.saved());
                     for pod in objects.values() { world.object(pod); }
@@ -334,10 +380,12 @@ proptest! {
             }
             world.state();
             let live: Vec<Add> = world.saved().sandboxes.into_iter().map(|saved| saved.add).collect();
-            for text in texts {
+            for (text, latest) in texts.into_iter().zip(latest) {
                 let Some(add) = live.iter().rev().find(|add| add.addresses.contains(&address(text))) else { continue };
                 prop_assert!(world.is_isolated(text), "{text}");
-                let known = objects.values().any(|pod| Some(&pod.uid) == add.uid.as_ref() && !pod.finished);
+                let is_latest = latest.is_some_and(|c| add.attachment.container_id == format!("c{c}"));
+                let may_be_nobodys = add.host_interface.is_none() && !is_latest;
+                let known = !may_be_nobodys && objects.values().any(|pod| Some(&pod.uid) == add.uid.as_ref() && !pod.finished);
                 let owner = world.owner(text);
                 let expected = if known { format!("shop/{}", add.name) } else { format!("{UNIDENTIFIED}/{text}") };
                 prop_assert_eq!(owner, Some(expected));

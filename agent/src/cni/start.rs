@@ -18,6 +18,7 @@ use crate::enforce::Event;
 use crate::metrics::Cni;
 use crate::rounded::rounded;
 use crate::status::SharedStatus;
+use crate::tasks::Tasks;
 
 /// How long to wait before the socket is tried again that could not be made.
 pub(super) const BIND_RETRY: Duration = Duration::from_secs(10);
@@ -38,9 +39,10 @@ pub struct Options {
 }
 
 /// Serves the plugin, as soon as the socket can be made. Answers where the source of objects and
-/// the network are to send their events; they come to `agent` with what CNI reports.
+/// the network are to send their events; they come to `agent` with what CNI reports. `tasks` finds
+/// that one of its parts has ended.
 #[must_use]
-pub fn start(options: Options, agent: mpsc::Sender<Event>) -> mpsc::Sender<Event> {
+pub fn start(options: Options, agent: mpsc::Sender<Event>, tasks: &mut Tasks) -> mpsc::Sender<Event> {
     let files = Files::beside(options.socket.clone());
     let saved = files.saved().unwrap_or_else(|error| {
         error!(
@@ -52,12 +54,13 @@ pub fn start(options: Options, agent: mpsc::Sender<Event>) -> mpsc::Sender<Event
     let (sender, events) = mpsc::channel(1);
     let (asks, requests) = mpsc::channel(REQUESTS);
     let count = saved.sandboxes.len();
-    tokio::spawn(serve(options.socket, asks, count, options.metrics.clone(), options.status));
+    let serve = serve(options.socket, asks, count, options.metrics.clone(), options.status);
+    tasks.spawn("serves the CNI plugin", serve);
     let (answers, answered) = mpsc::unbounded_channel();
     let sandboxes = Sandboxes::new(&options.node, saved);
     let lists = PolicyLists::new(options.ask);
     let registry = Registry::new(sandboxes, lists, files, agent, answers, options.metrics);
-    tokio::spawn(registry.run(events, requests, answered));
+    tasks.spawn("keeps what CNI reports", registry.run(events, requests, answered));
     sender
 }
 

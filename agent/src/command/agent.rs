@@ -27,6 +27,7 @@ use npc_agent::serve::Purpose;
 use npc_agent::service::ServiceManager;
 use npc_agent::source::held::Times;
 use npc_agent::source::kube;
+use npc_agent::tasks::Tasks;
 use npc_compiler::ruleset::layout::{self, SetMembers};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -238,6 +239,17 @@ enum BackendArg {
     Legacy,
 }
 
+impl BackendArg {
+    /// The backend that the operator chose, if one.
+    fn chosen(self) -> Option<Backend> {
+        match self {
+            Self::Auto => None,
+            Self::Nft => Some(Backend::Nft),
+            Self::Legacy => Some(Backend::Legacy),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 enum AzureNpmArg {
     #[default]
@@ -290,23 +302,24 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     settings.service = ServiceManager::from_environment()
         .context("systemd would not learn that the agent starts: cannot connect to NOTIFY_SOCKET")?;
     // The ready file, too, is another agent's if there is one.
-    let _sole = sole::claim(settings.status.clone()).await?;
+    let mut tasks = Tasks::default();
+    let _sole = sole::claim(settings.status.clone(), &mut tasks).await?;
     let _ready_file = ReadyFileScope::begin(settings.ready_file.clone(), args.once).map_err(enforce::Error::Ready)?;
     let (sender, events) = mpsc::channel(EVENTS);
     // Weak: by itself it does not keep the channel open when all other senders have ended.
     let notified = sender.downgrade();
     // Before anything else, so that no signal is lost.
-    follow::signals(sender.clone())?;
+    follow::signals(sender.clone(), &mut tasks)?;
     for (purpose, address) in [(Purpose::Metrics, args.metrics_address), (Purpose::Health, args.health_address)] {
         if let Some(address) = address.0.filter(|_| !args.once) {
-            follow::requests(purpose, address, &settings);
+            follow::requests(purpose, address, &settings, &mut tasks);
         }
     }
-    follow::cni_report(args.cni_report, settings.metrics.cni_installer(), settings.status.clone());
+    follow::cni_report(args.cni_report, settings.metrics.cni_installer(), settings.status.clone(), &mut tasks);
     if let Some(path) = args.config {
-        level.follow(path, args.file);
+        level.follow(path, args.file, &mut tasks);
     }
-    follow::network(sender.clone()).await?;
+    follow::network(sender.clone(), &mut tasks).await?;
     let denied = sender.clone();
     let connector = match &args.manifests {
         Some(_) => None,
@@ -318,21 +331,22 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         Some(socket) => {
             let ask = client.clone().map(|client| AskPolicies::new(move |space| kube::policies_of(&client, &space)));
             let (metrics, status) = (settings.metrics.cni(), settings.status.clone());
-            cni::start(cni::Options { socket, node: node.clone(), ask, metrics, status }, sender)
+            cni::start(cni::Options { socket, node: node.clone(), ask, metrics, status }, sender, &mut tasks)
         }
         None => sender,
     };
     let mut cluster = None;
     match args.manifests {
         Some(folder) if args.once => follow::manifests_once(sender, folder, &node, args.allow_empty).await?,
-        Some(folder) => follow::manifests(sender, folder, node.clone(), args.allow_empty, &settings)?,
+        Some(folder) => follow::manifests(sender, folder, node.clone(), args.allow_empty, &settings, &mut tasks)?,
         None => {
             let (Some(connector), Some(client)) = (connector, client) else { unreachable!("no manifests") };
             let (notices, received) = mpsc::unbounded_channel();
             settings.notices = Some(notices);
-            tokio::spawn(kube::write_notices(client.clone(), node.clone(), received, args.remove_startup_taint));
+            let write_notices = kube::write_notices(client.clone(), node.clone(), received, args.remove_startup_taint);
+            tasks.spawn("writes Events", write_notices);
             let wanted = settings.wanted_nodes.subscribe();
-            tokio::spawn(kube::look_up(client, wanted, sender.clone(), Event::Changes));
+            tasks.spawn("looks up Nodes", kube::look_up(client, wanted, sender.clone(), Event::Changes));
             let seconds = |seconds: u32| Duration::from_secs(seconds.into());
             let follow = kube::Settings {
                 watch_seconds: args.watch_timeout,
@@ -348,24 +362,21 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         }
     }
 
-    let backend = match args.backend {
-        BackendArg::Auto => None,
-        BackendArg::Nft => Some(Backend::Nft),
-        BackendArg::Legacy => Some(Backend::Legacy),
-    };
+    let backend = args.backend.chosen();
     let mut kernel = tokio::task::spawn_blocking(move || Linux::open(backend)).await??;
     if let Some((connector, mut follow, sender)) = cluster {
         // What an earlier agent isolated, before this one changes anything.
         follow.kernel_isolates = tokio::task::spawn_blocking(follow::kernel_isolates).await?;
-        tokio::spawn(kube::follow(connector, follow, sender, Event::Changes, settings.metrics.watches()));
+        let follow = kube::follow(connector, follow, sender, Event::Changes, settings.metrics.watches());
+        tasks.spawn("follows the cluster", follow);
     }
     look_around();
-    follow::connections(&settings.metrics);
+    follow::connections(&settings.metrics, &mut tasks);
     let counters = kernel.counters();
     settings.metrics.packets().are_read_by(move || counters.read());
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
-    follow_packet_filter(&mut kernel, notified)?;
-    let log_denied = args.enforcement.log_denied && follow::denied(denied);
+    follow_packet_filter(&mut kernel, notified, &mut tasks)?;
+    let log_denied = args.enforcement.log_denied && follow::denied(denied, &mut tasks);
     let options = layout::Options { log_denied, ..rules_of(&args.enforcement)? };
     let mut enforcer = Enforcer::new(kernel, node).with_options(options).with_secret_places();
     // Only ADDs of the CNI plugin wait for flows (docs/adr/packets-note-addresses-with-flows.md).
@@ -376,7 +387,11 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     if std::env::var_os("NPC_LARGE_CHANGES_FIRST").is_some_and(|value| value == "1") {
         enforcer = enforcer.with_large_changes_first();
     }
-    Ok(enforce::run(enforcer, settings, events).await?)
+    tokio::select! {
+        biased;
+        ended = enforce::run(enforcer, settings, events) => Ok(ended?),
+        ended = tasks.ended() => Err(ended.into()),
+    }
 }
 
 /// What the operator chose of the rules, and the secret of the node if one is given. That is
@@ -394,9 +409,15 @@ fn rules_of(chosen: &Enforcement) -> anyhow::Result<layout::Options> {
 }
 
 /// Passes on that a program wrote to the packet filter.
-fn follow_packet_filter(kernel: &mut Linux, notified: mpsc::WeakSender<Event>) -> anyhow::Result<()> {
+fn follow_packet_filter(
+    kernel: &mut Linux,
+    notified: mpsc::WeakSender<Event>,
+    tasks: &mut Tasks,
+) -> anyhow::Result<()> {
     let Some(waiter) = kernel.change_waiter()? else { return Ok(()) };
+    let running = tasks.thread("hears of changes to the packet filter");
     let pass_on = move || {
+        let _ = &running;
         // If it is full, the notification stays with the kernel's others, and the next audit
         // reads it.
         let Some(agent) = notified.upgrade() else { return false };

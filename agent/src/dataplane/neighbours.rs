@@ -11,10 +11,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use npc_compiler::object::Family;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP};
+use rtnetlink::sys::Socket;
 use rustix::io::Errno;
 
 use super::attribute::{Attributes, ip_address};
@@ -22,6 +23,9 @@ use super::links::{self, Error};
 
 /// Where the attributes begin in a message about a neighbour (struct ndmsg).
 const HEADER: usize = 12;
+
+/// How many listings are compared at most.
+const LISTINGS: usize = 10;
 
 /// The attribute with the neighbour's address.
 const NDA_DST: u16 = 1;
@@ -42,21 +46,16 @@ pub(super) fn drop_waiting(addresses: &BTreeSet<IpAddr>) -> Result<bool, Error> 
         if !addresses.iter().any(|address| Family::of(address) == family) {
             continue;
         }
+        let entries = until_two_agree(|| list(&socket, family, addresses))?;
         let mut unresolved = Vec::new();
-        let take = |message| {
-            let RouteNetlinkMessage::NewNeighbour(entry) = message else { return };
+        for entry in entries {
             match entry.header.state {
                 NeighbourState::Incomplete => unresolved.push(entry),
                 // No packet ever waits for these, and none waits for these any more.
                 NeighbourState::Permanent | NeighbourState::Noarp | NeighbourState::None | NeighbourState::Failed => {}
                 _ => are_on_their_way = true,
             }
-        };
-        // The kernel does not select entries by their address.
-        let is_wanted = |payload: &[u8]| destination(payload).is_some_and(|address| addresses.contains(&address));
-        let all = RouteNetlinkMessage::GetNeighbour(of_family(family));
-        let listed = links::exchange(&socket, all, NLM_F_DUMP, is_wanted, take)?;
-        listed.map_err(|errno| refused("list the neighbours".to_owned(), errno))?;
+        }
         // One may have been resolved since.
         are_on_their_way |= !unresolved.is_empty();
         for entry in unresolved {
@@ -73,6 +72,52 @@ pub(super) fn drop_waiting(addresses: &BTreeSet<IpAddr>) -> Result<bool, Error> 
         }
     }
     Ok(are_on_their_way)
+}
+
+/// The entries about these addresses, by one listing. The kernel does not select entries by their
+/// address.
+fn list(socket: &Socket, family: Family, addresses: &BTreeSet<IpAddr>) -> Result<Vec<NeighbourMessage>, Error> {
+    let mut entries = Vec::new();
+    let take = |message| {
+        if let RouteNetlinkMessage::NewNeighbour(entry) = message {
+            entries.push(entry);
+        }
+    };
+    let is_wanted = |payload: &[u8]| destination(payload).is_some_and(|address| addresses.contains(&address));
+    let all = RouteNetlinkMessage::GetNeighbour(of_family(family));
+    let listed = links::exchange(socket, all, NLM_F_DUMP, is_wanted, take)?;
+    listed.map_err(|errno| refused("list the neighbours".to_owned(), errno))?;
+    Ok(entries)
+}
+
+/// What listings say once two in a row have the same entries. Between two parts of a listing the kernel
+/// may put its entries into a table twice as large, where their order is another: that listing then lacks
+/// some and has others twice. The kernel does not report it.
+fn until_two_agree(
+    mut list: impl FnMut() -> Result<Vec<NeighbourMessage>, Error>,
+) -> Result<Vec<NeighbourMessage>, Error> {
+    let places = |entries: &[NeighbourMessage]| -> BTreeSet<(u32, Option<IpAddr>)> {
+        entries.iter().map(|entry| (entry.header.ifindex, address_of(entry))).collect()
+    };
+    let mut last = list()?;
+    // Pods come and go meanwhile, but not so many that listings never agree.
+    for _ in 0..LISTINGS {
+        let next = list()?;
+        let agree = places(&last) == places(&next);
+        last = next;
+        if agree {
+            break;
+        }
+    }
+    Ok(last)
+}
+
+fn address_of(entry: &NeighbourMessage) -> Option<IpAddr> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    })
 }
 
 fn of_family(family: Family) -> NeighbourMessage {
@@ -105,4 +150,43 @@ fn refused(doing: String, errno: Errno) -> Error {
 /// Reads what may be an answer about neighbours: for fuzzing.
 pub(super) fn fuzz(data: &[u8]) {
     let _ = destination(data);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(last: u8) -> NeighbourMessage {
+        let mut entry = of_family(Family::V4);
+        entry.header.state = NeighbourState::Incomplete;
+        entry.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet([10, 0, 0, last].into())));
+        entry
+    }
+
+    /// What is found of listings with these entries, and how many it takes.
+    fn found(listings: &[&[u8]]) -> (Vec<Option<IpAddr>>, usize) {
+        let mut count = 0;
+        let all = until_two_agree(|| {
+            let listing = listings[count.min(listings.len() - 1)];
+            count += 1;
+            Ok(listing.iter().map(|last| entry(*last)).collect())
+        });
+        (all.expect("no listing fails").iter().map(address_of).collect(), count)
+    }
+
+    #[test]
+    fn an_entry_that_one_listing_lacks_is_found() {
+        let two = vec![Some([10, 0, 0, 1].into()), Some([10, 0, 0, 2].into())];
+        assert_eq!(found(&[&[1, 2]]), (two.clone(), 2));
+        // Its table grew while it was read, at the first or at the second time.
+        assert_eq!(found(&[&[1, 1], &[1, 2]]), (two.clone(), 3));
+        assert_eq!(found(&[&[1, 2], &[2, 2], &[1, 2]]), (two, 4));
+    }
+
+    #[test]
+    fn listings_that_never_agree_come_to_an_end() {
+        let listings: Vec<Vec<u8>> = (0..50).map(|last| vec![last]).collect();
+        let listings: Vec<&[u8]> = listings.iter().map(Vec::as_slice).collect();
+        assert_eq!(found(&listings).1, LISTINGS + 1);
+    }
 }

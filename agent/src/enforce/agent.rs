@@ -209,12 +209,15 @@ impl<K: Kernel> Agent<K> {
         let begun = Instant::now();
         let network = network.clone();
         let pod_cidrs = self.view.pod_cidrs().map(<[_]>::to_vec);
+        let asked = self.waiters.addresses();
         let work = move |enforcer: &mut Enforcer<K>| {
             enforcer.take(changes);
             enforcer.pod_cidrs_are(pod_cidrs);
-            enforcer.pass(&network)
+            let passed = enforcer.pass(&network);
+            let in_force = if passed.is_err() { enforcer.in_force(&asked, &network) } else { BTreeSet::new() };
+            (passed, in_force)
         };
-        let passed = self.blocking(work).await?;
+        let (passed, in_force) = self.blocking(work).await?;
         let now = Instant::now();
         let enforcer = self.enforcer.as_ref();
         let waited = enforcer.map_or(0, Enforcer::waited);
@@ -240,7 +243,7 @@ impl<K: Kernel> Agent<K> {
             }
             Err(error) if self.once => return Err(error.into()),
             Err(error) => {
-                let waiters = self.waiters.failed(&error, waited, waits);
+                let waiters = self.waiters.failed(&error, &in_force, waited, waits);
                 self.start_sweeps(waiters);
                 let retry = self.schedule.pass_failed(now, now - begun, failure(&error));
                 let words = self.report.failed(&error, retry);

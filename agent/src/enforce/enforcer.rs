@@ -54,6 +54,7 @@ enum Changed {
 
 /// Keeps a kernel equal to what a cluster asks for.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact that stands by itself")]
 pub struct Enforcer<K> {
     writer: Writer<K>,
     /// What the ruleset depends on besides the cluster.
@@ -83,6 +84,8 @@ pub struct Enforcer<K> {
     pod_cidrs: Option<Vec<IpNetwork>>,
     /// The kernel has no index of addresses with flows that an earlier agent kept.
     has_removed_index: bool,
+    /// The last pass came so far that the engine had taken in all that came before it.
+    is_committed: bool,
 }
 
 impl<K: Kernel> Enforcer<K> {
@@ -101,6 +104,7 @@ impl<K: Kernel> Enforcer<K> {
             findings_version: None,
             pod_cidrs: None,
             has_removed_index: false,
+            is_committed: false,
             unfiltered: BTreeSet::new(),
             frames: Frames::default(),
             loading: Loading::default(),
@@ -166,6 +170,7 @@ impl<K: Kernel> Enforcer<K> {
     /// again. Where that is so in one family, the other is as it should be.
     pub fn pass(&mut self, network: &Network) -> Result<Pass, Error> {
         let mut failed = Failures::default();
+        self.is_committed = false;
         if self.has_secret_places && self.options.seed.is_none() {
             let kept = self.writer.kernel.seed()?;
             self.options.seed = Some(kept.unwrap_or_else(new_seed));
@@ -197,6 +202,7 @@ impl<K: Kernel> Enforcer<K> {
         self.group.leave(&mut interfaces, &mut self.writer, engine);
         // From here to the writer nothing may fail: it relies on every change.
         let change = engine.commit();
+        self.is_committed = true;
         let compiled = begun.elapsed();
         if std::mem::replace(&mut self.changed, Changed::Nothing) == Changed::Pods {
             self.writer.established.owned_as(engine);
@@ -277,6 +283,20 @@ impl<K: Kernel> Enforcer<K> {
             compiled,
             applied,
         })
+    }
+
+    /// The last pass failed. Those of these addresses whose part of the ruleset is in the kernel all
+    /// the same; their flows are to be judged next.
+    ///
+    /// With sources to be held there are none: the interfaces of new pods are held to them only once
+    /// everything is written.
+    pub(super) fn in_force(&mut self, addresses: &BTreeSet<IpAddr>, network: &Network) -> BTreeSet<IpAddr> {
+        if addresses.is_empty() || !self.is_committed || self.options.anti_spoof {
+            return BTreeSet::new();
+        }
+        let in_force = self.writer.in_force(self.engine.state(), addresses);
+        self.writer.established.enforced_for(&in_force, network);
+        in_force
     }
 
     /// Loads a portion of the large changes that wait, in the families that have not failed. No

@@ -126,13 +126,25 @@ impl Established {
     /// What was planned is in the kernel, as far as it goes there at all: flows can be judged
     /// by what the engine has committed.
     pub(super) fn enforced(&mut self, engine: &Engine, network: &Network) {
-        self.own = network.addresses.iter().map(ipnetwork::IpNetwork::ip).collect();
+        self.own_are(network);
         // One that another node's endpoint has now may have flows of that one's.
         self.vacant.retain(|address, since| since.elapsed() < VACANT || engine.owner(*address).is_none());
         let departed: BTreeSet<IpAddr> = self.long_vacant().collect();
         self.pending.add(std::mem::take(&mut self.due));
         self.pending.add(Scope::Of(departed.clone()));
         self.departed.extend(departed);
+    }
+
+    /// The rules for these addresses are in the kernel, though not all that was planned is.
+    pub(super) fn enforced_for(&mut self, addresses: &BTreeSet<IpAddr>, network: &Network) {
+        self.own_are(network);
+        if !self.keeps_all {
+            self.pending.add(Scope::Of(addresses.clone()));
+        }
+    }
+
+    fn own_are(&mut self, network: &Network) {
+        self.own = network.addresses.iter().map(ipnetwork::IpNetwork::ip).collect();
     }
 
     /// Whether flows go on whatever the rules say ([`Established::let_be`]).

@@ -56,13 +56,34 @@ impl Waiters {
         self.extract(waited, waits)
     }
 
-    /// A pass failed. What failed in one family only is in the kernel in the other. Answers
-    /// those that waited for that.
+    /// The addresses of all that wait.
+    pub(super) fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.waiting.iter().flat_map(|(waiter, _)| &waiter.addresses).copied().collect()
+    }
+
+    /// A pass failed. What failed in one family only is in the kernel in the other, and of a family
+    /// that failed all that concerns the addresses that are `in_force`. Answers those that waited
+    /// for that.
     #[must_use]
-    pub(super) fn failed(&mut self, error: &Error, waited: u64, waits: impl Fn(&Waiter, u64) -> bool) -> Vec<Waiter> {
-        let Error::Families(failures) = error else { return Vec::new() };
-        let failed: BTreeSet<Family> = failures.families().collect();
-        self.extract(waited, |waiter, until| !waiter.families.is_disjoint(&failed) || waits(waiter, until))
+    pub(super) fn failed(
+        &mut self,
+        error: &Error,
+        in_force: &BTreeSet<IpAddr>,
+        waited: u64,
+        waits: impl Fn(&Waiter, u64) -> bool,
+    ) -> Vec<Waiter> {
+        let failed: BTreeSet<Family> = match error {
+            Error::Families(failures) => failures.families().collect(),
+            _ if in_force.is_empty() => return Vec::new(),
+            _ => Family::ALL.into(),
+        };
+        let is_in_force = |family: &Family, waiter: &Waiter| {
+            let mut of_family = waiter.addresses.iter().filter(|address| Family::of(address) == *family).peekable();
+            of_family.peek().is_some() && of_family.all(|address| in_force.contains(address))
+        };
+        self.extract(waited, |waiter, until| {
+            !waiter.families.intersection(&failed).all(|family| is_in_force(family, waiter)) || waits(waiter, until)
+        })
     }
 
     fn extract(&mut self, waited: u64, waits: impl Fn(&Waiter, u64) -> bool) -> Vec<Waiter> {

@@ -1,5 +1,7 @@
 //! From the ruleset that a kernel holds to the one that it should hold.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use npc_compiler::object::Family;
@@ -288,6 +290,36 @@ impl<K: Kernel> Writer<K> {
             let _ = step.apply(&mut held);
         }
         Ok(held)
+    }
+
+    /// The last write failed. Those of these addresses whose part of what is wanted is in the kernel
+    /// all the same: it is read, because what failed may have been written in part, and a program that
+    /// holds the lock writes.
+    ///
+    /// Sets go ahead as far as they can, as while another program holds the lock.
+    pub(super) fn in_force(&mut self, wanted: &KernelState, addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        let mut failed = Failures::default();
+        let Ok(read) = self.read(wanted, &mut failed) else { return BTreeSet::new() };
+        if matches!(&self.state, SyncState::SetsAhead { held, .. } if failed.is_empty() && *held != read) {
+            // The next pass has to read it, too.
+            self.state.forget();
+            self.established.rules_were_lost();
+        }
+        let Ok(ahead) = self.write_ahead(read, wanted, &mut failed) else {
+            self.state.forget();
+            return BTreeSet::new();
+        };
+        let mut in_force = ahead.agrees_on(wanted, addresses);
+        if !failed.is_empty() {
+            self.state.forget();
+        } else if let SyncState::SetsAhead { held, .. } = &mut self.state {
+            *held = ahead;
+        }
+        if !in_force.is_empty() {
+            self.insert_hook(&mut failed);
+        }
+        in_force.retain(|address| !failed.contains(Family::of(address)));
+        in_force
     }
 
     fn insert_hook(&mut self, failed: &mut Failures) -> Vec<(Family, Hook)> {

@@ -97,7 +97,7 @@ pub async fn serve(
             health
         }
     };
-    tokio::spawn(connections::accept(listener, router, purpose.limits()));
+    connections::accept(listener, router, purpose.limits()).await;
     Ok(())
 }
 

@@ -57,7 +57,8 @@ fn without_an_agent_an_add_fails_with_11_after_its_time() {
     let input = node.configuration("1.1.0", &json!({"timeoutSeconds": 1}), Some(PREVIOUS));
     let (code, message) = error(&call("ADD", &input));
     assert_eq!(code, 11);
-    for part in ["shop/web-0", "1 s", "kubelet tries again", "No such file", "npc agent of this node"] {
+    for part in ["shop/web-0", "in the kernel after ", "kubelet tries again", "No such file", "npc agent of this node"]
+    {
         assert!(message.contains(part), "{part}: {message}");
     }
     assert_eq!(node.notes(), []);
@@ -85,10 +86,37 @@ fn an_agent_that_comes_in_time_is_found() {
 #[test]
 fn the_agents_reason_is_in_the_error() {
     let node = Node::new();
-    let agent = node.agent(vec![Answer::refused(Reason::Timeout, "the moon is full")]);
+    let agent = node.agent(vec![Answer::refused(Reason::Malformed, "the moon is full")]);
     let (code, message) = error(&call("ADD", &node.configuration("1.0.0", &json!({}), Some(PREVIOUS))));
-    assert!(code == 11 && message.contains("the moon is full"), "{message}");
+    // The time that has passed, and not the time that there was.
+    assert!(code == 11 && message.contains("the moon is full") && message.contains("after 0."), "{message}");
     agent.join().unwrap();
+}
+
+/// One that has too much to do says so at once.
+#[test]
+fn an_agent_that_has_no_time_yet_is_asked_again() {
+    let busy = || Answer::refused(Reason::Timeout, "4096 requests wait");
+    for settings in [json!({"timeoutSeconds": 100}), json!({"timeoutSeconds": 100, "failurePolicy": "open"})] {
+        let node = Node::new();
+        let agent = node.agent(vec![busy(), busy(), Answer::done()]);
+        let output = call("ADD", &node.configuration("1.0.0", &settings, Some(PREVIOUS)));
+        assert!(output.status.success(), "{output:?}");
+        assert!(output.stderr.is_empty(), "{output:?}");
+        let waited = agent.join().unwrap().into_iter().map(|request| match request.command {
+            Asked::Add(add) => add.waited,
+            other => panic!("{other:?}"),
+        });
+        assert!(waited.is_sorted());
+        assert_eq!(node.notes(), []);
+    }
+    // One that says so until the end.
+    let node = Node::new();
+    let listener = UnixListener::bind(&node.socket).unwrap();
+    thread::spawn(move || listener.incoming().for_each(|stream| drop(serve(&stream.unwrap(), &busy()))));
+    let (code, message) =
+        error(&call("ADD", &node.configuration("1.0.0", &json!({"timeoutSeconds": 1}), Some(PREVIOUS))));
+    assert!(code == 11 && message.contains("4096 requests wait"), "{message}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! of the old state or that of the new one. How, `stages` tells; that it is so,
 //! is tested against a model of the kernel.
 
+mod agreement;
 mod ahead;
 mod apply;
 pub mod conntrack;

@@ -9,6 +9,7 @@ mod azure_npm;
 mod bound;
 mod comments;
 mod corpus;
+mod dependencies;
 mod engine;
 mod fixes;
 mod hitless;

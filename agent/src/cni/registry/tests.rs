@@ -11,6 +11,7 @@ use super::*;
 use crate::cni::pending::MIRROR;
 use crate::cni::start::{BIND_RETRY, Options, start};
 use crate::status::{AgentStatus, SharedStatus};
+use crate::tasks::Tasks;
 
 const HASH: &str = "5f0b0d1ea9a7f1d9c8f7a6b5c4d3e2f1";
 
@@ -79,6 +80,29 @@ async fn a_static_pod_starts_isolated_after_five_seconds() {
     assert!(has_policy && changes.is_part);
     world.waiter().await.reply.send(()).unwrap();
     assert_eq!(answer.await.unwrap(), Answer::done());
+}
+
+/// However short the time is, and however it is spread over tries.
+#[tokio::test(start_paused = true)]
+async fn a_static_pod_starts_isolated_before_its_plugin_gives_up() {
+    for (waited, wait, due) in
+        [(0, 1_000, 300), (0, 5_000, 4_300), (3_000, 27_000, 2_000), (20_000, 10_000, 0), (4_000, 1_000, 300)]
+    {
+        let mut world = World::new(false);
+        world.objects(vec![]).await;
+        world.pods().await;
+        let begun = Instant::now();
+        let add = Add { waited, wait, ..add("c1", &pod("etcd-n1", HASH), "10.0.0.1") };
+        let answer = world.ask(Command::Add(add)).await;
+        assert_eq!(world.pods().await.len(), 1, "{waited}, {wait}");
+        let took = begun.elapsed();
+        assert!(
+            took >= Duration::from_millis(due) && took < Duration::from_millis(due + 20),
+            "{waited}, {wait}: {took:?}"
+        );
+        world.waiter().await.reply.send(()).unwrap();
+        assert_eq!(answer.await.unwrap(), Answer::done());
+    }
 }
 
 /// Of a sandbox that is reported twice the pod may run.
@@ -229,7 +253,8 @@ async fn a_socket_that_cannot_be_made_is_tried_again() {
     let status = SharedStatus::new(AgentStatus::new("n1", "cluster"));
     let (metrics, kept) = (Cni::default(), status.clone());
     let options = Options { socket: socket.clone(), node: "n1".to_owned(), ask: None, metrics, status: kept };
-    let source = start(options, sender);
+    let mut tasks = Tasks::default();
+    let source = start(options, sender, &mut tasks);
     time::sleep(Duration::from_secs(1)).await;
     assert_eq!(status.now().cni_served, Some(false));
     assert!(!socket.exists());
@@ -256,4 +281,21 @@ async fn a_socket_that_cannot_be_made_is_tried_again() {
     time::sleep(BIND_RETRY).await;
     assert_eq!(status.now().cni_served, Some(true));
     assert!(socket.exists());
+}
+
+/// Without it nothing that the source delivers comes to the agent's loop.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_registry_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sender, agent) = mpsc::channel(64);
+    let status = SharedStatus::new(AgentStatus::new("n1", "cluster"));
+    let socket = folder.path().join("cni.sock");
+    let options = Options { socket, node: "n1".to_owned(), ask: None, metrics: Cni::default(), status };
+    let mut tasks = Tasks::default();
+    let source = start(options, sender, &mut tasks);
+    assert!(time::timeout(Duration::from_secs(60), tasks.ended()).await.is_err());
+    drop(agent);
+    source.send(Event::PacketFilterChanged).await.unwrap();
+    let ended = time::timeout(Duration::from_secs(60), tasks.ended()).await.unwrap().to_string();
+    assert!(ended.contains("keeps what CNI reports") || ended.contains("serves the CNI plugin"), "{ended}");
 }

@@ -1,5 +1,6 @@
 //! What the agent follows: signals, the network, the objects, and requests over HTTP.
 
+use std::future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use npc_agent::source::difference::LastObjects;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::{Changes, directory};
 use npc_agent::status::{CniPlugin, HeldRemovals, SharedStatus};
+use npc_agent::tasks::Tasks;
 use npc_compiler::object::Objects;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -43,9 +45,9 @@ const CONNTRACK: Duration = Duration::from_secs(10);
 const REPORT_PERIOD: Duration = Duration::from_secs(5);
 
 /// Serves what the installer of the CNI plugin reports: metrics, and `npc status`.
-pub(super) fn cni_report(path: Option<PathBuf>, metrics: CniInstaller, status: SharedStatus) {
+pub(super) fn cni_report(path: Option<PathBuf>, metrics: CniInstaller, status: SharedStatus, tasks: &mut Tasks) {
     let Some(path) = path else { return };
-    tokio::spawn(async move {
+    tasks.spawn("reads the report of the CNI plugin's installer", async move {
         // Until the first report the installer counts as silent from the agent's start on.
         let begun = report::now();
         let mut last = None;
@@ -70,13 +72,13 @@ pub(super) fn cni_report(path: Option<PathBuf>, metrics: CniInstaller, status: S
 
 /// Answers requests. An address that the agent cannot listen on keeps no policy from
 /// being enforced.
-pub(super) fn requests(purpose: Purpose, address: SocketAddr, settings: &Settings) {
+pub(super) fn requests(purpose: Purpose, address: SocketAddr, settings: &Settings, tasks: &mut Tasks) {
     let (metrics, status, liveness) = (settings.metrics.clone(), settings.status.clone(), settings.liveness.clone());
     let flag = match purpose {
         Purpose::Metrics => "--metrics-address",
         Purpose::Health => "--health-address",
     };
-    tokio::spawn(async move {
+    tasks.spawn("serves requests over HTTP", async move {
         while let Err(error) = serve::serve(purpose, address, &metrics, status.clone(), liveness.clone()).await {
             error!(%address, %error, flag, retry = ?rounded(ADDRESS_RETRY), "cannot listen on this address; trying again");
             time::sleep(ADDRESS_RETRY).await;
@@ -84,10 +86,10 @@ pub(super) fn requests(purpose: Purpose, address: SocketAddr, settings: &Setting
     });
 }
 
-pub(super) fn signals(sender: mpsc::Sender<Event>) -> io::Result<()> {
+pub(super) fn signals(sender: mpsc::Sender<Event>, tasks: &mut Tasks) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
+    tasks.spawn("takes signals", async move {
         let signal = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
@@ -95,14 +97,17 @@ pub(super) fn signals(sender: mpsc::Sender<Event>) -> io::Result<()> {
         info!(signal, "received a signal to end");
         // Without a receiver the agent has ended.
         let _ = sender.send(Event::Shutdown).await;
+        // The agent ends when it takes that.
+        future::pending::<()>().await;
     });
     Ok(())
 }
 
 /// Reports the packets that the rules drop. Answers whether that is possible; if not,
 /// policies are enforced all the same.
-pub(super) fn denied(sender: mpsc::Sender<Event>) -> bool {
+pub(super) fn denied(sender: mpsc::Sender<Event>, tasks: &mut Tasks) -> bool {
     let started = PacketReader::open().and_then(|reader| {
+        let running = tasks.thread("logs denied flows");
         // A thread of its own, which ends with the process: it waits in the
         // kernel.
         let thread = std::thread::Builder::new().name("nflog".to_owned());
@@ -110,6 +115,7 @@ pub(super) fn denied(sender: mpsc::Sender<Event>) -> bool {
             if let Err(error) = read_denied(reader, &sender) {
                 error!(%error, "denied flows are not logged any more");
             }
+            running.may_end();
         })?)
     });
     if let Err(error) = &started {
@@ -125,9 +131,9 @@ fn read_denied(mut reader: PacketReader, sender: &mpsc::Sender<Event>) -> Result
 }
 
 /// Watches how full the kernel's connection tracking is.
-pub(super) fn connections(metrics: &Metrics) {
+pub(super) fn connections(metrics: &Metrics, tasks: &mut Tasks) {
     let conntrack = metrics.conntrack().clone();
-    tokio::spawn(async move {
+    tasks.spawn("watches how full the conntrack table is", async move {
         let (mut last, mut fails) = (metrics::Last::default(), false);
         loop {
             match ConntrackTable::read() {
@@ -158,10 +164,10 @@ pub(super) fn connections(metrics: &Metrics) {
     });
 }
 
-pub(super) async fn network(sender: mpsc::Sender<Event>) -> Result<(), network::Error> {
+pub(super) async fn network(sender: mpsc::Sender<Event>, tasks: &mut Tasks) -> Result<(), network::Error> {
     let start = || async { Ok(NetworkFollower::start().await?.of_interfaces(true)) };
     let mut follower = start().await?;
-    tokio::spawn(async move {
+    tasks.spawn("follows this node's network", async move {
         let mut network = follower.network().clone();
         while sender.send(Event::Network(network)).await.is_ok() {
             network = loop {
@@ -237,11 +243,12 @@ pub(super) fn manifests(
     node: String,
     allow_empty: bool,
     settings: &Settings,
+    tasks: &mut Tasks,
 ) -> anyhow::Result<()> {
     let mut updates = directory::follow(folder, manifests::Options::default())
         .context("cannot start the thread that follows the directory of manifests")?;
     let (watches, status) = (settings.metrics.watches(), settings.status.clone());
-    tokio::spawn(async move {
+    tasks.spawn("follows the directory of manifests", async move {
         let mut begun = false;
         let mut had_errors = false;
         let mut nowhere = None;

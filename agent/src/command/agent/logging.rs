@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::future;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use clap::{Args as _, CommandFactory as _};
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecursiveMode, Watcher as _};
 use npc_agent::near;
+use npc_agent::tasks::Tasks;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
@@ -122,11 +124,12 @@ pub(in crate::command) fn to_stderr(level: &str, format: LogFormat) -> anyhow::R
 impl Level {
     /// Follows a configuration file that was read already. A new log level takes
     /// effect at once; of other changed settings the log says that they wait.
-    pub(super) fn follow(self, path: PathBuf, known: Config) {
-        tokio::spawn(async move {
+    pub(super) fn follow(self, path: PathBuf, known: Config, tasks: &mut Tasks) {
+        tasks.spawn("follows the configuration file", async move {
             if let Err(error) = self.watch(&path, known).await {
                 warn!(%error, path = %path.display(), "cannot follow the configuration file; the agent reads it again when it restarts");
             }
+            future::pending::<()>().await;
         });
     }
 

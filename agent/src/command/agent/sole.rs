@@ -15,6 +15,7 @@ use std::time::Duration;
 use npc_agent::instance::{self, InstanceLock, Verdict, judge_holder};
 use npc_agent::rounded::rounded;
 use npc_agent::status::SharedStatus;
+use npc_agent::tasks::Tasks;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -45,11 +46,11 @@ pub(super) struct Sole {
     _lock: Option<InstanceLock>,
 }
 
-/// Makes this process the agent of its network namespace, and serves its status.
+/// Makes this process the agent of its network namespace, and serves its status by tasks.
 ///
 /// # Errors
 /// If there is an agent, or `npc cleanup` runs.
-pub(super) async fn claim(status: SharedStatus) -> anyhow::Result<Sole> {
+pub(super) async fn claim(status: SharedStatus, tasks: &mut Tasks) -> anyhow::Result<Sole> {
     let lock = match InstanceLock::take(LOCK_WAIT) {
         Ok(lock) => Some(lock),
         Err(instance::Error::Held { process }) => {
@@ -74,12 +75,12 @@ pub(super) async fn claim(status: SharedStatus) -> anyhow::Result<Sole> {
     if let Some(lock) = &lock {
         let socket = lock.status_socket();
         match bind(&socket) {
-            Ok(listener) => drop(tokio::spawn(serve(listener, status.clone()))),
+            Ok(listener) => tasks.spawn("serves npc status", serve(listener, status.clone())),
             Err(error) => warn!(%error, socket = %socket.display(), "cannot serve the status here"),
         }
     }
     if let Some(listener) = take_name(lock.is_some()).await? {
-        tokio::spawn(serve(listener, status));
+        tasks.spawn("holds the socket of the one agent", serve(listener, status));
     }
     Ok(Sole { _lock: lock })
 }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::super::Waiter;
 use super::faults::Fault;
-use super::kernel::refused;
+use super::kernel::{Memory, refused};
 use super::*;
 use crate::dataplane::{self, Failures};
 
@@ -67,13 +67,13 @@ async fn what_fails_in_one_family_keeps_no_waiter_of_the_other() {
     waiters.add(waiter(&[Family::V4]));
     waiters.add(waiter(&Family::ALL));
     let answered: Vec<_> = waiters
-        .failed(&dataplane::Error::Families(failed), 0, |_, _| false)
+        .failed(&dataplane::Error::Families(failed), &BTreeSet::new(), 0, |_, _| false)
         .into_iter()
         .map(|waiter| waiter.families)
         .collect();
     assert_eq!(answered, [[Family::V4].into()]);
     // What fails in both, or before it is known in which, answers none.
-    assert!(waiters.failed(&refused(), 0, |_, _| false).is_empty());
+    assert!(waiters.failed(&refused(), &BTreeSet::new(), 0, |_, _| false).is_empty());
     let answered: Vec<_> = waiters.passed(0, |_, _| false).into_iter().map(|waiter| waiter.families).collect();
     assert_eq!(answered, [Family::ALL.into()]);
 }
@@ -110,4 +110,65 @@ async fn a_check_waits_while_the_kernel_cannot_be_read() {
     assert!(world.check().await.await.expect("an answer"), "after the first pass");
     world.memory.lock().expect("no thread panicked").is_blind = true;
     assert!(world.check().await.await.expect("an answer"), "no other program had changed anything");
+}
+
+/// A pod of the namespace shop.
+fn of_shop(last: u8) -> Pod {
+    Pod {
+        node: Some("node-1".to_owned()),
+        ipv4: Some([10, 0, 1, last].into()),
+        ..Pod::from_template("shop".to_owned(), format!("shop-{last}"), Labels::new(), PodSpec::default())
+    }
+}
+
+/// These pods, all isolated, and so many of the namespace shop, whose pods have this port open.
+fn beside_shop(addresses: &[&str], port: u16, pods: u8) -> Objects {
+    let policy = serde_json::json!({"metadata": {"namespace": "shop", "name": "port"},
+        "spec": {"podSelector": {}, "ingress": [{"ports": [{"port": port}]}]}});
+    let policy: networking::v1::NetworkPolicy = serde_json::from_value(policy).expect("a policy");
+    let mut objects = objects(addresses);
+    objects.policies.push(policy.into());
+    objects.pods.extend((1..=pods).map(of_shop));
+    objects.declare_namespaces();
+    objects
+}
+
+impl World {
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().expect("no thread panicked")
+    }
+
+    /// Whether a waiter for this address is answered within ten seconds, which are several passes.
+    async fn is_answered(&self, address: &str) -> bool {
+        let answered = self.wait_for_flows_of(&[Family::V4], &[address]).await;
+        tokio::time::timeout(Duration::from_secs(10), answered).await.is_ok_and(|answered| answered.is_ok())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rules_of_others_that_wait_for_the_lock_keep_no_waiter_whose_own_are_there() {
+    let before = beside_shop(&["10.0.0.1"], 80, 1);
+    let mut world = World::new(settings(), 0, vec![network(), Input::Objects(before)]);
+    world.wait_for(&[Family::V4]).await.await.expect("an answer");
+    world.memory().locked = true;
+    world.send(Input::Objects(beside_shop(&["10.0.0.1"], 81, 1))).await;
+    world.flows(&[flow("10.0.0.2")]);
+    world.send(Input::Objects(beside_shop(&["10.0.0.1", "10.0.0.2"], 81, 2))).await;
+    assert!(world.is_answered("10.0.0.2").await, "its group was there");
+    assert_eq!(world.ingress(), ["10.0.0.1", "10.0.0.2", "10.0.1.1"]);
+    assert_eq!(world.left(), [], "a flow from before its rules");
+    assert!(!world.is_answered("10.0.1.2").await, "its rules are to be written yet");
+    // Another program removes the jump, and lets nobody put it back.
+    world.memory().hooks = [Hook::Absent; 2];
+    world.memory().unhookable = true;
+    assert!(!world.is_answered("10.0.0.2").await, "no packet meets its rules");
+    world.memory().unhookable = false;
+    assert!(world.is_answered("10.0.0.2").await);
+    // Or the sets.
+    Fault::FlushSets.befall(&mut world.memory());
+    let gone = world.wait_for_flows_of(&[Family::V4], &["10.0.0.2"]).await;
+    gone.await.expect("an answer");
+    assert!(world.ingress().contains(&"10.0.0.2".to_owned()), "not before its rules were back");
+    world.memory().locked = false;
+    assert!(world.is_answered("10.0.1.2").await, "all is written");
 }

@@ -44,6 +44,7 @@ mod watch;
 mod watched;
 mod workload;
 
+use std::panic;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -180,6 +181,13 @@ pub async fn follow<T>(
         let (has_news, due) = (follower.has_news(), follower.due());
         tokio::select! {
             biased;
+            // It has panicked: while this runs, none ends otherwise.
+            Some(ended) = listers.join_next() => {
+                if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
+                    panic::resume_unwind(panic);
+                }
+                return;
+            }
             // Whatever is there already is one change; but the agent does not
             // wait for a cluster that never rests, and what there is at first
             // is not gathered here: an object takes several times what the agent

@@ -120,21 +120,56 @@ fn a_check_after_a_flush_fails_says_why_and_succeeds_after_the_repair() {
     assert!(!passes(&web.netns, to, 9090));
 }
 
-#[test]
-fn a_pod_starts_though_nothing_can_be_saved() {
-    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
+/// Mounts a small tmpfs where the agent and the plugin have their files.
+fn small_folder(node: &Node) -> Unmount {
     let folder = node.socket().parent().unwrap().to_owned();
     fs::create_dir_all(&folder).unwrap();
     mount(Some("tmpfs"), &folder, Some("tmpfs"), MsFlags::empty(), Some("size=64k,mode=700")).unwrap();
-    let unmount = Unmount(folder.clone());
+    Unmount(folder)
+}
+
+/// Has the small folder be full.
+fn fill(Unmount(folder): &Unmount) {
+    let mut filler = fs::File::create(folder.join("ready")).unwrap();
+    while filler.write_all(&[0; 4096]).is_ok() {}
+}
+
+#[test]
+fn a_pod_starts_though_nothing_can_be_saved() {
+    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
+    let unmount = small_folder(&node);
     node.write(&objects(&["web"]));
     node.start_agent();
     node.wait_ready();
     listen(node.outside(), &[8080, 9090]);
-    let mut filler = fs::File::create(folder.join("ready")).unwrap();
-    while filler.write_all(&[0; 4096]).is_ok() {}
+    fill(&unmount);
     starts_isolated(&node, "web");
     assert!(node.log().contains("cannot save what CNI reported"));
+    node.kill_agent();
+    drop(unmount);
+}
+
+/// The settings let it start. The agent that comes knows it by the address that the API lists.
+#[test]
+fn an_open_pod_that_cannot_be_recorded_starts_and_is_isolated_once_its_address_is_listed() {
+    let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };
+    node.settings = json!({"timeoutSeconds": 1, "failurePolicy": "open"});
+    let unmount = small_folder(&node);
+    fs::create_dir(unmount.0.join("notes")).unwrap();
+    fill(&unmount);
+    listen(node.outside(), &[8080, 9090]);
+    let mut web = node.sandbox("web", json!([]));
+    node.add(&mut web).unwrap();
+    assert_eq!(fs::read_dir(unmount.0.join("notes")).unwrap().count(), 0, "there is no half note either");
+    let to = addresses(OUTSIDE)[0];
+    assert!(reaches(&web.netns, to, 9090));
+    let mut listed = objects(&["web"]);
+    let is_v4 = |address: &std::net::IpAddr| address.is_ipv4();
+    listed.pods[0].ipv4 = web.addresses().into_iter().find(is_v4).map(|address| address.to_string().parse().unwrap());
+    node.write(&listed);
+    node.start_agent();
+    node.wait_ready();
+    assert!(!passes(&web.netns, to, 9090) && reaches(&web.netns, to, 8080));
     node.kill_agent();
     drop(unmount);
 }

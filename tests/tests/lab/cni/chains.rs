@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::node::{Mode, Node, ip, wait};
-use super::{first, is_isolated, the_policies_hold_at_once_on};
+use super::node::{Mode, Node, OUTSIDE, ip, wait};
+use super::traffic::{Pings, listen, passes, reaches};
+use super::{addresses, first, is_isolated, objects, the_policies_hold_at_once_on};
 
 /// AKS has a conflist of this version: there is no CHECK, and a DEL has no result.
 #[test]
@@ -16,8 +17,8 @@ fn the_policies_hold_at_once_in_the_oldest_version() {
 /// The plugin `bandwidth` puts an interface of its own (ifb) into the result.
 #[test]
 fn the_policies_hold_at_once_behind_the_plugin_bandwidth() {
-    for mode in [Mode::Routed, Mode::Bridged] {
-        let Some(mut node) = Node::new(mode, "nft") else { return };
+    for (mode, backend) in [(Mode::Routed, "nft"), (Mode::Bridged, "nft"), (Mode::Routed, "legacy")] {
+        let Some(mut node) = Node::new(mode, backend) else { return };
         node.more_plugins = vec![json!({"type": "bandwidth", "capabilities": {"bandwidth": true}})];
         the_policies_hold_at_once_on(&node);
     }
@@ -100,4 +101,63 @@ fn a_sandbox_without_an_end_on_the_node_goes_with_its_network_namespace() {
     drop(web);
     ip(&format!("netns del {pod}"));
     wait("the sandbox is forgotten without a DEL", || saved(&node)["sandboxes"].as_array().is_some_and(Vec::is_empty));
+}
+
+#[test]
+fn the_policies_hold_at_once_of_a_pod_with_ipv6_only() {
+    for (mode, backend) in [(Mode::Routed, "nft"), (Mode::Bridged, "nft"), (Mode::Routed, "legacy")] {
+        let Some(mut node) = Node::new(mode, backend) else { return };
+        node.v6_only = true;
+        node.write(&objects(&["web"]));
+        node.start_agent();
+        node.wait_ready();
+        listen(node.outside(), &[8080, 9090]);
+        let [_, own] = first();
+        let pings = Pings::start(node.outside(), own);
+        let mut web = node.sandbox("web", json!([]));
+        listen(&web.netns, &[7000, 7001]);
+        node.add(&mut web).unwrap();
+        let last = pings.sent();
+        assert_eq!(web.addresses(), [own], "{mode:?}, {backend}");
+        assert!(is_isolated(&node, own));
+        let [_, to] = addresses(OUTSIDE);
+        assert!(!passes(&web.netns, to, 9090) && reaches(&web.netns, to, 8080), "{mode:?}, {backend}");
+        assert!(!passes(node.outside(), own, 7001) && reaches(node.outside(), own, 7000), "{mode:?}, {backend}");
+        wait("pings go on", || pings.sent() > last + 100);
+        assert_eq!(pings.answered_after(last), 0, "pings that began before the rules were answered after ADD");
+        node.check(&web).unwrap();
+        node.delete(&web).unwrap();
+        wait("the address leaves all sets", || !is_isolated(&node, own));
+    }
+}
+
+/// Where the plugin cannot enter the network namespace, a route shows the pod's interface; behind a bridge,
+/// the result does.
+#[test]
+fn the_interface_of_a_pod_is_found_without_its_network_namespace() {
+    for mode in [Mode::Routed, Mode::Bridged] {
+        let Some(node) = Node::ready(mode, "nft", &["web"]) else { return };
+        let mut web = node.sandbox("web", json!([]));
+        node.add_others(&mut web).unwrap();
+        let listed = web.result["interfaces"].as_array().unwrap().clone();
+        let own = listed.iter().find(|one| one["name"].as_str().is_some_and(|name| name.starts_with("veth"))).unwrap();
+        let own = own["name"].as_str().unwrap().to_owned();
+        if mode == Mode::Routed {
+            // The route alone shows it.
+            web.result["interfaces"] = json!([{"name": "eth0"}]);
+        } else {
+            let of_node = listed.iter().filter(|one| one["sandbox"].as_str().unwrap_or_default().is_empty()).cloned();
+            web.result["interfaces"] = of_node.collect();
+        }
+        for address in web.result["ips"].as_array_mut().unwrap() {
+            address.as_object_mut().unwrap().remove("interface");
+        }
+        // A file that is no network namespace.
+        let file = node.folder().join("netns");
+        std::fs::write(&file, "").unwrap();
+        web.netns_path = Some(file);
+        node.add_own(&mut web).unwrap();
+        assert_eq!(saved(&node)["sandboxes"][0]["hostInterface"]["name"], own, "{mode:?}");
+        assert!(first().into_iter().all(|address| is_isolated(&node, address)), "{mode:?}");
+    }
 }

@@ -50,6 +50,8 @@ pub(crate) struct Node {
     pub(crate) settings: Value,
     /// The version of the CNI specification in which the plugins are called.
     pub(crate) version: &'static str,
+    /// Pods get addresses of IPv6 only.
+    pub(crate) v6_only: bool,
     /// The plugins between portmap and ours.
     pub(crate) more_plugins: Vec<Value>,
     /// Flags of the agent beside the usual ones.
@@ -70,6 +72,8 @@ pub(crate) struct Pod {
     /// As the runtime knows it: of a static pod, the hash of its manifest.
     pub(crate) uid: String,
     pub(crate) netns: Netns,
+    /// What the plugin is given for its path, if it is another.
+    pub(crate) netns_path: Option<PathBuf>,
     /// What the chain answered last, which a runtime keeps.
     pub(crate) result: Value,
     mappings: Value,
@@ -115,6 +119,7 @@ impl Node {
             agent: Mutex::default(),
             settings: json!({"timeoutSeconds": 30}),
             version: "1.0.0",
+            v6_only: false,
             more_plugins: Vec::new(),
             flags: Vec::new(),
             program: None,
@@ -252,10 +257,14 @@ impl Node {
     /// The chain: the plugin that gives the network, portmap, and ours.
     pub(crate) fn chain(&self) -> Vec<Value> {
         let [first, last] = &self.range;
+        let v4 = json!([{"subnet": "10.0.0.0/16", "rangeStart": first, "rangeEnd": last}]);
+        let (mut ranges, mut routes) = (vec![v4, json!([{"subnet": "fd00::/64"}])], vec!["0.0.0.0/0", "::/0"]);
+        if self.v6_only {
+            (ranges, routes) = (ranges.split_off(1), routes.split_off(1));
+        }
+        let routes: Vec<Value> = routes.iter().map(|to| json!({"dst": to})).collect();
         let ipam = json!({
-            "type": "host-local", "dataDir": self.folder.path().join("ipam"),
-            "ranges": [[{"subnet": "10.0.0.0/16", "rangeStart": first, "rangeEnd": last}], [{"subnet": "fd00::/64"}]],
-            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+            "type": "host-local", "dataDir": self.folder.path().join("ipam"), "ranges": ranges, "routes": routes,
         });
         let network = match self.mode {
             Mode::Routed => json!({"type": "ptp", "ipam": ipam}),
@@ -277,7 +286,14 @@ impl Node {
         ip(&format!("-n {} link set lo up", netns.name()));
         // The reference plugins wait for duplicate address detection, two seconds for each pod.
         netns.within(|| fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")).unwrap().unwrap();
-        Pod { name: name.to_owned(), uid: format!("uid-{name}"), netns, result: Value::Null, mappings }
+        Pod {
+            name: name.to_owned(),
+            uid: format!("uid-{name}"),
+            netns,
+            netns_path: None,
+            result: Value::Null,
+            mappings,
+        }
     }
 
     /// ADD, by one plugin after another; the error of the one that failed.
@@ -353,7 +369,7 @@ impl Node {
             .command(program)
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", format!("container-{}", pod.netns.name()))
-            .env("CNI_NETNS", Path::new("/run/netns").join(pod.netns.name()))
+            .env("CNI_NETNS", pod.netns_path.clone().unwrap_or_else(|| Path::new("/run/netns").join(pod.netns.name())))
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", REFERENCE)
             .env(
@@ -382,6 +398,7 @@ impl Pod {
             name: self.name.clone(),
             uid: self.uid.clone(),
             netns: self.netns.try_clone().unwrap(),
+            netns_path: self.netns_path.clone(),
             result: self.result.clone(),
             mappings: self.mappings.clone(),
         }

@@ -2,6 +2,7 @@
 //! themselves goes ahead.
 
 use std::cell::Cell;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
@@ -11,7 +12,7 @@ use npc_compiler::plan::{KernelState, Plan, Step};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{Options, SelfMatch};
 use npc_compiler::ruleset::node::{Member, SetName};
-use npc_tests::model::{Model, Packet};
+use npc_tests::model::{Model, Packet, Question};
 use npc_tests::random;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -188,4 +189,89 @@ fn an_endpoint_that_needs_a_rule_of_its_own_waits_for_it() {
         })
         .unwrap();
     assert!(came.get() > 0, "no endpoint was to come");
+}
+
+/// While rules wait, and after a plan that was cut short: what agrees on an address says the same
+/// of each of its packets.
+#[test]
+fn states_that_agree_on_an_address_judge_its_packets_alike() {
+    let mut runner = random::runner(14, cases(100));
+    let (agreed, others) = (Cell::new(0), Cell::new(0));
+    let reached = (any::<bool>(), any::<prop::sample::Index>());
+    runner
+        .run(&(transition(), reached), |((old, new), (is_ahead, cut))| {
+            let (before, wanted) = (program(&old), program(&new));
+            let plan = Plan::between(&before, &wanted);
+            let held = if is_ahead {
+                before.ahead_of_rules(&wanted)
+            } else {
+                cut_short(&before, &plan, cut.index(plan.steps.len() + 1))
+            };
+            if held == wanted {
+                return Ok(());
+            }
+            let pods = new.pods.iter().filter(|pod| pod.node.as_deref() == Some(NODE));
+            let all = pods.flat_map(Pod::addresses).collect();
+            let alike = held.agrees_on(&wanted, &all);
+            agreed.set(agreed.get() + alike.len());
+            others.set(others.get() + all.len() - alike.len());
+            for family in Family::ALL {
+                let [now, then] = [&held, &wanted].map(|state| Model::new(family, state.family(family)));
+                for packet in packets(&old, &new, family) {
+                    for question in questions(&packet) {
+                        let (Question::First(end) | Question::MidStream(end)) = question;
+                        let address = match end {
+                            Direction::Ingress => packet.destination,
+                            Direction::Egress => packet.source,
+                        };
+                        let is_alike = now.verdict(question, &packet) == then.verdict(question, &packet);
+                        prop_assert!(is_alike || !alike.contains(&address), "{:?} of {:?}", question, packet);
+                    }
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(agreed.get() > 0 && others.get() > 0, "{} agreed, {} did not", agreed.get(), others.get());
+}
+
+/// A state that lacks a pod's own part, or that of its peers, does not agree on it.
+#[test]
+fn a_pod_agrees_only_with_all_of_its_own() {
+    let cluster = |edited: u16, with_new: bool| {
+        let pods = [("one", 1), ("two", 2), ("one", 3)];
+        let mut objects = Objects::default();
+        objects.namespaces.push(Namespace::new("a", Labels::new()));
+        for (app, last) in pods.into_iter().take(if with_new { 3 } else { 2 }) {
+            let labels: Labels = [("app".to_owned(), app.to_owned())].into();
+            let mut pod = Pod::from_template("a".to_owned(), format!("p{last}"), labels, PodSpec::default());
+            pod.node = Some(NODE.to_owned());
+            pod.ipv4 = Some([10, 0, 0, last].into());
+            objects.pods.push(pod);
+        }
+        for (app, port) in [("one", 80), ("two", edited)] {
+            let policy = serde_json::json!({"metadata": {"namespace": "a", "name": app},
+                "spec": {"podSelector": {"matchLabels": {"app": app}}, "policyTypes": ["Ingress", "Egress"],
+                    "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": app}}}], "ports": [{"port": port}]}]}});
+            objects.policies.push(serde_json::from_value::<networking::NetworkPolicy>(policy).unwrap().into());
+        }
+        objects
+    };
+    let before = program(&cluster(80, false));
+    let wanted = program(&cluster(81, true));
+    let [one, two, new] = [1, 2, 3].map(|last| IpAddr::from([10, 0, 0, last]));
+    let all = [one, two, new].into();
+    // The peers of the first group lack the new pod, and the rules of the second differ.
+    assert_eq!(before.agrees_on(&wanted, &all), [].into());
+    let ahead = before.ahead_of_rules(&wanted);
+    assert_ne!(ahead, wanted, "the edited rule waits");
+    assert_eq!(ahead.agrees_on(&wanted, &all), [one, new].into());
+    // Without an address, in each set that is asked about the new pod.
+    for (name, (_, members)) in &ahead.v4.sets {
+        let mut without = ahead.clone();
+        if members.contains(&Member::Address(new)) {
+            without.v4.sets.get_mut(name).unwrap().1.remove(&Member::Address(new));
+            assert!(!without.agrees_on(&wanted, &all).contains(&new), "{name}");
+        }
+    }
 }
