@@ -40,12 +40,12 @@ test: setup ## every test; after `make tools` also those of Helm, kubectl, promt
 	failures=$(abspath $(TARGET))/failures.txt; rm -f "$$failures"; \
 	PATH="$$(deploy/tools.sh --cached)" PROPTEST_RNG_SEED=$(SEED) RUST_TEST_THREADS=$(THREADS) NPC_WAITING_THREADS=$(WAITING_THREADS) \
 		CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER=$(abspath tests/runner.sh) NPC_FAILURES="$$failures" \
-		$${previous:+env NPC_PREVIOUS="$$previous"} $(CARGO) test --workspace --no-fail-fast || \
+		CARGO="$(CARGO)" env $${previous:+NPC_PREVIOUS="$$previous"} tests/run.sh || \
 	{ status=$$?; cat "$$failures" 2>/dev/null; exit $$status; }
 
 test-full: tools ## the same with new samples, a million packets, thousands of clusters, and all that make can fetch
 	assets=$$(deploy/apiserver.sh) && \
-	KUBEBUILDER_ASSETS=$$assets NPC_FUZZ_SHAPES=1000000 NPC_EVERY_PROBE=1 NPC_CASES=5000 NPC_CNI_PODS=500 NPC_CNI_FLOWS=150000 \
+	KUBEBUILDER_ASSETS=$$assets NPC_FUZZ_SHAPES=1000000 NPC_EVERY_PROBE=1 NPC_CASES=5000 PROPTEST_CASES=4000 NPC_CNI_PODS=500 NPC_CNI_FLOWS=150000 \
 		NPC_CNI_MILLISECONDS=1000 NPC_CNI_AWAY_SECONDS=600 \
 		NPC_CNI_SEQUENCES=100 $(MAKE) --no-print-directory test SEED=$$(date +%s)
 

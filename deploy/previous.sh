@@ -24,11 +24,14 @@ work=$(mktemp -d "$folder/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 echo "npc: building the npc of $commit" >&2
 git -C "$top" archive "$commit" | tar -x -C "$work"
-# In a target folder of its own: its crates have the names of today's, and cargo would
-# take the ones for the others. Not optimised, because that takes twice as long to build.
-"${CARGO:-cargo}" build --quiet --locked --manifest-path "$work/Cargo.toml" --target-dir "$work/target" \
-	--config 'profile.dev.package."*".opt-level=0' --config profile.dev.package.npc-compiler.opt-level=0 \
-	--package npc-agent --bin npc >&2
+# With the profile of today's libraries, and in today's build folder (cargo 1.91; an older one builds in
+# the target folder): most libraries are the same ones, and are built there already or soon. What
+# is built goes to a target folder of its own, because the programs have the names of today's.
+sed -i '/^\[profile\./,$d' "$work/Cargo.toml"
+sed -n '/^\[profile\.dev/,/^# What `make dist`/p' "$top/Cargo.toml" | sed '/^npc-/d' >>"$work/Cargo.toml"
+CARGO_INCREMENTAL=0 CARGO_BUILD_BUILD_DIR="${CARGO_TARGET_DIR:-$top/target}" \
+	"${CARGO:-cargo}" build --quiet --locked --manifest-path "$work/Cargo.toml" --target-dir "$work/target" \
+	--workspace --bin npc >&2
 # Whole or not at all, if it is killed or another run does the same: one file system.
 mv "$work/target/debug/npc" "$folder/npc"
 echo "$folder/npc"

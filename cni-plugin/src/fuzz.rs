@@ -91,8 +91,6 @@ mod tests {
     ];
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
-
         #[test]
         fn changed_messages_are_read_or_refused(
             sample in proptest::sample::select(&SAMPLES[..]),

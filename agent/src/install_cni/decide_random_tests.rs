@@ -101,8 +101,6 @@ fn happen(node: &mut Node, event: &Event) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
-
     /// Whatever happens: it settles, it writes only what a runtime reads and never from a
     /// file that leads to us, and once things are well again so are we.
     #[test]

@@ -184,7 +184,7 @@ fn agrees(objects: &Objects) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_list_is_all_flows_that_differ_and_no_others(mut objects in sample::objects()) {

@@ -323,7 +323,7 @@ mod tests {
     use crate::verdict::flow::{End, directed, exemption};
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
         fn regions_are_disjoint_and_complete_and_say_what_verdicts_say(objects in objects()) {

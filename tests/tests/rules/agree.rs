@@ -17,7 +17,7 @@ use npc_tests::oracle::{Oracle, Packet, Payload};
 use npc_tests::random;
 use proptest::test_runner::{TestCaseError, TestError};
 
-const CASES: u32 = 150;
+const CASES: u32 = 60;
 
 fn from_environment<T: std::str::FromStr>(name: &str, default: T) -> T {
     env::var(name).ok().map_or(default, |text| text.parse().ok().unwrap_or_else(|| panic!("{name}={text}")))
@@ -76,11 +76,11 @@ fn a_seed_always_makes_the_same_cluster() {
 /// The oracle's ranges stand on where it looks; here it looks everywhere.
 #[test]
 fn the_oracles_ranges_of_ports_are_what_it_says_of_every_single_port() {
-    for seed in 0..4 {
+    for seed in 0..2 {
         let objects = random::cluster(seed);
         let oracle = Oracle::new(&objects);
         let ends: Vec<_> = oracle.endpoints().into_iter().map(npc_tests::oracle::End::Pod).collect();
-        for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to))).take(6) {
+        for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to))).take(3) {
             let ranges = oracle.allowed_ports(from, to, Family::V4, Protocol::Tcp);
             for port in 1..=u16::MAX {
                 let packet = Packet { family: Family::V4, payload: Payload::Port(Protocol::Tcp, port) };

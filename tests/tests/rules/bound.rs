@@ -478,7 +478,7 @@ fn asked<'a>(state: &'a npc_compiler::plan::FamilyState, chain: &'a str) -> impl
 
 #[test]
 fn no_namespace_has_more_members_than_the_bound_and_verdicts_are_those_of_the_rules() {
-    let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400);
+    let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(150);
     let denied_by_bound = Cell::new(0);
     random::runner(11, cases)
         .run(&(random::objects().prop_map(on_two_nodes), 0_u64..30), |(objects, most)| {

@@ -241,7 +241,7 @@ fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseErro
 
 #[test]
 fn any_sequence_of_events_leads_where_a_fresh_compile_does() {
-    let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1_000);
+    let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(300);
     let mut runner = random::runner(7, cases);
     let objects = || random::objects().prop_map(distinct);
     let order = proptest::collection::vec(any::<u32>(), 16..64);
@@ -262,7 +262,7 @@ fn any_sequence_of_events_leads_where_a_fresh_compile_does() {
 
 #[test]
 fn any_sequence_of_events_leads_where_a_fresh_compile_does_under_a_small_bound_on_set_members() {
-    let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(600);
+    let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(200);
     let over = Cell::new(0);
     let objects = || random::objects().prop_map(distinct);
     let order = proptest::collection::vec(any::<u32>(), 16..64);
@@ -300,7 +300,7 @@ fn damaged(mut state: KernelState, damage: &[prop::sample::Index]) -> KernelStat
 
 #[test]
 fn a_delta_leads_where_the_steps_of_its_plan_do() {
-    let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(300);
+    let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(100);
     let objects = || random::objects().prop_map(distinct);
     let damage = proptest::collection::vec(any::<prop::sample::Index>(), 0..9);
     let remade = Cell::new(0);

@@ -126,7 +126,7 @@ fn sets_and_rules_are_what_they_were() {
 /// again and again that are there.
 #[test]
 fn rules_are_read_as_they_were_written() {
-    let mut runner = TestRunner::new(Config { cases: 500, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
     let flags = || (any::<bool>(), any::<bool>(), any::<bool>());
     runner
         .run(

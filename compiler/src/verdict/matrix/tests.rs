@@ -78,7 +78,7 @@ type Key = (usize, usize, Option<Family>);
 type Said = BTreeMap<(Arc<str>, Arc<str>, Option<Family>), [Traffic; 3]>;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn each_pair_gets_what_it_gets_alone(objects in objects(), by_pod: bool) {

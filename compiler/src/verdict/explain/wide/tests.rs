@@ -38,7 +38,7 @@ fn units(walk: &Walk<'_>) -> Vec<Unit> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Every pair is in one row, and gets the verdicts of that row's first pair.
     #[test]
