@@ -122,15 +122,13 @@ impl Columns {
         for (before, line) in &self.lines {
             let cells: Vec<Vec<String>> = line.iter().zip(&widths).map(|(cell, width)| wrapped(cell, *width)).collect();
             for row in 0..cells.iter().map(Vec::len).max().unwrap_or_default().max(1) {
-                let mut text = match row {
+                let begin = match row {
                     0 => format!("{indent}{before}"),
                     _ => format!("{indent}{:1$}", "", seen_width(before)),
                 };
-                for (cell, width) in cells.iter().zip(&widths) {
-                    let part = cell.get(row).map(String::as_str).unwrap_or_default();
-                    text.push_str(&format!("{part:width$}  "));
-                }
-                writeln!(out, "{}", text.trim_end())?;
+                let parts = cells.iter().map(|cell| cell.get(row).map(String::as_str).unwrap_or_default());
+                let parts: Vec<String> = parts.zip(&widths).map(|(part, width)| format!("{part:0$}", *width)).collect();
+                writeln!(out, "{}", format!("{begin}{}", parts.join("  ")).trim_end())?;
             }
         }
         Ok(())

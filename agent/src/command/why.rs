@@ -220,10 +220,10 @@ fn chosen(
     let shows = held.filter(|held| Family::ALL.iter().any(|family| !held.family(*family).chains.is_empty()));
     let (seed, set_members) = (args.seed, input.set_members);
     let Some(held) = shows else { return Ok(args.agent.options(seed, set_members)) };
-    let mut shown = args.agent.given();
-    shown.extend((seed.is_some() && held.seed().is_some_and(|of_kernel| Some(of_kernel) != seed)).then_some("--seed"));
-    if !shown.is_empty() {
-        let message = format!("{}: only where no kernel is read; what was read shows it", shown.join(", "));
+    let mut vain = args.agent.given();
+    vain.extend((seed.is_some() && held.seed().is_some_and(|of_kernel| Some(of_kernel) != seed)).then_some("--seed"));
+    if !vain.is_empty() {
+        let message = format!("{}: only where no kernel is read; what was read shows it", vain.join(", "));
         return Err(Stop::new(Exit::Input, message));
     }
     // What the kernel keeps is what its rules were made by.
