@@ -23,7 +23,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 
 /// Whether two names are so few slips apart that one may be the other, misspelt: none of
 /// fewer than three letters, one of up to five, two of up to ten, else three. A beginning of
-/// at least three letters counts too.
+/// at least three letters counts too, and one of two letters that lacks no more than two.
 #[must_use]
 pub fn is_alike(one: &str, other: &str) -> bool {
     let length = one.chars().count().min(other.chars().count());
@@ -33,7 +33,9 @@ pub fn is_alike(one: &str, other: &str) -> bool {
         6..=10 => 2,
         _ => 3,
     };
-    let begins = length >= 3 && (one.starts_with(other) || other.starts_with(one));
+    let longer = one.chars().count().max(other.chars().count());
+    let is_beginning = length >= 3 || (length == 2 && longer <= 4);
+    let begins = is_beginning && (one.starts_with(other) || other.starts_with(one));
     begins || (slips > 0 && is_comparable(one, other) && strsim::damerau_levenshtein(one, other) <= slips)
 }
 
@@ -81,7 +83,9 @@ mod tests {
             ("cart", "dart", true),
             ("cart", "core", false),
             ("web", "web-frontend", true),
-            ("we", "web", false),
+            ("we", "web", true),
+            ("we", "web-frontend", false),
+            ("w", "web", false),
             ("prometheus", "promethues", true),
             ("prometheus", "premothues", false),
             ("payment-gateway", "paiment-getewey", true),

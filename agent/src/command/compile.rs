@@ -5,11 +5,14 @@ mod expand;
 mod pairs;
 mod ruleset;
 
+use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::ruleset::layout;
 use npc_compiler::ruleset::seed::Seed;
 use npc_compiler::verdict::pairs::pair_sets;
 
+use super::endpoint::check_namespace;
+use super::labels::Labels;
 use super::{Exit, Stop, input, nodes, output};
 
 /// Show what the policies compile to.
@@ -45,6 +48,11 @@ pub(super) struct Args {
     /// With -o iptables: only the part that this command loads.
     #[arg(long, value_enum, value_name = "PROGRAM")]
     only: Option<ruleset::Section>,
+
+    /// Of the pair sets, show only those of pods with these labels, as kubectl's -l; -n shows
+    /// those of one namespace only.
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    selector: Option<Labels>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -71,6 +79,7 @@ impl Args {
             _ if self.only.is_some() && format != Format::Iptables => "--only goes with -o iptables",
             _ if self.seed.is_some() && !of_node => "--seed goes with -o iptables and -o json",
             _ if self.node.is_some() && !of_node => "--node goes with -o iptables and -o json",
+            _ if self.selector.is_some() && of_node => "-l goes with -o pairs and -o pairs-json",
             _ if self.node.is_none() && of_node => "-o iptables, -o json and --only need --node NAME",
             _ => return Ok(format),
         };
@@ -87,11 +96,24 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     match format {
         Format::Pairs | Format::PairsJson => {
             let groups = Groups::of_cluster(cluster);
-            let sets = pair_sets(cluster, &groups);
+            let namespace = args.input.only_namespace();
+            if let Some(namespace) = namespace {
+                check_namespace(&input, namespace)?;
+            }
+            let is_shown = |pod: PodId| {
+                let pod = cluster.pod(pod);
+                namespace.is_none_or(|namespace| pod.namespace == namespace)
+                    && args.selector.as_ref().is_none_or(|labels| labels.select(&pod.labels))
+            };
+            let mut sets = pair_sets(cluster, &groups);
+            for set in &mut sets {
+                set.subjects.retain(|pod| is_shown(*pod));
+            }
+            sets.retain(|set| !set.subjects.is_empty());
             match (format, args.expand) {
-                (_, true) => expand::text(cluster, &sets, &mut output::raw())?,
+                (_, true) => expand::text(cluster, &sets, is_shown, &mut output::raw())?,
                 (Format::Pairs, false) => pairs::text(cluster, &groups, &sets, &mut output::stdout())?,
-                _ => output::json(&pairs::json(&input, &groups, &sets))?,
+                _ => output::json(&pairs::json(&input, &groups, &sets, is_shown))?,
             }
         }
         Format::Iptables | Format::Json => {

@@ -4,13 +4,13 @@ mod find;
 
 use std::net::IpAddr;
 
-pub(super) use find::{names, no_namespace};
+pub(super) use find::{check_namespace, names, no_namespace};
 pub(super) use npc_agent::endpoint::short_kind;
 use npc_agent::endpoint::{self, What};
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::verdict::explain::{Port, Target};
 
-use super::input::NamedObject;
+use super::input::{NamedEnds, NamedObject};
 
 /// An endpoint as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +56,11 @@ pub(super) fn port(text: &str) -> Result<Port, String> {
 }
 
 impl EndpointText {
+    /// As it was written.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The address that was written.
     pub(super) const fn address(&self) -> Option<IpAddr> {
         match self.what {
@@ -64,14 +69,20 @@ impl EndpointText {
         }
     }
 
-    /// The object that is asked about by its name.
-    pub(super) fn object(&self) -> Option<NamedObject<'_>> {
-        match &self.what {
-            What::Object(namespace, kind, name) => {
-                Some(NamedObject { namespace: namespace.as_deref(), kind: kind.as_deref(), name })
+    /// What these ends name.
+    pub(super) fn names<'a>(ends: impl IntoIterator<Item = &'a Self>) -> NamedEnds<'a> {
+        let mut named = NamedEnds::default();
+        for end in ends {
+            match &end.what {
+                What::Object(namespace, kind, name) => {
+                    let (namespace, kind) = (namespace.as_deref(), kind.as_deref());
+                    named.objects.push(NamedObject { namespace, kind, name });
+                }
+                What::Host(name) => named.hosts.push(name),
+                What::Any | What::Outside | What::Address(_) | What::Block(_) => {}
             }
-            _ => None,
         }
+        named
     }
 
     /// The namespace, if it was said, and the name of a policy that is asked about.

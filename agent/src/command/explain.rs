@@ -20,14 +20,15 @@ mod service_text;
 mod single;
 mod text;
 mod traffic;
+mod unread_end;
 mod unresolved;
 mod unused;
 mod warning;
 mod words;
 
 use clap_complete::engine::ArgValueCompleter;
-use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
+use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::verdict::explain::{
     FlowExplanation, Target, Unanswerable, Verdict, explain, explain_endpoint, explain_parts,
 };
@@ -37,6 +38,7 @@ use super::input::{self, Input};
 use super::words::policies_and_pods;
 use super::{Exit, Stop, completion, output};
 use crate::command::output::Format;
+use unread_end::UnreadEnd;
 
 /// Explain why a flow is or is not allowed; for one endpoint alone, what isolates it,
 /// and what it may send and receive; for netpol/NAME, what that policy does.
@@ -64,6 +66,10 @@ pub(super) struct Args {
     /// The destination.
     #[arg(value_name = "DST[:PORT]", add = ArgValueCompleter::new(completion::endpoints))]
     to: Option<EndpointText>,
+
+    /// Labels, which name no endpoint.
+    #[arg(short = 'l', long, value_name = "LABELS", hide = true)]
+    selector: Option<String>,
 
     /// The format of the output.
     #[arg(short, long, value_enum, default_value_t)]
@@ -103,9 +109,13 @@ struct Said<'a> {
 
 /// Explains.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let named: Vec<_> =
-        [Some(&args.from), args.to.as_ref()].into_iter().flatten().filter_map(EndpointText::object).collect();
-    let input = args.input.read_for(&named)?;
+    if args.selector.is_some() {
+        let message = "explain takes no labels: name an end (deploy/NAME, ns/NAME, any); npc matrix -l LABELS shows \
+                       what the pods with these labels may send and receive";
+        return Err(Stop::new(Exit::Input, message).into());
+    }
+    let input =
+        args.input.read_for(&EndpointText::names([Some(&args.from), args.to.as_ref()].into_iter().flatten()))?;
     let cluster = &input.cluster;
     let groups = Groups::of_cluster(cluster);
     let context = Context { input: &input, places: place::Places::new(&input) };
@@ -118,8 +128,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         }
         return Ok(Exit::Fine);
     }
-    let from = args.from.resolve(&input, &input.namespace)?;
+    let from = args.from.resolve(&input, &input.namespace);
     let Some(to) = &args.to else {
+        let from = from?;
         if from.port.is_some() {
             let message = "a port needs a source too: npc explain SRC DST:PORT, where SRC may be any or outside";
             return Err(Stop::new(Exit::Input, message).into());
@@ -137,10 +148,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         }
         return Ok(Exit::Fine);
     };
-    if from.port.is_some() {
+    if args.from.port.is_some() {
         return Err(Stop::new(Exit::Input, "a port belongs to the destination; the source's does not matter").into());
     }
-    let to = to.resolve(&input, &input.namespace)?;
+    let (from, to) = match (from, to.resolve(&input, &input.namespace)) {
+        (Ok(from), Ok(to)) => (from, to),
+        (from, end) => {
+            let unknowns = unread([from.err(), end.err()].into_iter().flatten())?;
+            let ends = [args.from.text(), to.text()];
+            UnreadEnd { input: &input, ends, unknowns: &unknowns }.write(args.output)?;
+            return Ok(Exit::Unknown);
+        }
+    };
     let asks_any = [&from, &to].iter().any(|end| matches!(end.target, Target::Any));
     if asks_any && cluster.endpoints().next().is_none() {
         let message = format!("there are no endpoints to ask about; the input has {}", policies_and_pods(cluster));
@@ -161,6 +180,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Verdict::Denied | Verdict::Partial if args.exit_zero => Exit::Fine,
         Verdict::Denied | Verdict::Partial => Exit::Not,
     })
+}
+
+/// Why ends may be there that were not read. One that is certainly not there is an error.
+fn unread(errors: impl Iterator<Item = anyhow::Error>) -> anyhow::Result<Vec<String>> {
+    let why = |error: anyhow::Error| -> anyhow::Result<String> {
+        match error.downcast::<Stop>()? {
+            Stop { exit: Exit::Unknown, message } => Ok(message),
+            stop => Err(stop.into()),
+        }
+    };
+    errors.map(why).collect()
 }
 
 /// Why there is nothing to say of an endpoint alone.
@@ -184,20 +214,38 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
             ),
         ),
         (Unanswerable::NoEndpoint, Target::Pod(_) | Target::Pods(_)) if is_of_hosts(cluster, &from.target) => {
-            Stop::new(
-                Exit::Input,
-                format!(
-                    "no policy applies to {}, because its pods are in their nodes' networks (hostNetwork): policies see the \
-                 addresses of their nodes. The input says none of these, or more than one, and one answer cannot be about \
-                 several; ask npc explain {0} DST, or npc explain SRC {0}, about the policies of the other end",
-                    from.name
-                ),
-            )
+            let why = "no policy applies to its pods, because they are in their nodes' networks (hostNetwork): policies of \
+                       the other ends see the addresses of these nodes";
+            let ask = format!("ask npc explain {0} DST, or npc explain SRC {0}", from.name);
+            if has_addresses(cluster, &from.target) {
+                let message = format!("{}: {why}, and these are too many for one answer; {ask}", from.name);
+                return Stop::new(Exit::Input, message);
+            }
+            let message = format!(
+                "what {} may send and receive is not known: {why}, and the input says none of them; {ask}",
+                from.name
+            );
+            Stop::new(Exit::Unknown, message)
         }
         (Unanswerable::NoEndpoint, Target::Node { addresses, .. }) if addresses.is_empty() => {
             Stop::new(Exit::Unknown, format!("the input says no address of {}", from.name))
         }
         _ => stop(error, &from.name, &from.name),
+    }
+}
+
+/// Whether the input says an address of a node on which pods in their nodes' networks run.
+fn has_addresses(cluster: &Cluster, target: &Target<'_>) -> bool {
+    let has_address = |id: &PodId| {
+        let pod = cluster.pod(*id);
+        let of_node = |node: &String| cluster.nodes().get(node).is_some_and(|addresses| !addresses.is_empty());
+        let is_anywhere = pod.is_on_every_node() && cluster.nodes().values().any(|addresses| !addresses.is_empty());
+        pod.addresses().next().is_some() || pod.node.as_ref().is_some_and(of_node) || is_anywhere
+    };
+    match target {
+        Target::Pod(pod) => has_address(pod),
+        Target::Pods(pods) => pods.iter().any(has_address),
+        _ => false,
     }
 }
 

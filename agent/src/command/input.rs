@@ -26,8 +26,8 @@ use npc_compiler::ruleset::layout::{Options, SetMembers};
 use npc_compiler::ruleset::members;
 
 use super::{Exit, Stop, unjudged, words};
-pub(super) use named::NamedObject;
 use named::UnknownWorkloads;
+pub(super) use named::{NamedEnds, NamedObject};
 pub(super) use report::unread_words;
 use timeout::Timeout;
 
@@ -63,8 +63,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", default_value_t)]
     request_timeout: Timeout,
 
-    /// The namespace of objects and endpoints without one, and the one to read where
-    /// you may not read all [default: the context's, as kubectl takes it with -f too, else default].
+    /// The namespace of objects and endpoints without one, and one to read where you may not
+    /// read all, beside those that the endpoints name [default: the context's, as kubectl takes it with -f too, else default].
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
 
@@ -120,6 +120,8 @@ pub(super) struct Input {
     pub(super) own_labels: BTreeMap<ObjectRef, Labels>,
     /// What the API server listed and npc cannot read.
     listed: Vec<String>,
+    /// Namespaces that may be there and were not read.
+    unread_namespaces: Vec<Unread>,
     unknown_workloads: UnknownWorkloads,
 }
 
@@ -167,6 +169,11 @@ impl Input {
         self.loaded.unread.iter().any(|unread| unread.may_hold("Pod", namespace))
     }
 
+    /// Whether a namespace may be there that was not read.
+    pub(super) fn may_have_namespace(&self, name: &str) -> bool {
+        self.unread_namespaces.iter().any(|unread| unread.namespace.covers(name))
+    }
+
     /// Why it is not known whether workloads are there that this name may mean; without a kind, any.
     pub(super) fn unknown_workloads(&self, namespace: &str, kind: Option<&str>, name: &str) -> Vec<String> {
         self.unknown_workloads.why(namespace, kind, name)
@@ -208,12 +215,12 @@ impl Args {
 
     /// Reads the objects; says on standard error what is odd about them.
     pub(super) fn read(&self) -> anyhow::Result<Input> {
-        self.read_for(&[])
+        self.read_for(&NamedEnds::default())
     }
 
-    /// Reads the objects, and of a cluster the workloads that are named so too; says on standard
-    /// error what is odd about them.
-    pub(super) fn read_for(&self, ends: &[NamedObject<'_>]) -> anyhow::Result<Input> {
+    /// Reads the objects, and of a cluster the workloads that are named so too, and where not all namespaces
+    /// may be read those that are named; says on standard error what is odd about them.
+    pub(super) fn read_for(&self, ends: &NamedEnds<'_>) -> anyhow::Result<Input> {
         let input = self.read_all(Some(ends))?;
         input.listed.iter().for_each(|problem| eprintln!("{problem}"));
         report::write(&input.loaded, &input.cluster);
@@ -222,7 +229,7 @@ impl Args {
 
     /// Reads the objects; says nothing about them.
     pub(super) fn read_quietly(&self) -> anyhow::Result<Input> {
-        self.read_all(Some(&[]))
+        self.read_all(Some(&NamedEnds::default()))
     }
 
     /// Reads the objects for their names alone: asks for nothing that only answers need, and says nothing.
@@ -236,7 +243,7 @@ impl Args {
     }
 
     /// Reads the objects, for their names alone where there is no list of ends.
-    fn read_all(&self, ends: Option<&[NamedObject<'_>]>) -> anyhow::Result<Input> {
+    fn read_all(&self, ends: Option<&NamedEnds<'_>>) -> anyhow::Result<Input> {
         let source = if self.files.is_empty() && self.kustomize.is_empty() { Source::Cluster } else { Source::Files };
         let asked = match source {
             Source::Cluster => self.ask(ends)?,
@@ -269,6 +276,7 @@ impl Args {
             loaded.objects.forget_computed_slices();
         }
         loaded.objects.declare_slice_pods();
+        let unread_namespaces = loaded.unread.iter().filter(|of| of.may_be("Namespace")).cloned().collect();
         if source == Source::Files {
             loaded.unread.extend(undeclared(&loaded.objects));
         }
@@ -292,6 +300,7 @@ impl Args {
             set_members,
             own_labels,
             listed,
+            unread_namespaces,
             unknown_workloads,
         })
     }
@@ -335,17 +344,18 @@ impl Args {
     }
 
     /// Lists the cluster's objects; with ends, looks for what these name and for what decides besides.
-    fn ask(&self, ends: Option<&[NamedObject<'_>]>) -> anyhow::Result<Asked> {
+    fn ask(&self, ends: Option<&NamedEnds<'_>>) -> anyhow::Result<Asked> {
         let asked = async {
             let connector = kube::connect(self.kubeconfig.as_deref(), self.context.clone()).await?;
             let client = connector.client()?;
             let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
             let request_timeout = self.request_timeout.into();
-            let settings = kube::ListSettings { namespace: namespace.clone(), request_timeout };
+            let others = ends.iter().flat_map(|ends| ends.namespaces(&namespace)).collect();
+            let settings = kube::ListSettings { namespace: namespace.clone(), others, request_timeout };
             let aside = connector.apart().client()?;
             let others = async {
                 match ends {
-                    Some(_) => kube::other_policies(&aside, &namespace, request_timeout).await,
+                    Some(_) => kube::other_policies(&aside, &settings).await,
                     None => kube::OtherPolicies::default(),
                 }
             };
@@ -354,8 +364,9 @@ impl Args {
             let (listed, others) = listed.map_err(|error| anyhow::anyhow!("{error} (API server {server})"))?;
             let kube::ListedObjects { objects, problems, unread } = listed;
             let mut loaded = Loaded { objects, unread, skipped: others.found.clone(), ..Loaded::default() };
-            let named = named::read(&client, ends.unwrap_or_default(), &settings, &mut loaded).await;
-            let own_labels = own_labels::read(&client, ends.unwrap_or_default(), &settings, &loaded.objects).await;
+            let named_objects = ends.map(|ends| ends.objects.as_slice()).unwrap_or_default();
+            let named = named::read(&client, named_objects, &settings, &mut loaded).await;
+            let own_labels = own_labels::read(&client, named_objects, &settings, &loaded.objects).await;
             let warnings = named.warnings(&loaded.unread).into_iter().chain(report::other_policies(&others)).collect();
             anyhow::Ok(Asked { loaded, namespace, problems, warnings, own_labels, unknown_workloads: named.unknown })
         };

@@ -22,6 +22,7 @@ use npc_compiler::verdict::matrix::{self, MOST_PAIRS, Matrix};
 
 use super::endpoint::{EndpointText, port};
 use super::input::Input;
+use super::labels::Labels;
 use super::words::{policies_and_pods, shorten};
 use super::{Exit, Stop, completion, dead_block, input, output};
 
@@ -29,8 +30,8 @@ use super::{Exit, Stop, completion, dead_block, input, output};
 ///
 /// Rows are sources, columns are destinations. Endpoints are workloads or pods;
 /// `outside` stands for all addresses that belong to none of them. In a table `.`
-/// is nothing, `*` everything, 5432 a TCP port, 53/udp a UDP port, `-` the endpoint
-/// itself. A `?` before it means that the input does not tell, a `~` behind it that it holds
+/// is nothing, `*` everything, 5432 a TCP port, 53/udp a UDP port, `-` one pod itself; where
+/// a workload of several pods meets itself stands what one may send to another. A `?` before it means that the input does not tell, a `~` behind it that it holds
 /// for some replicas only, a `!` that the block is a Service's address, which no packet has. -n shows the endpoints of one namespace only.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -56,7 +57,7 @@ pub(super) struct Args {
 
     /// Show only endpoints whose pods have these labels, as kubectl's -l.
     #[arg(short = 'l', long, value_name = "LABELS")]
-    selector: Option<filter::Labels>,
+    selector: Option<Labels>,
 
     /// Show this address as an endpoint too; may be repeated.
     #[arg(long, value_name = "IP", value_parser = address)]
@@ -116,8 +117,7 @@ const MOST_IN_TABLE: usize = 4_000_000;
 
 /// Prints the matrix.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let named: Vec<_> = args.from.iter().chain(&args.to).filter_map(EndpointText::object).collect();
-    let input = args.input.read_for(&named)?;
+    let input = args.input.read_for(&EndpointText::names(args.from.iter().chain(&args.to)))?;
     let cluster = &input.cluster;
     let by = match args.by {
         By::Workload => matrix::By::Workload,

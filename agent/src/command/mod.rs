@@ -9,6 +9,7 @@ mod endpoint;
 mod explain;
 mod input;
 mod install_cni;
+mod labels;
 mod lint;
 mod man;
 mod matrix;

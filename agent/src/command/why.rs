@@ -4,6 +4,7 @@
 mod address;
 mod answer;
 mod kernel;
+mod reservations;
 mod rule;
 mod text;
 mod thing;
@@ -103,6 +104,18 @@ struct AgentFlags {
 }
 
 impl AgentFlags {
+    /// Those that were given.
+    fn given(&self) -> Vec<&'static str> {
+        let Self { keep_established, allow_tunnels, log_denied, anti_spoof } = *self;
+        let all = [
+            ("--keep-established", keep_established),
+            ("--allow-tunnels", allow_tunnels),
+            ("--log-denied", log_denied),
+            ("--anti-spoof", anti_spoof),
+        ];
+        all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
+    }
+
     fn options(&self, seed: Option<Seed>, set_members: SetMembers) -> Options {
         let Self { keep_established, allow_tunnels, log_denied, anti_spoof } = *self;
         Options { keep_established, allow_tunnels, log_denied, anti_spoof, seed, set_members, ..Options::default() }
@@ -122,7 +135,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let knows_seed = args.seed.is_some() || (has_sets && basis != Basis::Policies);
         let (held, hooks) = held.map_or_else(|| (None, Vec::new()), |held| (Some(held.state), held.hooks));
         let said = if basis == Basis::Kernel { AgentAnswer::ask(&node) } else { AgentAnswer::default() };
-        let options = chosen(&input, &node, args, held.as_ref(), &said);
+        let options = chosen(&input, &node, args, held.as_ref(), &said)?;
         let wanted = layout::ruleset_with(&input.cluster, &node, &options, &said.retained);
         let groups = layout::group_chains(&input.cluster, &node, &options, &said.retained);
         let wanted_state = KernelState::from(&wanted);
@@ -134,7 +147,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let retained = said.retained;
         let facts =
             answer::Facts { input, node, held, wanted, groups, options, retained, basis, hooks, has_sets, knows_seed };
-        KernelExplanation::new(&facts, &thing)
+        KernelExplanation::new(&facts, &thing).of_input(input, &thing)
     };
     match args.output {
         Format::Json => output::json(&answer)?,
@@ -196,21 +209,33 @@ fn held(args: &Args, input: &Input) -> anyhow::Result<(Option<Held>, Basis)> {
 }
 
 /// The options by which the rules of the kernel were made.
-fn chosen(input: &Input, node: &str, args: &Args, held: Option<&KernelState>, said: &AgentAnswer) -> Options {
+fn chosen(
+    input: &Input,
+    node: &str,
+    args: &Args,
+    held: Option<&KernelState>,
+    said: &AgentAnswer,
+) -> Result<Options, Stop> {
     // A kernel without a chain of npc shows no option.
     let shows = held.filter(|held| Family::ALL.iter().any(|family| !held.family(*family).chains.is_empty()));
     let (seed, set_members) = (args.seed, input.set_members);
-    let Some(held) = shows else { return args.agent.options(seed, set_members) };
+    let Some(held) = shows else { return Ok(args.agent.options(seed, set_members)) };
+    let mut vain = args.agent.given();
+    vain.extend((seed.is_some() && held.seed().is_some_and(|of_kernel| Some(of_kernel) != seed)).then_some("--seed"));
+    if !vain.is_empty() {
+        let message = format!("{}: only where no kernel is read; what was read shows it", vain.join(", "));
+        return Err(Stop::new(Exit::Input, message));
+    }
     // What the kernel keeps is what its rules were made by.
     let seeded = |options: Options| Options { seed: held.seed().or(seed), ..options };
     let of_agent = said.options.clone().map(seeded);
-    of_agent.unwrap_or_else(|| {
+    Ok(of_agent.unwrap_or_else(|| {
         seeded(options::nearest(held, set_members, |options| {
             let options = seeded(options.clone());
             let wanted = KernelState::from(&layout::ruleset_with(&input.cluster, node, &options, &said.retained));
             rule_distance(&wanted, held)
         }))
-    })
+    }))
 }
 
 /// The node: that of the flag, of the agent here, of the address's endpoint, or the only one.

@@ -120,9 +120,9 @@ fn a_workload_that_is_not_found_is_said_to_be_missing_only_if_it_is() {
     assert!(answer.err.contains("its replicas is 0"), "{}", answer.err);
     for to in ["sts/secret:80", "secret:80", "secret.shop:80", "sts/secret.shop:80"] {
         let answer = explain(&files, &["bare", to]);
-        assert_eq!(answer.code, 3);
-        assert!(answer.err.contains("no right to get statefulsets"), "{}", answer.err);
-        assert!(!answer.err.contains("there is no"), "{}", answer.err);
+        assert_eq!(answer.code, 4);
+        assert!(answer.out.contains("no right to get statefulsets"), "{}", answer.out);
+        assert!(!answer.out.contains("there is no"), "{}", answer.out);
     }
 }
 

@@ -1,5 +1,7 @@
 //! `npc compile`.
 
+use std::collections::BTreeSet;
+
 use crate::{Files, SHOP};
 
 const NODE: &str = "
@@ -34,6 +36,41 @@ fn pair_sets_are_allowed_and_denied_by_group() {
   deny   IPv4 IPv6  all but 5432  from shop/api
 ";
     assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn a_namespace_and_labels_choose_the_pair_sets_that_are_shown() {
+    let files = Files::of(SHOP);
+    let subjects = |words: &[&str]| {
+        let json = files.npc("compile", &[&["-o", "pairs-json"], words].concat()).json();
+        let of = |list: &str| {
+            json[list].as_array().unwrap().iter().flat_map(|set| set["subjects"].as_array().unwrap().clone())
+        };
+        of("pairSets")
+            .chain(of("elsewhere"))
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect::<BTreeSet<String>>()
+    };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+    let (all, shop) =
+        (["monitoring/prometheus", "shop/api", "shop/db", "shop/web"], ["shop/api", "shop/db", "shop/web"]);
+    assert_eq!(subjects(&[]), names(&all));
+    assert_eq!(subjects(&["-n", "shop"]), names(&shop));
+    assert_eq!(subjects(&["-n", "shop", "-A"]), names(&all));
+    assert_eq!(subjects(&["-n", "shop", "-l", "app in (web,db)"]), names(&["shop/db", "shop/web"]));
+    let text = files.npc("compile", &["-n", "shop", "-l", "app=web"]).out;
+    assert!(text.contains("ingress  shop/web  ") && !text.contains("ingress  shop/db"), "{text}");
+    let node = Files::of(NODE);
+    let expanded = node.npc("compile", &["--expand", "-l", "app=b"]).out;
+    assert!(!expanded.contains("its own node") && expanded.contains("\t10.0.0.2\t"), "{expanded}");
+    let wrong = files.npc("compile", &["-n", "shpo"]);
+    assert_eq!((wrong.code, wrong.out.as_str()), (3, ""), "{}", wrong.err);
+    assert!(wrong.err.contains("did you mean shop?"), "{}", wrong.err);
+    assert_eq!(files.npc("compile", &["-l", "a b"]).code, 2);
+    // An end has a name.
+    let explain = files.npc("explain", &["-l", "app=web", "shop/api:8080"]);
+    assert_eq!(explain.code, 2);
+    assert!(explain.err.contains("explain takes no labels") && explain.err.contains("matrix -l"), "{}", explain.err);
 }
 
 #[test]

@@ -128,6 +128,35 @@ fn suggestions_are_near() {
 }
 
 #[test]
+fn a_name_in_a_namespace_and_a_policy_are_suggested_too() {
+    let files = Files::of(SHOP);
+    let asks = |words: &[&str]| files.npc("explain", words).err;
+    assert!(
+        asks(&["shop/ap", "203.0.113.1"]).contains("did you mean: shop/deploy/api"),
+        "{}",
+        asks(&["shop/ap", "any"])
+    );
+    let policy = asks(&["-n", "shop", "netpol/wbe"]);
+    assert!(policy.contains("did you mean: shop/netpol/web"), "{policy}");
+    let elsewhere = asks(&["-n", "monitoring", "netpol/web"]);
+    assert!(elsewhere.contains("did you mean: shop/netpol/web"), "{elsewhere}");
+    assert!(asks(&["shpo/netpol/web"]).contains("there is no namespace \"shpo\""), "{}", asks(&["shpo/netpol/web"]));
+    let far = asks(&["-n", "shop", "netpol/prometheus"]);
+    assert!(!far.contains("did you mean"), "{far}");
+}
+
+#[test]
+fn what_an_input_lacks_is_said_once() {
+    let none = Files::of(POLICY).npc("matrix", &[]);
+    assert_eq!((none.out.as_str(), none.err.matches("no endpoints").count()), ("", 1), "{}{}", none.out, none.err);
+    let cilium =
+        "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: c, namespace: shop}\nspec: {}\n";
+    let other = Files::of(&format!("{POD}{cilium}")).npc("matrix", &[]);
+    assert!(other.err.contains("0 NetworkPolicies") && !other.err.contains("everything is allowed"), "{}", other.err);
+    assert_eq!(other.err.matches("CiliumNetworkPolicy").count(), 1, "{}", other.err);
+}
+
+#[test]
 fn warnings_that_say_the_same_are_folded() {
     let policy = |number: usize| {
         format!(
@@ -174,6 +203,54 @@ fn a_table_fits_the_columns_and_is_sorted_by_name() {
 }
 
 #[test]
+fn tables_of_every_command_fit_the_columns() {
+    let files = Files::of(SHOP);
+    let run = |words: &[&str], columns: &str| {
+        let output = files.command(words).env("COLUMNS", columns).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for words in [
+        &["matrix", "-f", "in.yaml"][..],
+        &["compile", "-f", "in.yaml"],
+        &["explain", "-f", "in.yaml", "shop/api"],
+        &["explain", "-f", "in.yaml", "shop/svc/api"],
+        &["migrate", "-f", "in.yaml"],
+    ] {
+        let (wide, narrow) = (run(words, "1000"), run(words, "60"));
+        // Prose is left to the terminal.
+        let is_table = |line: &&str| line.contains("  ") && !line.contains(": ");
+        let long: Vec<&str> = narrow.lines().filter(is_table).filter(|line| line.chars().count() > 60).collect();
+        assert!(long.is_empty(), "{words:?}: {long:#?}");
+        for word in wide.split_whitespace() {
+            assert!(narrow.contains(word), "{words:?} lacks {word}:\n{narrow}");
+        }
+    }
+}
+
+#[test]
+fn the_destinations_of_a_source_are_sorted_by_name() {
+    let pod = |name: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec: {{containers: []}}\n"
+        )
+    };
+    let policy = |name: &str, port: u16| {
+        format!(
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}}}\nspec: {{podSelector: \
+             {{matchLabels: {{app: {name}}}}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: web}}}}}}], ports: \
+             [{{port: {port}}}]}}]}}\n"
+        )
+    };
+    let ends = ["web", "api", "cache", "db"].map(pod).concat();
+    let files = Files::of(&[ends, policy("api", 9000), policy("cache", 6379), policy("db", 5432)].concat());
+    let output = files.command(&["matrix", "-f", "in.yaml"]).env("COLUMNS", "60").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let of_web = text.lines().filter(|line| line.starts_with("default/web"));
+    let to: Vec<&str> = of_web.filter_map(|line| line.split_whitespace().nth(2)).collect();
+    assert_eq!(to, ["default/api", "default/cache", "default/db", "outside"], "{text}");
+}
+
+#[test]
 fn a_flag_without_effect_is_an_error() {
     let files = Files::of(SHOP);
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: n, namespace: shop}\nspec: {nodeName: n1}\n";
@@ -188,6 +265,7 @@ fn a_flag_without_effect_is_an_error() {
         &["--node", "n1", "-o", "json", "--only", "ipset"],
         &["--node", "n1", "--expand"],
         &["--seed", "abcdefghijklmnop"],
+        &["--node", "n1", "-l", "app=web"],
     ] {
         let answer = run(words);
         assert_eq!(answer.code, 2, "{words:?}: {}", answer.out);

@@ -26,6 +26,7 @@ mod names;
 mod reason;
 mod repository;
 mod rights;
+mod same_input;
 mod schema;
 mod services;
 mod single;

@@ -243,7 +243,8 @@ fn a_workload_of_another_project_that_is_not_finished_is_said_to_be_unread() {
         repository(&[("k8s/blue.yaml", &rollout("blue", "blue")), ("rollout.yaml", &rollout("canary", "'${APP}'"))]);
     for name in ["shop/canary", "shop/rollout/canary"] {
         let answer = files.run(&["explain", "-f", "r", name, "shop/api:80"]);
-        assert!(answer.err.contains("r/rollout.yaml has parameters"), "{name}: {}{}", answer.out, answer.err);
+        assert_eq!(answer.code, 4, "{name}: {}{}", answer.out, answer.err);
+        assert!(answer.out.contains("r/rollout.yaml has parameters"), "{name}: {}{}", answer.out, answer.err);
     }
     // It is no policy: what is asked of others stays known.
     let asked = ["shop/web", "shop/api:80"];

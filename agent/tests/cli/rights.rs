@@ -157,9 +157,18 @@ fn a_service_that_may_not_be_read_is_not_said_to_be_missing() {
         "/api/v1/namespaces/shop/services" => refused(403, "Forbidden"),
         path => one_namespace(path),
     });
+    // As where the same Service is asked about by its address.
     let answer = explain(&files, &["web", "svc/api:80"]);
-    assert_eq!(answer.code, 3);
-    assert!(answer.err.contains("no right to list") && !answer.err.contains("there is no service"), "{}", answer.err);
+    assert_eq!(answer.code, 4, "{}{}", answer.out, answer.err);
+    assert!(answer.out.starts_with("UNKNOWN  web -> svc/api:80\n"), "{}", answer.out);
+    assert!(answer.out.contains("no right to list") && !answer.out.contains("there is no service"), "{}", answer.out);
+    let json = explain(&files, &["web", "svc/api:80", "-o", "json"]).json();
+    assert_eq!((&json["verdict"], &json["query"]["to"]), (&"Unknown".into(), &"svc/api:80".into()), "{json}");
+    assert!(json["unknowns"][0].as_str().unwrap().contains("no service \"api\" was read"), "{json}");
+    assert!(json["warnings"][0].as_str().unwrap().contains("no right to list"), "{json}");
+    crate::schema::conforms(crate::schema::EXPLANATION, &json);
+    let certain = explain(&files, &["pod/wbe", "svc/api:80"]);
+    assert_eq!((certain.code, certain.out.as_str()), (3, ""), "{}", certain.err);
     let answer = explain(&server(one_namespace), &["web", "api:80", "-o", "json"]);
     let warnings = answer.json()["warnings"].to_string();
     assert!(!warnings.contains("namespaces of namespaces"), "{warnings}");
@@ -167,9 +176,98 @@ fn a_service_that_may_not_be_read_is_not_said_to_be_missing() {
 
 #[test]
 fn an_endpoint_of_a_namespace_that_may_not_be_read_is_said_to_be_that() {
-    let answer = explain(&server(one_namespace), &["ops/monitor", "shop/api:80"]);
-    assert_eq!(answer.code, 3);
-    assert!(answer.err.contains("no right to list pods of namespaces other than shop"), "{}", answer.err);
+    let files = server(one_namespace);
+    let answer = explain(&files, &["ops/monitor", "shop/api:80"]);
+    assert_eq!(answer.code, 4, "{}{}", answer.out, answer.err);
+    assert!(answer.out.contains("no right to list pods of namespaces other than shop"), "{}", answer.out);
+    let alone = explain(&files, &["ops/monitor"]);
+    assert_eq!((alone.code, alone.out.as_str()), (4, ""), "{}", alone.err);
+    let policy = explain(&files, &["ops/netpol/monitor"]);
+    assert_eq!(policy.code, 4, "{}", policy.err);
+    assert!(policy.err.contains("but it may be there: no right to list networkpolicies"), "{}", policy.err);
+    let own = explain(&files, &["netpol/nope"]);
+    assert_eq!(own.code, 3, "the policies of the namespace were read: {}", own.err);
+}
+
+/// What a developer of the namespaces shop and ops may read; of a third one, only its pods.
+fn two_namespaces(path: &str) -> Reply {
+    let pod = |name: &str, address: &str| {
+        json!({"metadata": {"namespace": "ops", "name": name, "labels": {"app": name}},
+               "spec": {"nodeName": "m", "containers": []},
+               "status": {"phase": "Running", "podIPs": [{"ip": address}], "hostIPs": [{"ip": "192.0.2.2"}]}})
+    };
+    match path {
+        "/api/v1/namespaces/ops/pods" => items(json!([pod("monitor", "10.0.1.1")])),
+        "/apis/networking.k8s.io/v1/namespaces/ops/networkpolicies" => items(json!([{
+            "metadata": {"namespace": "ops", "name": "monitor"},
+            "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [
+                {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}},
+            ]}]},
+        }])),
+        path if path.starts_with("/api/v1/namespaces/ops/") || path.contains("/namespaces/ops/endpointslices") => {
+            items(json!([]))
+        }
+        "/api/v1/namespaces/pods-only/pods" => items(json!([])),
+        path => one_namespace(path),
+    }
+}
+
+#[test]
+fn the_namespaces_that_the_ends_name_are_read_too() {
+    let files = server(two_namespaces);
+    for (from, to, code) in [
+        ("web", "ops/monitor:80", 0),
+        ("ops/monitor", "api:80", 1),
+        ("ops/pod/monitor", "web:80", 0),
+        ("web", "monitor.ops:80", 0),
+        ("ns/ops", "web:80", 0),
+    ] {
+        let answer = explain(&files, &[from, to, "-o", "json"]);
+        assert_eq!(answer.code, code, "{from} {to}: {}{}", answer.out, answer.err);
+        let warnings = answer.json()["warnings"].to_string();
+        assert!(warnings.contains("of namespaces other than ops, shop"), "{from} {to}: {warnings}");
+    }
+    let url = explain(&files, &["web", "http://monitor.ops/"]);
+    assert!(url.out.starts_with("ALLOWED  shop/pod/web -> ops/pod/monitor"), "{}{}", url.out, url.err);
+    // The namespace of the kubeconfig need not be one of them.
+    let elsewhere = explain(&files, &["-n", "secret", "ops/monitor", "shop/web:80"]);
+    assert_eq!(elsewhere.code, 0, "{}{}", elsewhere.out, elsewhere.err);
+    let none = explain(&files, &["-n", "secret", "hidden/a", "b:80"]);
+    assert_eq!(none.code, 5, "{}{}", none.out, none.err);
+    assert!(none.err.contains("nor in any of the namespaces secret, hidden"), "{}", none.err);
+    // Its policies are not read.
+    let policies = explain(&files, &["10.0.3.1", "pods-only/pod/x", "-n", "shop"]);
+    assert_eq!(policies.code, 3, "{}{}", policies.out, policies.err);
+    let matrix = files.run(&["matrix", "--kubeconfig", "kubeconfig", "--from", "ops/monitor", "-A", "-o", "csv"]);
+    assert!(matrix.out.contains("ops/Pod/monitor,shop/Pod/web"), "{}{}", matrix.out, matrix.err);
+}
+
+#[test]
+fn a_namespace_that_may_be_there_is_not_said_to_be_missing() {
+    let files = server(|path| match path {
+        "/api/v1/namespaces" | "/api/v1/namespaces/shop" | "/api/v1/namespaces/ops" => refused(403, "Forbidden"),
+        "/api/v1/pods" => items(json!([{
+            "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"nodeName": "n", "containers": []},
+            "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]},
+        }])),
+        "/apis" => Some((200, json!({"groups": []}))),
+        path if path.matches('/').count() > 5 => refused(404, "NotFound"),
+        _ => items(json!([])),
+    });
+    let answer = explain(&files, &["ops/monitor", "shop/web:80"]);
+    assert_eq!(answer.code, 3, "all pods were read: {}{}", answer.out, answer.err);
+    assert!(answer.err.contains("there is no workload or pod \"monitor\" in namespace ops"), "{}", answer.err);
+    let matrix = files.run(&["matrix", "--kubeconfig", "kubeconfig", "-n", "ops"]);
+    assert!(!matrix.err.contains("there is no namespace"), "{}", matrix.err);
+    let known = server(|path| match path {
+        "/api/v1/namespaces" => items(json!([{"metadata": {"name": "shop"}}])),
+        "/apis" => Some((200, json!({"groups": []}))),
+        path if path.matches('/').count() > 5 => refused(404, "NotFound"),
+        _ => items(json!([])),
+    });
+    let answer = explain(&known, &["ops/monitor", "shop/web:80"]);
+    assert!(answer.err.contains("there is no namespace \"ops\""), "{}", answer.err);
 }
 
 #[test]

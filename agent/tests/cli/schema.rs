@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use crate::{Files, SHOP};
 
-const EXPLANATION: &str = include_str!("../../schemas/flow-explanation.json");
+pub(crate) const EXPLANATION: &str = include_str!("../../schemas/flow-explanation.json");
 const MIGRATION: &str = include_str!("../../schemas/migration-report.json");
 const MATRIX: &str = include_str!("../../schemas/connectivity-matrix.json");
 const FINDINGS: &str = include_str!("../../schemas/finding-report.json");
 const ENDPOINT: &str = include_str!("../../schemas/endpoint-explanation.json");
 const POLICY: &str = include_str!("../../schemas/policy-explanation.json");
-const KERNEL: &str = include_str!("../../schemas/kernel-explanation.json");
+pub(crate) const KERNEL: &str = include_str!("../../schemas/kernel-explanation.json");
 
 /// A schema that allows no fields but those that it names, and of these demands all: a field may be
 /// added, but then also to the schema, and what is absent is null.
@@ -35,7 +35,7 @@ fn strict(schema: &str) -> Validator {
     jsonschema::validator_for(&schema).unwrap()
 }
 
-fn conforms(schema: &str, value: &Value) {
+pub(crate) fn conforms(schema: &str, value: &Value) {
     let faults: Vec<String> =
         strict(schema).iter_errors(value).map(|fault| format!("{}: {fault}", fault.instance_path())).collect();
     assert!(faults.is_empty(), "{faults:#?}");

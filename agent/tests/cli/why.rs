@@ -267,6 +267,33 @@ fn an_address_of_a_node_and_a_rule_of_another_version_are_said_to_be_that() {
 }
 
 #[test]
+fn what_was_not_read_or_is_not_judged_is_said() {
+    let broken =
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: odd, namespace: shop}\nspec: 7\n";
+    let cilium =
+        "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: c, namespace: shop}\nspec: {}\n";
+    let files = Files::of(&format!("{CLUSTER}{broken}{cilium}"));
+    let chain = chain(&Files::of(CLUSTER));
+    for thing in ["10.0.0.1", chain.as_str()] {
+        let words = [&[thing, "--allow-errors"][..], &OFFLINE[..]].concat();
+        let answer = files.npc("why", &words);
+        assert_eq!(answer.code, 0, "{}", answer.err);
+        for text in ["warning: npc judges NetworkPolicies only", "unknown: not read, and may change this: ", "shop/odd"]
+        {
+            assert!(answer.out.contains(text), "{thing}: {text}: {}", answer.out);
+        }
+        let json = files.npc("why", &[&words[..], &["-o", "json"]].concat()).json();
+        for list in ["warnings", "unknowns", "findings"] {
+            assert_eq!(json[list].as_array().map(Vec::len), Some(1), "{thing}: {list}: {json}");
+        }
+        crate::schema::conforms(crate::schema::KERNEL, &json);
+    }
+    // What another program made does not come from the input.
+    let foreign = files.npc("why", &["KUBE-FORWARD", "--allow-errors", "-o", "json"]).json();
+    assert_eq!((&foreign["warnings"], &foreign["unknowns"]), (&serde_json::json!([]), &serde_json::json!([])));
+}
+
+#[test]
 fn the_secret_is_asked_for_only_where_names_depend_on_it() {
     let one_group = Files::of(CLUSTER);
     let both = format!("{CLUSTER}---\n{}", CLUSTER.replace("shop", "other").replace("10.0.0.", "10.0.1."));
@@ -304,4 +331,9 @@ fn flags_of_the_agent_say_which_chains_there_are() {
     assert!(found.code == 0 && found.out.contains("logged (--log-denied)"), "{}", found.out);
     let other = why(&[&logging]);
     assert!(other.code == 3 && other.out.contains("--log-denied"), "{}", other.out);
+    // Rules that were read show it.
+    let kernel = dumps(&files);
+    let held = why(&[&["10.0.0.1", "--log-denied", "--anti-spoof"], &kernel[..]].concat());
+    assert_eq!((held.code, held.out.as_str()), (2, ""), "{}", held.err);
+    assert!(held.err.contains("--log-denied, --anti-spoof: only where no kernel is read"), "{}", held.err);
 }

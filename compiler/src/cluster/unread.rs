@@ -1,6 +1,7 @@
 //! What the input left out: kinds and namespaces of objects that exist, or may exist, and
 //! were not read. A verdict that such an object may decide is unknown.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -16,8 +17,8 @@ use crate::policy::{Direction, Namespaces, PodPeer};
 pub enum Extent {
     /// Those of every namespace; also for kinds that live outside namespaces.
     Everywhere,
-    /// Those of every namespace but this one.
-    AllBut(String),
+    /// Those of every namespace but these.
+    AllBut(BTreeSet<String>),
     /// Those of this namespace.
     In(String),
 }
@@ -35,12 +36,18 @@ pub struct Unread {
 }
 
 impl Extent {
+    /// Those of every namespace but the ones that were read; of every one where none was.
+    pub fn all_but(read: impl IntoIterator<Item = String>) -> Self {
+        let read: BTreeSet<String> = read.into_iter().collect();
+        if read.is_empty() { Self::Everywhere } else { Self::AllBut(read) }
+    }
+
     /// Whether the objects of a namespace are among these.
     #[must_use]
     pub fn covers(&self, namespace: &str) -> bool {
         match self {
             Self::Everywhere => true,
-            Self::AllBut(read) => read != namespace,
+            Self::AllBut(read) => !read.contains(namespace),
             Self::In(unread) => unread == namespace,
         }
     }
@@ -244,6 +251,12 @@ impl Cluster {
     }
 }
 
+/// Names in one line.
+#[must_use]
+pub fn joined(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
 /// Whether a selector may select a namespace of which only the name is known.
 fn may_be_named(selector: &Selector, name: &str) -> bool {
     let own = Labels::from([(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned())]);
@@ -258,7 +271,7 @@ impl fmt::Display for Unread {
         }
         match &self.namespace {
             Extent::Everywhere => {}
-            Extent::AllBut(read) => write!(f, " of namespaces other than {read}")?,
+            Extent::AllBut(read) => write!(f, " of namespaces other than {}", joined(read))?,
             Extent::In(unread) => write!(f, " of namespace {unread}")?,
         }
         write!(f, ": {}", self.why)
@@ -278,7 +291,7 @@ mod tests {
             namespace,
             why: "forbidden".to_owned(),
         };
-        let but_shop = unread(Some("Pod"), Extent::AllBut("shop".to_owned()));
+        let but_shop = unread(Some("Pod"), Extent::all_but(["shop".to_owned()]));
         assert!(but_shop.may_hold("Pod", "ops"));
         assert!(!but_shop.may_hold("Pod", "shop"));
         assert!(!but_shop.may_hold("Service", "ops"));
@@ -295,7 +308,7 @@ mod tests {
         let read = || cluster(&["ns/a 10.0.0.1 @n"], &[]);
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         let pods =
-            Unread { kind: Some("Pod".to_owned()), namespace: Extent::AllBut("ns".to_owned()), why: String::new() };
+            Unread { kind: Some("Pod".to_owned()), namespace: Extent::all_but(["ns".to_owned()]), why: String::new() };
         let policies = Unread { kind: Some("NetworkPolicy".to_owned()), ..pods.clone() };
         let open = read().with_unread(vec![pods]);
         for (text, expected) in [
@@ -337,7 +350,7 @@ mod tests {
         let own = r#"{"podSelector": {"matchLabels": {"app": "x"}}}"#;
         let named = r#"{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ops"}}}"#;
         let team = r#"{"namespaceSelector": {"matchLabels": {"team": "sre"}}}"#;
-        let but = |name: &str| ("Pod", Extent::AllBut(name.to_owned()));
+        let but = |name: &str| ("Pod", Extent::all_but([name.to_owned()]));
         let within = |name: &str| ("Pod", Extent::In(name.to_owned()));
         assert!(may_select(own, &[but("ops")]) && may_select(own, &[within("ns")]));
         assert!(!may_select(own, &[but("ns")]) && !may_select(own, &[within("ops")]));

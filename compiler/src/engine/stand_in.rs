@@ -1,8 +1,10 @@
-//! What stands for a pod while its event waits: an endpoint that the rules of its namespace admit nothing
-//! to or from, and that no selector selects.
+//! What stands for a pod while its event waits: an endpoint that the policies of its namespace isolate and
+//! admit nothing to or from, and that no peer of a rule means.
 //!
-//! It is of a namespace of its own, with one policy for each direction, so to all else it is a pod as
-//! others are. That namespace has no labels and no other pods, so no selector selects it.
+//! It is of a namespace of its own, with one policy for each direction, whose podSelector selects it by a
+//! label of that direction; so to all else it is a pod as others are. No other selector selects it: a
+//! policy's podSelector and a peer without namespaceSelector mean pods of their own namespace, and a
+//! namespaceSelector, even an empty one, selects no namespace that no Namespace object declares.
 
 use std::net::IpAddr;
 

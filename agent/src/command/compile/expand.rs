@@ -13,8 +13,13 @@ use npc_compiler::verdict::pairs::{Because, PairSet, PairSetVerdict, exempt};
 
 use crate::command::words::policy_name;
 
-/// Writes every pair, what no policy judges first.
-pub(super) fn text(cluster: &Cluster, sets: &[PairSet], out: &mut impl Write) -> io::Result<()> {
+/// Writes every pair of the pods that are shown, what no policy judges first.
+pub(super) fn text(
+    cluster: &Cluster,
+    sets: &[PairSet],
+    is_shown: impl Fn(PodId) -> bool,
+    out: &mut impl Write,
+) -> io::Result<()> {
     writeln!(out, "direction\tverdict\tsource\tdestination\ttraffic\tbecause")?;
     for direction in Direction::ALL {
         for family in Family::ALL {
@@ -37,7 +42,8 @@ pub(super) fn text(cluster: &Cluster, sets: &[PairSet], out: &mut impl Write) ->
             }
         }
     }
-    let bare = cluster.endpoints().filter(|(id, _)| Family::ALL.iter().all(|f| cluster.address(*id, *f).is_none()));
+    let is_bare = |id: PodId| Family::ALL.iter().all(|family| cluster.address(id, *family).is_none());
+    let bare = cluster.endpoints().filter(|(id, _)| is_shown(*id) && is_bare(*id));
     match bare.count() {
         0 => {}
         count => eprintln!("npc: {count} endpoints have no address, and so no pairs of addresses"),

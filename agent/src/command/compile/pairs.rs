@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use npc_compiler::API_VERSION;
+use npc_compiler::algebra::block_text::written_blocks;
 use npc_compiler::algebra::cidr::{self, AddressSet};
 use npc_compiler::algebra::ranges::RangeSet;
 use npc_compiler::algebra::traffic::Traffic;
@@ -16,7 +17,7 @@ use npc_compiler::verdict::pairs::{Because, PairSet, PairSetVerdict, Region};
 use serde_json::{Map, Value, json};
 
 use crate::command::input::Input;
-use crate::command::output::{BAD, Columns, FAINT, GOOD};
+use crate::command::output::{BAD, Columns, FAINT, GOOD, width};
 use crate::command::short::{Elsewhere, elsewhere};
 use crate::command::words::{policy_name, shorten};
 
@@ -63,7 +64,7 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
             (PairSetVerdict::Allowed, [ports, format!("{way} {peer} {}", found.words()), format!("{policy} {path}")])
         });
         add(&mut columns, &lines.collect::<Vec<_>>(), "");
-        columns.write(out, "  ", 0)?;
+        columns.write_within(out, "  ", width())?;
     }
     out.flush()
 }
@@ -112,19 +113,22 @@ fn peers(cluster: &Cluster, peers: &Region, family: Family) -> String {
     words.join(", ")
 }
 
-/// Addresses outside, or what they lack of everything where that is shorter.
+/// Addresses outside as people write blocks, or what they lack of everything where that is shorter.
 fn outside(addresses: &AddressSet, family: Family) -> Option<String> {
     let everything = RangeSet::range(0, cidr::last_number(family));
-    let listed = |set: &AddressSet| cidr::prefixes(family, set).iter().map(ToString::to_string).collect::<Vec<_>>();
-    let (inside, rest) = (listed(addresses), listed(&everything.difference(addresses)));
-    if inside.is_empty() {
-        None
-    } else if rest.is_empty() {
-        Some("all outside".to_owned())
-    } else if rest.len() < inside.len() {
-        Some(format!("outside but {}", shorten(&rest, LISTED, ", ")))
+    let rest = cidr::prefixes(family, &everything.difference(addresses));
+    if addresses.is_empty() {
+        return None;
+    }
+    if rest.is_empty() {
+        return Some("all outside".to_owned());
+    }
+    let blocks = written_blocks(family, addresses);
+    let listed = |all: &mut dyn Iterator<Item = String>| shorten(&all.collect::<Vec<_>>(), LISTED, ", ");
+    if rest.len() < blocks.iter().map(|block| 1 + block.except.len()).sum::<usize>() {
+        Some(format!("outside but {}", listed(&mut rest.iter().map(ToString::to_string))))
     } else {
-        Some(format!("outside {}", shorten(&inside, LISTED, ", ")))
+        Some(format!("outside {}", listed(&mut blocks.iter().map(ToString::to_string))))
     }
 }
 
@@ -135,7 +139,7 @@ fn names(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
 
 /// The pair sets as JSON. A region's prefixes mean addresses that belong to no
 /// endpoint.
-pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet]) -> Value {
+pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet], is_shown: impl Fn(PodId) -> bool) -> Value {
     let (cluster, findings) = (&input.cluster, input.findings());
     let one = |set: &PairSet| {
         let because: Vec<Value> = (set.because.iter())
@@ -160,7 +164,7 @@ pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet]) -> Value {
         })
     };
     let sets: Vec<Value> = sets.iter().map(one).collect();
-    let elsewhere = elsewhere_json(cluster, groups);
+    let elsewhere = elsewhere_json(cluster, groups, is_shown);
     let mut whole = json!({"apiVersion": API_VERSION, "kind": "PairSets", "pairSets": sets, "elsewhere": elsewhere});
     if !findings.is_empty() {
         whole["findings"] = json!(findings);
@@ -171,9 +175,9 @@ pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet]) -> Value {
 }
 
 /// What the rules of each group admit whose other ends are not in the input.
-fn elsewhere_json(cluster: &Cluster, groups: &Groups) -> Vec<Value> {
+fn elsewhere_json(cluster: &Cluster, groups: &Groups, is_shown: impl Fn(PodId) -> bool) -> Vec<Value> {
     let mut subjects = BTreeMap::<(Direction, &[PolicyId]), Vec<PodId>>::new();
-    for (pod, _) in cluster.endpoints() {
+    for (pod, _) in cluster.endpoints().filter(|(pod, _)| is_shown(*pod)) {
         for direction in Direction::ALL {
             if let Some(group) = groups.of(pod, direction) {
                 subjects.entry((direction, &groups.get(group).key.policies)).or_default().push(pod);

@@ -188,7 +188,7 @@ impl EndpointText {
             readings.iter().flat_map(|(namespace, kind, name)| input.unknown_workloads(namespace, *kind, name));
         let unknown: BTreeSet<String> = unknown.collect();
         let unknown = Vec::from_iter(unknown);
-        Err(Stop::new(Exit::NotFound, missing(input, &all, &unknown, (here, kind, name))))
+        Err(missing(input, &all, &unknown, (here, kind, name)))
     }
 }
 
@@ -286,30 +286,31 @@ fn follow_external_name<'a>(input: &'a Input, mut target: Target<'a>) -> Target<
     target
 }
 
-/// Why there is no such object, and which one may be meant. Of its workloads, it is said why it is not known
-/// whether they are there.
-fn missing(input: &Input, all: &[Found<'_>], unknown: &[String], (namespace, kind, name): Reading<'_>) -> String {
+/// Why there is no such object, and which one may be meant; unknown is one that may be there and was not
+/// read. Of its workloads, it is said why it is not known whether they are there.
+fn missing(input: &Input, all: &[Found<'_>], unknown: &[String], (namespace, kind, name): Reading<'_>) -> Stop {
+    let not_found = |message: String| Stop::new(Exit::NotFound, message);
     let fits_idle = |of: &str| kind.is_none_or(|kind| kind == "Workload" || kind == of);
     let mut idle = input.loaded.idle.keys();
     if let Some(idle) = idle.find(|o| o.namespace == namespace && o.name == name && fits_idle(&o.kind)) {
         let number = count_field(&idle.kind);
         let shown = format!("{namespace}/{}/{name}", short_kind(&idle.kind));
-        return format!("{shown} has no pods to ask about: its {number} is 0");
+        return not_found(format!("{shown} has no pods to ask about: its {number} is 0"));
     }
     if let Some(message) = finished(input, namespace, kind, name) {
-        return message;
+        return not_found(message);
     }
     let mut owned = input.loaded.owned.iter();
     if let Some((of, owner)) = owned.find(|(o, _)| o.namespace == namespace && o.name == name && fits_idle(&o.kind)) {
         let (own, owners) = (short_kind(&of.kind), short_kind(&owner.kind));
-        return format!(
+        return not_found(format!(
             "{namespace}/{own}/{name} has no pods of its own to ask about; ask about {namespace}/{owners}/{}",
             owner.name
-        );
+        ));
     }
     let is_scoped = !matches!(kind, Some("Node" | "Namespace"));
     if kind == Some("Namespace") && input.cluster.namespace(name).is_some() {
-        return format!("namespace {name} has no pods to ask about");
+        return not_found(format!("namespace {name} has no pods to ask about"));
     }
     let what = kind.map_or("workload or pod".to_owned(), str::to_lowercase);
     let same = all.iter().filter(|other| other.name == name);
@@ -359,7 +360,8 @@ fn missing(input: &Input, all: &[Found<'_>], unknown: &[String], (namespace, kin
     if kind.is_none() && name.contains('.') && !is_unknown {
         message.push_str("; npc resolves no DNS names of outside: give an address");
     }
-    message
+    let may_be_there = !unread.is_empty() || is_unknown;
+    Stop::new(if may_be_there { Exit::Unknown } else { Exit::NotFound }, message)
 }
 
 /// What was not read and may hold such an object, in words. The namespace of what lives outside
@@ -379,12 +381,26 @@ fn unread(input: &Input, kind: Option<&str>, namespace: &str) -> Vec<String> {
 pub(in crate::command) fn no_namespace(input: &Input, namespace: &str) -> Option<String> {
     let known: BTreeSet<&str> = input.loaded.objects.namespaces.iter().map(|of| of.name.as_str()).collect();
     // Every cluster has the namespace default, whether or not files say so.
-    if known.is_empty() || input.cluster.namespace(namespace).is_some() || namespace == "default" {
+    let is_known = input.cluster.namespace(namespace).is_some() || namespace == "default";
+    if known.is_empty() || is_known || input.may_have_namespace(namespace) {
         return None;
     }
     let meant = near::nearest(namespace, known.iter().copied());
     let meant = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
     Some(format!("there is no namespace {namespace:?}; the input has {}{meant}", near::listed(known)))
+}
+
+/// Says on standard error that a namespace of which endpoints are shown has none; an error where there is no
+/// such namespace.
+pub(in crate::command) fn check_namespace(input: &Input, namespace: &str) -> Result<(), Stop> {
+    if input.cluster.endpoints().any(|(_, pod)| pod.namespace == namespace) {
+        return Ok(());
+    }
+    if let Some(message) = no_namespace(input, namespace).filter(|_| !input.may_hold_pods(namespace)) {
+        return Err(Stop::new(Exit::NotFound, message));
+    }
+    eprintln!("npc: namespace {namespace} has no endpoints; -A shows those of all namespaces");
+    Ok(())
 }
 
 /// What to say of a pod that has finished, or of a workload all of whose pods have.

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::fix::{FixJson, UnfixedJson};
 use super::traffic::by_protocol;
+use super::unread_end::UnreadEnd;
 use super::words::{bracketed, port_text};
 use super::{Context, Said, denied, dns, no_backend, warning};
 
@@ -232,6 +233,24 @@ impl<'a> Answer<'a> {
             unknowns: warning::unknowns(&explanation.missing()),
             findings: context.input.findings(),
             ends: explanation.ends.iter().map(end).collect(),
+        }
+    }
+
+    /// The answer about ends that were not read.
+    pub(super) fn without_ends(of: &UnreadEnd<'_>) -> Self {
+        let UnreadEnd { input, ends: [from, to], unknowns } = *of;
+        Self {
+            api_version: API_VERSION,
+            kind: "FlowExplanation",
+            query: Query { from: from.to_owned(), to: to.to_owned(), source: input.source.as_str() },
+            verdict: Verdict::Unknown,
+            flows: Vec::new(),
+            fixes: Vec::new(),
+            unfixed: Vec::new(),
+            warnings: input.with_passed_over(input.warnings.clone()),
+            unknowns: unknowns.to_vec(),
+            findings: input.findings(),
+            ends: Vec::new(),
         }
     }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::answer::{BesideJson, beside as beside_json, location};
 use super::{Context, alone, beside};
-use crate::command::endpoint::short_kind;
+use crate::command::endpoint::{no_namespace, short_kind};
 use crate::command::input::{Input, Source, unread_words};
 use crate::command::short::block_text;
 use crate::command::words::{policy_name, shorten};
@@ -114,12 +114,32 @@ pub(super) fn find(input: &Input, namespace: &str, name: &str) -> Result<PolicyI
     if let Some((id, _)) = policies().find(|(_, policy)| policy.name == name) {
         return Ok(id);
     }
+    let unread = unread_words(input.loaded.unread.iter().filter(|of| of.may_hold("NetworkPolicy", namespace)));
+    if !unread.is_empty() {
+        let message = format!(
+            "no networkpolicy {name:?} was read in namespace {namespace}, but it may be there: {}",
+            unread.join("; ")
+        );
+        return Err(Stop::new(Exit::Unknown, message));
+    }
     let names: Vec<&str> = policies().map(|(_, policy)| policy.name.as_str()).collect();
+    if let Some(message) = no_namespace(input, namespace) {
+        return Err(Stop::new(Exit::NotFound, message));
+    }
     let known = match names.as_slice() {
         [] => "which has none".to_owned(),
         names => format!("which has {}", near::listed(names.iter().copied())),
     };
-    let message = format!("there is no networkpolicy {name:?} in namespace {namespace}, {known}");
+    let alike = input.cluster.policies().filter(|(_, policy)| {
+        policy.name == name || (policy.namespace == namespace && near::is_alike(&policy.name, name))
+    });
+    let alike: BTreeSet<String> =
+        alike.map(|(_, policy)| format!("{}/netpol/{}", policy.namespace, policy.name)).collect();
+    let meant = match Vec::from_iter(alike).as_slice() {
+        [] => String::new(),
+        alike => format!("; did you mean: {}", shorten(alike, LISTED, ", ")),
+    };
+    let message = format!("there is no networkpolicy {name:?} in namespace {namespace}, {known}{meant}");
     Err(Stop::new(Exit::NotFound, message))
 }
 

@@ -17,7 +17,7 @@ use super::traffic::by_protocol;
 use super::{Context, beside, warning};
 use crate::command::dead_block;
 use crate::command::endpoint::short_kind;
-use crate::command::output::Columns;
+use crate::command::output::{Columns, width};
 use crate::command::short::{Elsewhere, elsewhere};
 use crate::command::words::{policy_name, shorten};
 
@@ -204,7 +204,7 @@ impl About<'_> {
             {
                 columns.push(["nothing".to_owned()]);
             }
-            columns.write(out, "    ", 0)?;
+            columns.write_within(out, "    ", width())?;
         }
         Ok(())
     }

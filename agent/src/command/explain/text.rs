@@ -14,7 +14,7 @@ use super::headline::{NamedEnd, headline};
 use super::traffic::traffic;
 use super::words::{bracketed, port_text, shown, verdict_word};
 use super::{Context, Said, allowed, beside, denied, dns, fix, no_backend, warning};
-use crate::command::output::{BAD, Columns, DOUBT, GOOD};
+use crate::command::output::{BAD, Columns, DOUBT, GOOD, width};
 use crate::command::words::shorten;
 
 /// So many flows are shown one by one.
@@ -247,7 +247,7 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &m
         let why = why(context, decision, subject.namespace.is_some());
         columns.push(line([direction, shown(subject), format!("{verdict}  {why}")]));
     }
-    columns.write(out, "  ", 0)?;
+    columns.write_within(out, "  ", width())?;
     if let Some(code) = flow.broken {
         let headline = match code {
             Code::ServiceNoBackends if flow.via.is_none() => "the source is a service that leads to no pod".into(),

@@ -22,6 +22,46 @@ pub(in crate::command) struct NamedObject<'a> {
     pub(in crate::command) name: &'a str,
 }
 
+/// What a question names.
+#[derive(Debug, Default)]
+pub(in crate::command) struct NamedEnds<'a> {
+    /// The objects that are its ends.
+    pub(in crate::command) objects: Vec<NamedObject<'a>>,
+    /// The names of hosts that are its ends.
+    pub(in crate::command) hosts: Vec<&'a str>,
+}
+
+impl NamedEnds<'_> {
+    /// The namespaces that the names may mean.
+    pub(super) fn namespaces(&self, here: &str) -> BTreeSet<String> {
+        let of_object = |of: &NamedObject<'_>| match of.kind {
+            Some("Node") => Vec::new(),
+            Some("Namespace") => vec![of.name.to_owned()],
+            _ => {
+                let read = readings(of.namespace, of.kind, of.name, here);
+                let mut names: Vec<String> = read.into_iter().map(|(namespace, ..)| namespace.to_owned()).collect();
+                names.extend(of_host(of.name).filter(|_| of.namespace.is_none()));
+                names
+            }
+        };
+        let of_hosts = self.hosts.iter().flat_map(|name| {
+            let short = name.split_once('.').map(|(_, namespace)| namespace.to_owned());
+            short.into_iter().chain(of_host(name))
+        });
+        let all = self.objects.iter().flat_map(of_object).chain(of_hosts);
+        all.filter(|namespace| is_name(namespace)).collect()
+    }
+}
+
+/// The namespace in a name that DNS gives: `NAME.NAMESPACE.svc`, `POD.SERVICE.NAMESPACE`.
+fn of_host(name: &str) -> Option<String> {
+    let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
+    match *labels.as_slice() {
+        [_, _, namespace, "svc", ..] | [_, namespace, "svc", ..] | [_, _, namespace] => Some(namespace.to_owned()),
+        _ => None,
+    }
+}
+
 /// What the API server says of the workloads that were named.
 #[derive(Debug, Default)]
 pub(super) struct NamedWorkloads {

@@ -9,7 +9,7 @@ use npc_agent::folded::Folded;
 use npc_agent::source::kube::OtherPolicies;
 use npc_agent::source::manifests::{Loaded, OtherDocument, PassedOver};
 use npc_compiler::cluster::Cluster;
-use npc_compiler::cluster::unread::{Extent, Unread};
+use npc_compiler::cluster::unread::{Extent, Unread, joined};
 use npc_compiler::object::Consequence;
 
 use crate::command::unjudged;
@@ -35,10 +35,11 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     passed_over(&loaded.passed_over);
     let may_have_policies = loaded.unread.iter().any(|unread| unread.may_be("NetworkPolicy"));
     if cluster.policies().next().is_none() && cluster.endpoints().next().is_some() && !may_have_policies {
-        let deciding = unjudged::with(loaded, &[Consequence::Decides]);
-        match deciding.as_slice() {
-            [] => eprintln!("npc: 0 NetworkPolicies: everything is allowed"),
-            kinds => eprintln!("npc: 0 NetworkPolicies; what {} say is not judged", kinds.join(", ")),
+        // Which these are a warning says.
+        if unjudged::with(loaded, &[Consequence::Decides]).is_empty() {
+            eprintln!("npc: 0 NetworkPolicies: everything is allowed");
+        } else {
+            eprintln!("npc: 0 NetworkPolicies; only policies that are not judged may deny something");
         }
     }
 }
@@ -175,8 +176,8 @@ fn rights_words<'a>(unread: impl Iterator<Item = &'a Unread>) -> Vec<String> {
         let kinds = kinds.join(", ");
         match extent {
             Extent::Everywhere => format!("{NO_RIGHT}{kinds}"),
-            Extent::AllBut(read) if are_namespaces => format!("{NO_RIGHT}{kinds} other than {read}"),
-            Extent::AllBut(read) => format!("{NO_RIGHT}{kinds} of namespaces other than {read}"),
+            Extent::AllBut(read) if are_namespaces => format!("{NO_RIGHT}{kinds} other than {}", joined(read)),
+            Extent::AllBut(read) => format!("{NO_RIGHT}{kinds} of namespaces other than {}", joined(read)),
             Extent::In(namespace) => format!("{NO_RIGHT}{kinds} of namespace {namespace}"),
         }
     });

@@ -11,7 +11,7 @@ use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::{self, Matrix};
 
 use super::elsewhere::Elsewhere;
-use super::list::{self, outside};
+use super::list::{self, Written, outside};
 use super::table::{OUTSIDE, TextMatrix};
 
 /// What is known of a connection.
@@ -38,8 +38,8 @@ impl State {
     }
 }
 
-/// One line for each connection. An end outside is `outside`, or the prefix of its
-/// addresses.
+/// One line for each connection. An end outside is `outside`, or its addresses as an ipBlock has
+/// them: `0.0.0.0/0 except 10.0.0.0/8`.
 pub(super) fn write(matrix: &Matrix<'_>, view: &TextMatrix<'_>, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "from,to,family,protocol,ports,state")?;
     let allowed = matrix.connections().chain(matrix.pending());
@@ -47,7 +47,7 @@ pub(super) fn write(matrix: &Matrix<'_>, view: &TextMatrix<'_>, out: &mut impl W
     matrix.differs().map(|row| inside(&row, State::Differs)).try_for_each(|line| writeln!(out, "{line}"))?;
     matrix.unknowns().map(|row| inside(&row, State::Unknown)).try_for_each(|line| writeln!(out, "{line}"))?;
     let states = [State::Allowed, State::Differs, State::Unknown];
-    for (rows, state) in outside(matrix, view).iter().zip(states) {
+    for (rows, state) in outside(matrix, view, Written::Blocks).iter().zip(states) {
         rows.iter().map(|row| with_outside(row, state)).try_for_each(|line| writeln!(out, "{line}"))?;
     }
     view.elsewhere().iter().map(with_elsewhere).try_for_each(|line| writeln!(out, "{line}"))?;

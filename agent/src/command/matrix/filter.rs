@@ -2,10 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::str::FromStr;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
-use npc_compiler::algebra::selector::Selector;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::group::Groups;
@@ -15,7 +12,7 @@ use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::{Matrix, Options, Selection, TooLarge};
 
 use super::Args;
-use crate::command::endpoint::{EndpointText, is_of_hosts, no_namespace};
+use crate::command::endpoint::{EndpointText, check_namespace, is_of_hosts};
 use crate::command::input::Input;
 use crate::command::{Exit, Stop};
 
@@ -35,10 +32,6 @@ struct Named {
     any: bool,
 }
 
-/// Labels as kubectl takes them: `app=web,tier!=db,env in (a,b),!legacy`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Labels(Selector);
-
 impl Args {
     /// The part of the matrix that the flags ask for. Nothing else is judged.
     pub(super) fn select<'a>(
@@ -55,20 +48,15 @@ impl Args {
             End::Pod(id) => {
                 let pod = input.cluster.pod(*id);
                 namespace.is_none_or(|namespace| pod.namespace == namespace)
-                    && self.selector.as_ref().is_none_or(|labels| labels.0.matches(&pod.labels))
+                    && self.selector.as_ref().is_none_or(|labels| labels.select(&pod.labels))
                     && (named.any || named.pods.contains(id))
             }
             End::Address(address) | End::Unread(address) => named.any || named.addresses.contains(address),
         };
         let asked = |ends: &[End], named: &Named| ends.iter().any(|end| is_asked_for(end, named));
         let shown = |ends: &[End]| (asked(ends, &from), asked(ends, &to));
-        if let Some(namespace) = namespace
-            && input.cluster.endpoints().all(|(_, pod)| pod.namespace != namespace)
-        {
-            if let Some(message) = no_namespace(input, namespace).filter(|_| !input.may_hold_pods(namespace)) {
-                return Err(Stop::new(Exit::NotFound, message).into());
-            }
-            eprintln!("npc: namespace {namespace} has no endpoints; -A shows those of all namespaces");
+        if let Some(namespace) = namespace {
+            check_namespace(input, namespace)?;
         }
         if let Some(namespace) = namespace
             && !(from.any && to.any)
@@ -151,88 +139,6 @@ fn traffic(port: &Port) -> Result<Traffic, Stop> {
         Port::Name(name) => {
             let message = format!("--port {name}: a name means other numbers at other pods; give a number");
             Err(Stop::new(Exit::Input, message))
-        }
-    }
-}
-
-impl FromStr for Labels {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let requirements = split(text).into_iter().map(requirement).collect::<Result<Vec<_>, _>>()?;
-        let selector = LabelSelector { match_expressions: Some(requirements), match_labels: None };
-        let (selector, bad) = Selector::read(&selector);
-        match bad.first() {
-            Some(bad) => Err(bad.problem.clone()),
-            None => Ok(Self(selector)),
-        }
-    }
-}
-
-/// The requirements: between commas that stand in no brackets.
-fn split(text: &str) -> Vec<&str> {
-    let mut depth = 0_usize;
-    let is_end = |c: char| {
-        match c {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        c == ',' && depth == 0
-    };
-    text.split(is_end).map(str::trim).filter(|part| !part.is_empty()).collect()
-}
-
-fn requirement(text: &str) -> Result<LabelSelectorRequirement, String> {
-    let made = |key: &str, operator: &str, values: Option<Vec<String>>| {
-        let key = key.trim();
-        if key.is_empty() || key.contains(char::is_whitespace) {
-            return Err(format!(
-                "{text:?} is no requirement on a label; write app=web, app!=web, app in (a,b), app or !app"
-            ));
-        }
-        Ok(LabelSelectorRequirement { key: key.to_owned(), operator: operator.to_owned(), values })
-    };
-    let one = |value: &str| Some(vec![value.trim().to_owned()]);
-    if let Some((key, values)) = text.split_once('(') {
-        let values = values.trim_end().strip_suffix(')').ok_or("a \")\" is missing")?;
-        let values = Some(values.split(',').map(|value| value.trim().to_owned()).collect());
-        let key = key.trim_end();
-        return match (key.strip_suffix(" notin"), key.strip_suffix(" in")) {
-            (Some(key), _) => made(key, "NotIn", values),
-            (None, Some(key)) => made(key, "In", values),
-            (None, None) => made("", "", None),
-        };
-    }
-    if let Some((key, value)) = text.split_once("!=") {
-        return made(key, "NotIn", one(value));
-    }
-    if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
-        return made(key, "In", one(value));
-    }
-    match text.strip_prefix('!') {
-        Some(key) => made(key, "DoesNotExist", None),
-        None => made(text, "Exists", None),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_are_read_as_kubectl_reads_them() {
-        for (text, expected) in [
-            ("app=web", "app=web"),
-            ("app==web, tier != db", "app=web,tier!=db"),
-            ("env in (a, b),!legacy,team", "env in (a,b),!legacy,team"),
-            ("env notin (a,b)", "env notin (a,b)"),
-        ] {
-            let read: Labels = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!(read.0.to_string(), expected, "{text}");
-        }
-        for text in ["=web", "app within (a)", "env in (a", "a b"] {
-            assert!(text.parse::<Labels>().is_err(), "{text}");
         }
     }
 }

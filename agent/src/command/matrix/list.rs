@@ -1,10 +1,11 @@
 //! The matrix as JSON, for programs, with what passes from and to outside.
 
 use npc_agent::finding::Finding;
+use npc_compiler::algebra::block_text::written_blocks;
 use npc_compiler::algebra::cidr;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::{Matrix, Printed, protocols};
-use npc_compiler::verdict::outside::{Outside, OutsideBounds};
+use npc_compiler::verdict::outside::{Outside, OutsideBounds, shortest_entries};
 use serde::Serialize;
 
 use super::elsewhere::Elsewhere;
@@ -26,13 +27,22 @@ pub(super) struct Json<'a> {
     findings: Vec<Finding>,
 }
 
+/// How addresses outside are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// As prefixes, each with a connection of its own.
+    Prefixes,
+    /// As ipBlocks, with exceptions where that is shorter; those of several connections may overlap.
+    Blocks,
+}
+
 /// What is allowed between an endpoint and addresses outside, of one protocol.
 #[derive(Debug, Serialize)]
 pub(super) struct Connection {
     /// The id of the endpoint, or `outside`.
     pub(super) from: String,
     pub(super) to: String,
-    /// The addresses outside; none for all of both families.
+    /// The addresses outside, a prefix or a block; none for all of both families.
     pub(super) prefix: Option<String>,
     pub(super) protocol: &'static str,
     pub(super) ports: Option<Vec<[u16; 2]>>,
@@ -45,14 +55,14 @@ impl<'a> Json<'a> {
         warnings: &'a [String],
         findings: Vec<Finding>,
     ) -> Self {
-        let [outside, outside_differs, outside_unknowns] = outside(matrix, view);
+        let [outside, outside_differs, outside_unknowns] = outside(matrix, view, Written::Prefixes);
         let (matrix, elsewhere) = (Printed { matrix, warnings }, view.elsewhere());
         Self { matrix, outside, outside_differs, outside_unknowns, elsewhere, findings }
     }
 }
 
 /// What passes from and to outside, by endpoint: for some replica, not for each, and perhaps.
-pub(super) fn outside(matrix: &Matrix<'_>, view: &TextMatrix<'_>) -> [Vec<Connection>; 3] {
+pub(super) fn outside(matrix: &Matrix<'_>, view: &TextMatrix<'_>, written: Written) -> [Vec<Connection>; 3] {
     let mut all = [const { Vec::new() }; 3];
     for (place, endpoint) in matrix.endpoints().iter().enumerate() {
         for direction in [Direction::Egress, Direction::Ingress] {
@@ -62,18 +72,24 @@ pub(super) fn outside(matrix: &Matrix<'_>, view: &TextMatrix<'_>) -> [Vec<Connec
             };
             let OutsideBounds { allowed, differs, unknown, .. } = view.outside(place, direction);
             for (rows, entries) in all.iter_mut().zip([allowed, differs, unknown]) {
-                rows.extend(entries.iter().flat_map(|entry| rows_of(entry, from, to)));
+                let entries = if written == Written::Blocks { shortest_entries(&entries) } else { entries };
+                rows.extend(entries.iter().flat_map(|entry| rows_of(entry, from, to, written)));
             }
         }
     }
     all
 }
 
-/// The rows of an entry, one for each prefix and protocol.
-fn rows_of(entry: &Outside, from: &str, to: &str) -> Vec<Connection> {
-    let prefixes = match &entry.addresses {
-        None => vec![None],
-        Some((family, set)) => cidr::prefixes(*family, set).iter().map(|of| Some(of.to_string())).collect(),
+/// The rows of an entry, one for each prefix or block and protocol.
+fn rows_of(entry: &Outside, from: &str, to: &str, written: Written) -> Vec<Connection> {
+    let prefixes = match (&entry.addresses, written) {
+        (None, _) => vec![None],
+        (Some((family, set)), Written::Prefixes) => {
+            cidr::prefixes(*family, set).iter().map(|of| Some(of.to_string())).collect()
+        }
+        (Some((family, set)), Written::Blocks) => {
+            written_blocks(*family, set).iter().map(|of| Some(of.to_string())).collect()
+        }
     };
     let of_prefix = |prefix: Option<String>| {
         protocols(&entry.traffic).map(move |(protocol, ports)| Connection {

@@ -28,6 +28,9 @@ const LISTED: usize = 4;
 /// What stands for the addresses that belong to no endpoint.
 pub(super) const OUTSIDE: &str = "outside";
 
+/// Stands among classes of destinations for another replica of each source.
+const REPLICAS: usize = usize::MAX;
+
 /// Classes of destinations, by what passes to them.
 type Targets = BTreeMap<String, Vec<usize>>;
 
@@ -95,7 +98,8 @@ impl<'a> TextMatrix<'a> {
     pub(super) fn fitting(&self, out: &mut impl Write, terminal: Option<usize>) -> io::Result<()> {
         let table = Some(()).filter(|()| self.names.len() <= TABLE_ENDPOINTS).map(|()| self.columns(LISTED));
         match table.filter(|table| terminal.is_none_or(|width| table.width(1) <= width)) {
-            _ if self.names.is_empty() => writeln!(out, "there are no endpoints")?,
+            // It is said on standard error, with what the input has.
+            _ if self.names.is_empty() => {}
             // One more space sets the names of the lines apart.
             Some(table) => self.with_legend(out, |text| table.write(text, "", 1))?,
             None => {
@@ -104,7 +108,7 @@ impl<'a> TextMatrix<'a> {
                 let fits = |lines: &Columns| terminal.is_none_or(|width| lines.width(0) <= width);
                 let mut narrower = (1..=LISTED).rev().map(|listed| self.lines(&merged, listed));
                 let lines = narrower.find(fits).unwrap_or_else(|| self.lines(&merged, 1));
-                self.with_legend(out, |text| lines.write(text, "", 0))?;
+                self.with_legend(out, |text| lines.write_within(text, "", terminal))?;
             }
         }
         elsewhere::text(&self.elsewhere(), &self.names, elsewhere::TEXT, out)?;
@@ -133,7 +137,8 @@ impl<'a> TextMatrix<'a> {
         let (sources, destinations) = self.places();
         let mut lines: Vec<Vec<String>> = (sources.iter())
             .map(|from| {
-                let cell = |to: &usize| if from == to { "-".to_owned() } else { dot(self.cell(*from, *to)) };
+                let is_itself = |to: &usize| from == to && !self.matrix.has_replicas(*from);
+                let cell = |to: &usize| if is_itself(to) { "-".to_owned() } else { dot(self.cell(*from, *to)) };
                 let outside = self.shown.to.then(|| dot(self.with_outside(*from, Direction::Egress, listed)));
                 let name = std::iter::once(self.names[*from].clone());
                 name.chain(destinations.iter().map(cell)).chain(outside).collect()
@@ -222,13 +227,17 @@ impl<'a> TextMatrix<'a> {
             let mut row = Targets::new();
             for (other, targets) in alike.iter().enumerate() {
                 let text = match (place == other, sources.as_slice()) {
-                    (true, [_]) => continue,
+                    (true, [one]) if !self.matrix.has_replicas(*one) => continue,
+                    (true, [one]) => self.cell(*one, *one),
                     (true, [one, another, ..]) => self.cell(*one, *another),
                     _ => self.cell(sources[0], targets[0]),
                 };
                 if !text.is_empty() {
                     row.entry(text).or_default().push(other);
                 }
+            }
+            if let Some(text) = self.among_replicas(sources) {
+                row.entry(text).or_default().push(REPLICAS);
             }
             row.entry(self.with_outside(sources[0], Direction::Egress, LISTED)).or_default().push(outside);
             let alone = Some(place).filter(|_| sources.len() == 1);
@@ -241,6 +250,15 @@ impl<'a> TextMatrix<'a> {
         }
         let rows = by_row.into_iter().map(|((_, row), sources)| (sources, row)).collect();
         Merged { alike, rows, from_outside }
+    }
+
+    /// What passes between the replicas of each of several endpoints that are alike, where it is something
+    /// else than between two of the endpoints.
+    fn among_replicas(&self, sources: &[usize]) -> Option<String> {
+        let [one, another, ..] = sources else { return None };
+        let within = Some(self.cell(*one, *one)).filter(|_| self.matrix.has_replicas(*one))?;
+        let differs = within != self.cell(*one, *another);
+        differs.then(|| if within.is_empty() { "nothing".to_owned() } else { within })
     }
 
     /// One line for each allowed pair, with so many names; where there are few endpoints, the
@@ -258,18 +276,26 @@ impl<'a> TextMatrix<'a> {
             }
         };
         let mut columns = Columns::default();
+        // What is outside comes last.
+        let by_name = |a: &String, b: &String| (a == OUTSIDE, a).cmp(&(b == OUTSIDE, b));
         let mut add = |sources: &[String], row: &Targets| {
             let sources = parts(sources);
             let mut is_silent = true;
-            for (text, targets) in row.iter().filter(|(text, _)| !text.is_empty() && *text != "-") {
+            let named = |(text, targets): (&String, &Vec<usize>)| {
                 let names = targets.iter().flat_map(|target| match merged.alike.get(*target) {
                     Some(places) => places.iter().map(|place| self.names[*place].clone()).collect(),
+                    None if *target == REPLICAS => vec!["another replica of each".to_owned()],
                     None => vec![OUTSIDE.to_owned()],
                 });
                 let mut names = names.collect::<Vec<_>>();
-                // What is outside comes last.
-                names.sort_by(|a, b| (a == OUTSIDE, a).cmp(&(b == OUTSIDE, b)));
-                let targets = parts(&names);
+                names.sort_by(|a, b| by_name(a, b));
+                (names, text.clone())
+            };
+            let shown = row.iter().filter(|(text, _)| !text.is_empty() && *text != "-");
+            let mut shown: Vec<(Vec<String>, String)> = shown.map(named).collect();
+            shown.sort_by(|(a, _), (b, _)| by_name(&a[0], &b[0]));
+            for (names, text) in &shown {
+                let targets = parts(names);
                 is_silent = false;
                 for place in 0..sources.len().max(targets.len()) {
                     let part = |of: &[String]| match of.get(place) {
@@ -349,7 +375,7 @@ impl<'a> TextMatrix<'a> {
         };
         for (from, reached) in self.matrix.reached() {
             let name = &self.names[from];
-            for to in reached.iter().copied().filter(|to| *to != from) {
+            for to in reached.iter().copied().filter(|to| *to != from || self.matrix.has_replicas(from)) {
                 edge(name, &self.names[to], &self.cell(from, to))?;
             }
             edge(name, OUTSIDE, &self.with_outside(from, Direction::Egress, LISTED))?;

@@ -6,7 +6,7 @@ use npc_agent::counted::counted;
 
 use super::node::NodeKernel;
 use super::report::{Item, MigrationReport, Side};
-use crate::command::output::{BAD, Columns, DOUBT, FAINT, GOOD};
+use crate::command::output::{BAD, Columns, DOUBT, FAINT, GOOD, width};
 use crate::command::words::{blocks, shorten};
 
 /// So many workloads or prefixes are named on one side of a line.
@@ -79,7 +79,7 @@ fn flows(item: &Item, out: &mut impl Write) -> io::Result<()> {
         columns
             .after(format!("{style}{sign}{style:#} "), [names(&flow.from), format!("-> {to}"), flow.text.to_string()]);
     }
-    columns.write(out, "    ", 0)
+    columns.write_within(out, "    ", width())
 }
 
 /// The ends on a side: `shop/web, shop/api (2 of 3 pods), outside 10.0.0.0/8`.

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use npc_agent::dataplane::iptables::Hook;
-use npc_agent::finding::Place;
+use npc_agent::finding::{Finding, Place};
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::group::RetainedGroup;
@@ -97,6 +97,12 @@ pub(super) struct KernelExplanation {
     pub(super) sets: Vec<SetAnswer>,
     /// The chains that judge an address.
     pub(super) chains: Vec<ChainAnswer>,
+    /// What the input has that npc does not judge, and what it leaves out.
+    pub(super) warnings: Vec<String>,
+    /// What was not read and may change the answer.
+    pub(super) unknowns: Vec<String>,
+    /// What is wrong with the objects.
+    pub(super) findings: Vec<Finding>,
 }
 
 /// An endpoint.
@@ -181,6 +187,9 @@ impl KernelExplanation {
             rules: Vec::new(),
             sets: Vec::new(),
             chains: Vec::new(),
+            warnings: Vec::new(),
+            unknowns: Vec::new(),
+            findings: Vec::new(),
         }
     }
 

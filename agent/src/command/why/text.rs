@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::answer::{Basis, Endpoint, KernelExplanation, RuleAnswer};
-use crate::command::output::{Columns, FAINT};
+use crate::command::output::{Columns, FAINT, width};
 use crate::command::words::shorten;
 
 /// So many endpoints and policies are written out.
@@ -11,6 +11,17 @@ const LISTED: usize = 8;
 
 /// Writes it.
 pub(super) fn write(answer: &KernelExplanation, out: &mut impl Write) -> io::Result<()> {
+    body(answer, out)?;
+    for text in &answer.unknowns {
+        writeln!(out, "\nunknown: not read, and may change this: {text}")?;
+    }
+    for text in &answer.warnings {
+        writeln!(out, "\nwarning: {text}")?;
+    }
+    out.flush()
+}
+
+fn body(answer: &KernelExplanation, out: &mut impl Write) -> io::Result<()> {
     let mut title = vec![answer.role.clone()];
     title.extend(answer.direction.map(|direction| direction.as_str().to_lowercase()));
     let families: Vec<String> = answer.families.iter().map(ToString::to_string).collect();
@@ -25,8 +36,7 @@ pub(super) fn write(answer: &KernelExplanation, out: &mut impl Write) -> io::Res
             _ => "another program; npc does not know its names",
         };
         let owner = answer.owner.as_deref().unwrap_or(unknown);
-        writeln!(out, "  of       {owner}")?;
-        return out.flush();
+        return writeln!(out, "  of       {owner}");
     }
     if let Some(state) = state(answer) {
         writeln!(out, "  now      {state}")?;
@@ -70,7 +80,7 @@ pub(super) fn write(answer: &KernelExplanation, out: &mut impl Write) -> io::Res
     for set in &answer.sets {
         columns.push(["in set".to_owned(), set.set.clone(), set.meaning.clone()]);
     }
-    columns.write(out, "  ", 0)?;
+    columns.write_within(out, "  ", width())?;
     if answer.basis == Some(Basis::Policies) {
         writeln!(out, "{FAINT}  by what the policies ask for; no kernel was read{FAINT:#}")?;
     }
@@ -80,7 +90,7 @@ pub(super) fn write(answer: &KernelExplanation, out: &mut impl Write) -> io::Res
             "{FAINT}  the secret of the node is not known: names in its dispatch tree are others (--seed, or --ipset-save){FAINT:#}"
         )?;
     }
-    out.flush()
+    Ok(())
 }
 
 /// What the kernel and the policies say of it, if they do not agree.

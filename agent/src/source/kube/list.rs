@@ -1,13 +1,14 @@
 //! A cluster as it is now, for commands that judge it once, as far as the reader's rights
 //! reach.
 //!
-//! A developer often has rights in one namespace only. Each kind is asked for in all
-//! namespaces first. Where that is forbidden, it is asked for in the one namespace, and
-//! what is missing is [`Unread`]: a verdict that it may decide is unknown.
+//! A developer often has rights in a few namespaces only. Each kind is asked for in all
+//! namespaces first. Where that is forbidden, it is asked for in the namespaces of the
+//! question, and what is missing is [`Unread`]: a verdict that it may decide is unknown.
 
 mod error;
 
 use std::collections::{BTreeSet, HashMap};
+use std::iter;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -37,11 +38,22 @@ const PAGE: u32 = 500;
 /// How a cluster is listed.
 #[derive(Debug, Clone)]
 pub struct ListSettings {
-    /// The namespace to list in where listing in all of them is forbidden.
+    /// The namespace of objects without one; it is listed in where listing in all of them is
+    /// forbidden.
     pub namespace: String,
+    /// Others to list in then.
+    pub others: BTreeSet<String>,
     /// How long one answer of the API server may take; without one, as long as the
     /// client waits.
     pub request_timeout: Option<Duration>,
+}
+
+impl ListSettings {
+    /// The namespaces to list in where listing in all of them is forbidden, each once.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        let others = self.others.iter().filter(|other| **other != self.namespace);
+        iter::once(&self.namespace).chain(others).map(String::as_str)
+    }
 }
 
 /// The objects, and what cannot be read of them, in words.
@@ -154,22 +166,27 @@ impl Reader<'_> {
         Error::of::<K>(failure, self.settings)
     }
 
-    /// The namespaces; where they cannot be listed, the one, if it can be read.
+    /// The namespaces; where they cannot be listed, those of the question that can be read.
     async fn namespaces<T: From<slim::Namespace>>(&mut self) -> Result<Vec<T>, Error> {
         let failure = match self.all::<slim::Namespace, _>(None, &object).await {
             Err(failure) if failure.code() == Some(403) => failure,
             listed => return listed.map_err(|failure| self.error::<slim::Namespace>(&failure)),
         };
+        let settings = self.settings;
         // A role in a namespace mostly has the right to read the Namespace itself.
-        let here = self.settings.namespace.as_str();
         let api = Api::<slim::Namespace>::all(self.client.clone());
-        let read = self.in_time(api.get_opt(here).map(|read| read.map_err(Failure::from))).await;
-        let (read, extent) = match read {
-            Ok(Some(namespace)) => (vec![namespace.into()], Extent::AllBut(here.to_owned())),
-            Err(silent @ Failure::NoAnswer(_)) => return Err(self.error::<slim::Namespace>(&silent)),
-            Ok(None) | Err(_) => (Vec::new(), Extent::Everywhere),
-        };
-        self.leave_out::<slim::Namespace>(extent, no_right::<slim::Namespace>(&failure));
+        let (mut read, mut names) = (Vec::new(), Vec::new());
+        for name in settings.namespaces() {
+            match self.in_time(api.get_opt(name).map(|read| read.map_err(Failure::from))).await {
+                Ok(Some(namespace)) => {
+                    read.push(namespace.into());
+                    names.push(name.to_owned());
+                }
+                Err(silent @ Failure::NoAnswer(_)) => return Err(self.error::<slim::Namespace>(&silent)),
+                Ok(None) | Err(_) => {}
+            }
+        }
+        self.leave_out::<slim::Namespace>(Extent::all_but(names), no_right::<slim::Namespace>(&failure));
         Ok(read)
     }
 
@@ -207,7 +224,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The objects of all namespaces, else those of the one namespace.
+    /// The objects of all namespaces, else those of the namespaces of the question that may be listed.
     async fn reachable<K, T>(&mut self, make: impl Fn(Sent<K>, &[u8]) -> Made<T>) -> Result<Vec<T>, Failure>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
@@ -216,9 +233,23 @@ impl Reader<'_> {
             Err(failure) if failure.code() == Some(403) => failure,
             listed => return listed,
         };
-        let here = self.settings.namespace.clone();
-        let listed = self.all(Some(&here), &make).await?;
-        self.leave_out::<K>(Extent::AllBut(here), no_right::<K>(&failure));
+        let settings = self.settings;
+        let (mut listed, mut names, mut refused) = (Vec::new(), Vec::new(), None);
+        for name in settings.namespaces() {
+            match self.all(Some(name), &make).await {
+                Ok(objects) => {
+                    listed.extend(objects);
+                    names.push(name.to_owned());
+                }
+                Err(failure) if failure.code() == Some(403) => refused = refused.or(Some(failure)),
+                Err(failure) => return Err(failure),
+            }
+        }
+        // Where not one of them may be listed, the server's own words say why.
+        if let Some(refused) = refused.filter(|_| names.is_empty()) {
+            return Err(refused);
+        }
+        self.leave_out::<K>(Extent::all_but(names), no_right::<K>(&failure));
         Ok(listed)
     }
 

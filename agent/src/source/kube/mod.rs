@@ -359,7 +359,8 @@ mod tests {
         let refused = tower::service_fn(|_: http::Request<kube::client::Body>| async {
             Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("Connection refused"))
         });
-        let settings = ListSettings { namespace: "default".to_owned(), request_timeout: None };
+        let (namespace, others) = ("default".to_owned(), std::collections::BTreeSet::new());
+        let settings = ListSettings { namespace, others, request_timeout: None };
         let error = list(&kube::Client::new(refused, "default"), &settings).await.expect_err("nothing answers");
         assert_eq!(format!("{:#}", anyhow::Error::new(error)), "cannot list namespaces: Connection refused");
     }

@@ -17,11 +17,12 @@ use serde::{Deserialize, Deserializer};
 use tokio::time::{self, Instant};
 
 use super::failure::Failure;
+use super::list::ListSettings;
 use super::words;
 use crate::rounded::rounded;
 
 /// How long all of this may take: no answer waits longer for what the lists do not need.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What there is of policies that npc does not judge.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -111,40 +112,41 @@ impl Page {
     fn count(&self) -> usize {
         let more =
             self.metadata.remaining_item_count.unwrap_or_else(|| usize::from(!self.metadata.r#continue.is_empty()));
-        self.items.len() + more
+        // The number of a server may be any.
+        self.items.len().saturating_add(more)
     }
 }
 
 /// How long an answer may take that the lists do not need.
-pub(super) fn patience(timeout: Option<Duration>) -> Duration {
-    timeout.map_or(PATIENCE, |timeout| timeout.min(PATIENCE))
+pub(super) fn short_timeout(timeout: Option<Duration>) -> Duration {
+    timeout.map_or(TIMEOUT, |timeout| timeout.min(TIMEOUT))
 }
 
-/// Looks for policies that npc does not judge; in the namespace, where they may not be listed in all. It
-/// never fails: what is not known is said.
-pub async fn other_policies(client: &Client, namespace: &str, timeout: Option<Duration>) -> OtherPolicies {
-    let patience = patience(timeout);
-    let deadline = Instant::now() + patience;
-    let silent = format!("the API server did not answer within {}", rounded(patience));
+/// Counts the policies that npc does not judge; in the namespaces of the settings, where they may not be
+/// listed in all. It never fails: what is not known is said.
+pub async fn other_policies(client: &Client, settings: &ListSettings) -> OtherPolicies {
+    let timeout = short_timeout(settings.request_timeout);
+    let deadline = Instant::now() + timeout;
+    let timed_out = format!("the API server did not answer within {}", rounded(timeout));
     let failed = |failure| OtherPolicies { failures: vec![failure], ..OtherPolicies::default() };
     let served = match time::timeout_at(deadline, get::<Groups>(client, "/apis")).await {
         Ok(Ok(Groups { groups })) => groups,
         Ok(Err(failure)) => return failed(words(&failure)),
-        Err(_) => return failed(silent),
+        Err(_) => return failed(timed_out),
     };
     // Calico's own API server shows the objects of crd.projectcalico.org a second time, and with them the
     // NetworkPolicies of Kubernetes.
     let has_calico = served.iter().any(|group| group.name == "crd.projectcalico.org");
     let groups = served.iter().filter(|group| !(has_calico && group.name == "projectcalico.org"));
-    // A group whose own API server is silent takes nothing from what the others say.
-    let looks = groups.filter_map(|group| {
+    // The other groups count, if the API server of one group does not answer.
+    let counts = groups.filter_map(|group| {
         let (_, kinds) = deciding_kinds().find(|(of, _)| *of == group.name)?;
-        let look = time::timeout_at(deadline, of_group(client, group, kinds, namespace));
-        let silent = || failed(format!("{}: {silent}", group.name));
-        Some(look.map(move |found| found.unwrap_or_else(|_| silent())))
+        let counted = time::timeout_at(deadline, of_group(client, group, kinds, settings));
+        let failed = || failed(format!("{}: {timed_out}", group.name));
+        Some(counted.map(move |found| found.unwrap_or_else(|_| failed())))
     });
     let mut all = OtherPolicies::default();
-    for OtherPolicies { found, refused, failures } in join_all(looks).await {
+    for OtherPolicies { found, refused, failures } in join_all(counts).await {
         all.found.extend(found);
         all.refused.extend(refused);
         all.failures.extend(failures);
@@ -154,7 +156,7 @@ pub async fn other_policies(client: &Client, namespace: &str, timeout: Option<Du
     all
 }
 
-async fn of_group(client: &Client, group: &Group, kinds: &[&str], namespace: &str) -> OtherPolicies {
+async fn of_group(client: &Client, group: &Group, kinds: &[&str], settings: &ListSettings) -> OtherPolicies {
     let mut all = OtherPolicies::default();
     let lists = group.versions().into_iter().map(async |version| {
         let path = format!("/apis/{version}");
@@ -176,7 +178,7 @@ async fn of_group(client: &Client, group: &Group, kinds: &[&str], namespace: &st
             Err(failure) => all.failures.push(format!("{}: {}", group.name, words(&failure))),
         }
     }
-    let counts = deciding.iter().map(async |(path, of)| (of, count(client, path, of, namespace).await));
+    let counts = deciding.iter().map(async |(path, of)| (of, count(client, path, of, settings).await));
     for (resource, (count, failure)) in join_all(counts).await {
         let kind = format!("{}.{}", resource.kind, group.name);
         match failure {
@@ -192,7 +194,7 @@ async fn of_group(client: &Client, group: &Group, kinds: &[&str], namespace: &st
 }
 
 /// How many objects of a resource there are, as far as the reader may see, and why not all were seen.
-async fn count(client: &Client, path: &str, resource: &Resource, namespace: &str) -> (usize, Option<Failure>) {
+async fn count(client: &Client, path: &str, resource: &Resource, settings: &ListSettings) -> (usize, Option<Failure>) {
     let failure = match get::<Page>(client, &format!("{path}/{}?limit=1", resource.name)).await {
         Ok(page) => return (page.count(), None),
         Err(failure) => failure,
@@ -200,8 +202,11 @@ async fn count(client: &Client, path: &str, resource: &Resource, namespace: &str
     if failure.code() != Some(403) || !resource.namespaced {
         return (0, Some(failure));
     }
-    let here = format!("{path}/namespaces/{namespace}/{}?limit=1", resource.name);
-    (get::<Page>(client, &here).await.map_or(0, |page| page.count()), Some(failure))
+    let of_namespaces = settings.namespaces().map(async |namespace| {
+        let there = format!("{path}/namespaces/{namespace}/{}?limit=1", resource.name);
+        get::<Page>(client, &there).await.map_or(0, |page| page.count())
+    });
+    (join_all(of_namespaces).await.into_iter().fold(0, usize::saturating_add), Some(failure))
 }
 
 /// Reads what the API server has at a path.
@@ -224,7 +229,11 @@ mod tests {
             let path = uri.path_and_query().map_or_else(String::new, ToString::to_string);
             answer(&path).unwrap_or_else(|| refused(StatusCode::NOT_FOUND))
         };
-        other_policies(&Client::new(Router::new().fallback(answer), "default"), "shop", None).await
+        other_policies(&Client::new(Router::new().fallback(answer), "default"), &settings(None)).await
+    }
+
+    fn settings(request_timeout: Option<Duration>) -> ListSettings {
+        ListSettings { namespace: "shop".to_owned(), others: ["ops".to_owned()].into(), request_timeout }
     }
 
     fn refused(code: StatusCode) -> Response {
@@ -285,12 +294,15 @@ mod tests {
                 "/apis/cilium.io/v1/namespaces/shop/ciliumnetworkpolicies?limit=1" => {
                     Json(json!({"items": [{}]})).into_response()
                 }
+                "/apis/cilium.io/v1/namespaces/ops/ciliumnetworkpolicies?limit=1" => {
+                    Json(json!({"metadata": {"remainingItemCount": u64::MAX}, "items": [{}]})).into_response()
+                }
                 "/apis/crd.antrea.io/v1" => refused(StatusCode::SERVICE_UNAVAILABLE),
                 _ => refused(StatusCode::FORBIDDEN),
             })
         })
         .await;
-        assert_eq!(found.found, [("CiliumNetworkPolicy.cilium.io".to_owned(), 1)].into());
+        assert_eq!(found.found, [("CiliumNetworkPolicy.cilium.io".to_owned(), usize::MAX)].into());
         assert_eq!(found.refused, ["CiliumNetworkPolicy.cilium.io", "CiliumClusterwideNetworkPolicy.cilium.io"]);
         let [failure] = found.failures.as_slice() else { panic!("one failure: {:?}", found.failures) };
         assert!(failure.starts_with("crd.antrea.io: "), "{failure}");
@@ -327,30 +339,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_group_takes_nothing_from_the_others() {
+    async fn the_other_groups_count_if_one_does_not_answer() {
         let answer = async |uri: Uri| match uri.path() {
             "/apis" => groups(&["cilium.io", "crd.antrea.io"]),
             "/apis/cilium.io/v1" => resources(&[("ciliumnetworkpolicies", "CiliumNetworkPolicy", true)]),
             "/apis/cilium.io/v1/ciliumnetworkpolicies" => Json(json!({"items": [{}]})).into_response(),
             _ => std::future::pending().await,
         };
-        let found = other_policies(&Client::new(Router::new().fallback(answer), "default"), "shop", None).await;
+        let found = other_policies(&Client::new(Router::new().fallback(answer), "default"), &settings(None)).await;
         assert_eq!(found.found, [("CiliumNetworkPolicy.cilium.io".to_owned(), 1)].into());
         assert_eq!(found.failures, ["crd.antrea.io: the API server did not answer within 5 s"]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_answer_waits_long_for_it() {
+    async fn no_answer_waits_longer_than_the_timeout() {
         let silent = Router::new().fallback(|| async {
             time::sleep(Duration::from_secs(600)).await;
             StatusCode::OK
         });
         let client = Client::new(silent, "default");
         let begin = time::Instant::now();
-        let found = other_policies(&client, "shop", None).await;
-        assert_eq!(begin.elapsed(), PATIENCE);
+        let found = other_policies(&client, &settings(None)).await;
+        assert_eq!(begin.elapsed(), TIMEOUT);
         assert_eq!(found.failures, ["the API server did not answer within 5 s"]);
-        let found = other_policies(&client, "shop", Some(Duration::from_secs(1))).await;
+        let found = other_policies(&client, &settings(Some(Duration::from_secs(1)))).await;
         assert_eq!(found.failures, ["the API server did not answer within 1 s"]);
     }
 }

@@ -7,7 +7,7 @@ use npc_compiler::object::Workload;
 
 use super::failure::Failure;
 use super::list::in_time;
-use super::other_policies::patience;
+use super::other_policies::short_timeout;
 use super::words;
 
 /// Where the API has the workloads of a kind.
@@ -34,7 +34,7 @@ pub enum WorkloadAnswer {
     Unknown(String),
 }
 
-/// The kinds of workloads that the API has of its own, those first that people name most.
+/// The kinds of workloads of Kubernetes' own API; those that people ask about most come first.
 pub fn workload_kinds() -> impl Iterator<Item = &'static str> {
     RESOURCES.iter().map(|(kind, ..)| *kind)
 }
@@ -56,14 +56,14 @@ pub async fn workload(
         let request = http::Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
         Ok(client.request_text(request).await?)
     };
-    match in_time(Some(patience(timeout)), asked).await {
+    match in_time(Some(short_timeout(timeout)), asked).await {
         Ok(text) => WorkloadAnswer::Found(text),
         Err(failure) if failure.code() == Some(404) => WorkloadAnswer::Absent,
         Err(failure) if failure.code() == Some(403) => WorkloadAnswer::Refused(plural),
-        Err(failure) => WorkloadAnswer::Unknown(said(&failure, plural)),
+        Err(failure) => WorkloadAnswer::Unknown(failure_text(&failure, plural)),
     }
 }
 
-fn said(failure: &Failure, plural: &str) -> String {
-    format!("the API server, asked for {plural}, said: {}", words(failure))
+fn failure_text(failure: &Failure, plural: &str) -> String {
+    format!("the API server, asked for {plural}, answered: {}", words(failure))
 }

@@ -261,7 +261,7 @@ fn peers(cluster: &Cluster, matrix: &Matrix<'_>, direction: Direction) -> [Peers
     let mut by_workload = BTreeMap::<Arc<str>, WithPeer>::new();
     for other in rows {
         let workload = workload_id(cluster, matrix, other);
-        for own in own.iter().filter(|own| **own != other || matrix.ends(other).count() > 1) {
+        for own in own.iter().filter(|own| **own != other || matrix.has_replicas(other)) {
             let (from, to) = if direction == Direction::Ingress { (other, *own) } else { (*own, other) };
             let with = by_workload.entry(Arc::clone(&workload)).or_default();
             let has = |row, family| matrix.ends(row).any(|end| end.address(cluster, family).is_some());

@@ -141,6 +141,24 @@ impl<'a> Finder<'a> {
         pods.chain(cluster.nodes().values().flatten().copied()).collect()
     }
 
+    /// The same ends, parts of prefixes by other addresses than those by which they are destinations: what a
+    /// prefix sends to itself goes from one of its addresses to another, where it has several.
+    pub(super) fn by_other_addresses(self, mut units: Vec<Unit>, destinations: &[Unit]) -> Vec<Unit> {
+        let taken = Family::ALL.map(|family| self.taken_of(family));
+        let is_both = |unit: &&mut Unit| destinations.iter().any(|other| other.party == unit.party);
+        for unit in units.iter_mut().filter(|unit| unit.name.kind == "Block").filter(is_both) {
+            let (Some(family), [first]) = (unit.only, unit.name.addresses.as_slice()) else { continue };
+            let Some(after) = cidr::number(*first).checked_add(1) else { continue };
+            let free = |of: Cidr| free_address(family, (of.first.max(after), of.last), &taken[family as usize]);
+            let other = unit.name.prefixes().filter(|prefix| prefix.last >= after).find_map(free);
+            if let Some(other) = other {
+                let whole = unit.whole.clone();
+                *unit = Unit { whole, ..self.bare_address(other, "Block", &unit.name.name) };
+            }
+        }
+        units
+    }
+
     /// Two addresses outside of each family, each of which stands for all. No policy sets them apart,
     /// because none applies between them.
     pub(super) fn two_outside(self) -> impl Iterator<Item = [Unit; 2]> {

@@ -50,6 +50,9 @@ pub fn explain(
             walk.explanation.warn(Warning::ServiceAddressAsSource { address, namespace, name });
             ends.units(&Target::Address(address))
         }
+        Target::Outside | Target::Blocks(_) if matches!(to, Target::Outside | Target::Blocks(_)) => {
+            ends.by_other_addresses(ends.units(from), &ends.units(to))
+        }
         from => ends.units(from),
     };
     walk.warn(ends.contested(&sources));

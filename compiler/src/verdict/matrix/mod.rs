@@ -186,6 +186,14 @@ impl<'a> Matrix<'a> {
         self.rows[endpoint].views.iter().map(|view| view.end)
     }
 
+    /// Whether an endpoint stands for several pods, so that what passes from it to itself passes between
+    /// two of them.
+    #[must_use]
+    pub fn has_replicas(&self, endpoint: usize) -> bool {
+        let row = &self.rows[endpoint];
+        !row.is_address && (row.views.len() > 1 || row.is_template)
+    }
+
     /// What is allowed or may be, by source, destination and family. Destinations are looked
     /// for once for all sources that no rule distinguishes.
     pub fn cells(&self) -> impl Iterator<Item = Cell> {

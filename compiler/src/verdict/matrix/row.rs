@@ -64,7 +64,7 @@ pub(super) struct Row {
     pub(super) views: Vec<EndKinds>,
     pub(super) is_address: bool,
     /// It is one pod that stands for any number of replicas.
-    is_template: bool,
+    pub(super) is_template: bool,
     /// Its ends with an address, by family and kind.
     census: [Vec<(KindId, usize)>; 2],
     /// Its ends without one, by the family that is assumed.

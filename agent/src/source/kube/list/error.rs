@@ -28,11 +28,15 @@ impl Error {
             (_, Some(401)) => {
                 format!("the API server rejected your credentials: {cause}; log in again, as for kubectl")
             }
-            (_, Some(403)) => format!(
-                "cannot list {what} in all namespaces, nor in namespace {}: {cause}; ask for the right to list \
-                 them there, or name another namespace with -n",
-                settings.namespace
-            ),
+            (_, Some(403)) => {
+                let names: Vec<&str> = settings.namespaces().collect();
+                let noun = if names.len() == 1 { "namespace" } else { "any of the namespaces" };
+                format!(
+                    "cannot list {what} in all namespaces, nor in {noun} {}: {cause}; ask for the right to list \
+                     them there, or name another namespace with -n",
+                    names.join(", ")
+                )
+            }
             (Failure::Request(error), None) => match refused(error) {
                 Some(kind) => format!("the API server cannot be reached: {kind}"),
                 None => format!("cannot list {what}: {cause}"),

@@ -11,7 +11,7 @@ use tokio::time;
 use super::*;
 
 fn settings() -> ListSettings {
-    ListSettings { namespace: "shop".to_owned(), request_timeout: None }
+    ListSettings { namespace: "shop".to_owned(), others: BTreeSet::new(), request_timeout: None }
 }
 
 /// Lists a cluster that answers so, by path; without an answer, a list is empty.
@@ -74,7 +74,7 @@ async fn where_all_namespaces_are_forbidden_the_one_is_listed() {
     let listed = listed.await.expect("a list");
     assert_eq!(listed.objects.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["web"]);
     assert_eq!(listed.objects.namespaces[0].labels.get("team").map(String::as_str), Some("a"));
-    let but_shop = Extent::AllBut("shop".to_owned());
+    let but_shop = Extent::all_but(["shop".to_owned()]);
     assert_eq!(
         unread(&listed),
         [

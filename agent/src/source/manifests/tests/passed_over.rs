@@ -10,7 +10,7 @@ fn unread(text: &str) -> Vec<String> {
         let kind = unread.kind.as_deref().unwrap_or("any");
         match &unread.namespace {
             Extent::In(namespace) => format!("{kind} in {namespace}"),
-            Extent::AllBut(namespace) => format!("{kind} outside {namespace}"),
+            Extent::AllBut(namespaces) => format!("{kind} outside {namespaces:?}"),
             Extent::Everywhere => format!("{kind} everywhere"),
         }
     };
