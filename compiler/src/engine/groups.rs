@@ -11,10 +11,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::bound::Anew;
-pub(super) use self::prospect::{PreparedGroup, PreparedLeaf, Prospect, ToCome};
+pub(super) use self::prospect::ToCome;
 use super::live::LiveSets;
 use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;
+use super::prospect::PreparedGroup;
 use super::store::{ClassId, PodId, Store};
 use super::ways::Ways;
 use crate::cluster::group::Resolution;
@@ -44,7 +45,7 @@ pub(super) struct LiveGroup {
 }
 
 /// A group's chain in each family, and the sets that it asks.
-type OfFamilies = [(ChainName, Box<[SetName]>); 2];
+type OfFamilies = [(ChainName, Arc<[SetName]>); 2];
 
 /// For how long a group has had no endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Age, Joint, LocalGroups, PreparedGroup, PreparedLeaf, Touched};
+use super::{Age, Joint, LocalGroups, Touched};
 use crate::engine::live::LiveSets;
 use crate::engine::peers::PeerIndex;
+use crate::engine::prospect::{PreparedGroup, PreparedLeaf};
 use crate::engine::store::Store;
 use crate::engine::ways::Leaves;
 use crate::object::Family;
@@ -77,7 +78,7 @@ impl LocalGroups {
         }
         for (namespace, leaves) in dropped {
             for (family, (chain, names)) in Family::ALL.into_iter().zip(leaves) {
-                for name in &names {
+                for name in &*names {
                     sets.release(name, &namespace);
                 }
                 self.drop_chain(family, chain, touched);

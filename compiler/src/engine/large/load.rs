@@ -1,6 +1,6 @@
 //! What is expected comes into the state, a portion at a time.
 
-use super::batch::{Expected, Waiting};
+use super::batch::{Expected, Progress, Waiting};
 use super::{MEMBERS, Portion};
 use crate::engine::Engine;
 use crate::object::Family;
@@ -25,7 +25,7 @@ impl Engine {
             && let Some(mut waiting) = self.large.waiting.remove(&namespace)
         {
             self.large.has_swept = false;
-            if let Some(expected) = &mut waiting.expected {
+            if let Progress::Expected(expected) = &mut waiting.progress {
                 plan = self.load_sets(expected, portion.sets);
                 if expected.whole_sets == expected.sets.len() && plan.is_empty() {
                     plan = self.load_chains(expected, portion.rules);
@@ -49,7 +49,7 @@ impl Engine {
 
     /// The namespace after the one of which something was loaded last.
     fn next_to_load(&self) -> Option<String> {
-        let is_expecting = |waiting: &Waiting| waiting.expected.as_ref().is_some_and(|expected| !expected.is_whole());
+        let is_expecting = |waiting: &Waiting| waiting.expected().is_some_and(|expected| !expected.is_whole());
         let expecting = || self.large.waiting.iter().filter(|(_, waiting)| is_expecting(waiting)).map(|(name, _)| name);
         let next = expecting().find(|name| self.large.last.as_ref().is_none_or(|last| *name > last));
         next.or_else(|| expecting().next()).cloned()
