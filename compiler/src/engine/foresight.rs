@@ -122,15 +122,15 @@ impl Foresight {
     /// `None` if it is not.
     pub fn run(self, ask: &mut dyn FnMut(CountQuestion) -> Option<Counts>) -> Option<Foreseen> {
         let Self { number, options, namespace, mut policies, changes, classes, over, stay, there, of_all } = self;
-        let (changed, read) = change(&mut policies, changes);
+        let (edited, read) = change(&mut policies, changes);
         let groups = future_groups(&namespace, classes, &policies);
         let is_there = |group: &FutureGroup, out: &BTreeSet<&str>| {
-            let is_same = |name: &Arc<str>| !changed.contains(name) && over.contains(name) == out.contains(&**name);
+            let is_same = |name: &Arc<str>| !edited.contains(name) && over.contains(name) == out.contains(&**name);
             there[group.direction as usize].contains_key(&group.hash) && group.own.iter().all(is_same)
         };
         let sets_of = |group: &FutureGroup| there[group.direction as usize].get(&group.hash).into_iter().flatten();
         let future = FutureNamespace { options: &options, namespace: &namespace, policies: &policies };
-        let stays = |name: &&Arc<str>| policies.contains_key(*name) && !changed.contains(*name);
+        let stays = |name: &&Arc<str>| policies.contains_key(*name) && !edited.contains(*name);
         let stay: BTreeSet<&str> = stay.iter().filter(stays).map(|name| &**name).collect();
         let (there, new): (Vec<&FutureGroup>, Vec<&FutureGroup>) =
             groups.iter().partition(|group| is_there(group, &stay));
@@ -145,7 +145,7 @@ impl Foresight {
             let groups_made = future.prepare(&new, &stay);
             let (total, members) = count(&present, &groups_made, &mut known);
             if total <= options.set_members.0 {
-                Prospect { groups: groups_made, members, over: future.names(&stay) }
+                Prospect::new(groups_made, members, future.names(&stay))
             } else {
                 // They may take a hundred megabytes, and are of no use.
                 drop((groups_made, members));
@@ -160,7 +160,7 @@ impl Foresight {
                 let new: Vec<&FutureGroup> = groups.iter().filter(|group| !is_there(group, &out)).collect();
                 let groups_made = future.prepare(&new, &out);
                 let (_, members) = count(&BTreeSet::new(), &groups_made, &mut known);
-                Prospect { groups: groups_made, members, over: future.names(&out) }
+                Prospect::new(groups_made, members, future.names(&out))
             }
         };
         Some(Foreseen { number, namespace, read, outcome: Outcome { over, prospect } })
@@ -173,7 +173,7 @@ fn change(
     policies: &mut BTreeMap<Arc<str>, Arc<Policy>>,
     changes: Vec<(Arc<str>, Version)>,
 ) -> (BTreeSet<Arc<str>>, Vec<ReadPolicy>) {
-    let (mut changed, mut read) = (BTreeSet::new(), Vec::new());
+    let (mut edited, mut read) = (BTreeSet::new(), Vec::new());
     for (name, version) in changes {
         let policy = match version {
             Version::Gone => None,
@@ -194,10 +194,10 @@ fn change(
             None => policies.remove(&name).is_some(),
         };
         if is_other {
-            changed.insert(name);
+            edited.insert(name);
         }
     }
-    (changed, read)
+    (edited, read)
 }
 
 /// A group that will be there.
@@ -295,7 +295,7 @@ fn count(
     let mut of_new = BTreeMap::new();
     for leaf in prepared.iter().flat_map(|group| &group.leaves) {
         for (name, definition) in &leaf.sets {
-            if !of_new.contains_key(name) {
+            if let Some(definition) = definition.as_ref().filter(|_| !of_new.contains_key(name)) {
                 of_new.insert(name.clone(), members::count(definition, leaf.family, known));
             }
         }

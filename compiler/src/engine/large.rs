@@ -277,7 +277,7 @@ impl Engine {
             let chains = || waiting.expected().into_iter().flat_map(Expected::leaves);
             let mut firsts = waiting.batches().map(|batch| batch.first);
             let (first, next) = (firsts.next().unwrap_or_default(), firsts.next());
-            let (rules, loaded) = (chains().map(|chain| chain.rules.len()), chains().map(|chain| self.loaded(chain)));
+            let (rules, loaded) = (chains().map(|chain| chain.count), chains().map(|chain| self.loaded(chain)));
             let is_foreseen = waiting.expected().is_some();
             Wait { namespace, first, next, is_foreseen, rules: rules.sum(), loaded: loaded.sum() }
         })

@@ -1,6 +1,6 @@
 //! Events that wait, and what they will make.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::engine::Event;
@@ -225,11 +225,7 @@ pub(super) struct Released {
 
 impl Expected {
     pub(super) fn new(namespace: &str, prospect: Prospect) -> Self {
-        let Prospect { groups, over, .. } = prospect;
-        let leaves = groups.iter().flat_map(|group| &group.leaves).enumerate();
-        let mut seen = BTreeSet::new();
-        let of_leaf = leaves.flat_map(|(place, leaf)| leaf.sets.keys().map(move |name| (place, name)));
-        let sets = of_leaf.filter(|(_, name)| seen.insert(*name)).map(|(place, name)| (place, name.clone())).collect();
+        let Prospect { groups, sets, over, .. } = prospect;
         let user = expecting(namespace);
         Self { user, groups, over, sets, kept_sets: 0, whole_sets: 0, whole_chains: 0 }
     }
@@ -238,13 +234,13 @@ impl Expected {
     pub(super) fn release(self) -> (Released, Prospect) {
         let chains = self.leaves().map(|leaf| (leaf.family, leaf.chain.clone())).collect();
         let sets = self.sets.into_iter().take(self.kept_sets).map(|(_, name)| name).collect();
-        let prospect = Prospect { groups: self.groups, over: self.over, members: BTreeMap::new() };
+        let prospect = Prospect { groups: self.groups, over: self.over, ..Prospect::default() };
         (Released { user: self.user, sets, chains }, prospect)
     }
 
     /// The chain of this place.
-    pub(super) fn leaf(&self, place: usize) -> Option<&PreparedLeaf> {
-        self.groups.get(place / LEAVES)?.leaves.get(place % LEAVES)
+    pub(super) fn leaf(&mut self, place: usize) -> Option<&mut PreparedLeaf> {
+        self.groups.get_mut(place / LEAVES)?.leaves.get_mut(place % LEAVES)
     }
 
     pub(super) fn leaves(&self) -> impl Iterator<Item = &PreparedLeaf> {

@@ -66,7 +66,7 @@ impl Engine {
 
     /// Gives the engine events that make little, and has all others wait until what they make is loaded.
     fn decide(&mut self, namespace: &str, mut waiting: Waiting, prospect: Prospect, limit: usize) {
-        if self.cost(&prospect) <= limit {
+        if self.costs_at_most(&prospect, limit) {
             self.give_batch(namespace, waiting, prospect);
         } else {
             waiting.progress = Progress::Expected(self.expect(namespace, prospect));
@@ -141,16 +141,20 @@ impl Engine {
         self.update_stand_ins(namespace);
     }
 
-    /// How many rules and sets of this the state does not have. Chains of others that are only
+    /// Whether the state does not have so many rules and sets of this at most. Chains of others that are only
     /// expected are not there.
-    fn cost(&self, prospect: &Prospect) -> usize {
+    fn costs_at_most(&self, prospect: &Prospect, limit: usize) -> bool {
         let of_chain = prospect.groups.iter().flat_map(|group| &group.leaves).map(|leaf| {
             let present = self.loaded(leaf);
-            leaf.rules.len().saturating_sub(present)
+            leaf.count.saturating_sub(present)
         });
         let sets = prospect.members.iter().filter(|(name, _)| !self.sets.is_whole(name));
         let of_set = sets.map(|(_, members)| 1 + usize::try_from(*members).unwrap_or(usize::MAX) / MEMBERS);
-        of_chain.chain(of_set).fold(0, usize::saturating_add)
+        // What is large is known after its first chain, without a look at its sets.
+        of_chain
+            .chain(of_set)
+            .try_fold(0_usize, |sum, cost| Some(sum.saturating_add(cost)).filter(|sum| *sum <= limit))
+            .is_some()
     }
 
     /// Begins to expect this. Its sets come to be known portion by portion.
