@@ -165,7 +165,7 @@ pub struct LoadingNamespace {
     pub since: Timestamp,
     /// The objects whose last versions are not in force (`KIND NAME`), sorted; 10 at most.
     pub objects: Vec<String>,
-    /// How many rules are to be loaded.
+    /// How many rules are to be loaded; 0 until the agent has made them.
     pub rules: usize,
     /// How many of them are.
     pub rules_loaded: usize,

@@ -102,10 +102,11 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
     }
     for LoadingNamespace { namespace, since, objects, rules, rules_loaded } in &status.loading {
         let objects = objects.join(", ");
-        writeln!(
-            out,
-            "  loading   {namespace} since {since:.0}, {rules_loaded} of {rules} rules: not in force yet are {objects}"
-        )?;
+        let progress = match rules {
+            0 => "rules not made yet".to_owned(),
+            _ => format!("{rules_loaded} of {rules} rules"),
+        };
+        writeln!(out, "  loading   {namespace} since {since:.0}, {progress}: not in force yet are {objects}")?;
     }
     if let Some(last) = &status.last_change {
         let (compiled, applied) =

@@ -13,6 +13,7 @@ use super::azure_npm::Takeover;
 use super::bridges::UnfilteredBridge;
 use super::denied::DeniedFlows;
 use super::enforcer::Enforcer;
+use super::foresights::{self, Foresights};
 use super::obstacle::{self, IPVS, NodeName};
 use super::ready::{Readiness, UNPROVEN, Unready};
 use super::report::Report;
@@ -86,6 +87,7 @@ pub async fn run<K: Kernel>(
                 None => {}
             },
             next = agent.sweeps.next() => agent.sweep(next)?,
+            next = agent.foresights.next() => agent.foresee(next)?,
             () = until(agent.readiness.expires()) => agent.expire(),
             () = until(agent.denied.next_end()) => agent.log_repeated_denials(Some(Instant::now())),
             () = until(agent.watchdog.due()) => {}
@@ -118,10 +120,12 @@ struct Agent<K> {
     denied: DeniedFlows,
     waiters: Waiters,
     sweeps: Sweeps,
+    foresights: Foresights,
 }
 
 impl<K: Kernel> Agent<K> {
-    fn new(enforcer: Enforcer<K>, settings: Settings) -> Result<Self, Error> {
+    fn new(mut enforcer: Enforcer<K>, settings: Settings) -> Result<Self, Error> {
+        enforcer.find_out_beside();
         Ok(Self {
             enforcer: Some(enforcer),
             view: View::default(),
@@ -131,6 +135,7 @@ impl<K: Kernel> Agent<K> {
             denied: DeniedFlows::default(),
             waiters: Waiters::default(),
             sweeps: Sweeps::new(Instant::now()),
+            foresights: Foresights::new(),
             node: settings.node.clone(),
             once: settings.once,
             liveness: settings.liveness.clone(),
@@ -226,7 +231,7 @@ impl<K: Kernel> Agent<K> {
         match passed {
             Ok(pass) => {
                 self.schedule.pass_succeeded(now, now - begun);
-                if self.is_loading() {
+                if self.is_load_due() {
                     // While another program holds the lock that rules need, each try may wait for it, and
                     // changes of sets behind it.
                     let pause = if pass.is_load_blocked { LOAD_PAUSE } else { Duration::ZERO };
@@ -251,7 +256,9 @@ impl<K: Kernel> Agent<K> {
                 self.report_readiness();
             }
         }
-        self.share_with_sweeps(now, now - begun).await
+        self.start_foresight();
+        self.share_with_sweeps(now, now - begun).await?;
+        self.share_with_foresight().await
     }
 
     /// Gives sweeps at work a share of the time of a pass. So neither waits for all of the
@@ -265,6 +272,43 @@ impl<K: Kernel> Agent<K> {
             self.sweep(next)?;
         }
         Ok(())
+    }
+
+    /// Begins to find out what the events of the next namespace will make, if it takes long and that of no
+    /// other one is being found out.
+    fn start_foresight(&mut self) {
+        if self.foresights.is_running() {
+            return;
+        }
+        if let Some(foresight) = self.enforcer.as_mut().and_then(Enforcer::foresight) {
+            self.foresights.start(foresight);
+        }
+    }
+
+    /// Goes on with finding out what a large change will make.
+    fn foresee(&mut self, next: foresights::Next) -> Result<(), Error> {
+        let Some(enforcer) = &mut self.enforcer else { return Ok(()) };
+        match next {
+            foresights::Next::Question(question) => {
+                let counts = enforcer.count(&question.asked);
+                question.answer(counts);
+            }
+            foresights::Next::Ended(foreseen) => {
+                if let Some(foreseen) = foreseen? {
+                    enforcer.foreseen(foreseen);
+                    self.schedule.request_load(Instant::now());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After a pass, one question about a large change has its turn, also if an event comes in each pass.
+    async fn share_with_foresight(&mut self) -> Result<(), Error> {
+        match time::timeout_at(Instant::now(), self.foresights.next()).await {
+            Ok(next) => self.foresee(next),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Goes on with sweeps through the flows that the kernel knows.
@@ -358,6 +402,11 @@ impl<K: Kernel> Agent<K> {
     /// Whether a large change is being loaded, a portion with each pass.
     fn is_loading(&self) -> bool {
         self.enforcer.as_ref().is_some_and(Enforcer::is_loading)
+    }
+
+    /// Whether the next pass has something to do for it.
+    fn is_load_due(&self) -> bool {
+        self.enforcer.as_ref().is_some_and(Enforcer::is_load_due)
     }
 
     fn is_unhooked(&self) -> bool {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use npc_compiler::engine::{Engine, Event};
+use npc_compiler::engine::{CountQuestion, Counts, Engine, Event, Foreseen, Foresight};
 use npc_compiler::object::Family;
 use npc_compiler::plan;
 use npc_compiler::plan::Plan;
@@ -23,7 +23,7 @@ use super::device_group::DeviceGroup;
 use super::drift::Repair;
 use super::flows::Established;
 use super::loading::Loading;
-use super::pace::LARGE;
+use super::pace::{BESIDE, LARGE};
 use super::pass::Pass;
 use super::pod_interfaces::{Asked, PodInterfaces};
 use super::writer::Writer;
@@ -78,6 +78,8 @@ pub struct Enforcer<K> {
     frames: Frames,
     /// How much of large changes is loaded at once, and since when they are.
     loading: Loading,
+    /// What may make more rules and sets than this is found out beside the loop.
+    beside: usize,
     /// Of which version of its findings the last pass told.
     findings_version: Option<u64>,
     /// The networks of this node's pods, if its Node is not among the events.
@@ -108,6 +110,7 @@ impl<K: Kernel> Enforcer<K> {
             unfiltered: BTreeSet::new(),
             frames: Frames::default(),
             loading: Loading::default(),
+            beside: BESIDE,
         }
     }
 
@@ -120,7 +123,7 @@ impl<K: Kernel> Enforcer<K> {
     /// The same, with changes of more rules and sets than this loaded first, instead of 1,000.
     #[cfg(test)]
     pub(super) fn with_large_changes(self, limit: usize) -> Self {
-        Self { engine: self.engine.with_large_changes_first(limit), ..self }
+        Self { engine: self.engine.with_large_changes_first(limit), beside: limit, ..self }
     }
 
     /// The same, with the options that the operator chose. What the kernel does not support
@@ -329,6 +332,31 @@ impl<K: Kernel> Enforcer<K> {
     /// is to go. Each pass loads some.
     pub fn is_loading(&self) -> bool {
         self.engine.is_loading()
+    }
+
+    /// Whether the next pass has something to do for them; otherwise they wait for [`Enforcer::foresight`].
+    pub(super) fn is_load_due(&self) -> bool {
+        self.engine.is_load_due()
+    }
+
+    /// Has all that takes long to find out about large changes be found out by [`Enforcer::foresight`].
+    pub(super) fn find_out_beside(&mut self) {
+        self.engine.find_out_beside(self.beside);
+    }
+
+    /// As [`Engine::foresight`].
+    pub(super) fn foresight(&mut self) -> Option<Foresight> {
+        self.engine.foresight()
+    }
+
+    /// As [`Engine::count`].
+    pub(super) fn count(&mut self, asked: &CountQuestion) -> Counts {
+        self.engine.count(asked)
+    }
+
+    /// As [`Engine::foreseen`].
+    pub(super) fn foreseen(&mut self, foreseen: Foreseen) {
+        self.engine.foreseen(foreseen);
     }
 
     /// How many events have waited for large changes so far.

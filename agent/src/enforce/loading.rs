@@ -17,29 +17,35 @@ const NAMED: usize = 10;
 pub(super) struct Loading {
     /// How much is loaded at once.
     pub(super) pace: Pace,
-    /// The namespaces, as the log has them, with the numbers of the oldest events of both turns that
-    /// wait, and since when they do.
-    namespaces: BTreeMap<String, BTreeMap<u64, Timestamp>>,
+    /// The namespaces.
+    namespaces: BTreeMap<String, Known>,
+}
+
+/// A namespace whose events wait.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// The numbers of the oldest events of both turns that wait, and since when they do.
+    since: BTreeMap<u64, Timestamp>,
+    /// The log has it. What turns out to be small is in force before it is worth a line.
+    is_logged: bool,
 }
 
 impl Loading {
-    /// Logs which large changes begin to wait, and which are in force.
+    /// Logs which large changes begin to be loaded, and which are in force.
     pub(super) fn note(&mut self, engine: &Engine) {
-        let before = std::mem::take(&mut self.namespaces);
-        for Wait { namespace, first, next, rules, .. } in engine.waiting() {
-            let known = before.get(namespace);
-            if known.is_none() {
+        let mut before = std::mem::take(&mut self.namespaces);
+        for Wait { namespace, first, next, is_foreseen, rules, .. } in engine.waiting() {
+            let known = before.remove(namespace).unwrap_or_default();
+            if is_foreseen && !known.is_logged {
                 let objects = objects(engine, namespace).join(", ");
                 info!(namespace, rules, objects, "loading a large change before it takes effect");
             }
-            let since = |number| {
-                let known = known.and_then(|known| known.get(&number)).copied();
-                (number, known.unwrap_or_else(Timestamp::now))
-            };
-            self.namespaces
-                .insert(namespace.to_owned(), [Some(first), next].into_iter().flatten().map(since).collect());
+            let since = |number| (number, known.since.get(&number).copied().unwrap_or_else(Timestamp::now));
+            let since = [Some(first), next].into_iter().flatten().map(since).collect();
+            let is_logged = is_foreseen || known.is_logged;
+            self.namespaces.insert(namespace.to_owned(), Known { since, is_logged });
         }
-        for namespace in before.keys().filter(|namespace| !self.namespaces.contains_key(*namespace)) {
+        for namespace in before.into_iter().filter(|(_, known)| known.is_logged).map(|(namespace, _)| namespace) {
             info!(namespace, "a large change was loaded and takes effect");
         }
     }
@@ -47,7 +53,7 @@ impl Loading {
     /// What is being loaded, for the status.
     pub(super) fn status(&self, engine: &Engine) -> Vec<LoadingNamespace> {
         let of = |Wait { namespace, rules, loaded, .. }: Wait<'_>| {
-            let since = *self.namespaces.get(namespace)?.values().min()?;
+            let since = *self.namespaces.get(namespace)?.since.values().min()?;
             let objects = objects(engine, namespace);
             Some(LoadingNamespace { namespace: namespace.to_owned(), since, objects, rules, rules_loaded: loaded })
         };
@@ -94,7 +100,7 @@ mod tests {
         let first = engine.waiting().next().expect("it waits").first;
         engine.offer(policy(3_000));
         loading.note(&engine);
-        let known = loading.namespaces["a"].clone();
+        let known = loading.namespaces["a"].since.clone();
         assert_eq!((known.len(), known.keys().min()), (2, Some(&first)), "both wait");
         assert_eq!(loading.status(&engine)[0].since, known[&first]);
         while engine.waiting().next().expect("the other waits").first == first {

@@ -6,6 +6,7 @@
 //! signals ─┘        (one task)        └──────────────────────────┘
 //!                      ├─▶ report (log, metrics, status), ready file
 //!                      ├─▶ sweeps: cut established flows, beside all this
+//!                      ├─▶ foresights: find out what large changes make, beside all this
 //!                      └─▶ takeover: what Azure NPM left
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod drift;
 pub mod enforcer;
 mod flow_index;
 mod flows;
+mod foresights;
 mod loading;
 mod obstacle;
 mod pace;

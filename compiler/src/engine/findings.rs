@@ -9,12 +9,36 @@ use crate::policy::finding::{Code, Finding};
 /// a namespace ten thousand policies.
 const OF_NAMESPACE: usize = 1_000;
 
+/// How many bytes the findings of one namespace may take before only the first of each policy is kept, and
+/// of that the beginning. A finding quotes up to two kilobytes of its policy, and an agent keeps each more than once.
+const BYTES_OF_NAMESPACE: usize = 2 << 20;
+
+/// How many bytes are kept then of what is wrong, and of where.
+const SHORT: usize = 100;
+
+/// What findings take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Total {
+    count: usize,
+    bytes: usize,
+}
+
+impl Total {
+    fn of(findings: &[Finding]) -> Self {
+        let bytes = |finding: &Finding| {
+            let Finding { namespace, name, path, problem, .. } = finding;
+            size_of::<Finding>() + namespace.len() + name.len() + path.len() + problem.len()
+        };
+        Self { count: findings.len(), bytes: findings.iter().map(bytes).sum() }
+    }
+}
+
 /// The findings of all policies.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     by_policy: BTreeMap<(String, String), Box<[Finding]>>,
-    /// How many each namespace has.
-    counts: BTreeMap<String, usize>,
+    /// What those of each namespace take.
+    totals: BTreeMap<String, Total>,
     /// How often they changed.
     version: u64,
 }
@@ -26,15 +50,24 @@ impl Findings {
         if findings.is_empty() {
             return;
         }
-        let count = self.counts.entry(namespace.to_owned()).or_default();
-        let more = findings.len() - 1;
-        if *count + findings.len() > OF_NAMESPACE && more > 1 {
+        let total = self.totals.entry(namespace.to_owned()).or_default();
+        let (more, own) = (findings.len() - 1, Total::of(&findings));
+        let is_long = total.bytes + own.bytes > BYTES_OF_NAMESPACE;
+        if is_long {
+            cut(&mut findings[0].problem);
+            cut(&mut findings[0].path);
+        }
+        if total.count + own.count > OF_NAMESPACE && more > 1 || is_long && more > 0 {
             findings.truncate(1);
-            let problem = format!("at least {more} more parts of this policy were not understood");
+            let problem = match more {
+                1 => "1 more part of this policy was not understood".to_owned(),
+                more => format!("at least {more} more parts of this policy were not understood"),
+            };
             let path = "spec".to_owned();
             findings.push(Finding { path, code: Code::TooManyFindings, problem, ..findings[0].clone() });
         }
-        *count += findings.len();
+        let own = Total::of(&findings);
+        *total = Total { count: total.count + own.count, bytes: total.bytes + own.bytes };
         self.version += 1;
         self.by_policy.insert((namespace.to_owned(), name.to_owned()), findings.into());
     }
@@ -43,10 +76,11 @@ impl Findings {
     pub(super) fn remove(&mut self, namespace: &str, name: &str) {
         let Some(findings) = self.by_policy.remove(&(namespace.to_owned(), name.to_owned())) else { return };
         self.version += 1;
-        if let Some(count) = self.counts.get_mut(namespace) {
-            *count -= findings.len();
-            if *count == 0 {
-                self.counts.remove(namespace);
+        if let Some(total) = self.totals.get_mut(namespace) {
+            let own = Total::of(&findings);
+            *total = Total { count: total.count - own.count, bytes: total.bytes - own.bytes };
+            if *total == Total::default() {
+                self.totals.remove(namespace);
             }
         }
     }
@@ -59,6 +93,16 @@ impl Findings {
     /// Another number than before if they changed.
     pub(super) const fn version(&self) -> u64 {
         self.version
+    }
+}
+
+/// Keeps the beginning of a long text.
+fn cut(text: &mut String) {
+    if text.len() > SHORT {
+        let end = (0..=SHORT).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or_default());
+        text.push('…');
+        text.shrink_to_fit();
     }
 }
 
@@ -106,6 +150,28 @@ mod tests {
         all.put("shop", "p10", findings("p10", 100));
         assert_eq!(of(&all, "p10").len(), 100);
         all.put("shop", "p10", Vec::new());
-        assert_eq!((of(&all, "p10").len(), all.counts.get("shop")), (0, None));
+        assert_eq!((of(&all, "p10").len(), all.totals.get("shop")), (0, None));
+    }
+
+    #[test]
+    fn long_findings_of_very_many_policies_are_cut() {
+        let mut all = Findings::default();
+        let long = |name: &str| -> Vec<Finding> {
+            let quoting = |finding| Finding { problem: "\u{e4}".repeat(1_000), ..finding };
+            findings(name, 2).into_iter().map(quoting).collect()
+        };
+        let bytes =
+            |all: &Findings| all.iter().map(|finding| finding.problem.len() + finding.path.len()).sum::<usize>();
+        for number in 0..10_000 {
+            let name = format!("p{number:04}");
+            all.put("shop", &name, long(&name));
+        }
+        assert!(bytes(&all) < 2 * BYTES_OF_NAMESPACE, "{} bytes", bytes(&all));
+        assert_eq!(all.by_policy.len(), 10_000, "each policy has some");
+        let last = &all.by_policy[&("shop".to_owned(), "p9999".to_owned())];
+        assert!(last[0].problem.ends_with('…') && last[1].problem == "1 more part of this policy was not understood");
+        // Another namespace has all of its own.
+        all.put("web", "p", long("p"));
+        assert!(all.iter().any(|finding| finding.problem.len() == 2_000));
     }
 }

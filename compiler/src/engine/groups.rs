@@ -11,10 +11,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::bound::Anew;
-pub(super) use self::prospect::{PreparedGroup, PreparedLeaf, Prospect, ToCome};
+pub(super) use self::prospect::ToCome;
 use super::live::LiveSets;
 use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;
+use super::prospect::PreparedGroup;
 use super::store::{ClassId, PodId, Store};
 use super::ways::Ways;
 use crate::cluster::group::Resolution;
@@ -26,8 +27,19 @@ use crate::ruleset::name::Hash;
 use crate::ruleset::node::{ChainName, Rule, SetName};
 use crate::ruleset::seed::Seed;
 
-/// Chains that came, with their rules, or went.
-type Touched = BTreeMap<ChainName, Option<Vec<Rule>>>;
+/// Chains that came, or went.
+type Touched = BTreeMap<ChainName, Wanted>;
+
+/// What is to be of a chain.
+#[derive(Debug)]
+enum Wanted {
+    /// It has these rules.
+    Rules(Vec<Rule>),
+    /// It is as the state has it: all of it was loaded.
+    Held,
+    /// It goes, if nothing else has it.
+    Gone,
+}
 
 /// A group of this node.
 #[derive(Debug)]
@@ -44,7 +56,7 @@ pub(super) struct LiveGroup {
 }
 
 /// A group's chain in each family, and the sets that it asks.
-type OfFamilies = [(ChainName, Box<[SetName]>); 2];
+type OfFamilies = [(ChainName, Arc<[SetName]>); 2];
 
 /// For how long a group has had no endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -328,26 +340,26 @@ impl LocalGroups {
         let some_changed = self.changed.iter().any(|changed| !changed.is_empty());
         let mut touched = [Touched::new(), Touched::new()];
         let lead_elsewhere = Direction::ALL.map(|direction| {
-            let rewritten = self.rewrite(direction, store, peers, sets, &mut touched);
+            let rewritten = self.rewrite(direction, store, peers, sets, state, &mut touched);
             let joined = self.join(direction, store, &mut touched);
             rewritten || joined || is_new
         });
         for family in Family::ALL {
             let held = &state.family(family).chains;
             let delta = &mut deltas[family as usize].chains;
-            for (chain, rules) in std::mem::take(&mut touched[family as usize]) {
+            for (chain, wanted) in std::mem::take(&mut touched[family as usize]) {
                 let uses = self.uses[family as usize].get(&chain);
                 let (is_used, is_of_groups) = (uses.is_some(), uses != self.expected[family as usize].get(&chain));
                 // Groups may be made more than once before a commit, so what was to be done about the
                 // chain may be undone. One that is expected may be there in part.
-                match (rules, is_used, held.get(&chain)) {
-                    (Some(rules), true, there) if there == Some(&rules) => drop(delta.remove(&chain)),
-                    (Some(rules), true, _) => drop(delta.insert(chain, Some(rules))),
+                match (wanted, is_used, held.get(&chain)) {
+                    (Wanted::Rules(rules), true, there) if there == Some(&rules) => drop(delta.remove(&chain)),
+                    (Wanted::Rules(rules), true, _) => drop(delta.insert(chain, Some(rules))),
                     // No group has it any more: what is there of it stays, and no more comes by this.
-                    (None, true, _) if !is_of_groups => drop(delta.remove(&chain)),
-                    (None, true, _) => {}
+                    (Wanted::Gone, true, _) if !is_of_groups => drop(delta.remove(&chain)),
+                    (Wanted::Gone, true, _) => {}
                     (_, false, Some(_)) => drop(delta.insert(chain, None)),
-                    (_, false, None) => drop(delta.remove(&chain)),
+                    (Wanted::Held, true, _) | (_, false, None) => drop(delta.remove(&chain)),
                 }
             }
         }

@@ -12,6 +12,8 @@
 //!      └─▶ large: wait ─▶ foresee: chains, sets ─▶ load … load ─▶ applied together
 //! ```
 //!
+//! What takes long to find out is found out [beside the loop](super::foresight), one namespace after the other.
+//!
 //! So each state is that of events which the engine was given, in the order of their namespace,
 //! and of things in the kernel that no packet meets.
 //!
@@ -24,6 +26,7 @@
 //!   namespaces, which are not the tenant's to write, and change no chain.
 
 mod batch;
+mod give;
 mod load;
 mod pods;
 
@@ -31,18 +34,21 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use self::batch::{Batch, Change, Expected, Object, Released, Waiting};
-use super::groups::{PreparedLeaf, Prospect};
+use self::batch::{Batch, Change, Expected, Object, Progress, Released, Waiting};
 use super::key::PodKey;
+use super::local::Weight;
+use super::prospect::PreparedLeaf;
 use super::{Engine, Event};
 use crate::object::{Family, Pod};
 use crate::policy::Policy;
-use crate::ruleset::node::ChainName;
 
 /// A commit takes away at most the limit of a change that is not large, divided by this, of the sets that
 /// no rule asks. The others go in portions. The kernel looks through all sets for each, and a commit is
 /// what others wait for.
 const SWEPT: usize = 32;
+
+/// A policy of which more bytes would be kept than this is read beside the loop, if anything is done there.
+const UNREAD: usize = 64 << 10;
 
 /// So many members of a set cost as much as a rule.
 pub(super) const MEMBERS: usize = 20;
@@ -68,7 +74,9 @@ pub struct Wait<'a> {
     /// The same of those events that wait for the next turn, because what the first ones make is
     /// being loaded.
     pub next: Option<u64>,
-    /// How many rules are expected.
+    /// It is known what the first events make.
+    pub is_foreseen: bool,
+    /// How many rules that is, once it is known.
     pub rules: usize,
     /// How many of them are loaded.
     pub loaded: usize,
@@ -79,6 +87,12 @@ pub struct Wait<'a> {
 pub(super) struct Large {
     /// A change with more rules and sets than this is large; `None` if no change is.
     limit: Option<usize>,
+    /// What may make more than this is found out beside the loop; `None` if nothing is.
+    beside: Option<usize>,
+    /// How often something was to be found out there.
+    foresights: u64,
+    /// The namespace of which something was to be found out last.
+    foreseen_last: Option<String>,
     waiting: BTreeMap<String, Waiting>,
     /// What stands for pods of this node that wait, by their namespaces and their own keys.
     stand_ins: BTreeMap<String, BTreeMap<PodKey, Pod>>,
@@ -100,6 +114,12 @@ impl Engine {
         self
     }
 
+    /// Has all that may make more rules and sets than this found out by [`Engine::foresight`], so that no
+    /// commit takes long for it. Who drives the engine has to call that then.
+    pub fn find_out_beside(&mut self, bound: usize) {
+        self.large.beside = Some(bound);
+    }
+
     /// As [`Engine::apply`]; but an event that makes much waits, with all events of its
     /// namespace, until what it makes is loaded. Never before the first commit.
     pub fn offer(&mut self, event: Event) {
@@ -112,7 +132,7 @@ impl Engine {
                 self.forget_in_other_namespaces(&key, &pod.namespace);
                 let waits = self.large.waiting.contains_key(&pod.namespace);
                 let is_here = self.store.is_this_node(pod.node.as_deref());
-                if !waits && (!is_here || self.upper_bound(&pod.namespace, None, true) <= limit) {
+                if !waits && (!is_here || self.upper_bound(&pod.namespace, Weight::default(), 1) <= limit) {
                     return self.apply(Event::Pod(pod));
                 }
                 if self.loses_address(&pod, &key) {
@@ -121,18 +141,21 @@ impl Engine {
                 let namespace = pod.namespace.clone();
                 self.wait(namespace.clone(), Object::Pod(key.clone()), Change::Event(Event::Pod(pod)));
                 // What may be small after all is known at the next commit.
-                if self.large.waiting.get(&namespace).is_some_and(|waiting| waiting.expected.is_some()) {
+                let is_new = |waiting: &Waiting| matches!(waiting.progress, Progress::New);
+                if self.large.waiting.get(&namespace).is_some_and(|waiting| !is_new(waiting)) {
                     self.update_stand_in(&namespace, &key);
                 }
             }
             Event::Policy(policy) => {
                 let (namespace, name) = (policy.namespace().to_owned(), policy.name().to_owned());
-                let change = if self.large.waiting.contains_key(&namespace) {
-                    // Another version may come before it is read.
-                    Change::Event(Event::Policy(policy))
+                // Another version may come before it is read.
+                let is_read_later = self.large.waiting.contains_key(&namespace)
+                    || self.large.beside.is_some() && policy.retained_bytes() > UNREAD;
+                let change = if is_read_later {
+                    Change::unread(policy)
                 } else {
                     let (read, findings) = Policy::read(&policy);
-                    if self.upper_bound(&namespace, Some(&read), false) <= limit {
+                    if self.upper_bound(&namespace, Weight::of(&read), 0) <= limit {
                         return self.policy(&Arc::new(read), findings);
                     }
                     Change::Policy(Arc::new(read), findings)
@@ -141,7 +164,7 @@ impl Engine {
             }
             Event::PolicyGone(namespace, name) => {
                 let waits = self.large.waiting.contains_key(&namespace);
-                if !waits && self.upper_bound(&namespace, None, false) <= limit {
+                if !waits && self.upper_bound(&namespace, Weight::default(), 0) <= limit {
                     return self.apply(Event::PolicyGone(namespace, name));
                 }
                 let change = Change::Event(Event::PolicyGone(namespace.clone(), name.clone()));
@@ -151,9 +174,9 @@ impl Engine {
         }
     }
 
-    /// More than a change that brings a namespace this policy, or pods, can cost.
-    fn upper_bound(&mut self, namespace: &str, policy: Option<&Policy>, is_pod: bool) -> usize {
-        let (rules, members) = self.groups.upper_bound(&self.store, namespace, policy, is_pod);
+    /// More than a change can cost that brings a namespace policies of this weight, and so many pods.
+    fn upper_bound(&mut self, namespace: &str, weight: Weight, pods: usize) -> usize {
+        let (rules, members) = self.groups.upper_bound(&self.store, namespace, weight, pods);
         rules.saturating_add(usize::try_from(members).unwrap_or(usize::MAX) / MEMBERS)
     }
 
@@ -251,11 +274,12 @@ impl Engine {
     /// The namespaces whose events wait, sorted.
     pub fn waiting(&self) -> impl Iterator<Item = Wait<'_>> {
         self.large.waiting.iter().map(|(namespace, waiting)| {
-            let chains = || waiting.expected.iter().flat_map(Expected::leaves);
+            let chains = || waiting.expected().into_iter().flat_map(Expected::leaves);
             let mut firsts = waiting.batches().map(|batch| batch.first);
             let (first, next) = (firsts.next().unwrap_or_default(), firsts.next());
-            let (rules, loaded) = (chains().map(|chain| chain.rules.len()), chains().map(|chain| self.loaded(chain)));
-            Wait { namespace, first, next, rules: rules.sum(), loaded: loaded.sum() }
+            let (rules, loaded) = (chains().map(|chain| chain.count), chains().map(|chain| self.loaded(chain)));
+            let is_foreseen = waiting.expected().is_some();
+            Wait { namespace, first, next, is_foreseen, rules: rules.sum(), loaded: loaded.sum() }
         })
     }
 
@@ -275,110 +299,21 @@ impl Engine {
         self.state.family(chain.family).chains.get(&chain.chain).map_or(0, Vec::len)
     }
 
-    /// Whether [`Engine::load`] has something to do, or the next commit has.
+    /// Whether events wait, or sets that no rule asks wait to go.
     #[must_use]
     pub fn is_loading(&self) -> bool {
         self.large.limit.is_some() && (!self.large.waiting.is_empty() || self.sets.has_unused())
     }
 
+    /// Whether [`Engine::load`] or the next commit has something to do for what waits. Otherwise all of it
+    /// waits for a [`Engine::foresight`].
+    #[must_use]
+    pub fn is_load_due(&self) -> bool {
+        self.large.limit.is_some() && (self.large.waiting.values().any(Waiting::is_ready) || self.sets.has_unused())
+    }
+
     /// How many sets the next commit may take away.
     pub(super) fn swept_at_once(&self) -> usize {
         self.large.limit.map_or(usize::MAX, |limit| limit / SWEPT)
-    }
-
-    /// Gives the engine the events that waited for what is loaded now, and finds out what those
-    /// will make that came since the last commit.
-    pub(super) fn give(&mut self) {
-        let Some(limit) = self.large.limit else { return };
-        let namespaces: Vec<String> = self.large.waiting.keys().cloned().collect();
-        for namespace in namespaces {
-            let Some(mut waiting) = self.large.waiting.remove(&namespace) else { continue };
-            match waiting.expected.take() {
-                Some(expected) if expected.is_whole() => {
-                    let (released, prospect) = expected.release();
-                    self.large.released.push(released);
-                    let next = Waiting { now: waiting.later, ..Waiting::default() };
-                    if !next.now.is_empty() {
-                        self.large.waiting.insert(namespace.clone(), next);
-                    }
-                    self.apply_batch(&namespace, waiting.now, prospect);
-                }
-                Some(expected) => {
-                    waiting.expected = Some(expected);
-                    self.large.waiting.insert(namespace, waiting);
-                }
-                None => {
-                    let index = (&mut self.store, &mut self.peers);
-                    let prospect = self.groups.foresee(index, &self.sets, &namespace, waiting.now.changes_to_come());
-                    if self.cost(&prospect) <= limit {
-                        self.apply_batch(&namespace, waiting.now, prospect);
-                    } else {
-                        waiting.expected = Some(self.expect(&namespace, prospect));
-                        self.large.waiting.insert(namespace.clone(), waiting);
-                        self.update_stand_ins(&namespace);
-                    }
-                }
-            }
-        }
-        self.forget_stand_ins();
-    }
-
-    /// Gives the engine events, of which it is known what they make.
-    fn apply_batch(&mut self, namespace: &str, batch: Batch, prospect: Prospect) {
-        for change in batch.changes.into_values() {
-            match change {
-                Change::Event(event) => {
-                    if let Event::Pod(pod) = &event {
-                        // Or it would claim the same address for a moment.
-                        self.remove_stand_in(&PodKey::of(pod));
-                    }
-                    self.apply(event);
-                }
-                Change::Policy(policy, findings) => self.policy(&policy, findings),
-            }
-        }
-        self.groups.prepare(prospect.groups);
-        self.groups.set_over_bound(namespace, &prospect.over);
-        // A later event about a pod may wait, and give it an address.
-        self.update_stand_ins(namespace);
-    }
-
-    /// How many rules and sets of this the state does not have. Chains of others that are only
-    /// expected are not there.
-    fn cost(&self, prospect: &Prospect) -> usize {
-        let of_chain = prospect.groups.iter().flat_map(|group| &group.leaves).map(|leaf| {
-            let present = self.loaded(leaf);
-            leaf.rules.len().saturating_sub(present)
-        });
-        let sets = prospect.members.iter().filter(|(name, _)| !self.sets.is_whole(name));
-        let of_set = sets.map(|(_, members)| 1 + usize::try_from(*members).unwrap_or(usize::MAX) / MEMBERS);
-        of_chain.chain(of_set).fold(0, usize::saturating_add)
-    }
-
-    /// Begins to expect this. Its sets come to be known portion by portion.
-    fn expect(&mut self, namespace: &str, prospect: Prospect) -> Expected {
-        let expected = Expected::new(namespace, prospect);
-        for leaf in expected.leaves() {
-            self.groups.expect(leaf.family, &leaf.chain);
-        }
-        expected
-    }
-
-    /// Lets go of what was expected by namespaces that have their events now. Answers the chains
-    /// that no group has.
-    pub(super) fn release_expected(&mut self) -> Vec<(Family, ChainName)> {
-        self.groups.forget_prepared();
-        let mut unused = Vec::new();
-        for Released { user, sets, chains } in std::mem::take(&mut self.large.released) {
-            for name in &sets {
-                self.sets.expect_no_more(name, &user);
-            }
-            for (family, name) in chains {
-                if self.groups.expect_no_more(family, &name) {
-                    unused.push((family, name));
-                }
-            }
-        }
-        unused
     }
 }

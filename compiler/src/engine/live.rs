@@ -77,14 +77,14 @@ pub(super) struct LiveSets {
 }
 
 impl LiveSets {
-    /// One use more of a set.
+    /// One use more of a set. Of one that is known already, what it is does not have to be said again.
     pub(super) fn keep(
         &mut self,
         store: &mut Store,
         peers: &mut PeerIndex,
         (family, namespace): (Family, &Arc<str>),
         name: &SetName,
-        definition: &Definition,
+        definition: Option<&Definition>,
     ) {
         if let Some(id) = self.by_name.get(name).copied() {
             let uses = self.entries[id.0].uses.entry(Arc::clone(namespace)).or_default();
@@ -96,6 +96,7 @@ impl LiveSets {
             }
             return;
         }
+        let Some(definition) = definition else { return };
         let content = match definition {
             Definition::Peers { pods, addresses } => {
                 Content::Peers(pods.iter().map(|peer| peers.keep(store, peer)).collect(), addresses.clone())
@@ -249,6 +250,11 @@ impl LiveSets {
             self.entries[id.0].expected -= 1;
         }
         self.release(name, namespace);
+    }
+
+    /// Whether a set is in use, or was.
+    pub(super) fn is_known(&self, name: &SetName) -> bool {
+        self.by_name.contains_key(name)
     }
 
     /// Whether a set is there with all its members.

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
 use super::store::{ClassId, PodId, Store};
 use crate::cluster::group::{Resolution, names_to_resolve, resolve};
-use crate::object::{ContainerPort, Labels, Protocol};
+use crate::object::{ContainerPort, Labels, NetworkPolicy, Protocol};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Peers, Policy, Ports};
 use crate::ruleset::name::Hash;
@@ -35,13 +37,33 @@ impl Weight {
             };
             let ports = match &rule.ports {
                 Ports::Everything => 1,
-                Ports::AnyOf(ports) => ports.len().div_ceil(PORTS_OF_RULE),
+                Ports::AnyOf(ports) => ports.len(),
             };
-            weight.rules = weight.rules.saturating_add(2 * peers.saturating_mul(ports) + 2);
-            let pods = rule.pod_peers().count() + usize::from(rule.named_ports().next().is_some());
-            weight.peers = weight.peers.saturating_add(u64::try_from(pods).unwrap_or(u64::MAX));
+            weight.add(peers, ports, rule.pod_peers().count() + usize::from(rule.named_ports().next().is_some()));
         }
         weight
+    }
+
+    /// The same of a policy that is not read yet, or more.
+    pub(super) fn of_unread(policy: &NetworkPolicy) -> Self {
+        let mut weight = Self { rules: 1, peers: 0 };
+        let Some(spec) = &policy.object.spec else { return weight };
+        let ingress = spec.ingress.iter().flatten().map(|rule| (rule.from.as_deref(), rule.ports.as_deref()));
+        let egress = spec.egress.iter().flatten().map(|rule| (rule.to.as_deref(), rule.ports.as_deref()));
+        for (peers, ports) in ingress.chain(egress) {
+            let (peers, ports) = (peers.unwrap_or_default(), ports.unwrap_or_default());
+            let is_named = ports.iter().any(|port| matches!(port.port, Some(IntOrString::String(_))));
+            let pods = peers.iter().filter(|peer| peer.ip_block.is_none()).count();
+            weight.add(peers.len().max(1), ports.len().max(1), pods + usize::from(is_named));
+        }
+        weight
+    }
+
+    /// A rule with so many peers and ports more, and so many peers that may be all pods.
+    fn add(&mut self, peers: usize, ports: usize, pods: usize) {
+        let matches = peers.saturating_mul(ports.div_ceil(PORTS_OF_RULE));
+        self.rules = self.rules.saturating_add(matches.saturating_mul(2).saturating_add(2));
+        self.peers = self.peers.saturating_add(u64::try_from(pods).unwrap_or(u64::MAX));
     }
 
     pub(super) fn plus(self, other: Self) -> Self {
@@ -124,13 +146,13 @@ impl LocalClass {
         Self { namespace, labels, pods: BTreeSet::new(), policies: Default::default(), names: None }
     }
 
-    /// The same class without its pods, for trying out what other policies make of it.
-    pub(super) fn without_pods(&self) -> Self {
+    /// The same class without its pods, and before any policy is tried on it.
+    pub(super) fn unjudged(&self) -> Self {
         Self {
             namespace: Arc::clone(&self.namespace),
             labels: self.labels.clone(),
             pods: BTreeSet::new(),
-            policies: self.policies.clone(),
+            policies: Default::default(),
             names: None,
         }
     }
@@ -184,5 +206,40 @@ impl LocalClass {
         let here = &self.policies[direction as usize];
         let rules = || here.iter().flat_map(|name| policies[name].rules(direction));
         resolve(self.names.get_or_insert_with(|| names_to_resolve(rules(), direction)), ports)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::sample;
+
+    #[test]
+    fn a_policy_that_is_not_read_yet_weighs_no_less_and_isolates_the_same() {
+        let ports = |count: u16| -> Vec<serde_json::Value> { (1..=count).map(|port| json!({"port": port})).collect() };
+        let (peer, block) = (json!({"podSelector": {}}), json!({"ipBlock": {"cidr": "10.0.0.0/8"}}));
+        let (wrong, named) = (json!({"ipBlock": {"cidr": "10"}}), json!([{"port": "http"}, {"port": 0}]));
+        for spec in [
+            json!({}),
+            json!({"podSelector": {"matchLabels": {"app": "web"}}}),
+            json!({"podSelector": {"matchLabels": {"app": "a b"}}, "policyTypes": ["Egress"]}),
+            json!({"ingress": [{}, {"from": []}, {"ports": []}]}),
+            json!({"ingress": [{"from": [peer, block, wrong], "ports": ports(20)}], "policyTypes": ["Ingress", "Egres"]}),
+            json!({"egress": [{"to": [wrong], "ports": named}, {"to": [peer, peer], "ports": named}]}),
+            json!({"egress": [], "ingress": [{"from": [{}], "ports": ports(8)}]}),
+        ] {
+            let policy = sample::policy(&format!("shop/np {spec}"));
+            let (read, _) = Policy::read(&policy);
+            let (unread, known) = (Weight::of_unread(&policy), Weight::of(&read));
+            assert!(unread.rules >= known.rules && unread.peers >= known.peers, "{spec}: {unread:?} {known:?}");
+            let isolates = Policy::read_without_rules(&policy);
+            assert_eq!((&isolates.namespace, &isolates.name), (&read.namespace, &read.name));
+            assert_eq!(isolates.subject, read.subject, "{spec}");
+            assert!(Direction::ALL.iter().all(|direction| {
+                isolates.isolates(*direction) == read.isolates(*direction) && isolates.rules(*direction).is_empty()
+            }));
+        }
     }
 }

@@ -25,6 +25,7 @@
 
 mod commit;
 mod findings;
+mod foresight;
 mod groups;
 mod intern;
 mod key;
@@ -34,6 +35,7 @@ mod local;
 mod names;
 mod peers;
 mod ports;
+mod prospect;
 mod selector;
 mod stand_in;
 mod store;
@@ -57,6 +59,7 @@ use crate::ruleset::node::SetName;
 use crate::ruleset::node::{InterfaceName, Member};
 
 use findings::Findings;
+pub use foresight::{CountQuestion, Counts, Foreseen, Foresight};
 use groups::LocalGroups;
 pub use key::PodKey;
 use large::Large;

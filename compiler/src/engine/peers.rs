@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -253,18 +253,21 @@ impl PeerIndex {
         store: &mut Store,
         peers: impl IntoIterator<Item = &'p PodPeer>,
     ) -> FxHashMap<&'p PodPeer, Size> {
-        let mut ids = FxHashMap::<&PodPeer, PeerId>::default();
-        for peer in peers {
-            ids.entry(peer).or_insert_with(|| self.keep(store, peer));
-        }
+        let mut seen = FxHashSet::default();
+        let peers: Vec<&PodPeer> = peers.into_iter().filter(|peer| seen.insert(*peer)).collect();
+        let sizes = self.sizes(store, peers.iter().copied());
+        peers.into_iter().zip(sizes).collect()
+    }
+
+    /// The same, in the order of the selectors.
+    pub(super) fn sizes<'p>(&mut self, store: &mut Store, peers: impl Iterator<Item = &'p PodPeer>) -> Vec<Size> {
+        let ids: Vec<PeerId> = peers.map(|peer| self.keep(store, peer)).collect();
         self.measure(store);
-        ids.into_iter()
-            .map(|(peer, id)| {
-                let size = self.size(id);
-                self.release(&mut store.strings, id);
-                (peer, size)
-            })
-            .collect()
+        let sizes = ids.iter().map(|id| self.size(*id)).collect();
+        for id in ids {
+            self.release(&mut store.strings, id);
+        }
+        sizes
     }
 
     fn is(&self, id: PeerId, namespaces: &Place, pods: &Compiled) -> bool {

@@ -44,6 +44,23 @@ pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
     (read, reader.findings())
 }
 
+/// Reads which pods a policy isolates, and in which directions: the policy without its rules.
+pub(super) fn read_without_rules(policy: &NetworkPolicy) -> Policy {
+    let (namespace, name) = (policy.namespace(), policy.name());
+    let mut reader = Reader { namespace, name, unknown: Vec::new(), findings: Vec::new(), more: 0 };
+    let empty = api::NetworkPolicySpec::default();
+    let spec = policy.object.spec.as_ref().unwrap_or(&empty);
+    let (subject, _) = reader.subject(spec.pod_selector.as_ref());
+    Policy {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        subject,
+        isolates: reader.isolates(spec),
+        rules: [Vec::new(), Vec::new()],
+        has_empty_list: [false, false],
+    }
+}
+
 impl Reader<'_> {
     /// What was found, and how much more there is.
     fn findings(mut self) -> Vec<Finding> {

@@ -2,6 +2,7 @@
 //! state on the way is one of events that the engine was given, in the order of each namespace.
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
+mod beside;
 mod examples;
 
 use std::cell::Cell;
@@ -9,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use npc_compiler::cluster::Cluster;
-use npc_compiler::engine::{Engine, Event, PodKey, Portion};
+use npc_compiler::engine::{Engine, Event, Foreseen, Foresight, PodKey, Portion};
 use npc_compiler::object::{Family, Labels, Objects, Pod};
 use npc_compiler::plan::{Delta, FamilyState, KernelState, Plan, Step};
 use npc_compiler::policy::{Direction, Policy};
@@ -324,9 +325,43 @@ fn watch_load(
     Ok(())
 }
 
+/// What a thread beside the loop does, as slowly as the test wants.
+#[derive(Debug, Default)]
+enum Beside {
+    #[default]
+    Idle,
+    /// It is at work.
+    Busy(Box<Foresight>),
+    /// It is done, and the loop does not know yet.
+    Done(Box<Foreseen>),
+}
+
+impl Beside {
+    /// It goes on, if so wanted. Whether the engine has something more.
+    fn step(&mut self, engine: &mut Engine, goes_on: bool) -> bool {
+        if !goes_on {
+            return false;
+        }
+        match std::mem::take(self) {
+            Self::Idle => *self = engine.foresight().map_or(Self::Idle, |foresight| Self::Busy(Box::new(foresight))),
+            // Its questions are answered now, whatever came after it began.
+            Self::Busy(foresight) => {
+                let foreseen = foresight.run(&mut |asked| Some(engine.count(&asked)));
+                *self = Self::Done(Box::new(foreseen.unwrap()));
+            }
+            Self::Done(foreseen) => {
+                engine.foreseen(*foreseen);
+                return true;
+            }
+        }
+        false
+    }
+}
+
 /// How much the cases had of what they are about.
 #[derive(Debug, Default)]
 struct Seen {
+    foreseen_beside: Cell<usize>,
     waited: Cell<usize>,
     others_went_on: Cell<usize>,
     stand_ins: Cell<usize>,
@@ -364,6 +399,11 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
     if order[1].is_multiple_of(2) {
         engine = engine.with_retained_groups();
     }
+    let is_beside = (order[1] >> 1).is_multiple_of(2);
+    if is_beside {
+        engine.find_out_beside((order[1] >> 2) as usize % 3 * limit);
+    }
+    let mut beside = Beside::default();
     let mut kernels = Family::ALL.map(|family| Model::new(family, &FamilyState::default()));
     let mut history = History::default();
     let mut was = Objects::default();
@@ -379,6 +419,7 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
             {
                 history.offer(&mut engine, event);
             }
+            add(&seen.foreseen_beside, beside.step(&mut engine, (number >> 16).is_multiple_of(2)));
             if number.is_multiple_of(3) {
                 let before = engine.state().clone();
                 let given = history.given.clone();
@@ -408,6 +449,7 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
                 let appends = |step: &Step| matches!(step, Step::Chains(_, writes) if !writes.append.is_empty());
                 add(&seen.parts, plan.steps.iter().any(appends));
                 watch_load(&mut kernels, &plan, in_view)?;
+                add(&seen.foreseen_beside, beside.step(&mut engine, (number >> 17).is_multiple_of(3)));
                 for (family, kernel) in Family::ALL.into_iter().zip(&kernels) {
                     prop_assert_eq!(&kernel.held(), engine.state().family(family));
                 }
@@ -431,6 +473,8 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
                 break;
             }
             watch_load(&mut kernels, &engine.load(Portion { sets: 3, rules: 3 }), in_view)?;
+            prop_assert!(is_beside || engine.is_load_due(), "it waits for nothing");
+            add(&seen.foreseen_beside, beside.step(&mut engine, true));
         }
         prop_assert!(!engine.is_loading(), "it never ends");
         prop_assert!(engine.commit().is_empty(), "a second commit has nothing to do");
@@ -464,6 +508,7 @@ fn every_state_while_large_changes_are_loaded_is_of_events_in_the_order_of_their
         .run(&(objects(), objects(), objects(), order), |(a, b, c, order)| run(&[a, b, c], &order, &seen))
         .unwrap();
     // So few cases hardly ever give a pod that waits other labels and nothing else.
-    let counts = [&seen.waited, &seen.others_went_on, &seen.stand_ins, &seen.parts, &seen.restarts].map(Cell::get);
+    let Seen { foreseen_beside, waited, others_went_on, stand_ins, parts, restarts, .. } = &seen;
+    let counts = [foreseen_beside, waited, others_went_on, stand_ins, parts, restarts].map(Cell::get);
     assert!(counts.iter().all(|count| *count > 0), "{seen:?}");
 }

@@ -20,9 +20,9 @@ use crate::command::Exit;
 
 const WORKERS: usize = 2;
 
-/// The blocking work that can be there at once: a pass, two sweeps, the packet counts, and the
-/// look-up of a name.
-const BLOCKING: usize = 5;
+/// The blocking work that can be there at once: a pass, two sweeps, what is found out about a large change, the
+/// packet counts, and the look-up of a name.
+const BLOCKING: usize = 6;
 
 /// How long the threads may take to start. A node without process ids starts none.
 const STARTS: Duration = Duration::from_secs(3);

@@ -210,9 +210,12 @@ impl Schedule {
     }
 
     /// The next portion of a large change is to be loaded then, if nothing else is due. A pass that comes
-    /// before loads it too.
+    /// before loads it too, and so does one after a failure, which comes no sooner for this. If a portion
+    /// waits for a moment already, it goes on waiting for that.
     pub(super) fn request_load(&mut self, at: Instant) {
-        self.load = Some(at);
+        if !matches!(self.pass, NextPass::RetryAt(..)) {
+            self.load.get_or_insert(at);
+        }
     }
 
     /// A program wrote to the packet filter, perhaps this agent.

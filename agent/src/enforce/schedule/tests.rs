@@ -88,6 +88,13 @@ fn a_change_comes_before_the_next_portion_and_brings_it() {
     schedule.request_load(now);
     schedule.failed(now, Failure::Other);
     assert_eq!(schedule.take_due(now), None, "a kernel that refuses is not asked more often");
+    // It is found out beside the loop what a large change makes, and that ends now.
+    schedule.request_load(now);
+    assert_eq!(schedule.take_due(now), None, "a kernel that refuses is not asked more often");
+    schedule.pass_succeeded(now, millis(1));
+    schedule.request_load(now + millis(2_000));
+    schedule.request_load(now);
+    assert_eq!(schedule.take_due(now), None, "another program holds the lock");
 }
 
 #[test]

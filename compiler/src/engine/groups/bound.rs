@@ -144,7 +144,7 @@ impl LocalGroups {
                     direction,
                     policies: policies.map(|name| &*here.policies[name]).collect(),
                     resolution: &group.resolution,
-                    sets: leaves.map(|leaves| leaves.iter().flat_map(|(_, sets)| sets).collect()),
+                    sets: leaves.map(|leaves| leaves.iter().flat_map(|(_, sets)| &**sets).collect()),
                 }
             }));
         }

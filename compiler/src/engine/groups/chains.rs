@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Age, Joint, LocalGroups, PreparedGroup, PreparedLeaf, Touched};
+use super::{Age, Joint, LocalGroups, Touched, Wanted};
 use crate::engine::live::LiveSets;
 use crate::engine::peers::PeerIndex;
+use crate::engine::prospect::PreparedGroup;
 use crate::engine::store::Store;
 use crate::engine::ways::Leaves;
 use crate::object::Family;
@@ -27,6 +28,7 @@ impl LocalGroups {
         store: &mut Store,
         peers: &mut PeerIndex,
         sets: &mut LiveSets,
+        state: &KernelState,
         touched: &mut [Touched; 2],
     ) -> bool {
         let edited = std::mem::take(&mut self.edited[direction as usize]);
@@ -53,16 +55,21 @@ impl LocalGroups {
             let Some(here) = self.namespaces.get(&group.namespace) else { continue };
             let policies = group.policies.iter().filter(|name| !here.over_bound.contains_key(*name));
             let policies: Vec<Arc<Policy>> = policies.map(|name| Arc::clone(&here.policies[name])).collect();
-            let prepared = self.prepared[direction as usize].remove(&hash).filter(|prepared| prepared.is_of(&policies));
+            let is_of_use = |prepared: &PreparedGroup| {
+                prepared.is_of(&policies) && prepared.is_complete(state, |name| sets.is_known(name))
+            };
+            let prepared = self.prepared[direction as usize].remove(&hash).filter(is_of_use);
             let PreparedGroup { leaves, .. } = prepared.unwrap_or_else(|| {
                 PreparedGroup::new((direction, hash, &group.resolution), policies, &self.options, &group.names())
             });
-            let leaves = leaves.map(|PreparedLeaf { family, chain, rules, sets: asked }| {
+            let leaves = leaves.map(|mut leaf| {
+                let (family, asked) = (leaf.family, std::mem::take(&mut leaf.sets));
                 for (name, definition) in &asked {
-                    sets.keep(store, peers, (family, &group.namespace), name, definition);
+                    sets.keep(store, peers, (family, &group.namespace), name, definition.as_ref());
                 }
+                let (chain, rules) = leaf.into_rules();
                 *self.uses[family as usize].entry(chain.clone()).or_default() += 1;
-                touched[family as usize].insert(chain.clone(), Some(rules));
+                touched[family as usize].insert(chain.clone(), rules.map_or(Wanted::Held, Wanted::Rules));
                 (chain, asked.into_keys().collect())
             });
             let namespace = &group.namespace;
@@ -77,7 +84,7 @@ impl LocalGroups {
         }
         for (namespace, leaves) in dropped {
             for (family, (chain, names)) in Family::ALL.into_iter().zip(leaves) {
-                for name in &names {
+                for name in &*names {
                     sets.release(name, &namespace);
                 }
                 self.drop_chain(family, chain, touched);
@@ -108,7 +115,7 @@ impl LocalGroups {
             let mut chains = Vec::new();
             for (family, (chain, rules)) in Family::ALL.into_iter().zip([v4, v6].into_iter().flatten()) {
                 *self.uses[family as usize].entry(chain.clone()).or_default() += 1;
-                touched[family as usize].insert(chain.clone(), Some(rules));
+                touched[family as usize].insert(chain.clone(), Wanted::Rules(rules));
                 chains.push(chain);
             }
             made.insert(identity, Joint { groups, chains: chains.try_into().ok() });
@@ -132,7 +139,7 @@ impl LocalGroups {
                 uses.remove(&chain);
             }
         }
-        touched[family as usize].entry(chain).or_insert(None);
+        touched[family as usize].entry(chain).or_insert(Wanted::Gone);
     }
 
     /// Where the tree of a direction is to lead, and which addresses.

@@ -1,13 +1,16 @@
 //! Events that wait, and what they will make.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::engine::Event;
-use crate::engine::groups::{PreparedGroup, PreparedLeaf, Prospect, ToCome};
+use crate::engine::foresight::{Outcome, ReadPolicy, Version};
+use crate::engine::groups::ToCome;
 use crate::engine::key::PodKey;
 use crate::engine::live::expecting;
-use crate::object::{Family, Labels, Pod};
+use crate::engine::local::Weight;
+use crate::engine::prospect::{PreparedGroup, PreparedLeaf, Prospect};
+use crate::object::{Family, Labels, NetworkPolicy, Pod};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Policy};
 use crate::ruleset::node::{ChainName, SetName};
@@ -23,8 +26,18 @@ pub(super) enum Object {
 #[derive(Debug)]
 pub(super) enum Change {
     Event(Event),
+    /// The object is this policy, which takes long to read; with what it isolates.
+    Unread(Arc<NetworkPolicy>, Box<Policy>),
     /// The object is this policy, which was read already: one of a megabyte is read once.
     Policy(Arc<Policy>, Vec<Finding>),
+}
+
+impl Change {
+    /// The object is this policy, which is read later.
+    pub(super) fn unread(policy: Box<NetworkPolicy>) -> Self {
+        let isolates = Policy::read_without_rules(&policy);
+        Self::Unread(Arc::from(policy), Box::new(isolates))
+    }
 }
 
 /// The last event about each of some objects. The engine is given all of them at once, so
@@ -51,43 +64,76 @@ impl Batch {
         }
     }
 
-    /// Reads the policies that are not read yet.
-    fn read_policies(&mut self) {
-        for change in self.changes.values_mut() {
-            if let Change::Event(Event::Policy(policy)) = change {
-                let (policy, findings) = Policy::read(policy);
-                *change = Change::Policy(Arc::new(policy), findings);
-            }
-        }
-    }
-
-    /// What is to change in the namespace. Policies are read.
-    pub(super) fn changes_to_come(&mut self) -> ToCome<'_> {
-        self.read_policies();
+    /// What is to change in the namespace.
+    pub(super) fn changes_to_come(&self) -> ToCome<'_> {
         let mut to_come = ToCome { reconsiders_bound: self.reconsiders_bound, ..ToCome::default() };
         for (object, change) in &self.changes {
-            match (object, change) {
-                (Object::Policy(name), Change::Policy(policy, _)) => {
-                    to_come.policies.insert(Arc::from(name.as_str()), Some(Arc::clone(policy)));
+            let version = match (object, change) {
+                (Object::Policy(_), Change::Policy(policy, _)) => Version::Read(Arc::clone(policy)),
+                (Object::Policy(_), Change::Unread(policy, _)) => Version::Unread(Arc::clone(policy)),
+                (Object::Policy(_), Change::Event(_)) => Version::Gone,
+                (_, Change::Event(Event::Pod(pod))) => {
+                    to_come.pods.push(pod);
+                    continue;
                 }
-                (Object::Policy(name), Change::Event(_)) => {
-                    to_come.policies.insert(Arc::from(name.as_str()), None);
-                }
-                (_, Change::Event(Event::Pod(pod))) => to_come.pods.push(pod),
-                _ => {}
+                _ => continue,
+            };
+            if let Object::Policy(name) = object {
+                to_come.policies.push((Arc::from(name.as_str()), version));
             }
         }
         to_come
     }
+
+    /// What policies of it make, or more; and how many bytes those take that are not read yet.
+    pub(super) fn weight(&self) -> (Weight, usize) {
+        let (mut weight, mut unread) = (Weight::default(), 0_usize);
+        for change in self.changes.values() {
+            match change {
+                Change::Policy(policy, _) => weight = weight.plus(Weight::of(policy)),
+                Change::Unread(policy, _) => {
+                    weight = weight.plus(Weight::of_unread(policy));
+                    unread = unread.saturating_add(policy.retained_bytes());
+                }
+                Change::Event(_) => {}
+            }
+        }
+        (weight, unread)
+    }
+
+    /// Takes later events in.
+    fn extend(&mut self, later: Self) {
+        if self.is_empty() {
+            self.first = later.first;
+        }
+        self.changes.extend(later.changes);
+        self.reconsiders_bound |= later.reconsiders_bound;
+    }
+}
+
+/// What is known of what events will make that wait.
+#[derive(Debug, Default)]
+pub(super) enum Progress {
+    /// Nothing. The next commit decides how it is found out.
+    #[default]
+    New,
+    /// It is to be found out beside the loop.
+    Due,
+    /// It is being found out, by the foresight of this number.
+    Foreseeing(u64),
+    /// It is found out.
+    Foreseen(Box<Outcome>),
+    /// It is found out, is much, and comes in portions.
+    Expected(Expected),
 }
 
 /// A namespace whose events wait.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     pub(super) now: Batch,
-    /// What these will make; nothing until the next commit.
-    pub(super) expected: Option<Expected>,
-    /// Those that came after it was found out.
+    /// What these will make.
+    pub(super) progress: Progress,
+    /// Those that came after that began to be found out.
     pub(super) later: Batch,
 }
 
@@ -96,19 +142,47 @@ impl Waiting {
         [&self.now, &self.later].into_iter().filter(|batch| !batch.is_empty())
     }
 
-    /// What comes next goes here.
-    pub(super) fn last(&mut self) -> &mut Batch {
-        if self.expected.is_some() { &mut self.later } else { &mut self.now }
+    /// What is expected, once it is known.
+    pub(super) const fn expected(&self) -> Option<&Expected> {
+        match &self.progress {
+            Progress::Expected(expected) => Some(expected),
+            _ => None,
+        }
     }
 
-    /// Whether some policy that waits isolates pods with these labels, by direction. Policies are read.
-    pub(super) fn isolates(&mut self, labels: &Labels) -> [bool; 2] {
-        self.now.read_policies();
-        self.later.read_policies();
+    /// Whether the next commit, or a portion, has something to do for it.
+    pub(super) const fn is_ready(&self) -> bool {
+        !matches!(self.progress, Progress::Due | Progress::Foreseeing(_))
+    }
+
+    /// What comes next goes here.
+    pub(super) fn last(&mut self) -> &mut Batch {
+        match self.progress {
+            Progress::New | Progress::Due => &mut self.now,
+            _ => &mut self.later,
+        }
+    }
+
+    /// These policies were read.
+    pub(super) fn take_in(&mut self, read: Vec<ReadPolicy>) {
+        for (name, policy, findings) in read {
+            self.now.changes.insert(Object::Policy(name.to_string()), Change::Policy(policy, findings));
+        }
+    }
+
+    /// What was found out does not hold any more. All events are to be found out together then.
+    pub(super) fn begin_anew(&mut self) {
+        self.progress = Progress::Due;
+        self.now.extend(std::mem::take(&mut self.later));
+    }
+
+    /// Whether some policy that waits isolates pods with these labels, by direction.
+    pub(super) fn isolates(&self, labels: &Labels) -> [bool; 2] {
         let policies = || self.batches().flat_map(|batch| batch.changes.values());
         Direction::ALL.map(|direction| {
             policies().any(|change| match change {
                 Change::Policy(policy, _) => policy.isolates(direction) && policy.subject.matches(labels),
+                Change::Unread(_, policy) => policy.isolates(direction) && policy.subject.matches(labels),
                 Change::Event(_) => false,
             })
         })
@@ -151,11 +225,7 @@ pub(super) struct Released {
 
 impl Expected {
     pub(super) fn new(namespace: &str, prospect: Prospect) -> Self {
-        let Prospect { groups, over, .. } = prospect;
-        let leaves = groups.iter().flat_map(|group| &group.leaves).enumerate();
-        let mut seen = BTreeSet::new();
-        let of_leaf = leaves.flat_map(|(place, leaf)| leaf.sets.keys().map(move |name| (place, name)));
-        let sets = of_leaf.filter(|(_, name)| seen.insert(*name)).map(|(place, name)| (place, name.clone())).collect();
+        let Prospect { groups, sets, over, .. } = prospect;
         let user = expecting(namespace);
         Self { user, groups, over, sets, kept_sets: 0, whole_sets: 0, whole_chains: 0 }
     }
@@ -164,13 +234,13 @@ impl Expected {
     pub(super) fn release(self) -> (Released, Prospect) {
         let chains = self.leaves().map(|leaf| (leaf.family, leaf.chain.clone())).collect();
         let sets = self.sets.into_iter().take(self.kept_sets).map(|(_, name)| name).collect();
-        let prospect = Prospect { groups: self.groups, over: self.over, members: BTreeMap::new() };
+        let prospect = Prospect { groups: self.groups, over: self.over, ..Prospect::default() };
         (Released { user: self.user, sets, chains }, prospect)
     }
 
     /// The chain of this place.
-    pub(super) fn leaf(&self, place: usize) -> Option<&PreparedLeaf> {
-        self.groups.get(place / LEAVES)?.leaves.get(place % LEAVES)
+    pub(super) fn leaf(&mut self, place: usize) -> Option<&mut PreparedLeaf> {
+        self.groups.get_mut(place / LEAVES)?.leaves.get_mut(place % LEAVES)
     }
 
     pub(super) fn leaves(&self) -> impl Iterator<Item = &PreparedLeaf> {

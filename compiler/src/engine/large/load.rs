@@ -1,6 +1,8 @@
 //! What is expected comes into the state, a portion at a time.
 
-use super::batch::{Expected, Waiting};
+use std::sync::Arc;
+
+use super::batch::{Expected, Progress, Waiting};
 use super::{MEMBERS, Portion};
 use crate::engine::Engine;
 use crate::object::Family;
@@ -25,7 +27,7 @@ impl Engine {
             && let Some(mut waiting) = self.large.waiting.remove(&namespace)
         {
             self.large.has_swept = false;
-            if let Some(expected) = &mut waiting.expected {
+            if let Progress::Expected(expected) = &mut waiting.progress {
                 plan = self.load_sets(expected, portion.sets);
                 if expected.whole_sets == expected.sets.len() && plan.is_empty() {
                     plan = self.load_chains(expected, portion.rules);
@@ -49,7 +51,7 @@ impl Engine {
 
     /// The namespace after the one of which something was loaded last.
     fn next_to_load(&self) -> Option<String> {
-        let is_expecting = |waiting: &Waiting| waiting.expected.as_ref().is_some_and(|expected| !expected.is_whole());
+        let is_expecting = |waiting: &Waiting| waiting.expected().is_some_and(|expected| !expected.is_whole());
         let expecting = || self.large.waiting.iter().filter(|(_, waiting)| is_expecting(waiting)).map(|(name, _)| name);
         let next = expecting().find(|name| self.large.last.as_ref().is_none_or(|last| *name > last));
         next.or_else(|| expecting().next()).cloned()
@@ -82,13 +84,16 @@ impl Engine {
     /// Has the index know the members of the next sets.
     fn keep_sets(&mut self, expected: &mut Expected, most: usize) {
         let mut missing = expected.sets[expected.whole_sets..expected.kept_sets].len();
-        while let Some((place, name)) = expected.sets.get(expected.kept_sets).filter(|_| missing < most) {
-            if let Some(leaf) = expected.leaf(*place) {
-                let user = (leaf.family, &expected.user);
-                self.sets.keep(&mut self.store, &mut self.peers, user, name, &leaf.sets[name]);
-                self.sets.expect(name);
+        let user = Arc::clone(&expected.user);
+        while let Some((place, name)) = expected.sets.get(expected.kept_sets).filter(|_| missing < most).cloned() {
+            if let Some(leaf) = expected.leaf(place) {
+                // From now on the index knows what it is.
+                let definition = leaf.sets.get_mut(&name).and_then(Option::take);
+                let user = (leaf.family, &user);
+                self.sets.keep(&mut self.store, &mut self.peers, user, &name, definition.as_ref());
+                self.sets.expect(&name);
             }
-            missing += usize::from(!self.sets.is_whole(name));
+            missing += usize::from(!self.sets.is_whole(&name));
             expected.kept_sets += 1;
         }
         self.peers.settle(&self.store);
@@ -99,16 +104,15 @@ impl Engine {
         let mut left = most.max(1);
         while let Some(leaf) = expected.leaf(expected.whole_chains).filter(|_| left > 0) {
             let there = self.state.family(leaf.family).chains.get(&leaf.chain).map(Vec::len);
-            let rest = &leaf.rules[there.unwrap_or_default().min(leaf.rules.len())..];
-            let some = &rest[..rest.len().min(left)];
+            let some = leaf.take(there.unwrap_or_default(), left);
             left -= some.len();
             let writes = &mut writes[leaf.family as usize];
             match there {
-                None => drop(writes.replace.insert(leaf.chain.clone(), some.to_vec())),
+                None => drop(writes.replace.insert(leaf.chain.clone(), some)),
                 Some(_) if some.is_empty() => {}
-                Some(_) => drop(writes.append.insert(leaf.chain.clone(), some.to_vec())),
+                Some(_) => drop(writes.append.insert(leaf.chain.clone(), some)),
             }
-            if some.len() < rest.len() {
+            if !leaf.is_taken() {
                 break;
             }
             expected.whole_chains += 1;

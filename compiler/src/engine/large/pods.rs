@@ -84,7 +84,7 @@ impl Engine {
         // Of a policy that waits, or is to go by what waits, it is not known whether it is in force
         // before the pod is.
         let mut isolated = self.groups.isolates(&pod.namespace, &pod.labels);
-        if let Some(waiting) = self.large.waiting.get_mut(&pod.namespace) {
+        if let Some(waiting) = self.large.waiting.get(&pod.namespace) {
             let by_waiting = waiting.isolates(&pod.labels);
             isolated = Direction::ALL.map(|direction| isolated[direction as usize] || by_waiting[direction as usize]);
         }
@@ -141,7 +141,7 @@ impl Batch {
     pub(super) fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.changes.values().filter_map(|change| match change {
             Change::Event(Event::Pod(pod)) => Some(&**pod),
-            Change::Event(_) | Change::Policy(..) => None,
+            Change::Event(_) | Change::Unread(..) | Change::Policy(..) => None,
         })
     }
 }

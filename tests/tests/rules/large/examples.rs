@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::engine::NODE;
 
-fn pod(namespace: &str, number: u8, app: &str) -> Pod {
+pub(super) fn pod(namespace: &str, number: u8, app: &str) -> Pod {
     let labels = [("app".to_owned(), app.to_owned())].into();
     let spec = k8s_openapi::api::core::v1::PodSpec::default();
     let pod = Pod::from_template(namespace.to_owned(), format!("p{number}"), labels, spec);
@@ -38,19 +38,19 @@ fn policy_with(namespace: &str, name: &str, subject: &Value, rules: &[Value]) ->
 }
 
 /// A policy for all pods of a namespace, which admits pods of some kinds to as many separate ports.
-fn policy(namespace: &str, admits: &[(&str, usize)]) -> Event {
+pub(super) fn policy(namespace: &str, admits: &[(&str, usize)]) -> Event {
     let rules =
         admits.iter().map(|(app, ports)| rule(&json!([{"podSelector": {"matchLabels": {"app": app}}}]), *ports));
     policy_with(namespace, "np", &json!({}), &rules.collect::<Vec<_>>())
 }
 
 /// A policy for the pods of a kind, which admits these peers to as many separate ports.
-fn policy_for(name: &str, app: &str, from: &Value, ports: usize) -> Event {
+pub(super) fn policy_for(name: &str, app: &str, from: &Value, ports: usize) -> Event {
     policy_with("large", name, &json!({"matchLabels": {"app": app}}), &[rule(from, ports)])
 }
 
 /// An engine to which more than fifty rules and sets are much.
-fn engine(options: Options) -> Engine {
+pub(super) fn engine(options: Options) -> Engine {
     Engine::new(NODE, options).with_large_changes_first(50)
 }
 
@@ -68,7 +68,7 @@ fn load_all(engine: &mut Engine, rules: usize) -> usize {
     }
 }
 
-fn came(pod: Pod) -> Event {
+pub(super) fn came(pod: Pod) -> Event {
     Event::Pod(Box::new(pod))
 }
 
@@ -84,7 +84,7 @@ fn waiting() -> Engine {
     engine
 }
 
-fn is_isolated(engine: &Engine, number: u8) -> bool {
+pub(super) fn is_isolated(engine: &Engine, number: u8) -> bool {
     let address = IpAddr::from([10, 0, 0, number]);
     engine.policies_of(address, Direction::Ingress).next().is_some()
 }

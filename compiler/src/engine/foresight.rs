@@ -1,0 +1,362 @@
+//! Finding out what events of a namespace that wait will make: which chains, which sets, and which policies
+//! will be over the bound on set members.
+//!
+//! For thousands of rules that takes long, so it takes nothing of the engine but values, and can be done on
+//! any thread:
+//!
+//! ```text
+//! loop:    Engine::foresight ─▶         Engine::count … Engine::count         ─▶ Engine::foreseen
+//! thread:                      Foresight::run ─▶ asks, a portion at a time ─▶
+//! ```
+//!
+//! How many pods the selectors of rules select is known to the engine alone, so it is asked about them, a
+//! portion at a time.
+//!
+//! What is found out holds as long as the namespace stays as it is. Its policies and groups do, because its
+//! events wait. Pods of other namespaces may bring one of its policies over the bound on set members, or
+//! back: then it is found out anew.
+//!
+//! [`Engine::foresight`]: super::Engine::foresight
+//! [`Engine::count`]: super::Engine::count
+//! [`Engine::foreseen`]: super::Engine::foreseen
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::local::LocalClass;
+use super::prospect::{PreparedGroup, Prospect};
+use crate::cluster::group::Resolution;
+use crate::object::{ContainerPort, NetworkPolicy};
+use crate::policy::finding::Finding;
+use crate::policy::{Direction, PodPeer, Policy, PolicyRule};
+use crate::ruleset::layout::{Options, identity};
+use crate::ruleset::members::{self, Demand, Size, Sizes};
+use crate::ruleset::name::Hash;
+use crate::ruleset::node::SetName;
+
+/// How many selectors, or sets, the engine is asked about at once.
+const ASKED: usize = 1_000;
+
+/// What a policy will be.
+#[derive(Debug)]
+pub(super) enum Version {
+    /// It goes.
+    Gone,
+    /// It is not read yet.
+    Unread(Arc<NetworkPolicy>),
+    Read(Arc<Policy>),
+}
+
+/// Endpoints of this node with the same labels: their class, and how many kinds of ports they have.
+pub(super) type FutureClass = (LocalClass, BTreeSet<Vec<ContainerPort>>);
+
+/// The sets that a group has, by family.
+pub(super) type SetsOfGroup = [Arc<[SetName]>; 2];
+
+/// All that decides what events of a namespace will make. It is a value: the engine goes on meanwhile.
+#[derive(Debug)]
+pub struct Foresight {
+    pub(super) number: u64,
+    pub(super) options: Options,
+    pub(super) namespace: Arc<str>,
+    /// The policies in force.
+    pub(super) policies: BTreeMap<Arc<str>, Arc<Policy>>,
+    /// What comes of some of them, and others.
+    pub(super) changes: Vec<(Arc<str>, Version)>,
+    /// The endpoints of this node as they will be; no policy has judged their classes.
+    pub(super) classes: Vec<FutureClass>,
+    /// The policies that are over the bound on set members, and those of them that stay unless they change.
+    pub(super) over: BTreeSet<Arc<str>>,
+    pub(super) stay: BTreeSet<Arc<str>>,
+    /// The groups that have their chains, by direction.
+    pub(super) there: [BTreeMap<Hash, SetsOfGroup>; 2],
+    /// The size of all pods.
+    pub(super) of_all: Size,
+}
+
+/// What a [`Foresight`] asks the engine: how many members some selectors and some sets make.
+#[derive(Debug)]
+pub struct CountQuestion {
+    pub(super) peers: Vec<PodPeer>,
+    pub(super) sets: Vec<SetName>,
+}
+
+/// The answer to a [`CountQuestion`], in its order.
+#[derive(Debug)]
+pub struct Counts {
+    pub(super) peers: Vec<Size>,
+    pub(super) sets: Vec<u64>,
+}
+
+/// What events of a namespace will make.
+#[derive(Debug)]
+pub struct Foreseen {
+    pub(super) number: u64,
+    pub(super) namespace: Arc<str>,
+    /// The policies that were read for it.
+    pub(super) read: Vec<ReadPolicy>,
+    pub(super) outcome: Outcome,
+}
+
+/// A policy, by its name, and what was not understood of it.
+pub(super) type ReadPolicy = (Arc<str>, Arc<Policy>, Vec<Finding>);
+
+/// What will be made, if something holds still.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// The policies that were over the bound on set members.
+    pub(super) over: BTreeSet<Arc<str>>,
+    pub(super) prospect: Prospect,
+}
+
+impl Foresight {
+    /// The namespace of the events.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Finds out what the events will make. `ask` is answered by [`Engine::count`](super::Engine::count).
+    /// `None` if it is not.
+    pub fn run(self, ask: &mut dyn FnMut(CountQuestion) -> Option<Counts>) -> Option<Foreseen> {
+        let Self { number, options, namespace, mut policies, changes, classes, over, stay, there, of_all } = self;
+        let (edited, read) = change(&mut policies, changes);
+        let groups = future_groups(&namespace, classes, &policies);
+        let is_there = |group: &FutureGroup, out: &BTreeSet<&str>| {
+            let is_same = |name: &Arc<str>| !edited.contains(name) && over.contains(name) == out.contains(&**name);
+            there[group.direction as usize].contains_key(&group.hash) && group.own.iter().all(is_same)
+        };
+        let sets_of = |group: &FutureGroup| there[group.direction as usize].get(&group.hash).into_iter().flatten();
+        let future = FutureNamespace { options: &options, namespace: &namespace, policies: &policies };
+        let stays = |name: &&Arc<str>| policies.contains_key(*name) && !edited.contains(*name);
+        let stay: BTreeSet<&str> = stay.iter().filter(stays).map(|name| &**name).collect();
+        let (there, new): (Vec<&FutureGroup>, Vec<&FutureGroup>) =
+            groups.iter().partition(|group| is_there(group, &stay));
+        let mut known = Known { of_all, ..Known::default() };
+        let prospect = if new.is_empty() {
+            Prospect { over: future.names(&stay), ..Prospect::default() }
+        } else {
+            known.learn_peers(future.peers(&new), ask)?;
+            let present: BTreeSet<&SetName> =
+                there.iter().flat_map(|group| sets_of(group)).flat_map(|sets| &**sets).collect();
+            known.learn_sets(&present, ask)?;
+            let groups_made = future.prepare(&new, &stay);
+            let (total, members) = count(&present, &groups_made, &mut known);
+            if total <= options.set_members.0 {
+                Prospect::new(groups_made, members, future.names(&stay))
+            } else {
+                // They may take a hundred megabytes, and are of no use.
+                drop((groups_made, members));
+                let all: Vec<&FutureGroup> = groups.iter().collect();
+                known.learn_peers(future.peers(&all), ask)?;
+                let demand = |group| {
+                    let made = is_there(group, &stay).then(|| sets_of(group).flat_map(|sets| &**sets).collect());
+                    future.demand(group, made)
+                };
+                let demands: Vec<Demand<'_>> = groups.iter().map(demand).collect();
+                let out = members::choose_over_bound(&demands, stay.clone(), &options, &mut known);
+                let new: Vec<&FutureGroup> = groups.iter().filter(|group| !is_there(group, &out)).collect();
+                let groups_made = future.prepare(&new, &out);
+                let (_, members) = count(&BTreeSet::new(), &groups_made, &mut known);
+                Prospect::new(groups_made, members, future.names(&out))
+            }
+        };
+        Some(Foreseen { number, namespace, read, outcome: Outcome { over, prospect } })
+    }
+}
+
+/// Makes of policies what they will be. Answers the names of those that are others then, and those that were
+/// read for it.
+fn change(
+    policies: &mut BTreeMap<Arc<str>, Arc<Policy>>,
+    changes: Vec<(Arc<str>, Version)>,
+) -> (BTreeSet<Arc<str>>, Vec<ReadPolicy>) {
+    let (mut edited, mut read) = (BTreeSet::new(), Vec::new());
+    for (name, version) in changes {
+        let policy = match version {
+            Version::Gone => None,
+            Version::Read(policy) => Some(policy),
+            Version::Unread(policy) => {
+                let (policy, findings) = Policy::read(&policy);
+                let policy = Arc::new(policy);
+                read.push((Arc::clone(&name), Arc::clone(&policy), findings));
+                Some(policy)
+            }
+        };
+        let is_other = match policy {
+            Some(policy) if policies.get(&name).is_some_and(|known| *known == policy) => false,
+            Some(policy) => {
+                policies.insert(Arc::clone(&name), policy);
+                true
+            }
+            None => policies.remove(&name).is_some(),
+        };
+        if is_other {
+            edited.insert(name);
+        }
+    }
+    (edited, read)
+}
+
+/// A group that will be there.
+struct FutureGroup {
+    direction: Direction,
+    /// The names of the policies, sorted.
+    own: BTreeSet<Arc<str>>,
+    resolution: Resolution,
+    hash: Hash,
+}
+
+/// The groups of endpoints with these policies.
+fn future_groups(
+    namespace: &str,
+    classes: Vec<FutureClass>,
+    policies: &BTreeMap<Arc<str>, Arc<Policy>>,
+) -> Vec<FutureGroup> {
+    let mut seen = BTreeSet::new();
+    let mut groups = Vec::new();
+    for (mut class, ports) in classes {
+        for (name, policy) in policies {
+            class.judge(name, Some(policy));
+        }
+        for direction in Direction::ALL {
+            if class.isolating(direction).is_empty() {
+                continue;
+            }
+            for ports in &ports {
+                let resolution = class.resolve(direction, policies, ports);
+                let own = class.isolating(direction).clone();
+                let hash = identity(direction, own.iter().map(|name| (namespace, &**name)), &resolution);
+                if seen.insert(hash) {
+                    groups.push(FutureGroup { direction, own, resolution, hash });
+                }
+            }
+        }
+    }
+    groups
+}
+
+/// A namespace with the policies that it will have.
+struct FutureNamespace<'a> {
+    options: &'a Options,
+    namespace: &'a str,
+    policies: &'a BTreeMap<Arc<str>, Arc<Policy>>,
+}
+
+impl<'a> FutureNamespace<'a> {
+    /// The chains of groups, while some policies are over the bound on set members.
+    fn prepare(&self, groups: &[&FutureGroup], over: &BTreeSet<&str>) -> Vec<PreparedGroup> {
+        let prepare = |group: &&FutureGroup| {
+            let FutureGroup { direction, own, resolution, hash } = group;
+            let within = own.iter().filter(|name| !over.contains(&***name));
+            let policies = within.filter_map(|name| self.policies.get(name)).cloned().collect();
+            let names = own.iter().map(|name| (self.namespace, &**name));
+            PreparedGroup::new((*direction, *hash, resolution), policies, self.options, &names)
+        };
+        groups.iter().map(prepare).collect()
+    }
+
+    /// Names of policies, as the namespace keeps them.
+    fn names(&self, over: &BTreeSet<&str>) -> Vec<Arc<str>> {
+        over.iter().filter_map(|name| self.policies.get_key_value(*name)).map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// The peers of these groups' policies.
+    fn peers(&self, groups: &[&FutureGroup]) -> impl Iterator<Item = &'a PodPeer> {
+        let mut asked = BTreeMap::<(&str, Direction), &'a Policy>::new();
+        for FutureGroup { direction, own, .. } in groups {
+            let policies = own.iter().filter_map(|name| self.policies.get_key_value(name));
+            asked.extend(policies.map(|(name, policy)| ((&**name, *direction), &**policy)));
+        }
+        let rules = asked.into_iter().flat_map(|((_, direction), policy)| policy.rules(direction));
+        rules.flat_map(PolicyRule::pod_peers)
+    }
+
+    /// A group as the bound sees it.
+    fn demand<'d>(&self, group: &'d FutureGroup, sets: Option<Vec<&'d SetName>>) -> Demand<'d>
+    where
+        'a: 'd,
+    {
+        let FutureGroup { direction, own, resolution, .. } = group;
+        let policies = own.iter().filter_map(|name| self.policies.get(name));
+        Demand { direction: *direction, policies: policies.map(|policy| &**policy).collect(), resolution, sets }
+    }
+}
+
+/// What the sets of all groups count, those that are there and those of new ones; and what each of the new
+/// ones counts.
+fn count(
+    present: &BTreeSet<&SetName>,
+    prepared: &[PreparedGroup],
+    known: &mut Known<'_>,
+) -> (u64, BTreeMap<SetName, u64>) {
+    let mut of_new = BTreeMap::new();
+    for leaf in prepared.iter().flat_map(|group| &group.leaves) {
+        for (name, definition) in &leaf.sets {
+            if let Some(definition) = definition.as_ref().filter(|_| !of_new.contains_key(name)) {
+                of_new.insert(name.clone(), members::count(definition, leaf.family, known));
+            }
+        }
+    }
+    let others: Vec<&&SetName> = present.iter().filter(|name| !of_new.contains_key(**name)).collect();
+    let of_sets = members::count_of_sets(u64::try_from(of_new.len() + others.len()).unwrap_or(u64::MAX));
+    let of_others = others.into_iter().map(|name| known.of_set(name).unwrap_or_default());
+    (of_others.chain(of_new.values().copied()).fold(of_sets, u64::saturating_add), of_new)
+}
+
+/// What the engine answered.
+#[derive(Default)]
+struct Known<'a> {
+    of_all: Size,
+    peers: FxHashMap<&'a PodPeer, Size>,
+    sets: FxHashMap<SetName, u64>,
+}
+
+impl<'a> Known<'a> {
+    /// Asks how many members the pods of selectors make.
+    fn learn_peers(
+        &mut self,
+        peers: impl Iterator<Item = &'a PodPeer>,
+        ask: &mut dyn FnMut(CountQuestion) -> Option<Counts>,
+    ) -> Option<()> {
+        let mut seen = FxHashSet::default();
+        let new: Vec<&PodPeer> = peers.filter(|peer| !self.peers.contains_key(*peer) && seen.insert(*peer)).collect();
+        for some in new.chunks(ASKED) {
+            let peers = some.iter().map(|peer| (*peer).clone()).collect();
+            let counts = ask(CountQuestion { peers, sets: Vec::new() })?;
+            self.peers.extend(some.iter().copied().zip(counts.peers));
+        }
+        Some(())
+    }
+
+    /// Asks what sets count.
+    fn learn_sets(
+        &mut self,
+        sets: &BTreeSet<&SetName>,
+        ask: &mut dyn FnMut(CountQuestion) -> Option<Counts>,
+    ) -> Option<()> {
+        let all: Vec<SetName> = sets.iter().map(|name| (*name).clone()).collect();
+        for some in all.chunks(ASKED) {
+            let counts = ask(CountQuestion { peers: Vec::new(), sets: some.to_vec() })?;
+            self.sets.extend(some.iter().cloned().zip(counts.sets));
+        }
+        Some(())
+    }
+}
+
+impl Sizes for Known<'_> {
+    fn of_peer(&mut self, peer: &PodPeer) -> Size {
+        // What is counted is an upper bound, so one that was not asked about may be everything.
+        self.peers.get(peer).copied().unwrap_or(self.of_all)
+    }
+
+    fn of_all(&mut self) -> Size {
+        self.of_all
+    }
+
+    fn of_set(&self, set: &SetName) -> Option<u64> {
+        self.sets.get(set).copied()
+    }
+}

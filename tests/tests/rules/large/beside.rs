@@ -1,0 +1,160 @@
+//! What large changes will make is found out beside the loop.
+#![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+
+use npc_compiler::engine::{Engine, Event, Foreseen, Portion};
+use npc_compiler::object::{Labels, Namespace, Pod};
+use npc_compiler::ruleset::layout::{Options, SetMembers};
+use serde_json::json;
+
+use super::examples::{came, engine, is_isolated, pod, policy, policy_for};
+
+/// An engine in which a policy of the namespace `large` waits until it is found out what it makes.
+fn waiting(options: Options, large: Event) -> Engine {
+    let mut engine = engine(options);
+    engine.find_out_beside(100);
+    for event in [came(pod("large", 1, "db")), came(pod("small", 2, "db")), policy("large", &[("web", 1)])] {
+        engine.offer(event);
+    }
+    engine.commit();
+    engine.offer(large);
+    assert!(engine.commit().is_empty() && engine.is_waiting("large") && !engine.is_load_due());
+    engine
+}
+
+/// Finds out what the next namespace's events make. The engine does not know it yet.
+fn find_out(engine: &mut Engine) -> Foreseen {
+    let foresight = engine.foresight().unwrap();
+    assert_eq!(foresight.namespace(), "large");
+    foresight.run(&mut |asked| Some(engine.count(&asked))).unwrap()
+}
+
+/// Loads all, and finds out what it has to. Answers how often it had to.
+fn finish(engine: &mut Engine) -> usize {
+    let mut found_out = 0;
+    for _ in 0..1_000 {
+        engine.commit();
+        if !engine.is_waiting("large") {
+            return found_out;
+        }
+        engine.load(Portion { sets: 100, rules: 1_000 });
+        if !engine.is_load_due() {
+            let foreseen = find_out(engine);
+            engine.foreseen(foreseen);
+            found_out += 1;
+        }
+    }
+    panic!("it never ends");
+}
+
+#[test]
+fn while_it_is_found_out_what_a_change_makes_others_go_on_and_its_own_pods_are_isolated() {
+    let mut engine = waiting(Options::default(), policy("large", &[("other", 3_000)]));
+    // Before the thread has taken it, and after that.
+    engine.offer(came(pod("large", 4, "db")));
+    engine.commit();
+    assert!(is_isolated(&engine, 4));
+    let foresight = engine.foresight().unwrap();
+    assert!(engine.foresight().is_none(), "it is being found out");
+    engine.offer(came(pod("large", 5, "db")));
+    engine.offer(policy("small", &[]));
+    assert!(!engine.commit().is_empty() && engine.is_waiting("large") && !engine.is_load_due());
+    assert!(is_isolated(&engine, 5) && is_isolated(&engine, 2));
+    let foreseen = foresight.run(&mut |asked| Some(engine.count(&asked))).unwrap();
+    engine.foreseen(foreseen);
+    assert!(engine.is_load_due());
+    finish(&mut engine);
+    assert!([1, 2, 4, 5].iter().all(|number| is_isolated(&engine, *number)) && engine.stand_ins().next().is_none());
+}
+
+#[test]
+fn events_that_come_while_it_is_found_out_have_their_turn_behind_it() {
+    let mut engine = waiting(Options::default(), policy("large", &[("other", 3_000)]));
+    let foresight = engine.foresight().unwrap();
+    engine.offer(Event::PolicyGone("large".to_owned(), "np".to_owned()));
+    engine.commit();
+    let foreseen = foresight.run(&mut |asked| Some(engine.count(&asked))).unwrap();
+    engine.foreseen(foreseen);
+    let mut most = 0;
+    for turns in 0.. {
+        assert!(turns < 1_000, "it never ends");
+        engine.load(Portion { sets: 100, rules: 1_000 });
+        engine.commit();
+        if !engine.is_waiting("large") {
+            break;
+        }
+        if !engine.is_load_due() {
+            let foreseen = find_out(&mut engine);
+            engine.foreseen(foreseen);
+        }
+        let chains = &engine.state().v4.chains;
+        let led = chains.values().flatten().filter_map(|rule| rule.leads_to()).filter_map(|to| chains.get(to));
+        most = most.max(led.map(Vec::len).max().unwrap_or_default());
+    }
+    assert!(most > 200, "the first event was never in force");
+    assert!(!is_isolated(&engine, 1), "the last event is not in force");
+}
+
+#[test]
+fn a_change_that_turns_out_to_be_small_does_not_wait_any_longer() {
+    // Most of its rules admit pods to ports that another one admits too.
+    let rules: Vec<(&str, usize)> = std::iter::repeat_n(("web", 60), 40).collect();
+    let mut engine = waiting(Options::default(), policy("large", &rules));
+    assert_eq!(finish(&mut engine), 1);
+    let mut engine = waiting(Options::default(), policy("large", &rules));
+    let foreseen = find_out(&mut engine);
+    engine.foreseen(foreseen);
+    assert!(!engine.commit().is_empty() && !engine.is_waiting("large"));
+}
+
+#[test]
+fn what_was_found_out_is_of_no_use_once_pods_of_others_bring_a_policy_over_the_bound() {
+    let options = Options { set_members: SetMembers(20), ..Options::default() };
+    let everyone = json!([{"namespaceSelector": {}}]);
+    let named =
+        || ["large", "small"].map(|name| Event::Namespace(Namespace { name: name.to_owned(), labels: Labels::new() }));
+    let mut engine = engine(options);
+    engine.find_out_beside(100);
+    for event in named() {
+        engine.offer(event);
+    }
+    for event in [came(pod("large", 1, "db")), came(pod("small", 2, "db")), policy_for("other", "db", &everyone, 1)] {
+        engine.offer(event);
+    }
+    engine.commit();
+    engine.offer(policy_for("wide", "db", &everyone, 3_000));
+    engine.commit();
+    let foreseen = find_out(&mut engine);
+    // The policy in force admits more pods now than the namespace may have members.
+    let others = |number: u8| Pod { node: Some("elsewhere".to_owned()), ..pod("small", number, "web") };
+    engine.offer(policy("large", &[("none", 1)]));
+    for number in 10..60 {
+        engine.offer(came(others(number)));
+    }
+    engine.commit();
+    assert!(engine.has_policies_over_bound());
+    engine.foreseen(foreseen);
+    engine.commit();
+    assert!(engine.is_waiting("large") && !engine.is_load_due(), "it is found out anew");
+    finish(&mut engine);
+    engine.reconsider_bound();
+    finish(&mut engine);
+    // As one that knew all from the beginning.
+    let mut fresh = Engine::new(crate::engine::NODE, Options { set_members: SetMembers(20), ..Options::default() });
+    for event in [
+        came(pod("large", 1, "db")),
+        came(pod("small", 2, "db")),
+        policy("large", &[("none", 1)]),
+        policy_for("wide", "db", &everyone, 3_000),
+        policy_for("other", "db", &everyone, 1),
+    ]
+    .into_iter()
+    .chain((10..60).map(|number| came(others(number))))
+    .chain(named())
+    {
+        fresh.apply(event);
+    }
+    fresh.commit();
+    assert!(fresh.has_policies_over_bound());
+    assert_eq!(engine.findings().collect::<Vec<_>>(), fresh.findings().collect::<Vec<_>>());
+    assert_eq!(engine.state(), fresh.state());
+}
