@@ -6,16 +6,17 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::KernelState;
 use super::delta::{Delta, SetDelta, StateView};
 use super::walk::{Tree, sets_of};
+use super::{FamilyState, KernelState};
 use crate::object::Family;
 use crate::policy::Direction;
 use crate::ruleset::node::{Member, Rule, SetName};
 
 impl KernelState {
     /// Those of these addresses that this state treats as the wanted one does: the same rules judge
-    /// their packets, with the same answers of sets, and each is a peer of others as it is to be.
+    /// their packets, with the same answers of sets, and each is a peer of others as it is to be. One that a
+    /// rule names as a peer which is not there yet does not count, because sets go ahead of rules.
     ///
     /// Where more than the rules of groups differs, no address counts.
     #[must_use]
@@ -38,8 +39,10 @@ impl KernelState {
                 let trees = Direction::ALL.map(|direction| {
                     [Tree::new(was, direction), Tree::new(StateView { delta: Some(&delta), ..was }, direction)]
                 });
+                let named = named_by_new_rules(&delta, wanted.family(family), addresses);
                 agreed.extend(of_family.filter(|address| {
-                    !others().any(|(name, change)| concerns(name, change, was, *address))
+                    !named.contains(address)
+                        && !others().any(|(name, change)| concerns(name, change, was, *address))
                         && trees.iter().all(|[was, is]| judge_alike(was, is, &delta, *address))
                 }));
             }
@@ -59,6 +62,18 @@ fn judge_alike(was: &Tree<'_>, is: &Tree<'_>, delta: &Delta, address: IpAddr) ->
         }
         _ => false,
     }
+}
+
+/// Those of these addresses that rules which are not there yet name as peers.
+fn named_by_new_rules(delta: &Delta, wanted: &FamilyState, addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+    let asked = delta.chains.values().flatten().flatten().flat_map(Rule::sets);
+    let asked: BTreeSet<&SetName> = asked.filter(|name| !name.is_dispatch() && !name.is_isolated_set()).collect();
+    let members = asked.into_iter().filter_map(|name| wanted.sets.get(name)).flat_map(|(_, members)| members);
+    let named = members.filter_map(|member| match member {
+        Member::Address(address) | Member::AddressPort(address, ..) => Some(*address),
+        Member::PrefixInterface(_) | Member::Prefix(_) => None,
+    });
+    named.filter(|address| addresses.contains(address)).collect()
 }
 
 /// Whether what differs of a set is about an address.

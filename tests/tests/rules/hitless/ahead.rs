@@ -200,7 +200,7 @@ fn states_that_agree_on_an_address_judge_its_packets_alike() {
     let reached = (any::<bool>(), any::<prop::sample::Index>());
     runner
         .run(&(transition(), reached), |((old, new), (is_ahead, cut))| {
-            let (before, wanted) = (program(&old), program(&new));
+            let (before, wanted) = (ruleset(&old), ruleset(&new));
             let plan = Plan::between(&before, &wanted);
             let held = if is_ahead {
                 before.ahead_of_rules(&wanted)
@@ -257,8 +257,8 @@ fn a_pod_agrees_only_with_all_of_its_own() {
         }
         objects
     };
-    let before = program(&cluster(80, false));
-    let wanted = program(&cluster(81, true));
+    let before = ruleset(&cluster(80, false));
+    let wanted = ruleset(&cluster(81, true));
     let [one, two, new] = [1, 2, 3].map(|last| IpAddr::from([10, 0, 0, last]));
     let all = [one, two, new].into();
     // The peers of the first group lack the new pod, and the rules of the second differ.
@@ -266,6 +266,15 @@ fn a_pod_agrees_only_with_all_of_its_own() {
     let ahead = before.ahead_of_rules(&wanted);
     assert_ne!(ahead, wanted, "the edited rule waits");
     assert_eq!(ahead.agrees_on(&wanted, &all), [one, new].into());
+    // A rule that is not there yet names it as a peer: its packets are dropped until then.
+    let mut names = cluster(81, true);
+    let peer = serde_json::json!({"metadata": {"namespace": "a", "name": "two"},
+        "spec": {"podSelector": {"matchLabels": {"app": "two"}}, "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "one"}}}], "ports": [{"port": 81}]}]}});
+    names.policies[1] = serde_json::from_value::<networking::NetworkPolicy>(peer).unwrap().into();
+    let wanted_of_peers = ruleset(&names);
+    let ahead_of_peers = before.ahead_of_rules(&wanted_of_peers);
+    assert_eq!(ahead_of_peers.agrees_on(&wanted_of_peers, &all), [].into());
     // Without an address, in each set that is asked about the new pod.
     for (name, (_, members)) in &ahead.v4.sets {
         let mut without = ahead.clone();
