@@ -9,36 +9,17 @@ use crate::policy::finding::{Code, Finding};
 /// a namespace ten thousand policies.
 const OF_NAMESPACE: usize = 1_000;
 
-/// How many bytes the findings of one namespace may take before only the first of each policy is kept, and
-/// of that the beginning. A finding quotes up to two kilobytes of its policy, and an agent keeps each more than once.
-const BYTES_OF_NAMESPACE: usize = 2 << 20;
-
-/// How many bytes are kept then of what is wrong, and of where.
-const SHORT: usize = 100;
-
-/// What findings take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Total {
-    count: usize,
-    bytes: usize,
-}
-
-impl Total {
-    fn of(findings: &[Finding]) -> Self {
-        let bytes = |finding: &Finding| {
-            let Finding { namespace, name, path, problem, .. } = finding;
-            size_of::<Finding>() + namespace.len() + name.len() + path.len() + problem.len()
-        };
-        Self { count: findings.len(), bytes: findings.iter().map(bytes).sum() }
-    }
-}
+/// How many bytes are kept of what is wrong, and of where. A finding may quote two kilobytes of its policy,
+/// and an agent keeps each more than once. Always the same, because an Event has its name from these texts,
+/// and all nodes report one.
+const LONGEST: usize = 250;
 
 /// The findings of all policies.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     by_policy: BTreeMap<(String, String), Box<[Finding]>>,
-    /// What those of each namespace take.
-    totals: BTreeMap<String, Total>,
+    /// How many each namespace has.
+    counts: BTreeMap<String, usize>,
     /// How often they changed.
     version: u64,
 }
@@ -50,24 +31,22 @@ impl Findings {
         if findings.is_empty() {
             return;
         }
-        let total = self.totals.entry(namespace.to_owned()).or_default();
-        let (more, own) = (findings.len() - 1, Total::of(&findings));
-        let is_long = total.bytes + own.bytes > BYTES_OF_NAMESPACE;
-        if is_long {
-            cut(&mut findings[0].problem);
-            cut(&mut findings[0].path);
-        }
-        if total.count + own.count > OF_NAMESPACE && more > 1 || is_long && more > 0 {
+        let count = self.counts.entry(namespace.to_owned()).or_default();
+        let more = findings.len() - 1;
+        if *count + findings.len() > OF_NAMESPACE && more > 1 {
+            // What is kept stands for all.
+            let worst = findings.iter().position(|finding| finding.effect.is_harmful()).unwrap_or_default();
+            findings.swap(0, worst);
             findings.truncate(1);
-            let problem = match more {
-                1 => "1 more part of this policy was not understood".to_owned(),
-                more => format!("at least {more} more parts of this policy were not understood"),
-            };
+            let problem = format!("at least {more} more parts of this policy were not understood");
             let path = "spec".to_owned();
             findings.push(Finding { path, code: Code::TooManyFindings, problem, ..findings[0].clone() });
         }
-        let own = Total::of(&findings);
-        *total = Total { count: total.count + own.count, bytes: total.bytes + own.bytes };
+        for finding in &mut findings {
+            cut(&mut finding.problem);
+            cut(&mut finding.path);
+        }
+        *count += findings.len();
         self.version += 1;
         self.by_policy.insert((namespace.to_owned(), name.to_owned()), findings.into());
     }
@@ -76,11 +55,10 @@ impl Findings {
     pub(super) fn remove(&mut self, namespace: &str, name: &str) {
         let Some(findings) = self.by_policy.remove(&(namespace.to_owned(), name.to_owned())) else { return };
         self.version += 1;
-        if let Some(total) = self.totals.get_mut(namespace) {
-            let own = Total::of(&findings);
-            *total = Total { count: total.count - own.count, bytes: total.bytes - own.bytes };
-            if *total == Total::default() {
-                self.totals.remove(namespace);
+        if let Some(count) = self.counts.get_mut(namespace) {
+            *count -= findings.len();
+            if *count == 0 {
+                self.counts.remove(namespace);
             }
         }
     }
@@ -98,8 +76,8 @@ impl Findings {
 
 /// Keeps the beginning of a long text.
 fn cut(text: &mut String) {
-    if text.len() > SHORT {
-        let end = (0..=SHORT).rev().find(|end| text.is_char_boundary(*end));
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|end| text.is_char_boundary(*end));
         text.truncate(end.unwrap_or_default());
         text.push('…');
         text.shrink_to_fit();
@@ -150,28 +128,36 @@ mod tests {
         all.put("shop", "p10", findings("p10", 100));
         assert_eq!(of(&all, "p10").len(), 100);
         all.put("shop", "p10", Vec::new());
-        assert_eq!((of(&all, "p10").len(), all.totals.get("shop")), (0, None));
+        assert_eq!((of(&all, "p10").len(), all.counts.get("shop")), (0, None));
+    }
+
+    /// Whether a policy is one that was not understood depends on it.
+    #[test]
+    fn of_very_many_a_harmful_one_is_kept() {
+        let mut all = Findings::default();
+        all.put("shop", "full", findings("full", OF_NAMESPACE));
+        let mut mixed = findings("mixed", 3);
+        mixed[0].effect = Effect::Ignored;
+        mixed[1].effect = Effect::Ignored;
+        all.put("shop", "mixed", mixed);
+        let kept = &all.by_policy[&("shop".to_owned(), "mixed".to_owned())];
+        assert!(kept.len() == 2 && kept.iter().all(|finding| finding.effect == Effect::MatchesNothing), "{kept:?}");
     }
 
     #[test]
-    fn long_findings_of_very_many_policies_are_cut() {
-        let mut all = Findings::default();
+    fn long_texts_are_cut_whatever_else_there_is() {
         let long = |name: &str| -> Vec<Finding> {
             let quoting = |finding| Finding { problem: "\u{e4}".repeat(1_000), ..finding };
             findings(name, 2).into_iter().map(quoting).collect()
         };
-        let bytes =
-            |all: &Findings| all.iter().map(|finding| finding.problem.len() + finding.path.len()).sum::<usize>();
-        for number in 0..10_000 {
-            let name = format!("p{number:04}");
-            all.put("shop", &name, long(&name));
+        let mut all = Findings::default();
+        all.put("shop", "first", long("first"));
+        for number in 0..2_000 {
+            all.put("shop", &format!("p{number:04}"), long("p"));
         }
-        assert!(bytes(&all) < 2 * BYTES_OF_NAMESPACE, "{} bytes", bytes(&all));
-        assert_eq!(all.by_policy.len(), 10_000, "each policy has some");
-        let last = &all.by_policy[&("shop".to_owned(), "p9999".to_owned())];
-        assert!(last[0].problem.ends_with('…') && last[1].problem == "1 more part of this policy was not understood");
-        // Another namespace has all of its own.
-        all.put("web", "p", long("p"));
-        assert!(all.iter().any(|finding| finding.problem.len() == 2_000));
+        all.put("shop", "last", long("last"));
+        let text = |name: &str| all.by_policy[&("shop".to_owned(), name.to_owned())][0].problem.clone();
+        assert_eq!(text("first"), text("last"));
+        assert!(text("first").ends_with('…') && text("first").len() <= LONGEST + '…'.len_utf8());
     }
 }
