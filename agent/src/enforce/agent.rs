@@ -5,6 +5,7 @@ mod audits;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::task;
 use tokio::time::{self, Instant};
@@ -258,7 +259,7 @@ impl<K: Kernel> Agent<K> {
         }
         self.start_foresight();
         self.share_with_sweeps(now, now - begun).await?;
-        self.share_with_foresight().await
+        self.share_with_foresight()
     }
 
     /// Gives sweeps at work a share of the time of a pass. So neither waits for all of the
@@ -304,10 +305,10 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// After a pass, one question about a large change has its turn, also if an event comes in each pass.
-    async fn share_with_foresight(&mut self) -> Result<(), Error> {
-        match time::timeout_at(Instant::now(), self.foresights.next()).await {
-            Ok(next) => self.foresee(next),
-            Err(_) => Ok(()),
+    fn share_with_foresight(&mut self) -> Result<(), Error> {
+        match self.foresights.next().now_or_never() {
+            Some(next) => self.foresee(next),
+            None => Ok(()),
         }
     }
 
