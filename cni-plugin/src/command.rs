@@ -10,15 +10,11 @@ use crate::environment::Environment;
 use crate::error::Failure;
 use crate::netns::Netns;
 use crate::previous::Previous;
-use crate::protocol::{Add, Answer, Attachment, Command, Reason, Request};
+use crate::protocol::{Add, Answer, Attachment, Command, OPEN_PATIENCE, Reason, Request};
 use crate::{Code, Error, client, note};
 
 /// For how long a DEL tries to reach the agent. It has to be over within a second.
 const DELETE_PATIENCE: Duration = Duration::from_millis(700);
-
-/// For how long a pod of `openNamespaces` waits for the agent at most: the agent may
-/// wait for that very pod.
-const OPEN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a sandbox has ended.
 const NETNS_GONE: &str = "its network namespace (CNI_NETNS) is not there any more";

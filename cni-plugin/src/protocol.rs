@@ -7,6 +7,7 @@
 //! error. So each version of the plugin works with each version of the agent.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,10 @@ pub const LONGEST_REQUEST: usize = 1 << 20;
 
 /// How many bytes an answer may have.
 pub const LONGEST_ANSWER: usize = 16 << 10;
+
+/// For how long a pod of `openNamespaces` waits for the agent at most, because the agent may wait for
+/// that very pod. Then it starts, and is open until the agent knows it.
+pub const OPEN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the plugin asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

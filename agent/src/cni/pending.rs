@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use npc_cni::moment::Moment;
-use npc_cni::protocol::{Add, Answer, Attachment};
+use npc_cni::protocol::{Add, Answer, Attachment, OPEN_PATIENCE};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// How long the pod of an ADD whose UID is the hash of a manifest may be unknown, if the plugin
-/// waits for so long. Its
-/// mirror may be long in coming, because that needs the API server, which may be that
-/// pod.
+/// waits for so long. Its mirror may be long in coming, because that needs the API server, which
+/// may be that pod.
 pub(super) const MIRROR: Duration = Duration::from_secs(5);
 
 /// A pod starts with the policies that the agent knows if the list of them has not come
@@ -33,7 +32,10 @@ impl Pending {
     /// When something is due about it, whatever comes.
     pub(super) fn due(&self) -> Instant {
         match self.awaits {
-            Awaits::Object if is_static(&self.add) => self.latest().min(self.first_try() + MIRROR),
+            // A plugin that waits no longer than this may be about to start the pod open, as it has to.
+            Awaits::Object if is_static(&self.add) && self.patience() > OPEN_PATIENCE => {
+                self.latest().min(self.first_try() + MIRROR)
+            }
             Awaits::Object => self.deadline,
             Awaits::Policies(_) => self.latest(),
         }
@@ -42,6 +44,11 @@ impl Pending {
     /// When the rules have to be written at last, for the answer to come in time.
     fn latest(&self) -> Instant {
         self.deadline.checked_sub(TIME_TO_WRITE).unwrap_or(self.deadline)
+    }
+
+    /// For how long the plugin waits in all its tries.
+    const fn patience(&self) -> Duration {
+        Duration::from_millis(self.add.waited.saturating_add(self.add.wait))
     }
 
     /// When the ADD began: each try of it comes with the time that those before it took.

@@ -86,7 +86,7 @@ async fn a_static_pod_starts_isolated_after_five_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_static_pod_starts_isolated_before_its_plugin_gives_up() {
     for (waited, wait, due) in
-        [(0, 1_000, 300), (0, 5_000, 4_300), (3_000, 27_000, 2_000), (20_000, 10_000, 0), (4_000, 1_000, 300)]
+        [(0, 3_000, 2_300), (0, 5_000, 4_300), (3_000, 27_000, 2_000), (20_000, 10_000, 0), (4_000, 1_000, 300)]
     {
         let mut world = World::new(false);
         world.objects(vec![]).await;
@@ -103,6 +103,18 @@ async fn a_static_pod_starts_isolated_before_its_plugin_gives_up() {
         world.waiter().await.reply.send(()).unwrap();
         assert_eq!(answer.await.unwrap(), Answer::done());
     }
+}
+
+/// The plugin of a pod of `openNamespaces` waits for 2 s at most, and starts it open then.
+#[tokio::test(start_paused = true)]
+async fn a_static_pod_of_an_open_namespace_is_left_to_its_plugin() {
+    let mut world = World::new(false);
+    world.objects(vec![]).await;
+    world.pods().await;
+    let add = Add { waited: 500, wait: 1_500, ..add("c1", &pod("etcd-n1", HASH), "10.0.0.1") };
+    let answer = world.ask(Command::Add(add)).await;
+    let refusal = answer.await.unwrap().error.expect("it is not answered in time");
+    assert_eq!(refusal.kind, Reason::Timeout);
 }
 
 /// Of a sandbox that is reported twice the pod may run.
