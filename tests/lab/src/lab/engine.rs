@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -25,7 +26,7 @@ use super::wire;
 /// How long nothing may arrive until what has not is taken for lost. Packets
 /// cross the namespaces in microseconds; a busy machine may take longer.
 const QUIET: Duration = Duration::from_millis(250);
-/// Files that are left to all else when connections take the rest.
+/// Files that are left to receivers, and as many to all else, when connections take the rest.
 const SPARE_FILES: usize = 1024;
 /// Probes sent between two reads of the receivers.
 const BURST: usize = 32;
@@ -56,9 +57,9 @@ impl Engine {
             .collect();
         self.reserved.extend(wanted.iter().map(|(.., port)| *port));
         self.receivers.listen(places, &wanted)?;
-        // Only those that do not arrive stay open for long.
-        let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-        self.connections = allow_many_files()?.saturating_sub(open + SPARE_FILES).max(SPARE_FILES);
+        // Only those that do not arrive stay open for long. Labs beside this one have as many, and whichever
+        // opened the last one would be the one that fails.
+        self.connections = (allow_many_files()? / labs_at_once()).saturating_sub(2 * SPARE_FILES).max(SPARE_FILES);
         // A thread that has entered a namespace is of no other use.
         let sent = std::thread::scope(|scope| scope.spawn(|| Round::new(self, probes).run(places)).join());
         sent.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -337,6 +338,12 @@ pub(super) fn allow_many_files() -> Result<usize> {
         }
     }
     Ok(usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// How many tests, each with a lab, this process may run at once, as libtest decides it.
+fn labs_at_once() -> usize {
+    let asked = std::env::var("RUST_TEST_THREADS").ok().and_then(|text| text.parse().ok()).filter(|count| *count > 0);
+    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 #[cfg(test)]
