@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::fix::{FixJson, UnfixedJson};
 use super::traffic::by_protocol;
-use super::unread_end::UnreadEnd;
 use super::words::{bracketed, port_text};
 use super::{Context, Said, denied, dns, no_backend, warning};
+use crate::command::input::Input;
 
 /// Why flows between two endpoints are or are not allowed.
 #[derive(Debug, Serialize)]
@@ -237,8 +237,7 @@ impl<'a> Answer<'a> {
     }
 
     /// The answer about ends that were not read.
-    pub(super) fn without_ends(of: &UnreadEnd<'_>) -> Self {
-        let UnreadEnd { input, ends: [from, to], unknowns } = *of;
+    pub(super) fn without_ends(input: &'a Input, [from, to]: [&str; 2], unknowns: &[String]) -> Self {
         Self {
             api_version: API_VERSION,
             kind: "FlowExplanation",

@@ -19,7 +19,7 @@ impl UnreadEnd<'_> {
     /// Says that the verdict is not known, and what is missing.
     pub(super) fn write(&self, format: Format) -> io::Result<()> {
         match format {
-            Format::Json => output::json(&Answer::without_ends(self)),
+            Format::Json => output::json(&Answer::without_ends(self.input, self.ends, self.unknowns)),
             Format::Text => self.text(&mut output::stdout()),
         }
     }

@@ -16,7 +16,7 @@ const ASKED: usize = 8;
 
 /// Asks for the workloads whose pods these ends mean. What cannot be read says nothing more than the pods.
 pub(super) async fn read(
-    client: &::kube::Client,
+    client: &kube::Client,
     ends: &[NamedObject<'_>],
     settings: &kube::ListSettings,
     objects: &Objects,
