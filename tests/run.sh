@@ -18,7 +18,7 @@ stream=$!
 trap 'kill -- -$stream 2>/dev/null; rm -f "$waiting"' EXIT
 trap 'exit 130' INT TERM
 
-NPC_STREAM=computing nice -n 5 "$cargo" test --workspace --no-fail-fast
+NPC_STREAM=computing nice -n 19 "$cargo" test --workspace --no-fail-fast
 computed=$?
 wait "$stream"
 waited=$?

@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn the_shortest_entries_admit_what_the_entries_admit() {
         let shortened = Cell::new(0);
-        let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+        let config = ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() };
         proptest!(config, |(entries in random_entries())| {
             let shortest = shortest_entries(&entries);
             for (family, address) in Family::ALL.into_iter().flat_map(|family| (0..33).map(move |of| (family, of))) {
