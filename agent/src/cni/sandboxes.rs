@@ -346,9 +346,12 @@ impl Sandboxes {
     /// goes with its network namespace. How many sandboxes.
     pub fn links_gone(&mut self, gone: &BTreeSet<u32>) -> usize {
         let is_gone = |link: &HostInterface| gone.contains(&link.index);
-        let ended = self.live.extract_if(.., |_, sandbox| sandbox.add.host_interface.as_ref().is_some_and(is_gone));
-        let ended: Vec<_> = ended.map(|(_, sandbox)| sandbox).collect();
-        ended.iter().for_each(|sandbox| self.take_from_older(sandbox));
+        let has_ended = |sandbox: &Sandbox| sandbox.add.host_interface.as_ref().is_some_and(is_gone);
+        let ended: Vec<_> = self.live.iter().filter(|(_, of)| has_ended(of)).map(|(at, _)| at.clone()).collect();
+        let ended: Vec<_> = ended.iter().filter_map(|attachment| self.live.remove(attachment)).collect();
+        for sandbox in &ended {
+            self.take_from_older(sandbox);
+        }
         let released = self.released.len();
         self.released.retain(|_, link| !is_gone(link));
         self.is_dirty |= !ended.is_empty() || released != self.released.len();

@@ -99,17 +99,17 @@ fn until_two_agree(
     let places = |entries: &[NeighbourMessage]| -> BTreeSet<(u32, Option<IpAddr>)> {
         entries.iter().map(|entry| (entry.header.ifindex, address_of(entry))).collect()
     };
-    let mut last = list()?;
+    let mut latest = list()?;
     // Pods come and go meanwhile, but not so many that listings never agree.
     for _ in 0..LISTINGS {
         let next = list()?;
-        let agree = places(&last) == places(&next);
-        last = next;
+        let agree = places(&latest) == places(&next);
+        latest = next;
         if agree {
             break;
         }
     }
-    Ok(last)
+    Ok(latest)
 }
 
 fn address_of(entry: &NeighbourMessage) -> Option<IpAddr> {

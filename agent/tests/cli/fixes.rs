@@ -119,9 +119,9 @@ fn a_fix_is_said_with_the_place_to_write_it() {
     assert_eq!(reasons, 1, "{}", all_ports.out);
     // A fix of everything that two ends may exchange names both, and admits nobody else.
     let json = files.npc("explain", &["monitoring/prometheus", "shop/db", "-o", "json"]).json();
-    let fixes = json["fixes"].as_array().unwrap();
-    assert!(!fixes.is_empty(), "{json}");
-    assert!(fixes.iter().all(|fix| fix["verified"] == true && fix["opens"] == serde_json::json!([])), "{json}");
+    let proposed = json["fixes"].as_array().unwrap();
+    assert!(!proposed.is_empty(), "{json}");
+    assert!(proposed.iter().all(|fix| fix["verified"] == true && fix["opens"] == serde_json::json!([])), "{json}");
 }
 
 #[test]

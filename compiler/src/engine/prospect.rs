@@ -32,7 +32,7 @@ pub(super) struct PreparedLeaf {
 
 impl PreparedLeaf {
     fn new(family: Family, direction: Direction, leaf: Leaf) -> Self {
-        let chain = chain_of_leaf(family, direction, &leaf);
+        let chain = chain_of_leaf(direction, &leaf);
         let sets = leaf.sets.into_iter().map(|(name, definition)| (name, Some(definition))).collect();
         Self { family, chain, count: leaf.rules.len(), rest: leaf.rules.into(), sets }
     }
