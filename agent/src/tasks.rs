@@ -12,9 +12,9 @@ use futures::FutureExt as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-/// Tasks and threads of which none may end. The tasks end with this value.
+/// Tasks and threads that must not end. The tasks end with this value.
 #[derive(Debug, Default)]
-pub struct Tasks(JoinSet<Ended>);
+pub struct Tasks(JoinSet<TaskEnded>);
 
 /// One of them has ended.
 #[derive(Debug, thiserror::Error)]
@@ -23,16 +23,16 @@ pub struct Tasks(JoinSet<Ended>);
      ends too, so that it is started again with all its parts; the rules in the kernel stay in force",
     .panic.as_ref().map(|words| format!(", because it panicked ({words})")).unwrap_or_default()
 )]
-pub struct Ended {
+pub struct TaskEnded {
     does: &'static str,
     panic: Option<String>,
 }
 
 /// A thread holds this for as long as it runs.
 #[derive(Debug)]
-pub struct Running(oneshot::Sender<()>);
+pub struct ThreadGuard(oneshot::Sender<()>);
 
-impl Running {
+impl ThreadGuard {
     /// The thread ends, and the agent can do without it.
     pub fn may_end(self) {
         // Without a receiver the agent ends itself.
@@ -45,25 +45,30 @@ impl Tasks {
     pub fn spawn(&mut self, does: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(async move {
             let ended = AssertUnwindSafe(task).catch_unwind().await;
-            Ended { does, panic: ended.err().map(|panic| words(&*panic)) }
+            TaskEnded { does, panic: ended.err().map(|panic| words(&*panic)) }
         });
     }
 
-    /// What a thread is to hold, which is the part of the agent that `does` something.
-    pub fn thread(&mut self, does: &'static str) -> Running {
-        let (running, ended) = oneshot::channel();
+    /// Starts a thread, which is the part of the agent that `does` something. It holds what it is given for
+    /// as long as it runs.
+    ///
+    /// # Errors
+    /// That of `start`. Then there is no thread whose end would be found.
+    pub fn thread<E>(&mut self, does: &'static str, start: impl FnOnce(ThreadGuard) -> Result<(), E>) -> Result<(), E> {
+        let (guard, ended) = oneshot::channel();
+        start(ThreadGuard(guard))?;
         self.0.spawn(async move {
             if ended.await.is_ok() {
                 return future::pending().await;
             }
             // Of a panic in a thread standard error has the words.
-            Ended { does, panic: None }
+            TaskEnded { does, panic: None }
         });
-        Running(running)
+        Ok(())
     }
 
     /// The first that ends. Never, while all run.
-    pub async fn ended(&mut self) -> Ended {
+    pub async fn ended(&mut self) -> TaskEnded {
         loop {
             match self.0.join_next().await {
                 Some(Ok(ended)) => return ended,
@@ -113,14 +118,24 @@ mod tests {
     #[tokio::test]
     async fn a_thread_that_ends_is_found_unless_it_may() {
         let mut tasks = Tasks::default();
-        let running = tasks.thread("may end");
-        std::thread::spawn(move || running.may_end()).join().expect("it does not panic");
-        let running = tasks.thread("hears");
-        let thread = std::thread::spawn(move || {
-            let _running = running;
-            panic!("a test");
-        });
-        assert!(thread.join().is_err());
-        assert!(tasks.ended().await.to_string().contains("that hears has ended."));
+        let run = |thread: std::thread::JoinHandle<()>, is_well: bool| {
+            assert_eq!(thread.join().is_ok(), is_well);
+            Ok::<(), &str>(())
+        };
+        tasks.thread("may end", |guard| run(std::thread::spawn(move || guard.may_end()), true)).expect("it starts");
+        // There is no thread whose end could be found.
+        assert_eq!(tasks.thread("does not start", |_| Err("no process id")), Err("no process id"));
+        let panics = |guard: ThreadGuard| {
+            run(
+                std::thread::spawn(move || {
+                    let _guard = guard;
+                    panic!("a test");
+                }),
+                false,
+            )
+        };
+        tasks.thread("listens", panics).expect("it starts");
+        assert!(tasks.ended().await.to_string().contains("that listens has ended."));
+        assert_eq!(tasks.0.len(), 1, "only the one that may end is left");
     }
 }

@@ -415,15 +415,17 @@ fn follow_packet_filter(
     tasks: &mut Tasks,
 ) -> anyhow::Result<()> {
     let Some(waiter) = kernel.change_waiter()? else { return Ok(()) };
-    let running = tasks.thread("hears of changes to the packet filter");
-    let pass_on = move || {
-        let _ = &running;
-        // If it is full, the notification stays with the kernel's others, and the next audit
-        // reads it.
-        let Some(agent) = notified.upgrade() else { return false };
-        !matches!(agent.try_send(Event::PacketFilterChanged), Err(TrySendError::Closed(_)))
-    };
-    waiter.spawn(pass_on).context(threads::NO_THREAD)
+    tasks.thread("listens for changes to the packet filter", |guard| {
+        let pass_on = move || {
+            // The thread has this for as long as it runs.
+            let _ = &guard;
+            // If it is full, the notification stays with the kernel's others, and the next audit
+            // reads it.
+            let Some(agent) = notified.upgrade() else { return false };
+            !matches!(agent.try_send(Event::PacketFilterChanged), Err(TrySendError::Closed(_)))
+        };
+        waiter.spawn(pass_on).context(threads::NO_THREAD)
+    })
 }
 
 /// Warns of what else on this node an operator should know. Not before the start, because

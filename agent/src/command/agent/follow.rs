@@ -107,16 +107,18 @@ pub(super) fn signals(sender: mpsc::Sender<Event>, tasks: &mut Tasks) -> io::Res
 /// policies are enforced all the same.
 pub(super) fn denied(sender: mpsc::Sender<Event>, tasks: &mut Tasks) -> bool {
     let started = PacketReader::open().and_then(|reader| {
-        let running = tasks.thread("logs denied flows");
         // A thread of its own, which ends with the process: it waits in the
         // kernel.
         let thread = std::thread::Builder::new().name("nflog".to_owned());
-        Ok(thread.spawn(move || {
-            if let Err(error) = read_denied(reader, &sender) {
-                error!(%error, "denied flows are not logged any more");
-            }
-            running.may_end();
-        })?)
+        tasks.thread("logs denied flows", |guard| {
+            thread.spawn(move || {
+                if let Err(error) = read_denied(reader, &sender) {
+                    error!(%error, "denied flows are not logged any more");
+                }
+                guard.may_end();
+            })?;
+            Ok(())
+        })
     });
     if let Err(error) = &started {
         warn!(%error, "denied flows are not logged");
@@ -194,7 +196,7 @@ pub(super) async fn network(sender: mpsc::Sender<Event>, tasks: &mut Tasks) -> R
 pub(super) fn kernel_isolates() -> bool {
     let heads = Ipset::open().and_then(|mut sets| sets.heads());
     match heads {
-        Ok(heads) => heads.iter().any(|((_, name), head)| name.is_isolated_set() && head.members != Some(0)),
+        Ok(heads) => heads.iter().any(|(name, head)| name.is_isolated_set() && head.members != Some(0)),
         Err(error) => {
             // What cannot be read is doubted: at worst the first list is asked for twice.
             let error = format!("{:#}", anyhow::Error::new(error));
