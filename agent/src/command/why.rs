@@ -147,7 +147,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let retained = said.retained;
         let facts =
             answer::Facts { input, node, held, wanted, groups, options, retained, basis, hooks, has_sets, knows_seed };
-        KernelExplanation::new(&facts, &thing).of_input(input, &thing)
+        KernelExplanation::new(&facts, &thing).of_input(input, &thing, args.output)
     };
     match args.output {
         Format::Json => output::json(&answer)?,

@@ -59,8 +59,13 @@ pub(crate) fn dumps(files: &Files) -> Vec<&'static str> {
 
 /// The chain of the group of db, IPv4.
 pub(crate) fn chain(files: &Files) -> String {
+    chain_of_port(files, 5432)
+}
+
+/// The chain of the group that admits to a port, IPv4.
+fn chain_of_port(files: &Files, port: u16) -> String {
     let text = files.npc("compile", &["-o", "iptables", "--node", "n1", "--only", "iptables"]).out;
-    let line = text.lines().find(|line| line.starts_with("-A NPC-I-") && line.contains("--dport 5432"));
+    let line = text.lines().find(|line| line.starts_with("-A NPC-I-") && line.contains(&format!("--dport {port} ")));
     line.and_then(|line| line.split(' ').nth(1)).unwrap().to_owned()
 }
 

@@ -1,6 +1,6 @@
 //! What a kernel holds, by its dumps, beside what the policies ask for.
 
-use super::{CLUSTER, OFFLINE, chain, dumps, origin, peers};
+use super::{CLUSTER, OFFLINE, chain, chain_of_port, dumps, origin, peers};
 use crate::Files;
 
 /// Rules that the input's policies do not ask for are told by their comments.
@@ -22,7 +22,7 @@ fn change(files: &Files, name: &str, change: impl Fn(&str) -> String) {
     files.add(name, &change(&text));
 }
 
-/// A change of the answer's line, or of one that is added.
+/// The text without this line.
 fn without_line(text: &str, line: &str) -> String {
     assert!(text.lines().any(|one| one == line), "{line}\n{text}");
     text.lines().filter(|one| *one != line).flat_map(|one| [one, "\n"]).collect()
@@ -63,13 +63,6 @@ fn an_address_is_led_as_the_kernel_leads_it_and_not_as_the_policies_ask() {
     let text = ask(&kernel, &[]).out;
     assert!(text.contains(&format!("the kernel leads it to no chain, the policies of the input to {old}")), "{text}");
     assert!(text.contains("judged by no chain"), "{text}");
-}
-
-/// The chain of the group that admits to a port.
-fn chain_of_port(files: &Files, port: u16) -> String {
-    let text = files.npc("compile", &["-o", "iptables", "--node", "n1", "--only", "iptables"]).out;
-    let line = text.lines().find(|line| line.starts_with("-A NPC-I-") && line.contains(&format!("--dport {port} ")));
-    line.and_then(|line| line.split(' ').nth(1)).unwrap().to_owned()
 }
 
 #[test]
