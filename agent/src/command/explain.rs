@@ -34,7 +34,7 @@ use npc_compiler::verdict::explain::{
 };
 
 use super::endpoint::{EndpointText, Resolved, is_of_hosts};
-use super::input::{self, Input};
+use super::input::{self, Input, NamedEnds};
 use super::words::policies_and_pods;
 use super::{Exit, Stop, completion, output};
 use crate::command::output::Format;
@@ -114,8 +114,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
                        what the pods with these labels may send and receive";
         return Err(Stop::new(Exit::Input, message).into());
     }
-    let input =
-        args.input.read_for(&EndpointText::names([Some(&args.from), args.to.as_ref()].into_iter().flatten()))?;
+    let ends = EndpointText::names([Some(&args.from), args.to.as_ref()].into_iter().flatten());
+    let input = args.input.read_for(&NamedEnds { wants_own_labels: true, ..ends })?;
     let cluster = &input.cluster;
     let groups = Groups::of_cluster(cluster);
     let context = Context { input: &input, places: place::Places::new(&input) };

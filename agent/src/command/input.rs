@@ -365,8 +365,11 @@ impl Args {
             let kube::ListedObjects { objects, problems, unread } = listed;
             let mut loaded = Loaded { objects, unread, skipped: others.found.clone(), ..Loaded::default() };
             let named_objects = ends.map(|ends| ends.objects.as_slice()).unwrap_or_default();
-            let named = named::read(&client, named_objects, &settings, &mut loaded).await;
-            let own_labels = own_labels::read(&client, named_objects, &settings, &loaded.objects).await;
+            let mut named = named::read(&client, named_objects, &settings, &mut loaded).await;
+            let mut own_labels = std::mem::take(&mut named.own_labels);
+            if ends.is_some_and(|ends| ends.wants_own_labels) {
+                own_labels::read(&client, named_objects, &settings, &loaded.objects, &mut own_labels).await;
+            }
             let warnings = named.warnings(&loaded.unread).into_iter().chain(report::other_policies(&others)).collect();
             anyhow::Ok(Asked { loaded, namespace, problems, warnings, own_labels, unknown_workloads: named.unknown })
         };

@@ -40,6 +40,11 @@ fn with_defaults(policy: &mut Value) {
 
 /// Serves objects: those of a kind in a list, and workloads by their names.
 fn serve_objects(files: &Files, objects: Vec<Value>) {
+    serve_objects_but(files, objects, None);
+}
+
+/// As [`serve_objects`], to one who may not read these.
+fn serve_objects_but(files: &Files, objects: Vec<Value>, forbidden: Option<&'static str>) {
     const LISTS: [(&str, &str); 6] = [
         ("/api/v1/namespaces", "Namespace"),
         ("/api/v1/nodes", "Node"),
@@ -59,6 +64,9 @@ fn serve_objects(files: &Files, objects: Vec<Value>) {
         let ["", _, .., "namespaces", namespace, plural, name] = parts.as_slice() else {
             return refused(404, "NotFound");
         };
+        if forbidden == Some(*plural) {
+            return refused(403, "Forbidden");
+        }
         let is_it = |of: &&Value| {
             let kind = of["kind"].as_str().unwrap_or_default().to_lowercase();
             of["metadata"]["name"] == *name
@@ -274,7 +282,7 @@ fn a_label_on_the_workload_and_not_in_its_template_is_said_as_from_files() {
     // One who may not read the Deployment gets the rest of the answer.
     let refusing = Files::of("");
     let objects = objects(&[ENDS.trim_start(), text.trim_end().trim_end_matches("---")].concat()).unwrap();
-    serve_objects(&refusing, objects.into_iter().filter(|of| of["kind"] != "Deployment").collect());
+    serve_objects_but(&refusing, objects, Some("deployments"));
     let answer = explain(&refusing, &["cart", "web:80"]);
     assert!(!answer.out.contains("itself has a label") && answer.code == 1, "{}{}", answer.out, answer.err);
 }

@@ -4,14 +4,16 @@
 //! for by its name, and its template stands for the pods that it would make, as in files. One with
 //! `replicas: 0` is said to have none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
 use npc_agent::endpoint::{Reading, readings, short_kind};
 use npc_agent::source::kube::{self, WorkloadAnswer};
 use npc_agent::source::manifests::{self, Loaded, ObjectRef, Problem};
 use npc_compiler::cluster::unread::Unread;
-use npc_compiler::object::{Objects, Pod, Workload};
+use npc_compiler::object::{Labels, Objects, Pod, Workload};
+
+use super::own_labels;
 
 /// An object as a question names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub(in crate::command) struct NamedEnds<'a> {
     pub(in crate::command) objects: Vec<NamedObject<'a>>,
     /// The names of hosts that are its ends.
     pub(in crate::command) hosts: Vec<&'a str>,
+    /// Whether the answer depends on labels that workloads have themselves and their pods do not get.
+    pub(in crate::command) wants_own_labels: bool,
 }
 
 impl NamedEnds<'_> {
@@ -69,6 +73,8 @@ pub(super) struct NamedWorkloads {
     pub(super) found: Vec<ObjectRef>,
     /// Those that may be there.
     pub(super) unknown: UnknownWorkloads,
+    /// The labels that those that were found have themselves.
+    pub(super) own_labels: BTreeMap<ObjectRef, Labels>,
 }
 
 /// Asks for the workloads that these endpoints may mean, and adds their templates to the objects.
@@ -91,18 +97,21 @@ pub(super) async fn read(
             WorkloadAnswer::Absent => {}
             WorkloadAnswer::Refused(resource) => named.unknown.refused.push((of, resource)),
             WorkloadAnswer::Unknown(why) => named.unknown.failed.push((of, why)),
-            WorkloadAnswer::Found(text) => match parsed(&of, &text) {
-                Ok(read) if has_running_pods(loaded, &of, &text) => loaded.owned.extend(read.owned),
-                Ok(read) => {
-                    if !read.objects.pods.is_empty() {
-                        named.found.push(of);
+            WorkloadAnswer::Found(text) => {
+                named.own_labels.extend(own_labels::labels(&text).map(|labels| (of.clone(), labels)));
+                match parsed(&of, &text) {
+                    Ok(read) if has_running_pods(loaded, &of, &text) => loaded.owned.extend(read.owned),
+                    Ok(read) => {
+                        if !read.objects.pods.is_empty() {
+                            named.found.push(of);
+                        }
+                        loaded.objects.pods.extend(read.objects.pods);
+                        loaded.idle.extend(read.idle);
+                        loaded.owned.extend(read.owned);
                     }
-                    loaded.objects.pods.extend(read.objects.pods);
-                    loaded.idle.extend(read.idle);
-                    loaded.owned.extend(read.owned);
+                    Err(why) => named.unknown.failed.push((of, why)),
                 }
-                Err(why) => named.unknown.failed.push((of, why)),
-            },
+            }
         }
     }
     named

@@ -11,25 +11,28 @@ use npc_compiler::object::{Labels, Objects, Pod, Workload};
 
 use super::named::{NamedObject, is_of};
 
-/// So many workloads are asked for. A Service may have pods of many.
+/// So many workloads of each end are asked for. A Service may have pods of many.
 const ASKED: usize = 8;
 
-/// Asks for the workloads whose pods these ends mean. What cannot be read says nothing more than the pods.
+/// Adds the labels of the workloads whose pods these ends mean, and asks for those that are not known. What
+/// cannot be read says nothing more than the pods.
 pub(super) async fn read(
     client: &kube::Client,
     ends: &[NamedObject<'_>],
     settings: &kube::ListSettings,
     objects: &Objects,
-) -> BTreeMap<ObjectRef, Labels> {
-    let wanted: BTreeSet<ObjectRef> = ends.iter().flat_map(|end| meant(*end, &settings.namespace, objects)).collect();
-    let asks = wanted.into_iter().take(ASKED).map(async |of| {
+    known: &mut BTreeMap<ObjectRef, Labels>,
+) {
+    let of_end = |end: &NamedObject<'_>| meant(*end, &settings.namespace, objects).into_iter().take(ASKED);
+    let wanted: BTreeSet<ObjectRef> = ends.iter().flat_map(of_end).filter(|of| !known.contains_key(of)).collect();
+    let asks = wanted.into_iter().map(async |of| {
         let workload = Workload { kind: of.kind.clone(), name: of.name.clone() };
         match kube::workload(client, &of.namespace, &workload, settings.request_timeout).await {
             WorkloadAnswer::Found(text) => Some((of, labels(&text)?)),
             WorkloadAnswer::Absent | WorkloadAnswer::Refused(_) | WorkloadAnswer::Unknown(_) => None,
         }
     });
-    join_all(asks).await.into_iter().flatten().collect()
+    known.extend(join_all(asks).await.into_iter().flatten());
 }
 
 /// The workloads whose pods an end means.
@@ -55,7 +58,7 @@ fn meant(end: NamedObject<'_>, here: &str, objects: &Objects) -> BTreeSet<Object
 }
 
 /// The labels of an object.
-fn labels(text: &str) -> Option<Labels> {
+pub(super) fn labels(text: &str) -> Option<Labels> {
     let object: serde_json::Value = serde_json::from_str(text).ok()?;
     let labels = object["metadata"]["labels"].as_object()?;
     Some(labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
