@@ -36,7 +36,7 @@ pub fn other_engines() -> Result<BTreeMap<&'static str, String>, super::Error> {
 fn engines_in(chains: &BTreeSet<String>) -> BTreeMap<&'static str, String> {
     let mut found = BTreeMap::new();
     for chain in chains {
-        if let Some(names) = names_of(chain).filter(|names| names.is_engine) {
+        if let Some(names) = names_of(chain).filter(|names| names.is_engine && names.kind == Kind::Chain) {
             found.entry(names.program).or_insert_with(|| chain.clone());
         }
     }

@@ -62,7 +62,7 @@ pub const NAMES: [Names; 21] = [
     other("DOCKER", Kind::Chain, "Docker"),
 ];
 
-/// Of which names one is, if they are known.
+/// The names that this name belongs to, if they are known.
 #[must_use]
 pub fn names_of(name: &str) -> Option<&'static Names> {
     NAMES.iter().find(|names| name.starts_with(names.begin))
