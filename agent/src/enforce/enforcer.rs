@@ -308,7 +308,7 @@ impl<K: Kernel> Enforcer<K> {
     /// While a family fails, passes are rare, so more than one portion comes with each.
     fn load(&mut self, failed: &mut Failures) -> bool {
         self.loading.note(&self.engine);
-        if !self.engine.is_loading() {
+        if !self.engine.is_load_due() {
             return true;
         }
         // The lock may be another program's for long, and nothing waits for this but the namespace.

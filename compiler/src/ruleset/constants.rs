@@ -1,4 +1,4 @@
-//! Numbers by which the kernel knows what is of npc.
+//! Numbers in the sets and rules that npc writes.
 
 /// The greatest number of members that a set of ours may have. A limit costs
 /// nothing until it is used, and the default of 65,536 is soon too small.

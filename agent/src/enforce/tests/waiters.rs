@@ -158,7 +158,7 @@ async fn rules_of_others_that_wait_for_the_lock_keep_no_waiter_whose_own_are_the
     assert_eq!(world.ingress(), ["10.0.0.1", "10.0.0.2", "10.0.1.1"]);
     assert_eq!(world.left(), [], "a flow from before its rules");
     assert!(!world.is_answered("10.0.1.2").await, "its rules are to be written yet");
-    // Another program removes the jump, and lets nobody put it back.
+    // Another program removes the jump, and the kernel refuses to insert it again.
     world.memory().hooks = [Hook::Absent; 2];
     world.memory().unhookable = true;
     assert!(!world.is_answered("10.0.0.2").await, "no packet meets its rules");

@@ -90,10 +90,10 @@ impl SetRole {
         found.map_or_else(|| if is_shadow() { Self::Shadow } else { Self::Unknown }, |(role, _)| role)
     }
 
-    /// The role of the set that one with this text behind the prefix stands in for; its own role,
-    /// if it stands in for none.
-    fn read_inner(suffix: &str) -> Self {
-        let (mut suffix, mut role) = (suffix, Self::read(suffix));
+    /// The role of the set that one of this role, with this text behind the prefix, stands in for; its own
+    /// role, if it stands in for none.
+    fn inner(self, suffix: &str) -> Self {
+        let (mut suffix, mut role) = (suffix, self);
         while let (Self::Alias | Self::Shadow, Some((_, rest))) = (role, suffix.split_once('-')) {
             (suffix, role) = (rest, Self::read(rest));
         }
@@ -125,7 +125,8 @@ impl SetName {
     /// words, never from what a user chose.
     #[must_use]
     pub fn new(family: Family, suffix: &str) -> Self {
-        Self { of: SetRole::read_inner(suffix), ..Self::of(family, SetRole::read(suffix), [suffix, "", ""]) }
+        let role = SetRole::read(suffix);
+        Self { of: role.inner(suffix), ..Self::of(family, role, [suffix, "", ""]) }
     }
 
     /// The set of a node's endpoints that are isolated in a direction.
@@ -277,8 +278,8 @@ impl SetName {
     pub fn ours(name: &str) -> Option<Self> {
         let read = |family| Some((family, name.strip_prefix(prefix(family))?));
         let (family, suffix) = Family::ALL.into_iter().find_map(read)?;
-        let (role, of) = (SetRole::read(suffix), SetRole::read_inner(suffix));
-        Some(Self { text: Short::of(&[name])?, family, role, of })
+        let role = SetRole::read(suffix);
+        Some(Self { text: Short::of(&[name])?, family, role, of: role.inner(suffix) })
     }
 
     /// The name.

@@ -1,6 +1,6 @@
 //! The jump from FORWARD to our chains: written, and found in a listing.
 
-use super::listing::{filter_rules, filter_table};
+use super::listing::{filter_rules, policy_of};
 use super::spelling::canonical;
 use crate::ruleset::node::FORWARD_CHAIN;
 
@@ -48,9 +48,7 @@ pub fn hooks(listed: &str) -> impl Iterator<Item = bool> {
 /// Whether a listing has the FORWARD of the filter table, be it without rules.
 #[must_use]
 pub fn has_forward(listed: &str) -> bool {
-    filter_table(listed)
-        .filter_map(|line| line.strip_prefix(':').or_else(|| line.strip_prefix("-P ")))
-        .any(|rest| rest.split(' ').next() == Some(FORWARD))
+    policy_of(listed, FORWARD).is_some()
 }
 
 #[cfg(test)]

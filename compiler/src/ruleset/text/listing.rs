@@ -13,11 +13,11 @@ pub fn declared(listed: &str) -> impl Iterator<Item = &str> {
     declared.filter_map(|rest| rest.split(' ').next())
 }
 
-/// What becomes of packets that no rule of a built-in chain decides about, its policy, in a
-/// listing: `ACCEPT` or `DROP`. The two tools declare it differently.
+/// What becomes of packets that no rule of a built-in chain of the filter table decides about, its
+/// policy, in a listing: `ACCEPT` or `DROP`. The two tools declare it differently.
 #[must_use]
 pub fn policy_of<'a>(listed: &'a str, chain: &str) -> Option<&'a str> {
-    let declared = listed.lines().filter_map(|line| line.strip_prefix(':').or_else(|| line.strip_prefix("-P ")));
+    let declared = filter_table(listed).filter_map(|line| line.strip_prefix(':').or_else(|| line.strip_prefix("-P ")));
     let mut policies = declared.filter_map(|rest| {
         let mut words = rest.split(' ');
         (words.next() == Some(chain)).then(|| words.next()).flatten()
