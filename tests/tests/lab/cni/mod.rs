@@ -10,6 +10,7 @@ mod chains;
 mod cri;
 mod late;
 pub(crate) mod node;
+mod obstacles;
 mod older;
 mod rpc;
 pub(crate) mod runtime;

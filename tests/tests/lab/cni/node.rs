@@ -56,6 +56,8 @@ pub(crate) struct Node {
     pub(crate) more_plugins: Vec<Value>,
     /// Flags of the agent beside the usual ones.
     pub(crate) flags: Vec<&'static str>,
+    /// Variables of the agent's environment.
+    pub(crate) variables: Vec<(&'static str, PathBuf)>,
     /// An earlier version of the agent's program, which serves no plugin. Else it is today's.
     pub(crate) program: Option<PathBuf>,
     /// Whether the agent is told to keep an index of addresses with flows, or not to; else it does what it does
@@ -122,6 +124,7 @@ impl Node {
             v6_only: false,
             more_plugins: Vec::new(),
             flags: Vec::new(),
+            variables: Vec::new(),
             program: None,
             flow_index: None,
             range: ["10.0.0.2", "10.0.255.254"].map(str::to_owned),
@@ -210,6 +213,7 @@ impl Node {
         let child = command
             .args(&self.flags)
             .args(source)
+            .envs(self.variables.iter().cloned())
             .envs(self.flow_index.map(|is_on| ("NPC_FLOW_INDEX", if is_on { "1" } else { "0" })))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
