@@ -21,7 +21,7 @@ pub(super) struct Sandbox {
     pub(super) add: Add,
     /// The plugin has its answer, so the pod may run.
     pub(super) is_answered: bool,
-    /// Addresses of it that a later sandbox had, which may be nobody's now.
+    /// Its addresses that a later sandbox also had and that may belong to no pod now.
     pub(super) lost: BTreeSet<IpAddr>,
     /// The key of its pod's object, if that object has the UID of the ADD.
     key: Option<PodKey>,
@@ -53,7 +53,7 @@ impl Sandbox {
     }
 
     /// A later sandbox had these addresses, and is gone. Unless an interface of the node shows that this
-    /// one is still there, they may be nobody's.
+    /// one is still there, they may belong to no pod.
     pub(super) fn lose(&mut self, addresses: &[IpAddr]) {
         let shared = addresses.iter().copied().filter(|address| self.add.addresses.contains(address));
         let shared: BTreeSet<_> = shared.filter(|address| !self.lost.contains(address)).collect();

@@ -272,8 +272,7 @@ impl Sandboxes {
         true
     }
 
-    /// This sandbox is gone, to which the network gave its addresses after older ones had them. These
-    /// may have ended without a DEL.
+    /// This sandbox is gone. Older sandboxes had its addresses before it, and may have ended without a DEL.
     fn take_from_older(&mut self, gone: &Sandbox) {
         let older = self.live.values_mut().filter(|sandbox| sandbox.order < gone.order);
         older.for_each(|sandbox| sandbox.lose(&gone.add.addresses));

@@ -152,9 +152,13 @@ impl<'a> Attributes<'a> {
     }
 
     fn array<const N: usize>(self, kind: u16) -> Result<Option<[u8; N]>, DecodeError> {
-        let Some(value) = self.get(kind)? else { return Ok(None) };
-        value.try_into().map(Some).map_err(|_| DecodeError::from(format!("{} bytes where {N} belong", value.len())))
+        self.get(kind)?.map(array).transpose()
     }
+}
+
+/// A value of so many bytes.
+pub(super) fn array<const N: usize>(value: &[u8]) -> Result<[u8; N], DecodeError> {
+    value.try_into().map_err(|_| DecodeError::from(format!("{} bytes where {N} belong", value.len())))
 }
 
 /// The address with these octets: 4, or 16.

@@ -409,7 +409,7 @@ impl Auditor {
         let mut alike = Vec::new();
         for family in families {
             for (name, (kind, members)) in &wanted.family(*family).sets {
-                match heads.get(&(*family, aliases.in_kernel(name).clone())) {
+                match heads.get(aliases.in_kernel(name)) {
                     None => {
                         audit.family_mut(*family).sets.insert(name.clone(), SetDelta::Gone);
                     }
@@ -422,7 +422,7 @@ impl Auditor {
             }
         }
         self.round(ipset, aliases, &alike, most, audit)?;
-        for name in aliases.taken().filter(|name| !heads.keys().any(|(_, there)| there == *name)) {
+        for name in aliases.taken().filter(|name| !heads.contains_key(name)) {
             // It went, and the set can have its name back.
             audit.replaced.push((name.family(), name.clone()));
         }
@@ -431,16 +431,16 @@ impl Auditor {
             .flat_map(|family| wanted.family(*family).sets.keys())
             .map(|name| aliases.in_kernel(name))
             .collect();
-        let is_unneeded = |(family, name): &(Family, SetName)| {
-            families.contains(family) && !known.contains(name) && name.role() != SetRole::Probe
+        let is_unneeded = |name: &SetName| {
+            families.contains(&name.family()) && !known.contains(name) && name.role() != SetRole::Probe
         };
         let unneeded = heads.into_keys().filter(is_unneeded);
-        for (family, name) in unneeded.collect::<Vec<_>>() {
+        for name in unneeded.collect::<Vec<_>>() {
             let went = ipset.destroy(std::slice::from_ref(&name), Duration::ZERO)?.is_empty();
             let was_known = aliases.taken().any(|taken| *taken == name)
                 || if went { self.left_sets.remove(&name) } else { !self.left_sets.insert(name.clone()) };
             if !was_known {
-                audit.unneeded.push((family, name, went));
+                audit.unneeded.push((name.family(), name, went));
             }
         }
         Ok(())

@@ -298,7 +298,7 @@ impl Kernel for Linux {
     }
 
     fn seed(&mut self) -> Result<Option<Seed>, Error> {
-        Ok(self.ipset.heads()?.keys().find_map(|(_, name)| name.seed_kept()))
+        Ok(self.ipset.heads()?.keys().find_map(SetName::seed_kept))
     }
 
     fn read_each(&mut self, wanted: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {

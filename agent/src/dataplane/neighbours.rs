@@ -101,7 +101,7 @@ fn until_two_agree(
     };
     let mut latest = list()?;
     // Pods come and go meanwhile, but not so many that listings never agree.
-    for _ in 0..LISTINGS {
+    for _ in 1..LISTINGS {
         let next = list()?;
         let agree = places(&latest) == places(&next);
         latest = next;
@@ -187,6 +187,6 @@ mod tests {
     fn listings_that_never_agree_come_to_an_end() {
         let listings: Vec<Vec<u8>> = (0..50).map(|last| vec![last]).collect();
         let listings: Vec<&[u8]> = listings.iter().map(Vec::as_slice).collect();
-        assert_eq!(found(&listings).1, LISTINGS + 1);
+        assert_eq!(found(&listings).1, LISTINGS);
     }
 }

@@ -117,7 +117,7 @@ fn a_fix_is_said_with_the_place_to_write_it() {
     assert!(all_ports.out.contains("= help: ask about one port"), "{}", all_ports.out);
     let reasons = all_ports.out.matches("= help: ").count();
     assert_eq!(reasons, 1, "{}", all_ports.out);
-    // A fix of everything that two ends may exchange names both, and admits nobody else.
+    // A fix for all ports between two ends names both ends and admits no other.
     let json = files.npc("explain", &["monitoring/prometheus", "shop/db", "-o", "json"]).json();
     let proposed = json["fixes"].as_array().unwrap();
     assert!(!proposed.is_empty(), "{json}");

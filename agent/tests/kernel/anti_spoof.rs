@@ -111,9 +111,9 @@ fn pods_behind_anything_else_are_reported(backend: Backend) {
     agent.take(addresses.iter().enumerate().map(|(n, address)| pod(&format!("p{n}"), address)));
     let pass = pass(&mut agent);
     assert_eq!((held(), own(Family::V4)), (vec!["azv1".into()], vec!["10.0.0.1,azv1".into()]));
-    let logged: Vec<String> = pass.spoofable.iter().map(|pod| format!("{}: {}", pod.pod, pod.reason)).collect();
+    let spoofable: Vec<String> = pass.spoofable.iter().map(|pod| format!("{}: {}", pod.pod, pod.reason)).collect();
     assert_eq!(
-        logged,
+        spoofable,
         [
             "p1: it is behind vpn0, a veth with both ends in this network namespace",
             "p2: it is behind tap0, which is neither a veth nor a bridge",

@@ -298,17 +298,17 @@ fn sets_of_others_are_skipped_and_odd_ones_under_our_names_are_reported() {
     let expected = odd.iter().filter(|(name, ..)| there.contains(*name));
     let expected: BTreeSet<(&str, &str)> = expected.map(|(name, _, header)| (*name, *header)).collect();
     let read = ipset.read().unwrap();
-    let message = read.odd.iter().map(|odd| (odd.name.as_str(), odd.header.as_str())).collect::<BTreeSet<_>>();
-    assert_eq!(message, expected);
+    let reported = read.odd.iter().map(|odd| (odd.name.as_str(), odd.header.as_str())).collect::<BTreeSet<_>>();
+    assert_eq!(reported, expected);
     assert_eq!((read.v4, read.v6), (Sets::new(), Sets::new()));
 
     // A set as ours with a member that is none that we would write.
     run("ipset", &["create", "npc4-ours", "hash:net", "maxelem", "16777216"]);
     run("ipset", &["add", "npc4-ours", "10.0.0.0/8", "nomatch"]);
     let read = ipset.read().unwrap();
-    let message =
+    let header =
         "hash:net family inet maxelem 16777216 with the member `10.0.0.0/8 with an option (nomatch, timeout, …)`";
-    assert!(read.odd.iter().any(|odd| odd.header == message), "{:?}", read.odd);
+    assert!(read.odd.iter().any(|odd| odd.header == header), "{:?}", read.odd);
     assert!(read.v4.is_empty());
     run("ipset", &["flush", "npc4-ours"]);
     assert_eq!(ipset.read().unwrap().v4.len(), 1);

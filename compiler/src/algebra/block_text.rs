@@ -39,8 +39,9 @@ pub fn written_blocks(family: Family, set: &AddressSet) -> Vec<WrittenBlock> {
     if length(&nested) < length(&plain) { nested } else { plain }
 }
 
-/// How much there is to read.
-pub(crate) fn length(blocks: &[WrittenBlock]) -> usize {
+/// How many prefixes there are to read.
+#[must_use]
+pub fn length(blocks: &[WrittenBlock]) -> usize {
     blocks.iter().map(|block| 1 + block.except.len()).sum()
 }
 

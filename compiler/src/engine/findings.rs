@@ -9,9 +9,9 @@ use crate::policy::finding::{Code, Finding};
 /// a namespace ten thousand policies.
 const OF_NAMESPACE: usize = 1_000;
 
-/// How many bytes are kept of what is wrong, and of where. A finding may quote two kilobytes of its policy,
-/// and an agent keeps each more than once. Always the same, because an Event has its name from these texts,
-/// and all nodes report one.
+/// How many bytes are kept of what is wrong, and of where, before an ellipsis. A finding may quote two
+/// kilobytes of its policy, and an agent keeps each more than once. Always the same, because an Event has its
+/// name from these texts, and all nodes report one.
 const LONGEST: usize = 250;
 
 /// The findings of all policies.

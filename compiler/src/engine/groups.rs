@@ -30,7 +30,7 @@ use crate::ruleset::seed::Seed;
 /// Chains that came, or went.
 type Touched = BTreeMap<ChainName, Wanted>;
 
-/// What is to be of a chain.
+/// What a chain is to contain.
 #[derive(Debug)]
 enum Wanted {
     /// It has these rules.

@@ -47,7 +47,7 @@ use crate::policy::Policy;
 /// what others wait for.
 const SWEPT: usize = 32;
 
-/// A policy of which more bytes would be kept than this is read beside the loop, if anything is done there.
+/// A policy of which the engine would keep more bytes than this is read on the thread, if there is one.
 const UNREAD: usize = 64 << 10;
 
 /// So many members of a set cost as much as a rule.
@@ -115,7 +115,7 @@ impl Engine {
     }
 
     /// Has all that may make more rules and sets than this found out by [`Engine::foresight`], so that no
-    /// commit takes long for it. Who drives the engine has to call that then.
+    /// commit takes long for it. The caller must then call that after each commit.
     pub fn find_out_beside(&mut self, bound: usize) {
         self.large.beside = Some(bound);
     }
@@ -174,7 +174,7 @@ impl Engine {
         }
     }
 
-    /// More than a change can cost that brings a namespace policies of this weight, and so many pods.
+    /// An upper bound of what a change costs that brings a namespace policies of this weight, and so many pods.
     fn upper_bound(&mut self, namespace: &str, weight: Weight, pods: usize) -> usize {
         let (rules, members) = self.groups.upper_bound(&self.store, namespace, weight, pods);
         rules.saturating_add(usize::try_from(members).unwrap_or(usize::MAX) / MEMBERS)
@@ -299,7 +299,8 @@ impl Engine {
         self.state.family(chain.family).chains.get(&chain.chain).map_or(0, Vec::len)
     }
 
-    /// Whether events wait, or sets that no rule asks wait to go.
+    /// Whether events wait, or sets that no rule asks wait to go; [`Engine::is_load_due`] says whether a load does
+    /// something about it now.
     #[must_use]
     pub fn is_loading(&self) -> bool {
         self.large.limit.is_some() && (!self.large.waiting.is_empty() || self.sets.has_unused())

@@ -60,7 +60,7 @@ impl PreparedLeaf {
         self.rest.len() == self.count || is_held()
     }
 
-    /// The rules; `None` if the state has them.
+    /// The chain's name and its rules; no rules if the state has all of them.
     pub(super) fn into_rules(self) -> (ChainName, Option<Vec<Rule>>) {
         (self.chain, (self.rest.len() == self.count).then(|| self.rest.into()))
     }
@@ -79,7 +79,7 @@ pub(super) struct PreparedGroup {
 }
 
 impl PreparedGroup {
-    /// Makes the chains of a group of which these policies are not over the bound.
+    /// Makes the chains of a group from those of its policies that are not over the bound.
     pub(super) fn new<'n>(
         (direction, hash, resolution): (Direction, Hash, &Resolution),
         policies: Vec<Arc<Policy>>,

@@ -427,5 +427,5 @@ fn no_namespace_has_more_members_than_the_bound_and_verdicts_are_those_of_the_ru
             Ok(())
         })
         .unwrap();
-    assert!(denied_by_bound.get() > 100, "the bound denied {} flows", denied_by_bound.get());
+    assert!(denied_by_bound.get() > cases / 2, "the bound denied {} flows", denied_by_bound.get());
 }

@@ -16,10 +16,10 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn no_test_is_skipped_past_the_strict_mode() {
+fn only_one_function_prints_that_a_test_is_skipped() {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let mut found = Vec::new();
-    for folder in ["agent", "benches", "cni-plugin", "compiler", "tests"] {
+    for folder in ["agent", "benches", "cni-plugin", "compiler", "fuzz", "tests"] {
         sources(&root.join(folder), &mut found);
     }
     assert!(found.len() > 500, "only {} files are found", found.len());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use npc_compiler::API_VERSION;
-use npc_compiler::algebra::block_text::written_blocks;
+use npc_compiler::algebra::block_text::{self, written_blocks};
 use npc_compiler::algebra::cidr::{self, AddressSet};
 use npc_compiler::algebra::ranges::RangeSet;
 use npc_compiler::algebra::traffic::Traffic;
@@ -115,17 +115,17 @@ fn peers(cluster: &Cluster, peers: &Region, family: Family) -> String {
 
 /// Addresses outside as people write blocks, or what they lack of everything where that is shorter.
 fn outside(addresses: &AddressSet, family: Family) -> Option<String> {
-    let everything = RangeSet::range(0, cidr::last_number(family));
-    let rest = cidr::prefixes(family, &everything.difference(addresses));
     if addresses.is_empty() {
         return None;
     }
+    let everything = RangeSet::range(0, cidr::last_number(family));
+    let rest = cidr::prefixes(family, &everything.difference(addresses));
     if rest.is_empty() {
         return Some("all outside".to_owned());
     }
     let blocks = written_blocks(family, addresses);
     let listed = |all: &mut dyn Iterator<Item = String>| shorten(&all.collect::<Vec<_>>(), LISTED, ", ");
-    if rest.len() < blocks.iter().map(|block| 1 + block.except.len()).sum::<usize>() {
+    if rest.len() < block_text::length(&blocks) {
         Some(format!("outside but {}", listed(&mut rest.iter().map(ToString::to_string))))
     } else {
         Some(format!("outside {}", listed(&mut blocks.iter().map(ToString::to_string))))

@@ -135,8 +135,8 @@ pub(super) fn without_backend(input: &Input, service: &Service, why: &NoBackend)
     }
 }
 
-/// The protocol of the port of this name that pods of a service have, where it is not the one that the
-/// service asks for.
+/// The protocol of the port of this name that pods of a service have. None has it with the protocol that
+/// the service asks for.
 fn of_other_protocol(input: &Input, service: &Service, name: &str) -> Option<Protocol> {
     let pods = input.cluster.pods().map(|(_, pod)| pod);
     let mut pods = pods.filter(|pod| !pod.finished && service.selects(pod));

@@ -9,6 +9,7 @@ use npc_agent::source::manifests::{self, Location, Positions};
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::NetworkPolicy;
 use npc_compiler::verdict::explain::{FailedRequirement, Mark};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::command::input::Input;
@@ -125,12 +126,17 @@ impl<'a> Places<'a> {
         }
         let mut object = self.policy(id)?.object.clone();
         object.metadata.managed_fields = None;
-        let text = serde_saphyr::to_string(&object).ok()?;
-        let options = manifests::Options { allow_errors: true, ..manifests::Options::default() };
-        let printed = Rc::new(manifests::parse_text("object", &text, &options).ok()?.positions);
+        let printed = print(&object)?;
         self.printed.borrow_mut().insert(id, Rc::clone(&printed));
         Some(printed)
     }
+}
+
+/// An object as YAML, and where its fields stand there.
+pub(super) fn print(object: &impl Serialize) -> Option<Rc<Positions>> {
+    let text = serde_saphyr::to_string(object).ok()?;
+    let options = manifests::Options { allow_errors: true, ..manifests::Options::default() };
+    Some(Rc::new(manifests::parse_text("object", &text, &options).ok()?.positions))
 }
 
 /// Follows a path as far as it leads: what it led to, and how much of the path that was.

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::rc::Rc;
 
-use npc_agent::source::manifests::{self, Location, ObjectRef, Positions};
+use npc_agent::source::manifests::{Location, ObjectRef, Positions};
 use npc_compiler::object::{Exposure, Service, ServicePort, TargetPort};
 use serde_json::{Map, Value, json};
 
 use super::excerpt::{Excerpt, Mark};
-use super::place::ObjectText;
+use super::place::{ObjectText, print};
 use crate::command::input::Input;
 
 /// The text of a Service, and where a field of it stands there.
@@ -19,7 +19,7 @@ pub(super) fn find<'i>(input: &'i Input, service: &Service, path: &str) -> Optio
     if let Some(location) = positions.locate_object(&object, path) {
         return Some((ObjectText::File(positions), location));
     }
-    let printed = Rc::new(printed(service)?);
+    let printed = printed(service)?;
     let location = printed.locate_object(&object, path)?;
     Some((ObjectText::Object(printed), location))
 }
@@ -48,7 +48,7 @@ pub(super) fn draw(
 }
 
 /// A Service as `kubectl get -o yaml` would print it, with the fields that npc reads.
-fn printed(service: &Service) -> Option<Positions> {
+fn printed(service: &Service) -> Option<Rc<Positions>> {
     let routing = &service.routing;
     let mut spec = Map::new();
     let policy = |is_local: bool| json!(if is_local { "Local" } else { "Cluster" });
@@ -69,9 +69,7 @@ fn printed(service: &Service) -> Option<Positions> {
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": service.name, "namespace": service.namespace}, "spec": spec,
     });
-    let text = serde_saphyr::to_string(&object).ok()?;
-    let options = manifests::Options { allow_errors: true, ..manifests::Options::default() };
-    Some(manifests::parse_text("object", &text, &options).ok()?.positions)
+    print(&object)
 }
 
 fn port(service: &Service, of: &ServicePort) -> Value {

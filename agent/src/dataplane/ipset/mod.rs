@@ -311,12 +311,12 @@ impl Ipset {
     ///
     /// # Errors
     /// If the kernel does not list them.
-    pub fn heads(&mut self) -> Result<BTreeMap<(Family, SetName), Head>, Error> {
+    pub fn heads(&mut self) -> Result<BTreeMap<SetName, Head>, Error> {
         self.list(Request::heads(self.version), |heads: &mut BTreeMap<_, _>, answer| {
             let (Some(name), Some(header)) = (ours(answer)?, answer.header()?) else { return Ok(()) };
-            let family = name.family();
+            let kind = header.kind(name.family());
             let members = header.elements.and_then(|count| usize::try_from(count).ok());
-            heads.insert((family, name), Head { kind: header.kind(family), members });
+            heads.insert(name, Head { kind, members });
             Ok(())
         })
     }

@@ -9,7 +9,7 @@ use npc_compiler::ruleset::constants::MAXELEM;
 use npc_compiler::ruleset::node::{InterfaceName, Member, SetKind};
 use rtnetlink::packet_core::DecodeError;
 
-use super::attribute::{self, Attributes, member, message, option};
+use super::attribute::{self, Attributes, array, member, message, option};
 use super::request;
 
 impl Attributes<'_> {
@@ -42,10 +42,6 @@ impl Attributes<'_> {
         let members = Attributes(self.get(message::MEMBERS)?.unwrap_or_default());
         Ok(members.each().map(|member| Entry::parse(Attributes(member?.1))))
     }
-}
-
-fn array<const N: usize>(value: &[u8]) -> Result<[u8; N], DecodeError> {
-    value.try_into().map_err(|_| DecodeError::from(format!("{} bytes where {N} belong", value.len())))
 }
 
 /// How a set was made.

@@ -181,7 +181,7 @@ pub async fn follow<T>(
         let (has_news, due) = (follower.has_news(), follower.due());
         tokio::select! {
             biased;
-            // It has panicked: while this runs, none ends otherwise.
+            // None ends while this runs. A panic goes on; `Tasks` reports any other end.
             Some(ended) = listers.join_next() => {
                 if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
                     panic::resume_unwind(panic);

@@ -1,5 +1,4 @@
-//! What is needed to find out which chains events of a namespace will make, and what is kept of chains
-//! that are expected.
+//! The input of a foresight, and what is kept of chains that are expected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -111,7 +111,7 @@ impl Batch {
     }
 }
 
-/// What is known of what events will make that wait.
+/// How far npc is in finding out what waiting events will make.
 #[derive(Debug, Default)]
 pub(super) enum Progress {
     /// Nothing. The next commit decides how it is found out.

@@ -75,8 +75,8 @@ impl Engine {
         }
     }
 
-    /// What decides what the events of the next namespace will make of which that is to be found out beside
-    /// the loop. Their [`Foresight::run`] may take long, and [`Engine::foreseen`] takes in what it finds.
+    /// The input of a foresight of the next namespace that needs one. [`Foresight::run`] may take long, so a
+    /// thread runs it, and [`Engine::foreseen`] takes its result.
     pub fn foresight(&mut self) -> Option<Foresight> {
         let due = || self.large.waiting.iter().filter(|(_, waiting)| matches!(waiting.progress, Progress::Due));
         let last = self.large.foreseen_last.as_deref();
@@ -114,8 +114,7 @@ impl Engine {
         }
     }
 
-    /// Gives the engine the first events that wait, of which it is known what they make. Those behind them have
-    /// their turn at the next commit.
+    /// Applies the first batch of waiting events. Later events have their turn at the next commit.
     fn give_batch(&mut self, namespace: &str, waiting: Waiting, prospect: Prospect) {
         let Waiting { now, later, .. } = waiting;
         if !later.is_empty() {
@@ -131,7 +130,7 @@ impl Engine {
                     self.apply(event);
                 }
                 Change::Policy(policy, findings) => self.policy(&policy, findings),
-                // All were read to find out what they make.
+                // Whoever found out what it makes has read it, and the policy took its place.
                 Change::Unread(policy, _) => self.apply(Event::Policy(Arc::unwrap_or_clone(policy).into())),
             }
         }
@@ -141,8 +140,8 @@ impl Engine {
         self.update_stand_ins(namespace);
     }
 
-    /// Whether the state does not have so many rules and sets of this at most. Chains of others that are only
-    /// expected are not there.
+    /// Whether the rules and sets that the state lacks of this are at most so many. Chains of others that are
+    /// only expected are not there.
     fn costs_at_most(&self, prospect: &Prospect, limit: usize) -> bool {
         let of_chain = prospect.groups.iter().flat_map(|group| &group.leaves).map(|leaf| {
             let present = self.loaded(leaf);

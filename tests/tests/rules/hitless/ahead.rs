@@ -109,7 +109,7 @@ fn a_pod_that_joins_a_group_that_stays_does_not_wait_for_the_rules_of_others() {
             let ahead = watch_ahead(&held, &wanted, |family| moves.packets(family))?;
             let group = |pod: &Pod| pod.labels["group"].parse::<usize>().unwrap();
             let places: Vec<_> = moves.movers().map(|(old, new)| (group(old), group(new))).collect();
-            let is_gated = |pod: &Pod| {
+            let is_isolated = |pod: &Pod| {
                 let (_, members) = &ahead.v4.sets[&SetName::isolated(Family::V4, Direction::Egress)];
                 members.contains(&Member::Address(pod.address(Family::V4).unwrap()))
             };
@@ -119,14 +119,14 @@ fn a_pod_that_joins_a_group_that_stays_does_not_wait_for_the_rules_of_others() {
             let is_asked_about = places.iter().any(|(from, to)| from != to && [*from, *to].contains(&(edited / 3)));
             for ((_, pod), (from, to)) in moves.movers().zip(&places) {
                 if *to == groups {
-                    prop_assert!(!is_gated(pod), "a pod that leaves has left");
+                    prop_assert!(!is_isolated(pod), "a pod that leaves has left");
                 } else if *from == groups {
-                    let count = if is_gated(pod) { &at_once } else { &later };
+                    let count = if is_isolated(pod) { &at_once } else { &later };
                     count.set(count.get() + 1);
-                    prop_assert!(*to != edited || !is_gated(pod), "it met rules that are not its own");
+                    prop_assert!(*to != edited || !is_isolated(pod), "it met rules that are not its own");
                     let may_wait = *to == edited || is_asked_about || places.iter().any(changes_groups);
-                    prop_assert!(may_wait || is_gated(pod), "nothing held it up: {:?}, {} edited", places, edited);
-                    beside_lists.set(beside_lists.get() + usize::from(edited < 2 && is_gated(pod)));
+                    prop_assert!(may_wait || is_isolated(pod), "nothing held it up: {:?}, {} edited", places, edited);
+                    beside_lists.set(beside_lists.get() + usize::from(edited < 2 && is_isolated(pod)));
                 }
             }
             Ok(())
