@@ -13,8 +13,6 @@ use npc_agent::source::manifests::{self, Loaded, ObjectRef, Problem};
 use npc_compiler::cluster::unread::Unread;
 use npc_compiler::object::{Labels, Objects, Pod, Workload};
 
-use super::own_labels;
-
 /// An object as a question names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::command) struct NamedObject<'a> {
@@ -98,7 +96,7 @@ pub(super) async fn read(
             WorkloadAnswer::Refused(resource) => named.unknown.refused.push((of, resource)),
             WorkloadAnswer::Unknown(why) => named.unknown.failed.push((of, why)),
             WorkloadAnswer::Found(text) => {
-                named.own_labels.extend(own_labels::labels(&text).map(|labels| (of.clone(), labels)));
+                named.own_labels.extend(labels(&text).map(|labels| (of.clone(), labels)));
                 match parsed(&of, &text) {
                     Ok(read) if has_running_pods(loaded, &of, &text) => loaded.owned.extend(read.owned),
                     Ok(read) => {
@@ -157,6 +155,13 @@ fn parsed(of: &ObjectRef, text: &str) -> Result<Loaded, String> {
     manifests::parse_text(&of.to_string(), text, &options).map_err(|errors| {
         format!("npc cannot read it: {}", errors.problems.first().map(Problem::said).unwrap_or_default())
     })
+}
+
+/// The labels that an object has itself.
+pub(super) fn labels(text: &str) -> Option<Labels> {
+    let object: serde_json::Value = serde_json::from_str(text).ok()?;
+    let labels = object["metadata"]["labels"].as_object()?;
+    Some(labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
 }
 
 /// Whether pods of a CronJob's runs are there; then these are meant, and not the next run. Notes which runs
