@@ -196,10 +196,13 @@ impl Log {
 /// What an agent logs of a pass that succeeded; the last is of agents of earlier versions.
 const PASSED: [&str; 3] = ["programmed ruleset", "ruleset unchanged", "the kernel is up to date"];
 
-/// How many policies the state has that a line of the log says is in the
-/// kernel.
+/// How many policies the state has that a line of the log says is in the kernel. It is not all there while
+/// a large change is loaded.
 fn policies(line: &str) -> Option<usize> {
     let (_, fields) = PASSED.iter().find_map(|message| line.split_once(message))?;
+    if fields.contains(" loading=") {
+        return None;
+    }
     fields.split_whitespace().find_map(|word| word.strip_prefix("policies=")?.parse().ok())
 }
 
@@ -227,6 +230,7 @@ mod tests {
         for message in ["INFO programmed ruleset", "DEBUG ruleset unchanged", "INFO the kernel is up to date"] {
             let line = format!("2026-11-23T10:00:00Z {message} generation=3 policies=71 endpoints=4");
             assert_eq!(policies(&line), Some(71), "{message}");
+            assert_eq!(policies(&format!("{line} loading=\"red, blue\" compiled=1ms")), None, "{message}");
         }
         for message in ["ERROR ruleset not programmed", "ERROR the kernel is not up to date", "INFO ready"] {
             assert_eq!(policies(&format!("2026-11-23T10:00:00Z {message} policies=71")), None, "{message}");
