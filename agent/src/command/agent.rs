@@ -383,8 +383,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     if has_plugin && std::env::var_os("NPC_FLOW_INDEX").is_none_or(|value| value != "0") {
         enforcer = enforcer.with_flow_index();
     }
-    // Off by default: docs/adr/large-changes-are-loaded-first.md lists what is missing.
-    if std::env::var_os("NPC_LARGE_CHANGES_FIRST").is_some_and(|value| value == "1") {
+    if std::env::var_os("NPC_LARGE_CHANGES_FIRST").is_none_or(|value| value != "0") {
         enforcer = enforcer.with_large_changes_first();
     }
     tokio::select! {

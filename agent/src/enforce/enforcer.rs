@@ -27,6 +27,7 @@ use super::pace::{BESIDE, LARGE};
 use super::pass::Pass;
 use super::pod_interfaces::{Asked, PodInterfaces};
 use super::writer::Writer;
+use super::writes::Writes;
 use crate::dataplane::audit::AuditScope;
 use crate::dataplane::iptables::Restored;
 use crate::dataplane::network::Network;
@@ -321,7 +322,9 @@ impl<K: Kernel> Enforcer<K> {
             let plan = self.engine.load(self.loading.pace.portion());
             let write_begun = Instant::now();
             self.writer.load(&plan, failed);
-            self.loading.pace.took(&plan, write_begun.elapsed());
+            let took = write_begun.elapsed();
+            debug!(writes = %Writes::of(&plan), ?took, "loaded a portion of a large change");
+            self.loading.pace.took(&plan, took);
             if plan.is_empty() || failed.is_of_all() || !has_failed || begun.elapsed() > LOADED_BESIDE_FAILURE {
                 return true;
             }

@@ -22,6 +22,7 @@ use super::{dump, on_both_backends};
 on_both_backends!(
     a_policy_of_another_namespace_is_in_force_while_a_large_change_is_loaded,
     an_agent_that_is_killed_while_it_loads_leaves_what_the_next_one_removes,
+    an_agent_that_loads_nothing_first_writes_a_large_change_at_once,
 );
 
 /// Each second port, so that none joins another; from where they begin.
@@ -100,16 +101,21 @@ fn a_policy_of_another_namespace_is_in_force_while_a_large_change_is_loaded(back
     assert!(other.writes.is_nothing(), "{}", other.writes);
 }
 
+/// The policy of a folder, with so many ports that it is a large change.
+fn with_many_ports(policy: &str) -> String {
+    let many = ports(1).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let rule = format!("podSelector: {{matchLabels: {{app: web}}}}}}], ports: [{many}]");
+    policy.replace("podSelector: {matchLabels: {app: web}}}]", &rule)
+}
+
 fn an_agent_that_is_killed_while_it_loads_leaves_what_the_next_one_removes(backend: Backend) {
     let _namespace = Namespace::enter();
     let folder = Folder::new();
-    let mut agent = Agent::start_with(&folder, backend, &[], &[("NPC_LARGE_CHANGES_FIRST", "1")]);
+    let mut agent = Agent::start(&folder, backend, &[]);
     agent.wait(1);
     let before = dump(backend);
     let text = std::fs::read_to_string(folder.manifests().join("policy.yaml")).unwrap();
-    let many = ports(1).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let rule = format!("podSelector: {{matchLabels: {{app: web}}}}}}], ports: [{many}]");
-    folder.write("policy.yaml", &text.replace("podSelector: {matchLabels: {app: web}}}]", &rule));
+    folder.write("policy.yaml", &with_many_ports(&text));
     agent.wait_for("loading a large change");
     // The sets are there by the next pass, and some rules by another.
     agent.wait_for("ruleset unchanged");
@@ -122,4 +128,17 @@ fn an_agent_that_is_killed_while_it_loads_leaves_what_the_next_one_removes(backe
     folder.write("policy.yaml", &text);
     Agent::start(&folder, backend, &[]).wait(1);
     assert_eq!(dump(backend), before);
+}
+
+fn an_agent_that_loads_nothing_first_writes_a_large_change_at_once(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let mut agent = Agent::start_with(&folder, backend, &[], &[("NPC_LARGE_CHANGES_FIRST", "0")]);
+    agent.wait(1);
+    let text = std::fs::read_to_string(folder.manifests().join("policy.yaml")).unwrap();
+    folder.write("policy.yaml", &with_many_ports(&text));
+    let writes = agent.wait(2);
+    let rules = writes.split(", ").find_map(|part| part.split_once(" rules in")).map(|(count, _)| count.to_owned());
+    let rules: String = rules.unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
+    assert!(rules.parse::<usize>().is_ok_and(|rules| rules > 4_000), "{writes}");
 }

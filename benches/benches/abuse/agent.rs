@@ -41,7 +41,8 @@ impl Drop for Agent {
 }
 
 impl Agent {
-    pub(crate) fn start(server: &Server, node: &Netns, backend: Backend) -> Result<Self> {
+    /// `loads_first` is `NPC_LARGE_CHANGES_FIRST` of the agent; `None` leaves it unset, as an agent is shipped.
+    pub(crate) fn start(server: &Server, node: &Netns, backend: Backend, loads_first: Option<bool>) -> Result<Self> {
         let listener = node.listen()?;
         server.listen(move |_| listener.try_clone())?;
         let folder = tempfile::tempdir()?;
@@ -52,6 +53,7 @@ impl Agent {
             .args(["agent", "--node", NODE, "--backend", &backend.to_string(), "--relist-spread", "0"])
             .args(["--log-denied", "--metrics-address", &format!("0.0.0.0:{METRICS_PORT}"), "--kubeconfig"])
             .arg(&kubeconfig)
+            .envs(loads_first.map(|is_on| ("NPC_LARGE_CHANGES_FIRST", if is_on { "1" } else { "0" })))
             .stderr(Stdio::piped())
             .spawn()?;
         let log = BufReader::new(process.stderr.take().ok_or("its log was asked for")?);

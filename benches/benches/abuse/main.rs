@@ -7,7 +7,8 @@
 //! namespace, on an API server in this process, with each backend in turn. In each run it is
 //! measured first without the abuse, then with it, so that a busy machine is busy for both.
 //! Needs root, and the binary: `cargo build --workspace --release --bins`. Arguments choose
-//! cases by a part of their names, and backends by `nft` or `legacy`.
+//! cases by a part of their names, and backends by `nft` or `legacy`. With `NPC_BENCH_BOTH_WAYS` each
+//! case runs twice, with large changes written at once and with them loaded first.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
 mod agent;
@@ -99,23 +100,36 @@ fn main() {
             if !backends.is_empty() && !backends.contains(&backend.to_string()) {
                 continue;
             }
-            match Scene::run(case, backend) {
-                Ok(outcome) => print(backend, &outcome),
-                // The other cases can be measured all the same.
-                Err(error) => println!("  {backend:6} not measured: {error}"),
+            for loads_first in ways() {
+                let way = match loads_first {
+                    Some(true) => " loads first",
+                    Some(false) => " at once",
+                    None => "",
+                };
+                match Scene::run(case, backend, loads_first) {
+                    Ok(outcome) => print(backend, way, &outcome),
+                    // The other cases can be measured all the same.
+                    Err(error) => println!("  {backend:6}{way} not measured: {error}"),
+                }
             }
         }
     }
 }
 
-fn print(backend: Backend, outcome: &Outcome) {
-    let Outcome { before, during, streamed, pages, peak, rules, sets, notes } = outcome;
+/// How agents treat large changes: as they are shipped, or both ways in turn.
+fn ways() -> Vec<Option<bool>> {
+    if std::env::var_os("NPC_BENCH_BOTH_WAYS").is_some() { vec![Some(false), Some(true)] } else { vec![None] }
+}
+
+fn print(backend: Backend, way: &str, outcome: &Outcome) {
+    let Outcome { before, during, streamed, pages, peak, rules, sets, cpu, loads: [first, last], notes } = outcome;
     println!(
-        "  {backend:6} before {}, during {}, {} MB at the peak; {rules} rules, {sets} sets",
+        "  {backend:6}{way} before {}, during {}, {} MB at the peak; {rules} rules, {sets} sets",
         both(before),
         both(during),
         peak >> 20
     );
+    println!("         the agent took {cpu:.2} of a processor; load {first:.1} before, {last:.1} after");
     for (how, lists) in [("a streamed list", streamed), ("a list in pages", pages)] {
         if lists.quantile(1_000) > Duration::ZERO {
             println!("         during {how} {} (longest {:.0} ms)", of(lists), millis(lists.quantile(1_000)));

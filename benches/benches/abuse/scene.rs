@@ -88,6 +88,10 @@ pub(crate) struct Outcome {
     /// What was in the kernel at the end of the abuse.
     pub(crate) rules: usize,
     pub(crate) sets: usize,
+    /// How much of a processor the agent took during the abuse.
+    pub(crate) cpu: f64,
+    /// How many tasks ran or wanted to, a minute's mean, before the case and after the abuse.
+    pub(crate) loads: [f64; 2],
     /// What the case found itself.
     pub(crate) notes: Vec<String>,
 }
@@ -157,7 +161,7 @@ impl Scene {
     }
 
     /// Runs a case.
-    pub(crate) fn run(case: Case, backend: Backend) -> Result<Outcome> {
+    pub(crate) fn run(case: Case, backend: Backend, loads_first: Option<bool>) -> Result<Outcome> {
         let server = Server::in_process();
         server.put(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}));
         for namespace in ["kube-system", Self::TENANT].map(str::to_owned).into_iter().chain((0..VICTIMS).map(victim)) {
@@ -167,7 +171,7 @@ impl Scene {
             server.put(&pod(&victim(number), "app", NODE, number));
         }
         let node = Netns::create(&format!("npc-bench-{}", process::id()))?;
-        let agent = Agent::start(&server, &node, backend)?;
+        let agent = Agent::start(&server, &node, backend, loads_first)?;
         let scene = Self {
             server,
             node,
@@ -182,7 +186,9 @@ impl Scene {
         // The agent's start is no abuse.
         scene.isolate(&mut kernel, &mut Waits::default())?;
         let (mut before, mut during) = (Waits::default(), Waits::default());
+        let loads = [load()?, 0.0];
         (0..BEFORE).try_for_each(|_| scene.isolate(&mut kernel, &mut before))?;
+        let (begun, cpu) = (Instant::now(), scene.agent.cpu_seconds()?);
         let (rules, sets) = thread::scope(|scope| {
             let abused = scope.spawn(|| (case.abuse)(&scene));
             let measured = scene.measure(&mut kernel, &mut during, || abused.is_finished());
@@ -190,6 +196,8 @@ impl Scene {
             abused.join().map_err(|_| "the case panicked")??;
             measured
         })?;
+        let cpu = (scene.agent.cpu_seconds()? - cpu) / begun.elapsed().as_secs_f64();
+        let loads = [loads[0], load()?];
         let (mut streamed, mut pages) = (Samples::default(), Samples::default());
         if case.lists {
             scene.list(&mut kernel, &mut streamed)?;
@@ -198,7 +206,7 @@ impl Scene {
         }
         let peak = scene.agent.peak()?;
         let notes = scene.notes.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(Outcome { before, during, streamed, pages, peak, rules, sets, notes })
+        Ok(Outcome { before, during, streamed, pages, peak, rules, sets, cpu, loads, notes })
     }
 
     /// Measures while the abuse lasts; then how many rules and sets there are.
@@ -287,6 +295,12 @@ fn isolated(kernel: &mut Ipset, number: usize) -> Result<Duration> {
         thread::sleep(LOOKS);
     }
     Ok(begun.elapsed())
+}
+
+/// The mean number of tasks that run or want to.
+fn load() -> Result<f64> {
+    let loads = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(loads.split(' ').next().ok_or("a load")?.parse()?)
 }
 
 /// The namespace of this number.

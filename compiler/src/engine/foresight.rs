@@ -28,7 +28,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::local::LocalClass;
 use super::prospect::{PreparedGroup, Prospect};
 use crate::cluster::group::Resolution;
-use crate::object::{ContainerPort, NetworkPolicy};
+use crate::object::{ContainerPort, Family, NetworkPolicy};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, PodPeer, Policy, PolicyRule};
 use crate::ruleset::layout::{Options, identity};
@@ -142,13 +142,14 @@ impl Foresight {
             let present: BTreeSet<&SetName> =
                 there.iter().flat_map(|group| sets_of(group)).flat_map(|sets| &**sets).collect();
             known.learn_sets(&present, ask)?;
-            let groups_made = future.prepare(&new, &stay);
-            let (total, members) = count(&present, &groups_made, &mut known);
-            if total <= options.set_members.0 {
-                Prospect::new(groups_made, members, future.names(&stay))
+            // Of chains that are too much nothing is of use, and they may take a hundred megabytes.
+            let within = (!future.names_many(&new, &stay)).then(|| future.prepare(&new, &stay)).and_then(|made| {
+                let (total, members) = count(&present, &made, &mut known);
+                (total <= options.set_members.0).then_some((made, members))
+            });
+            if let Some((made, members)) = within {
+                Prospect::new(made, members, future.names(&stay))
             } else {
-                // They may take a hundred megabytes, and are of no use.
-                drop((groups_made, members));
                 let all: Vec<&FutureGroup> = groups.iter().collect();
                 known.learn_peers(future.peers(&all), ask)?;
                 let demand = |group| {
@@ -261,6 +262,18 @@ impl<'a> FutureNamespace<'a> {
     /// Names of policies, as the namespace keeps them.
     fn names(&self, over: &BTreeSet<&str>) -> Vec<Arc<str>> {
         over.iter().filter_map(|name| self.policies.get_key_value(*name)).map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// Whether rules of these groups name peers so often that the sets alone may be too many, while some policies are
+    /// over the bound on set members.
+    fn names_many(&self, groups: &[&FutureGroup], over: &BTreeSet<&str>) -> bool {
+        let policies = groups.iter().flat_map(|FutureGroup { direction, own, .. }| {
+            let within = own.iter().filter(move |name| !over.contains(&***name));
+            within.filter_map(move |name| self.policies.get(name)).map(move |policy| policy.rules(*direction))
+        });
+        let naming = policies.flatten().filter(|rule| rule.pod_peers().next().is_some()).count();
+        let sets = u64::try_from(naming.saturating_mul(Family::ALL.len())).unwrap_or(u64::MAX);
+        members::count_of_sets(sets) > self.options.set_members.0
     }
 
     /// The peers of these groups' policies.

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::bound::Anew;
-pub(super) use self::prospect::ToCome;
+pub(super) use self::prospect::{ToCome, WeighedPolicies};
 use super::live::LiveSets;
 use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;

@@ -132,7 +132,7 @@ impl Engine {
                 self.forget_in_other_namespaces(&key, &pod.namespace);
                 let waits = self.large.waiting.contains_key(&pod.namespace);
                 let is_here = self.store.is_this_node(pod.node.as_deref());
-                if !waits && (!is_here || self.upper_bound(&pod.namespace, Weight::default(), 1) <= limit) {
+                if !waits && (!is_here || self.is_small(&pod, limit)) {
                     return self.apply(Event::Pod(pod));
                 }
                 if self.loses_address(&pod, &key) {
@@ -172,6 +172,11 @@ impl Engine {
             }
             event => self.apply(event),
         }
+    }
+
+    /// Whether a pod of this node makes little: another one is of its kind, or policies cannot make more.
+    fn is_small(&mut self, pod: &Pod, limit: usize) -> bool {
+        self.groups.has_kind_of(&self.store, pod) || self.upper_bound(&pod.namespace, Weight::default(), 1) <= limit
     }
 
     /// An upper bound of what a change costs that brings a namespace policies of this weight, and so many pods.

@@ -168,14 +168,18 @@ impl LocalClass {
         &self.policies[direction as usize]
     }
 
+    /// Whether the podSelector of a policy selects its pods.
+    pub(super) fn is_selected_by(&self, policy: &Policy) -> bool {
+        policy.subject.matches_by(|key| {
+            let place = self.labels.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
+            Some(&*self.labels[place].1)
+        })
+    }
+
     /// Takes a policy in, whatever it said before; whether that concerns the
     /// class in some direction.
     pub(super) fn judge(&mut self, name: &Arc<str>, policy: Option<&Policy>) -> bool {
-        let value = |key: &str| {
-            let place = self.labels.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
-            Some(&*self.labels[place].1)
-        };
-        let selects = policy.is_some_and(|policy| policy.subject.matches_by(value));
+        let selects = policy.is_some_and(|policy| self.is_selected_by(policy));
         let mut concerned = false;
         for direction in Direction::ALL {
             let policies = &mut self.policies[direction as usize];

@@ -17,6 +17,14 @@ pub(super) fn keep(strings: &mut Interner, labels: &Labels) -> Pairs {
     pairs.into()
 }
 
+/// Labels whose strings are kept already, sorted as by [`keep`]; `None` if one is not.
+pub(super) fn find(strings: &Interner, labels: &Labels) -> Option<Pairs> {
+    let pairs = labels.iter().map(|(key, value)| Some((strings.find(key)?, strings.find(value)?)));
+    let mut pairs: Vec<Pair> = pairs.collect::<Option<_>>()?;
+    pairs.sort_unstable();
+    Some(pairs.into())
+}
+
 /// Gives interned labels back.
 pub(super) fn release(strings: &mut Interner, pairs: &[Pair]) {
     for (key, value) in pairs {

@@ -236,6 +236,11 @@ impl Store {
         self.by_labels.find(hash((namespace, labels)), same).copied()
     }
 
+    /// The class that a pod would be of, if some endpoint is of it.
+    pub(super) fn class_of(&self, pod: &Pod) -> Option<ClassId> {
+        self.find_class(self.strings.find(&pod.namespace)?, &selector::find(&self.strings, &pod.labels)?)
+    }
+
     /// Puts an endpoint in that is not there. Its place, and its class if that
     /// is new.
     pub(super) fn insert(&mut self, pod: &Pod) -> (PodId, Option<ClassId>) {

@@ -9,6 +9,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod large;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -2,7 +2,7 @@
 //! decoded whole, a pod as the API server sends it takes some 29 kB.
 
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference, Time};
 use kube::Resource;
 use npc_compiler::object;
@@ -254,8 +254,38 @@ impl From<Node> for object::Node {
 }
 
 impl From<Policy> for object::NetworkPolicy {
-    fn from(policy: Policy) -> Self {
+    fn from(mut policy: Policy) -> Self {
+        policy.spec.iter_mut().for_each(shrink);
         Self::from(NetworkPolicy { metadata: policy.metadata, spec: policy.spec })
+    }
+}
+
+/// Gives back what lists took beyond their items while they were read. A list of one item has room for four, and
+/// a policy of a megabyte may have eight thousand rules with two such lists each.
+fn shrink(spec: &mut NetworkPolicySpec) {
+    let peers_of = |peers: &mut Option<Vec<NetworkPolicyPeer>>| {
+        let Some(peers) = peers else { return };
+        peers.shrink_to_fit();
+        let selectors = peers.iter_mut().flat_map(|peer| [&mut peer.pod_selector, &mut peer.namespace_selector]);
+        selectors.flatten().for_each(shrink_selector);
+    };
+    for rule in spec.ingress.iter_mut().flatten() {
+        peers_of(&mut rule.from);
+        rule.ports.iter_mut().for_each(Vec::shrink_to_fit);
+    }
+    for rule in spec.egress.iter_mut().flatten() {
+        peers_of(&mut rule.to);
+        rule.ports.iter_mut().for_each(Vec::shrink_to_fit);
+    }
+    spec.ingress.iter_mut().for_each(Vec::shrink_to_fit);
+    spec.egress.iter_mut().for_each(Vec::shrink_to_fit);
+    spec.pod_selector.iter_mut().for_each(shrink_selector);
+}
+
+fn shrink_selector(selector: &mut LabelSelector) {
+    if let Some(requirements) = &mut selector.match_expressions {
+        requirements.shrink_to_fit();
+        requirements.iter_mut().filter_map(|one| one.values.as_mut()).for_each(Vec::shrink_to_fit);
     }
 }
 

@@ -10,9 +10,18 @@ use crate::engine::local::{LocalClass, LocalNamespace, Weight};
 use crate::engine::prospect::PreparedGroup;
 use crate::engine::store::{PodId, Store};
 use crate::object::{ContainerPort, Family, Labels, Pod};
-use crate::policy::Direction;
+use crate::policy::{Direction, Policy};
 use crate::ruleset::name::Hash;
 use crate::ruleset::node::ChainName;
+
+/// Trying so many policies on the labels of pods takes some milliseconds.
+const JUDGED: usize = 50_000;
+
+/// Finding out how many pods so many selectors select takes some milliseconds in a large cluster.
+const SELECTORS: u64 = 1_000;
+
+/// Policies that change: of each what it isolates, and what it makes, or more; of one that goes nothing.
+pub(in crate::engine) type WeighedPolicies<'a> = BTreeMap<&'a str, Option<(&'a Policy, Weight)>>;
 
 /// What is to change in a namespace.
 #[derive(Debug, Default)]
@@ -48,6 +57,53 @@ impl LocalGroups {
         // Most groups share sets, so this is far too much. The chains show how much it is.
         let members = peers.saturating_mul(store.size.all()).saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
         (rules, members)
+    }
+
+    /// Whether a pod has the labels and ports of an endpoint of this node, so that no chain is made for it.
+    pub(in crate::engine) fn has_kind_of(&self, store: &Store, pod: &Pod) -> bool {
+        let class = store.class_of(pod).and_then(|class| self.classes.get(&class));
+        class.is_some_and(|class| class.pods.iter().any(|known| store.ports(*known) == &*pod.ports))
+    }
+
+    /// Whether it takes long to find out what changes of a namespace make: whether, as the labels of its
+    /// endpoints say, their chains may have more rules than this. The members of sets are only counted for
+    /// it, so they do not matter, though there may be a hundred thousand.
+    pub(in crate::engine) fn takes_long(
+        &self,
+        store: &Store,
+        namespace: &str,
+        (changes, pods): (&WeighedPolicies<'_>, &[&Pod]),
+        bound: usize,
+    ) -> bool {
+        let here = self.namespaces.get(namespace);
+        let standing = here.into_iter().flat_map(|here| &here.policies);
+        let standing = standing.filter(|(name, _)| !changes.contains_key(&***name)).map(|(_, policy)| &**policy);
+        let standing = standing.map(|policy| (policy, None));
+        let coming = changes.values().flatten().map(|(policy, weight)| (*policy, Some(*weight)));
+        let mut policies: Vec<(&Policy, Option<Weight>)> = standing.chain(coming).collect();
+        let coming = pods.iter().filter(|pod| store.is_this_node(pod.node.as_deref())).count();
+        let classes = here.map_or(0, |here| here.classes.len()) + coming;
+        if policies.len().saturating_mul(classes) > JUDGED {
+            return true;
+        }
+        let (mut rules, mut peers) = (0_usize, BTreeSet::new());
+        let mut selectors = 0;
+        for (class, ports) in self.future_classes(store, namespace, pods) {
+            for (place, (policy, weight)) in policies.iter_mut().enumerate() {
+                if !class.is_selected_by(policy) {
+                    continue;
+                }
+                let weight = weight.get_or_insert_with(|| Weight::of(policy));
+                rules = rules.saturating_add(weight.rules.saturating_mul(ports.len() * Family::ALL.len()));
+                if peers.insert(place) {
+                    selectors += weight.peers;
+                }
+                if rules > bound || selectors > SELECTORS {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// What decides what these changes of a namespace will make.

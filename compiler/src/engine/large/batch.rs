@@ -1,11 +1,11 @@
 //! Events that wait, and what they will make.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::engine::Event;
 use crate::engine::foresight::{Outcome, ReadPolicy, Version};
-use crate::engine::groups::ToCome;
+use crate::engine::groups::{ToCome, WeighedPolicies};
 use crate::engine::key::PodKey;
 use crate::engine::live::expecting;
 use crate::engine::local::Weight;
@@ -26,8 +26,8 @@ pub(super) enum Object {
 #[derive(Debug)]
 pub(super) enum Change {
     Event(Event),
-    /// The object is this policy, which takes long to read; with what it isolates.
-    Unread(Arc<NetworkPolicy>, Box<Policy>),
+    /// The object is this policy, which takes long to read.
+    Unread(Arc<NetworkPolicy>, Isolating),
     /// The object is this policy, which was read already: one of a megabyte is read once.
     Policy(Arc<Policy>, Vec<Finding>),
 }
@@ -35,8 +35,19 @@ pub(super) enum Change {
 impl Change {
     /// The object is this policy, which is read later.
     pub(super) fn unread(policy: Box<NetworkPolicy>) -> Self {
-        let isolates = Policy::read_without_rules(&policy);
-        Self::Unread(Arc::from(policy), Box::new(isolates))
+        Self::Unread(Arc::from(policy), Isolating::default())
+    }
+}
+
+/// What a policy isolates, once it was asked: a podSelector may have forty thousand values, and most policies
+/// are read before a pod of their namespace comes.
+#[derive(Debug, Default)]
+pub(super) struct Isolating(OnceLock<Box<Policy>>);
+
+impl Isolating {
+    /// That policy without its rules.
+    fn of(&self, policy: &NetworkPolicy) -> &Policy {
+        self.0.get_or_init(|| Box::new(Policy::read_without_rules(policy)))
     }
 }
 
@@ -85,20 +96,27 @@ impl Batch {
         to_come
     }
 
-    /// What policies of it make, or more; and how many bytes those take that are not read yet.
-    pub(super) fn weight(&self) -> (Weight, usize) {
-        let (mut weight, mut unread) = (Weight::default(), 0_usize);
-        for change in self.changes.values() {
-            match change {
-                Change::Policy(policy, _) => weight = weight.plus(Weight::of(policy)),
-                Change::Unread(policy, _) => {
-                    weight = weight.plus(Weight::of_unread(policy));
-                    unread = unread.saturating_add(policy.retained_bytes());
-                }
-                Change::Event(_) => {}
-            }
-        }
-        (weight, unread)
+    /// The policies of it.
+    pub(super) fn policies(&self) -> WeighedPolicies<'_> {
+        let policies = self.changes.iter().filter_map(|(object, change)| {
+            let Object::Policy(name) = object else { return None };
+            let policy = match change {
+                Change::Policy(policy, _) => Some((&**policy, Weight::of(policy))),
+                Change::Unread(policy, isolates) => Some((isolates.of(policy), Weight::of_unread(policy))),
+                Change::Event(_) => None,
+            };
+            Some((name.as_str(), policy))
+        });
+        policies.collect()
+    }
+
+    /// How many bytes of policies are not read yet.
+    pub(super) fn unread(&self) -> usize {
+        let bytes = self.changes.values().map(|change| match change {
+            Change::Unread(policy, _) => policy.retained_bytes(),
+            Change::Policy(..) | Change::Event(_) => 0,
+        });
+        bytes.fold(0, usize::saturating_add)
     }
 
     /// Takes later events in.
@@ -178,14 +196,16 @@ impl Waiting {
 
     /// Whether some policy that waits isolates pods with these labels, by direction.
     pub(super) fn isolates(&self, labels: &Labels) -> [bool; 2] {
-        let policies = || self.batches().flat_map(|batch| batch.changes.values());
-        Direction::ALL.map(|direction| {
-            policies().any(|change| match change {
-                Change::Policy(policy, _) => policy.isolates(direction) && policy.subject.matches(labels),
-                Change::Unread(_, policy) => policy.isolates(direction) && policy.subject.matches(labels),
-                Change::Event(_) => false,
+        let changes = self.batches().flat_map(|batch| batch.changes.values());
+        let policies: Vec<&Policy> = changes
+            .filter_map(|change| match change {
+                Change::Policy(policy, _) => Some(&**policy),
+                Change::Unread(policy, isolates) => Some(isolates.of(policy)),
+                Change::Event(_) => None,
             })
-        })
+            .collect();
+        let isolates = |policy: &&Policy, direction| policy.isolates(direction) && policy.subject.matches(labels);
+        Direction::ALL.map(|direction| policies.iter().any(|policy| isolates(policy, direction)))
     }
 
     /// Forgets what waits of an object. Whether anything did.

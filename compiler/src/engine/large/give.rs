@@ -8,7 +8,7 @@ use crate::engine::foresight::{CountQuestion, Counts, Foreseen, Foresight};
 use crate::engine::key::PodKey;
 use crate::engine::prospect::Prospect;
 use crate::engine::{Engine, Event};
-use crate::object::Family;
+use crate::object::{Family, Pod};
 use crate::ruleset::node::ChainName;
 
 impl Engine {
@@ -57,11 +57,10 @@ impl Engine {
     }
 
     /// Whether it takes long to find out what events make, so that it is found out beside the loop.
-    fn takes_long(&mut self, namespace: &str, batch: &Batch) -> bool {
+    fn takes_long(&self, namespace: &str, batch: &Batch) -> bool {
         let Some(bound) = self.large.beside else { return false };
-        let (weight, unread) = batch.weight();
-        let pods = batch.pods().filter(|pod| self.store.is_this_node(pod.node.as_deref())).count();
-        unread > UNREAD || self.upper_bound(namespace, weight, pods) > bound
+        let pods: Vec<&Pod> = batch.pods().collect();
+        batch.unread() > UNREAD || self.groups.takes_long(&self.store, namespace, (&batch.policies(), &pods), bound)
     }
 
     /// Gives the engine events that make little, and has all others wait until what they make is loaded.

@@ -158,3 +158,49 @@ fn what_was_found_out_is_of_no_use_once_pods_of_others_bring_a_policy_over_the_b
     assert_eq!(engine.findings().collect::<Vec<_>>(), fresh.findings().collect::<Vec<_>>());
     assert_eq!(engine.state(), fresh.state());
 }
+
+#[test]
+fn a_small_change_in_a_large_cluster_is_not_left_to_the_thread() {
+    let mut engine = engine(Options::default());
+    engine.find_out_beside(100);
+    for number in 0..3_000_u16 {
+        let [high, low] = number.to_be_bytes();
+        let uid = format!("00000000-0000-4000-9000-00000000{number:04x}");
+        let other = pod("elsewhere", 0, "web");
+        engine.offer(came(Pod {
+            uid,
+            node: Some("elsewhere".to_owned()),
+            ipv4: Some([10, 1, high, low].into()),
+            ..other
+        }));
+    }
+    // Each policy is for pods of one kind, and of most kinds there are none here.
+    for number in 0..40 {
+        engine.offer(policy_for(&format!("np-{number}"), &format!("kind-{number}"), &json!([{"podSelector": {}}]), 1));
+    }
+    for number in 0..4 {
+        engine.offer(came(pod("large", 1 + number, &format!("kind-{number}"))));
+    }
+    engine.commit();
+    let own = json!([{"podSelector": {"matchLabels": {"app": "kind-1"}}}]);
+    engine.offer(policy_for("np-0", "kind-0", &own, 2));
+    assert!(engine.is_waiting("large"), "it is known only now how little it is");
+    assert!(!engine.commit().is_empty() && !engine.is_waiting("large"));
+    // And if thousands of pods are meant, only these wait, and not until a thread has time.
+    engine.offer(policy_for("np-0", "kind-0", &json!([{"namespaceSelector": {}}]), 2));
+    engine.offer(Event::Namespace(Namespace { name: "elsewhere".to_owned(), labels: Labels::new() }));
+    assert!(engine.commit().is_empty() && engine.is_waiting("large") && engine.is_load_due());
+    assert_eq!(finish(&mut engine), 0);
+}
+
+#[test]
+fn a_pod_of_a_kind_that_is_here_does_not_wait_though_its_chain_is_large() {
+    let mut engine = waiting(Options::default(), policy("large", &[("other", 3_000)]));
+    finish(&mut engine);
+    engine.offer(came(pod("large", 6, "db")));
+    assert!(!engine.is_waiting("large"));
+    assert!(!engine.commit().is_empty() && is_isolated(&engine, 6));
+    // Of another kind, or with ports that names may mean, it may need chains of its own.
+    engine.offer(came(pod("large", 7, "web")));
+    assert!(engine.is_waiting("large"));
+}

@@ -1,6 +1,7 @@
 //! What is known of the cluster, and what is to be reported of it.
 
 mod holds;
+mod pending;
 mod unreadable;
 
 use std::hash::Hash;
@@ -10,6 +11,7 @@ use npc_compiler::{engine, object};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use self::pending::Pending;
 use self::unreadable::{effect_of_unreadable, log_unreadable, note_unreadable, unreadable_as, unreadable_object};
 use super::failure::Failure;
 use super::identity::Identity;
@@ -20,7 +22,7 @@ use super::policies::Policies;
 use super::reread::{ObjectKey, Wanted};
 use super::start::Start;
 use super::watched::{ObjectEvent, Trimmed};
-use super::{GATHERED, GATHERED_BYTES, Settings, WatchReport, decode, words};
+use super::{Settings, WatchReport, decode, words};
 use crate::metrics::{Kind, Watches};
 use crate::source::held::{DoubtThreshold, Moment, Times, Trust};
 use crate::source::{Change, Changes};
@@ -52,9 +54,7 @@ pub(super) struct Follower {
     failing: [Option<bool>; Kind::ALL.len()],
     /// For how long the API server could have been asked for each kind.
     clocks: [Clock; Kind::ALL.len()],
-    pending: Changes,
-    /// About how many bytes these take.
-    pending_bytes: usize,
+    pending: Pending,
     /// Everything that exists was reported.
     reported: bool,
     watches: Watches,
@@ -110,8 +110,7 @@ impl Follower {
             listed: [false; Kind::ALL.len()],
             failing: [None; Kind::ALL.len()],
             clocks: [Clock { until: Duration::ZERO, since: Some(Instant::now()) }; Kind::ALL.len()],
-            pending: Changes::default(),
-            pending_bytes: 0,
+            pending: Pending::default(),
             reported: false,
             watches,
             times: settings.hold,
@@ -150,20 +149,19 @@ impl Follower {
 
     /// Whether there is something to report.
     pub(super) fn has_news(&self) -> bool {
-        !self.pending.is_empty() || self.is_in_sync() && !self.reported
+        !self.pending.changes.is_empty() || self.is_in_sync() && !self.reported
     }
 
     /// Whether so much is to be reported that it should be, before anything else is taken
     /// in.
     pub(super) fn has_gathered_enough(&self) -> bool {
-        self.pending.changes.len() >= GATHERED || self.pending_bytes >= GATHERED_BYTES
+        self.pending.is_enough(self.reported)
     }
 
     /// What is to be reported.
     pub(super) fn take(&mut self) -> Changes {
         self.reported = self.is_in_sync();
-        self.pending_bytes = 0;
-        Changes { is_part: !self.reported, ..std::mem::take(&mut self.pending) }
+        Changes { is_part: !self.reported, ..std::mem::take(&mut self.pending).changes }
     }
 
     /// Takes in what a watch reports.
@@ -194,9 +192,10 @@ impl Follower {
                     ((), None)
                 };
                 self.track(Kind::Node, |known| &mut known.nodes, event, DoubtThreshold::Any, key, read);
-                self.pending.pod_cidrs = pod_cidrs.or(self.pending.pod_cidrs.take());
+                let pending = &mut self.pending.changes;
+                pending.pod_cidrs = pod_cidrs.or(pending.pod_cidrs.take());
                 if self.listed[Kind::Node as usize] {
-                    self.pending.is_node = Some(self.known.nodes.len() > 0);
+                    pending.is_node = Some(self.known.nodes.len() > 0);
                 }
             }
             WatchReport::Failed(kind, failure) => self.failed(kind, &failure),
@@ -317,7 +316,7 @@ impl Follower {
             }
             ObjectEvent::Listed(item) | ObjectEvent::Applied(item) => {
                 let key = key(&item.identity);
-                self.pending_bytes += item.bytes;
+                self.pending.bytes += item.bytes;
                 match item.content {
                     Ok(object) => {
                         let (kept, event) = read(object);
@@ -384,7 +383,7 @@ impl Follower {
             Tracked::Happened(event) => self.change(event, true),
             Tracked::Gone(key) => {
                 let event = gone(self, key);
-                self.pending.changes.push(Change::now(event));
+                self.pending.push(Change::now(event));
             }
             // It may have happened long ago.
             Tracked::Listed(event) => self.change(event, false),
@@ -401,7 +400,7 @@ impl Follower {
     fn missing<K>(&mut self, keys: Vec<K>, mut gone: impl FnMut(&mut Self, K) -> engine::Event) {
         for key in keys {
             let event = gone(self, key);
-            self.pending.changes.push(Change { event, received: None });
+            self.pending.push(Change { event, received: None });
         }
     }
 
@@ -416,7 +415,9 @@ impl Follower {
             event => vec![event],
         };
         let received = is_news.then(std::time::Instant::now);
-        self.pending.changes.extend(events.into_iter().map(|event| Change { event, received }));
+        for event in events {
+            self.pending.push(Change { event, received });
+        }
     }
 
     fn is_listed(&mut self, kind: Kind, count: usize) {
