@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::engine::Event;
-use crate::engine::foresight::{Outcome, ReadPolicy, Version};
+use crate::engine::foresight::{Outcome, PolicyChange, ReadPolicy};
 use crate::engine::groups::ToCome;
 use crate::engine::key::PodKey;
 use crate::engine::live::expecting;
 use crate::engine::local::Weight;
 use crate::engine::prospect::{PreparedGroup, PreparedLeaf, Prospect};
-use crate::object::{Family, Labels, NetworkPolicy, Pod};
-use crate::policy::finding::Finding;
-use crate::policy::{Direction, Policy};
+use crate::object::{Family, Labels, Pod};
+use crate::policy::Direction;
 use crate::ruleset::node::{ChainName, SetName};
 
 /// An object of a namespace.
@@ -22,22 +20,11 @@ pub(super) enum Object {
     Pod(PodKey),
 }
 
-/// What an event makes of an object.
+/// What an event makes of an object. A pod that goes waits for nothing.
 #[derive(Debug)]
 pub(super) enum Change {
-    Event(Event),
-    /// The object is this policy, which takes long to read; with what it isolates.
-    Unread(Arc<NetworkPolicy>, Box<Policy>),
-    /// The object is this policy, which was read already: one of a megabyte is read once.
-    Policy(Arc<Policy>, Vec<Finding>),
-}
-
-impl Change {
-    /// The object is this policy, which is read later.
-    pub(super) fn unread(policy: Box<NetworkPolicy>) -> Self {
-        let isolates = Policy::read_without_rules(&policy);
-        Self::Unread(Arc::from(policy), Box::new(isolates))
-    }
+    Pod(Box<Pod>),
+    Policy(PolicyChange),
 }
 
 /// The last event about each of some objects. The engine is given all of them at once, so
@@ -59,7 +46,7 @@ impl Batch {
     /// The event about a pod.
     pub(super) fn pod(&self, key: &PodKey) -> Option<&Pod> {
         match self.changes.get(&Object::Pod(key.clone())) {
-            Some(Change::Event(Event::Pod(pod))) => Some(pod),
+            Some(Change::Pod(pod)) => Some(pod),
             _ => None,
         }
     }
@@ -68,18 +55,12 @@ impl Batch {
     pub(super) fn changes_to_come(&self) -> ToCome<'_> {
         let mut to_come = ToCome { reconsiders_bound: self.reconsiders_bound, ..ToCome::default() };
         for (object, change) in &self.changes {
-            let version = match (object, change) {
-                (Object::Policy(_), Change::Policy(policy, _)) => Version::Read(Arc::clone(policy)),
-                (Object::Policy(_), Change::Unread(policy, _)) => Version::Unread(Arc::clone(policy)),
-                (Object::Policy(_), Change::Event(_)) => Version::Gone,
-                (_, Change::Event(Event::Pod(pod))) => {
-                    to_come.pods.push(pod);
-                    continue;
+            match (object, change) {
+                (Object::Policy(name), Change::Policy(change)) => {
+                    to_come.policies.push((Arc::from(name.as_str()), change.clone()));
                 }
-                _ => continue,
-            };
-            if let Object::Policy(name) = object {
-                to_come.policies.push((Arc::from(name.as_str()), version));
+                (_, Change::Pod(pod)) => to_come.pods.push(pod),
+                (Object::Pod(_), Change::Policy(_)) => {}
             }
         }
         to_come
@@ -90,12 +71,12 @@ impl Batch {
         let (mut weight, mut unread) = (Weight::default(), 0_usize);
         for change in self.changes.values() {
             match change {
-                Change::Policy(policy, _) => weight = weight.plus(Weight::of(policy)),
-                Change::Unread(policy, _) => {
+                Change::Policy(PolicyChange::Read(policy, _)) => weight = weight.plus(Weight::of(policy)),
+                Change::Policy(PolicyChange::Unread(policy, _)) => {
                     weight = weight.plus(Weight::of_unread(policy));
                     unread = unread.saturating_add(policy.retained_bytes());
                 }
-                Change::Event(_) => {}
+                Change::Policy(PolicyChange::Gone) | Change::Pod(_) => {}
             }
         }
         (weight, unread)
@@ -166,7 +147,8 @@ impl Waiting {
     /// These policies were read.
     pub(super) fn take_in(&mut self, read: Vec<ReadPolicy>) {
         for (name, policy, findings) in read {
-            self.now.changes.insert(Object::Policy(name.to_string()), Change::Policy(policy, findings));
+            let change = PolicyChange::Read(policy, findings.into());
+            self.now.changes.insert(Object::Policy(name.to_string()), Change::Policy(change));
         }
     }
 
@@ -178,14 +160,15 @@ impl Waiting {
 
     /// Whether some policy that waits isolates pods with these labels, by direction.
     pub(super) fn isolates(&self, labels: &Labels) -> [bool; 2] {
-        let policies = || self.batches().flat_map(|batch| batch.changes.values());
-        Direction::ALL.map(|direction| {
-            policies().any(|change| match change {
-                Change::Policy(policy, _) => policy.isolates(direction) && policy.subject.matches(labels),
-                Change::Unread(_, policy) => policy.isolates(direction) && policy.subject.matches(labels),
-                Change::Event(_) => false,
+        let changes = || self.batches().flat_map(|batch| batch.changes.values());
+        let policies = || {
+            changes().filter_map(|change| match change {
+                Change::Policy(change) => change.isolates(),
+                Change::Pod(_) => None,
             })
-        })
+        };
+        Direction::ALL
+            .map(|direction| policies().any(|policy| policy.isolates(direction) && policy.subject.matches(labels)))
     }
 
     /// Forgets what waits of an object. Whether anything did.
