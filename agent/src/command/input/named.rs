@@ -13,8 +13,6 @@ use npc_agent::source::manifests::{self, Loaded, ObjectRef, Problem};
 use npc_compiler::cluster::unread::Unread;
 use npc_compiler::object::{Labels, Objects, Pod, Workload};
 
-use super::own_labels;
-
 /// An object as a question names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::command) struct NamedObject<'a> {
@@ -98,7 +96,7 @@ pub(super) async fn read(
             WorkloadAnswer::Refused(resource) => named.unknown.refused.push((of, resource)),
             WorkloadAnswer::Unknown(why) => named.unknown.failed.push((of, why)),
             WorkloadAnswer::Found(text) => {
-                named.own_labels.extend(own_labels::labels(&text).map(|labels| (of.clone(), labels)));
+                named.own_labels.extend(labels(&text).map(|labels| (of.clone(), labels)));
                 match parsed(&of, &text) {
                     Ok(read) if has_running_pods(loaded, &of, &text) => loaded.owned.extend(read.owned),
                     Ok(read) => {
@@ -149,6 +147,13 @@ pub(super) fn is_of(pod: &Pod, (namespace, kind, name): Reading<'_>) -> bool {
     // A Job whose pods have finished is over. Another workload makes new ones.
     let is_over = || pod.workload.as_ref().is_some_and(|of| of.kind == "Job");
     pod.namespace == namespace && is_it && (!pod.finished || is_over())
+}
+
+/// The labels that an object has itself, in `metadata.labels`.
+pub(super) fn labels(text: &str) -> Option<Labels> {
+    let object: serde_json::Value = serde_json::from_str(text).ok()?;
+    let labels = object["metadata"]["labels"].as_object()?;
+    Some(labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
 }
 
 /// The object as it would be read from a file.

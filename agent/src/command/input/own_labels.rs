@@ -9,7 +9,7 @@ use npc_agent::source::kube::{self, WorkloadAnswer};
 use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::object::{Labels, Objects, Pod, Workload};
 
-use super::named::{NamedObject, is_of};
+use super::named::{NamedObject, is_of, labels};
 
 /// So many workloads of each end are asked for. A Service may have pods of many.
 const ASKED: usize = 8;
@@ -55,11 +55,4 @@ fn meant(end: NamedObject<'_>, here: &str, objects: &Objects) -> BTreeSet<Object
         }
     }
     BTreeSet::new()
-}
-
-/// The labels of an object.
-pub(super) fn labels(text: &str) -> Option<Labels> {
-    let object: serde_json::Value = serde_json::from_str(text).ok()?;
-    let labels = object["metadata"]["labels"].as_object()?;
-    Some(labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
 }
