@@ -33,8 +33,9 @@ use std::process::{self, ExitCode};
 use clap::{ArgMatches, Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::CompleteEnv;
 use clap_complete::engine::ArgValueCompleter;
+use npc_agent::enforce;
 use npc_agent::source::manifests;
-use npc_agent::{enforce, near};
+use npc_agent::words::near;
 
 /// What help begins with.
 const EXAMPLES: &str = "\

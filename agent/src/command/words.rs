@@ -1,6 +1,6 @@
 //! Words that several commands use.
 
-use npc_agent::counted::counted;
+use npc_agent::words::counted::counted;
 use npc_compiler::algebra::block_text::written_blocks;
 use npc_compiler::algebra::cidr::Cidr;
 use npc_compiler::algebra::ranges::RangeSet;

@@ -12,22 +12,23 @@ use npc_compiler::ruleset::node::SetName;
 use npc_compiler::ruleset::seed::Seed;
 use tracing::{debug, info, warn};
 
-use super::alias::Aliases;
+use super::audit::alias::Aliases;
+use super::audit::notifications::ChangeWaiter;
 use super::audit::{Audit, AuditScope, Auditor};
-use super::backend::Backend;
 use super::bridge::{self, Bridge, BridgeTable};
-use super::counters::Counters;
-use super::detect::detect;
-use super::flow_index::{self, Index};
+use super::flows::flow_index::{self, Index};
+use super::flows::passage::grace;
 use super::flows::{Facts, Flows, LinuxFlows};
 use super::ipset::{self, Ipset, OddSet};
+use super::iptables::counters::Counters;
 use super::iptables::{self, Hook, Iptables, Restored};
-use super::notifications::ChangeWaiter;
-use super::other_backend::OtherBackend;
-use super::passage::grace;
-use super::probe::{self, Supported};
-use super::{Error, Failures, Kernel, links};
-use crate::rounded::rounded;
+use super::network::links;
+use super::others::other_backend::OtherBackend;
+use super::programs::backend::Backend;
+use super::supported::detect::detect;
+use super::supported::probe::{self, Supported};
+use super::{Error, Failures, Kernel};
+use crate::words::rounded::rounded;
 
 /// How long the xtables lock is waited for at a time. What needs no lock waits
 /// meanwhile; so not for long, and again later.

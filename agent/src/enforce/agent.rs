@@ -214,11 +214,13 @@ impl<K: Kernel> Agent<K> {
         };
         let begun = Instant::now();
         let network = network.clone();
-        let pod_cidrs = self.view.pod_cidrs().map(<[_]>::to_vec);
+        let pod_cidrs = self.view.take_pod_cidrs();
         let asked = self.waiters.addresses();
         let work = move |enforcer: &mut Enforcer<K>| {
             enforcer.take(changes);
-            enforcer.pod_cidrs_are(pod_cidrs);
+            if let Some(pod_cidrs) = pod_cidrs {
+                enforcer.pod_cidrs_are(&pod_cidrs);
+            }
             let passed = enforcer.pass(&network);
             let in_force = if passed.is_err() { enforcer.in_force(&asked, &network) } else { BTreeSet::new() };
             (passed, in_force)

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use npc_agent::instance::{self, InstanceLock, Verdict, judge_holder};
-use npc_agent::rounded::rounded;
 use npc_agent::status::SharedStatus;
 use npc_agent::tasks::Tasks;
+use npc_agent::words::rounded::rounded;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;

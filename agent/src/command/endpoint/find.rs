@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use npc_agent::endpoint::{Reading, as_dns, is_type, readings};
-use npc_agent::near;
 use npc_agent::source::manifests::ObjectRef;
+use npc_agent::words::near;
 use npc_compiler::algebra::cidr::{self, Cidr};
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;

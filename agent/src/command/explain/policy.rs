@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use npc_agent::finding::Place;
-use npc_agent::near;
+use npc_agent::words::near;
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::{ClassId, Cluster, PodId, PolicyId};

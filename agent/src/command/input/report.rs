@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use npc_agent::finding::Finding;
-use npc_agent::folded::Folded;
 use npc_agent::source::kube::OtherPolicies;
 use npc_agent::source::manifests::{Loaded, OtherDocument, PassedOver};
+use npc_agent::words::folded::Folded;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::unread::{Extent, Unread, joined};
 use npc_compiler::object::Consequence;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rtnetlink::packet_core::DecodeError;
 
-use crate::rounded::rounded;
+use crate::words::rounded::rounded;
 
 /// Why sets could not be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -448,7 +448,7 @@ impl Listed {
 
 /// Reads what may be answers of the kernel: for fuzzing.
 pub(super) fn fuzz(data: &[u8]) {
-    for attributes in super::fuzz_input::attributes(data) {
+    for attributes in super::netlink::fuzz_input::attributes(data) {
         socket::fuzz(attributes);
         reply::fuzz(Attributes(attributes));
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::span::Span;
-use crate::folded::Folded;
+use crate::words::folded::Folded;
 
 /// How bad a [`Problem`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
