@@ -24,25 +24,6 @@ pub(super) struct Limits {
     pub(super) connections: usize,
     /// From one address.
     pub(super) of_one_address: usize,
-    /// Whether [`PACE`] is of an address with all its connections.
-    pub(super) paces_addresses: bool,
-}
-
-/// From when on each address is answered again.
-#[derive(Debug, Default)]
-struct Paces(Mutex<BTreeMap<IpAddr, time::Instant>>);
-
-impl Paces {
-    /// When the next request from an address is to be answered: no later than as if each of its connections had one.
-    fn begin(&self, from: IpAddr, limits: Limits) -> time::Instant {
-        let now = time::Instant::now();
-        let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        next.retain(|_, next| *next > now);
-        let most = now + PACE * u32::try_from(limits.of_one_address).unwrap_or(u32::MAX);
-        let begins = next.get(&from).map_or(now, |next| *next.min(&most));
-        next.insert(from, begins + PACE);
-        begins
-    }
 }
 
 /// How long a client may take to send the head of a request, and how long a connection
@@ -52,9 +33,9 @@ const HEAD: Duration = Duration::from_secs(5);
 /// How long a connection lasts at most, so that who reads slowly keeps none for long.
 const WHOLE: Duration = Duration::from_secs(30);
 
-/// How long it is at least from the beginning of one answer to the next of the same connection, or of the same
-/// address where any pod may connect. A scraper asks a few times a minute; a client that sends one request behind the
-/// other, or opens a connection for each, would otherwise take as much of a processor as it likes.
+/// How long it is at least from the beginning of one answer to the next of the same connection.
+/// A scraper asks a few times a minute; a client that sends one request behind the other would
+/// otherwise take as much of a processor as it likes.
 const PACE: Duration = Duration::from_millis(100);
 
 /// How many bytes of a request are kept at most. Those of scrapers have a few hundred.
@@ -66,7 +47,7 @@ const REFUSED: Duration = Duration::from_secs(1);
 
 /// Answers the requests that come to a listener, until the process ends.
 pub(super) async fn accept(listener: TcpListener, router: Router, limits: Limits) {
-    let connections = Connections { limits, open: Arc::default(), next: Arc::default(), paces: Arc::default() };
+    let connections = Connections { limits, open: Arc::default(), next: Arc::default() };
     let mut is_refused = false;
     loop {
         match listener.accept().await {
@@ -91,7 +72,6 @@ struct Connections {
     /// From the oldest to the newest.
     open: Arc<Mutex<Vec<Connection>>>,
     next: Arc<AtomicUsize>,
-    paces: Arc<Paces>,
 }
 
 #[derive(Debug)]
@@ -119,9 +99,7 @@ impl Connections {
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let is_answering = Arc::new(AtomicBool::new(false));
-        let (paces, limits) = (Arc::clone(&self.paces), self.limits);
-        let of_address = move || if limits.paces_addresses { Some(paces.begin(from, limits)) } else { None };
-        let served = serve(stream, router.clone(), Arc::clone(&is_answering), of_address);
+        let served = serve(stream, router.clone(), Arc::clone(&is_answering));
         let left = Leave { connections: self.clone(), number };
         let task = tokio::spawn(async move {
             let _left = left;
@@ -166,13 +144,7 @@ impl Drop for Leave {
     }
 }
 
-/// Serves a connection. `of_address` answers when its address may have another answer, if that is bounded.
-async fn serve(
-    stream: TcpStream,
-    router: Router,
-    is_answering: Arc<AtomicBool>,
-    of_address: impl Fn() -> Option<time::Instant>,
-) -> hyper::Result<()> {
+async fn serve(stream: TcpStream, router: Router, is_answering: Arc<AtomicBool>) -> hyper::Result<()> {
     let router = TowerToHyperService::new(router);
     let next = Arc::new(Mutex::new(time::Instant::now()));
     let answer = service_fn(move |request| {
@@ -180,7 +152,7 @@ async fn serve(
         let now = time::Instant::now();
         let begins = {
             let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
-            let begins = now.max(*next).max(of_address().unwrap_or(now));
+            let begins = now.max(*next);
             *next = begins + PACE;
             begins
         };
@@ -199,24 +171,4 @@ async fn serve(
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), answer)
         .await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn an_address_is_answered_ten_times_a_second_with_however_many_connections() {
-        let limits = Limits { connections: 64, of_one_address: 8, paces_addresses: true };
-        let (paces, address) = (Paces::default(), |last: u8| IpAddr::from([10, 0, 0, last]));
-        let begun = time::Instant::now();
-        let waits: Vec<Duration> = (0..10).map(|_| paces.begin(address(1), limits) - begun).collect();
-        let tenths = |count| PACE * count;
-        assert_eq!(waits[..9], [0, 1, 2, 3, 4, 5, 6, 7, 8].map(tenths));
-        assert_eq!(waits[9], tenths(8), "what ended without an answer does not hold up what comes later");
-        assert_eq!(paces.begin(address(2), limits), begun, "another address does not wait");
-        time::advance(2 * WHOLE).await;
-        assert_eq!(paces.begin(address(1), limits), time::Instant::now());
-        assert_eq!(paces.0.lock().expect("no thread panicked").len(), 1, "only who was answered just now is kept");
-    }
 }

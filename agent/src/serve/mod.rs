@@ -67,8 +67,8 @@ impl Purpose {
     /// A scraper has one connection, or few.
     const fn limits(self) -> Limits {
         match self {
-            Self::Metrics => Limits { connections: 64, of_one_address: 8, paces_addresses: true },
-            Self::Health => Limits { connections: 16, of_one_address: 16, paces_addresses: false },
+            Self::Metrics => Limits { connections: 64, of_one_address: 8 },
+            Self::Health => Limits { connections: 16, of_one_address: 16 },
         }
     }
 }
