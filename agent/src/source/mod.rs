@@ -18,7 +18,6 @@ use std::time::Instant;
 use ipnetwork::IpNetwork;
 use npc_compiler::engine;
 use npc_compiler::object::NetworkPolicy;
-use tokio::sync::OwnedSemaphorePermit;
 
 pub mod difference;
 pub mod directory;
@@ -48,9 +47,6 @@ pub struct Changes {
     pub other_nodes: BTreeSet<String>,
     /// Where the objects stand, if they are from files.
     pub positions: Option<Box<dyn Locate>>,
-    /// Goes with these changes once they are taken in. A source that has one waits for it before it reports more, and
-    /// gathers what happens meanwhile.
-    pub untaken: Option<OwnedSemaphorePermit>,
 }
 
 /// Knows where the fields of objects stand in the files that these are from.

@@ -37,7 +37,7 @@ use kube::core::Status;
 use kube::runtime::watcher::DefaultBackoff;
 use npc_compiler::object;
 use tokio::sync::watch::channel as watch_channel;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tracing::{debug, info, warn};
@@ -69,9 +69,8 @@ use crate::words::rounded::rounded;
 /// once.
 const GATHERED: usize = 4096;
 
-/// And how many bytes they may take: of lists, and of what happens after them.
+/// And how many bytes they may take.
 const GATHERED_BYTES: usize = 4 << 20;
-const GATHERED_NEWS: usize = 16 << 20;
 
 /// How many events of all watches may wait.
 const EVENTS: usize = 64;
@@ -159,9 +158,6 @@ pub async fn follow<T>(
     listers.spawn(Lister::<Pod>::new(&common, Kind::Pod, WatchReport::Pod, asks(Kind::Pod)).after_policies().run());
     listers.spawn(read_again(common, wanted.clone()));
     let mut follower = Follower::new(&settings, watches, named, wanted);
-    // The agent takes one report after the other. What happens meanwhile is gathered here, where the last version of
-    // a policy takes the place of those before it: a tenant may write many megabytes while the kernel is written.
-    let turns = Arc::new(Semaphore::new(1));
     loop {
         let (has_news, due) = (follower.has_news(), follower.due());
         tokio::select! {
@@ -186,9 +182,9 @@ pub async fn follow<T>(
                 }
                 None => unreachable!("a lister ends only after this"),
             },
-            reserved = reserve(&turns, &sender), if has_news => match reserved {
-                Some((turn, slot)) => slot.send(report(Changes { untaken: Some(turn), ..follower.take() })),
-                None => return,
+            permit = sender.reserve(), if has_news => match permit {
+                Ok(permit) => permit.send(report(follower.take())),
+                Err(_) => return,
             },
             () = time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 for kind in follower.act() {
@@ -197,15 +193,6 @@ pub async fn follow<T>(
             }
         }
     }
-}
-
-/// Waits until the agent has taken the last report, and takes another one. `None` if it takes no more.
-async fn reserve<'s, T>(
-    turns: &Arc<Semaphore>,
-    sender: &'s mpsc::Sender<T>,
-) -> Option<(OwnedSemaphorePermit, mpsc::Permit<'s, T>)> {
-    let turn = Arc::clone(turns).acquire_owned().await.ok()?;
-    Some((turn, sender.reserve().await.ok()?))
 }
 
 /// The release from which an API server streams lists by default (feature gate

@@ -14,7 +14,6 @@ mod holds;
 mod identity;
 mod known;
 mod large;
-mod pending;
 mod policies;
 mod start;
 mod unreadable;
@@ -29,7 +28,6 @@ use tracing::{debug, error, info, warn};
 use self::identity::Identity;
 use self::known::{Addresses, Kept, KnownObjects, SmallKey};
 use self::large::Large;
-use self::pending::Pending;
 use self::policies::Policies;
 use self::start::Start;
 use self::unreadable::{effect_of_unreadable, log_unreadable, note_unreadable, unreadable_as, unreadable_object};
@@ -38,7 +36,7 @@ use super::objects::decode;
 use super::objects::named::Named;
 use super::objects::watched::{ObjectEvent, Trimmed};
 use super::watch::reread::{ObjectKey, Wanted};
-use super::{Settings, WatchReport, words};
+use super::{GATHERED, GATHERED_BYTES, Settings, WatchReport, words};
 use crate::metrics::{Kind, Watches};
 use crate::source::held::{DoubtThreshold, Moment, Times, Trust};
 use crate::source::{Change, Changes};
@@ -70,7 +68,9 @@ pub(super) struct Follower {
     failing: [Option<bool>; Kind::ALL.len()],
     /// For how long the API server could have been asked for each kind.
     clocks: [Clock; Kind::ALL.len()],
-    pending: Pending,
+    pending: Changes,
+    /// About how many bytes these take.
+    pending_bytes: usize,
     /// Everything that exists was reported.
     reported: bool,
     watches: Watches,
@@ -126,7 +126,8 @@ impl Follower {
             listed: [false; Kind::ALL.len()],
             failing: [None; Kind::ALL.len()],
             clocks: [Clock { until: Duration::ZERO, since: Some(Instant::now()) }; Kind::ALL.len()],
-            pending: Pending::default(),
+            pending: Changes::default(),
+            pending_bytes: 0,
             reported: false,
             watches,
             times: settings.hold,
@@ -165,19 +166,20 @@ impl Follower {
 
     /// Whether there is something to report.
     pub(super) fn has_news(&self) -> bool {
-        !self.pending.changes.is_empty() || self.is_in_sync() && !self.reported
+        !self.pending.is_empty() || self.is_in_sync() && !self.reported
     }
 
     /// Whether so much is to be reported that it should be, before anything else is taken
     /// in.
     pub(super) fn has_gathered_enough(&self) -> bool {
-        self.pending.is_enough(self.reported)
+        self.pending.changes.len() >= GATHERED || self.pending_bytes >= GATHERED_BYTES
     }
 
     /// What is to be reported.
     pub(super) fn take(&mut self) -> Changes {
         self.reported = self.is_in_sync();
-        Changes { is_part: !self.reported, ..std::mem::take(&mut self.pending).changes }
+        self.pending_bytes = 0;
+        Changes { is_part: !self.reported, ..std::mem::take(&mut self.pending) }
     }
 
     /// Takes in what a watch reports.
@@ -208,10 +210,9 @@ impl Follower {
                     ((), None)
                 };
                 self.track(Kind::Node, |known| &mut known.nodes, event, DoubtThreshold::Any, key, read);
-                let pending = &mut self.pending.changes;
-                pending.pod_cidrs = pod_cidrs.or(pending.pod_cidrs.take());
+                self.pending.pod_cidrs = pod_cidrs.or(self.pending.pod_cidrs.take());
                 if self.listed[Kind::Node as usize] {
-                    pending.is_node = Some(self.known.nodes.len() > 0);
+                    self.pending.is_node = Some(self.known.nodes.len() > 0);
                 }
             }
             WatchReport::Failed(kind, failure) => self.failed(kind, &failure),
@@ -332,7 +333,7 @@ impl Follower {
             }
             ObjectEvent::Listed(item) | ObjectEvent::Applied(item) => {
                 let key = key(&item.identity);
-                self.pending.bytes += item.bytes;
+                self.pending_bytes += item.bytes;
                 match item.content {
                     Ok(object) => {
                         let (kept, event) = read(object);
@@ -399,7 +400,7 @@ impl Follower {
             Tracked::Happened(event) => self.change(event, true),
             Tracked::Gone(key) => {
                 let event = gone(self, key);
-                self.pending.push(Change::now(event));
+                self.pending.changes.push(Change::now(event));
             }
             // It may have happened long ago.
             Tracked::Listed(event) => self.change(event, false),
@@ -416,7 +417,7 @@ impl Follower {
     fn missing<K>(&mut self, keys: Vec<K>, mut gone: impl FnMut(&mut Self, K) -> engine::Event) {
         for key in keys {
             let event = gone(self, key);
-            self.pending.push(Change { event, received: None });
+            self.pending.changes.push(Change { event, received: None });
         }
     }
 
@@ -431,9 +432,7 @@ impl Follower {
             event => vec![event],
         };
         let received = is_news.then(std::time::Instant::now);
-        for event in events {
-            self.pending.push(Change { event, received });
-        }
+        self.pending.changes.extend(events.into_iter().map(|event| Change { event, received }));
     }
 
     fn is_listed(&mut self, kind: Kind, count: usize) {
