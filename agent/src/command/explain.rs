@@ -1,28 +1,25 @@
 //! `npc explain`: why a flow is or is not allowed.
 
 mod allowed;
-mod alone;
 mod answer;
-mod beside;
 mod denied;
 mod dns;
 mod excerpt;
 mod fix;
 mod headline;
+mod ineffective;
+mod misleading;
 mod no_backend;
 mod note;
-mod own_label;
 mod place;
 mod policy;
 mod port_name;
-mod replaced;
 mod service_text;
 mod single;
 mod text;
 mod traffic;
 mod unread_end;
 mod unresolved;
-mod unused;
 mod warning;
 mod words;
 
@@ -139,9 +136,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             .map_err(|error| without_policies(cluster, &error, &from))?;
         let parts = explain_parts(cluster, &groups, &from.target);
         let (name, explanation, parts) = (&from.name, &explanation, &parts);
-        let near = &alone::near(&input, &groups, &from.target);
         let is_of_hosts = is_of_hosts(cluster, &from.target);
-        let about = single::About { context: &context, name, explanation, parts, is_of_hosts, near };
+        let about = single::About { context: &context, name, explanation, parts, is_of_hosts };
         match args.output {
             Format::Json => output::json(&about.json())?,
             Format::Text => about.text(&mut output::stdout())?,
@@ -165,9 +161,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let message = format!("there are no endpoints to ask about; the input has {}", policies_and_pods(cluster));
         return Err(Stop::new(Exit::NotFound, message).into());
     }
-    let mut explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
+    let explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
         .map_err(|error| stop(&error, &to.name, &from.name))?;
-    own_label::add(&input, &mut explanation);
     let fixes = fix::Fixes::of(&input, &groups, &explanation);
     let said = Said { context: &context, from: &from, to: &to, explanation: &explanation, fixes: &fixes };
     match args.output {

@@ -8,3 +8,4 @@ pub mod selector;
 pub mod syntax;
 pub mod traffic;
 pub mod tunnel;
+pub mod typo;

@@ -131,6 +131,15 @@ impl Class {
     }
 }
 
+/// Why a podSelector, or a pod peer of a rule, selects no pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WhyNone {
+    /// No pod has what it asks for.
+    NoPod,
+    /// The only pods that have it are hostNetwork pods: no policy applies to these, and no peer means them.
+    OnlyHostNetworkPods,
+}
+
 impl Cluster {
     /// The same cluster, in which these objects, in words, make pods that the input has not.
     #[must_use]
@@ -250,6 +259,17 @@ impl Cluster {
     #[must_use]
     pub fn selects_none(&self, peer: &PodPeer) -> bool {
         self.selected(peer).is_empty() && self.possibly_selected(peer).is_empty()
+    }
+
+    /// Why a pod peer selects no pod; none where it selects one, or may: one of the input, or one that was
+    /// not read.
+    #[must_use]
+    pub fn why_selects_none(&self, peer: &PodPeer) -> Option<WhyNone> {
+        if !self.selects_none(peer) || self.may_select_unread(peer) {
+            return None;
+        }
+        let has_hosts = self.host_pods_of(peer).next().is_some();
+        Some(if has_hosts { WhyNone::OnlyHostNetworkPods } else { WhyNone::NoPod })
     }
 
     /// Whether a peer's namespaceSelector is why its selection of a class is open.

@@ -32,8 +32,8 @@ pub(super) fn write(context: &Context<'_>, flow: &Flow, out: &mut impl Write) ->
         };
         // A note beside a policy that looks as if it denied says the same.
         let is_said = move |(id, path): &(PolicyId, String)| {
-            let mut beside = decision.beside.iter().filter(|beside| beside.code == Code::RuleAdmitsEveryone);
-            beside.any(|beside| (beside.policy, &beside.path) == (*id, path))
+            let mut said = decision.misleading.iter().filter(|of| of.code() == Code::RuleAdmitsEveryone);
+            said.any(|of| (of.policy, &of.path) == (*id, path))
         };
         decision.rules.iter().filter(move |rule| of(rule) && !is_said(rule))
     });

@@ -7,11 +7,13 @@ use npc_compiler::API_VERSION;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::{Family, TargetPort};
 use npc_compiler::verdict::explain::{
-    Beside, Candidate, Code, Conjunct, Decision, EndName, Flow, Mark, Of, Pairs, Part, SeparateItems, Verdict, Via, Way,
+    Candidate, Code, Conjunct, Decision, Discrepancy, EndName, Flow, Mark, MisleadingPolicy, Of, Pairs, Part,
+    SeparateItems, Verdict, Via, Way,
 };
 use serde::Serialize;
 
 use super::fix::{FixJson, UnfixedJson};
+use super::misleading::want_and_got;
 use super::traffic::by_protocol;
 use super::words::{bracketed, port_text};
 use super::{Context, Said, denied, dns, no_backend, warning};
@@ -118,11 +120,11 @@ struct Side {
     /// How many candidates there are, where not all are listed.
     candidate_count: Option<usize>,
     /// Policies that look as if they decided and do not.
-    near: Vec<BesideJson>,
+    near: Vec<MisleadingJson>,
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct BesideJson {
+pub(super) struct MisleadingJson {
     code: &'static str,
     policy: PolicyJson,
     path: String,
@@ -350,24 +352,34 @@ fn side(context: &Context<'_>, decision: &Decision, other: &EndName) -> Side {
         rule_count: Some(decision.admitting_count).filter(|count| *count > decision.rules.len()),
         candidates: decision.candidates.iter().map(|of| candidate(context, of, other)).collect(),
         candidate_count: Some(decision.candidate_count).filter(|count| *count > decision.candidates.len()),
-        near: decision.beside.iter().map(|of| beside(context, of)).collect(),
+        near: decision.misleading.iter().map(|of| misleading(context, of)).collect(),
     }
 }
 
-pub(super) fn beside(context: &Context<'_>, of: &Beside) -> BesideJson {
-    let Beside { policy: id, code, path, want, got, admitted, .. } = of.clone();
-    let endpoints = admitted.map(|SeparateItems { namespace_selector, pod_selector, both }| SeparateItemsJson {
-        namespace_selector: namespace_selector.1,
-        pod_selector: pod_selector.1,
-        both,
-    });
-    let path = match code {
-        // A field that the API does not have is in the file only.
-        Code::RuleNotUnderstood | Code::PolicyTooLarge => path,
-        _ => context.places.path(id, "", &of.mark()),
+pub(super) fn misleading(context: &Context<'_>, of: &MisleadingPolicy) -> MisleadingJson {
+    let endpoints = match &of.discrepancy {
+        Discrepancy::SeparateItems { items: SeparateItems { namespace_selector, pod_selector, both }, .. } => {
+            let (namespace_selector, pod_selector) = (namespace_selector.1, pod_selector.1);
+            Some(SeparateItemsJson { namespace_selector, pod_selector, both: *both })
+        }
+        _ => None,
     };
-    let location = location(context, id, &path);
-    BesideJson { code: code.as_str(), policy: policy(context, id), path, location, want, got, endpoints }
+    let path = match of.code() {
+        // A field that the API does not have is in the file only.
+        Code::RuleNotUnderstood | Code::PolicyTooLarge => of.path.clone(),
+        _ => context.places.path(of.policy, "", &of.mark()),
+    };
+    let location = location(context, of.policy, &path);
+    let [want, got] = want_and_got(&context.input.cluster, of);
+    MisleadingJson {
+        code: of.code().as_str(),
+        policy: policy(context, of.policy),
+        path,
+        location,
+        want,
+        got,
+        endpoints,
+    }
 }
 
 pub(super) fn policy(context: &Context<'_>, id: PolicyId) -> PolicyJson {

@@ -15,7 +15,7 @@ use super::traffic::traffic;
 use super::words::shown;
 use super::{Context, note};
 use crate::command::output::BAD;
-use crate::command::short;
+use crate::command::rule_text;
 use crate::command::words::{policy_name, shorten};
 
 /// So many policies or rules are written out.
@@ -100,7 +100,7 @@ fn far(
     let mut rules: Vec<String> = Vec::new();
     for id in &decision.isolated_by {
         for rule in cluster.policy(*id).rules(decision.direction) {
-            let text = short::rule(rule, decision.direction);
+            let text = rule_text::rule(rule, decision.direction);
             if !rules.contains(&text) {
                 rules.push(text);
             }

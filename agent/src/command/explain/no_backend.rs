@@ -1,16 +1,15 @@
 //! Why a flow by a Service cannot be: it leads nowhere, has no such port, or takes no such client.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
-use npc_compiler::algebra::selector::{Requirement, Selector};
-use npc_compiler::cluster::without_backend::NoBackend;
-use npc_compiler::object::{Labels, Pod, Protocol, Service, ServicePort, TargetPort};
-use npc_compiler::verdict::explain::{Code, Flow, is_slip};
+use npc_compiler::cluster::without_backend::{NoBackend, NoPod};
+use npc_compiler::object::{Service, ServicePort, TargetPort};
+use npc_compiler::verdict::explain::{Code, Flow};
 
 use super::service_text;
 use super::traffic::traffic;
 use super::words::workload;
-use crate::command::endpoint::short_kind;
 use crate::command::input::Input;
 use crate::command::words::{count_field, shorten};
 
@@ -29,22 +28,30 @@ fn service<'i>(input: &'i Input, flow: &Flow) -> Option<&'i Service> {
 /// Where the Service says what makes the flow impossible, with a mark on it.
 pub(super) fn draw(input: &Input, flow: &Flow, out: &mut impl Write) -> io::Result<()> {
     let (Some(service), Some(code)) = (service(input, flow), flow.broken) else { return Ok(()) };
-    let (path, text) = cause(input, service, flow, code);
+    let (path, text) = cause(service, flow, code);
     service_text::draw(input, service, &path, text.as_deref().map(|text| (path.as_str(), text)), out)
+}
+
+/// Why the Service of a flow leads nowhere.
+fn why(flow: &Flow) -> Option<Cow<'_, NoBackend>> {
+    match &flow.without_pod {
+        Some(why) => Some(Cow::Owned(NoBackend::NoPod(why.clone()))),
+        None => flow.via.as_ref()?.without_backend.as_ref().map(Cow::Borrowed),
+    }
 }
 
 /// The field of the Service that makes the flow impossible, and what is said of it; nothing if another
 /// object decides.
-fn cause(input: &Input, service: &Service, flow: &Flow, code: Code) -> (String, Option<String>) {
+fn cause(service: &Service, flow: &Flow, code: Code) -> (String, Option<String>) {
     let field = |path: &str, text: Option<String>| (path.to_owned(), text);
-    match (code, flow.via.as_ref().and_then(|via| via.without_backend.as_ref())) {
+    match (code, why(flow).as_deref()) {
         (Code::ServicePortUnknown, _) => {
             field("spec.ports", Some(format!("wants one of these, there is {}", traffic(&flow.traffic))))
         }
         (Code::ServiceSourceRanges, _) => {
             field("spec.loadBalancerSourceRanges", Some("the client is in none of these".to_owned()))
         }
-        (_, Some(NoBackend::NoPort(protocol, name))) => {
+        (_, Some(NoBackend::NoPort { protocol, name, other_protocol })) => {
             // Ports of two protocols may have one number.
             let target = TargetPort::Name(name.clone());
             let asked = flow.via.as_ref().and_then(|via| via.port);
@@ -52,7 +59,7 @@ fn cause(input: &Input, service: &Service, flow: &Flow, code: Code) -> (String, 
                 asked.is_none_or(|asked| asked == port.port) && port.protocol == *protocol && port.target == target
             };
             let place = service.ports.iter().position(is_it).unwrap_or_default();
-            let which = of_other_protocol(input, service, name).map(|_| format!("{protocol} ")).unwrap_or_default();
+            let which = other_protocol.map(|_| format!("{protocol} ")).unwrap_or_default();
             let text = format!("no pod has a {which}port named {name}");
             field(&format!("spec.ports[{place}].targetPort"), Some(text))
         }
@@ -60,10 +67,9 @@ fn cause(input: &Input, service: &Service, flow: &Flow, code: Code) -> (String, 
             let path = if *is_internal { "spec.internalTrafficPolicy" } else { "spec.externalTrafficPolicy" };
             field(path, Some("a node leads to its own pods only".to_owned()))
         }
-        (_, None | Some(NoBackend::NoPod)) if service.selector.is_some() => {
-            let mut pods = input.cluster.pods().filter(|(_, pod)| !pod.finished);
-            let selects_one = pods.any(|(_, pod)| service.selects(pod));
-            field("spec.selector", (!selects_one).then(|| "selects no pod that could be a backend".to_owned()))
+        (_, Some(NoBackend::NoPod(why))) if service.selector.is_some() => {
+            let selects_none = *why != NoPod::NoEndpoint;
+            field("spec.selector", selects_none.then(|| "selects no pod that could be a backend".to_owned()))
         }
         _ if service.selector.is_some() => field("spec.selector", None),
         _ => field("spec", None),
@@ -81,8 +87,7 @@ pub(super) fn notes(input: &Input, flow: &Flow) -> Vec<String> {
             shorten(&service.routing.source_ranges, NAMED, ", ")
         )],
         Some(Code::ServiceNoBackends) => {
-            let why = flow.via.as_ref().and_then(|via| via.without_backend.as_ref());
-            vec![without_backend(input, service, why.unwrap_or(&NoBackend::NoPod))]
+            why(flow).map(|why| without_backend(input, service, &why)).into_iter().collect()
         }
         _ => Vec::new(),
     }
@@ -102,21 +107,15 @@ fn asked_target_port(service: &Service, flow: &Flow) -> Option<String> {
 /// Why a service leads to no backend.
 pub(super) fn without_backend(input: &Input, service: &Service, why: &NoBackend) -> String {
     match why {
-        NoBackend::NoPod => no_pod(input, service),
-        NoBackend::NoPort(protocol, name) => {
+        NoBackend::NoPod(why) => no_pod(input, service, why),
+        NoBackend::NoPort { protocol, name, other_protocol: Some(other) } => format!(
+            "no pod that its selector selects has a {protocol} port named {name}, which its targetPort asks for; their port \
+             {name} is {other}"
+        ),
+        NoBackend::NoPort { name, other_protocol: None, .. } => {
             let quoted = name.bytes().all(|byte| byte.is_ascii_digit());
             let help = if quoted { "; in quotes it is a name: write it without quotes" } else { "" };
-            match of_other_protocol(input, service, name) {
-                Some(other) => format!(
-                    "no pod that its selector selects has a {protocol} port named {name}, which its targetPort asks for; \
-                     their port {name} is {other}"
-                ),
-                None => {
-                    format!(
-                        "no pod that its selector selects has a port named {name}, which its targetPort asks for{help}"
-                    )
-                }
-            }
+            format!("no pod that its selector selects has a port named {name}, which its targetPort asks for{help}")
         }
         NoBackend::NotReady(1) => "the one endpoint that it has is not ready".to_owned(),
         NoBackend::NotReady(count) => format!("none of its {count} endpoints is ready"),
@@ -135,75 +134,36 @@ pub(super) fn without_backend(input: &Input, service: &Service, why: &NoBackend)
     }
 }
 
-/// The protocol of the port of this name that pods of a service have. None has it with the protocol that
-/// the service asks for.
-fn of_other_protocol(input: &Input, service: &Service, name: &str) -> Option<Protocol> {
-    let pods = input.cluster.pods().map(|(_, pod)| pod);
-    let mut pods = pods.filter(|pod| !pod.finished && service.selects(pod));
-    pods.find_map(|pod| pod.ports.iter().find(|of| of.name == name).map(|of| of.protocol))
-}
-
 /// Why a service has no endpoint at all.
-fn no_pod(input: &Input, service: &Service) -> String {
-    let is_own =
-        |of: &npc_compiler::object::EndpointSlice| of.namespace == service.namespace && of.service == service.name;
-    let has_slices = input.loaded.objects.endpoint_slices.iter().any(is_own);
-    let is_selected = |pod: &Pod| !pod.finished && service.selects(pod);
-    // A cluster has an EndpointSlice of every selector, also of one that selects nothing.
-    let is_by_selector = service.selector.is_some() && !input.cluster.pods().any(|(_, pod)| is_selected(pod));
-    if has_slices && !is_by_selector {
-        return "its EndpointSlices list no endpoint for this port".to_owned();
+fn no_pod(input: &Input, service: &Service, why: &NoPod) -> String {
+    let labels = service.selector.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+    let labels = labels.collect::<Vec<_>>().join(",");
+    let none = format!("its selector selects no pod: no pod has the labels {labels}");
+    match why {
+        NoPod::NoEndpoint => "its EndpointSlices list no endpoint for this port".to_owned(),
+        NoPod::NoSelector => "it has no selector, and no EndpointSlice".to_owned(),
+        NoPod::WorkloadWithoutPods((namespace, of)) => {
+            let (name, number) = (workload(namespace, of), count_field(&of.kind));
+            format!("its selector selects no pod: {name} has these labels, and its {number} is 0")
+        }
+        NoPod::Finished => "all pods that its selector selects have finished".to_owned(),
+        NoPod::Near { pod, key, value } => {
+            let pod = input.cluster.pod(*pod);
+            let has = match value {
+                Some(value) => format!("has {key}={value}"),
+                None => format!("has no label {key}"),
+            };
+            let near = match &pod.workload {
+                Some(of) => format!("{} {has} in its template", workload(&pod.namespace, of)),
+                None => format!("{}/pod/{} {has}", pod.namespace, pod.name),
+            };
+            format!("its selector selects no pod: it selects {labels}; {near}")
+        }
+        NoPod::OtherNamespaces(elsewhere) => format!(
+            "{none} in namespace {}; pods of namespace {} have them, and a Service selects in its own only",
+            service.namespace,
+            shorten(elsewhere, NAMED, ", ")
+        ),
+        NoPod::NoPod => none,
     }
-    let Some(labels) = &service.selector else { return "it has no selector, and no EndpointSlice".to_owned() };
-    let text = text_of(labels);
-    let none = format!("its selector selects no pod: no pod has the labels {text}");
-    let mut idle = input.loaded.idle.iter();
-    if let Some((of, _)) = idle.find(|(of, has)| of.namespace == service.namespace && service.asks_for(has)) {
-        let number = count_field(&of.kind);
-        let name = format!("{}/{}/{}", of.namespace, short_kind(&of.kind), of.name);
-        return format!("its selector selects no pod: {name} has these labels, and its {number} is 0");
-    }
-    let pods = || input.cluster.pods().map(|(_, pod)| pod);
-    if pods().any(|pod| service.selects(pod)) {
-        return "all pods that its selector selects have finished".to_owned();
-    }
-    let mut near = pods().filter(|pod| pod.namespace == service.namespace && !pod.finished);
-    if let Some(near) = near.find_map(|pod| missed_by_one(labels, pod)) {
-        return format!("its selector selects no pod: it selects {text}; {near}");
-    }
-    let elsewhere =
-        pods().filter(|pod| !pod.finished && service.asks_for(&pod.labels)).map(|pod| pod.namespace.as_str());
-    let mut elsewhere: Vec<String> = elsewhere.map(str::to_owned).collect();
-    elsewhere.sort_unstable();
-    elsewhere.dedup();
-    if elsewhere.is_empty() {
-        return none;
-    }
-    let elsewhere = shorten(&elsewhere, NAMED, ", ");
-    format!(
-        "{none} in namespace {}; pods of namespace {elsewhere} have them, and a Service selects in its own only",
-        service.namespace
-    )
-}
-
-fn text_of(labels: &Labels) -> String {
-    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
-}
-
-/// What a pod has in place of the one label by which a selector misses it.
-fn missed_by_one(selector: &Labels, pod: &Pod) -> Option<String> {
-    let parsed = Selector::of_labels(selector);
-    let failing: Vec<&Requirement> = parsed.requirements().filter(|of| !of.matches(&pod.labels)).collect();
-    let [failing] = failing.as_slice() else { return None };
-    if selector.len() == 1 && !is_slip(failing, &pod.labels) {
-        return None;
-    }
-    let has = match pod.labels.get(&failing.key) {
-        Some(value) => format!("has {}={value}", failing.key),
-        None => format!("has no label {}", failing.key),
-    };
-    Some(match &pod.workload {
-        Some(of) => format!("{} {has} in its template", workload(&pod.namespace, of)),
-        None => format!("{}/pod/{} {has}", pod.namespace, pod.name),
-    })
 }

@@ -1,12 +1,12 @@
 //! Facts about the other end of a denied flow.
 
+use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::cluster::PodId;
 use npc_compiler::object::{HostPort, Pod, Service, ServicePort, Workload, controller_labels};
 use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer};
 use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Flow, Of, Part, Party};
 use npc_compiler::verdict::flow::End;
 
-use super::own_label::OwnLabel;
 use super::{Context, port_name};
 
 /// What there is to know about a rule that misses by little.
@@ -173,7 +173,10 @@ fn own_label(context: &Context<'_>, pod: &Pod, candidate: &Candidate) -> Option<
     let failed = conjuncts.flat_map(|conjunct| &conjunct.marks).filter_map(|mark| mark.requirement.as_ref());
     let mut keys = failed.filter(|failed| failed.value.is_none()).map(|failed| &failed.requirement.key);
     keys.find_map(|key| {
-        let OwnLabel { place, .. } = OwnLabel::of(context.input, workload, &pod.namespace, key)?;
+        context.input.cluster.workload_label(&pod.namespace, workload, key)?;
+        let object = ObjectRef::new(&workload.kind, &pod.namespace, &workload.name);
+        let place = context.input.loaded.positions.locate_object(&object, &format!("metadata.labels.{key}"));
+        let place = place.filter(|place| place.exact);
         let place = place.map_or_else(|| "metadata.labels".to_owned(), |place| place.to_string());
         let kind = workload.kind.to_lowercase();
         Some(format!("the {kind} itself has a label {key} ({place}), which its pods do not get"))

@@ -7,18 +7,20 @@ use npc_agent::finding::Place;
 use npc_agent::near;
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::group::Groups;
-use npc_compiler::cluster::{ClassId, Cluster, PodId, PolicyId};
-use npc_compiler::object::Protocol;
-use npc_compiler::policy::finding::Code;
-use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
-use npc_compiler::verdict::explain::Beside;
+use npc_compiler::cluster::selection::WhyNone;
+use npc_compiler::cluster::{Cluster, PodId, PolicyId};
+use npc_compiler::policy::{Direction, Peer, Peers, PodPeer, PortMatch, Ports};
+use npc_compiler::verdict::explain::{
+    MisleadingPolicy, PeerExplanation, PeerWithoutEffect, PolicyExplanation, PortExplanation, PortWithoutEffect,
+    RuleExplanation, explain_policy,
+};
 use serde::Serialize;
 
-use super::answer::{BesideJson, beside as beside_json, location};
-use super::{Context, alone, beside};
+use super::answer::{MisleadingJson, location, misleading as misleading_json};
+use super::{Context, misleading};
 use crate::command::endpoint::{no_namespace, short_kind};
 use crate::command::input::{Input, Source, unread_words};
-use crate::command::short::block_text;
+use crate::command::rule_text::{self, Style};
 use crate::command::words::{policy_name, shorten};
 use crate::command::{Exit, Stop};
 
@@ -56,9 +58,9 @@ pub(super) struct About {
 struct Near {
     workload: String,
     #[serde(flatten)]
-    json: BesideJson,
+    json: MisleadingJson,
     #[serde(skip)]
-    beside: Beside,
+    policy: MisleadingPolicy,
 }
 
 /// Where there is no room for the rules of a policy.
@@ -66,14 +68,6 @@ struct Near {
 struct WithoutRules {
     /// The nodes; none where it is every node.
     nodes: Vec<String>,
-}
-
-impl WithoutRules {
-    fn of(cluster: &Cluster, id: PolicyId) -> Option<Self> {
-        let nodes: Vec<String> = cluster.nodes_without_rules_of(id).map(str::to_owned).collect();
-        let is_everywhere = || cluster.findings_of(id).any(|finding| finding.code == Code::PolicyTooLarge);
-        (!nodes.is_empty() || is_everywhere()).then_some(Self { nodes })
-    }
 }
 
 /// A rule of the policy.
@@ -147,65 +141,34 @@ impl About {
     pub(super) fn new(context: &Context<'_>, groups: &Groups, id: PolicyId) -> Self {
         let cluster = &context.input.cluster;
         let policy = cluster.policy(id);
-        let subject = policy.subject_peer();
-        let [selected, possible] =
-            [cluster.selected(&subject), cluster.possibly_selected(&subject)].map(|classes| pods_of(cluster, classes));
-        let unread = unread(context.input, &subject);
-        let is_open = !possible.is_empty() || !unread.is_empty();
-        // A policy for every pod means those in their own networks.
-        let hosts = cluster.host_pods_of(&subject).filter(|_| !policy.subject.is_empty());
-        let hosts: Vec<PodId> = hosts.map(|(id, _)| id).collect();
-        let isolates: Vec<Direction> = Direction::ALL.into_iter().filter(|of| policy.isolates(*of)).collect();
-        let without_rules = WithoutRules::of(cluster, id);
-        // Nothing is left of them if all pods that the policy selects are where there is no room.
-        let are_left_out = without_rules.as_ref().is_some_and(|of| {
-            let is_there = |pod: &PodId| cluster.pod(*pod).node.as_ref().is_some_and(|node| of.nodes.contains(node));
-            of.nodes.is_empty() || selected.iter().chain(&possible).all(is_there)
-        });
-        let rule = |direction: Direction, rule: &PolicyRule| {
-            let peers = peers(context.input, rule);
-            let selected_or_possible = || selected.iter().chain(&possible).copied().collect();
-            let ends: Vec<PodId> = match (direction, &rule.peers) {
-                (Direction::Ingress, _) => selected_or_possible(),
-                (Direction::Egress, Peers::Everyone) => cluster.endpoints().map(|(id, _)| id).collect(),
-                (Direction::Egress, Peers::AnyOf(peers)) => {
-                    peers.iter().flat_map(|peer| pods(cluster, peer).into_iter().flatten()).collect()
-                }
-            };
-            let all_are_read = match direction {
-                Direction::Ingress => unread.is_empty(),
-                Direction::Egress => peers.iter().all(|peer| peer.is_certain),
-            };
-            let ports = ports(cluster, rule, &ends, all_are_read);
-            let none = |parts: &[Part]| !parts.is_empty() && parts.iter().all(|part| part.unused.is_some());
-            let unused =
-                !policy.isolates(direction) || (selected.is_empty() && !is_open) || none(&peers) || none(&ports);
-            let unused = unused || are_left_out;
-            let location = location(context, id, &rule.path);
-            Rule { direction, path: rule.path.clone(), location, peers, ports, unused }
+        let PolicyExplanation { selects, may_select, hosts, isolates, without_rules, rules, meant, .. } =
+            explain_policy(cluster, groups, id);
+        let rule = |of: RuleExplanation| Rule {
+            direction: of.direction,
+            path: of.rule.path.clone(),
+            location: location(context, id, &of.rule.path),
+            peers: peers(context.input, &of),
+            ports: ports(&of),
+            unused: of.is_without_effect,
         };
-        let meant = || {
-            let (pod, beside) = alone::meant(context.input, groups, id)?;
+        let near = |(pod, misleading): (PodId, MisleadingPolicy)| {
             let workload = workloads(cluster, &[pod]).pop()?;
-            Some(Near { workload, json: beside_json(context, &beside), beside })
+            Some(Near { workload, json: misleading_json(context, &misleading), policy: misleading })
         };
-        // A rule of a direction that policyTypes leaves out stands here too: it has no effect.
-        let rules =
-            Direction::ALL.iter().flat_map(|direction| policy.rules(*direction).iter().map(|of| rule(*direction, of)));
         Self {
             api_version: API_VERSION,
             kind: "PolicyExplanation",
             policy: policy_name(cluster, id),
             selector: policy.subject.to_string(),
-            selects: workloads(cluster, &selected),
-            may_select: workloads(cluster, &possible),
-            near: if selected.is_empty() && !is_open { meant().into_iter().collect() } else { Vec::new() },
+            selects: workloads(cluster, &selects),
+            may_select: workloads(cluster, &may_select),
+            near: meant.and_then(near).into_iter().collect(),
             hosts: workloads(cluster, &hosts),
-            rules: rules.collect(),
+            rules: rules.into_iter().map(rule).collect(),
             isolates,
-            without_rules,
+            without_rules: without_rules.map(|nodes| WithoutRules { nodes }),
             warnings: context.input.with_passed_over(context.input.warnings.clone()),
-            unknowns: unread,
+            unknowns: unread(context.input, &policy.subject_peer()),
         }
     }
 
@@ -288,9 +251,9 @@ impl About {
             writeln!(out, "\nunknown: pods that this policy may mean and that were not read")?;
             self.unknowns.iter().try_for_each(|text| writeln!(out, "   = note: {text}"))?;
         }
-        for Near { workload, beside, .. } in &self.near {
+        for Near { workload, policy, .. } in &self.near {
             writeln!(out, "\nit may mean {workload}")?;
-            beside::near(context, beside, out)?;
+            misleading::near(context, policy, out)?;
         }
         // Standard error has what was passed over already.
         context.input.warnings.iter().try_for_each(|text| writeln!(out, "\nwarning: {text}"))?;
@@ -299,9 +262,9 @@ impl About {
 }
 
 /// The peers of a rule; none for everyone.
-fn peers(input: &Input, rule: &PolicyRule) -> Vec<Part> {
+fn peers(input: &Input, of: &RuleExplanation) -> Vec<Part> {
     let cluster = &input.cluster;
-    let Peers::AnyOf(peers) = &rule.peers else { return Vec::new() };
+    let Peers::AnyOf(peers) = &of.rule.peers else { return Vec::new() };
     if peers.is_empty() {
         return vec![Part {
             text: "a rule that is not understood".to_owned(),
@@ -312,78 +275,38 @@ fn peers(input: &Input, rule: &PolicyRule) -> Vec<Part> {
             numbers: String::new(),
         }];
     }
-    let part = |peer: &Peer| {
-        let text = match peer {
-            Peer::Pods(peer) => {
-                let pods = if peer.pods.to_string().is_empty() {
-                    "every pod".to_owned()
-                } else {
-                    format!("pods with {}", peer.pods)
-                };
-                match &peer.namespaces {
-                    Namespaces::Own(name) => format!("{pods} of namespace {name}"),
-                    Namespaces::Selected(of) if of.to_string().is_empty() => format!("{pods} of every namespace"),
-                    Namespaces::Selected(of) => format!("{pods} of namespaces with {of}"),
-                }
-            }
-            Peer::Block(block) => block_text(block),
-            Peer::Nothing => "a peer that is not understood".to_owned(),
-        };
-        let [selects, may_select] = pods(cluster, peer).map(|pods| workloads(cluster, &pods));
-        let is_certain = !matches!(peer, Peer::Pods(peer) if !unread(input, peer).is_empty());
-        let unused = match peer {
-            Peer::Pods(peer) if selects.is_empty() && may_select.is_empty() && is_certain => Some(no_pod(input, peer)),
-            Peer::Nothing => Some("it means no end".to_owned()),
-            Peer::Pods(_) | Peer::Block(_) => None,
-        };
-        Part { text, selects, may_select, unused, is_certain, numbers: String::new() }
+    let part = |(peer, of): (&Peer, &PeerExplanation)| Part {
+        text: rule_text::peer(peer, Style::Full),
+        selects: workloads(cluster, &of.selects),
+        may_select: workloads(cluster, &of.may_select),
+        unused: of.without_effect.map(|why| match why {
+            PeerWithoutEffect::SelectsNone(why) => no_pod(input, why),
+            PeerWithoutEffect::NotUnderstood => "it means no end".to_owned(),
+        }),
+        is_certain: !of.may_select_unread,
+        numbers: String::new(),
     };
-    peers.iter().map(part).collect()
+    peers.iter().zip(&of.peers).map(part).collect()
 }
 
-/// The ports of a rule, whose names these pods resolve; none for every port.
-fn ports(cluster: &Cluster, rule: &PolicyRule, ends: &[PodId], all_are_read: bool) -> Vec<Part> {
-    let Ports::AnyOf(ports) = &rule.ports else { return Vec::new() };
-    let part = |port: &PortMatch| {
-        let mut numbers = String::new();
-        let (text, unused) = match port {
-            PortMatch::Range(protocol, 0 | 1, u16::MAX) => (format!("every {} port", protocol.as_str()), None),
-            PortMatch::Range(protocol, first, last) if first == last => {
-                (format!("{} {first}", protocol.as_str()), None)
-            }
-            PortMatch::Range(protocol, first, last) => (format!("{} {first}-{last}", protocol.as_str()), None),
-            PortMatch::Named(protocol, name) => {
-                let has = |id: &PodId| cluster.pod(*id).ports.iter().any(|of| of.is_named(*protocol, name));
-                let unused = (!ends.iter().any(has) && all_are_read)
-                    .then(|| "no pod that is meant has a port of this name".to_owned());
-                numbers = numbers_of(cluster, ends, *protocol, name);
-                // In quotes a number is a name.
-                let name = if name.parse::<u16>().is_ok() { format!("port named {name:?}") } else { name.clone() };
-                (format!("{} {name}", protocol.as_str()), unused)
-            }
-            PortMatch::Nothing => ("a port that is not understood".to_owned(), Some("it means no port".to_owned())),
-        };
-        Part { text, selects: Vec::new(), may_select: Vec::new(), unused, is_certain: true, numbers }
+/// The ports of a rule; none for every port.
+fn ports(of: &RuleExplanation) -> Vec<Part> {
+    let Ports::AnyOf(ports) = &of.rule.ports else { return Vec::new() };
+    let part = |(port, of): (&PortMatch, &PortExplanation)| {
+        let numbers: Vec<String> = of.numbers.iter().map(u16::to_string).collect();
+        Part {
+            text: rule_text::port(port, Style::Full).unwrap_or_else(|| "a port that is not understood".to_owned()),
+            selects: Vec::new(),
+            may_select: Vec::new(),
+            unused: of.without_effect.map(|why| match why {
+                PortWithoutEffect::NoPodHasName => "no pod that is meant has a port of this name".to_owned(),
+                PortWithoutEffect::NotUnderstood => "it means no port".to_owned(),
+            }),
+            is_certain: true,
+            numbers: if numbers.is_empty() { String::new() } else { format!(" ({})", shorten(&numbers, LISTED, ", ")) },
+        }
     };
-    ports.iter().map(part).collect()
-}
-
-/// What a port's name means at these pods: ` (8080)`, or nothing if no pod has it.
-fn numbers_of(cluster: &Cluster, ends: &[PodId], protocol: Protocol, name: &str) -> String {
-    let ports = ends.iter().flat_map(|id| &cluster.pod(*id).ports);
-    let numbers: BTreeSet<u16> = ports.filter(|port| port.is_named(protocol, name)).map(|port| port.port).collect();
-    let numbers: Vec<String> = numbers.iter().map(u16::to_string).collect();
-    if numbers.is_empty() { String::new() } else { format!(" ({})", shorten(&numbers, LISTED, ", ")) }
-}
-
-/// The pods that a peer means, and those that it may mean.
-fn pods(cluster: &Cluster, peer: &Peer) -> [Vec<PodId>; 2] {
-    let Peer::Pods(peer) = peer else { return [Vec::new(), Vec::new()] };
-    [cluster.selected(peer), cluster.possibly_selected(peer)].map(|classes| pods_of(cluster, classes))
-}
-
-fn pods_of(cluster: &Cluster, classes: Vec<ClassId>) -> Vec<PodId> {
-    classes.into_iter().flat_map(|class| cluster.class(class).endpoints.clone()).collect()
+    ports.iter().zip(&of.ports).map(part).collect()
 }
 
 /// What was not read and may hold pods that a peer means, in words.
@@ -395,13 +318,14 @@ fn unread(input: &Input, peer: &PodPeer) -> Vec<String> {
 }
 
 /// Why a peer means no pod.
-fn no_pod(input: &Input, peer: &PodPeer) -> String {
-    let cluster = &input.cluster;
+fn no_pod(input: &Input, why: WhyNone) -> String {
     let whole = if input.source == Source::Cluster { "cluster" } else { "input" };
-    if cluster.host_pods_of(peer).next().is_some() {
-        return format!("the only such pods of the {whole} are in their nodes' networks, and no selector means these");
+    match why {
+        WhyNone::OnlyHostNetworkPods => {
+            format!("the only such pods of the {whole} are in their nodes' networks, and no selector means these")
+        }
+        WhyNone::NoPod => format!("no pod of the {whole} is meant"),
     }
-    format!("no pod of the {whole} is meant")
 }
 
 /// The workloads of pods, or the pods that have none, as `NS/TYPE/NAME`.

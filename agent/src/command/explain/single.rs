@@ -8,17 +8,17 @@ use npc_compiler::API_VERSION;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::{PodId, PolicyId};
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Beside, EndpointExplanation, EndpointPart, Side};
+use npc_compiler::verdict::explain::{EndpointExplanation, EndpointPart, MisleadingPolicy, Side};
 use npc_compiler::verdict::outside::{Outside, OutsideBounds, shortest_entries};
 use serde_json::{Value, json};
 
-use super::answer::{beside as beside_json, policy};
+use super::answer::{misleading as misleading_json, policy};
 use super::traffic::by_protocol;
-use super::{Context, beside, warning};
+use super::{Context, misleading, warning};
+use crate::command::absent_peers::{Elsewhere, elsewhere};
 use crate::command::dead_block;
 use crate::command::endpoint::short_kind;
 use crate::command::output::{Columns, width};
-use crate::command::short::{Elsewhere, elsewhere};
 use crate::command::words::{policy_name, shorten};
 
 /// So many names are written out.
@@ -34,8 +34,6 @@ pub(super) struct About<'a> {
     pub(super) parts: &'a [EndpointPart],
     /// It is pods in their nodes' networks.
     pub(super) is_of_hosts: bool,
-    /// Policies that look as if they isolated it.
-    pub(super) near: &'a [(Direction, Beside)],
 }
 
 /// The workloads at the other end, by what is allowed: `shop/deploy/api`.
@@ -98,9 +96,9 @@ impl About<'_> {
                 "\n? the input does not say whether this is allowed; npc explain SRC DST names the missing fact"
             )?;
         }
-        for (_, near) in self.near {
+        for (_, policy) in &self.explanation.misleading {
             writeln!(out)?;
-            beside::near(self.context, near, out)?;
+            misleading::near(self.context, policy, out)?;
         }
         for text in self.unknowns() {
             writeln!(out, "\nunknown: {text}")?;
@@ -238,8 +236,8 @@ impl About<'_> {
             let pods: Vec<String> = part.pods.iter().map(pod).collect();
             json!({"endpoint": self.part_name(part), "pods": pods, "ingress": side(ingress), "egress": side(egress)})
         };
-        let near = |(direction, of): &(Direction, Beside)| {
-            let mut near = json!(beside_json(self.context, of));
+        let near = |(direction, of): &(Direction, MisleadingPolicy)| {
+            let mut near = json!(misleading_json(self.context, of));
             near["direction"] = json!(direction);
             near
         };
@@ -248,7 +246,7 @@ impl About<'_> {
             "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": self.name,
             "ingress": side(ingress), "egress": side(egress),
             "warnings": self.context.input.with_passed_over(self.warnings()), "unknowns": self.unknowns(),
-            "near": self.near.iter().map(near).collect::<Vec<Value>>(),
+            "near": self.explanation.misleading.iter().map(near).collect::<Vec<Value>>(),
             "parts": self.parts.iter().map(part).collect::<Vec<Value>>(),
             "findings": self.context.input.findings(),
         })

@@ -13,7 +13,7 @@ use npc_compiler::verdict::explain::{Code, Decision, Flow, FlowExplanation, Pair
 use super::headline::{NamedEnd, headline};
 use super::traffic::traffic;
 use super::words::{bracketed, port_text, shown, verdict_word};
-use super::{Context, Said, allowed, beside, denied, dns, fix, no_backend, warning};
+use super::{Context, Said, allowed, denied, dns, fix, misleading, no_backend, warning};
 use crate::command::output::{BAD, Columns, DOUBT, GOOD, width};
 use crate::command::words::shorten;
 
@@ -266,8 +266,8 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &m
     for decision in flow.decisions.iter().flatten() {
         let Reason::Denied(code) = decision.reason else { continue };
         writeln!(out)?;
-        match decision.beside.first().filter(|beside| beside.code == code) {
-            Some(cause) => beside::denied(context, cause, &NamedEnd::of(flow, decision.direction), out)?,
+        match decision.misleading.first().filter(|of| of.code() == code) {
+            Some(cause) => misleading::denied(context, cause, &NamedEnd::of(flow, decision.direction), out)?,
             None => denied::write(context, flow, decision, code, out)?,
         }
         let direction = decision.direction;
@@ -284,9 +284,9 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &m
     allowed::write(context, flow, out)?;
     for decision in flow.decisions.iter().flatten() {
         let cause = if let Reason::Denied(code) = decision.reason { Some(code) } else { None };
-        for beside in decision.beside.iter().filter(|beside| Some(beside.code) != cause) {
+        for policy in decision.misleading.iter().filter(|of| Some(of.code()) != cause) {
             writeln!(out)?;
-            beside::near(context, beside, out)?;
+            misleading::near(context, policy, out)?;
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use npc_compiler::object::{Protocol, is_topology_label};
 use npc_compiler::verdict::explain::{EndName, Flow, FlowExplanation, Missing, MissingFact, Party, Verdict, Warning};
 
 use super::words::{shown, verdict_word};
-use super::{replaced, unresolved, unused};
+use super::{ineffective, unresolved};
 use crate::command::input::{Input, Source, unread_words};
 use crate::command::words::shorten;
 
@@ -20,8 +20,8 @@ pub(super) fn of_answer(input: &Input, explanation: &FlowExplanation) -> Vec<Str
     let hosts = hosts(&input.cluster, explanation);
     let said = explanation.warnings.iter().filter(|warning| !is_said_by_flows(&hosts, warning));
     let mut all = texts(input, said);
-    all.extend(unused::warnings(input, explanation));
-    all.extend(replaced::warnings(input, explanation));
+    all.extend(ineffective::without_subjects(input, explanation));
+    all.extend(ineffective::replaced(input, explanation));
     all
 }
 

@@ -1,6 +1,7 @@
 //! What an explanation says: flows with a verdict each, and what the asker should know
 //! besides.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::code::Code;
@@ -11,7 +12,8 @@ use super::party::Party;
 use super::question::MissingFact;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::PolicyId;
-use crate::cluster::without_backend::NoBackend;
+use crate::cluster::selection::WhyNone;
+use crate::cluster::without_backend::{NoBackend, NoPod};
 use crate::object::{Family, Protocol, TargetPort};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
@@ -25,6 +27,19 @@ pub struct FlowExplanation {
     pub warnings: Vec<Warning>,
     /// The ends that flows stand for, where they stand for many ([`Flow::alike`]).
     pub ends: Vec<EndName>,
+    /// Policies that select no pod and why, in the namespaces and directions in which no policy isolates an end.
+    pub without_subjects: BTreeMap<PolicyId, WhyNone>,
+    /// Policies that would admit what is denied and do not count, because a later one has the same name.
+    pub replaced: BTreeSet<ReplacedPolicy>,
+}
+
+/// A policy that would admit a denied flow, and that a later one of the same name replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReplacedPolicy {
+    /// Its place in [`Hints::replaced_policies`](crate::cluster::hints::Hints::replaced_policies).
+    pub place: usize,
+    /// The direction in which it would admit the flow.
+    pub direction: Direction,
 }
 
 /// A flow and what is said of it.
@@ -51,6 +66,8 @@ pub struct Flow {
     pub verdict: Verdict,
     /// Why the flow cannot exist at all; none where the input does not say.
     pub broken: Option<Code>,
+    /// Why the Service leads to no pod, where none of its ports is meant: it is the source, or it has none.
+    pub without_pod: Option<NoPod>,
     /// Facts that the input lacks besides those of the decisions.
     pub missing: Vec<MissingFact>,
     /// Egress and ingress; none where the flow cannot exist, or the input does not say
@@ -352,6 +369,7 @@ impl Flow {
             port_name: None,
             verdict,
             broken: None,
+            without_pod: None,
             missing: Vec::new(),
             decisions: None,
             parties: None,

@@ -2,52 +2,19 @@
 //! the other direction, without the direction in policyTypes, or with a podSelector that
 //! misses by little.
 
-use super::code::Code;
 use super::denying::says_that_it_denies;
 use super::its_like::selects_its_like;
-use super::mark::{FailedRequirement, Mark};
+use super::mark::Mark;
+use super::misleading::{Discrepancy, MisleadingPolicy, ValueElsewhere};
 use super::question::Question;
-use super::slip::{is_close, is_same_word, is_slip, may_be_slip};
 use super::would_admit::declared;
 use crate::algebra::selector::{Operator, Requirement};
+use crate::algebra::typo::{is_close, is_same_word, is_slip, may_be_slip};
 use crate::cluster::group::{Groups, atoms};
 use crate::cluster::selection::Selection;
 use crate::cluster::{Class, Cluster, PodId, PolicyId};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule};
 use crate::verdict::bounds::Verdict;
-
-/// A policy that looks as if it decided, and does not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Beside {
-    /// The policy.
-    pub policy: PolicyId,
-    /// Why it does not.
-    pub code: Code,
-    /// The field to look at: `spec.policyTypes`; the selector, where a requirement fails.
-    pub path: String,
-    /// The requirement of the selector at the path that fails, where it is one.
-    pub requirement: Option<FailedRequirement>,
-    /// What it asks for.
-    pub want: String,
-    /// What there is.
-    pub got: String,
-    /// How many endpoints items admit, where separate items mean OR.
-    pub admitted: Option<SeparateItems>,
-    /// Whether it may be why a direction denies. Otherwise it is a fact that may help, and its policy
-    /// may well be right as it is.
-    pub may_be_why: bool,
-}
-
-/// How many endpoints two items of a rule admit, each alone and both in one item.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SeparateItems {
-    /// The place of the item with a namespaceSelector, and how many endpoints it admits.
-    pub namespace_selector: (usize, usize),
-    /// The place of the item with a podSelector, and how many endpoints it admits.
-    pub pod_selector: (usize, usize),
-    /// How many endpoints one item with both would admit.
-    pub both: usize,
-}
 
 /// An answer looks through at most this many policies of a namespace, and of all other
 /// namespaces together. With more, each answer would take milliseconds.
@@ -55,14 +22,6 @@ const LOOKED_THROUGH: usize = 1000;
 
 /// Of at most this many policies of other namespaces it is found out whether they select nothing.
 const TRIED: usize = 16;
-
-impl Beside {
-    /// The very thing of the policy.
-    #[must_use]
-    pub fn mark(&self) -> Mark {
-        Mark { path: self.path.clone(), requirement: self.requirement.clone() }
-    }
-}
 
 /// What a direction says if no such policy applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,26 +47,26 @@ pub(super) struct Search<'a> {
 impl Question {
     /// The policies that look as if they decided in a direction about the subject, at most
     /// one for each reason, those that may be why first, and of these the plainest.
-    pub(super) fn beside(
+    pub(super) fn misleading(
         &self,
         cluster: &Cluster,
         groups: &Groups,
         direction: Direction,
         without: Without,
-    ) -> Vec<Beside> {
+    ) -> Vec<MisleadingPolicy> {
         let (subject, _) = self.ends(direction);
         let Some((subject, class)) = subject.pod().and_then(|pod| Some((pod, cluster.class_of(pod)?))) else {
             return Vec::new();
         };
         let class = cluster.class(class);
         let search = Search { cluster, groups, question: self, direction, without, subject, class };
-        let mut found: Vec<Beside> = Vec::new();
-        let mut add = |beside: Option<Beside>| {
-            let Some(beside) = beside else { return };
-            match found.iter_mut().find(|had| had.code == beside.code) {
-                Some(had) if beside.may_be_why && !had.may_be_why => *had = beside,
+        let mut found: Vec<MisleadingPolicy> = Vec::new();
+        let mut add = |policy: Option<MisleadingPolicy>| {
+            let Some(policy) = policy else { return };
+            match found.iter_mut().find(|had| had.code() == policy.code()) {
+                Some(had) if policy.may_be_why && !had.may_be_why => *had = policy,
                 Some(_) => {}
-                None => found.push(beside),
+                None => found.push(policy),
             }
         };
         // What the other direction denies is closed, as such a policy says by its name.
@@ -128,7 +87,7 @@ impl Question {
             }
         }
         add(search.other_namespace());
-        found.sort_by_key(|beside| !beside.may_be_why);
+        found.sort_by_key(|policy| !policy.may_be_why);
         found
     }
 }
@@ -147,7 +106,7 @@ impl Search<'_> {
     }
 
     /// A policy of the subject's namespace whose podSelector misses the subject by one label.
-    fn near_miss(&self, id: PolicyId, policy: &Policy) -> Option<Beside> {
+    fn near_miss(&self, id: PolicyId, policy: &Policy) -> Option<MisleadingPolicy> {
         if !policy.isolates(self.direction) {
             return None;
         }
@@ -174,18 +133,8 @@ impl Search<'_> {
             return None;
         }
         let Mark { path, requirement } = Mark::requirement("spec.podSelector", failing, &self.class.labels);
-        let (want, got) = requirement.as_ref().map(|failed| (failed.want(), failed.got()))?;
-        let got = elsewhere.map_or(got.clone(), |elsewhere| format!("{got}, but {elsewhere}"));
-        Some(Beside {
-            policy: id,
-            code: Code::SubjectNearMiss,
-            path,
-            requirement,
-            want,
-            got,
-            admitted: None,
-            may_be_why,
-        })
+        let discrepancy = Discrepancy::SubjectLabel { failed: requirement?, elsewhere };
+        Some(MisleadingPolicy { policy: id, path, discrepancy, may_be_why })
     }
 
     /// Whether a policy lacks nothing but a label of the subject to admit what was asked, or, of all ports,
@@ -222,17 +171,17 @@ impl Search<'_> {
     }
 
     /// Where the subject has a value that a label lacks: under another key, or as its name.
-    fn elsewhere(&self, failing: &Requirement) -> Option<String> {
+    fn elsewhere(&self, failing: &Requirement) -> Option<ValueElsewhere> {
         let Operator::In(values) = &failing.operator else { return None };
         if self.class.labels.contains_key(&failing.key) {
             return None;
         }
         if let Some((key, value)) = self.class.labels.iter().find(|(_, value)| values.contains(value)) {
-            return Some(format!("{key}={value}"));
+            return Some(ValueElsewhere::Label(key.clone(), value.clone()));
         }
         let pod = self.cluster.pod(self.subject);
         let name = pod.workload.as_ref().map_or(&pod.name, |workload| &workload.name);
-        values.contains(name).then(|| format!("the name {name}"))
+        values.contains(name).then(|| ValueElsewhere::Name(name.clone()))
     }
 
     fn selects_its_like(&self, policy: &Policy, failing: &Requirement) -> bool {
@@ -240,7 +189,7 @@ impl Search<'_> {
     }
 
     /// A policy of another namespace that selects nothing there, and would select the subject.
-    fn other_namespace(&self) -> Option<Beside> {
+    fn other_namespace(&self) -> Option<MisleadingPolicy> {
         let own = &self.class.namespace;
         let (subject, other) = self.question.ends(self.direction);
         let seen = other.seen(self.cluster, subject, self.question.family);
@@ -264,17 +213,9 @@ impl Search<'_> {
             self.without == Without::Allowed || policy.rules(self.direction).iter().any(|rule| self.would_mean(rule))
         };
         let mut meant = candidates.filter(|(_, policy)| is_meant(policy));
-        let (id, policy) = meant.find(|(_, policy)| self.cluster.selects_none(&policy.subject_peer()))?;
-        Some(Beside {
-            policy: id,
-            code: Code::PolicyOtherNamespace,
-            path: "metadata.namespace".to_owned(),
-            requirement: None,
-            want: format!("pods of namespace {}", policy.namespace),
-            got: format!("a pod of namespace {own}"),
-            admitted: None,
-            may_be_why: true,
-        })
+        let (id, _) = meant.find(|(_, policy)| self.cluster.selects_none(&policy.subject_peer()))?;
+        let discrepancy = Discrepancy::OtherNamespace(own.clone());
+        Some(MisleadingPolicy { policy: id, path: "metadata.namespace".to_owned(), discrepancy, may_be_why: true })
     }
 
     /// Whether a rule of a policy of another namespace would mean the other end, if the policy
@@ -296,26 +237,18 @@ impl Search<'_> {
 }
 
 /// A policy whose list of rules for a direction is empty, and that does not isolate in it.
-fn empty_list(id: PolicyId, policy: &Policy, direction: Direction) -> Option<Beside> {
-    (policy.has_empty_list(direction) && !policy.isolates(direction)).then(|| Beside {
+fn empty_list(id: PolicyId, policy: &Policy, direction: Direction) -> Option<MisleadingPolicy> {
+    (policy.has_empty_list(direction) && !policy.isolates(direction)).then(|| MisleadingPolicy {
         policy: id,
-        code: Code::PolicyTypesMissing,
         path: format!("spec.{}", direction.section()),
-        requirement: None,
-        want: format!("{} in policyTypes", direction.as_str()),
-        got: format!(
-            "an empty {} list, which closes nothing: its policyTypes do not name {}",
-            direction.section(),
-            direction.as_str()
-        ),
-        admitted: None,
+        discrepancy: Discrepancy::EmptyListWithoutType(direction),
         may_be_why: false,
     })
 }
 
 /// A policy that says by its name that it denies, closes the other direction only, and does not say by
 /// its name that it is about that one.
-fn denies_other_direction(id: PolicyId, policy: &Policy, direction: Direction) -> Option<Beside> {
+fn denies_other_direction(id: PolicyId, policy: &Policy, direction: Direction) -> Option<MisleadingPolicy> {
     let other = direction.opposite();
     let name = policy.name.to_ascii_lowercase();
     let is_it = policy.isolates(other)
@@ -324,33 +257,20 @@ fn denies_other_direction(id: PolicyId, policy: &Policy, direction: Direction) -
         && !policy.has_empty_list(direction)
         && says_that_it_denies(&policy.name)
         && !name.contains(other.section());
-    is_it.then(|| Beside {
+    is_it.then(|| MisleadingPolicy {
         policy: id,
-        code: Code::PolicyTypesMissing,
         path: "spec.policyTypes".to_owned(),
-        requirement: None,
-        want: format!("{} in policyTypes", direction.as_str()),
-        got: format!("only {} in its policyTypes: it closes nothing for {}", other.as_str(), direction.section()),
-        admitted: None,
+        discrepancy: Discrepancy::DeniesOtherDirection(direction),
         may_be_why: false,
     })
 }
 
-fn types_missing(id: PolicyId, policy: &Policy, direction: Direction) -> Option<Beside> {
+fn types_missing(id: PolicyId, policy: &Policy, direction: Direction) -> Option<MisleadingPolicy> {
     let rules = policy.rules(direction).len();
-    (rules > 0 && !policy.isolates(direction)).then(|| Beside {
+    (rules > 0 && !policy.isolates(direction)).then(|| MisleadingPolicy {
         policy: id,
-        code: Code::PolicyTypesMissing,
         path: "spec.policyTypes".to_owned(),
-        requirement: None,
-        want: format!("{} in policyTypes", direction.as_str()),
-        got: format!(
-            "{rules} {} {}, but policyTypes names only {}",
-            direction.section(),
-            if rules == 1 { "rule" } else { "rules" },
-            direction.opposite().as_str()
-        ),
-        admitted: None,
+        discrepancy: Discrepancy::RulesWithoutType { direction, rules },
         may_be_why: true,
     })
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::beside::{Beside, Without};
+use super::beside::Without;
 use super::code::Code;
+use super::misleading::MisleadingPolicy;
 use super::near::{self, Candidate};
 use super::party::Party;
 use super::question::{MissingFact, OnNodes, Question};
@@ -65,7 +66,7 @@ pub struct Decision {
     pub missing: Vec<MissingFact>,
     /// Policies that look as if they decided and do not; for a denial the first is why, where
     /// the reason has its code.
-    pub beside: Vec<Beside>,
+    pub misleading: Vec<MisleadingPolicy>,
 }
 
 /// So many admitting rules are listed. One is enough to admit a flow; where thousands do, to
@@ -93,7 +94,7 @@ impl Question {
             tie_count: 0,
             is_without_dns: false,
             missing: Vec::new(),
-            beside: Vec::new(),
+            misleading: Vec::new(),
         };
         if verdict == Verdict::Unknown {
             decision.missing = self.missing(cluster, groups, direction);
@@ -137,36 +138,46 @@ impl Question {
                 (decision.candidate_count, decision.tie_count) = (nearest.count, nearest.ties);
                 decision.is_without_dns = self.is_without_dns(cluster, &decision);
                 decision.candidates = nearest.candidates;
-                decision.beside = self.not_understood(cluster, group, &denied, &decision.candidates);
-                decision.beside.extend(self.beside(cluster, groups, direction, Without::Denied));
+                decision.misleading = self.not_understood(cluster, group, &denied, &decision.candidates);
+                decision.misleading.extend(self.misleading(cluster, groups, direction, Without::Denied));
                 let nearest = decision.candidates.first();
                 // A rule that one change would make fit is the plainest cause, but for one that
                 // says something else than its author meant.
-                let is_cause = |beside: &&Beside| {
-                    matches!(beside.code, Code::RuleNotUnderstood | Code::PolicyTooLarge)
+                let is_cause = |policy: &&MisleadingPolicy| {
+                    matches!(policy.code(), Code::RuleNotUnderstood | Code::PolicyTooLarge)
                         || nearest.is_none_or(|of| of.conjuncts.len() > 1)
                 };
-                let beside = decision.beside.first().filter(|beside| beside.may_be_why).filter(is_cause);
+                let misleading = decision.misleading.first().filter(|policy| policy.may_be_why).filter(is_cause);
                 let of_rule = match nearest {
                     Some(nearest) if nearest.is_about() && !decision.is_without_dns => nearest.code(),
                     Some(_) => Some(Code::RuleMissing),
                     None => None,
                 };
-                let code = beside.map(|beside| beside.code).or(of_rule);
+                let code = misleading.map(MisleadingPolicy::code).or(of_rule);
                 Reason::Denied(code.unwrap_or(Code::DefaultDenyOnly))
             }
         };
         match decision.reason {
             Reason::DefaultAllow if self.exemption(cluster).is_none() => {
-                decision.beside = self.beside(cluster, groups, direction, Without::Allowed);
+                decision.misleading = self.misleading(cluster, groups, direction, Without::Allowed);
             }
             Reason::Rule => {
-                decision.beside.extend(self.or_not_and(cluster, direction, &decision.rules));
+                decision.misleading.extend(self.or_not_and(cluster, direction, &decision.rules));
                 let unwanted = self.unwanted(cluster, &decision);
-                decision.beside.extend(unwanted);
+                decision.misleading.extend(unwanted);
             }
-            Reason::HostNetworkExempt => decision.beside.extend(self.of_host(cluster, direction)),
+            Reason::HostNetworkExempt => decision.misleading.extend(self.of_host(cluster, direction)),
             _ => {}
+        }
+        if let Some(found) = self.label_on_workload(cluster, direction, decision.reason) {
+            // What the workload itself has says more than that its pods lack it.
+            decision.misleading.retain(|of| of.code() != found.code());
+            if decision.reason == Reason::DefaultAllow {
+                decision.misleading.push(found);
+            } else {
+                decision.reason = Reason::Denied(found.code());
+                decision.misleading.insert(0, found);
+            }
         }
         decision
     }
@@ -176,11 +187,11 @@ impl Decision {
     /// Whether another decision says the same, but for the items of rules.
     #[must_use]
     pub fn is_alike(&self, other: &Self) -> bool {
-        let Self { direction, verdict, reason, isolated_by, rules, rule_count, missing, beside, .. } = self;
+        let Self { direction, verdict, reason, isolated_by, rules, rule_count, missing, misleading, .. } = self;
         let Self { candidates, candidate_count, tie_count, admitting_count, .. } = self;
         (direction, verdict, reason) == (&other.direction, &other.verdict, &other.reason)
             && (isolated_by, rules, rule_count) == (&other.isolated_by, &other.rules, &other.rule_count)
-            && (candidates, missing, beside) == (&other.candidates, &other.missing, &other.beside)
+            && (candidates, missing, misleading) == (&other.candidates, &other.missing, &other.misleading)
             && (candidate_count, tie_count) == (&other.candidate_count, &other.tie_count)
             && *admitting_count == other.admitting_count
     }

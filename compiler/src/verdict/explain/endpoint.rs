@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use super::answer::{Unanswerable, Warning};
 use super::ends::Finder;
+use super::misleading::MisleadingPolicy;
 use super::name::Target;
+use super::not_isolating;
 use super::party::Party;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::BackendEnd;
@@ -28,6 +30,9 @@ pub struct EndpointExplanation {
     pub warnings: Vec<Warning>,
     /// The namespaces of its pods, sorted.
     pub namespaces: Vec<String>,
+    /// The policies that look as if they isolated its pods and do not, each with the first direction in which
+    /// it does. An address that is asked about has none, and a part of an endpoint neither.
+    pub misleading: Vec<(Direction, MisleadingPolicy)>,
 }
 
 /// What is said of one direction of an endpoint.
@@ -73,7 +78,9 @@ pub fn explain_endpoint(
 ) -> Result<EndpointExplanation, Unanswerable> {
     let pods = pods_of(cluster, target);
     if !pods.is_empty() {
-        return Ok(of_ends(cluster, groups, &pods, &[]));
+        let is_address = matches!(target, Target::Address(_) | Target::ServiceAddress(..));
+        let misleading = if is_address { Vec::new() } else { not_isolating::of_pods(cluster, groups, &pods) };
+        return Ok(EndpointExplanation { misleading, ..of_ends(cluster, groups, &pods, &[]) });
     }
     let addresses = addresses_of(cluster, target);
     let judged = addresses.len().saturating_mul(cluster.endpoints().count());
@@ -234,7 +241,8 @@ fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAd
     let ends = Finder { cluster, groups };
     let namespaces: BTreeSet<String> = pods.iter().map(|pod| cluster.pod(*pod).namespace.clone()).collect();
     let namespaces = Vec::from_iter(namespaces);
-    EndpointExplanation { namespaces, sides: Direction::ALL.map(side), warnings: ends.contested(&ends.pods(pods)) }
+    let (sides, warnings) = (Direction::ALL.map(side), ends.contested(&ends.pods(pods)));
+    EndpointExplanation { namespaces, sides, warnings, misleading: Vec::new() }
 }
 
 /// Workloads at the other end, by traffic.

@@ -2,15 +2,15 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::slip::is_slip_of;
 use crate::algebra::selector::{Operator, Requirement, Selector};
+use crate::algebra::typo::is_slip_of;
 use crate::object::Labels;
 
 /// The very thing that something fails by: a label, an operator, an item, a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     /// The path of the field, or of the selector that has the requirement: below the rule
-    /// for a [`Conjunct`](super::Conjunct), in the policy for a [`Beside`](super::Beside).
+    /// for a [`Conjunct`](super::Conjunct), in the policy for a [`MisleadingPolicy`](super::MisleadingPolicy).
     pub path: String,
     /// The requirement of the selector at this path, where it is one.
     pub requirement: Option<FailedRequirement>,

@@ -30,20 +30,24 @@ mod ends;
 mod entry;
 mod every_node;
 mod families;
+mod ineffective;
 mod its_like;
 mod judged_pairs;
+mod label_on_workload;
 mod mark;
+mod misleading;
 mod name;
 mod near;
+mod not_isolating;
 mod not_understood;
 mod other_node;
 mod pair;
 mod party;
+mod policy;
 mod question;
 mod route;
 mod rule_matcher;
 mod separate_items;
-mod slip;
 mod source_ranges;
 mod translated;
 mod turned_round;
@@ -54,20 +58,25 @@ mod wide;
 mod would_admit;
 
 pub use super::bounds::{Bounds, Verdict};
-pub use answer::{Alike, DnsServer, Flow, FlowExplanation, Missing, Pairs, Ranges, Unanswerable, Via, Warning, Way};
-pub use beside::{Beside, SeparateItems};
+pub use answer::{
+    Alike, DnsServer, Flow, FlowExplanation, Missing, Pairs, Ranges, ReplacedPolicy, Unanswerable, Via, Warning, Way,
+};
 pub use code::Code;
 pub use conjunct::{Conjunct, Of, Part};
 pub use decision::{Decision, LISTED, Reason};
 pub use endpoint::{EndpointExplanation, EndpointPart, Side, explain_endpoint, explain_parts};
 pub use judged_pairs::{JudgedPairs, Pair};
 pub use mark::{FailedRequirement, Mark};
+pub use misleading::{Discrepancy, Extent, MisleadingPolicy, OtherDirection, OtherPart, SeparateItems, ValueElsewhere};
 pub use name::{EndName, Port, Target};
 pub use near::{Candidate, NEAREST};
 pub use party::Party;
+pub(in crate::verdict) use policy::numbers_named;
+pub use policy::{
+    PeerExplanation, PeerWithoutEffect, PolicyExplanation, PortExplanation, PortWithoutEffect, RuleExplanation,
+    explain_policy,
+};
 pub use question::{MissingFact, OnNodes, Question};
-pub use slip::is_slip;
-pub(in crate::verdict) use slip::{asks_for, asks_for_labels_of, is_close, may_mean_namespace};
 pub(in crate::verdict) use unresolved::admits_dns;
 pub use walk::explain;
 

@@ -1,7 +1,6 @@
 //! Parts of policies that were not understood and may be why something is denied.
 
-use super::beside::Beside;
-use super::code::Code;
+use super::misleading::{Discrepancy, MisleadingPolicy, OtherPart};
 use super::near::Candidate;
 use super::question::Question;
 use crate::algebra::traffic::Traffic;
@@ -30,11 +29,11 @@ enum Likely {
 
 impl Likely {
     /// What of the rule fails besides.
-    const fn besides(self) -> &'static str {
+    const fn besides(self) -> Option<OtherPart> {
         match self {
-            Self::Certainly | Self::Perhaps | Self::WithAnother => "",
-            Self::BesideItsPorts => "; and its ports do not admit this traffic",
-            Self::BesideItsPeers => "; and its peers do not mean the other end",
+            Self::Certainly | Self::Perhaps | Self::WithAnother => None,
+            Self::BesideItsPorts => Some(OtherPart::Ports),
+            Self::BesideItsPeers => Some(OtherPart::Peers),
         }
     }
 }
@@ -51,7 +50,7 @@ impl Question {
         group: &Group,
         denied: &Traffic,
         candidates: &[Candidate],
-    ) -> Vec<Beside> {
+    ) -> Vec<MisleadingPolicy> {
         let direction = group.key.direction;
         let policies = group.key.policies.iter();
         let findings = policies.flat_map(|id| cluster.findings_of(*id).map(move |finding| (*id, finding)));
@@ -74,25 +73,20 @@ impl Question {
         };
         let mut found: Vec<(Likely, PolicyId, &Finding)> =
             findings.filter_map(|(id, finding)| Some((likely(id, finding)?, id, finding))).collect();
-        found.retain(|(likely, ..)| likely.besides().is_empty() || candidates.is_empty());
+        found.retain(|(likely, ..)| likely.besides().is_none() || candidates.is_empty());
         found.sort_by_key(|(likely, ..)| *likely);
-        let beside = found.into_iter().map(|(likely, policy, finding)| Beside {
+        let misleading = found.into_iter().map(|(likely, policy, finding)| MisleadingPolicy {
             policy,
-            code: match finding.code {
-                finding::Code::PolicyTooLarge => Code::PolicyTooLarge,
-                _ => Code::RuleNotUnderstood,
-            },
             path: finding.path.clone(),
-            requirement: None,
-            want: match finding.code {
-                finding::Code::PolicyTooLarge => "a policy that there is room for".to_owned(),
-                _ => "a field that npc understands".to_owned(),
+            discrepancy: Discrepancy::NotUnderstood {
+                code: finding.code,
+                problem: finding.problem.clone(),
+                effect: finding.effect,
+                besides: likely.besides(),
             },
-            got: format!("{}; {}{}", finding.problem, finding.effect, likely.besides()),
-            admitted: None,
             may_be_why: true,
         });
-        beside.take(NAMED).collect()
+        misleading.take(NAMED).collect()
     }
 
     /// Whether a policy whose rules are left out would admit the denied traffic with them. The input

@@ -44,6 +44,7 @@ impl Walk<'_> {
         let verdict = if is_known { Verdict::Denied } else { Verdict::Unknown };
         self.explanation.flows.extend(wholes.into_iter().map(|to| Flow {
             broken: is_known.then_some(Code::ServiceNoBackends),
+            without_pod: is_known.then(|| self.ends.cluster.why_no_pod(service)),
             missing: if is_known { Vec::new() } else { vec![missing_backends(self.ends.cluster, service)] },
             ..Flow::undecided(EndName::of_service(service), to, traffic.clone(), verdict)
         }));
@@ -465,15 +466,19 @@ impl Walk<'_> {
         let to = EndName::of_service(service);
         let wholes: BTreeSet<EndName> = sources.iter().map(|unit| unit.whole.without_addresses()).collect();
         let verdict = if code.is_some() { Verdict::Denied } else { Verdict::Unknown };
-        self.explanation.flows.extend(wholes.into_iter().map(|from| Flow {
-            via: Some(via.clone()),
-            port_name: match self.port {
-                Some(Port::Name(name)) if code == Some(Code::ServicePortUnknown) => Some(name.clone()),
-                _ => None,
-            },
-            broken: code,
-            missing: if code.is_some() { Vec::new() } else { vec![missing_backends(self.ends.cluster, service)] },
-            ..Flow::undecided(from, to.clone(), traffic.clone(), verdict)
+        self.explanation.flows.extend(wholes.into_iter().map(|from| {
+            Flow {
+                via: Some(via.clone()),
+                port_name: match self.port {
+                    Some(Port::Name(name)) if code == Some(Code::ServicePortUnknown) => Some(name.clone()),
+                    _ => None,
+                },
+                broken: code,
+                without_pod: (code == Some(Code::ServiceNoBackends) && via.without_backend.is_none())
+                    .then(|| self.ends.cluster.why_no_pod(service)),
+                missing: if code.is_some() { Vec::new() } else { vec![missing_backends(self.ends.cluster, service)] },
+                ..Flow::undecided(from, to.clone(), traffic.clone(), verdict)
+            }
         }));
     }
 }

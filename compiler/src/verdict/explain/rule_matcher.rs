@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
+use crate::algebra::typo::may_mean_namespace;
 use crate::cluster::group::{Admitted, Atom, Resolution};
 use crate::cluster::selection::UnknownLabels;
 use crate::cluster::{Class, ClassId, Cluster};
@@ -23,7 +24,6 @@ use super::conjunct::{Conjunct, Of, Part};
 use super::mark::{Mark, in_words};
 use super::party::Party;
 use super::question::Question;
-use super::slip::may_mean_namespace;
 use super::translated::Translated;
 use super::would_admit::declared;
 

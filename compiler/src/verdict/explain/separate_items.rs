@@ -1,8 +1,7 @@
 //! Items of a rule that admit each for itself (OR), where one item that asks for both (AND) may
 //! have been meant.
 
-use super::beside::{Beside, SeparateItems};
-use super::code::Code;
+use super::misleading::{Discrepancy, MisleadingPolicy, SeparateItems};
 use super::question::Question;
 use crate::cluster::{Cluster, PolicyId};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer};
@@ -21,11 +20,10 @@ impl Question {
         cluster: &Cluster,
         direction: Direction,
         rules: &[(PolicyId, String)],
-    ) -> Option<Beside> {
+    ) -> Option<MisleadingPolicy> {
         let (subject, other) = self.ends(direction);
         let seen = other.seen(cluster, subject, self.family);
         let selects = |peer: &PodPeer| seen.classes.iter().any(|class| cluster.selects(peer, *class));
-        let field = direction.peers_field();
         rules.iter().take(RULES).find_map(|(id, path)| {
             let rule = cluster.policy(*id).rules(direction).iter().find(|rule| rule.path == *path)?;
             let Peers::AnyOf(peers) = &rule.peers else { return None };
@@ -40,27 +38,13 @@ impl Question {
             }
             let count =
                 |peer: &PodPeer| cluster.selected(peer).iter().map(|of| cluster.class(*of).endpoints.len()).sum();
-            let admitted = SeparateItems {
+            let items = SeparateItems {
                 namespace_selector: (place.0, count(of_namespace)),
                 pod_selector: (place.1, count(of_pod)),
                 both: count(&both),
             };
-            Some(Beside {
-                policy: *id,
-                code: Code::PeerOrNotAnd,
-                path: path.clone(),
-                requirement: None,
-                want: format!(
-                    "the namespaceSelector of {field}[{}] alone admits {}, the podSelector of {field}[{}] alone {}",
-                    place.0,
-                    endpoints(admitted.namespace_selector.1),
-                    place.1,
-                    endpoints(admitted.pod_selector.1)
-                ),
-                got: format!("both in one item (AND) admit {}", endpoints(admitted.both)),
-                admitted: Some(admitted),
-                may_be_why: false,
-            })
+            let discrepancy = Discrepancy::SeparateItems { direction, items };
+            Some(MisleadingPolicy { policy: *id, path: path.clone(), discrepancy, may_be_why: false })
         })
     }
 }
@@ -91,9 +75,4 @@ fn nearest_pair<'p>(peers: &'p [Peer], selects: &impl Fn(&PodPeer) -> bool) -> O
     let nearest = pairs.min_by_key(rank)?;
     let ((one, of_namespace, _), (other, of_pod, _)) = nearest;
     Some(((*one, *other), (*of_namespace, *of_pod)))
-}
-
-/// So many endpoints.
-fn endpoints(count: usize) -> String {
-    if count == 1 { "1 endpoint".to_owned() } else { format!("{count} endpoints") }
 }

@@ -5,8 +5,8 @@
 //! rule counts as that only with evidence: it names the port that was asked for, and only the destination
 //! of the question has that port, or the rule admits nothing as it stands.
 
-use super::beside::{Beside, Search, Without};
-use super::code::Code;
+use super::beside::{Search, Without};
+use super::misleading::{Discrepancy, MisleadingPolicy, OtherDirection};
 use super::party::Party;
 use super::question::Question;
 use crate::algebra::cidr;
@@ -29,7 +29,7 @@ impl Question {
 impl Search<'_> {
     /// A policy that selects the subject, and has rules for the other direction only, which look
     /// as if they were about such flows.
-    pub(super) fn other_direction(&self, id: PolicyId, policy: &Policy) -> Option<Beside> {
+    pub(super) fn other_direction(&self, id: PolicyId, policy: &Policy) -> Option<MisleadingPolicy> {
         let (here, there) = (self.direction, self.direction.opposite());
         let rules = policy.rules(there);
         if !policy.isolates(there) || !policy.rules(here).is_empty() {
@@ -48,31 +48,13 @@ impl Search<'_> {
         if !may_be_why && !is_to_know() {
             return None;
         }
-        let got = match (self.without, here) {
-            (Without::Denied, _) if may_be_why => format!("rules for {} that mean the other end", there.section()),
-            (Without::Denied, Direction::Ingress) => {
-                "rules for egress only: they let its pods send to the other end, and not receive from it".to_owned()
-            }
-            (Without::Denied, Direction::Egress) => {
-                "rules for ingress only: they let its pods receive from the other end, and not send to it".to_owned()
-            }
-            (Without::Allowed, Direction::Ingress) => {
-                "rules for egress only: they limit what its pods may send, not what may reach them".to_owned()
-            }
-            (Without::Allowed, Direction::Egress) => {
-                "rules for ingress only: they limit what may reach its pods, not what these may send".to_owned()
-            }
+        let effect = match self.without {
+            Without::Denied if may_be_why => OtherDirection::MeanOtherEnd,
+            Without::Denied => OtherDirection::Admit,
+            Without::Allowed => OtherDirection::Limit,
         };
-        Some(Beside {
-            policy: id,
-            code: Code::DirectionOther,
-            path: format!("spec.{}", there.section()),
-            requirement: None,
-            want: format!("a rule for {}", here.section()),
-            got,
-            admitted: None,
-            may_be_why,
-        })
+        let discrepancy = Discrepancy::RulesForOtherDirection { direction: here, effect };
+        Some(MisleadingPolicy { policy: id, path: format!("spec.{}", there.section()), discrepancy, may_be_why })
     }
 
     /// Whether a rule of the other direction was most likely meant for this one: it names the other

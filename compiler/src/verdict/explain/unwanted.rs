@@ -1,13 +1,12 @@
 //! Policies that look as if they kept out what is allowed, and do not: rules and policies add up, a
 //! rule without peers or ports admits more than its author may have meant, and no policy applies to
-//! a pod in its node's network.
+//! a hostNetwork pod.
 
 use std::collections::BTreeSet;
 
-use super::beside::Beside;
-use super::code::Code;
 use super::decision::Decision;
 use super::denying::says_that_it_denies;
+use super::misleading::{Discrepancy, Extent, MisleadingPolicy};
 use super::question::Question;
 use crate::algebra::cidr;
 use crate::cluster::group::{OtherEnd, atom};
@@ -18,8 +17,8 @@ use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, Policy
 const LOOKED_AT: usize = 100;
 
 /// What is said of a policy.
-fn beside(policy: PolicyId, code: Code, path: String, want: String, got: String) -> Beside {
-    Beside { policy, code, path, requirement: None, want, got, admitted: None, may_be_why: false }
+fn misleading(policy: PolicyId, path: String, discrepancy: Discrepancy) -> MisleadingPolicy {
+    MisleadingPolicy { policy, path, discrepancy, may_be_why: false }
 }
 
 /// What rules are judged by.
@@ -33,7 +32,7 @@ struct Look<'a> {
 
 impl Question {
     /// The policies that look as if they kept out what rules admit, at most one for each reason.
-    pub(super) fn unwanted(&self, cluster: &Cluster, decision: &Decision) -> Vec<Beside> {
+    pub(super) fn unwanted(&self, cluster: &Cluster, decision: &Decision) -> Vec<MisleadingPolicy> {
         let direction = decision.direction;
         let (subject, other) = self.ends(direction);
         // Of very many rules not all are listed, and one that is not may be meant.
@@ -46,17 +45,15 @@ impl Question {
         found.into_iter().flatten().collect()
     }
 
-    /// A policy that has a selector for the subject, which is a pod in its node's network.
-    pub(super) fn of_host(&self, cluster: &Cluster, direction: Direction) -> Option<Beside> {
+    /// A policy that has a selector for the subject, which is a hostNetwork pod.
+    pub(super) fn of_host(&self, cluster: &Cluster, direction: Direction) -> Option<MisleadingPolicy> {
         let (subject, _) = self.ends(direction);
         let pod = cluster.pod(subject.pod()?);
         let mut policies = cluster.policies_in(&pod.namespace).take(LOOKED_AT);
-        let (id, policy) = policies.find(|(_, policy)| {
+        let (id, _) = policies.find(|(_, policy)| {
             policy.isolates(direction) && !policy.subject.is_empty() && policy.subject.matches(&pod.labels)
         })?;
-        let want = format!("pods with {}", policy.subject);
-        let got = "a pod in its node's network, to which no policy applies".to_owned();
-        Some(beside(id, Code::SubjectHostNetwork, "spec.podSelector".to_owned(), want, got))
+        Some(misleading(id, "spec.podSelector".to_owned(), Discrepancy::HostNetwork))
     }
 }
 
@@ -67,11 +64,6 @@ impl Look<'_> {
             let rule = self.cluster.policy(*id).rules(self.direction).iter().find(|rule| rule.path == *path)?;
             Some((*id, rule))
         })
-    }
-
-    fn name(&self, id: PolicyId) -> String {
-        let policy = self.cluster.policy(id);
-        format!("networkpolicy {}/{}", policy.namespace, policy.name)
     }
 
     /// Whether the ports of a rule admit some of the traffic.
@@ -88,8 +80,7 @@ impl Look<'_> {
     }
 
     /// A rule with ports alone beside one with peers alone: a `-` too much makes two of one.
-    fn rules_apart(&self) -> Option<Beside> {
-        let field = self.direction.peers_field();
+    fn rules_apart(&self) -> Option<MisleadingPolicy> {
         let has_ports_alone = |rule: &PolicyRule| rule.peers == Peers::Everyone && rule.ports != Ports::Everything;
         let has_peers_alone = |rule: &PolicyRule| rule.peers != Peers::Everyone && rule.ports == Ports::Everything;
         self.admitting().find_map(|(id, rule)| {
@@ -102,30 +93,26 @@ impl Look<'_> {
                     (_, true) if has_ports_alone(other) => (other, rule),
                     _ => return None,
                 };
-                let want = format!(
-                    "{} has ports and no {field}, so it admits everyone on them; {} has {field} and no ports, so it admits \
-                     these on every port",
-                    ports.path, peers.path
-                );
-                let got = "one rule with both (no \"-\" before the second) would admit these on these ports only".to_owned();
-                Some(beside(id, Code::RuleOrNotAnd, ports.path.clone(), want, got))
+                let discrepancy = Discrepancy::SeparateRules {
+                    direction: self.direction,
+                    with_ports: ports.path.clone(),
+                    with_peers: peers.path.clone(),
+                };
+                Some(misleading(id, ports.path.clone(), discrepancy))
             })
         })
     }
 
     /// A rule that admits everyone on every port, of a policy that says by its name that it is to
     /// keep something out.
-    fn empty_rule(&self) -> Option<Beside> {
+    fn empty_rule(&self) -> Option<MisleadingPolicy> {
         let is_to_deny = |id: PolicyId| says_that_it_denies(&self.cluster.policy(id).name);
         let (id, rule) = self.admitting().find(|(id, rule)| rule.admits_everything() && is_to_deny(*id))?;
-        let field = self.direction.peers_field();
-        let want = format!("a rule without {field} and ports admits everyone on every port");
-        let got = format!("to deny all, leave {} an empty list ([]), or out", self.direction.section());
-        Some(beside(id, Code::RuleAdmitsEveryone, rule.path.clone(), want, got))
+        Some(misleading(id, rule.path.clone(), Discrepancy::AdmitsEveryone(self.direction)))
     }
 
     /// An except that holds the other end, which another rule or item admits all the same.
-    fn except_undone(&self) -> Option<Beside> {
+    fn except_undone(&self) -> Option<MisleadingPolicy> {
         let address = self.seen.address?;
         let field = self.direction.peers_field();
         let cuts = |block: &IpBlock| {
@@ -141,15 +128,10 @@ impl Look<'_> {
                     let except = cuts(block)?;
                     // Beside "the internet without our networks" stand rules for ends of these networks.
                     let is_internet = cidr::is_everything(block.cidr.family, &block.cidr.addresses());
-                    let (of, admitting) = undoing(is_internet)?;
+                    let (policy, admitting) = undoing(is_internet)?;
                     let path = format!("{}.{field}[{place}].ipBlock.except[{except}]", rule.path);
-                    let cut = block.except.get(except)?.network();
-                    let by = if of == *id { admitting } else { format!("{admitting} of {}", self.name(of)) };
-                    let want = format!("the addresses of {cut} left out");
-                    let got = format!(
-                        "{by}, which admits them: an except cuts its own ipBlock only, and items, rules and policies add up"
-                    );
-                    Some(beside(*id, Code::ExceptUndone, path, want, got))
+                    let except = *block.except.get(except)?;
+                    Some(misleading(*id, path, Discrepancy::ExceptUndone { except, policy, path: admitting }))
                 })
             })
         })
@@ -174,12 +156,12 @@ impl Look<'_> {
 
     /// A policy for these pods that is about the port and does not admit the other end, where another
     /// admits everyone, or every pod of their namespace.
-    fn wider_policy(&self) -> Option<Beside> {
+    fn wider_policy(&self) -> Option<MisleadingPolicy> {
         self.policy_for_all().or_else(|| self.policy_for_the_same_pods())
     }
 
     /// The same where the other is of the same pods, or of all and admits every pod of the namespace.
-    fn policy_for_the_same_pods(&self) -> Option<Beside> {
+    fn policy_for_the_same_pods(&self) -> Option<MisleadingPolicy> {
         let subject = |id: PolicyId| &self.cluster.policy(id).subject;
         let is_whole_namespace = |peer: &Peer| matches!(peer, Peer::Pods(PodPeer { namespaces: Namespaces::Own(_), pods }) if pods.is_empty());
         let (wide, rule) = self.admitting().next()?;
@@ -205,27 +187,20 @@ impl Look<'_> {
                 && self.cluster.policy(*id).rules(self.direction).iter().any(is_limiting)
         };
         let id = self.decision.isolated_by.iter().take(LOOKED_AT).copied().find(limits)?;
-        let whom = match (is_namespace, self.direction) {
-            (true, Direction::Ingress) => "from every pod of the namespace",
-            (true, Direction::Egress) => "to every pod of the namespace",
-            (false, Direction::Ingress) => "from everyone",
-            (false, Direction::Egress) => "to everyone",
-        };
-        Some(self.adds_up(id, wide, &rule.path, whom))
+        let extent = if is_namespace { Extent::PodsOfNamespace } else { Extent::Everyone };
+        Some(self.adds_up(id, wide, &rule.path, extent))
     }
 
     /// That a policy isolates, and another admits what it does not.
-    fn adds_up(&self, id: PolicyId, wide: PolicyId, path: &str, whom: &str) -> Beside {
-        let got = format!(
-            "{} {path}, which admits this {whom}: policies add up, and none takes away what another admits",
-            self.name(wide)
-        );
-        let section = self.direction.section();
-        beside(id, Code::PoliciesAddUp, format!("spec.{section}"), self.by_no_rule(id), got)
+    fn adds_up(&self, id: PolicyId, wide: PolicyId, path: &str, extent: Extent) -> MisleadingPolicy {
+        let direction = self.direction;
+        let rules = self.cluster.policy(id).rules(direction).len();
+        let discrepancy = Discrepancy::PoliciesAddUp { direction, rules, policy: wide, path: path.to_owned(), extent };
+        misleading(id, format!("spec.{}", direction.section()), discrepancy)
     }
 
     /// A policy for these pods, where one for every pod of the namespace admits everyone.
-    fn policy_for_all(&self) -> Option<Beside> {
+    fn policy_for_all(&self) -> Option<MisleadingPolicy> {
         let is_wide = |peer: &Peer| match peer {
             Peer::Pods(PodPeer { namespaces, pods }) => {
                 pods.is_empty() && matches!(namespaces, Namespaces::Selected(of) if of.is_empty())
@@ -251,16 +226,6 @@ impl Look<'_> {
             !policy.subject.is_empty() && !admitting.contains(id) && rules.iter().any(|rule| self.is_about_port(rule))
         };
         let id = self.decision.isolated_by.iter().take(LOOKED_AT).copied().find(is_narrow)?;
-        Some(self.adds_up(id, wide, &rule.path, "to every pod of the namespace"))
-    }
-
-    /// That none of a policy's rules admits the flow, in words.
-    fn by_no_rule(&self, id: PolicyId) -> String {
-        let rules = self.cluster.policy(id).rules(self.direction).len();
-        if rules == 1 {
-            "by one rule, which does not admit this".to_owned()
-        } else {
-            format!("by {rules} rules, of which none admits this")
-        }
+        Some(self.adds_up(id, wide, &rule.path, Extent::AllSubjects))
     }
 }

@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 
 use super::answer::{Flow, FlowExplanation, Unanswerable, Via, Warning, Way};
 use super::ends::{Finder, Unit};
+use super::ineffective;
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::{MissingFact, OnNodes, Question};
@@ -88,7 +89,10 @@ pub fn explain(
     walk.warn_of_service_ports();
     walk.warn_of_other_nodes();
     walk.warn_of_own_nodes();
-    Ok(walk.explanation)
+    let mut explanation = walk.explanation;
+    explanation.without_subjects = ineffective::without_subjects(cluster, &explanation);
+    explanation.replaced = ineffective::replaced(cluster, &explanation);
+    Ok(explanation)
 }
 
 /// A question on its way from pair to pair.

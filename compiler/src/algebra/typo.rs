@@ -1,8 +1,8 @@
-//! Slips of the pen: a value that differs by little from the one that was most likely meant.
+//! Typing errors: a value that differs by little from the one that was most likely meant.
 
 use strsim::{levenshtein, osa_distance};
 
-use crate::algebra::selector::{Operator, Requirement, Selector};
+use super::selector::{Operator, Requirement, Selector};
 use crate::object::Labels;
 
 /// Whether a label has a value that differs by little from one that is asked for.
@@ -12,7 +12,8 @@ pub fn is_slip(requirement: &Requirement, labels: &Labels) -> bool {
 }
 
 /// Whether a value differs by little from one that is asked for.
-pub(super) fn is_slip_of(requirement: &Requirement, has: &str) -> bool {
+#[must_use]
+pub fn is_slip_of(requirement: &Requirement, has: &str) -> bool {
     match &requirement.operator {
         Operator::In(values) => {
             values.iter().any(|value| value != has && (is_close(value, has) || is_same_word(value, has)))
@@ -23,7 +24,8 @@ pub(super) fn is_slip_of(requirement: &Requirement, has: &str) -> bool {
 
 /// Whether a label has a value that one letter more, less or else makes the one that is asked for. Of short
 /// words that is often another word, so it counts only beside other evidence.
-pub(super) fn may_be_slip(requirement: &Requirement, labels: &Labels) -> bool {
+#[must_use]
+pub fn may_be_slip(requirement: &Requirement, labels: &Labels) -> bool {
     let (Operator::In(values), Some(has)) = (&requirement.operator, labels.get(&requirement.key)) else {
         return false;
     };
@@ -35,14 +37,16 @@ pub(super) fn may_be_slip(requirement: &Requirement, labels: &Labels) -> bool {
 }
 
 /// Whether a requirement asks for this value.
-pub(in crate::verdict) fn asks_for(requirement: &Requirement, value: &str) -> bool {
+#[must_use]
+pub fn asks_for(requirement: &Requirement, value: &str) -> bool {
     matches!(&requirement.operator, Operator::In(values) if values.iter().any(|of| of == value))
 }
 
 /// Whether a namespaceSelector that does not select a namespace means it but for a slip: each label
 /// that it asks for has almost the same value, or is one that the namespace lacks and asks for its
 /// name (`name: shop` in place of `kubernetes.io/metadata.name: shop`).
-pub(in crate::verdict) fn may_mean_namespace(selector: &Selector, name: &str, labels: &Labels) -> bool {
+#[must_use]
+pub fn may_mean_namespace(selector: &Selector, name: &str, labels: &Labels) -> bool {
     let is_slip = |requirement: &Requirement| {
         is_slip(requirement, labels) || (!labels.contains_key(&requirement.key) && asks_for(requirement, name))
     };
@@ -52,13 +56,15 @@ pub(in crate::verdict) fn may_mean_namespace(selector: &Selector, name: &str, la
 
 /// Whether what a selector asks for and an object lacks stands on another object: the labels of a pod in
 /// a namespaceSelector.
-pub(in crate::verdict) fn asks_for_labels_of(selector: &Selector, lacking: &Labels, having: &Labels) -> bool {
+#[must_use]
+pub fn asks_for_labels_of(selector: &Selector, lacking: &Labels, having: &Labels) -> bool {
     let mut failing = selector.requirements().filter(|requirement| !requirement.matches(lacking)).peekable();
     failing.peek().is_some() && failing.all(|of| having.contains_key(&of.key) && of.matches(having))
 }
 
 /// Whether two values are one but for case and for signs between words: `frontEnd` and `front-end`.
-pub(super) fn is_same_word(one: &str, other: &str) -> bool {
+#[must_use]
+pub fn is_same_word(one: &str, other: &str) -> bool {
     letters(one).eq(letters(other))
 }
 
@@ -70,7 +76,8 @@ fn letters(text: &str) -> impl Iterator<Item = char> {
 /// Whether few letters differ, but not both the first and the last. Values that differ by numbers,
 /// such as `web-1` and `web-2`, mean different things. Thousands of values are compared for one
 /// answer, so what is cheap to see comes first.
-pub(in crate::verdict) fn is_close(one: &str, other: &str) -> bool {
+#[must_use]
+pub fn is_close(one: &str, other: &str) -> bool {
     // Labels have at most 63 bytes.
     let (short, long) = (one.len().min(other.len()), one.len().max(other.len()));
     let first = |text: &str| text.chars().next();

@@ -1,19 +1,14 @@
-//! Rules and peers in short: `8080 from app=prometheus in namespace monitoring`.
+//! What rules admit whose other ends are not in the input.
 
-use ipnetwork::IpNetwork;
-use npc_compiler::algebra::selector::{Operator, Requirement, Selector};
+use npc_compiler::algebra::selector::{Operator, Requirement};
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::{Cluster, PolicyId};
-use npc_compiler::object::{NAMESPACE_NAME_LABEL, Protocol};
-use npc_compiler::policy::{
-    Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, PortMatch, Ports,
-};
+use npc_compiler::object::NAMESPACE_NAME_LABEL;
+use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, PortMatch, Ports};
 use serde::Serialize;
 
-use super::words::{policy_name, shorten};
-
-/// So many peers of a rule are written out.
-const LISTED: usize = 3;
+use super::rule_text::{self, Style};
+use super::words::policy_name;
 
 /// What a rule admits whose other end is not in the input.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -61,7 +56,7 @@ pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -
     let policy = cluster.policy(id);
     let of_rule = |rule: &PolicyRule| -> Vec<Elsewhere> {
         let Peers::AnyOf(peers) = &rule.peers else { return Vec::new() };
-        let (ports, traffic) = (ports(&rule.ports), meant(&rule.ports));
+        let (ports, traffic) = (rule_text::ports(&rule.ports), meant(&rule.ports));
         let absent = peers.iter().enumerate().filter_map(|(i, peer)| match peer {
             Peer::Pods(of) if is_elsewhere(cluster, policy, of) => Some((i, peer, why_absent(cluster, of))),
             Peer::Pods(_) | Peer::Block(_) | Peer::Nothing => None,
@@ -70,7 +65,7 @@ pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -
             found,
             ports: ports.clone(),
             traffic: traffic.clone(),
-            peer: self::peer(peer),
+            peer: rule_text::peer(peer, Style::Short),
             policy: policy_name(cluster, id),
             path: format!("{}.{}[{i}]", rule.path, direction.peers_field()),
         });
@@ -104,29 +99,6 @@ fn why_absent(cluster: &Cluster, peer: &PodPeer) -> Absent {
     if has_host { Absent::HostNetwork } else { Absent::None }
 }
 
-/// A rule: `8080 from app=prometheus in namespace monitoring`.
-pub(super) fn rule(rule: &PolicyRule, direction: Direction) -> String {
-    let way = direction.peers_field();
-    let peers = match &rule.peers {
-        Peers::Everyone => "everyone".to_owned(),
-        Peers::AnyOf(peers) if peers.is_empty() => self::peer(&Peer::Nothing),
-        Peers::AnyOf(peers) => shorten(&peers.iter().map(peer).collect::<Vec<_>>(), LISTED, ", "),
-    };
-    let ports = match ports(&rule.ports) {
-        ports if ports.is_empty() => "no port".to_owned(),
-        ports => ports,
-    };
-    format!("{ports} {way} {peers}")
-}
-
-/// Ports as tables write them; `*` for everything, nothing where none is understood.
-fn ports(ports: &Ports) -> String {
-    match ports {
-        Ports::Everything => "*".to_owned(),
-        Ports::AnyOf(ports) => ports.iter().filter_map(port).collect::<Vec<_>>().join(","),
-    }
-}
-
 /// What ports may mean.
 fn meant(ports: &Ports) -> Traffic {
     let Ports::AnyOf(ports) = ports else { return Traffic::all() };
@@ -137,61 +109,4 @@ fn meant(ports: &Ports) -> Traffic {
         PortMatch::Nothing => None,
     });
     meant.fold(Traffic::none(), |all, of| all.union(&of))
-}
-
-/// A port as tables write it: `8080`, `53/udp`, a name.
-fn port(port: &PortMatch) -> Option<String> {
-    let (protocol, text) = match port {
-        PortMatch::Range(protocol, 0 | 1, u16::MAX) => (protocol, "*".to_owned()),
-        PortMatch::Range(protocol, first, last) if first == last => (protocol, first.to_string()),
-        PortMatch::Range(protocol, first, last) => (protocol, format!("{first}-{last}")),
-        PortMatch::Named(protocol, name) => (protocol, name.clone()),
-        PortMatch::Nothing => return None,
-    };
-    Some(match protocol {
-        Protocol::Tcp => text,
-        other => format!("{text}/{}", other.lower()),
-    })
-}
-
-/// A peer in a few words.
-fn peer(peer: &Peer) -> String {
-    match peer {
-        Peer::Pods(PodPeer { namespaces, pods }) => {
-            let pods = if pods.is_empty() { "every pod".to_owned() } else { pods.to_string() };
-            match namespaces {
-                Namespaces::Own(name) => format!("{pods} in namespace {name}"),
-                Namespaces::Selected(selector) if selector.is_empty() => format!("{pods} in every namespace"),
-                Namespaces::Selected(selector) => match named(selector) {
-                    Some(name) => format!("{pods} in namespace {name}"),
-                    None => format!("{pods} in namespaces with {selector}"),
-                },
-            }
-        }
-        Peer::Block(block) => block_text(block),
-        Peer::Nothing => "a peer that is not understood".to_owned(),
-    }
-}
-
-/// The one namespace that a selector asks for by its name.
-fn named(selector: &Selector) -> Option<&str> {
-    let mut requirements = selector.requirements();
-    match (requirements.next(), requirements.next()) {
-        (Some(one), None) if one.key == NAMESPACE_NAME_LABEL => match &one.operator {
-            Operator::In(values) if values.len() == 1 => values.first().map(String::as_str),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// An ipBlock as people write it.
-pub(super) fn block_text(block: &IpBlock) -> String {
-    let mut text = block.cidr.network().to_string();
-    if !block.except.is_empty() {
-        let except: Vec<String> = block.except.iter().map(|cidr| IpNetwork::to_string(&cidr.network())).collect();
-        text.push_str(" except ");
-        text.push_str(&except.join(" "));
-    }
-    text
 }
