@@ -36,7 +36,7 @@ pub(super) enum Absent {
     None,
     /// They may be there and were not read.
     NotRead,
-    /// Those that there are run in their nodes' networks, and no selector means these.
+    /// Those that there are are hostNetwork pods, and no selector means these.
     HostNetwork,
 }
 

@@ -1,26 +1,12 @@
 //! `npc explain`: why a flow is or is not allowed.
 
-mod allowed;
 mod answer;
-mod denied;
-mod dns;
-mod excerpt;
 mod fix;
-mod headline;
-mod ineffective;
-mod misleading;
-mod no_backend;
-mod note;
-mod place;
-mod policy;
-mod port_name;
-mod service_text;
-mod single;
-mod text;
+mod places;
+mod reasons;
+mod services;
 mod traffic;
-mod unread_end;
-mod unresolved;
-mod warning;
+mod warnings;
 mod words;
 
 use clap_complete::engine::ArgValueCompleter;
@@ -35,7 +21,9 @@ use super::input::{self, Input, NamedEnds};
 use super::words::policies_and_pods;
 use super::{Exit, Stop, completion, output};
 use crate::command::output::Format;
-use unread_end::UnreadEnd;
+use answer::unread_end::UnreadEnd;
+use answer::{endpoint, json, policy, text};
+use places::place;
 
 /// Explain why a flow is or is not allowed; for one endpoint alone, what isolates it,
 /// and what it may send and receive; for netpol/NAME, what that policy does.
@@ -137,7 +125,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let parts = explain_parts(cluster, &groups, &from.target);
         let (name, explanation, parts) = (&from.name, &explanation, &parts);
         let is_of_hosts = is_of_hosts(cluster, &from.target);
-        let about = single::About { context: &context, name, explanation, parts, is_of_hosts };
+        let about = endpoint::About { context: &context, name, explanation, parts, is_of_hosts };
         match args.output {
             Format::Json => output::json(&about.json())?,
             Format::Text => about.text(&mut output::stdout())?,
@@ -166,7 +154,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let fixes = fix::Fixes::of(&input, &groups, &explanation);
     let said = Said { context: &context, from: &from, to: &to, explanation: &explanation, fixes: &fixes };
     match args.output {
-        Format::Json => output::json(&answer::Answer::of(&said))?,
+        Format::Json => output::json(&json::Answer::of(&said))?,
         Format::Text => text::write(&said, &mut output::stdout())?,
     }
     Ok(match explanation.verdict() {
@@ -203,13 +191,13 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
         (Unanswerable::NoEndpoint, Target::Service(_)) => Stop::new(
             Exit::Input,
             format!(
-                "{} leads to no pod of the input that policies apply to: its selector selects none, or only pods in \
-                 their node's network; ask npc explain SRC {0} about the flows to it",
+                "{} leads to no pod of the input that policies apply to: its selector selects none, or only \
+                 hostNetwork pods; ask npc explain SRC {0} about the flows to it",
                 from.name
             ),
         ),
         (Unanswerable::NoEndpoint, Target::Pod(_) | Target::Pods(_)) if is_of_hosts(cluster, &from.target) => {
-            let why = "no policy applies to its pods, because they are in their nodes' networks (hostNetwork): policies of \
+            let why = "no policy applies to its pods, because they are hostNetwork pods: policies of \
                        the other ends see the addresses of these nodes";
             let ask = format!("ask npc explain {0} DST, or npc explain SRC {0}", from.name);
             if has_addresses(cluster, &from.target) {
@@ -229,7 +217,7 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
     }
 }
 
-/// Whether the input says an address of a node on which pods in their nodes' networks run.
+/// Whether the input says an address of a node on which hostNetwork pods run.
 fn has_addresses(cluster: &Cluster, target: &Target<'_>) -> bool {
     let has_address = |id: &PodId| {
         let pod = cluster.pod(*id);

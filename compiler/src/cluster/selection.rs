@@ -208,14 +208,14 @@ impl Cluster {
         let class = self.class(class);
         let selected =
             self.selection_of_namespaces(&peer.namespaces, &class.namespace).min(class.selection(&peer.pods));
-        // No peer selects a pod in its node's network, and nothing says that this is none.
+        // No peer selects a hostNetwork pod, and nothing says that this is none.
         if class.unknown == UnknownLabels::All && self.nodes.is_empty() {
             return selected.min(Selection::Possible);
         }
         selected
     }
 
-    /// The pods that have what a peer asks for and are in their nodes' networks, so that it does not
+    /// The hostNetwork pods that have what a peer asks for, so that it does not
     /// mean them: policies see the nodes' addresses.
     pub fn host_pods_of<'a>(&'a self, peer: &'a PodPeer) -> impl Iterator<Item = (PodId, &'a Pod)> {
         self.pods().filter(|(_, pod)| {

@@ -218,3 +218,6 @@ fn missed_by_one<'s>(selector: &'s Selector, labels: usize, pod: &Pod) -> Option
     let (first, None) = (failing.next()?, failing.next()) else { return None };
     (labels > 1 || is_slip(first, &pod.labels)).then_some(first)
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,7 +160,7 @@ pub(super) fn help(
                     )?,
                     _ => writeln!(
                         out,
-                        "{INDENT}(these are addresses of nodes: they admit all that runs in the nodes' networks; add those \
+                        "{INDENT}(these are addresses of nodes: they admit every hostNetwork pod and every process of these nodes; add those \
                          of nodes that join later)"
                     )?,
                 }

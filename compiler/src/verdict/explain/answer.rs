@@ -4,12 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::code::Code;
-use super::decision::{Decision, Reason};
-use super::judged_pairs::JudgedPairs;
-use super::name::EndName;
-use super::party::Party;
-use super::question::MissingFact;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::PolicyId;
 use crate::cluster::selection::WhyNone;
@@ -17,6 +11,12 @@ use crate::cluster::without_backend::{NoBackend, NoPod};
 use crate::object::{Family, Protocol, TargetPort};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
+use crate::verdict::explain::code::Code;
+use crate::verdict::explain::decision::{Decision, Reason};
+use crate::verdict::explain::question::MissingFact;
+use crate::verdict::explain::question::judged_pairs::JudgedPairs;
+use crate::verdict::explain::question::name::EndName;
+use crate::verdict::explain::question::party::Party;
 
 /// All flows between two targets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -145,9 +145,9 @@ pub enum Way {
     OtherNode(Vec<String>),
     /// By this port of its node, which is one of its containers' `hostPort`.
     HostPort(u16),
-    /// Between a pod and one in the network of the same node.
+    /// Between a pod and a hostNetwork pod of the same node.
     SameNode,
-    /// Between a pod and one in the network of another node. The names of the nodes that get this
+    /// Between a pod and a hostNetwork pod of another node. The names of the nodes that get this
     /// answer; none where all others do.
     DifferentNodes(Vec<String>),
     /// To another pod of the same workload.

@@ -31,10 +31,9 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
             return;
         }
         let problem = match why {
-            WhyNone::OnlyHostNetworkPods => format!(
-                "podSelector {} selects only pods in their nodes' networks, to which no policy applies",
-                policy.subject
-            ),
+            WhyNone::OnlyHostNetworkPods => {
+                format!("podSelector {} selects only hostNetwork pods, to which no policy applies", policy.subject)
+            }
             WhyNone::NoPod => {
                 format!("podSelector {} selects no pod of namespace {}", policy.subject, policy.namespace)
             }
