@@ -1,5 +1,6 @@
 //! The commands: raw arguments to their meaning to work, one file each.
 
+mod absent_peers;
 mod agent;
 mod cleanup;
 mod compile;
@@ -18,8 +19,8 @@ mod nodes;
 mod output;
 mod reason;
 mod roles;
+mod rule_text;
 mod schema;
-mod short;
 mod status;
 mod unjudged;
 mod why;

@@ -9,3 +9,4 @@ pub mod short_text;
 pub mod syntax;
 pub mod traffic;
 pub mod tunnel;
+pub mod typo;

@@ -3,7 +3,7 @@
 //!
 //! The Service's EndpointSlices decide where the input has any. Where it has none and the
 //! Service has a selector, this works out what the controller of EndpointSlices would
-//! write: all pods that the selector selects, in their node's network or in their own,
+//! write: all pods that the selector selects, hostNetwork pods too,
 //! without those that are finished, and with a named `targetPort` resolved in each. A pod is
 //! ready unless its status says that it is not, or it is being deleted; a file may have no
 //! status. Where the Service has no selector either, the input does not say where it leads.
@@ -319,7 +319,7 @@ impl Cluster {
         self.pods().filter(move |(_, pod)| !pod.finished && service.selects(pod))
     }
 
-    /// The pod that has an endpoint's address, or the address. Pods in a node's network
+    /// The pod that has an endpoint's address, or the address. hostNetwork pods
     /// share its address, so of these the one that the slice names is meant. Where the input
     /// has a workload in place of its pods, the pod that stands for it is meant.
     fn end_of(&self, endpoint: &SliceEndpoint) -> BackendEnd {

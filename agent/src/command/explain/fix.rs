@@ -16,6 +16,7 @@ use json_patch::{Patch, PatchOperation};
 use npc_agent::source::manifests::{ObjectRef, Positions};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
+use npc_compiler::object::Workload;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::FlowExplanation;
 use npc_compiler::verdict::fix::{
@@ -109,7 +110,9 @@ impl Written for InInput<'_> {
     fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String> {
         match path {
             ["metadata", "labels", key] if !self.has(object) => {
-                self.0.own_labels.get(&reference(object))?.get(*key).cloned()
+                let namespace = object.namespace.as_deref().unwrap_or_default();
+                let workload = Workload { kind: object.kind.clone(), name: object.name.clone() };
+                self.0.cluster.workload_label(namespace, &workload, key).map(str::to_owned)
             }
             _ => self.positions().text(&reference(object), path),
         }
@@ -157,7 +160,7 @@ pub(super) fn help(
                     )?,
                     _ => writeln!(
                         out,
-                        "{INDENT}(these are addresses of nodes: they admit all that runs in the nodes' networks; add those \
+                        "{INDENT}(these are addresses of nodes: they admit every hostNetwork pod and every process of these nodes; add those \
                          of nodes that join later)"
                     )?,
                 }

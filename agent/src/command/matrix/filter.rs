@@ -99,7 +99,7 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<Named> {
         let resolved = written.resolve(input, &input.namespace)?;
         if is_of_hosts(&input.cluster, &resolved.target) {
             let message = format!(
-                "the matrix has no endpoint {name}, because its pods are in their nodes' networks (hostNetwork) and no \
+                "the matrix has no endpoint {name}, because its pods are hostNetwork pods and no \
                  policy applies to them; ask npc explain {name} DST, or npc explain SRC {name}",
                 name = resolved.name
             );

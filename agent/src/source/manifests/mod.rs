@@ -114,6 +114,8 @@ pub struct Loaded {
     pub objects: Objects,
     /// The workloads that are to have no pods (`replicas: 0`), and the labels of their templates.
     pub idle: BTreeMap<ObjectRef, Labels>,
+    /// The labels that workloads have themselves, in `metadata.labels`; their pods do not get these.
+    pub workload_labels: BTreeMap<ObjectRef, Labels>,
     /// The workloads that another one has made, and which: ReplicaSets of Deployments, Jobs of CronJobs.
     pub owned: BTreeMap<ObjectRef, ObjectRef>,
     /// Where they and their fields stand.

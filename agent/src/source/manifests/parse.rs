@@ -402,6 +402,7 @@ impl DocumentReader<'_> {
                     node: Arc::new(node),
                     is_in_parts: false,
                     owner: decoded.owner,
+                    workload_labels: decoded.workload_labels,
                     has_namespace,
                     unfinished,
                     body: decoded.body,

@@ -136,7 +136,7 @@ fn endpoint_slices_decide_where_there_are_any() {
     assert_eq!(by_slices(vec![slice(&["+10.0.0.2", "-10.0.0.1", "~10.0.0.9"], None)]), ["b:6443"]);
     assert_eq!(by_slices(vec![slice(&["-10.0.0.2", "~10.0.0.1"], None)]), ["a:6443"]);
     assert_eq!(by_slices(vec![slice(&["+203.0.113.1"], None)]), ["203.0.113.1:6443"]);
-    assert_eq!(by_slices(vec![slice(&["+192.0.2.1"], Some("h"))]), ["h:6443"], "a pod in its node's network");
+    assert_eq!(by_slices(vec![slice(&["+192.0.2.1"], Some("h"))]), ["h:6443"], "a hostNetwork pod");
     assert_eq!(by_slices(vec![slice(&["+192.0.2.1"], None)]), ["192.0.2.1:6443"], "only the node is known");
     assert_eq!(by_slices(vec![slice(&[], None)]), [""; 0], "there are slices, and nothing in them");
     let families = slice(&["+192.0.2.9", "~2001:db8::1", "-2001:db8::2"], None);

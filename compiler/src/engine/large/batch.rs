@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::engine::foresight::{Outcome, PolicyChange, ReadPolicy};
 use crate::engine::groups::{ToCome, WeighedPolicies};
 use crate::engine::key::PodKey;
-use crate::engine::live::expecting;
+use crate::engine::peer_sets::expecting;
 use crate::engine::prospect::{PreparedGroup, PreparedLeaf, Prospect};
 use crate::object::{Family, Labels, Pod};
 use crate::policy::{Direction, Policy};

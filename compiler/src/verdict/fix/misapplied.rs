@@ -12,30 +12,30 @@ use super::rule::index;
 use super::{label, peer};
 use crate::cluster::PolicyId;
 use crate::policy::{Peers, Policy};
-use crate::verdict::explain::{Beside, Code};
+use crate::verdict::explain::{Code, MisleadingPolicy};
 
 /// So many policies of a namespace are looked through for labels that stand in the wrong place.
 const LOOKED_THROUGH: usize = 1000;
 
 impl Proposer<'_> {
     /// What makes a policy apply. Unless it is the cause of the denial, it may well be meant as it is.
-    pub(super) fn of_beside(&self, beside: &Beside, is_cause: bool, all: &mut Vec<Proposal>) {
+    pub(super) fn of_misleading(&self, misleading: &MisleadingPolicy, is_cause: bool, all: &mut Vec<Proposal>) {
         let cause = if is_cause { Cause::Mistake } else { Cause::Policy };
         let mut add = |proposal: Option<Proposal>| all.extend(proposal.map(|of| Proposal { cause, ..of }));
-        match beside.code {
+        match misleading.code() {
             Code::PolicyTypesMissing => {
-                add(self.of_policy(beside.policy, Size::Value, |document| {
+                add(self.of_policy(misleading.policy, Size::Value, |document| {
                     if self.has_rule_for_everything(document) { Vec::new() } else { self.types(document) }
                 }));
             }
             Code::DirectionOther if is_cause => {
-                self.turned_rules(beside.policy).into_iter().for_each(|of| add(Some(of)));
+                self.turned_rules(misleading.policy).into_iter().for_each(|of| add(Some(of)));
             }
-            Code::PolicyOtherNamespace if is_cause => add(self.in_this_namespace(beside.policy)),
+            Code::PolicyOtherNamespace if is_cause => add(self.in_this_namespace(misleading.policy)),
             Code::SubjectNearMiss if is_cause => {
-                let policy = self.view.cluster.policy(beside.policy);
+                let policy = self.view.cluster.policy(misleading.policy);
                 if !label::is_on_workload(self.view, &policy.subject, &self.subjects) {
-                    add(self.right_subject(beside.policy, policy));
+                    add(self.right_subject(misleading.policy, policy));
                 }
             }
             _ => {}

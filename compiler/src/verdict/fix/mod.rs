@@ -108,7 +108,7 @@ pub enum NoFix {
     ManyEnds,
     /// Every address was asked about; a rule for them admits everyone.
     EveryAddress,
-    /// The other end is in the network of its node, and may be on any of this many, which are too many to
+    /// The other end is a hostNetwork pod, and may be on any of this many, which are too many to
     /// name.
     ManyNodes(usize),
     /// A node puts its own address in place of the client's, so that a rule with this address

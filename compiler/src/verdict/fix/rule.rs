@@ -12,12 +12,11 @@ use super::propose::{Proposer, Shown};
 use super::{NoFix, label};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
+use crate::algebra::typo::{asks_for, asks_for_labels_of, is_close, is_slip, may_mean_namespace};
 use crate::cluster::PodId;
 use crate::object::{DNS_PORT, Labels, NAMESPACE_NAME_LABEL, Pod, Protocol, ServicePort};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule};
-use crate::verdict::explain::{
-    Candidate, Code, Of, Party, asks_for, asks_for_labels_of, is_close, is_slip, may_mean_namespace,
-};
+use crate::verdict::explain::{Candidate, Code, Of, Party};
 use crate::verdict::flow::End;
 
 /// The path of a rule in its policy, as the tokens of a JSON pointer: `spec`, `ingress`, `0`.

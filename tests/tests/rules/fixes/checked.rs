@@ -179,7 +179,7 @@ fn addresses(end: &EndName, family: Family) -> AddressSet {
     AddressSet::from_ranges(of_family.flat_map(|block| block.addresses().ranges().to_vec()))
 }
 
-/// Whether an end of a flow is the row of an id. A pod in its node's network is its node's address.
+/// Whether an end of a flow is the row of an id. A hostNetwork pod is its node's address.
 /// A prefix means the addresses in it that neither a pod nor a node has.
 fn is_row(cluster: &Cluster, end: &EndName, id: &str) -> bool {
     match (&end.namespace, id.parse::<IpAddr>()) {

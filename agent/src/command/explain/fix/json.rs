@@ -8,9 +8,9 @@ use npc_compiler::verdict::fix::{Change, Closing, Fix, NoFix, ObjectName, Opened
 use serde::Serialize;
 use serde_json::Value;
 
-use super::super::traffic::by_protocol;
 use super::service::{self, ServiceJson};
 use super::{Fixes, anchor, then, why_not};
+use crate::command::explain::traffic::by_protocol;
 use crate::command::input::Input;
 
 /// A change of one object. Those with the same flows belong together.

@@ -41,7 +41,7 @@ pub(super) fn why_not(reason: &NoFix) -> String {
         }
         NoFix::ManyEnds => "no fix: no rule can name all these ends; ask about one of them".to_owned(),
         NoFix::ManyNodes(count) => format!(
-            "no fix: the other end is in its node's network and may run on any of {count} nodes, so the address of one would \
+            "no fix: the other end is a hostNetwork pod that may run on any of {count} nodes, so the address of one would \
              not do; admit the network that the nodes' addresses are from by an ipBlock"
         ),
         NoFix::EveryAddress => {
