@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::service::is_on_each_node;
+use super::nodes::is_on_each_node;
 use crate::object::Family;
 use crate::verdict::explain::answer::{Flow, Way};
 use crate::verdict::explain::question::OnNodes;

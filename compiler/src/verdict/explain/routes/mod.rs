@@ -5,5 +5,6 @@ mod daemon_set;
 mod entry;
 mod load_balancer;
 mod node_address;
+mod nodes;
 mod other_nodes;
 mod service;

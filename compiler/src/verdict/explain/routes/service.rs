@@ -13,9 +13,10 @@ use std::net::IpAddr;
 
 use super::entry::{Entry, NodePort};
 use super::load_balancer::{are_in, source_ranges, unknown_range};
+use super::nodes::{is_on_each_node, is_on_every_node};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
-use crate::cluster::backend::{Backend, BackendEnd};
+use crate::cluster::backend::Backend;
 use crate::cluster::without_backend::NoBackend;
 use crate::object::{Exposure, Family, Protocol, Service, ServicePort, TargetPort};
 use crate::verdict::bounds::Verdict;
@@ -239,44 +240,6 @@ impl Walk<'_> {
         }
     }
 
-    /// The node of a backend, as far as the input says it.
-    pub(in crate::verdict::explain) fn node_of<'s>(
-        &'s self,
-        service: &Service,
-        destination: &Destination,
-    ) -> Option<&'s str> {
-        let end = match destination.unit.party {
-            Party::End(End::Pod(pod)) | Party::Host(pod) => BackendEnd::Pod(pod),
-            Party::End(End::Address(address) | End::Unread(address)) => BackendEnd::Address(address),
-            Party::OtherNode(_) => return None,
-        };
-        self.ends.cluster.node_of_backend(service, end)
-    }
-
-    /// The node that a source is on or is.
-    pub(in crate::verdict::explain) fn node_of_source(&self, source: &Unit) -> Option<&str> {
-        let cluster = self.ends.cluster;
-        match source.party {
-            Party::End(End::Address(address) | End::Unread(address)) => {
-                let of = cluster.nodes().iter().find(|(_, addresses)| addresses.contains(&address));
-                of.map(|(name, _)| name.as_str())
-            }
-            party => party.node(cluster),
-        }
-    }
-
-    /// Whether a client and a backend are on one node, as far as the input says.
-    fn is_on_one_node(&self, source: &Unit, service: &Service, destination: &Destination) -> Option<bool> {
-        if is_on_every_node(self.ends.cluster, &destination.unit) {
-            return Some(true);
-        }
-        match (destination.unit.party, self.node_of(service, destination)) {
-            // An address outside the cluster is on no node.
-            (Party::End(End::Address(_) | End::Unread(_)), None) => Some(false),
-            (_, node) => Some(self.node_of_source(source)? == node?),
-        }
-    }
-
     /// Flows to the pods behind a headless Service: a client asks DNS for their addresses, and for
     /// a port of theirs.
     pub(in crate::verdict::explain) fn by_name(
@@ -489,16 +452,6 @@ impl Walk<'_> {
             }
         }));
     }
-}
-
-/// Whether an end stands for a pod on each node.
-pub(in crate::verdict::explain) fn is_on_each_node(cluster: &Cluster, unit: &Unit) -> bool {
-    unit.is_template && unit.party.pod().is_some_and(|pod| cluster.pod(pod).is_on_each_node())
-}
-
-/// Whether an end stands for a pod on each node, and no selector leaves a node out.
-fn is_on_every_node(cluster: &Cluster, unit: &Unit) -> bool {
-    unit.is_template && unit.party.pod().is_some_and(|pod| cluster.pod(pod).is_on_every_node())
 }
 
 /// Where a Service leads, as a fact that the input lacks.
