@@ -106,7 +106,7 @@ pub(super) fn headline(code: Code, other: &NamedEnd) -> Cow<'static, str> {
         Code::RuleAdmitsEveryone => "a rule without peers and ports admits everyone on every port",
         Code::SubjectHostNetwork => "no policy applies to a pod in its node's network",
         Code::PolicyTooLarge => "there is no room for the rules of a policy that would allow it",
-        Code::RuleNotUnderstood => "a part of a policy that was not understood keeps it out",
+        Code::RuleNotUnderstood => "a part of a policy was not understood, so it admits nothing",
         Code::PeerHostNetwork => {
             "no selector selects a pod in its node's network; only an ipBlock with its node's address does"
         }

@@ -17,9 +17,11 @@ use super::traffic::by_protocol;
 use super::{Context, beside, warning};
 use crate::command::dead_block;
 use crate::command::endpoint::short_kind;
-use crate::command::output::{Columns, width};
+use crate::command::input::Input;
+use crate::command::output::{self, Columns, Format, width};
 use crate::command::short::{Elsewhere, elsewhere};
 use crate::command::words::{policy_name, shorten};
+use crate::command::{Exit, Stop};
 
 /// So many names are written out.
 const LISTED: usize = 8;
@@ -36,6 +38,34 @@ pub(super) struct About<'a> {
     pub(super) is_of_hosts: bool,
     /// Policies that look as if they isolated it.
     pub(super) near: &'a [(Direction, Beside)],
+}
+
+/// Says that no policy applies to an end, or that the input does not tell: `stop` says why. An error if it is
+/// neither.
+pub(super) fn without_policies(input: &Input, name: &str, stop: Stop, format: Format) -> anyhow::Result<Exit> {
+    let is_unknown = stop.exit == Exit::Unknown;
+    match (stop.exit, format) {
+        (Exit::Fine | Exit::Unknown, Format::Json) => {
+            let side = json!({
+                "isolatedBy": [], "mayBeIsolated": is_unknown, "allowed": [], "outside": [], "differs": [],
+                "differsOutside": [], "unknown": [], "unknownOutside": [], "elsewhere": [],
+            });
+            let (unknowns, said) = if is_unknown { (vec![stop.message], None) } else { (vec![], Some(stop.message)) };
+            let warnings = input.with_passed_over(said.into_iter().chain(input.warnings.iter().cloned()).collect());
+            output::json(&json!({
+                "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": name, "ingress": side,
+                "egress": side, "warnings": warnings, "unknowns": unknowns, "near": [], "parts": [],
+                "findings": input.findings(),
+            }))?;
+        }
+        (Exit::Fine, Format::Text) => {
+            let mut out = output::stdout();
+            writeln!(out, "{}", stop.message)?;
+            out.flush()?;
+        }
+        _ => return Err(stop.into()),
+    }
+    Ok(stop.exit)
 }
 
 /// The workloads at the other end, by what is allowed: `shop/deploy/api`.

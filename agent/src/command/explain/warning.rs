@@ -202,6 +202,7 @@ pub(super) fn what_is_missing(input: &Input, missing: &[Missing]) -> Option<&'st
                 | MissingFact::Holder(..)
                 | MissingFact::SourceRanges(_)
                 | MissingFact::Balancer { .. }
+                | MissingFact::BesideServices(..)
                 | MissingFact::Backends { external_name: Some(_), .. }
         )
     };
@@ -282,6 +283,11 @@ pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
             MissingFact::Balancer { address, namespace, name } => format!(
                 "where the load balancer {address} of service {namespace}/{name} sends it, and from which address: nodes do \
                  not take what goes to it (ipMode Proxy); ask about {namespace}/svc/{name}"
+            ),
+            MissingFact::BesideServices(address, services) => format!(
+                "which host takes what goes to {address}: service {} has no such port, so kube-proxy leads it nowhere, and \
+                 what listens behind that address the input does not say",
+                shorten(services, NAMED, ", ")
             ),
             MissingFact::NodePort(port) => {
                 format!("whether port {port} of {other} leads to a Service: Services were not read")

@@ -40,6 +40,7 @@ mod reread;
 mod slim;
 mod start;
 mod unchanged;
+mod unreachable;
 mod watch;
 mod watched;
 mod workload;
@@ -290,6 +291,9 @@ fn words(error: &(dyn std::error::Error + 'static)) -> String {
         matches!(client, Some(kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::HttpError(_)));
     if let Some(cause) = error.source().filter(|_| repeats) {
         return words(cause);
+    }
+    if let Some(plain) = unreachable::words(error) {
+        return plain;
     }
     let mut text = error.to_string();
     let mut cause = error.source();
