@@ -105,7 +105,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let groups = Groups::of_cluster(cluster);
     let context = Context { input: &input, places: place::Places::new(&input) };
     if let (Some((namespace, name)), None) = (args.from.policy(), &args.to) {
-        let policy = policy::find(&input, namespace.unwrap_or(&input.namespace), name)?;
+        if args.from.port.is_some() {
+            let message = "a policy has no port to ask about: npc explain netpol/NAME shows all that it admits, and npc \
+                           explain SRC DST:PORT one flow";
+            return Err(Stop::new(Exit::Input, message).into());
+        }
+        let policy = policy::find_as_written(&input, namespace, name)?;
         let about = policy::About::new(&context, &groups, policy);
         match args.output {
             Format::Json => output::json(&about)?,
@@ -120,8 +125,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             let message = "a port needs a source too: npc explain SRC DST:PORT, where SRC may be any or outside";
             return Err(Stop::new(Exit::Input, message).into());
         }
-        let explanation = explain_endpoint(cluster, &groups, &from.target)
-            .map_err(|error| without_policies(cluster, &error, &from))?;
+        let explanation = match explain_endpoint(cluster, &groups, &from.target) {
+            Ok(explanation) => explanation,
+            Err(error) => {
+                let stop = without_policies(cluster, &error, &from);
+                return Ok(single::without_policies(&input, &from.name, stop, args.output)?);
+            }
+        };
         let parts = explain_parts(cluster, &groups, &from.target);
         let (name, explanation, parts) = (&from.name, &explanation, &parts);
         let is_of_hosts = is_of_hosts(cluster, &from.target);
@@ -179,8 +189,18 @@ fn unread(errors: impl Iterator<Item = anyhow::Error>) -> anyhow::Result<Vec<Str
 /// Why there is nothing to say of an endpoint alone.
 fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>) -> Stop {
     match (error, &from.target) {
+        (Unanswerable::NoEndpoint, Target::Service(service)) if service.routing.external_name.is_some() => {
+            let external = service.routing.external_name.as_deref().unwrap_or_default();
+            let message = format!(
+                "{} is of type ExternalName and leads to the DNS name {external}, whose addresses no object says. Policies \
+                 judge these addresses; ask about one: npc explain SRC ADDRESS",
+                from.name
+            );
+            Stop::new(Exit::Unknown, message)
+        }
         (Unanswerable::NoEndpoint, Target::Service(service)) if service.selector.is_none() => {
-            let exit = if cluster.behind(service).is_some() { Exit::Input } else { Exit::Unknown };
+            // That it leads to no pod is an answer.
+            let exit = if cluster.behind(service).is_some() { Exit::Fine } else { Exit::Unknown };
             let message = format!(
                 "{} has no selector, so only EndpointSlices say where it leads. Those of the input name no pod that \
                  policies apply to. Ask about flows to it: npc explain SRC {0}",
@@ -189,7 +209,7 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
             Stop::new(exit, message)
         }
         (Unanswerable::NoEndpoint, Target::Service(_)) => Stop::new(
-            Exit::Input,
+            Exit::Fine,
             format!(
                 "{} leads to no pod of the input that policies apply to: its selector selects none, or only \
                  hostNetwork pods; ask npc explain SRC {0} about the flows to it",

@@ -187,7 +187,7 @@ impl Input {
     /// Says on standard error what the input has that npc does not judge.
     pub(super) fn warn(&self) {
         for warning in &self.warnings {
-            eprintln!("warning: {warning}");
+            say!("warning: {warning}");
         }
     }
 }
@@ -222,7 +222,7 @@ impl Args {
     /// may be read those that are named; says on standard error what is odd about them.
     pub(super) fn read_for(&self, ends: &NamedEnds<'_>) -> anyhow::Result<Input> {
         let input = self.read_all(Some(ends))?;
-        input.listed.iter().for_each(|problem| eprintln!("{problem}"));
+        input.listed.iter().for_each(|problem| say!("{problem}"));
         report::write(&input.loaded, &input.cluster);
         Ok(input)
     }

@@ -55,6 +55,12 @@ pub enum NoBackend {
         /// The nodes of its backends.
         nodes: Vec<String>,
     },
+    /// Its traffic policy is `Local`, and its EndpointSlices name no node of any endpoint, so that each is
+    /// local to none.
+    NoNodeName {
+        /// The policy is `internalTrafficPolicy`, else it is `externalTrafficPolicy`.
+        is_internal: bool,
+    },
 }
 
 /// Why a service has no pod.

@@ -218,7 +218,9 @@ pub(super) async fn manifests_once(
 ) -> anyhow::Result<()> {
     let load = move || match directory::is_empty(&folder) {
         Ok(true) if allow_empty => Ok(Loaded::default()),
-        _ => manifests::load(&[folder], &manifests::Options::default()),
+        Ok(true) => Err(Stop::new(Exit::Input, EMPTY)),
+        _ => manifests::load(&[folder], &manifests::Options::default())
+            .map_err(|errors| Stop::new(Exit::Input, errors.for_agent())),
     };
     let loaded = tokio::task::spawn_blocking(load).await??;
     if is_empty(&loaded.objects) && !allow_empty {

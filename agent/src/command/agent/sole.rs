@@ -103,7 +103,7 @@ pub(crate) async fn refuse_beside_agent() -> anyhow::Result<Option<InstanceLock>
         Ok(lock) => Some(lock),
         Err(instance::Error::Held { process }) => return Err(refused(which(process))),
         Err(error) => {
-            eprintln!(
+            say!(
                 "npc: warning: {:#}; whether an agent runs here is known only by a socket that any process can take",
                 anyhow::Error::new(error)
             );

@@ -44,7 +44,7 @@ pub(super) fn runtime() -> anyhow::Result<Runtime> {
     // To unwind would wait for ever for the threads that there are.
     panic::set_hook(Box::new(|panic| {
         let reason = panic.payload().downcast_ref::<String>().map_or("no reason is given", String::as_str);
-        eprintln!("npc: {NO_THREAD} ({reason})");
+        say!("npc: {NO_THREAD} ({reason})");
         process::exit(Exit::Not as i32);
     }));
     let runtime = builder().build()?;

@@ -25,6 +25,7 @@ mod nodes;
 mod notices;
 mod objects;
 mod owner;
+mod unreachable;
 mod watch;
 
 use std::panic;
@@ -271,6 +272,9 @@ fn words(error: &(dyn std::error::Error + 'static)) -> String {
         matches!(client, Some(kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::HttpError(_)));
     if let Some(cause) = error.source().filter(|_| repeats) {
         return words(cause);
+    }
+    if let Some(plain) = unreachable::words(error) {
+        return plain;
     }
     let mut text = error.to_string();
     let mut cause = error.source();

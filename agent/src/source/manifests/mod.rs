@@ -173,7 +173,14 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
     let mut nowhere = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
-            jobs.push(Job::Read(path.clone(), read_bounded(io::stdin().lock(), GIVEN)));
+            match read_bounded(io::stdin().lock(), GIVEN) {
+                Ok(bytes) if options.pass_over && bytes.trim_ascii().is_empty() => {
+                    let message = "standard input is empty";
+                    let parsed = Parsed::failed(path, message, "the program before the pipe may have failed");
+                    nowhere.extend(parsed.problems);
+                }
+                read => jobs.push(Job::Read(path.clone(), read)),
+            }
         } else if path.is_dir() {
             let listing = walk(path);
             match if options.pass_over { listing.map(Listing::with_hidden) } else { listing } {

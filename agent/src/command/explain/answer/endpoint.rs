@@ -19,8 +19,10 @@ use crate::command::endpoint::short_kind;
 use crate::command::explain::reasons::misleading;
 use crate::command::explain::traffic::by_protocol;
 use crate::command::explain::{Context, warnings};
-use crate::command::output::{Columns, width};
+use crate::command::input::Input;
+use crate::command::output::{self, Columns, Format, width};
 use crate::command::words::{policy_name, shorten};
+use crate::command::{Exit, Stop};
 
 /// So many names are written out.
 const LISTED: usize = 8;
@@ -35,6 +37,34 @@ pub(in crate::command::explain) struct About<'a> {
     pub(in crate::command::explain) parts: &'a [EndpointPart],
     /// It is hostNetwork pods.
     pub(in crate::command::explain) is_of_hosts: bool,
+}
+
+/// Says that no policy applies to an end, or that the input does not tell: `stop` says why. An error if it is
+/// neither.
+pub(in crate::command::explain) fn without_policies(input: &Input, name: &str, stop: Stop, format: Format) -> anyhow::Result<Exit> {
+    let is_unknown = stop.exit == Exit::Unknown;
+    match (stop.exit, format) {
+        (Exit::Fine | Exit::Unknown, Format::Json) => {
+            let side = json!({
+                "isolatedBy": [], "mayBeIsolated": is_unknown, "allowed": [], "outside": [], "differs": [],
+                "differsOutside": [], "unknown": [], "unknownOutside": [], "elsewhere": [],
+            });
+            let (unknowns, said) = if is_unknown { (vec![stop.message], None) } else { (vec![], Some(stop.message)) };
+            let warnings = input.with_passed_over(said.into_iter().chain(input.warnings.iter().cloned()).collect());
+            output::json(&json!({
+                "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": name, "ingress": side,
+                "egress": side, "warnings": warnings, "unknowns": unknowns, "near": [], "parts": [],
+                "findings": input.findings(),
+            }))?;
+        }
+        (Exit::Fine, Format::Text) => {
+            let mut out = output::stdout();
+            writeln!(out, "{}", stop.message)?;
+            out.flush()?;
+        }
+        _ => return Err(stop.into()),
+    }
+    Ok(stop.exit)
 }
 
 /// The workloads at the other end, by what is allowed: `shop/deploy/api`.

@@ -103,6 +103,19 @@ struct Part {
     numbers: String,
 }
 
+/// The policy that is written so, with a namespace or without one; `NAME.NAMESPACE` where none has the name.
+pub(super) fn find_as_written(input: &Input, namespace: Option<&str>, name: &str) -> Result<PolicyId, Stop> {
+    let found = find(input, namespace.unwrap_or(&input.namespace), name);
+    let (Err(stop), None, Some((short, of))) = (&found, namespace, name.split_once('.')) else { return found };
+    if stop.exit != Exit::NotFound || of.contains('.') {
+        return found;
+    }
+    match find(input, of, short) {
+        Err(stop) if stop.exit == Exit::NotFound => found,
+        other => other,
+    }
+}
+
 /// The policy of this name, or why there is none.
 pub(in crate::command::explain) fn find(input: &Input, namespace: &str, name: &str) -> Result<PolicyId, Stop> {
     let policies = || input.cluster.policies().filter(|(_, policy)| policy.namespace == namespace);

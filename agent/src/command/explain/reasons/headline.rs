@@ -106,7 +106,7 @@ pub(in crate::command::explain) fn headline(code: Code, other: &NamedEnd) -> Cow
         Code::RuleAdmitsEveryone => "a rule without peers and ports admits everyone on every port",
         Code::SubjectHostNetwork => "no policy applies to a hostNetwork pod",
         Code::PolicyTooLarge => "there is no room for the rules of a policy that would allow it",
-        Code::RuleNotUnderstood => "a part of a policy that was not understood keeps it out",
+        Code::RuleNotUnderstood => "a part of a policy was not understood, so it admits nothing",
         Code::PeerHostNetwork => "no selector selects a hostNetwork pod; only an ipBlock with its node's address does",
         Code::IpBlockOutside => "no ipBlock of the nearest rule holds the address",
         Code::IpBlockExcept => "an except of the nearest rule's ipBlock holds the address",

@@ -63,7 +63,7 @@ fn cause(service: &Service, flow: &Flow, code: Code) -> (String, Option<String>)
             let text = format!("no pod has a {which}port named {name}");
             field(&format!("spec.ports[{place}].targetPort"), Some(text))
         }
-        (_, Some(NoBackend::OtherNode { is_internal, .. })) => {
+        (_, Some(NoBackend::OtherNode { is_internal, .. } | NoBackend::NoNodeName { is_internal })) => {
             let path = if *is_internal { "spec.internalTrafficPolicy" } else { "spec.externalTrafficPolicy" };
             field(path, Some("a node leads to its own pods only".to_owned()))
         }
@@ -122,6 +122,13 @@ pub(in crate::command::explain) fn without_backend(input: &Input, service: &Serv
         NoBackend::OtherFamily(family) => format!(
             "none of its backends has an {family} address, and kube-proxy leads an {family} address to those that have one"
         ),
+        NoBackend::NoNodeName { is_internal } => {
+            let field = if *is_internal { "internalTrafficPolicy" } else { "externalTrafficPolicy" };
+            format!(
+                "its {field} is Local, and its EndpointSlices have no nodeName: kube-proxy of each node takes such an \
+                 endpoint for another node's"
+            )
+        }
         NoBackend::OtherNode { is_internal, nodes } => {
             let field = if *is_internal { "internalTrafficPolicy" } else { "externalTrafficPolicy" };
             let which = if *is_internal { "the client's node" } else { "this node" };

@@ -207,6 +207,7 @@ pub(in crate::command::explain) fn what_is_missing(input: &Input, missing: &[Mis
                 | MissingFact::Holder(..)
                 | MissingFact::SourceRanges(_)
                 | MissingFact::Balancer { .. }
+                | MissingFact::BesideServices(..)
                 | MissingFact::Backends { external_name: Some(_), .. }
         )
     };
@@ -287,6 +288,11 @@ pub(in crate::command::explain) fn unknowns(missing: &[Missing]) -> Vec<String> 
             MissingFact::Balancer { address, namespace, name } => format!(
                 "where the load balancer {address} of service {namespace}/{name} sends it, and from which address: nodes do \
                  not take what goes to it (ipMode Proxy); ask about {namespace}/svc/{name}"
+            ),
+            MissingFact::BesideServices(address, services) => format!(
+                "which host takes what goes to {address}: service {} has no such port, so kube-proxy leads it nowhere, and \
+                 what listens behind that address the input does not say",
+                shorten(services, NAMED, ", ")
             ),
             MissingFact::NodePort(port) => {
                 format!("whether port {port} of {other} leads to a Service: Services were not read")

@@ -12,7 +12,7 @@
 //!   may be missing: a server before 1.24 sends none of a kind that does not change.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -21,7 +21,7 @@ use std::time::Duration;
 use http::{HeaderValue, Request, Response, header};
 use http_body::{Frame, SizeHint};
 use kube::client::Body;
-use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::Status;
 use kube::{Client, Config, Resource};
 use tower::{BoxError, service_fn};
@@ -51,12 +51,12 @@ const AGENT_NAME: HeaderValue = HeaderValue::from_static(concat!("npc/", env!("C
 /// has it as a source that would be printed again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No kubeconfig, and not in a pod either.
-    #[error("{}", no_cluster(.0))]
-    Infer(InferConfigError),
-    /// The kubeconfig that was named cannot be used.
-    #[error("cannot use the kubeconfig: {}", kubeconfig_words(.0))]
-    Kubeconfig(KubeconfigError),
+    /// No kubeconfig, and not in a pod either; why.
+    #[error("found no cluster: {0}; name a kubeconfig with --kubeconfig or KUBECONFIG")]
+    NoCluster(String),
+    /// A kubeconfig cannot be used: which, and why.
+    #[error("cannot use the kubeconfig{}: {}", .0, kubeconfig_words(.1))]
+    Kubeconfig(Named, KubeconfigError),
     /// The kubeconfig names an API server by something else than its URL.
     #[error(
         "cannot use the kubeconfig: the server {0:?} of the cluster is no URL that npc can use; write it as \
@@ -66,13 +66,31 @@ pub enum Error {
     /// The client cannot be made.
     #[error("cannot make a client for the API server: {}", words(.0))]
     Client(kube::Error),
+    /// The program that the kubeconfig names for a token cannot be started: its name, and why.
+    #[error(
+        "the kubeconfig asks the program {0:?} for a token, and it cannot be started: {1}; install it, or correct \
+         users[].user.exec of the kubeconfig"
+    )]
+    Exec(String, String),
 }
 
-/// Why no cluster is found. Outside a pod the kubeconfig is what is missing.
-fn no_cluster(error: &InferConfigError) -> String {
-    let kubeconfig = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
-    let why = kubeconfig.map_or_else(|| words(error), kubeconfig_words);
-    format!("found no cluster: {why}; name a kubeconfig with --kubeconfig or KUBECONFIG")
+/// The files of a kubeconfig, as errors name them; empty where the error names the file itself.
+#[derive(Debug, Clone, Default)]
+pub struct Named(String);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, " {}", self.0) }
+    }
+}
+
+impl Error {
+    /// A kubeconfig that was read from these files cannot be used.
+    fn of_kubeconfig(files: &[PathBuf], error: KubeconfigError) -> Self {
+        let names_file = matches!(error, KubeconfigError::ReadConfig(..) | KubeconfigError::FindPath);
+        let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+        Self::Kubeconfig(Named(if names_file { String::new() } else { names.join(", ") }), error)
+    }
 }
 
 /// What is wrong with a kubeconfig, in words.
@@ -89,7 +107,69 @@ fn kubeconfig_words(error: &KubeconfigError) -> String {
             format!("it has no cluster {name:?}, which the context names")
         }
         KubeconfigError::Parse(cause) => format!("it cannot be read: {}", sentence_of_parser(&cause.to_string())),
+        KubeconfigError::LoadCertificateAuthority(cause) => {
+            format!("its certificate-authority cannot be read: {}", words(cause))
+        }
+        KubeconfigError::LoadClientCertificate(cause) => {
+            format!("its client-certificate cannot be read: {}", words(cause))
+        }
+        KubeconfigError::LoadClientKey(cause) => format!("its client-key cannot be read: {}", words(cause)),
+        KubeconfigError::ParseCertificates(_) => {
+            "its certificate-authority is no certificate in PEM; give the file that kubectl works with".to_owned()
+        }
+        KubeconfigError::MissingClusterUrl => "its cluster has no server".to_owned(),
         other => words(other),
+    }
+}
+
+/// The kubeconfig that kubectl would read, and its files. kubectl passes over files of the list in
+/// KUBECONFIG that do not exist.
+fn kubeconfig(named: Option<&Path>) -> Result<(Kubeconfig, Vec<PathBuf>), Error> {
+    let read = |path: &Path| Kubeconfig::read_from(path).map_err(|error| Error::of_kubeconfig(&[path.into()], error));
+    if let Some(path) = named {
+        return Ok((read(path)?, vec![path.into()]));
+    }
+    let listed = std::env::var_os("KUBECONFIG").unwrap_or_default();
+    let listed: Vec<PathBuf> = std::env::split_paths(&listed).filter(|path| !path.as_os_str().is_empty()).collect();
+    if listed.is_empty() {
+        let files: Vec<PathBuf> =
+            std::env::home_dir().map(|home| home.join(".kube").join("config")).into_iter().collect();
+        return match Kubeconfig::read() {
+            Ok(config) => Ok((config, files)),
+            Err(error) => Err(Error::of_kubeconfig(&files, error)),
+        };
+    }
+    let is_there =
+        |path: &&PathBuf| !std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    let files: Vec<PathBuf> = listed.iter().filter(is_there).cloned().collect();
+    let Some((first, others)) = files.split_first() else {
+        let names: Vec<String> = listed.iter().map(|path| path.display().to_string()).collect();
+        return Err(Error::NoCluster(format!("there is no {}, which KUBECONFIG names", names.join(" and no "))));
+    };
+    let mut config = read(first)?;
+    for path in others {
+        config = config.merge(read(path)?).map_err(|error| Error::of_kubeconfig(&files, error))?;
+    }
+    Ok((config, files))
+}
+
+/// How to reach the cluster that kubectl would talk to; in a pod without a kubeconfig, its own.
+async fn configuration(named: Option<&Path>, options: &KubeConfigOptions) -> Result<Config, Error> {
+    let read = match kubeconfig(named) {
+        Ok((config, files)) => {
+            let config = Config::from_custom_kubeconfig(config, options).await;
+            config.map_err(|error| Error::of_kubeconfig(&files, error))
+        }
+        Err(error) => Err(error),
+    };
+    match read {
+        Err(error) if named.is_none() && options.context.is_none() => Config::incluster().map_err(|_| match error {
+            Error::Kubeconfig(_, error @ (KubeconfigError::FindPath | KubeconfigError::ReadConfig(..))) => {
+                Error::NoCluster(kubeconfig_words(&error))
+            }
+            error => error,
+        }),
+        read => read,
     }
 }
 
@@ -149,14 +229,8 @@ impl Connector {
 /// asked.
 pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Result<Connector, Error> {
     let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-    let mut config = match kubeconfig {
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).map_err(Error::Kubeconfig)?;
-            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(Error::Kubeconfig)?
-        }
-        None if options.context.is_some() => Config::from_kubeconfig(&options).await.map_err(Error::Kubeconfig)?,
-        None => Config::infer().await.map_err(Error::Infer)?,
-    };
+    let mut config = configuration(kubeconfig, &options).await?;
+    let exec = config.auth_info.exec.as_ref().and_then(|exec| exec.command.clone());
     // A request panics in kube if its server has a host and no scheme.
     let server = &config.cluster_url;
     if !matches!(server.scheme_str(), Some("http" | "https")) || server.authority().is_none() {
@@ -172,8 +246,21 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Resu
     let mut connector = Connector::new(move || Client::try_from(config.clone()));
     connector.server = Some(server.trim_end_matches('/').into());
     // What is wrong with the configuration shows now.
-    drop(connector.client().map_err(Error::Client)?);
+    drop(connector.client().map_err(|error| match (failed_start(&error), exec) {
+        (Some(why), Some(program)) => Error::Exec(program, why),
+        _ => Error::Client(error),
+    })?);
     Ok(connector)
+}
+
+/// Why the program that gives a token could not be started, if that is what failed.
+fn failed_start(error: &kube::Error) -> Option<String> {
+    let kube::Error::Auth(kube::client::AuthError::AuthExecStart(cause)) = error else { return None };
+    Some(match cause.kind() {
+        std::io::ErrorKind::NotFound => "it is not on the PATH".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "it may not be executed".to_owned(),
+        _ => cause.to_string(),
+    })
 }
 
 /// The namespace of the context that kubectl would use; none where it names none.
@@ -181,12 +268,12 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Resu
 /// # Errors
 /// If the kubeconfig cannot be read, or has no such context.
 pub fn context_namespace(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Option<String>, Error> {
-    let config = kubeconfig.map_or_else(Kubeconfig::read, Kubeconfig::read_from).map_err(Error::Kubeconfig)?;
+    let (config, files) = self::kubeconfig(kubeconfig)?;
     let Some(name) = context.or(config.current_context.as_deref()).filter(|name| !name.is_empty()) else {
         return Ok(None);
     };
     let Some(named) = config.contexts.iter().find(|of| of.name == name) else {
-        return Err(Error::Kubeconfig(KubeconfigError::LoadContext(name.to_owned())));
+        return Err(Error::of_kubeconfig(&files, KubeconfigError::LoadContext(name.to_owned())));
     };
     let namespace = named.context.as_ref().and_then(|context| context.namespace.clone());
     Ok(namespace.filter(|namespace| !namespace.is_empty()))
@@ -336,7 +423,8 @@ mod tests {
             ("[]", "line 6 column 13: expected string scalar"),
         ] {
             let words = refusal(server).await;
-            assert!(words.starts_with("cannot use the kubeconfig: it cannot be read: line "), "{words}");
+            let begins = words.starts_with("cannot use the kubeconfig /");
+            assert!(begins && words.contains(": it cannot be read: line "), "{words}");
             assert!(words.contains(said) && !words.contains('\n'), "{words}");
             assert!(!words.contains("topsecret") && !words.contains("Policy") && !words.contains("Option"), "{words}");
         }

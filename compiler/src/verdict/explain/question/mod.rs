@@ -103,6 +103,9 @@ pub enum MissingFact {
         /// The Service's name.
         name: String,
     },
+    /// Which host has this address, by which these Services are reached: none of them has the port
+    /// that was asked for.
+    BesideServices(IpAddr, Vec<String>),
     /// Whether this port of a node leads to a Service, because Services were not read.
     NodePort(u16),
     /// Whether this port of a node leads to one of these Services: the API server chooses a node port

@@ -30,15 +30,24 @@ pub(in crate::verdict::explain) struct NodePort {
 pub(in crate::verdict::explain) enum Entry {
     /// A port of a node.
     NodePort(NodePort),
-    /// An external address, or that of a load balancer. For a pod, its own node takes it.
-    External(IpAddr),
+    /// An external address, or that of a load balancer, and the port of the Service, where that is not
+    /// the one that was asked for. For a pod, its own node takes it.
+    External(IpAddr, Option<(Protocol, u16)>),
 }
 
 impl Entry {
     pub(in crate::verdict::explain) const fn node_port(self) -> Option<NodePort> {
         match self {
             Self::NodePort(port) => Some(port),
-            Self::External(_) => None,
+            Self::External(..) => None,
+        }
+    }
+
+    /// The port of the Service, where it is not the one that was asked for.
+    pub(super) const fn service_port(self) -> Option<(Protocol, u16)> {
+        match self {
+            Self::NodePort(port) => Some((port.protocol, port.service_port)),
+            Self::External(_, port) => port,
         }
     }
 }

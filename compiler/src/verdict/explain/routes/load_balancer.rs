@@ -47,7 +47,7 @@ impl Walk<'_> {
     ) -> Vec<Unit> {
         let ranges = source_ranges(service);
         let address = match entry {
-            Some(Entry::External(address)) if service.routing.balancer_addresses.contains(&address) => address,
+            Some(Entry::External(address, _)) if service.routing.balancer_addresses.contains(&address) => address,
             _ => return sources.to_vec(),
         };
         if ranges.is_empty() {
@@ -68,14 +68,7 @@ impl Walk<'_> {
             };
             into.push(unit.clone());
         }
-        let is_part = |unit: &Unit| unit.name.kind == "Block";
-        if taken.iter().any(is_part) && refused.iter().any(is_part) {
-            // What is said of a part does not hold for the whole.
-            taken.iter_mut().filter(|unit| is_part(unit)).for_each(|unit| unit.whole = unit.name.clone());
-            let (parts, others): (Vec<Unit>, Vec<Unit>) = refused.into_iter().partition(is_part);
-            refused = others;
-            refused.extend(joined(parts));
-        }
+        tell_parts_apart(&mut taken, &mut refused);
         if let Some((port, of)) = via.port.zip(destinations.first().and_then(|of| of.service_port)) {
             let (traffic, via) =
                 (Traffic::ports(of.0, port, port), Via { backends: destinations.len(), ..via.clone() });
@@ -87,6 +80,12 @@ impl Walk<'_> {
             self.between(&unknown, destinations, route);
         }
         taken
+    }
+
+    /// The same sources, where prefixes are cut into what is in these ranges and what is not.
+    pub(super) fn cut_by_ranges(&self, sources: &[Unit], ranges: &[Cidr]) -> Vec<Unit> {
+        let of_family = |sources: Vec<Unit>, family| self.cut(&sources, &block_of(ranges, family));
+        Family::ALL.into_iter().fold(sources.to_vec(), of_family)
     }
 
     /// The same sources, where prefixes of a block's family are cut into what is in the block and what is
@@ -107,6 +106,20 @@ impl Walk<'_> {
             parts.iter().filter_map(|part| self.ends.part(unit, part, &taken)).collect()
         };
         sources.iter().flat_map(cut).collect()
+    }
+}
+
+/// Gives parts of prefixes that the ranges hold and parts that they do not hold names of their own: what
+/// is said of one does not hold for the whole.
+pub(super) fn tell_parts_apart(taken: &mut [Unit], refused: &mut Vec<Unit>) {
+    let is_part = |unit: &Unit| unit.name.kind == "Block";
+    if taken.iter().any(is_part) && refused.iter().any(is_part) {
+        taken.iter_mut().filter(|unit| is_part(unit)).for_each(|unit| unit.whole = unit.name.clone());
+        let (parts, others): (Vec<Unit>, Vec<Unit>) = std::mem::take(refused).into_iter().partition(is_part);
+        *refused = others;
+        for family in Family::ALL {
+            refused.extend(joined(parts.iter().filter(|part| part.only == Some(family)).cloned().collect()));
+        }
     }
 }
 

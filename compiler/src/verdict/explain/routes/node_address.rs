@@ -56,7 +56,7 @@ impl Walk<'_> {
             return false;
         }
         if let Some(only) = only {
-            return self.by_port(sources, &addresses, only, first);
+            return self.by_port(sources, to, &addresses, only, first);
         }
         let is_asked = |of: Protocol, number: u16| {
             protocol.is_none_or(|protocol| of == protocol) && (first..=last).contains(&number)
@@ -68,8 +68,12 @@ impl Walk<'_> {
         let of_pods = addresses.iter().flat_map(|address| cluster.host_ports_at(*address));
         let of_pods = of_pods.filter(|(_, _, at)| matches!(at, HostPortAt::Here | HostPortAt::Perhaps));
         let of_pods = of_pods.map(|(pod, port, _)| (port.protocol, port.host_port, pod_name(cluster, pod)));
+        let of_addresses = addresses.iter().flat_map(|address| cluster.services_at(*address)).flat_map(|service| {
+            let name = format!("{}/{}", service.namespace, service.name);
+            service.ports.iter().map(move |port| (port.protocol, port.port, name.clone()))
+        });
         let ports: BTreeSet<(Protocol, u16, String)> =
-            of_services.chain(of_pods).filter(|(of, number, _)| is_asked(*of, *number)).collect();
+            of_services.chain(of_addresses).chain(of_pods).filter(|(of, number, _)| is_asked(*of, *number)).collect();
         let numbers: BTreeSet<(Protocol, u16)> = ports.iter().map(|(of, number, _)| (*of, *number)).collect();
         if ports.is_empty() {
             return false;
@@ -81,7 +85,7 @@ impl Walk<'_> {
         let asked = protocol.map_or_else(Traffic::all, |protocol| Traffic::ports(protocol, first, last));
         let mut rest = asked;
         for (of, number) in numbers {
-            if self.by_port(sources, &addresses, of, number) {
+            if self.by_port(sources, to, &addresses, of, number) {
                 rest = rest.difference(&Traffic::ports(of, number, number));
             }
         }
@@ -112,10 +116,12 @@ impl Walk<'_> {
                 self.explanation.warn(Warning::HoldsServices(names));
             } else {
                 for address in &of_services {
-                    if let Some(service) = cluster.service_with_address(*address) {
-                        self.by_address(sources, service, *address);
-                    }
+                    self.by_address(sources, *address)?;
                 }
+                // Those that are nodes' too are answered for.
+                let is_of_service =
+                    |unit: &Unit| matches!(unit.party, Party::End(End::Address(of)) if of_services.contains(&of));
+                units.retain(|unit| unit.name.kind == "Block" || !is_of_service(unit));
                 // A prefix of nothing but such addresses has no other one to ask about.
                 units.retain(|unit| unit.name.kind != "Block" || !self.is_all_of_services(unit));
             }
@@ -148,14 +154,42 @@ impl Walk<'_> {
     fn may_lead_elsewhere(&self, only: Protocol, number: u16) -> bool {
         let cluster = self.ends.cluster;
         let is_host_port = |pod: &Pod| pod.host_ports.iter().any(|of| (of.protocol, of.host_port) == (only, number));
+        let at_nodes = || cluster.nodes().values().flatten();
         cluster.behind_node_port(only, number).is_some()
+            || at_nodes().any(|address| cluster.service_at(*address, only, number).is_some())
             || cluster.endpoints().any(|(_, pod)| is_host_port(pod))
             || without_number(cluster, only, number).next().is_some()
     }
 
     /// Flows to one port of a node; whether it leads to a Service or a pod, or may.
-    fn by_port(&mut self, sources: &[Unit], addresses: &[IpAddr], only: Protocol, number: u16) -> bool {
+    fn by_port(
+        &mut self,
+        sources: &[Unit],
+        to: &Target<'_>,
+        addresses: &[IpAddr],
+        only: Protocol,
+        number: u16,
+    ) -> bool {
         let cluster = self.ends.cluster;
+        // kube-proxy looks at external addresses first, and at node ports last.
+        let is_external = |address: &IpAddr| cluster.service_at(*address, only, number).is_some();
+        let (external, own): (Vec<IpAddr>, Vec<IpAddr>) = addresses.iter().copied().partition(is_external);
+        for address in &external {
+            let Some((service, port)) = cluster.service_at(*address, only, number) else { continue };
+            let entry = Entry::External(*address, Some((only, port.port)));
+            self.through(sources, service, Some(entry), Some(Family::of(address)));
+        }
+        if !external.is_empty() {
+            if !own.is_empty() && !self.by_port(sources, to, &own, only, number) {
+                let is_own =
+                    |unit: &Unit| matches!(unit.party, Party::End(End::Address(address)) if own.contains(&address));
+                let units = self.ends.units(to).into_iter().filter(is_own);
+                let traffic = Traffic::ports(only, number, number);
+                let own: Vec<Destination> = units.map(|unit| Destination::direct(unit, traffic.clone())).collect();
+                self.between(sources, &own, Route::default());
+            }
+            return true;
+        }
         // A node has a rule for the port in the families of the Service only.
         let is_led = |service: &Service| {
             let only = service.routing.only_family;

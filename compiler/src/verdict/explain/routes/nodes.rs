@@ -11,12 +11,7 @@ use crate::verdict::flow::End;
 impl Walk<'_> {
     /// The node of a backend, as far as the input says it.
     pub(super) fn node_of<'s>(&'s self, service: &Service, destination: &Destination) -> Option<&'s str> {
-        let end = match destination.unit.party {
-            Party::End(End::Pod(pod)) | Party::Host(pod) => BackendEnd::Pod(pod),
-            Party::End(End::Address(address) | End::Unread(address)) => BackendEnd::Address(address),
-            Party::OtherNode(_) => return None,
-        };
-        self.ends.cluster.node_of_backend(service, end)
+        self.ends.cluster.node_of_backend(service, end_of(destination)?)
     }
 
     /// The node that a source is on or is.
@@ -31,16 +26,9 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether a client and a backend are on one node, as far as the input says.
+    /// Whether kube-proxy of a client's node takes a backend for one of its own, as far as the input says.
     pub(super) fn is_on_one_node(&self, source: &Unit, service: &Service, destination: &Destination) -> Option<bool> {
-        if is_on_every_node(self.ends.cluster, &destination.unit) {
-            return Some(true);
-        }
-        match (destination.unit.party, self.node_of(service, destination)) {
-            // An address outside the cluster is on no node.
-            (Party::End(End::Address(_) | End::Unread(_)), None) => Some(false),
-            (_, node) => Some(self.node_of_source(source)? == node?),
-        }
+        self.ends.cluster.is_local(service, end_of(destination)?, self.node_of_source(source))
     }
 }
 
@@ -49,7 +37,11 @@ pub(super) fn is_on_each_node(cluster: &Cluster, unit: &Unit) -> bool {
     unit.is_template && unit.party.pod().is_some_and(|pod| cluster.pod(pod).is_on_each_node())
 }
 
-/// Whether an end stands for a pod on each node, and no selector leaves a node out.
-pub(super) fn is_on_every_node(cluster: &Cluster, unit: &Unit) -> bool {
-    unit.is_template && unit.party.pod().is_some_and(|pod| cluster.pod(pod).is_on_every_node())
+/// The place where a Service leads that a destination is.
+pub(super) fn end_of(destination: &Destination) -> Option<BackendEnd> {
+    match destination.unit.party {
+        Party::End(End::Pod(pod)) | Party::Host(pod) => Some(BackendEnd::Pod(pod)),
+        Party::End(End::Address(address) | End::Unread(address)) => Some(BackendEnd::Address(address)),
+        Party::OtherNode(_) => None,
+    }
 }

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::entry::{Entry, NodePort};
-use super::load_balancer::{are_in, source_ranges, unknown_range};
-use super::nodes::{is_on_each_node, is_on_every_node};
+use super::load_balancer::{are_in, source_ranges, tell_parts_apart, unknown_range};
+use super::nodes::{end_of, is_on_each_node};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::backend::Backend;
@@ -52,10 +52,66 @@ impl Walk<'_> {
         self.explanation.warn(Warning::SourceWithoutPods);
     }
 
-    /// Flows to an address of a Service.
-    pub(in crate::verdict::explain) fn by_address(&mut self, sources: &[Unit], service: &Service, address: IpAddr) {
-        let is_external = service.routing.external_addresses.contains(&address);
-        self.through(sources, service, is_external.then_some(Entry::External(address)), Some(Family::of(&address)));
+    /// Flows to an address of Services. A `clusterIP` is one Service's. kube-proxy leads other addresses to
+    /// Services by their ports, and what comes to another port is for the host that has the address.
+    pub(in crate::verdict::explain) fn by_address(&mut self, sources: &[Unit], address: IpAddr) -> Result<(), Unanswerable> {
+        let cluster = self.ends.cluster;
+        let family = Some(Family::of(&address));
+        if let Some(service) = cluster.service_of_cluster_ip(address) {
+            self.through(sources, service, None, family);
+            return Ok(());
+        }
+        let has_asked = |of: &&Service| of.ports.iter().any(|port| self.asks_for(port));
+        let asked: Vec<&Service> = cluster.services_at(address).filter(has_asked).collect();
+        let is_named = matches!(self.port, Some(Port::Name(_)));
+        let is_host = cluster.is_node(address) && cluster.holders(address, None).is_empty();
+        if is_host && !(is_named && !asked.is_empty()) {
+            let to = Target::Address(address);
+            return if self.by_node(sources, &to, &[address]) {
+                Ok(())
+            } else {
+                self.directly(sources, &self.ends.units(&to))
+            };
+        }
+        if asked.is_empty() && !is_named {
+            self.beside_services(sources, address);
+            return Ok(());
+        }
+        // Of a name that none of them has, the first says so.
+        let led = if asked.is_empty() { cluster.services_at(address).take(1).collect() } else { asked };
+        for service in led {
+            self.through(sources, service, Some(Entry::External(address, None)), family);
+        }
+        Ok(())
+    }
+
+    /// Flows to an external address by a port that no Service has with it: kube-proxy has no rule for
+    /// them. What the client's policies deny is denied, and which host has the address is not known.
+    fn beside_services(&mut self, sources: &[Unit], address: IpAddr) {
+        let cluster = self.ends.cluster;
+        let mut destinations = Vec::new();
+        for unit in self.ends.units(&Target::Address(address)) {
+            let traffic = self.ends.traffic(&unit, self.port);
+            destinations.extend(traffic.map(|traffic| Destination::direct(unit, traffic)));
+        }
+        let services: Vec<&Service> = cluster.services_at(address).collect();
+        let names = services.iter().map(|of| format!("{}/{}", of.namespace, of.name)).collect();
+        let fact = [MissingFact::BesideServices(address, names)];
+        self.between(sources, &destinations, Route { port: self.port, missing: &fact, ..Route::default() });
+        self.warn(services.into_iter().map(no_such_port).collect());
+    }
+
+    /// Whether a port of a Service is among those that were asked for.
+    fn asks_for(&self, of: &ServicePort) -> bool {
+        match self.port {
+            None => true,
+            Some(Port::Numbers(protocol, first, last)) => {
+                (*first..=*last).contains(&of.port) && of.protocol == protocol.unwrap_or(Protocol::Tcp)
+            }
+            Some(Port::Name(name)) => of.name.as_ref() == Some(name),
+            // A Service's address answers no ICMP.
+            Some(Port::Icmp) => false,
+        }
     }
 
     /// Flows through a Service to its backends; of one family, where an address was asked for:
@@ -71,15 +127,9 @@ impl Walk<'_> {
         let sources = &Unit::of_family(sources, family);
         let behind = cluster.behind(service).unwrap_or_default();
         self.warn(self.ends.contested(&self.ends.behind(behind.iter().copied())));
-        let is_meant = |of: &&ServicePort| match (entry.and_then(Entry::node_port), self.port) {
-            (Some(entry), _) => (of.protocol, of.port) == (entry.protocol, entry.service_port),
-            (None, None) => true,
-            (None, Some(Port::Numbers(protocol, first, last))) => {
-                (*first..=*last).contains(&of.port) && of.protocol == protocol.unwrap_or(Protocol::Tcp)
-            }
-            (None, Some(Port::Name(name))) => of.name.as_ref() == Some(name),
-            // A Service's address answers no ICMP.
-            (None, Some(Port::Icmp)) => false,
+        let is_meant = |of: &&ServicePort| match entry.and_then(Entry::service_port) {
+            Some(entry) => (of.protocol, of.port) == entry,
+            None => self.asks_for(of),
         };
         let ports: Vec<&ServicePort> = service.ports.iter().filter(is_meant).collect();
         let via = |port: Option<&ServicePort>, backends| Via {
@@ -99,15 +149,11 @@ impl Walk<'_> {
                 Some(Port::Numbers(protocol, first, last)) => {
                     Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last)
                 }
-                _ => Traffic::none(),
+                Some(Port::Icmp) => Traffic::icmp(),
+                Some(Port::Name(_)) | None => Traffic::none(),
             };
             self.broken(sources, service, Some(Code::ServicePortUnknown), &asked, &via(None, behind.len()));
-            let Service { namespace, name, ports, .. } = service;
-            self.explanation.warn(Warning::NoSuchServicePort {
-                namespace: namespace.clone(),
-                name: name.clone(),
-                ports: ports.iter().map(|port| (port.protocol, port.port)).collect(),
-            });
+            self.explanation.warn(no_such_port(service));
             return;
         }
         for port in ports {
@@ -170,38 +216,44 @@ impl Walk<'_> {
         };
         let (outside, inside): (Vec<Unit>, Vec<Unit>) = sources.iter().cloned().partition(|unit| is_outside(&unit));
         let route = Route { via: Some(via), service: &service.addresses, ..Route::default() };
-        let ranges = source_ranges(service);
+        // What came by an address of the balancer was looked at above.
+        let ranges = if entry.is_none() { source_ranges(service) } else { Vec::new() };
+        let outside = if ranges.is_empty() { outside } else { self.cut_by_ranges(&outside, &ranges) };
         let is_refused = |unit: &&Unit| match unit.party {
-            // What came by an address of the balancer was looked at above.
-            _ if ranges.is_empty() || entry.is_some() => false,
+            _ if ranges.is_empty() => false,
             Party::End(End::Address(address)) => !are_in(&ranges, address),
             _ => false,
         };
-        let (refused, outside): (Vec<Unit>, Vec<Unit>) = outside.into_iter().partition(|unit| is_refused(&unit));
+        let (mut refused, mut outside): (Vec<Unit>, Vec<Unit>) =
+            outside.into_iter().partition(|unit| is_refused(&unit));
+        tell_parts_apart(&mut outside, &mut refused);
         if !refused.is_empty() {
             let fact = [unknown_range(&ranges)];
             self.between(&refused, destinations, Route { missing: &fact, ..route });
         }
+        // What comes from outside to an external address of a node is taken by that node, as by a port of it.
+        let node_port = node_port.or_else(|| {
+            let Some(Entry::External(address, _)) = entry.filter(|_| !outside.is_empty()) else { return None };
+            let (protocol, number) = destinations.first()?.service_port.filter(|_| cluster.is_node(address))?;
+            Some(NodePort { address, protocol, number, service_port: number })
+        });
         if !outside.is_empty() {
             match service.exposure {
                 Exposure::AnyNode => self.by_any_node(&outside, destinations, node_port, via),
                 Exposure::OwnNode => {
                     let on_node = |destination: &Destination| match node_port {
-                        Some(_) if is_on_every_node(cluster, &destination.unit) => Some(true),
                         Some(entry) => {
-                            let Some(node) = self.node_of(service, destination) else {
-                                // An address outside the cluster is on no node.
-                                return matches!(destination.unit.party, Party::End(End::Address(_))).then_some(false);
-                            };
-                            Some(cluster.nodes().get(node).is_some_and(|of| of.contains(&entry.address)))
+                            let mut nodes = cluster.nodes().iter();
+                            let node = nodes.find(|(_, of)| of.contains(&entry.address)).map(|(name, _)| name.as_str());
+                            cluster.is_local(service, end_of(destination)?, node)
                         }
                         None => Some(true),
                     };
-                    let destinations = if node_port.is_some() { local } else { destinations };
-                    let on_node: Vec<Option<bool>> = destinations.iter().map(on_node).collect();
+                    let on_node: Vec<Option<bool>> = local.iter().map(on_node).collect();
                     let mut next = on_node.into_iter();
                     let unknown = node_port.map_or(MissingFact::SameNode, |of| MissingFact::BackendNode(of.address));
-                    self.on_one_node(&outside, (service, unknown), destinations, via, |_| next.next().flatten());
+                    let ends = (local, destinations);
+                    self.on_one_node(&outside, (service, unknown), ends, via, false, |_| next.next().flatten());
                 }
                 Exposure::Inside => {
                     let Service { namespace, name, .. } = service;
@@ -219,10 +271,10 @@ impl Walk<'_> {
                             let replaces = exposure == Exposure::AnyNode;
                             self.by_entry_node(sources, destinations, (service, via), Some(port), replaces);
                         }
-                        (Entry::External(_), Exposure::AnyNode) if is_pod => {
+                        (Entry::External(..), Exposure::AnyNode) if is_pod => {
                             self.by_entry_node(sources, destinations, (service, via), None, true);
                         }
-                        (Entry::External(_), _) => self.between(&sources, destinations, route),
+                        (Entry::External(..), _) => self.between(&sources, destinations, route),
                     }
                 }
             }
@@ -232,7 +284,8 @@ impl Walk<'_> {
                     let on_node: Vec<Option<bool>> = local.iter().map(on_node).collect();
                     let mut next = on_node.into_iter();
                     let source = std::slice::from_ref(source);
-                    self.on_one_node(source, (service, MissingFact::SameNode), local, via, |_| next.next().flatten());
+                    let (service, ends) = ((service, MissingFact::SameNode), (local, destinations));
+                    self.on_one_node(source, service, ends, via, true, |_| next.next().flatten());
                 }
             }
             _ if !inside.is_empty() => self.between(&inside, destinations, route),
@@ -298,14 +351,15 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Flows to the backends that are on the node that takes the traffic; a flow to one of
-    /// which that is not known is unknown.
+    /// Flows to the backends that are on the node that takes the traffic, of those that may be; a flow to
+    /// one of which that is not known is unknown.
     fn on_one_node(
         &mut self,
         sources: &[Unit],
         (service, unknown): (&Service, MissingFact),
-        destinations: &[Destination],
+        (destinations, all): (&[Destination], &[Destination]),
         via: &Via,
+        is_internal: bool,
         mut is_there: impl FnMut(&Destination) -> Option<bool>,
     ) {
         let cluster = self.ends.cluster;
@@ -318,12 +372,15 @@ impl Walk<'_> {
             }
         }
         if there.is_empty() && perhaps.is_empty() {
-            let traffic =
-                via.port.zip(destinations[0].service_port).map(|(port, (of, _))| Traffic::ports(of, port, port));
-            let nodes = destinations.iter().filter_map(|of| self.node_of(service, of).map(str::to_owned));
-            let nodes: BTreeSet<String> = nodes.collect();
-            let is_internal = unknown == MissingFact::SameNode;
-            let other = NoBackend::OtherNode { is_internal, nodes: nodes.into_iter().collect() };
+            let service_port = all.first().and_then(|of| of.service_port);
+            let traffic = via.port.zip(service_port).map(|(port, (of, _))| Traffic::ports(of, port, port));
+            let nodes: BTreeSet<&str> =
+                all.iter().filter_map(end_of).flat_map(|end| cluster.local_nodes(service, end)).collect();
+            let other = if nodes.is_empty() && all.iter().any(|of| self.node_of(service, of).is_some()) {
+                NoBackend::NoNodeName { is_internal }
+            } else {
+                NoBackend::OtherNode { is_internal, nodes: nodes.into_iter().map(str::to_owned).collect() }
+            };
             let via = Via { backends: 0, without_backend: Some(other), ..via.clone() };
             self.broken(sources, service, Some(Code::ServiceNoBackends), &traffic.unwrap_or_default(), &via);
             return;
@@ -451,6 +508,15 @@ impl Walk<'_> {
                 ..Flow::undecided(from, to.clone(), traffic.clone(), verdict)
             }
         }));
+    }
+}
+
+fn no_such_port(service: &Service) -> Warning {
+    let Service { namespace, name, ports, .. } = service;
+    Warning::NoSuchServicePort {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        ports: ports.iter().map(|port| (port.protocol, port.port)).collect(),
     }
 }
 

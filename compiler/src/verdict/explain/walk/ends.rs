@@ -113,7 +113,7 @@ impl<'a> Finder<'a> {
     /// The zones of prefixes, and the addresses in them that pods and nodes have.
     fn blocks(self, blocks: &[Cidr]) -> Vec<Unit> {
         let all = self.taken();
-        let zones = Zones::of(self.groups);
+        let zones = Zones::as_written(self.cluster, self.groups);
         let mut units = Vec::new();
         for block in blocks {
             let family = block.family;

@@ -69,8 +69,11 @@ pub fn explain(
         }
         (_, Target::Service(service)) if service.routing.is_headless => walk.by_name(&sources, service)?,
         (_, Target::Service(service)) => walk.through(&sources, service, None, None),
-        (_, Target::ServiceAddress(service, address)) => walk.by_address(&sources, service, *address),
+        (_, Target::ServiceAddress(_, address)) => walk.by_address(&sources, *address)?,
         (_, Target::Node { addresses, .. }) if walk.by_node(&sources, to, addresses) => {}
+        (_, Target::Address(address)) if cluster.services_at(*address).next().is_some() => {
+            walk.by_address(&sources, *address)?;
+        }
         (_, Target::Address(address)) if walk.by_proxied_balancer(&sources, *address) => {}
         (_, Target::Address(address)) if walk.by_loopback(&sources, *address)? => {}
         (_, Target::Address(address)) if walk.by_node(&sources, to, &[*address]) => {}

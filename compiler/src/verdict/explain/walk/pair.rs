@@ -99,7 +99,8 @@ impl Walk<'_> {
             asked.question.traffic = part.clone();
             let decide = |direction| asked.question(direction).decide(cluster, groups, direction);
             flows.push(Flow {
-                missing: if verdict == Verdict::Unknown { route.missing.to_vec() } else { Vec::new() },
+                // What policies deny depends on these facts too, once they admit it.
+                missing: if verdict == Verdict::Allowed { Vec::new() } else { route.missing.to_vec() },
                 port_name: self.ends.port_name(to, &part, route.port),
                 seen_by_source: seen_by_source.clone(),
                 decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
