@@ -327,9 +327,7 @@ impl Live {
         let verdicts = self.flows.verdicts_with(self.timeline().verdicts(), place, made);
         self.timeline().excuse();
         does(&self.lab)?;
-        let mut timeline = self.timeline();
-        timeline.begin(verdicts, what.to_owned());
-        timeline.excuse_no_more();
+        self.timeline().interfered(verdicts, what.to_owned());
         Ok(())
     }
 

@@ -172,10 +172,13 @@ impl Record {
         is_allowed(flow, self.begun) || is_allowed(flow, sent) && back.is_some_and(|back| is_allowed(back, sent))
     }
 
-    /// A message has come on a TCP stream.
-    pub(super) fn streamed(&mut self, flow: usize, sent: Instant) {
+    /// A message has come on a TCP stream that began then.
+    pub(super) fn streamed(&mut self, flow: usize, born: Instant, sent: Instant) {
         match self.judge(flow, sent, Instant::now()) {
             (Sure::Allowed, in_flight) => self.report.streamed.add(in_flight),
+            (Sure::Denied, _) if self.timeline().may_be_known(&self.flows.all, flow, born, sent) => {
+                self.report.undecided += 1;
+            }
             (Sure::Denied, _) => self.violated(flow, sent, "LEAKED: a message on a TCP stream came through"),
             (Sure::Neither, _) => self.report.undecided += 1,
         }

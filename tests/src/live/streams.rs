@@ -160,7 +160,7 @@ impl Streams {
         let Some(stream) = self.live.get_mut(&id) else { return };
         for message in messages {
             stream.received[side] = Instant::now();
-            record.streamed(stream.flow, record.instant(message.sent));
+            record.streamed(stream.flow, stream.born, record.instant(message.sent));
         }
         if let Err(error) = ended {
             self.ended(id, &error.to_string(), record);

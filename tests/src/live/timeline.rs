@@ -36,6 +36,16 @@ pub struct Timeline {
     confirmed: Vec<Vec<(Instant, usize)>>,
     /// Nothing is sure in these times.
     excused: Vec<(Instant, Option<Instant>)>,
+    interferences: Vec<Interference>,
+}
+
+/// Another program has changed a kernel.
+#[derive(Debug)]
+struct Interference {
+    begin: Instant,
+    end: Instant,
+    /// The state that it made.
+    state: usize,
 }
 
 impl Timeline {
@@ -44,7 +54,7 @@ impl Timeline {
     pub fn new(places: usize, verdicts: Verdicts) -> Self {
         let written = Instant::now();
         let states = vec![State { written, what: "the beginning".to_owned(), verdicts }];
-        Self { states, confirmed: vec![vec![(written, 0)]; places], excused: Vec::new() }
+        Self { states, confirmed: vec![vec![(written, 0)]; places], excused: Vec::new(), interferences: Vec::new() }
     }
 
     /// The number of the last state.
@@ -85,6 +95,27 @@ impl Timeline {
         if let Some((_, end)) = self.excused.last_mut() {
             *end = Some(Instant::now());
         }
+    }
+
+    /// What another program did since [`Timeline::excuse`] has made this state, and all is sure again.
+    pub fn interfered(&mut self, verdicts: Verdicts, what: String) {
+        self.begin(verdicts, what);
+        self.excuse_no_more();
+        if let Some((begin, Some(end))) = self.excused.last().copied() {
+            self.interferences.push(Interference { begin, end, state: self.last() });
+        }
+    }
+
+    /// Whether a packet of a connection, sent then, may pass though all states deny its flow: a kernel that let
+    /// a packet of it through while another program changed it knows the connection, until an agent has
+    /// followed a later state.
+    #[must_use]
+    pub fn may_be_known(&self, flows: &[Flow], flow: usize, born: Instant, sent: Instant) -> bool {
+        let is_since = |of: &&Interference| born <= of.end && of.begin <= sent;
+        self.interferences.iter().filter(is_since).any(|of| {
+            let mut nodes = flows[flow].judges.into_iter().flatten();
+            nodes.any(|node| self.window(node, sent, sent).0 <= of.state)
+        })
     }
 
     /// The first and the last state that a node may have been in.
@@ -201,6 +232,24 @@ mod tests {
         timeline.begin(verdicts(true, false), String::new());
         let now = Instant::now();
         assert_eq!(timeline.judge(&flows, 0, now, now), (Sure::Neither, true));
+    }
+
+    #[test]
+    fn a_connection_may_be_known_from_an_interference_until_a_later_state_is_confirmed() {
+        let mut timeline = Timeline::new(1, verdicts(true, false));
+        let flows = [flow([None, Some(0)])];
+        let before = Instant::now();
+        timeline.excuse();
+        timeline.interfered(verdicts(true, false), String::new());
+        let may_be_known = |timeline: &Timeline, born, sent| timeline.may_be_known(&flows, 0, born, sent);
+        assert!(may_be_known(&timeline, before, Instant::now()));
+        assert!(!may_be_known(&timeline, before, before), "it was sent before");
+        assert!(!may_be_known(&timeline, Instant::now(), Instant::now()), "it began behind it");
+        timeline.begin(verdicts(true, false), String::new());
+        timeline.confirm(0, 1);
+        assert!(may_be_known(&timeline, before, Instant::now()), "an agent that follows nothing new cuts nothing");
+        timeline.confirm(0, 2);
+        assert!(!may_be_known(&timeline, before, Instant::now()));
     }
 
     #[test]

@@ -131,6 +131,8 @@ pub(super) struct BesideJson {
     got: String,
     /// How many endpoints items admit, where separate items mean OR.
     endpoints: Option<SeparateItemsJson>,
+    /// The very thing to look at.
+    marks: Vec<MarkJson>,
 }
 
 /// How many endpoints an item with a namespaceSelector and one with a podSelector admit, each
@@ -367,7 +369,10 @@ pub(super) fn beside(context: &Context<'_>, of: &Beside) -> BesideJson {
         _ => context.places.path(id, "", &of.mark()),
     };
     let location = location(context, id, &path);
-    BesideJson { code: code.as_str(), policy: policy(context, id), path, location, want, got, endpoints }
+    let mark =
+        MarkJson { path: path.clone(), range: range(context, id, &path), want: want.clone(), got: got.clone() };
+    let marks = vec![mark];
+    BesideJson { code: code.as_str(), policy: policy(context, id), path, location, want, got, endpoints, marks }
 }
 
 pub(super) fn policy(context: &Context<'_>, id: PolicyId) -> PolicyJson {
@@ -391,15 +396,20 @@ pub(super) fn location(context: &Context<'_>, id: PolicyId, path: &str) -> Optio
     context.places.locate(id, path).as_ref().map(Place::from)
 }
 
-fn mark(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct, mark: &Mark, other: &EndName) -> MarkJson {
-    let path = context.places.path(of.policy, &of.path, mark);
-    let range = context.places.locate(of.policy, &path).map(|place| RangeJson {
+/// Where a field of a policy stands, from its first character to its last.
+fn range(context: &Context<'_>, id: PolicyId, path: &str) -> Option<RangeJson> {
+    context.places.locate(id, path).map(|place| RangeJson {
         file: place.file.to_string(),
         line: place.line(),
         column: place.column(),
         end_line: place.span.end.line,
         end_column: place.span.end.column,
-    });
+    })
+}
+
+fn mark(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct, mark: &Mark, other: &EndName) -> MarkJson {
+    let path = context.places.path(of.policy, &of.path, mark);
+    let range = range(context, of.policy, &path);
     let (want, got) = match &mark.requirement {
         Some(_) => conjunct.said_of(mark),
         None => (conjunct.want.clone(), denied::got(conjunct, other).into_owned()),

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{Beside, Code};
 
 use super::Context;
@@ -10,10 +11,20 @@ use super::headline::{NamedEnd, headline};
 use crate::command::output::BAD;
 use crate::command::words::policy_name;
 
-/// A policy that looks as if it decided: in one line, and where.
-pub(super) fn near(context: &Context<'_>, beside: &Beside, out: &mut impl Write) -> io::Result<()> {
+/// A policy that looks as if it decided: in one line, where, and for which directions, if that is asked for.
+pub(super) fn near(
+    context: &Context<'_>,
+    beside: &Beside,
+    directions: &[Direction],
+    out: &mut impl Write,
+) -> io::Result<()> {
     writeln!(out, "near[{}]: {}", beside.code.as_str(), sentence(context, beside))?;
-    writeln!(out, "{}", arrow(context, beside.policy, &context.places.path(beside.policy, "", &beside.mark())))
+    writeln!(out, "{}", arrow(context, beside.policy, &context.places.path(beside.policy, "", &beside.mark())))?;
+    if directions.is_empty() {
+        return Ok(());
+    }
+    let directions: Vec<&str> = directions.iter().map(|direction| direction.section()).collect();
+    writeln!(out, "   = note: about {}: it may not do what its author meant", directions.join(" and "))
 }
 
 /// A denial by a policy that does not apply as it looks.

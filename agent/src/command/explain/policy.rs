@@ -290,7 +290,7 @@ impl About {
         }
         for Near { workload, beside, .. } in &self.near {
             writeln!(out, "\nit may mean {workload}")?;
-            beside::near(context, beside, out)?;
+            beside::near(context, beside, &[], out)?;
         }
         // Standard error has what was passed over already.
         context.input.warnings.iter().try_for_each(|text| writeln!(out, "\nwarning: {text}"))?;

@@ -100,7 +100,7 @@ impl About<'_> {
         }
         for (_, near) in self.near {
             writeln!(out)?;
-            beside::near(self.context, near, out)?;
+            beside::near(self.context, near, &[], out)?;
         }
         for text in self.unknowns() {
             writeln!(out, "\nunknown: {text}")?;

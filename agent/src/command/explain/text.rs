@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::TargetPort;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Code, Decision, Flow, FlowExplanation, Pairs, Reason, Verdict, Via, Way};
+use npc_compiler::verdict::explain::{Beside, Code, Decision, Flow, FlowExplanation, Pairs, Reason, Verdict, Via, Way};
 
 use super::headline::{NamedEnd, headline};
 use super::traffic::traffic;
@@ -54,6 +54,7 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "\nand {left_out} more; -o json has them all")?;
         }
     }
+    fixes.write_commands(out)?;
     for text in warning::unknowns(&explanation.missing()) {
         writeln!(out, "\nunknown: {text}")?;
     }
@@ -282,12 +283,20 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &m
         fix::help(context.input, fix, &here, is_last, out)?;
     }
     allowed::write(context, flow, out)?;
+    // What both directions have alike is said once.
+    let mut near: Vec<(&Beside, Vec<Direction>)> = Vec::new();
     for decision in flow.decisions.iter().flatten() {
         let cause = if let Reason::Denied(code) = decision.reason { Some(code) } else { None };
         for beside in decision.beside.iter().filter(|beside| Some(beside.code) != cause) {
-            writeln!(out)?;
-            beside::near(context, beside, out)?;
+            match near.iter_mut().find(|(said, _)| *said == beside) {
+                Some((_, directions)) => directions.push(decision.direction),
+                None => near.push((beside, vec![decision.direction])),
+            }
         }
+    }
+    for (beside, directions) in near {
+        writeln!(out)?;
+        beside::near(context, beside, &directions, out)?;
     }
     Ok(())
 }
