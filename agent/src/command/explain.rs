@@ -189,15 +189,15 @@ fn unread(errors: impl Iterator<Item = anyhow::Error>) -> anyhow::Result<Vec<Str
 /// Why there is nothing to say of an endpoint alone.
 fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>) -> Stop {
     match (error, &from.target) {
-        (Unanswerable::NoEndpoint, Target::Service(service)) if service.routing.external_name.is_some() => {
-            let external = service.routing.external_name.as_deref().unwrap_or_default();
-            let message = format!(
-                "{} is of type ExternalName and leads to the DNS name {external}, whose addresses no object says. Policies \
-                 judge these addresses; ask about one: npc explain SRC ADDRESS",
-                from.name
-            );
-            Stop::new(Exit::Unknown, message)
-        }
+        (Unanswerable::NoEndpoint, Target::Service(service)) if service.routing.external_name.is_some() => Stop::new(
+            Exit::Input,
+            format!(
+                "{} leads to the DNS name {} (type ExternalName) and to no pod, so no policy is about it; ask about flows \
+                 to the addresses of that name: npc explain SRC ADDRESS",
+                from.name,
+                service.routing.external_name.as_deref().unwrap_or_default()
+            ),
+        ),
         (Unanswerable::NoEndpoint, Target::Service(service)) if service.selector.is_none() => {
             // That it leads to no pod is an answer.
             let exit = if cluster.behind(service).is_some() { Exit::Fine } else { Exit::Unknown };

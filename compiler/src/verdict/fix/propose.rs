@@ -194,7 +194,7 @@ impl Proposer<'_> {
         endpoints.any(|(_, pod)| policy.subject.matches(&pod.labels) && !meant.contains(&pod.identity()))
     }
 
-    fn rule(&self, items: &[Value]) -> Value {
+    pub(super) fn rule(&self, items: &[Value]) -> Value {
         match self.ports.as_slice() {
             [] => json!({ self.field: items }),
             ports => json!({ self.field: items, "ports": ports }),

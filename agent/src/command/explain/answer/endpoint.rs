@@ -129,7 +129,7 @@ impl About<'_> {
         }
         for (_, policy) in &self.explanation.misleading {
             writeln!(out)?;
-            misleading::near(self.context, policy, out)?;
+            misleading::near(self.context, policy, &[], out)?;
         }
         for text in self.unknowns() {
             writeln!(out, "\nunknown: {text}")?;

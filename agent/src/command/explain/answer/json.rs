@@ -135,6 +135,8 @@ pub(in crate::command::explain) struct MisleadingJson {
     got: String,
     /// How many endpoints items admit, where separate items mean OR.
     endpoints: Option<SeparateItemsJson>,
+    /// The very thing to look at.
+    marks: Vec<MarkJson>,
 }
 
 /// How many endpoints an item with a namespaceSelector and one with a podSelector admit, each
@@ -377,6 +379,8 @@ pub(in crate::command::explain) fn misleading(context: &Context<'_>, of: &Mislea
     };
     let location = location(context, of.policy, &path);
     let [want, got] = want_and_got(&context.input.cluster, of);
+    let range = range(context, of.policy, &path);
+    let marks = vec![MarkJson { path: path.clone(), range, want: want.clone(), got: got.clone() }];
     MisleadingJson {
         code: of.code().as_str(),
         policy: policy(context, of.policy),
@@ -385,6 +389,7 @@ pub(in crate::command::explain) fn misleading(context: &Context<'_>, of: &Mislea
         want,
         got,
         endpoints,
+        marks,
     }
 }
 
@@ -409,15 +414,20 @@ pub(in crate::command::explain) fn location(context: &Context<'_>, id: PolicyId,
     context.places.locate(id, path).as_ref().map(Place::from)
 }
 
-fn mark(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct, mark: &Mark, other: &EndName) -> MarkJson {
-    let path = context.places.path(of.policy, &of.path, mark);
-    let range = context.places.locate(of.policy, &path).map(|place| RangeJson {
+/// Where a field of a policy stands, from its first character to its last.
+fn range(context: &Context<'_>, id: PolicyId, path: &str) -> Option<RangeJson> {
+    context.places.locate(id, path).map(|place| RangeJson {
         file: place.file.to_string(),
         line: place.line(),
         column: place.column(),
         end_line: place.span.end.line,
         end_column: place.span.end.column,
-    });
+    })
+}
+
+fn mark(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct, mark: &Mark, other: &EndName) -> MarkJson {
+    let path = context.places.path(of.policy, &of.path, mark);
+    let range = range(context, of.policy, &path);
     let (want, got) = match &mark.requirement {
         Some(_) => conjunct.said_of(mark),
         None => (conjunct.want.clone(), denied::got(conjunct, other).into_owned()),

@@ -267,7 +267,7 @@ impl About {
         }
         for Near { workload, policy, .. } in &self.near {
             writeln!(out, "\nit may mean {workload}")?;
-            misleading::near(context, policy, out)?;
+            misleading::near(context, policy, &[], out)?;
         }
         // Standard error has what was passed over already.
         context.input.warnings.iter().try_for_each(|text| writeln!(out, "\nwarning: {text}"))?;

@@ -8,7 +8,9 @@ use std::io::{self, Write};
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::TargetPort;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Code, Decision, Flow, FlowExplanation, Pairs, Reason, Verdict, Via, Way};
+use npc_compiler::verdict::explain::{
+    Code, Decision, Flow, FlowExplanation, MisleadingPolicy, Pairs, Reason, Verdict, Via, Way,
+};
 
 use crate::command::explain::reasons::headline::{NamedEnd, headline};
 use crate::command::explain::reasons::{allowed, denied, dns, misleading};
@@ -56,6 +58,7 @@ pub(in crate::command::explain) fn write(said: &Said<'_>, out: &mut impl Write) 
             writeln!(out, "\nand {left_out} more; -o json has them all")?;
         }
     }
+    fixes.write_commands(out)?;
     for text in warnings::unknowns(&explanation.missing()) {
         writeln!(out, "\nunknown: {text}")?;
     }
@@ -284,12 +287,20 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &m
         fix::help(context.input, fix, &here, is_last, out)?;
     }
     allowed::write(context, flow, out)?;
+    // What both directions have alike is said once.
+    let mut near: Vec<(&MisleadingPolicy, Vec<Direction>)> = Vec::new();
     for decision in flow.decisions.iter().flatten() {
         let cause = if let Reason::Denied(code) = decision.reason { Some(code) } else { None };
         for policy in decision.misleading.iter().filter(|of| Some(of.code()) != cause) {
-            writeln!(out)?;
-            misleading::near(context, policy, out)?;
+            match near.iter_mut().find(|(said, _)| *said == policy) {
+                Some((_, directions)) => directions.push(decision.direction),
+                None => near.push((policy, vec![decision.direction])),
+            }
         }
+    }
+    for (policy, directions) in near {
+        writeln!(out)?;
+        misleading::near(context, policy, &directions, out)?;
     }
     Ok(())
 }

@@ -12,6 +12,9 @@ use crate::command::output::{BAD, FAINT, printable};
 /// A longer line is cut around its marks. JSON is often one line.
 const LINE_MAX: usize = 160;
 
+/// What is said of a mark that would reach beyond this column stands below it.
+const TEXT_MAX: usize = 120;
+
 /// So much of a long line is shown before a mark.
 const BEFORE: usize = 40;
 
@@ -93,13 +96,14 @@ impl Excerpt<'_> {
                     let (before, length) = line.underline(shown, &line.range(mark, at));
                     let (sign, style) = if mark.is_miss { ("^", BAD) } else { ("-", FAINT) };
                     let underline = sign.repeat(length);
-                    writeln!(
-                        out,
-                        "{:width$} {FAINT}|{FAINT:#} {:before$}{style}{}{style:#}",
-                        "",
-                        "",
-                        format!("{underline} {text}").trim_end()
-                    )?;
+                    let is_beside = text.is_empty() || before + length + 1 + text.width() <= TEXT_MAX;
+                    let beside = if is_beside { format!("{underline} {text}") } else { underline };
+                    let beside = beside.trim_end();
+                    writeln!(out, "{:width$} {FAINT}|{FAINT:#} {:before$}{style}{beside}{style:#}", "", "")?;
+                    if !is_beside {
+                        let before = before.min(TEXT_MAX.saturating_sub(text.width()));
+                        writeln!(out, "{:width$} {FAINT}|{FAINT:#} {:before$}{style}{text}{style:#}", "", "")?;
+                    }
                 }
                 Ok(())
             };

@@ -99,6 +99,14 @@ impl<'a> Places<'a> {
         found
     }
 
+    /// The place of a text in a list of texts of a policy.
+    pub(super) fn position(&self, id: PolicyId, list: &str, text: &str) -> Option<usize> {
+        let value = self.value(id)?;
+        let (found, read) = walk(&value, list);
+        let items = found.as_array().filter(|_| read == list.len())?;
+        items.iter().position(|item| item.as_str() == Some(text))
+    }
+
     fn policy(&self, id: PolicyId) -> Option<&'a NetworkPolicy> {
         let index = || {
             // If several have one name, the last counts.

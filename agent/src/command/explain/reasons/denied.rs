@@ -34,9 +34,14 @@ pub(in crate::command::explain) fn write(
     let nearest = decision.candidates.first();
     let is_about = nearest.is_some_and(Candidate::is_about);
     let other = NamedEnd::of(flow, decision.direction);
+    let mut rest = None;
     let headline = match nearest {
         Some(_) if is_dns => "no rule is about DNS (port 53)".into(),
-        Some(nearest) if is_about => headline_of(nearest, &other).into(),
+        Some(nearest) if is_about => {
+            let (first, more) = headline_of(nearest, &other);
+            rest = more;
+            first.into()
+        }
         _ => headline(code, &other),
     };
     writeln!(out, "{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
@@ -44,6 +49,9 @@ pub(in crate::command::explain) fn write(
         None => isolating(context, decision, out)?,
         Some(nearest) if is_about && !is_dns => miss(context, flow, decision, nearest, out)?,
         Some(nearest) => far(context, flow, decision, nearest, is_dns, out)?,
+    }
+    if let Some(rest) = rest {
+        writeln!(out, "   = note: and {rest}")?;
     }
     Ok(())
 }
@@ -56,11 +64,14 @@ pub(in crate::command::explain) fn arrow(context: &Context<'_>, id: PolicyId, pa
 }
 
 /// The policies that isolate the end, where none has a rule that could be meant, each with what of it
-/// isolates: an empty list of rules, else policyTypes, else the podSelector.
+/// isolates: an empty list of rules, else the direction in policyTypes, else the podSelector.
 fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -> io::Result<()> {
     let section = decision.direction.section();
     for id in decision.isolated_by.iter().take(LISTED) {
-        let fields = [format!("spec.{section}"), "spec.policyTypes".to_owned(), "spec.podSelector".to_owned()];
+        let types = "spec.policyTypes";
+        let of_direction = context.places.position(*id, types, decision.direction.as_str());
+        let types = of_direction.map_or_else(|| types.to_owned(), |place| format!("{types}[{place}]"));
+        let fields = [format!("spec.{section}"), types, "spec.podSelector".to_owned()];
         let is_written = |path: &&String| context.places.find(*id, path).is_some_and(|(_, place)| place.exact);
         let Some(path) = fields.iter().find(is_written) else {
             writeln!(out, "{}", arrow(context, *id, ""))?;
@@ -74,7 +85,7 @@ fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -
         };
         writeln!(out, "{}", arrow(context, *id, path))?;
         let text = match path.rsplit('.').next() {
-            Some("policyTypes") => format!("isolates its pods for {section}, and no rule admits anything"),
+            Some(types) if types.starts_with("policyTypes") => format!("isolates its pods for {section}, and no rule admits anything"),
             Some("podSelector") => format!("isolates these pods for {section}, and no rule admits anything"),
             _ if context.input.cluster.policy(*id).rules(decision.direction).is_empty() => "allows nothing".to_owned(),
             _ => "no rule here admits anything".to_owned(),
@@ -102,6 +113,7 @@ fn far(
     for id in &decision.isolated_by {
         for rule in cluster.policy(*id).rules(decision.direction) {
             let text = rule_text::rule(rule, decision.direction);
+            let text = text.strip_prefix("* ").map_or(text.clone(), |peers| format!("all ports {peers}"));
             if !rules.contains(&text) {
                 rules.push(text);
             }

@@ -11,6 +11,9 @@ use crate::command::explain::words::shown;
 /// A longer name of an end is left out.
 const LONGEST: usize = 80;
 
+/// A longer headline is cut between the parts that fail.
+const LINE: usize = 150;
+
 /// The end that the rules of a direction are asked about, as a headline calls it.
 pub(in crate::command::explain) struct NamedEnd {
     direction: Direction,
@@ -32,13 +35,14 @@ impl NamedEnd {
     }
 }
 
-/// What the parts by which a rule misses say in a few words. It is said more exactly where the
-/// namespace is all that fails, and where addresses cannot be those of pods.
-pub(in crate::command::explain) fn headline_of(nearest: &Candidate, other: &NamedEnd) -> String {
+/// What the parts by which a rule misses say in a few words, and what is left of that where it is too much for
+/// one line. It is said more exactly where the namespace is all that fails, and where addresses cannot be
+/// those of pods.
+pub(in crate::command::explain) fn headline_of(nearest: &Candidate, other: &NamedEnd) -> (String, Option<String>) {
     if let [of] = nearest.conjuncts.as_slice()
         && of.code == Code::PeerOtherNamespace
     {
-        return "the rule's labels match, its namespace does not".to_owned();
+        return ("the rule's labels match, its namespace does not".to_owned(), None);
     }
     let mut said: Vec<Cow<'static, str>> = Vec::new();
     for part in nearest.conjuncts.iter().map(|of| of_part(of, other)) {
@@ -46,7 +50,11 @@ pub(in crate::command::explain) fn headline_of(nearest: &Candidate, other: &Name
             said.push(part);
         }
     }
-    said.join("; and ")
+    let all = said.join("; and ");
+    match said.split_first() {
+        Some((first, rest)) if all.len() > LINE && !rest.is_empty() => (first.to_string(), Some(rest.join("; and "))),
+        _ => (all, None),
+    }
 }
 
 fn of_part(of: &Conjunct, other: &NamedEnd) -> Cow<'static, str> {

@@ -16,14 +16,20 @@ use crate::command::explain::words::workload;
 use crate::command::output::BAD;
 use crate::command::words::policy_name;
 
-/// A policy that looks as if it decided: in one line, and where.
+/// A policy that looks as if it decided: in one line, where, and for which directions, if that is asked for.
 pub(in crate::command::explain) fn near(
     context: &Context<'_>,
     policy: &MisleadingPolicy,
+    directions: &[Direction],
     out: &mut impl Write,
 ) -> io::Result<()> {
     writeln!(out, "near[{}]: {}", policy.code().as_str(), sentence(context, policy))?;
-    writeln!(out, "{}", arrow(context, policy.policy, &path(context, policy)))
+    writeln!(out, "{}", arrow(context, policy.policy, &path(context, policy)))?;
+    if directions.is_empty() {
+        return Ok(());
+    }
+    let directions: Vec<&str> = directions.iter().map(|direction| direction.section()).collect();
+    writeln!(out, "   = note: about {}: it may not do what its author meant", directions.join(" and "))
 }
 
 /// A denial by a policy that does not apply as it looks.

@@ -1,14 +1,20 @@
 //! Facts about the other end of a denied flow.
 
+use std::net::IpAddr;
+
 use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::cluster::PodId;
-use npc_compiler::object::{HostPort, Pod, Service, ServicePort, Workload, controller_labels};
+use npc_compiler::object::{Family, HostPort, Pod, Service, ServicePort, Workload, controller_labels};
 use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer};
-use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Flow, Of, Part, Party};
+use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Flow, Of, Part, Party, Way};
 use npc_compiler::verdict::flow::End;
 
 use super::port_name;
 use crate::command::explain::Context;
+use crate::command::words::shorten;
+
+/// So many nodes are named.
+const NODES: usize = 4;
 
 /// What there is to know about a rule that misses by little.
 pub(in crate::command::explain) fn notes(
@@ -39,9 +45,11 @@ fn of_other_end(context: &Context<'_>, flow: &Flow, direction: Direction, candid
     match (party, direction) {
         (Party::Host(pod), _) => return Some(of_host(context, flow, role, pod)),
         (Party::OtherNode(address), Direction::Ingress) if flow.from.host_network => {
-            return Some(of_node(role, address));
+            return Some(of_nodes(context, flow, role, address));
         }
-        (Party::OtherNode(address), Direction::Egress) if flow.to.host_network => return Some(of_node(role, address)),
+        (Party::OtherNode(address), Direction::Egress) if flow.to.host_network => {
+            return Some(of_nodes(context, flow, role, address));
+        }
         _ => {}
     }
     let Party::End(End::Pod(pod)) = party else { return None };
@@ -166,10 +174,23 @@ fn of_host(context: &Context<'_>, flow: &Flow, role: &str, pod: PodId) -> String
     format!("the {role} is a hostNetwork pod: policies see the address{address} of {node}, and no labels")
 }
 
-/// The same of one on another node.
-fn of_node(role: &str, address: Option<std::net::IpAddr>) -> String {
-    let address = address.map_or_else(String::new, |address| format!(" {address}"));
-    format!("the {role} is a hostNetwork pod: policies see the address{address} of its node, and no labels")
+/// The same of one that is on each of several nodes: those that the flow stands for.
+fn of_nodes(context: &Context<'_>, flow: &Flow, role: &str, first: Option<IpAddr>) -> String {
+    let names = match &flow.way {
+        Some(Way::DifferentNodes(names)) => Some(names),
+        _ => None,
+    };
+    let of_family = |address: &&IpAddr| first.is_none_or(|first| Family::of(&first) == Family::of(*address));
+    let all = context.input.cluster.nodes().iter();
+    let meant = all.filter(|(name, _)| names.is_some_and(|names| names.is_empty() || names.contains(*name)));
+    let addresses = meant.filter_map(|(_, addresses)| addresses.iter().find(of_family).map(ToString::to_string));
+    let addresses: Vec<String> = addresses.collect();
+    let address = match (addresses.as_slice(), first) {
+        ([], Some(first)) => format!("the address {first} of its node"),
+        ([], None) => "the address of its node".to_owned(),
+        (addresses, _) => format!("the address of its node ({})", shorten(addresses, NODES, ", ")),
+    };
+    format!("the {role} is a hostNetwork pod: policies see {address}, and no labels")
 }
 
 /// Where the label that a pod lacks stands on its workload, in place of its template.

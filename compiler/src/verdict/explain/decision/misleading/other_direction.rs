@@ -7,22 +7,30 @@
 
 use super::not_applying::{Search, Without};
 use super::{Discrepancy, MisleadingPolicy, OtherDirection};
-use crate::algebra::cidr;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::{Cluster, PolicyId};
-use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports};
+use crate::policy::{Direction, Peer, Peers, Policy, PolicyRule, Ports};
 use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
+use crate::verdict::explain::question::would_admit::declared;
 use crate::verdict::flow::End;
 
 impl Question {
     /// Whether the question is about one port, which the destination declares and the source does
-    /// not. A rule that names it between these ends is about this direction.
+    /// not. A rule that names it between these ends is about this direction. An address declares
+    /// nothing: if one is the source, the destination has to declare the port, and if one is the
+    /// destination, the source has to declare other ports only.
     pub(in crate::verdict) fn is_about_port_of_destination(&self, cluster: &Cluster) -> bool {
-        let (Party::End(End::Pod(from)), Party::End(End::Pod(to))) = (self.from, self.to) else { return false };
         let Some((protocol, port, last)) = self.traffic.single() else { return false };
         let has = |pod| cluster.pod(pod).declared_ports(protocol).any(|declared| declared == port);
-        port == last && has(to) && !has(from)
+        let declares_some = |pod| !declared(cluster.pod(pod)).is_none();
+        port == last
+            && match (self.from, self.to) {
+                (Party::End(End::Pod(from)), Party::End(End::Pod(to))) => has(to) && !has(from),
+                (Party::End(End::Pod(from)), Party::End(End::Address(_))) => declares_some(from) && !has(from),
+                (Party::End(End::Address(_)), Party::End(End::Pod(to))) => has(to),
+                _ => false,
+            }
     }
 }
 
@@ -83,14 +91,7 @@ impl Search<'_> {
     /// Whether a peer of a rule selects the other end, and not every other end too.
     fn names(&self, rule: &PolicyRule) -> bool {
         let Peers::AnyOf(peers) = &rule.peers else { return false };
-        let is_narrow = |peer: &&Peer| match peer {
-            Peer::Pods(PodPeer { namespaces, pods }) => {
-                !pods.is_empty() || matches!(namespaces, Namespaces::Selected(of) if !of.is_empty())
-            }
-            Peer::Block(block) => !cidr::is_everything(block.cidr.family, &block.cidr.addresses()),
-            Peer::Nothing => false,
-        };
-        self.selects(&Peers::AnyOf(peers.iter().filter(is_narrow).cloned().collect()))
+        self.selects(&Peers::AnyOf(peers.iter().filter(|peer| peer.is_narrow()).cloned().collect()))
     }
 
     /// Whether a rule has ports, and they admit what was asked as those of a rule of this direction

@@ -277,7 +277,12 @@ impl RuleMatcher<'_> {
             Some((conjuncts, path))
         });
         let judged: Vec<(Vec<Conjunct>, String)> = judged.collect();
-        let rank = |(conjuncts, _): &(Vec<Conjunct>, String)| (conjuncts.len(), slip_rank(conjuncts));
+        // A name that the destination gives to another protocol is nearer than a port that is right as it is for
+        // the protocol that it names.
+        let is_meant_name = |of: &Conjunct| of.code == Code::PortNamedOtherProtocol;
+        let rank = |(conjuncts, _): &(Vec<Conjunct>, String)| {
+            (conjuncts.len(), slip_rank(conjuncts), !conjuncts.iter().any(is_meant_name))
+        };
         let fewest = judged.iter().map(rank).min()?;
         let equal = judged.iter().filter(|of| rank(of) == fewest).count();
         let (nearest, path) = judged.into_iter().find(|of| rank(of) == fewest)?;
@@ -355,14 +360,23 @@ impl RuleMatcher<'_> {
                 add("protocol", Part::Protocol, protocol.to_string(), "ICMP".to_owned(), Code::PortProtocol);
             }
             None if !self.denied.difference(&Traffic::ports(protocol, first, last)).is_none() => {
-                add(
-                    "port",
-                    Part::Number,
-                    format!("{protocol} {want}"),
-                    "other traffic too".to_owned(),
-                    Code::PortNumber,
-                );
-                let admits_a_part = self.may_be_meant(protocol, first, last);
+                let of_one = one_protocol(self.denied);
+                match &of_one {
+                    Some((asked, ranges)) => {
+                        let field = if first < last { "endPort" } else { "port" };
+                        add(field, Part::Number, want, ranges.clone(), Code::PortRange);
+                        if *asked != protocol {
+                            let want = protocol.to_string();
+                            add("protocol", Part::Protocol, want, asked.to_string(), Code::PortProtocol);
+                        }
+                    }
+                    None => {
+                        let got = "every other port and protocol".to_owned();
+                        add("port", Part::Number, format!("{protocol} {want}"), got, Code::PortNumber);
+                    }
+                }
+                let is_other_protocol = of_one.is_some_and(|(asked, _)| asked != protocol);
+                let admits_a_part = !is_other_protocol && self.may_be_meant(protocol, first, last);
                 for of in &mut conjuncts {
                     of.admits_a_part = admits_a_part;
                 }
@@ -402,6 +416,22 @@ impl RuleMatcher<'_> {
             }
         }
     }
+}
+
+/// The protocol and the ranges of its ports, of traffic that is of one protocol alone.
+fn one_protocol(traffic: &Traffic) -> Option<(Protocol, String)> {
+    /// So many ranges are written out.
+    const LISTED: usize = 4;
+    let mut all = Protocol::ALL.into_iter().filter(|protocol| !traffic.of(*protocol).is_empty());
+    let (Some(protocol), None, false) = (all.next(), all.next(), traffic.other) else { return None };
+    let range = |(first, last): (u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    let mut ranges: Vec<String> = traffic.port_ranges(protocol).map(range).collect();
+    let more = ranges.len().saturating_sub(LISTED);
+    if more > 0 {
+        ranges.truncate(LISTED);
+        ranges.push(format!("+{more} more"));
+    }
+    Some((protocol, ranges.join(",")))
 }
 
 /// How far what fails is from a slip of its author, the nearest first: an item that means the same in
