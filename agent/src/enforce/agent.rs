@@ -148,6 +148,7 @@ impl<K: Kernel> Agent<K> {
     /// Takes an event in. Answers whether the agent goes on.
     fn take(&mut self, event: Event) -> bool {
         let now = Instant::now();
+        let is_waited_for = matches!(event, Event::Waiters(_));
         match event {
             Event::Changes(mut changes) => {
                 if let Some(locations) = changes.positions.take() {
@@ -180,7 +181,11 @@ impl<K: Kernel> Agent<K> {
             Event::Shutdown => return false,
         }
         if self.view.is_complete() || self.once && self.view.node_name() == NodeName::Missing {
-            self.schedule.changed(now);
+            if is_waited_for {
+                self.schedule.waited_for(now);
+            } else {
+                self.schedule.changed(now);
+            }
         }
         true
     }
