@@ -278,6 +278,28 @@ fn states_that_agree_on_an_address_judge_its_packets_alike() {
     assert!(agreed.get() > 0 && others.get() > 0, "{} agreed, {} did not", agreed.get(), others.get());
 }
 
+/// The kernel refuses the rules of many plans, which leave the sets that their rules were to ask. The one whose
+/// rules it takes shows old and new only all the same.
+#[test]
+fn a_plan_after_many_of_which_the_rules_were_refused_shows_old_and_new_only() {
+    let mut runner = random::runner(16, cases(60));
+    let full = Cell::new(0);
+    runner
+        .run(&(transition(), random::objects().prop_map(gathered)), |((old, new), other)| {
+            let (mut held, wanted, next) = (ruleset(&old), ruleset(&new), ruleset(&other));
+            for round in 0..9 {
+                let plan = Plan::between(&held, if round % 2 == 0 { &next } else { &wanted });
+                let rules = plan.steps.iter().position(|step| matches!(step, Step::Chains(..)));
+                held = cut_short(&held, &plan, rules.unwrap_or(0));
+            }
+            let left = |state: &KernelState| state.v4.sets.keys().filter(|name| name.as_str().contains("-z-")).count();
+            full.set(full.get() + usize::from(left(&held) > 0));
+            watch(&held, &wanted, |family| packets(&old, &new, family))
+        })
+        .unwrap();
+    assert!(full.get() > 0, "in none were all names taken");
+}
+
 /// A peer comes that the kernel refuses to take in, and another goes. Pods that ask neither go on.
 #[test]
 fn a_peer_leaves_its_sets_though_the_kernel_refuses_another() {
