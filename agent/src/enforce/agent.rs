@@ -71,7 +71,7 @@ pub async fn run<K: Kernel>(
                 agent.absorb().await?;
                 agent.check().await?;
             }
-            () = time::sleep_until(agent.schedule.next()) => match agent.schedule.take_due(Instant::now()) {
+            () = until_due(agent.schedule.next()) => match agent.schedule.take_due(Instant::now()) {
                 Some(Task::Pass) => {
                     agent.pass().await?;
                     agent.check().await?;
@@ -93,6 +93,14 @@ pub async fn run<K: Kernel>(
             () = until(agent.denied.next_end()) => agent.log_repeated_denials(Some(Instant::now())),
             () = until(agent.watchdog.due()) => {}
         }
+    }
+}
+
+/// Waits until then, not at all if that is past: a timer takes a millisecond or two all the same, and a pod
+/// that starts would wait for it.
+async fn until_due(moment: Instant) {
+    if moment > Instant::now() {
+        time::sleep_until(moment).await;
     }
 }
 
