@@ -203,7 +203,10 @@ impl Linux {
             return Ok(());
         }
         let writes: Vec<&SetWrite> = writes.iter().map(AsRef::as_ref).collect();
-        let written = write_sets(&mut self.ipset, &writes);
+        let mut written = write_sets(&mut self.ipset, &writes);
+        if let Err(ipset::Error::Refused { set: Some(set), .. }) = &mut written {
+            self.aliases.as_ours(set);
+        }
         self.set_writes.push(ipset::TimedWrite { took: begun.elapsed(), done: written.is_ok() });
         self.auditor.left_sets.extend(written?);
         debug!(%family, writes = writes.len(), took = ?rounded(begun.elapsed()), "wrote sets");
@@ -466,7 +469,7 @@ impl Kernel for Linux {
 /// Writes to sets; one that another program's rule uses cannot be destroyed, and
 /// must not hold up the rest. Empty, it is as good as one that is created later.
 /// Answers those.
-fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<Vec<SetName>, Error> {
+fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<Vec<SetName>, ipset::Error> {
     let is_destruction = |write: &SetWrite| matches!(write, SetWrite::Destroy(_));
     let mut left = Vec::new();
     for writes in writes.chunk_by(|a, b| is_destruction(a) == is_destruction(b)) {

@@ -27,6 +27,7 @@ use std::time::Instant;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
+use npc_compiler::ruleset::node::SetName;
 use npc_compiler::ruleset::seed::Seed;
 
 pub mod audit;
@@ -270,6 +271,15 @@ impl Error {
     #[must_use]
     pub fn is_of_one_family(&self) -> bool {
         matches!(self, Self::Families(failed) if !failed.is_of_all())
+    }
+
+    /// The set of which the kernel refused a write, if that is what failed.
+    #[must_use]
+    pub fn refused_set(&self) -> Option<&SetName> {
+        match self {
+            Self::Ipset(ipset::Error::Refused { set, .. }) => set.as_ref(),
+            _ => None,
+        }
     }
 
     /// Whether a jump to our chains is known to be missing, or not to be first.

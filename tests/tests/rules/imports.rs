@@ -417,3 +417,28 @@ fn a_planted_circle_is_found() {
         assert_eq!(found.len(), expected, "{files:?}: {found:#?}");
     }
 }
+
+/// The crates on which a crate of the workspace depends, directly and by others, with those of its tests.
+fn dependencies(lock: &str, of: &str) -> BTreeSet<String> {
+    let name = |line: &str| line.trim().trim_matches([',', '"']).split(' ').next().unwrap_or_default().to_owned();
+    let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for package in lock.split("[[package]]").skip(1) {
+        let own = package.lines().find_map(|line| line.strip_prefix("name = ")).map(name).unwrap();
+        let listed = package.lines().filter(|line| line.starts_with(" \"")).map(name);
+        known.entry(own).or_default().extend(listed);
+    }
+    let (mut found, mut open) = (BTreeSet::new(), vec![of.to_owned()]);
+    while let Some(next) = open.pop() {
+        open.extend(known[&next].iter().filter(|of| found.insert((*of).clone())).cloned());
+    }
+    found
+}
+
+#[test]
+fn the_cni_plugin_depends_neither_on_tokio_nor_on_kube() {
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    let is_one = |name: &String| name == "tokio" || name == "kube" || name == "k8s-openapi";
+    let of = |name| dependencies(&lock, name).into_iter().filter(is_one).collect::<Vec<_>>();
+    assert_eq!(of("npc-cni"), [""; 0]);
+    assert_eq!(of("npc-agent"), ["k8s-openapi", "kube", "tokio"]);
+}

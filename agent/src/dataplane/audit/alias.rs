@@ -49,6 +49,13 @@ impl Aliases {
         self.0.get(name).or_else(of_alias)
     }
 
+    /// Puts our name of a set in place of the one that it has in the kernel.
+    pub(super) fn as_ours(&self, name: &mut SetName) {
+        if let Some(ours) = self.0.iter().find(|(_, alias)| *alias == name).map(|(ours, _)| ours) {
+            name.clone_from(ours);
+        }
+    }
+
     /// A write to the set that is meant.
     pub(in super::super) fn write<'a>(&self, write: &'a SetWrite) -> Cow<'a, SetWrite> {
         let Some(alias) = self.0.get(write.set()) else { return Cow::Borrowed(write) };
@@ -126,8 +133,11 @@ mod tests {
             aliases.swap(&mut read);
             assert_eq!(read, chains(as_ours));
         }
-        let write = SetWrite::Destroy(peers);
-        assert_eq!(aliases.write(&write).set(), &alias);
+        let write = SetWrite::Destroy(peers.clone());
+        let mut written = aliases.write(&write).set().clone();
+        assert_eq!(written, alias);
+        aliases.as_ours(&mut written);
+        assert_eq!(written, peers);
         let write = SetWrite::Destroy(other);
         assert_eq!(*aliases.write(&write), write);
     }

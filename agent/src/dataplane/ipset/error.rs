@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use npc_compiler::ruleset::node::SetName;
 use rtnetlink::packet_core::DecodeError;
 
 use crate::words::rounded::rounded;
@@ -16,6 +17,8 @@ pub enum Error {
     Refused {
         /// The write, as a command line of ipset(8).
         write: String,
+        /// The set, if it has one of npc's names.
+        set: Option<SetName>,
         /// What the kernel said.
         refusal: Refusal,
     },
