@@ -50,7 +50,7 @@ impl Aliases {
     }
 
     /// Puts our name of a set in place of the one that it has in the kernel.
-    pub(super) fn as_ours(&self, name: &mut SetName) {
+    pub(in crate::dataplane) fn as_ours(&self, name: &mut SetName) {
         if let Some(ours) = self.0.iter().find(|(_, alias)| *alias == name).map(|(ours, _)| ours) {
             name.clone_from(ours);
         }
