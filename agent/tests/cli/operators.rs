@@ -38,7 +38,8 @@ fn files_of_the_list_in_kubeconfig_that_do_not_exist_are_passed_over() {
 #[test]
 fn what_is_wrong_with_a_kubeconfig_names_the_file_and_the_program() {
     let files = Files::of("");
-    let exec = "exec: {apiVersion: client.authentication.k8s.io/v1, command: kubelogin-nothere, interactiveMode: Never}";
+    let exec =
+        "exec: {apiVersion: client.authentication.k8s.io/v1, command: kubelogin-nothere, interactiveMode: Never}";
     for (name, text, says) in [
         ("exec", kubeconfig("server: 'https://127.0.0.1:1'", exec), &["\"kubelogin-nothere\"", "install it"][..]),
         (
@@ -75,7 +76,9 @@ fn what_is_wrong_with_a_kubeconfig_names_the_file_and_the_program() {
 #[test]
 fn a_reader_that_closes_standard_error_ends_no_command() {
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c}]}\n";
-    for (files, command, code) in [(Files::of(pod), "matrix", 0), (Files::of(SHOP), "nonsense", 2), (Files::of("a: ["), "matrix", 2)] {
+    for (files, command, code) in
+        [(Files::of(pod), "matrix", 0), (Files::of(SHOP), "nonsense", 2), (Files::of("a: ["), "matrix", 2)]
+    {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut command = files.command(&[command, "-f", "in.yaml"]);
@@ -117,7 +120,10 @@ fn flags_that_would_do_nothing_are_refused_with_what_to_do() {
     let files = Files::of("");
     std::fs::create_dir(files.path().join("empty")).unwrap();
     for (words, says) in [
-        (&["agent", "--manifests", "empty", "--hold-removals", "5"][..], "--hold-removals does nothing with --manifests"),
+        (
+            &["agent", "--manifests", "empty", "--hold-removals", "5"][..],
+            "--hold-removals does nothing with --manifests",
+        ),
         (&["agent", "--manifests", "empty", "--relist-spread", "5"], "--relist-spread does nothing"),
         (&["agent", "--manifests", "empty", "--watch-timeout", "50"], "--watch-timeout does nothing"),
         (&["agent", "--manifests", "empty", "--remove-startup-taint"], "--remove-startup-taint does nothing"),

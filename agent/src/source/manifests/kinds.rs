@@ -40,11 +40,10 @@ const METADATA: Keep = Fields(&[
 ]);
 /// What the API server fills in below the metadata of an object, and what says nothing to npc. A policy
 /// keeps all else: a field that the API does not have is a finding.
-const FILLED_IN: [&str; 9] = [
+const FILLED_IN: [&str; 8] = [
     "clusterName",
     "creationTimestamp",
     "deletionGracePeriodSeconds",
-    "finalizers",
     "generation",
     "initializers",
     "managedFields",

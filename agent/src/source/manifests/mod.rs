@@ -46,6 +46,7 @@ mod pod_template;
 mod position;
 mod problem;
 mod prune;
+mod references;
 mod replicas;
 mod scalar;
 mod span;

@@ -17,6 +17,7 @@ use super::kinds::{self, DocumentKind};
 use super::parsed::{Parsed, ParsedObject};
 use super::pod_template;
 use super::problem::{Code, ObjectRef, Problem};
+use super::references;
 use super::replicas;
 use super::span::{Mark, Span};
 use super::tree::{self, Node, Value};
@@ -386,6 +387,10 @@ impl DocumentReader<'_> {
             self.labels(&object, &node);
             for Wrong { at, path, message, help } in annotations.iter().flat_map(annotations::wrong) {
                 self.problem(Code::AnnotationInvalid, at, Some(&object), &path, message, help);
+            }
+            let references = Some(&node).filter(|_| kind == DocumentKind::Policy).map(references::wrong);
+            for Wrong { at, path, message, help } in references.unwrap_or_default() {
+                self.problem(Code::ValueDoubtful, at, Some(&object), &path, message, help);
             }
         }
         match read {
