@@ -148,7 +148,8 @@ fn applied_in_turn(yaml: &str, from: &str, to: &str) {
             objects.push(fix["create"].clone());
             continue;
         }
-        let object = objects.iter_mut().find(|object| same(object)).unwrap_or_else(|| panic!("nothing to patch: {fix}"));
+        let object =
+            objects.iter_mut().find(|object| same(object)).unwrap_or_else(|| panic!("nothing to patch: {fix}"));
         let patch: json_patch::Patch = serde_json::from_value(fix["patch"].clone()).unwrap();
         json_patch::patch(object, &patch).unwrap_or_else(|error| panic!("{error}: {fix}"));
     }

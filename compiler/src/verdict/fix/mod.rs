@@ -413,13 +413,7 @@ fn fix(before: View<'_>, flow: &Flow, others: &[&Flow], mended: &[Pair]) -> Resu
 }
 
 /// Looks for changes that admit the flow, each time without those that failed before.
-fn search(
-    before: View<'_>,
-    flow: &Flow,
-    pairs: &[Pair],
-    ports_by: PortsBy,
-    mended: &[Pair],
-) -> Result<Fix, NoFix> {
+fn search(before: View<'_>, flow: &Flow, pairs: &[Pair], ports_by: PortsBy, mended: &[Pair]) -> Result<Fix, NoFix> {
     let mut failed = Vec::new();
     for _ in 0..ATTEMPTS {
         match attempt(before, flow, pairs, ports_by, mended, &failed)? {

@@ -70,7 +70,10 @@ fn check(objects: &Objects, from: &Target<'_>, to: &Target<'_>, port: Option<&Po
     for (least, most) in [(&others, &said), (&said, &all)] {
         for (cell, traffic) in least {
             let most = most.get(cell).cloned().unwrap_or_else(Traffic::none);
-            prop_assert!(traffic.difference(&most).is_none(), "{cell:?} {traffic} {most}: {said:?} {all:?} {changes:#?}");
+            prop_assert!(
+                traffic.difference(&most).is_none(),
+                "{cell:?} {traffic} {most}: {said:?} {all:?} {changes:#?}"
+            );
         }
     }
     Ok(fixed.len())
@@ -89,7 +92,9 @@ fn the_fixes_of_one_answer_can_all_be_applied_in_turn() {
         if is_default_deny {
             // Policies of all pods that allow nothing: every flow needs changes in both directions.
             for namespace in objects.namespaces.iter().map(|of| of.name.clone()).collect::<Vec<_>>() {
-                let denied = crate::sample::policy(&format!(r#"{namespace}/zz-deny {{"podSelector": {{}}, "policyTypes": ["Ingress", "Egress"]}}"#));
+                let denied = crate::sample::policy(&format!(
+                    r#"{namespace}/zz-deny {{"podSelector": {{}}, "policyTypes": ["Ingress", "Egress"]}}"#
+                ));
                 objects.policies.push(denied);
             }
         }

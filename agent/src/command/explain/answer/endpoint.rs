@@ -41,7 +41,12 @@ pub(in crate::command::explain) struct About<'a> {
 
 /// Says that no policy applies to an end, or that the input does not tell: `stop` says why. An error if it is
 /// neither.
-pub(in crate::command::explain) fn without_policies(input: &Input, name: &str, stop: Stop, format: Format) -> anyhow::Result<Exit> {
+pub(in crate::command::explain) fn without_policies(
+    input: &Input,
+    name: &str,
+    stop: Stop,
+    format: Format,
+) -> anyhow::Result<Exit> {
     let is_unknown = stop.exit == Exit::Unknown;
     match (stop.exit, format) {
         (Exit::Fine | Exit::Unknown, Format::Json) => {

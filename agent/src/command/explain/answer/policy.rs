@@ -104,7 +104,11 @@ struct Part {
 }
 
 /// The policy that is written so, with a namespace or without one; `NAME.NAMESPACE` where none has the name.
-pub(super) fn find_as_written(input: &Input, namespace: Option<&str>, name: &str) -> Result<PolicyId, Stop> {
+pub(in crate::command::explain) fn find_as_written(
+    input: &Input,
+    namespace: Option<&str>,
+    name: &str,
+) -> Result<PolicyId, Stop> {
     let found = find(input, namespace.unwrap_or(&input.namespace), name);
     let (Err(stop), None, Some((short, of))) = (&found, namespace, name.split_once('.')) else { return found };
     if stop.exit != Exit::NotFound || of.contains('.') {

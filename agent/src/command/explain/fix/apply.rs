@@ -36,7 +36,10 @@ fn line(change: &Change) -> Option<String> {
         }
         Edit::MovedPolicy(..) => {
             let namespace = safe(change.object.namespace.as_deref()?)?;
-            Some(format!("save policy {} with namespace {namespace}, and kubectl apply -f FILE", safe(&change.object.name)?))
+            Some(format!(
+                "save policy {} with namespace {namespace}, and kubectl apply -f FILE",
+                safe(&change.object.name)?
+            ))
         }
         Edit::Policy(_) | Edit::Labels(..) => command(change),
     }

@@ -100,7 +100,7 @@ impl<'a> Places<'a> {
     }
 
     /// The place of a text in a list of texts of a policy.
-    pub(super) fn position(&self, id: PolicyId, list: &str, text: &str) -> Option<usize> {
+    pub(in crate::command::explain) fn position(&self, id: PolicyId, list: &str, text: &str) -> Option<usize> {
         let value = self.value(id)?;
         let (found, read) = walk(&value, list);
         let items = found.as_array().filter(|_| read == list.len())?;

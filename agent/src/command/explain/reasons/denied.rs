@@ -85,7 +85,9 @@ fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -
         };
         writeln!(out, "{}", arrow(context, *id, path))?;
         let text = match path.rsplit('.').next() {
-            Some(types) if types.starts_with("policyTypes") => format!("isolates its pods for {section}, and no rule admits anything"),
+            Some(types) if types.starts_with("policyTypes") => {
+                format!("isolates its pods for {section}, and no rule admits anything")
+            }
             Some("podSelector") => format!("isolates these pods for {section}, and no rule admits anything"),
             _ if context.input.cluster.policy(*id).rules(decision.direction).is_empty() => "allows nothing".to_owned(),
             _ => "no rule here admits anything".to_owned(),

@@ -54,7 +54,11 @@ impl Walk<'_> {
 
     /// Flows to an address of Services. A `clusterIP` is one Service's. kube-proxy leads other addresses to
     /// Services by their ports, and what comes to another port is for the host that has the address.
-    pub(in crate::verdict::explain) fn by_address(&mut self, sources: &[Unit], address: IpAddr) -> Result<(), Unanswerable> {
+    pub(in crate::verdict::explain) fn by_address(
+        &mut self,
+        sources: &[Unit],
+        address: IpAddr,
+    ) -> Result<(), Unanswerable> {
         let cluster = self.ends.cluster;
         let family = Some(Family::of(&address));
         if let Some(service) = cluster.service_of_cluster_ip(address) {
