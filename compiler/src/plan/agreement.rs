@@ -1,7 +1,7 @@
 //! Which addresses a state treats as a wanted one does, although the two differ elsewhere.
 //!
 //! While npc cannot write a change of other pods' rules, it knows what the kernel has, and that differs
-//! from what is wanted. A pod whose own rules and entries are in the kernel as wanted starts meanwhile.
+//! from what is wanted. Meanwhile npc lets those pods start whose own rules and entries the kernel has as wanted.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
