@@ -15,7 +15,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 # Random tests take their cases from here, so that two runs test the same.
 SEED ?= 1
 
-# How many tests run at once, and how many of the programs `lab` and `kernel`. Most tests of these
+# How many tests run at once, and how many of the program `lab`. Most tests of that
 # wait: for an agent, for a packet that does not come. So more can run than there are processors;
 # tests/lab/src/lab/share.rs lets fewer of those run at once that are busy. With two for each
 # processor, some miss their times on a machine with other work.
@@ -45,7 +45,7 @@ test: setup ## every test; after `make tools` also those of Helm, kubectl, promt
 
 test-full: tools ## the same with new samples, a million packets, thousands of clusters, and all that make can fetch
 	assets=$$(deploy/apiserver.sh) && \
-	KUBEBUILDER_ASSETS=$$assets NPC_FUZZ_SHAPES=1000000 NPC_EVERY_PROBE=1 NPC_CASES=5000 PROPTEST_CASES=4000 NPC_CNI_PODS=500 NPC_CNI_FLOWS=150000 \
+	KUBEBUILDER_ASSETS=$$assets NPC_FULL=1 NPC_FUZZ_SHAPES=1000000 NPC_EVERY_PROBE=1 NPC_CASES=5000 PROPTEST_CASES=4000 NPC_CNI_PODS=500 NPC_CNI_FLOWS=150000 \
 		NPC_CNI_MILLISECONDS=1000 NPC_CNI_AWAY_SECONDS=600 \
 		NPC_CNI_SEQUENCES=100 $(MAKE) --no-print-directory test SEED=$$(date +%s)
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Cargo starts each test program by this (see tests/run.sh).
 set -o pipefail
-# More of the tests that mostly wait run at once.
+# More of the tests of `lab` run at once, because these mostly wait.
 case ${1##*/} in
-lab-* | kernel-*) stream=waiting threads=${NPC_WAITING_THREADS:-$RUST_TEST_THREADS} ;;
+lab-*) stream=lab threads=${NPC_WAITING_THREADS:-$RUST_TEST_THREADS} ;;
+kernel-*) stream=kernel threads=$RUST_TEST_THREADS ;;
 *) stream=computing threads=$RUST_TEST_THREADS ;;
 esac
 [ "${NPC_STREAM:-$stream}" = "$stream" ] || exit 0

@@ -1,6 +1,8 @@
 //! `npc`: the per-node agent and everything that is asked of policies on a
 //! command line.
 
+#![cfg_attr(not(test), deny(clippy::print_stderr))]
+
 use std::process::ExitCode;
 
 mod command;

@@ -2,7 +2,7 @@
 //! its end, in which the real agent writes the pod's rules. For pods one by one and for a
 //! burst of 500, 50 at a time; with 10 and 1,000 policies on the node, 100,000 pods in the
 //! cluster, and 150,000 flows in the conntrack table; and for pods that have an address of each
-//! family. Needs root, and the binaries:
+//! family. And what the plugin takes to start and to end, without the agent. Needs root, and the binaries:
 //! `cargo build --workspace --release --bins`, and the plugin as it is shipped, static, in the
 //! variable `NPC_CNI`, as `make bench` has it. The agent's node is a network namespace, and
 //! the API server is in this process.
@@ -33,6 +33,9 @@ use serde_json::{Value, json};
 const ALONE: usize = 100;
 const BURST: usize = 500;
 const AT_ONCE: usize = 50;
+
+/// How often the plugin is started for nothing else.
+const STARTS: usize = 1_000;
 
 /// How many kinds of pods there are on the node. Each policy selects one.
 const KINDS: usize = 10;
@@ -65,6 +68,7 @@ fn main() -> Result<()> {
         println!("the time of the CNI plugin takes root and iproute2; it was left out");
         return Ok(());
     }
+    start_plugin()?;
     // Both ways by turns, on request, for those cases in which it matters; else as an agent is shipped.
     let both_ways = env::var_os("NPC_BENCH_BOTH_WAYS").is_some();
     for case in CASES {
@@ -75,6 +79,21 @@ fn main() -> Result<()> {
             measure(case, Some(true))?;
         }
     }
+    Ok(())
+}
+
+/// How long the plugin takes to start, to answer VERSION, which asks no agent, and to end.
+fn start_plugin() -> Result<()> {
+    let plugin = plugin()?;
+    let mut samples = Samples::default();
+    for _ in 0..STARTS {
+        let mut command = Command::new(&plugin);
+        command.env("CNI_COMMAND", "VERSION").stdin(Stdio::null()).stdout(Stdio::null());
+        if !samples.time(|| command.status())?.success() {
+            return Err("npc-cni VERSION fails".into());
+        }
+    }
+    println!("npc-cni VERSION, {} bytes: {samples}", fs::metadata(&plugin)?.len());
     Ok(())
 }
 

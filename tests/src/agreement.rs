@@ -43,9 +43,10 @@ pub fn differences(objects: &Objects, addresses: &[IpAddr]) -> Vec<String> {
     let question = Question::new(objects, addresses);
     let cluster = Cluster::new(objects);
     let mut found = Vec::new();
-    question.compare_matrix(&cluster, &mut found);
-    question.compare_programs(&cluster, &mut found);
-    question.compare_pairs(&cluster, &mut found);
+    let answers = Answers::new(&question.oracle);
+    question.compare_matrix(&cluster, &answers, &mut found);
+    question.compare_programs(&cluster, &answers, &mut found);
+    question.compare_pairs(&cluster, &answers, &mut found);
     question.compare_order(&cluster, &mut found);
     found.truncate(ENOUGH);
     found
@@ -84,7 +85,7 @@ impl<'a> Question<'a> {
         self.ends.iter().flat_map(|from| self.ends.iter().map(move |to| (from, to)))
     }
 
-    fn compare_matrix(&self, cluster: &Cluster, found: &mut Vec<String>) {
+    fn compare_matrix(&self, cluster: &Cluster, answers: &Answers<'_>, found: &mut Vec<String>) {
         let addresses = self.ends.iter().filter_map(|(_, end)| match end {
             End::Address(address) => Some(*address),
             _ => None,
@@ -97,7 +98,7 @@ impl<'a> Question<'a> {
             found.push(format!("the matrix has endpoints {listed:?}"));
         }
         let mut seen = rows_of(&seen, found);
-        let mut expected = self.expected_rows();
+        let mut expected = self.expected_rows(answers);
         for rows in [&mut seen, &mut expected] {
             rows.retain(|(from, to, family, _), _| !self.is_among_claimants(from, to, *family));
         }
@@ -122,7 +123,7 @@ impl<'a> Question<'a> {
         from != to && shared.is_some_and(|shared| self.oracle.claimants(shared).len() > 1)
     }
 
-    fn expected_rows(&self) -> Rows {
+    fn expected_rows(&self, answers: &Answers<'_>) -> Rows {
         let mut rows = Rows::new();
         for ((from_name, from), (to_name, to)) in self.pairs() {
             if matches!((from, to), (End::Address(_), End::Address(_))) {
@@ -130,7 +131,7 @@ impl<'a> Question<'a> {
             }
             for family in Family::ALL {
                 let key = |protocol: &str| (from_name.clone(), to_name.clone(), family, protocol.to_owned());
-                let allows = |payload| self.oracle.allows(from, to, Packet { family, payload }).allowed();
+                let allows = |payload| answers.allows(from, to, Packet { family, payload }).allowed();
                 if allows(Payload::Icmp) {
                     rows.insert(key("ICMP"), None);
                 }
@@ -145,8 +146,7 @@ impl<'a> Question<'a> {
         rows
     }
 
-    fn compare_programs(&self, cluster: &Cluster, found: &mut Vec<String>) {
-        let answers = Answers::new(&self.oracle);
+    fn compare_programs(&self, cluster: &Cluster, answers: &Answers<'_>, found: &mut Vec<String>) {
         let nodes: BTreeSet<&str> = self.objects.pods.iter().filter_map(|pod| pod.node.as_deref()).collect();
         for (node, self_match) in nodes.iter().flat_map(|node| SELF_MATCHES.map(|self_match| (*node, self_match))) {
             // Rules that log what they drop change no verdict.
@@ -171,7 +171,7 @@ impl<'a> Question<'a> {
                     let here = |end| self.on(node, end, family);
                     let (Some(from), Some(to)) = (here(from), here(to)) else { continue };
                     let (from, to) = (&from, &to);
-                    let (oracle, objects, answers) = (&self.oracle, self.objects, &answers);
+                    let (oracle, objects) = (&self.oracle, self.objects);
                     let flow = Flow { oracle, answers, objects, node, self_match, family, from, to };
                     if let Err(difference) = flow.compare(&ruleset, &self.ports) {
                         found.push(format!("ruleset of {node}: {from_name} -> {to_name} {difference}"));
@@ -202,7 +202,7 @@ impl<'a> Question<'a> {
 
     /// Each packet at each endpoint is in exactly one pair set per direction,
     /// unless no policy judges it.
-    fn compare_pairs(&self, cluster: &Cluster, found: &mut Vec<String>) {
+    fn compare_pairs(&self, cluster: &Cluster, answers: &Answers<'_>, found: &mut Vec<String>) {
         let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
         let sets = pairs::pair_sets(cluster, &groups);
         let ids: BTreeMap<String, PodId> =
@@ -236,7 +236,7 @@ impl<'a> Question<'a> {
                         .filter(|set| set.subjects.contains(&id) && is_peer(&set.peers))
                         .collect();
                     for payload in self.payloads() {
-                        let verdict = |from, to| self.oracle.allows(from, to, Packet { family, payload });
+                        let verdict = |from, to| answers.allows(from, to, Packet { family, payload });
                         let expected = match direction {
                             Direction::Ingress => verdict(other, pod).ingress,
                             Direction::Egress => verdict(pod, other).egress,

@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::ruleset::node::{
-    ChainName, FORWARD_CHAIN, FamilyRuleset, InterfaceName, Match, Member, NodeRuleset, Rule, SetField, SetName, Target,
+    ChainName, FORWARD_CHAIN, FamilyRuleset, InterfaceName, Match, Member, NodeRuleset, Rule, SetField, SetKind,
+    SetName, Target,
 };
 
 pub use fault::faults;
@@ -110,11 +111,11 @@ pub fn run<'a>(ruleset: &'a NodeRuleset, packet: &Packet) -> Run<'a> {
     let ruleset = ruleset.family(Family::of(&packet.source));
     let mut trace = Vec::new();
     // Where RETURN continues: chains that jumped, and the rule after the jump.
-    let mut callers: Vec<(&ChainName, usize)> = Vec::new();
-    let (mut chain, _) = chain(ruleset, FORWARD_CHAIN);
+    let mut callers: Vec<(&ChainName, &[Rule], usize)> = Vec::new();
+    let (mut chain, mut rules) = enter(ruleset, FORWARD_CHAIN);
     let mut index = 0;
     loop {
-        let rule = ruleset.chains[chain].get(index);
+        let rule = rules.get(index);
         if let Some(rule) = rule {
             if !matches_all(ruleset, rule, packet) {
                 index += 1;
@@ -127,21 +128,21 @@ pub fn run<'a>(ruleset: &'a NodeRuleset, packet: &Packet) -> Run<'a> {
             Target::Drop => return Run { outcome: Outcome::Dropped, trace },
             Target::Return => match callers.pop() {
                 None => return Run { outcome: Outcome::Returned, trace },
-                Some(caller) => (chain, index) = caller,
+                Some(caller) => (chain, rules, index) = caller,
             },
             Target::Jump(to) => {
-                callers.push((chain, index + 1));
-                (chain, index) = (to, 0);
+                callers.push((chain, rules, index + 1));
+                ((chain, rules), index) = (enter(ruleset, to.as_str()), 0);
             }
-            Target::Goto(to) => (chain, index) = (to, 0),
+            Target::Goto(to) => ((chain, rules), index) = (enter(ruleset, to.as_str()), 0),
             Target::Log => index += 1,
             Target::Foreign(what) => panic!("{chain} rule {index}: no ruleset of ours has {what:?}"),
         }
     }
 }
 
-fn chain<'a>(ruleset: &'a FamilyRuleset, name: &str) -> (&'a ChainName, &'a [Rule]) {
-    let found = ruleset.chains.iter().find(|(chain, _)| chain.as_str() == name);
+fn enter<'a>(ruleset: &'a FamilyRuleset, name: &str) -> (&'a ChainName, &'a [Rule]) {
+    let found = ruleset.chains.get_key_value(name);
     let (name, rules) = found.unwrap_or_else(|| panic!("no chain {name}"));
     (name, rules)
 }
@@ -191,12 +192,21 @@ fn in_set(ruleset: &FamilyRuleset, name: &SetName, field: SetField, packet: &Pac
         SetField::Source | SetField::SourceInterface => packet.source,
         SetField::Destination | SetField::DestinationPort => packet.destination,
     };
-    set.members.iter().any(|member| match member.clone() {
-        Member::Address(of) => of == address,
-        Member::Prefix(prefix) => prefix.contains(address),
-        Member::AddressPort(of, protocol, port) => of == address && packet.payload == Payload::Port(protocol, port),
-        Member::PrefixInterface(both) => both.0.contains(address) && packet.interface == Some(both.1),
-    })
+    match set.kind {
+        SetKind::HashIp => set.members.contains(&Member::Address(address)),
+        SetKind::HashNet => {
+            let is_in = |member: &Member| matches!(member, Member::Prefix(prefix) if prefix.contains(address));
+            set.members.contains(&Member::Address(address)) || set.members.iter().any(is_in)
+        }
+        SetKind::HashIpPort => match packet.payload {
+            Payload::Port(protocol, port) => set.members.contains(&Member::AddressPort(address, protocol, port)),
+            _ => false,
+        },
+        SetKind::HashNetIface => set.members.iter().any(|member| match member {
+            Member::PrefixInterface(both) => both.0.contains(address) && packet.interface == Some(both.1),
+            _ => false,
+        }),
+    }
 }
 
 #[cfg(test)]

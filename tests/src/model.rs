@@ -17,10 +17,11 @@ use std::rc::Rc;
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::{FamilyState, Plan, SetWrite, Step, Unexpected};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::node::{ChainName, Member, SetName};
+use npc_compiler::ruleset::node::{self, ChainName, Member, SetKind, SetName};
 use npc_compiler::ruleset::text;
+use smallvec::{SmallVec, smallvec};
 
-use rule::{Action, Rule};
+use rule::{Action, Fields, Rule};
 
 /// A packet of no known connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +58,15 @@ impl Question {
     }
 }
 
-type Rules = BTreeMap<String, Vec<Rule>>;
+/// A chain, by a number in its model: a packet's way names many.
+type ChainId = usize;
+
+/// The numbers of the chains that packets begin in.
+const FORWARD: ChainId = 0;
+const STRAY: ChainId = 1;
+
+/// The rules of a commit, by the numbers of their chains; `None` for a chain that is not there.
+type Commit = Vec<Option<Rc<[Rule]>>>;
 
 /// Where a packet is: the rule that it meets next, and those to return to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,25 +74,35 @@ struct Place {
     /// The commit whose rules it sees.
     commit: usize,
     /// Chain and rule, the innermost last.
-    frames: Vec<(String, usize)>,
+    frames: Frames,
     /// How many of the rule's sets were asked and said yes.
     asked: usize,
 }
+
+/// Chains and rules; few, because most chains lead on by `goto`.
+type Frames = SmallVec<[(ChainId, usize); 4]>;
 
 /// One family of a kernel.
 #[derive(Debug)]
 pub struct Model {
     family: Family,
     held: FamilyState,
+    /// The numbers of all chains that rules or commits have named.
+    numbers: BTreeMap<String, ChainId>,
     /// The rules after each commit, as iptables reads their text.
-    commits: Vec<Rc<Rules>>,
+    commits: Vec<Commit>,
+    /// What the last commit was read from, chain by chain.
+    read: BTreeMap<ChainName, (Vec<node::Rule>, Rc<[Rule]>)>,
 }
 
 impl Model {
     /// A kernel that holds this.
     #[must_use]
     pub fn new(family: Family, held: &FamilyState) -> Self {
-        let mut model = Self { family, held: held.clone(), commits: Vec::new() };
+        let numbers = [ChainName::forward(), ChainName::stray()];
+        let numbers = numbers.iter().enumerate().map(|(number, name)| (name.to_string(), number)).collect();
+        let (held, read) = (held.clone(), BTreeMap::new());
+        let mut model = Self { family, held, numbers, commits: Vec::new(), read };
         model.commit();
         model
     }
@@ -94,12 +113,23 @@ impl Model {
         self.held.clone()
     }
 
+    /// Takes over what is held; only chains that have changed are read anew.
     fn commit(&mut self) {
-        let rules = self.held.chains.iter().map(|(name, rules)| {
-            let text = |rule| Rule::parse(&text::rule_line(self.family, name, rule));
-            (name.as_str().to_owned(), rules.iter().map(text).collect())
-        });
-        self.commits.push(Rc::new(rules.collect()));
+        self.read.retain(|name, (rules, _)| self.held.chains.get(name) == Some(rules));
+        for (name, rules) in &self.held.chains {
+            if self.read.contains_key(name) {
+                continue;
+            }
+            let line = |rule| Rule::parse(&text::rule_line(self.family, name, rule), &mut self.numbers);
+            let read = rules.iter().map(line).collect();
+            number(&mut self.numbers, name.as_str());
+            self.read.insert(name.clone(), (rules.clone(), read));
+        }
+        let mut commit = vec![None; self.numbers.len()];
+        for (name, (_, rules)) in &self.read {
+            commit[self.numbers[name.as_str()]] = Some(Rc::clone(rules));
+        }
+        self.commits.push(commit);
     }
 
     /// Carries a plan out. After every write, `moment` is called with what
@@ -137,22 +167,26 @@ impl Model {
         }
     }
 
-    fn holds(&self, set: &SetName, fields: &str, packet: &Packet) -> bool {
-        let Some((_, members)) = self.held.sets.get(set) else { return false };
-        match (fields, packet.port) {
-            ("dst,dst", Some((protocol, port))) => {
-                members.contains(&Member::AddressPort(packet.destination, protocol, port))
+    fn holds(&self, set: &SetName, fields: Fields, packet: &Packet) -> bool {
+        let Some((kind, members)) = self.held.sets.get(set) else { return false };
+        let address = match (fields, packet.port) {
+            (Fields::DestinationPort, Some((protocol, port))) => {
+                return members.contains(&Member::AddressPort(packet.destination, protocol, port));
             }
-            ("dst,dst", None) => false,
-            (field, _) => {
-                let address = if field == "src" { packet.source } else { packet.destination };
-                members.iter().any(|member| match member {
-                    Member::Address(member) => *member == address,
-                    Member::Prefix(prefix) => prefix.contains(address),
-                    Member::AddressPort(..) | Member::PrefixInterface(..) => false,
-                })
-            }
-        }
+            (Fields::DestinationPort, None) => return false,
+            (Fields::Source, _) => packet.source,
+            (Fields::Destination, _) => packet.destination,
+        };
+        // Only these hold prefixes; a set of addresses may be large.
+        let has_prefixes = *kind == SetKind::HashNet;
+        let is_in = |member: &Member| matches!(member, Member::Prefix(prefix) if prefix.contains(address));
+        members.contains(&Member::Address(address)) || has_prefixes && members.iter().any(is_in)
+    }
+
+    /// The rules of a chain as a place sees them; none of a chain that is not there.
+    fn rules(&self, commit: usize, chain: ChainId) -> &[Rule] {
+        // A later commit may have named more chains.
+        self.commits[commit].get(chain).and_then(Option::as_deref).unwrap_or_default()
     }
 
     /// Where a packet begins: at the rule of NPC-FORWARD that asks whether its
@@ -160,47 +194,44 @@ impl Model {
     /// at the first of the rules about those; `None` where there is no rule.
     fn begin(&self, question: Question) -> Option<Place> {
         let commit = self.commits.len() - 1;
-        let forward = self.commits[commit].get(ChainName::forward().as_str())?;
+        let entry = |direction| self.numbers.get(ChainName::entry(direction).as_str()).copied();
         let chains = match question {
-            Question::First(direction) => vec![ChainName::entry(direction)],
-            Question::MidStream(_) => {
-                vec![ChainName::stray(), ChainName::entry(Direction::Egress), ChainName::entry(Direction::Ingress)]
-            }
+            Question::First(direction) => [entry(direction), None, None],
+            Question::MidStream(_) => [Some(STRAY), entry(Direction::Egress), entry(Direction::Ingress)],
         };
-        let jumps = |rule: &Rule| match &rule.action {
-            Action::Jump(to) => chains.iter().any(|chain| to == chain.as_str()),
-            _ => false,
-        };
-        let rule = forward.iter().position(jumps)?;
-        Some(Place { commit, frames: vec![(ChainName::forward().as_str().to_owned(), rule)], asked: 0 })
+        let jumps = |rule: &Rule| matches!(rule.action, Action::Jump(to) if chains.contains(&Some(to)));
+        let rule = self.rules(commit, FORWARD).iter().position(jumps)?;
+        Some(Place { commit, frames: smallvec![(FORWARD, rule)], asked: 0 })
     }
 
-    /// The rule at a place is asked: where the packet is then, or its verdict.
-    fn ask(&self, question: Question, place: &Place, packet: &Packet) -> Result<Place, bool> {
-        let mut frames = place.frames.clone();
-        let Some((chain, rule)) = frames.pop() else { return Err(true) };
-        let in_forward = frames.is_empty();
-        let rules = self.commits[place.commit].get(&chain).map_or(&[][..], Vec::as_slice);
-        let next = match rules.get(rule) {
+    /// The rule at a place is asked: where the packet is then, or its verdict. A set is
+    /// looked up in by itself, because anything may be written between two look-ups.
+    fn ask(&self, question: Question, mut place: Place, packet: &Packet) -> Result<Place, bool> {
+        let Some((chain, rule)) = place.frames.pop() else { return Err(true) };
+        let in_forward = place.frames.is_empty();
+        let next = match self.rules(place.commit, chain).get(rule) {
             // The end of a chain of ours returns.
             None => None,
-            Some(rule_here) if !rule_here.matches(packet, question.is_mid_stream()) => Some((chain, rule + 1)),
+            Some(rule_here) if place.asked == 0 && !rule_here.matches(packet, question.is_mid_stream()) => {
+                Some((chain, rule + 1))
+            }
             Some(rule_here) => {
                 if let Some((set, fields, is_in)) = rule_here.sets.get(place.asked) {
-                    let is_asked = is_about(question, &chain, fields);
-                    if (is_asked && self.holds(set, fields, packet)) == *is_in {
-                        frames.push((chain, rule));
-                        return Ok(Place { commit: place.commit, frames, asked: place.asked + 1 });
+                    let is_asked = is_about(question, chain, *fields);
+                    if (is_asked && self.holds(set, *fields, packet)) == *is_in {
+                        place.frames.push((chain, rule));
+                        place.asked += 1;
+                        return Ok(place);
                     }
                     Some((chain, rule + 1))
                 } else {
-                    match &rule_here.action {
+                    match rule_here.action {
                         Action::Drop => return Err(false),
                         Action::Return => None,
-                        Action::Goto(target) => Some((target.clone(), 0)),
+                        Action::Goto(target) => Some((target, 0)),
                         Action::Jump(target) => {
-                            frames.push((chain, rule + 1));
-                            Some((target.clone(), 0))
+                            place.frames.push((chain, rule + 1));
+                            Some((target, 0))
                         }
                     }
                 }
@@ -208,14 +239,32 @@ impl Model {
         };
         match next {
             // For first packets only the one rule of NPC-FORWARD is looked at.
-            Some(frame) if question.is_mid_stream() || !(in_forward && frame.0 == ChainName::forward().as_str()) => {
-                frames.push(frame);
+            Some(frame) if question.is_mid_stream() || !(in_forward && frame.0 == FORWARD) => {
+                place.frames.push(frame);
             }
-            None if question.is_mid_stream() && !frames.is_empty() => {}
-            _ if question.is_mid_stream() || frames.len() <= 1 => return Err(true),
+            None if question.is_mid_stream() && !place.frames.is_empty() => {}
+            _ if question.is_mid_stream() || place.frames.len() <= 1 => return Err(true),
             _ => {}
         }
-        Ok(Place { commit: place.commit, frames, asked: 0 })
+        place.asked = 0;
+        Ok(place)
+    }
+
+    /// Whether a packet at a place looks up in a set next.
+    fn looks_up(&self, question: Question, place: &Place, packet: &Packet) -> bool {
+        let Some((chain, rule)) = place.frames.last() else { return false };
+        let rule = self.rules(place.commit, *chain).get(*rule);
+        rule.is_some_and(|rule| {
+            rule.sets.len() > place.asked && (place.asked > 0 || rule.matches(packet, question.is_mid_stream()))
+        })
+    }
+
+    /// The next place at which a packet looks up in a set, or its verdict if there is none.
+    fn look_up(&self, question: Question, mut place: Place, packet: &Packet) -> Result<Place, bool> {
+        while !self.looks_up(question, &place, packet) {
+            place = self.ask(question, place, packet)?;
+        }
+        Ok(place)
     }
 
     /// The verdict on a packet that passes while nothing is written.
@@ -223,7 +272,7 @@ impl Model {
     pub fn verdict(&self, question: Question, packet: &Packet) -> bool {
         let Some(mut place) = self.begin(question) else { return true };
         loop {
-            match self.ask(question, &place, packet) {
+            match self.ask(question, place, packet) {
                 Ok(next) => place = next,
                 Err(verdict) => return verdict,
             }
@@ -235,29 +284,38 @@ impl Model {
     #[must_use]
     pub fn isolates(&self, direction: Direction, end: Direction, packet: &Packet) -> bool {
         let Some(place) = self.begin(Question::First(direction)) else { return false };
-        let (chain, rule) = &place.frames[0];
-        let field = if end == Direction::Egress { "src" } else { "dst" };
-        let asked = self.commits[place.commit].get(chain).and_then(|rules| rules[*rule].sets.first());
+        let (chain, rule) = place.frames[0];
+        let field = if end == Direction::Egress { Fields::Source } else { Fields::Destination };
+        let asked = self.rules(place.commit, chain)[rule].sets.first();
         asked.is_some_and(|(set, ..)| self.holds(set, field, packet))
     }
 }
 
+/// The number of a chain by its name.
+fn number(numbers: &mut BTreeMap<String, ChainId>, name: &str) -> ChainId {
+    let next = numbers.len();
+    numbers.get(name).copied().unwrap_or_else(|| *numbers.entry(name.to_owned()).or_insert(next))
+}
+
 /// Whether a chain's set is about the end in question. The first chains ask about
 /// both ends of a packet in the middle of a connection.
-fn is_about(question: Question, chain: &str, fields: &str) -> bool {
-    let is_first = chain == ChainName::forward().as_str() || chain == ChainName::stray().as_str();
+fn is_about(question: Question, chain: ChainId, fields: Fields) -> bool {
     match question {
-        Question::MidStream(Direction::Egress) if is_first => fields == "src",
-        Question::MidStream(Direction::Ingress) if is_first => fields == "dst",
+        Question::MidStream(Direction::Egress) if chain <= STRAY => fields == Fields::Source,
+        Question::MidStream(Direction::Ingress) if chain <= STRAY => fields == Fields::Destination,
         _ => true,
     }
 }
 
 /// A packet that comes at any moment of a plan: all places where it may be.
+///
+/// It may wait at any rule. But rules of a commit stay, and only sets change: so one that waits
+/// before its next look-up in a set sees all that one sees that waits before the rules between.
 #[derive(Debug)]
 pub struct Flight {
     packet: Packet,
     question: Question,
+    /// Where it may wait: before a look-up.
     places: BTreeSet<Place>,
 }
 
@@ -273,13 +331,15 @@ impl Flight {
     pub fn go_on(&mut self, model: &Model, all_arrive: bool) -> BTreeSet<bool> {
         let mut verdicts = BTreeSet::new();
         let Some(begin) = model.begin(self.question) else { return BTreeSet::from([true]) };
-        let mut open: Vec<Place> = std::mem::take(&mut self.places).into_iter().chain([begin]).collect();
+        let mut open: Vec<Place> = std::mem::take(&mut self.places).into_iter().collect();
+        open.push(begin);
         while let Some(place) = open.pop() {
-            if !self.places.insert(place.clone()) {
-                continue;
-            }
-            match model.ask(self.question, &place, &self.packet) {
-                Ok(next) => open.push(next),
+            let next = model.look_up(self.question, place, &self.packet).and_then(|place| {
+                let is_new = self.places.insert(place.clone());
+                is_new.then(|| model.ask(self.question, place, &self.packet)).transpose()
+            });
+            match next {
+                Ok(next) => open.extend(next),
                 Err(verdict) => {
                     verdicts.insert(verdict);
                 }

@@ -6,8 +6,8 @@ use npc_cni::protocol::{Add, Answer, Reason};
 use tracing::{info, warn};
 
 use super::pending::Pending;
-use crate::causes::with_causes;
 use crate::dataplane::links;
+use crate::words::causes::with_causes;
 
 /// Those of these interfaces of sandboxes that are not there any more; none if the kernel cannot be
 /// asked.

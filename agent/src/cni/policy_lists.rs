@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{self, Instant};
 
 use super::policies::Policies;
-use crate::rounded::rounded;
 use crate::source::{AskError, PolicyList};
+use crate::words::rounded::rounded;
 
 /// How long the API server may take to list the policies of a namespace. Then those that
 /// the watch has delivered are used.

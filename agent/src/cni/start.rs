@@ -13,12 +13,12 @@ use super::registry::{REQUESTS, Registry};
 use super::sandbox::Saved;
 use super::sandboxes::Sandboxes;
 use super::server::{self, PendingRequest};
-use crate::causes::with_causes;
 use crate::enforce::Event;
 use crate::metrics::Cni;
-use crate::rounded::rounded;
 use crate::status::SharedStatus;
 use crate::tasks::Tasks;
+use crate::words::causes::with_causes;
+use crate::words::rounded::rounded;
 
 /// How long to wait before the socket is tried again that could not be made.
 pub(super) const BIND_RETRY: Duration = Duration::from_secs(10);

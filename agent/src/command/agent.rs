@@ -45,12 +45,25 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 /// How many events may wait while a pass runs. A sender of more waits too.
 const EVENTS: usize = 16;
 
+/// What help begins with.
+const EXAMPLES: &str = "\
+Examples:
+  npc agent --node node-1                            follow the cluster of the kubeconfig, or of the pod
+  npc agent --node node-1 --manifests policies/      follow files instead
+  npc agent --node node-1 --manifests policies/ --once      program the kernel once, and exit";
+
+/// What help ends with.
+const EXITS: &str = "\
+Exit codes: 0 a signal ended it, or --once is done, 1 it had to end (the log says why), 2 bad flags or manifests,
+3 the input has no node of this name, 5 no kubeconfig can be used.";
+
 /// Run the agent, which enforces the policies on this node.
 ///
 /// The agent programs the kernel of the network namespace that it runs in, and
 /// follows every change. When it ends, its rules stay in the kernel and enforce. A
 /// second agent in the same network namespace does not start.
 #[derive(Debug, clap::Args)]
+#[command(before_help = EXAMPLES, after_help = EXITS)]
 pub(super) struct Args {
     /// A YAML file of settings. Its keys are the flags in camelCase, such as
     /// `logLevel: debug`. Flags and environment variables override it.
@@ -76,26 +89,26 @@ pub(super) struct Args {
     context: Option<String>,
 
     /// How many seconds a watch lasts before the agent renews it from where it
-    /// was. A watch that is silent for five seconds more is given up.
+    /// was: 10 to 110. A watch that is silent for five seconds more is given up.
     #[arg(long, help_heading = "Source", value_name = "SECONDS", env = "NPC_WATCH_TIMEOUT", default_value_t = *kube::WATCH_SECONDS.end(),
         value_parser = watch_seconds())]
     watch_timeout: u32,
 
     /// After HTTP 410, wait a random time up to so many seconds before listing, so that
-    /// nodes do not list at once.
+    /// nodes do not list at once: 0 to 600.
     #[arg(long, help_heading = "Source", value_name = "SECONDS", env = "NPC_RELIST_SPREAD", default_value_t = 30,
         value_parser = RangedI64ValueParser::<u32>::new().range(0..=600))]
     relist_spread: u32,
 
     /// If a list lacks all policies, all namespaces, more than half of the pods or this
     /// Node, keep those objects until a list that begins at least SECONDS later agrees.
-    /// 0: never hold.
+    /// 0: never hold; 3600 at most.
     #[arg(long, help_heading = "Source", value_name = "SECONDS", env = "NPC_HOLD_REMOVALS", default_value_t = 30,
         value_parser = RangedI64ValueParser::<u32>::new().range(0..=3600))]
     hold_removals: u32,
 
-    /// Apply removals that were held back after so many seconds in which the API server
-    /// answered, even if no second list agrees; never if it seems to be of another cluster.
+    /// Once the API server has answered for so many seconds, 1 to 86400, apply removals that were held
+    /// back, even if no second list agrees; never if it seems to be of another cluster.
     #[arg(long, help_heading = "Source", value_name = "SECONDS", env = "NPC_HOLD_REMOVALS_AT_MOST", default_value_t = 120,
         value_parser = RangedI64ValueParser::<u32>::new().range(1..=86_400))]
     hold_removals_at_most: u32,

@@ -8,13 +8,26 @@ use npc_agent::dataplane::cleanup::{Removed, cleanup};
 use super::install_cni::Places;
 use super::{Exit, agent};
 
+/// What help begins with.
+const EXAMPLES: &str = "\
+Examples:
+  npc cleanup                  remove the rules of this node, once no agent runs here
+  npc cleanup --cni            the same, and take the CNI plugin away first
+  npc cleanup --quiet          for scripts: only the exit code and errors";
+
+/// What help ends with.
+const EXITS: &str = "\
+Exit codes: 0 nothing of npc is left, or there was nothing, 1 something could not be removed (standard error says what),
+2 bad flags, or an agent or an npc install-cni runs here and nothing was removed.";
+
 /// Remove all that npc has in this node's kernel.
 ///
-/// That is the jump in FORWARD, the chains and the sets, of both iptables
-/// backends, the tables for bridges and of addresses with flows, and the device group of pods' interfaces. The
-/// command touches nothing else. While an agent runs here, it removes nothing and
-/// exits with 2, because the agent would put it all back: stop the agent first.
+/// That is the jump in FORWARD, the chains and the sets of both iptables backends, the tables `bridge npc`
+/// and `inet npc` of nf_tables, and the device group of pods' interfaces. The command touches nothing
+/// else. From then on no policy is enforced on this node. While an agent runs here, it
+/// removes nothing and exits with 2, because the agent would put it all back: stop the agent first.
 #[derive(Debug, clap::Args)]
+#[command(before_help = EXAMPLES, after_help = EXITS)]
 pub(super) struct Args {
     /// Do not print what was removed.
     #[arg(long, short)]
@@ -26,8 +39,8 @@ pub(super) struct Args {
     #[arg(long)]
     cni: bool,
 
-    /// Remove the plugin also while a runtime may call it for pods that were started with it. They
-    /// may be unable to end. It stays while a file that another program derived from npc's
+    /// Remove the plugin also while a runtime may call it for pods that were started with it. The
+    /// runtime may be unable to end these pods. It stays while a file that another program derived from npc's
     /// conflist names it, because no pod would start.
     #[arg(long, requires = "cni")]
     purge: bool,
@@ -62,7 +75,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let exit = if removed.errors.is_empty() { Exit::Fine } else { Exit::Not };
     for error in removed.errors {
         // With its causes.
-        eprintln!("npc: {:#}", anyhow::Error::new(error));
+        say!("npc: {:#}", anyhow::Error::new(error));
     }
     Ok(exit)
 }

@@ -40,7 +40,7 @@ impl std::str::FromStr for EndpointText {
     }
 }
 
-/// Whether a target stands for pods in their nodes' networks alone.
+/// Whether a target stands for hostNetwork pods alone.
 pub(super) fn is_of_hosts(cluster: &Cluster, target: &Target<'_>) -> bool {
     let is_host = |pod: &PodId| cluster.pod(*pod).host_network;
     match target {

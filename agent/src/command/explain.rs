@@ -1,29 +1,12 @@
 //! `npc explain`: why a flow is or is not allowed.
 
-mod allowed;
-mod alone;
 mod answer;
-mod beside;
-mod denied;
-mod dns;
-mod excerpt;
 mod fix;
-mod headline;
-mod no_backend;
-mod note;
-mod own_label;
-mod place;
-mod policy;
-mod port_name;
-mod replaced;
-mod service_text;
-mod single;
-mod text;
+mod places;
+mod reasons;
+mod services;
 mod traffic;
-mod unread_end;
-mod unresolved;
-mod unused;
-mod warning;
+mod warnings;
 mod words;
 
 use clap_complete::engine::ArgValueCompleter;
@@ -38,7 +21,9 @@ use super::input::{self, Input, NamedEnds};
 use super::words::policies_and_pods;
 use super::{Exit, Stop, completion, output};
 use crate::command::output::Format;
-use unread_end::UnreadEnd;
+use answer::unread_end::UnreadEnd;
+use answer::{endpoint, json, policy, text};
+use places::place;
 
 /// Explain why a flow is or is not allowed; for one endpoint alone, what isolates it,
 /// and what it may send and receive; for netpol/NAME, what that policy does.
@@ -120,7 +105,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let groups = Groups::of_cluster(cluster);
     let context = Context { input: &input, places: place::Places::new(&input) };
     if let (Some((namespace, name)), None) = (args.from.policy(), &args.to) {
-        let policy = policy::find(&input, namespace.unwrap_or(&input.namespace), name)?;
+        if args.from.port.is_some() {
+            let message = "a policy has no port to ask about: npc explain netpol/NAME shows all that it admits, and npc \
+                           explain SRC DST:PORT one flow";
+            return Err(Stop::new(Exit::Input, message).into());
+        }
+        let policy = policy::find_as_written(&input, namespace, name)?;
         let about = policy::About::new(&context, &groups, policy);
         match args.output {
             Format::Json => output::json(&about)?,
@@ -135,13 +125,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             let message = "a port needs a source too: npc explain SRC DST:PORT, where SRC may be any or outside";
             return Err(Stop::new(Exit::Input, message).into());
         }
-        let explanation = explain_endpoint(cluster, &groups, &from.target)
-            .map_err(|error| without_policies(cluster, &error, &from))?;
+        let explanation = match explain_endpoint(cluster, &groups, &from.target) {
+            Ok(explanation) => explanation,
+            Err(error) => {
+                let stop = without_policies(cluster, &error, &from);
+                return Ok(endpoint::without_policies(&input, &from.name, stop, args.output)?);
+            }
+        };
         let parts = explain_parts(cluster, &groups, &from.target);
         let (name, explanation, parts) = (&from.name, &explanation, &parts);
-        let near = &alone::near(&input, &groups, &from.target);
         let is_of_hosts = is_of_hosts(cluster, &from.target);
-        let about = single::About { context: &context, name, explanation, parts, is_of_hosts, near };
+        let about = endpoint::About { context: &context, name, explanation, parts, is_of_hosts };
         match args.output {
             Format::Json => output::json(&about.json())?,
             Format::Text => about.text(&mut output::stdout())?,
@@ -165,13 +159,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let message = format!("there are no endpoints to ask about; the input has {}", policies_and_pods(cluster));
         return Err(Stop::new(Exit::NotFound, message).into());
     }
-    let mut explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
+    let explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
         .map_err(|error| stop(&error, &to.name, &from.name))?;
-    own_label::add(&input, &mut explanation);
     let fixes = fix::Fixes::of(&input, &groups, &explanation);
     let said = Said { context: &context, from: &from, to: &to, explanation: &explanation, fixes: &fixes };
     match args.output {
-        Format::Json => output::json(&answer::Answer::of(&said))?,
+        Format::Json => output::json(&json::Answer::of(&said))?,
         Format::Text => text::write(&said, &mut output::stdout())?,
     }
     Ok(match explanation.verdict() {
@@ -196,8 +189,18 @@ fn unread(errors: impl Iterator<Item = anyhow::Error>) -> anyhow::Result<Vec<Str
 /// Why there is nothing to say of an endpoint alone.
 fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>) -> Stop {
     match (error, &from.target) {
+        (Unanswerable::NoEndpoint, Target::Service(service)) if service.routing.external_name.is_some() => Stop::new(
+            Exit::Input,
+            format!(
+                "{} leads to the DNS name {} (type ExternalName) and to no pod, so no policy is about it; ask about flows \
+                 to the addresses of that name: npc explain SRC ADDRESS",
+                from.name,
+                service.routing.external_name.as_deref().unwrap_or_default()
+            ),
+        ),
         (Unanswerable::NoEndpoint, Target::Service(service)) if service.selector.is_none() => {
-            let exit = if cluster.behind(service).is_some() { Exit::Input } else { Exit::Unknown };
+            // That it leads to no pod is an answer.
+            let exit = if cluster.behind(service).is_some() { Exit::Fine } else { Exit::Unknown };
             let message = format!(
                 "{} has no selector, so only EndpointSlices say where it leads. Those of the input name no pod that \
                  policies apply to. Ask about flows to it: npc explain SRC {0}",
@@ -206,15 +209,15 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
             Stop::new(exit, message)
         }
         (Unanswerable::NoEndpoint, Target::Service(_)) => Stop::new(
-            Exit::Input,
+            Exit::Fine,
             format!(
-                "{} leads to no pod of the input that policies apply to: its selector selects none, or only pods in \
-                 their node's network; ask npc explain SRC {0} about the flows to it",
+                "{} leads to no pod of the input that policies apply to: its selector selects none, or only \
+                 hostNetwork pods; ask npc explain SRC {0} about the flows to it",
                 from.name
             ),
         ),
         (Unanswerable::NoEndpoint, Target::Pod(_) | Target::Pods(_)) if is_of_hosts(cluster, &from.target) => {
-            let why = "no policy applies to its pods, because they are in their nodes' networks (hostNetwork): policies of \
+            let why = "no policy applies to its pods, because they are hostNetwork pods: policies of \
                        the other ends see the addresses of these nodes";
             let ask = format!("ask npc explain {0} DST, or npc explain SRC {0}", from.name);
             if has_addresses(cluster, &from.target) {
@@ -234,7 +237,7 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
     }
 }
 
-/// Whether the input says an address of a node on which pods in their nodes' networks run.
+/// Whether the input says an address of a node on which hostNetwork pods run.
 fn has_addresses(cluster: &Cluster, target: &Target<'_>) -> bool {
     let has_address = |id: &PodId| {
         let pod = cluster.pod(*id);

@@ -20,8 +20,10 @@ use npc_agent::source::kube;
 use npc_agent::source::manifests::{self, Loaded, ObjectRef};
 use npc_agent::source::whatif::{self, Removal};
 use npc_compiler::cluster::Cluster;
+use npc_compiler::cluster::hints::Hints;
 use npc_compiler::cluster::unread::{Extent, Unread};
-use npc_compiler::object::{Consequence, Labels, NetworkPolicy, Objects};
+use npc_compiler::object::{Consequence, Labels, NetworkPolicy, Objects, Workload};
+use npc_compiler::policy::Policy;
 use npc_compiler::ruleset::layout::{Options, SetMembers};
 use npc_compiler::ruleset::members;
 
@@ -116,8 +118,6 @@ pub(super) struct Input {
     pub(super) source: Source,
     /// How many members the sets of a namespace may have on a node.
     pub(super) set_members: SetMembers,
-    /// The labels that workloads of a cluster have themselves, as far as they were asked for.
-    pub(super) own_labels: BTreeMap<ObjectRef, Labels>,
     /// What the API server listed and npc cannot read.
     listed: Vec<String>,
     /// Namespaces that may be there and were not read.
@@ -187,7 +187,7 @@ impl Input {
     /// Says on standard error what the input has that npc does not judge.
     pub(super) fn warn(&self) {
         for warning in &self.warnings {
-            eprintln!("warning: {warning}");
+            say!("warning: {warning}");
         }
     }
 }
@@ -222,7 +222,7 @@ impl Args {
     /// may be read those that are named; says on standard error what is odd about them.
     pub(super) fn read_for(&self, ends: &NamedEnds<'_>) -> anyhow::Result<Input> {
         let input = self.read_all(Some(ends))?;
-        input.listed.iter().for_each(|problem| eprintln!("{problem}"));
+        input.listed.iter().for_each(|problem| say!("{problem}"));
         report::write(&input.loaded, &input.cluster);
         Ok(input)
     }
@@ -282,7 +282,8 @@ impl Args {
         }
         let cluster = Cluster::new(&loaded.objects)
             .with_unread(loaded.unread.clone())
-            .with_pod_makers(unjudged::with(&loaded, &[Consequence::MakesPods, Consequence::MakesObjects]));
+            .with_pod_makers(unjudged::with(&loaded, &[Consequence::MakesPods, Consequence::MakesObjects]))
+            .with_hints(hints(&loaded, &own_labels));
         let options = Options { set_members: SetMembers(self.max_set_members), ..Options::default() };
         let cluster = members::bounded(cluster, &options);
         let mut warnings = unjudged::warnings(&loaded);
@@ -298,7 +299,6 @@ impl Args {
             passed_over,
             source,
             set_members,
-            own_labels,
             listed,
             unread_namespaces,
             unknown_workloads,
@@ -382,6 +382,18 @@ impl Args {
             return Err(Stop::new(Exit::Input, asked.problems.join("\n")).into());
         }
         Ok(asked)
+    }
+}
+
+/// What the input says beside the objects that decide. `asked` has the labels of workloads that the API
+/// server was asked for. A file in place of what the cluster has says all of the object.
+fn hints(loaded: &Loaded, asked: &BTreeMap<ObjectRef, Labels>) -> Hints {
+    let name = |of: &ObjectRef| (of.namespace.clone(), Workload { kind: of.kind.clone(), name: of.name.clone() });
+    let of_files = loaded.workload_labels.iter().map(|(of, labels)| (name(of), labels.clone()));
+    Hints {
+        workload_labels: asked.iter().map(|(of, labels)| (name(of), labels.clone())).chain(of_files).collect(),
+        without_pods: loaded.idle.iter().map(|(of, labels)| (name(of), labels.clone())).collect(),
+        replaced_policies: loaded.replaced.iter().map(|of| Policy::read(&of.policy).0).collect(),
     }
 }
 

@@ -17,6 +17,18 @@ use tracing::info;
 use super::agent::{LogFormat, log_to_stderr};
 use super::{Exit, Stop};
 
+/// What help begins with.
+const EXAMPLES: &str = "\
+Examples:
+  npc install-cni                                    the plugin beside npc, until a signal ends it
+  npc install-cni --cni-bin-dir /usr/libexec/cni     where the runtime has its plugins elsewhere
+  npc install-cni --daemon-set npc-system/npc --node node-1      remove the plugin once the DaemonSet is gone";
+
+/// What help ends with.
+const EXITS: &str = "\
+Exit codes: 0 a signal ended it, 1 it could not install or had to end, 2 bad flags, 5 --daemon-set is given and no
+kubeconfig can be used.";
+
 /// Put the CNI plugin and its conflist in place on this node, and keep them there.
 ///
 /// The conflist is derived from the runtime's own configuration and follows it. The command
@@ -24,6 +36,7 @@ use super::{Exit, Stop};
 /// DaemonSet: if it is gone or does not want the plugin here any more, the command removes
 /// conflist and plugin. Otherwise both stay.
 #[derive(Debug, clap::Args)]
+#[command(before_help = EXAMPLES, after_help = EXITS)]
 pub(super) struct Args {
     #[command(flatten)]
     places: Places,
@@ -41,7 +54,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH", env = "NPC_CNI_SOCKET", default_value = SOCKET)]
     cni_socket: String,
 
-    /// For how many seconds a pod waits for the agent before kubelet tries again.
+    /// For how many seconds a pod waits for the agent before kubelet tries again: 1 to 100.
     #[arg(long, value_name = "SECONDS", env = "NPC_CNI_TIMEOUT", default_value_t = 30,
         value_parser = RangedU64ValueParser::<u64>::new().range(1..=100))]
     timeout: u64,
@@ -67,8 +80,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: Option<String>,
 
-    /// For how many seconds to ask the API server at the end. The pod's grace period has to
-    /// be longer.
+    /// For how many seconds to ask the API server at the end: 1 to 600. The pod's grace period
+    /// has to be longer.
     #[arg(long, value_name = "SECONDS", env = "NPC_CNI_GRACE", default_value_t = 20,
         value_parser = RangedU64ValueParser::<u64>::new().range(1..=600))]
     grace: u64,

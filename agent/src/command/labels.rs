@@ -1,5 +1,6 @@
 //! Labels by which commands show less, as kubectl's `-l` takes them.
 
+use std::fmt;
 use std::str::FromStr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
@@ -8,7 +9,14 @@ use npc_compiler::object;
 
 /// Labels as kubectl takes them: `app=web,tier!=db,env in (a,b),!legacy`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Labels(Selector);
+pub(super) struct Labels(Selector, String);
+
+/// As they were written.
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.1)
+    }
+}
 
 impl Labels {
     /// Whether an object with these labels is meant.
@@ -26,7 +34,7 @@ impl FromStr for Labels {
         let (selector, bad) = Selector::read(&selector);
         match bad.first() {
             Some(bad) => Err(bad.problem.clone()),
-            None => Ok(Self(selector)),
+            None => Ok(Self(selector, text.to_owned())),
         }
     }
 }

@@ -7,20 +7,22 @@ mod sarif;
 use std::io::{self, Write};
 
 use npc_agent::finding::Finding;
-use npc_agent::source::manifests::Severity;
+use npc_agent::source::manifests::{ObjectRef, Severity};
 use npc_compiler::API_VERSION;
 use serde::Serialize;
 
+use super::endpoint::no_namespace;
 use super::output::{self, BAD, Columns, DOUBT, printable};
-use super::{Exit, input};
+use super::{Exit, Stop, input};
 
 /// Show what is wrong with policies and other objects, with codes, places, and what
 /// npc does about it.
 ///
 /// A finding is something that npc or the API server does not take as it is written, that has no
 /// effect, or that cannot work. lint does not know which traffic you mean to allow: ask explain or
-/// matrix for that. npc reason CODE explains a code. The exit code is 1 if there are findings of the severity of --fail-on or
-/// above, else 0.
+/// matrix for that. npc reason CODE explains a code. With -n, findings about objects of that namespace only
+/// are shown and counted, and those about files as a whole. The exit code is 1 if there are findings of the
+/// severity of --fail-on or above, else 0.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  npc lint -f manifests/\n  npc lint -f manifests/ -o sarif > npc.sarif")]
 pub(super) struct Args {
@@ -80,10 +82,18 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
     let input = args.input.read_quietly()?;
     let mut findings = input.findings();
     findings.extend(mistakes::findings(&input));
+    if let Some(namespace) = args.input.only_namespace() {
+        if let Some(message) = no_namespace(&input, namespace) {
+            return Err(Stop::new(Exit::NotFound, message).into());
+        }
+        // A file that cannot be read may have objects of any namespace.
+        let is_there = |of: &ObjectRef| of.namespace.is_empty() || of.namespace == namespace;
+        findings.retain(|finding| finding.object.as_ref().is_none_or(is_there));
+    }
     Finding::sort(&mut findings);
     let warnings = input.with_passed_over(input.warnings.clone());
     match args.output {
-        Format::Text => text(&findings, &mut output::stdout())?,
+        Format::Text => text(&findings, &mut output::stdout(), output::width())?,
         Format::Json => {
             output::json(&Report {
                 api_version: API_VERSION,
@@ -97,7 +107,7 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
     }
     // An exit code of 0 is no promise about what was not judged.
     for warning in &warnings {
-        eprintln!("warning: {warning}");
+        say!("warning: {warning}");
     }
     let is_counted = |finding: &Finding| args.fail_on == FailOn::Warning || finding.severity == Severity::Error;
     let fails = findings.iter().any(is_counted) && !args.exit_zero;
@@ -105,7 +115,7 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
 }
 
 /// A line for each finding.
-fn text(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
+fn text(findings: &[Finding], out: &mut impl Write, terminal: Option<usize>) -> io::Result<()> {
     let mut columns = Columns::default();
     for finding in findings {
         let style = if finding.severity == Severity::Error { BAD } else { DOUBT };
@@ -114,7 +124,7 @@ fn text(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
         let word = format!("{style}{word}{style:#}");
         columns.push([line(&place), word, finding.code.to_owned(), line(&finding.to_string())]);
     }
-    columns.write(out, "", 0)?;
+    columns.write_within(out, "", terminal)?;
     out.flush()
 }
 
@@ -142,7 +152,7 @@ mod tests {
             help: String::new(),
         };
         let mut out = Vec::new();
-        text(&[finding], &mut out).expect("memory takes all");
+        text(&[finding], &mut out, None).expect("memory takes all");
         let text = anstream::adapter::strip_bytes(&out).into_vec();
         let text = String::from_utf8(text).expect("text");
         assert_eq!(text, "a [2J .yaml:3:7  warning  cidr-legacy  a\u{fffd}b  c; it works\n");

@@ -46,13 +46,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "ENDPOINT", add = ArgValueCompleter::new(completion::endpoints))]
     from: Vec<EndpointText>,
 
-    /// Show only what may be sent to this endpoint; may be repeated.
+    /// Show only what may be sent to this endpoint; may be repeated. svc/NAME stands for its pods.
     #[arg(long, value_name = "ENDPOINT", add = ArgValueCompleter::new(completion::endpoints))]
     to: Vec<EndpointText>,
 
     /// Show only this port, as 443, 53/udp, 8000-8100 or icmp; without a protocol, of all
     /// protocols.
-    #[arg(long, value_name = "PORT", value_parser = port)]
+    #[arg(long, value_name = "PORT", value_parser = port_number)]
     port: Option<Port>,
 
     /// Show only endpoints whose pods have these labels, as kubectl's -l.
@@ -85,6 +85,11 @@ enum Format {
     Csv,
     Dot,
     Md,
+}
+
+/// A port without a name, which means other numbers at other pods.
+fn port_number(text: &str) -> Result<Port, String> {
+    port(text).map_err(|problem| problem.replace(", icmp or a port's name", " or icmp"))
 }
 
 fn address(text: &str) -> Result<IpAddr, String> {
@@ -132,8 +137,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     }
     let options = matrix::Options { by, addresses: addresses.clone() };
     let (matrix, outside) = args.select(&input, &groups, &options)?;
-    if addresses.is_empty() && !cluster.named().any(|(_, pod)| pod.is_endpoint() && !pod.only_in_slice) {
-        eprintln!("npc: there are no endpoints; the input has {}", policies_and_pods(cluster));
+    if addresses.is_empty() && matrix_is_empty(cluster) {
+        say!("npc: there are no endpoints; the input has {}", policies_and_pods(cluster));
+    }
+    let shows_any = (0..matrix.endpoints().len()).any(|row| matrix.is_shown(row) != (false, false));
+    if let Some(labels) = args.selector.as_ref().filter(|_| !shows_any && !matrix_is_empty(cluster)) {
+        say!("npc: no endpoint that is asked for has the labels {labels}");
     }
     args.output.check(&matrix)?;
     let view = table::TextMatrix::new(&matrix, cluster, &groups, outside);
@@ -157,18 +166,25 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Format::Table => view.fitting(&mut output::stdout(), output::width())?,
     }
     for warning in &warnings {
-        eprintln!("warning: {warning}");
+        say!("warning: {warning}");
     }
     Ok(Exit::Fine)
+}
+
+/// Whether the input has no endpoint at all.
+fn matrix_is_empty(cluster: &Cluster) -> bool {
+    !cluster.named().any(|(_, pod)| pod.is_endpoint() && !pod.only_in_slice)
 }
 
 /// Where an address leads, if it is that of a Service, or of a node that sends some of its ports on. A
 /// matrix judges an address as what it is, not as what it leads to.
 fn where_it_leads(input: &Input, address: IpAddr) -> Option<String> {
     let cluster = &input.cluster;
-    if let Some(service) = cluster.service_with_address(address) {
-        let name = format!("{}/{}", service.namespace, service.name);
-        return Some(format!("{address} is the address of service {name}; ask npc explain where it leads"));
+    if cluster.is_service(address) {
+        let of_address = cluster.service_of_cluster_ip(address).into_iter().chain(cluster.services_at(address));
+        let names: Vec<String> = of_address.map(|of| format!("{}/{}", of.namespace, of.name)).collect();
+        let names = shorten(&names, 3, ", ");
+        return Some(format!("{address} is the address of service {names}; ask npc explain where it leads"));
     }
     if !cluster.is_node(address) {
         return None;

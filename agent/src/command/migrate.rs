@@ -8,7 +8,8 @@ mod text;
 use npc_compiler::azure::{Model, Placement, differences};
 use npc_compiler::cluster::group::Groups;
 
-use super::{Exit, input, nodes, output};
+use super::endpoint::no_namespace;
+use super::{Exit, Stop, input, nodes, output};
 use crate::command::output::Format;
 use node::NodeKernel;
 use report::MigrationReport;
@@ -17,8 +18,9 @@ use report::MigrationReport;
 ///
 /// The command judges the policies as Azure NPM 1.4 to 1.6 does on Linux and as npc
 /// does. It lists what npc will newly deny (-) and newly allow (+), by reason,
-/// policy and field. On a node, with --node, it also shows whether npc's rules
-/// already hold in this kernel, and what Azure NPM has in it.
+/// policy and field. With -n, it lists flows from or to that namespace only. On a node, with
+/// --node, it also shows whether npc's rules already hold in this kernel, and what Azure NPM has
+/// in it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -67,11 +69,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let groups = Groups::of_cluster(cluster);
     let model = Model::new(cluster, &input.loaded.objects.policies, placement);
     let differences = differences(&model, &groups, &input.loaded.objects.services);
-    let report = MigrationReport::new(&input, placement, &differences, node.as_ref());
+    let mut report = MigrationReport::new(&input, placement, &differences, node.as_ref());
+    if let Some(namespace) = args.input.only_namespace() {
+        if let Some(message) = no_namespace(&input, namespace) {
+            return Err(Stop::new(Exit::NotFound, message).into());
+        }
+        report.keep_only(namespace);
+    }
     match args.output {
         Format::Json => output::json(&report)?,
         Format::Text => text::write(&report, &mut output::stdout())?,
     }
     let holds = node.as_ref().is_none_or(|node| node.differs.is_empty());
-    Ok(if (differences.is_empty() && holds) || args.exit_zero { Exit::Fine } else { Exit::Not })
+    Ok(if (report.differences.is_empty() && holds) || args.exit_zero { Exit::Fine } else { Exit::Not })
 }

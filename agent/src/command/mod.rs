@@ -1,5 +1,12 @@
 //! The commands: raw arguments to their meaning to work, one file each.
 
+/// Says something on standard error, in a line of its own. A reader that has closed it, as `head` does, ends
+/// no command: `eprintln!` would panic.
+macro_rules! say {
+    ($($words:tt)*) => { $crate::command::output::say(format_args!($($words)*)) };
+}
+
+mod absent_peers;
 mod agent;
 mod cleanup;
 mod compile;
@@ -18,8 +25,9 @@ mod nodes;
 mod output;
 mod reason;
 mod roles;
+mod rule_text;
 mod schema;
-mod short;
+mod silent;
 mod status;
 mod unjudged;
 mod why;
@@ -33,8 +41,9 @@ use std::process::{self, ExitCode};
 use clap::{ArgMatches, Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::CompleteEnv;
 use clap_complete::engine::ArgValueCompleter;
-use npc_agent::source::manifests;
-use npc_agent::{enforce, near};
+use npc_agent::enforce;
+use npc_agent::source::{kube, manifests};
+use npc_agent::words::near;
 
 /// What help begins with.
 const EXAMPLES: &str = "\
@@ -130,7 +139,7 @@ impl Cli {
                 read
             }
             Err(error) => {
-                eprintln!("npc: {:#}", anyhow::Error::new(error));
+                say!("npc: {:#}", anyhow::Error::new(error));
                 process::exit(Exit::Input as i32);
             }
         }
@@ -144,9 +153,16 @@ impl Cli {
         let command = Self::command().bin_name(name).before_help(EXAMPLES.replace("{npc}", name));
         command.mut_subcommands(|subcommand| {
             let has_namespace = subcommand.get_arguments().any(|arg| arg.get_id() == "namespace");
-            let subcommand = match subcommand.get_after_help().map(ToString::to_string) {
-                // Examples are written as npc's.
-                Some(help) => subcommand.after_help(help.replace("\n  npc ", &format!("\n  {name} "))),
+            // Examples are written as npc's.
+            let own = |help: String| help.replace("\n  npc ", &format!("\n  {name} "));
+            let (before, after) = (subcommand.get_before_help(), subcommand.get_after_help());
+            let (before, after) = (before.map(ToString::to_string), after.map(ToString::to_string));
+            let subcommand = match before {
+                Some(help) => subcommand.before_help(own(help)),
+                None => subcommand,
+            };
+            let subcommand = match after {
+                Some(help) => subcommand.after_help(own(help)),
                 None => subcommand,
             };
             if !has_namespace {
@@ -158,6 +174,10 @@ impl Cli {
     }
 
     fn of(matches: &ArgMatches) -> Self {
+        if let Some(words) = silent::without_effect(matches) {
+            say!("npc: {words}");
+            process::exit(Exit::Input as i32);
+        }
         Self::from_arg_matches(matches).unwrap_or_else(|error| error.exit())
     }
 
@@ -184,7 +204,7 @@ impl Cli {
         let exit = done.unwrap_or_else(|error| {
             let exit = Exit::of(&error);
             if exit != Exit::Fine {
-                eprintln!("npc: {error:#}");
+                say!("npc: {error:#}");
             }
             exit
         });
@@ -229,6 +249,9 @@ impl Exit {
             }
             if cause.is::<manifests::Errors>() {
                 return Self::Input;
+            }
+            if cause.is::<kube::Error>() {
+                return Self::Cluster;
             }
             if matches!(cause.downcast_ref(), Some(enforce::Error::Misnamed(_))) {
                 return Self::NotFound;

@@ -1,6 +1,6 @@
 //! The node that a command is given by name.
 
-use npc_agent::near;
+use npc_agent::words::near;
 use npc_compiler::cluster::Cluster;
 
 use super::{Exit, Stop};

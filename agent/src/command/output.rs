@@ -2,6 +2,7 @@
 //! a terminal.
 
 use std::env;
+use std::fmt;
 use std::io::{self, BufWriter, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
@@ -24,6 +25,11 @@ pub(super) fn stdout() -> impl Write {
 /// Standard output as it is, for what machines read.
 pub(super) fn raw() -> impl Write {
     BufWriter::with_capacity(1 << 16, io::stdout().lock())
+}
+
+/// Writes a line to standard error, if it is still open: nothing else can be told to anyone.
+pub(super) fn say(words: fmt::Arguments<'_>) {
+    drop(io::stderr().lock().write_all(format!("{words}\n").as_bytes()));
 }
 
 /// How wide the terminal is, or COLUMNS says that it is; none where there is none.

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::Write as _;
 
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
-use npc_agent::near::{listed, nearest};
+use npc_agent::words::near::{listed, nearest};
 
 use super::{Exit, Stop, output};
 

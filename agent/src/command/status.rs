@@ -3,12 +3,12 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use npc_agent::counted::counted;
-use npc_agent::rounded::rounded;
 use npc_agent::status::{
     self, AgentStatus, Bridge, CniPlugin, ContestedAddress, HeldRemovals, LoadingNamespace, ManifestError, Spoofable,
     UnfilteredBridge, UnreadableObject,
 };
+use npc_agent::words::counted::counted;
+use npc_agent::words::rounded::rounded;
 
 use super::{Exit, Stop, output};
 use crate::command::output::Format;

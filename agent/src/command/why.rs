@@ -13,9 +13,9 @@ mod words;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use npc_agent::counted::counted;
-use npc_agent::near;
 use npc_agent::status::AgentStatus;
+use npc_agent::words::counted::counted;
+use npc_agent::words::near;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::{self, Options, SetMembers};

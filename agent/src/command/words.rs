@@ -1,6 +1,6 @@
 //! Words that several commands use.
 
-use npc_agent::counted::counted;
+use npc_agent::words::counted::counted;
 use npc_compiler::algebra::block_text::written_blocks;
 use npc_compiler::algebra::cidr::Cidr;
 use npc_compiler::algebra::ranges::RangeSet;
@@ -26,8 +26,8 @@ pub(super) fn policies_and_pods(cluster: &Cluster) -> String {
     };
     let pods = match cluster.pods().count() {
         0 => "no pods".to_owned(),
-        1 => "1 pod, which is finished or has its node's network".to_owned(),
-        more => format!("{more} pods, which are finished or have their node's network"),
+        1 => "1 pod, which is finished or a hostNetwork pod".to_owned(),
+        more => format!("{more} pods, which are finished or hostNetwork pods"),
     };
     format!("{policies}, {pods}: add Pods or workloads, such as Deployments")
 }

@@ -7,12 +7,12 @@ use npc_compiler::plan::ChainWrites;
 use npc_compiler::ruleset::node::{ChainName, SetName};
 
 use super::Error;
-use super::backend::Backend;
 use super::bridge;
-use super::flow_index;
+use super::flows::flow_index;
 use super::ipset::{self, Ipset};
 use super::iptables::{self, Iptables};
-use super::links;
+use super::network::links;
+use super::programs::backend::Backend;
 
 /// What was removed, and what could not be.
 #[derive(Debug, Default)]

@@ -78,7 +78,7 @@ impl Failures {
 impl fmt::Display for Failures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, (family, error)) in self.iter().enumerate() {
-            let words = crate::causes::with_causes(error);
+            let words = crate::words::causes::with_causes(error);
             write!(f, "{}{family}: {words}", if n > 0 { "; " } else { "" })?;
         }
         Ok(())

@@ -3,7 +3,10 @@
 //! Each target takes a datagram as the kernel sends it. The same bytes are then read as the
 //! inside of a message, so that a change need not keep netlink's lengths.
 
-use super::{conntrack as flows, conntrack_table, iptables, network, nflog as log, notifications};
+use super::audit::notifications;
+use super::flows::{conntrack as flows, conntrack_table};
+use super::netlink::nflog as log;
+use super::{iptables, network};
 
 /// What `iptables-save` or `iptables -S` prints.
 pub(crate) fn listing(listed: &str) {
@@ -26,7 +29,7 @@ pub fn nftables(data: &[u8]) {
     iptables::fuzz_native(data);
     notifications::fuzz(data);
     super::bridge::fuzz(data);
-    super::flow_index::fuzz(data);
+    super::flows::flow_index::fuzz(data);
 }
 
 /// Packets that the kernel logged.
@@ -37,5 +40,5 @@ pub fn nflog(data: &[u8]) {
 /// Links, addresses, routes and neighbours.
 pub fn rtnetlink(data: &[u8]) {
     network::fuzz(data);
-    super::neighbours::fuzz(data);
+    super::network::neighbours::fuzz(data);
 }

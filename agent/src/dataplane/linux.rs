@@ -12,22 +12,23 @@ use npc_compiler::ruleset::node::SetName;
 use npc_compiler::ruleset::seed::Seed;
 use tracing::{debug, info, warn};
 
-use super::alias::Aliases;
+use super::audit::alias::Aliases;
+use super::audit::notifications::ChangeWaiter;
 use super::audit::{Audit, AuditScope, Auditor};
-use super::backend::Backend;
 use super::bridge::{self, Bridge, BridgeTable};
-use super::counters::Counters;
-use super::detect::detect;
-use super::flow_index::{self, Index};
+use super::flows::flow_index::{self, Index};
+use super::flows::passage::grace;
 use super::flows::{Facts, Flows, LinuxFlows};
 use super::ipset::{self, Ipset, OddSet};
+use super::iptables::counters::Counters;
 use super::iptables::{self, Hook, Iptables, Restored};
-use super::notifications::ChangeWaiter;
-use super::other_backend::OtherBackend;
-use super::passage::grace;
-use super::probe::{self, Supported};
-use super::{Error, Failures, Kernel, links};
-use crate::rounded::rounded;
+use super::network::links;
+use super::others::other_backend::OtherBackend;
+use super::programs::backend::Backend;
+use super::supported::detect::detect;
+use super::supported::probe::{self, Supported};
+use super::{Error, Failures, Kernel};
+use crate::words::rounded::rounded;
 
 /// How long the xtables lock is waited for at a time. What needs no lock waits
 /// meanwhile; so not for long, and again later.
@@ -202,7 +203,10 @@ impl Linux {
             return Ok(());
         }
         let writes: Vec<&SetWrite> = writes.iter().map(AsRef::as_ref).collect();
-        let written = write_sets(&mut self.ipset, &writes);
+        let mut written = write_sets(&mut self.ipset, &writes);
+        if let Err(ipset::Error::Refused { set: Some(set), .. }) = &mut written {
+            self.aliases.as_ours(set);
+        }
         self.set_writes.push(ipset::TimedWrite { took: begun.elapsed(), done: written.is_ok() });
         self.auditor.left_sets.extend(written?);
         debug!(%family, writes = writes.len(), took = ?rounded(begun.elapsed()), "wrote sets");
@@ -465,7 +469,7 @@ impl Kernel for Linux {
 /// Writes to sets; one that another program's rule uses cannot be destroyed, and
 /// must not hold up the rest. Empty, it is as good as one that is created later.
 /// Answers those.
-fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<Vec<SetName>, Error> {
+fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<Vec<SetName>, ipset::Error> {
     let is_destruction = |write: &SetWrite| matches!(write, SetWrite::Destroy(_));
     let mut left = Vec::new();
     for writes in writes.chunk_by(|a, b| is_destruction(a) == is_destruction(b)) {

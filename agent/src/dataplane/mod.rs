@@ -2,21 +2,19 @@
 //! netlink (sets, flows and the network).
 //!
 //! ```text
-//! backend  which iptables             probe    what this kernel can do
-//! nftables nf_tables by netlink       spelling how iptables prints our rules
-//!    └─▶ iptables, ipset ─▶ linux ────────▶ the Kernel that the agent writes to
-//!              │              └─ failures    what of it failed, by family
-//!              ├──────────▶ counters          what it counted of denied packets
-//!              ├──────────▶ cleanup      ▲     network  addresses, links, routes
-//!              │              conntrack ─┤
-//!              └─ alias ────▶ audit ─────┘     what others did to what is ours
-//!        notifications ──────────┘
-//!
-//! nftables  the kernel's nf_tables ──▶ bridge      a table for what iptables cannot see
-//!                                  └─▶ flow_index  a table of addresses that have flows
-//!
-//! conntrack, flow_index, neighbours ──▶ flows       deleted when policies deny them
+//! netlink ─▶ nftables ─▶ programs ─▶ iptables ─┬─▶ supported    what this node can do
+//!    │           │                             │        ▼
+//!    │           │                   ipset ────┼─▶ audit        what others did to what is ours
+//!    │           │                             ├─▶ others       what other programs have here
+//!    │           │                             └─▶ cleanup      takes out what is ours
+//!    │           ├─▶ bridge       a table for what iptables cannot see       │
+//!    ├───────────┴─▶ flows        deleted when policies deny them            ▼
+//!    └─▶ network   addresses, links, routes, neighbours            linux: the Kernel that the
+//!                                                                  agent writes to; failures by family
 //! ```
+//!
+//! Each room imports only from those above it in the table of `ARCHITECTURE.md`, and a test holds that. The rest
+//! of the agent uses the modules that stand here under `pub use`, whichever room they are in.
 //!
 //! Everything acts on the network namespace of the calling thread, sockets on
 //! that in which they were opened. What it acts on bears our names: `NPC-`
@@ -29,46 +27,35 @@ use std::time::Instant;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
+use npc_compiler::ruleset::node::SetName;
 use npc_compiler::ruleset::seed::Seed;
 
-mod alias;
-mod attribute;
 pub mod audit;
-pub mod azure;
-pub mod backend;
 pub mod bridge;
 pub mod cleanup;
-pub mod conntrack;
-pub mod conntrack_table;
-pub mod counters;
-mod datagram;
-pub mod detect;
 mod failures;
-pub mod flow_index;
-mod flows;
+pub mod flows;
 pub(crate) mod fuzz;
-mod fuzz_input;
 pub mod ipset;
 pub mod iptables;
-mod left_chains;
-pub mod links;
 mod linux;
-mod neighbours;
+pub mod netlink;
 pub mod network;
-pub mod nflog;
 pub mod nftables;
-pub mod notifications;
-mod other_backend;
-pub mod other_engines;
-pub mod other_programs;
-mod passage;
-pub mod probe;
-mod process;
-mod spelling;
+pub mod others;
+pub mod programs;
+pub mod supported;
 
+pub use audit::notifications;
 pub use failures::Failures;
-pub use flows::{Cut, CutResult, Flows};
+pub use flows::{Cut, CutResult, Flows, conntrack, conntrack_table, flow_index};
+pub use iptables::counters;
 pub use linux::Linux;
+pub use netlink::nflog;
+pub use network::links;
+pub use others::{azure, other_engines, other_programs};
+pub use programs::backend;
+pub use supported::{detect, probe};
 
 /// A kernel that holds rules of ours: the real one, or one that records.
 ///
@@ -284,6 +271,15 @@ impl Error {
     #[must_use]
     pub fn is_of_one_family(&self) -> bool {
         matches!(self, Self::Families(failed) if !failed.is_of_all())
+    }
+
+    /// The set of which the kernel refused a write, if that is what failed.
+    #[must_use]
+    pub fn refused_set(&self) -> Option<&SetName> {
+        match self {
+            Self::Ipset(ipset::Error::Refused { set, .. }) => set.as_ref(),
+            _ => None,
+        }
     }
 
     /// Whether a jump to our chains is known to be missing, or not to be first.

@@ -71,7 +71,7 @@ pub async fn run<K: Kernel>(
                 agent.absorb().await?;
                 agent.check().await?;
             }
-            () = time::sleep_until(agent.schedule.next()) => match agent.schedule.take_due(Instant::now()) {
+            () = until_due(agent.schedule.next()) => match agent.schedule.take_due(Instant::now()) {
                 Some(Task::Pass) => {
                     agent.pass().await?;
                     agent.check().await?;
@@ -93,6 +93,14 @@ pub async fn run<K: Kernel>(
             () = until(agent.denied.next_end()) => agent.log_repeated_denials(Some(Instant::now())),
             () = until(agent.watchdog.due()) => {}
         }
+    }
+}
+
+/// Waits until then, not at all if that is past: a timer takes a millisecond or two all the same, and a pod
+/// that starts would wait for it.
+async fn until_due(moment: Instant) {
+    if moment > Instant::now() {
+        time::sleep_until(moment).await;
     }
 }
 
@@ -148,6 +156,7 @@ impl<K: Kernel> Agent<K> {
     /// Takes an event in. Answers whether the agent goes on.
     fn take(&mut self, event: Event) -> bool {
         let now = Instant::now();
+        let is_waited_for = matches!(event, Event::Waiters(_));
         match event {
             Event::Changes(mut changes) => {
                 if let Some(locations) = changes.positions.take() {
@@ -180,7 +189,11 @@ impl<K: Kernel> Agent<K> {
             Event::Shutdown => return false,
         }
         if self.view.is_complete() || self.once && self.view.node_name() == NodeName::Missing {
-            self.schedule.changed(now);
+            if is_waited_for {
+                self.schedule.waited_for(now);
+            } else {
+                self.schedule.changed(now);
+            }
         }
         true
     }
@@ -214,11 +227,13 @@ impl<K: Kernel> Agent<K> {
         };
         let begun = Instant::now();
         let network = network.clone();
-        let pod_cidrs = self.view.pod_cidrs().map(<[_]>::to_vec);
+        let pod_cidrs = self.view.take_pod_cidrs();
         let asked = self.waiters.addresses();
         let work = move |enforcer: &mut Enforcer<K>| {
             enforcer.take(changes);
-            enforcer.pod_cidrs_are(pod_cidrs);
+            if let Some(pod_cidrs) = pod_cidrs {
+                enforcer.pod_cidrs_are(&pod_cidrs);
+            }
             let passed = enforcer.pass(&network);
             let in_force = if passed.is_err() { enforcer.in_force(&asked, &network) } else { BTreeSet::new() };
             (passed, in_force)

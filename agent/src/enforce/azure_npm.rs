@@ -14,9 +14,9 @@ use npc_compiler::engine::{Event, PodKey};
 use npc_compiler::object::Pod;
 use tracing::{info, warn};
 
-use crate::causes::with_causes;
 use crate::dataplane::{self, azure};
-use crate::rounded::rounded;
+use crate::words::causes::with_causes;
+use crate::words::rounded::rounded;
 
 /// Its DaemonSet, and the value of the label `k8s-app` of its pods.
 const NAME: &str = "azure-npm";

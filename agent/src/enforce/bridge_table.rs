@@ -11,11 +11,11 @@ use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::node::{Member, SetName};
 use tracing::{info, warn};
 
-use crate::causes::with_causes;
 use crate::dataplane::Kernel;
 use crate::dataplane::bridge::peer::Peer;
 use crate::dataplane::bridge::{BridgeTable, EthernetAddress};
 use crate::dataplane::network::Network;
+use crate::words::causes::with_causes;
 
 /// Namespace, name and UID of a pod.
 type Pod = [String; 3];

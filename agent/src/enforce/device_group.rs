@@ -7,10 +7,10 @@ use tracing::warn;
 
 use super::pod_interfaces::PodInterfaces;
 use super::writer::Writer;
-use crate::causes::with_causes;
 use crate::dataplane::Kernel;
 use crate::dataplane::links::NO_GROUP;
 use crate::dataplane::network::Network;
+use crate::words::causes::with_causes;
 
 /// Takes interfaces out of the group before the sources of their pods go, and into it
 /// after these came.

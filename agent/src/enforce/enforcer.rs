@@ -17,6 +17,7 @@ use npc_compiler::ruleset::seed::Seed;
 use tokio::time;
 use tracing::{debug, warn};
 
+use super::anti_spoofing::AntiSpoofing;
 use super::bridge_table::{BridgeState, Frames};
 use super::bridges::{self, UnfilteredBridge};
 use super::device_group::DeviceGroup;
@@ -60,12 +61,8 @@ pub struct Enforcer<K> {
     writer: Writer<K>,
     /// What the ruleset depends on besides the cluster.
     options: layout::Options,
-    /// What the kernel lacks of what [`layout::Options::anti_spoof`] takes, where
-    /// it was asked for.
-    no_anti_spoof: Option<String>,
-    /// Ports of bridges are to be held to their pods' addresses, which takes nothing of
-    /// iptables.
-    hold_ports: bool,
+    /// What is done about forged sources.
+    anti_spoofing: AntiSpoofing,
     /// Groups stand in the dispatch tree by a secret of the node.
     has_secret_places: bool,
     /// Follows the cluster.
@@ -83,8 +80,6 @@ pub struct Enforcer<K> {
     beside: usize,
     /// Of which version of its findings the last pass told.
     findings_version: Option<u64>,
-    /// The networks of this node's pods, if its Node is not among the events.
-    pod_cidrs: Option<Vec<IpNetwork>>,
     /// The kernel has no index of addresses with flows that an earlier agent kept.
     has_removed_index: bool,
     /// The last pass came so far that the engine had taken in all that came before it.
@@ -97,15 +92,13 @@ impl<K: Kernel> Enforcer<K> {
         Self {
             writer: Writer::new(kernel),
             options: layout::Options::default(),
-            no_anti_spoof: None,
-            hold_ports: false,
+            anti_spoofing: AntiSpoofing::Off,
             has_secret_places: false,
             engine: Engine::new(&node.into(), layout::Options::default()).with_retained_groups(),
             changed: Changed::Nothing,
             group: DeviceGroup::default(),
             retired: time::Instant::now(),
             findings_version: None,
-            pod_cidrs: None,
             has_removed_index: false,
             is_committed: false,
             unfiltered: BTreeSet::new(),
@@ -131,7 +124,8 @@ impl<K: Kernel> Enforcer<K> {
     /// is left out of them at the first pass.
     #[must_use]
     pub fn with_options(self, options: layout::Options) -> Self {
-        Self { hold_ports: options.anti_spoof, options, ..self }
+        let anti_spoofing = if options.anti_spoof { AntiSpoofing::On } else { AntiSpoofing::Off };
+        Self { options, anti_spoofing, ..self }
     }
 
     /// The same, with groups in places of the dispatch tree that no tenant knows. The secret
@@ -151,8 +145,8 @@ impl<K: Kernel> Enforcer<K> {
 
     /// This node's pods get their addresses from these networks, if that is known apart from the
     /// Nodes among the events.
-    pub(super) fn pod_cidrs_are(&mut self, pod_cidrs: Option<Vec<IpNetwork>>) {
-        self.pod_cidrs = pod_cidrs;
+    pub(super) fn pod_cidrs_are(&mut self, pod_cidrs: &[IpNetwork]) {
+        self.writer.established.index.source_says(pod_cidrs);
     }
 
     /// Takes in what happened in the cluster. Nothing comes of it before the
@@ -221,7 +215,7 @@ impl<K: Kernel> Enforcer<K> {
         // Before the rules: what of a flow passes by frames that they do not see
         // would be ESTABLISHED for them. And for a pod that is isolated now, or is
         // new, nothing of it is to come later than its rules.
-        self.frames.update(&mut self.writer.kernel, network, engine, self.hold_ports);
+        self.frames.update(&mut self.writer.kernel, network, engine, self.anti_spoofing.holds_ports());
         self.writer.set_loading(engine.is_loading());
         let (writes, rehooked) = self.writer.write_each(change, engine.state(), &mut failed)?;
         let enforced = self.writer.enforced();
@@ -230,8 +224,7 @@ impl<K: Kernel> Enforcer<K> {
             DeviceGroup::join(&mut interfaces, &mut self.writer, network);
         }
         let unfiltered_bridges = self.check_bridges(network).clone();
-        let pod_cidrs = self.pod_cidrs.as_deref().unwrap_or_else(|| self.engine.pod_cidrs());
-        self.writer.established.index.domain_is(pod_cidrs);
+        self.writer.established.index.nodes_say(self.engine.pod_cidrs());
         self.writer.established.enforced(&self.engine, network);
         if self.options.keep_established {
             self.writer.established.let_be();
@@ -251,15 +244,17 @@ impl<K: Kernel> Enforcer<K> {
         let engine = &self.engine;
         let version = engine.findings_version();
         let has_new_findings = self.findings_version.replace(version) != Some(version);
-        let spoofable = match &self.no_anti_spoof {
-            Some(lack) => engine.local_addresses().map(|address| (address, lack.clone())).collect(),
-            None if self.options.anti_spoof => {
+        let spoofable = match &self.anti_spoofing {
+            AntiSpoofing::PortsOnly { lack } => {
+                engine.local_addresses().map(|address| (address, lack.clone())).collect()
+            }
+            AntiSpoofing::On => {
                 let mut all = interfaces.spoofable(network, engine.local_addresses());
                 let known: BTreeSet<_> = all.iter().map(|(address, _)| *address).collect();
                 all.extend(self.frames.spoofable(engine.local_addresses().filter(|address| !known.contains(address))));
                 all
             }
-            None => Vec::new(),
+            AntiSpoofing::Off => Vec::new(),
         };
         let spoofable = spoofable.into_iter().filter_map(|(address, reason)| {
             let [namespace, pod, _] = engine.owner(address)?;
@@ -385,7 +380,7 @@ impl<K: Kernel> Enforcer<K> {
         if let Some(missing) = capabilities.no_anti_spoof.filter(|_| options.anti_spoof) {
             warn!("forged sources are not dropped, because this kernel lacks {missing}");
             options.anti_spoof = false;
-            self.no_anti_spoof = Some(format!("this kernel lacks {missing}"));
+            self.anti_spoofing = AntiSpoofing::PortsOnly { lack: format!("this kernel lacks {missing}") };
         }
         self.engine.set_options(options.clone());
     }
@@ -481,7 +476,7 @@ impl<K: Kernel> Enforcer<K> {
             return None;
         }
         let lacked = self.frames.state().lack.is_some();
-        let drifted = self.frames.audit(&mut self.writer.kernel, &self.engine, self.hold_ports);
+        let drifted = self.frames.audit(&mut self.writer.kernel, &self.engine, self.anti_spoofing.holds_ports());
         let state = self.frames.state();
         if drifted || lacked && state.lack.is_none() {
             self.writer.established.index.was_bypassed();

@@ -31,13 +31,28 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// packet some time, so no Node has more of them.
 const MOST_NETWORKS: usize = 8;
 
+/// The networks of this node's pods, as its Node has them.
+#[derive(Debug, PartialEq, Eq)]
+enum Networks {
+    /// The Node is among the objects, or there is none yet.
+    OfNodes(Vec<IpNetwork>),
+    /// The source says so apart from the objects.
+    OfSource(Vec<IpNetwork>),
+}
+
+impl Default for Networks {
+    fn default() -> Self {
+        Self::OfNodes(Vec::new())
+    }
+}
+
 /// What the agent knows of the kernel's index.
 #[derive(Debug, Default)]
 pub(super) struct FlowIndex {
     /// The operator's agent keeps one.
     is_on: bool,
-    /// The networks of this node's pods, as the Node has them.
-    networks: Vec<IpNetwork>,
+    /// The networks of this node's pods.
+    networks: Networks,
     /// Those of them whose addresses are noted.
     domain: Vec<IpNetwork>,
     /// Grows whenever flows may have begun that the index does not have.
@@ -56,13 +71,27 @@ impl FlowIndex {
         self.is_on = true;
     }
 
+    /// Pods of this node get their addresses from these networks, as the source says apart from the
+    /// objects.
+    pub(super) fn source_says(&mut self, networks: &[IpNetwork]) {
+        self.domain_is(Networks::OfSource(networks.to_vec()));
+    }
+
+    /// The same, as its Node among the objects says.
+    pub(super) fn nodes_say(&mut self, networks: &[IpNetwork]) {
+        if matches!(self.networks, Networks::OfNodes(_)) {
+            self.domain_is(Networks::OfNodes(networks.to_vec()));
+        }
+    }
+
     /// Pods of this node get their addresses from these networks.
-    pub(super) fn domain_is(&mut self, networks: &[IpNetwork]) {
+    fn domain_is(&mut self, told: Networks) {
         // Each pass says so.
-        if !self.is_on || networks == self.networks {
+        if !self.is_on || told == self.networks {
             return;
         }
-        self.networks = networks.to_vec();
+        self.networks = told;
+        let (Networks::OfNodes(networks) | Networks::OfSource(networks)) = &self.networks;
         // The unspecified address is no host's, and has a meaning of its own in the sets.
         let unspecified = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
         let is_useful = |network: &&IpNetwork| !unspecified.iter().any(|address| network.contains(*address));
@@ -175,12 +204,12 @@ mod tests {
         let address: BTreeSet<IpAddr> = ["10.0.0.2".parse().expect("an address")].into();
         let now = Instant::now();
         let mut index = FlowIndex::default();
-        index.domain_is(&networks(&["10.0.0.0/24"]));
+        index.nodes_say(&networks(&["10.0.0.0/24"]));
         assert_eq!(index.renewal(&Scope::All, &BTreeSet::new(), std::iter::empty()), None, "it is off");
         index.turn_on();
-        index.domain_is(&networks(&["10.0.0.0/24"]));
+        index.nodes_say(&networks(&["10.0.0.0/24"]));
         let mut epochs = vec![index.epoch];
-        index.domain_is(&networks(&["10.0.0.0/24", "fd00::/64"]));
+        index.nodes_say(&networks(&["10.0.0.0/24", "fd00::/64"]));
         epochs.push(index.epoch);
         index.was_bypassed();
         epochs.push(index.epoch);

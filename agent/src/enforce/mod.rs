@@ -15,6 +15,7 @@
 //! change.
 
 mod agent;
+mod anti_spoofing;
 mod azure_npm;
 mod bridge_table;
 pub mod bridges;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::bridges::UnfilteredBridge;
-use crate::near;
+use crate::words::near;
 
 /// Why IPVS keeps policies from being enforced.
 pub(super) const IPVS: &str = "kube-ipvs0 exists: IPVS delivers Services past the FORWARD chain, where policies are \

@@ -13,7 +13,7 @@ use npc_cni::file;
 use tokio::time::Instant;
 use tracing::error;
 
-use crate::rounded::rounded;
+use crate::words::rounded::rounded;
 
 /// How long writes may be refused, hang or be unproven before the agent is unready. The
 /// older rules enforce meanwhile, and an unready agent stalls a rollout.

@@ -14,10 +14,10 @@ use crate::dataplane;
 use crate::dataplane::network::Network;
 use crate::dataplane::nflog::Received;
 use crate::metrics::Metrics;
-use crate::notice::Notice;
 use crate::serve::Liveness;
 use crate::service::ServiceManager;
 use crate::source::Changes;
+use crate::source::notice::Notice;
 use crate::status::{AgentStatus, SharedStatus};
 
 /// What can happen to an agent.

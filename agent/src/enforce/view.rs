@@ -19,7 +19,8 @@ pub(super) struct View {
     generation: u64,
     /// Whether there is a Node of this node's name, if the source knows.
     is_node: Option<bool>,
-    /// The networks of this node's pods, if the source says so apart from the objects.
+    /// The networks of this node's pods, if the source has news of them apart from the objects. The flow
+    /// index keeps them.
     pod_cidrs: Option<Vec<IpNetwork>>,
     /// The nodes that files name instead.
     other_nodes: BTreeSet<String>,
@@ -41,9 +42,9 @@ impl View {
         self.generation += u64::from(!changes.is_part);
     }
 
-    /// The networks of this node's pods, if the source says so apart from the objects.
-    pub(super) fn pod_cidrs(&self) -> Option<&[IpNetwork]> {
-        self.pod_cidrs.as_deref()
+    /// The networks of this node's pods, if the source has news of them apart from the objects.
+    pub(super) fn take_pod_cidrs(&mut self) -> Option<Vec<IpNetwork>> {
+        self.pod_cidrs.take()
     }
 
     /// What happened in the cluster, whether it may be acted on or not.

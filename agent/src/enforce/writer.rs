@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{FamilyState, KernelState, Plan, Step};
+use npc_compiler::ruleset::node::SetName;
 use tracing::info;
 
 use super::drift::{self, Drift, Repair};
@@ -16,6 +17,10 @@ use crate::dataplane::audit::{Audit, AuditScope};
 use crate::dataplane::iptables::Hook;
 use crate::dataplane::probe::Supported;
 use crate::dataplane::{Error, Failures, Kernel};
+
+/// If the kernel refuses to change more sets than this, pods of that family wait. Each takes a read of the
+/// kernel.
+const REFUSED_SETS: usize = 8;
 
 /// Writes rulesets to a kernel, and knows whether it holds the last one.
 #[derive(Debug)]
@@ -275,45 +280,71 @@ impl<K: Kernel> Writer<K> {
         wanted: &KernelState,
         failed: &mut Failures,
     ) -> Result<KernelState, Error> {
-        let mut plan = Plan::between(&held, &held.ahead_of_rules(wanted));
+        let ahead = held.ahead_of_rules(wanted);
+        self.write_sets(&mut held, &ahead, failed);
+        // The rules of both families wait, so not even the family without a failure is up
+        // to date, as an error of families would say.
+        std::mem::take(failed).into_first()?;
+        Ok(held)
+    }
+
+    /// Writes what leads to this state but for rules. `held` is what the kernel holds, before and, of families
+    /// that have not failed, afterwards.
+    fn write_sets(&mut self, held: &mut KernelState, ahead: &KernelState, failed: &mut Failures) {
+        let mut plan = Plan::between(held, ahead);
         let without_rules = plan.steps.iter().position(is_rules).unwrap_or(plan.steps.len());
         plan.steps.truncate(without_rules);
         if !plan.is_empty() {
             self.kernel.apply_each(&plan, failed);
-            // The rules of both families wait, so not even the family without a failure is up
-            // to date, as an error of families would say.
-            std::mem::take(failed).into_first()?;
         }
         for step in &plan.steps {
             // It was read a moment ago, or written by us. What another program changed
             // since is found by the next read.
-            let _ = step.apply(&mut held);
+            let _ = step.apply(held);
         }
-        Ok(held)
     }
 
     /// The last write failed. Those of these addresses whose part of what is wanted is in the kernel
     /// all the same: it is read, because what failed may have been written in part, and a program that
     /// holds the lock writes.
     ///
-    /// Sets go ahead as far as they can, as while another program holds the lock.
+    /// Sets go ahead as far as they can, as while another program holds the lock. One that the kernel
+    /// refuses to change stays as it is, and those of other pods go ahead.
     pub(super) fn in_force(&mut self, wanted: &KernelState, addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
         let mut failed = Failures::default();
-        let Ok(read) = self.read(wanted, &mut failed) else { return BTreeSet::new() };
-        if matches!(&self.state, SyncState::SetsAhead { held, .. } if failed.is_empty() && *held != read) {
+        let Ok(mut held) = self.read(wanted, &mut failed) else { return BTreeSet::new() };
+        if matches!(&self.state, SyncState::SetsAhead { held: known, .. } if failed.is_empty() && *known != held) {
             // The next pass has to read it, too.
             self.state.forget();
             self.established.rules_were_lost();
         }
-        let Ok(ahead) = self.write_ahead(read, wanted, &mut failed) else {
-            self.state.forget();
-            return BTreeSet::new();
-        };
-        let mut in_force = ahead.agrees_on(wanted, addresses);
+        let mut refused = BTreeSet::new();
+        loop {
+            let unread: BTreeSet<Family> = failed.families().collect();
+            let ahead = held.ahead_without(wanted, &refused);
+            self.write_sets(&mut held, &ahead, &mut failed);
+            let of_writes = failed.iter().filter(|(family, _)| !unread.contains(family));
+            let new: Vec<SetName> = of_writes.filter_map(|(_, error)| error.refused_set()).cloned().collect();
+            let known = refused.len();
+            refused.extend(new);
+            if refused.len() == known || known >= REFUSED_SETS {
+                break;
+            }
+            // A part of these writes is in the kernel.
+            failed = Failures::default();
+            match self.read(wanted, &mut failed) {
+                Ok(read) => held = read,
+                Err(_) => {
+                    self.state.forget();
+                    return BTreeSet::new();
+                }
+            }
+        }
+        let mut in_force = held.agrees_on(wanted, addresses);
         if !failed.is_empty() {
             self.state.forget();
-        } else if let SyncState::SetsAhead { held, .. } = &mut self.state {
-            *held = ahead;
+        } else if let SyncState::SetsAhead { held: known, .. } = &mut self.state {
+            *known = held;
         }
         if !in_force.is_empty() {
             self.insert_hook(&mut failed);

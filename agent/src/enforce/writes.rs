@@ -4,7 +4,7 @@ use std::fmt;
 
 use npc_compiler::plan::{Plan, SetWrite, Step};
 
-use crate::counted::counted;
+use crate::words::counted::counted;
 
 /// How much a plan writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

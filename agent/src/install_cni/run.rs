@@ -23,7 +23,7 @@ use super::former::formers;
 use super::owner::{OwnerAnswer, Wish, wish};
 use super::references::first_reference;
 use super::report::{self, Alert, AlertReason, InstallReport};
-use crate::rounded::rounded;
+use crate::words::rounded::rounded;
 
 /// How often everything is read, though the kernel reports no change.
 const POLL: Duration = Duration::from_secs(10);

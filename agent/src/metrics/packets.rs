@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::labels::{OfFamily, family_name};
 use crate::dataplane::counters::{Count, DropReason};
 use crate::dataplane::iptables::Error;
-use crate::rounded::rounded;
+use crate::words::rounded::rounded;
 
 /// How long a reading is new enough, so that many scrapes cost no more than one.
 const FRESH: Duration = Duration::from_secs(5);
@@ -111,7 +111,7 @@ impl Packets {
             }
             Err(error) if !reader.fails => {
                 reader.fails = true;
-                let error = crate::causes::with_causes(&error);
+                let error = crate::words::causes::with_causes(&error);
                 warn!(error, "cannot read denied-packet counts; metrics are stale, enforcement continues");
             }
             Err(_) => {}

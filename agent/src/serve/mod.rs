@@ -19,8 +19,8 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::metrics::{self, Metrics, Packets};
-use crate::rounded::rounded;
 use crate::status::SharedStatus;
+use crate::words::rounded::rounded;
 use connections::Limits;
 
 /// How long the agent's loop may be busy with one thing. A restore waits for

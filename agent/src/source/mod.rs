@@ -24,6 +24,7 @@ pub mod directory;
 pub mod held;
 pub mod kube;
 pub mod manifests;
+pub mod notice;
 pub mod whatif;
 
 /// What happened to the objects of a cluster since the source's last report; at

@@ -14,13 +14,25 @@ use super::manifests::{Loaded, ObjectRef};
 /// addresses and nodes, and take over the labels, ports and network of its
 /// template, as after a rollout. One that is to have none loses those it has.
 pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
-    let Loaded { objects, idle, owned, positions, problems, skipped, pod_makers, passed_over, unread, replaced } =
-        overlay;
+    let Loaded {
+        objects,
+        idle,
+        workload_labels,
+        owned,
+        positions,
+        problems,
+        skipped,
+        pod_makers,
+        passed_over,
+        unread,
+        replaced,
+    } = overlay;
     for workload in objects.pods.iter().filter_map(of_workload) {
         base.idle.remove(&workload);
     }
     base.objects.pods.retain(|pod| of_workload(pod).is_none_or(|workload| !idle.contains_key(&workload)));
     base.idle.extend(idle);
+    base.workload_labels.extend(workload_labels);
     base.owned.extend(owned);
     let into = &mut base.objects;
     for namespace in objects.namespaces {

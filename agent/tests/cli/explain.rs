@@ -104,6 +104,8 @@ denied[peer-other-namespace]: the rule's labels match, its namespace does not
    = help: put this in the same list item (a new \"-\" would mean OR):
            namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}
            checked: turns this flow to ALLOWED and opens no other
+
+to apply the change: kubectl -n shop patch networkpolicy api --type=json -p '[{\"op\":\"add\",\"path\":\"/spec/ingress/1/from/0/namespaceSelector\",\"value\":{\"matchLabels\":{\"kubernetes.io/metadata.name\":\"monitoring\"}}}]'
 ",
     );
 }

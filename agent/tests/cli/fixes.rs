@@ -88,6 +88,80 @@ fn kubectl_takes_the_patches() {
     patched_by_kubectl(&format!("{labelled}{reader}"), "monitoring/prometheus", "shop/deploy/api:metrics");
 }
 
+/// Each patch is made for the object as the patches before it leave it, and no two policies get one name.
+#[test]
+fn all_changes_of_an_answer_can_be_applied_in_turn() {
+    let backends = ["one", "other"].map(|name| {
+        format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {{app: \
+             {name}}}}}\n  template: {{metadata: {{labels: {{app: {name}, part: both}}}}, spec: {{containers: [{{name: c, \
+             ports: [{{containerPort: 9000}}, {{containerPort: 9100}}]}}]}}}}\n---\n"
+        )
+    });
+    let ends = [
+        workload("Deployment", "cart", "replicas: 1"),
+        backends.concat(),
+        service("both", "{part: both}", "name: a, port: 443, targetPort: 9000}, {name: b, port: 81, targetPort: 9100"),
+        service("one", "{app: one}", "name: a, port: 443, targetPort: 9000}, {name: b, port: 81, targetPort: 9100"),
+    ]
+    .concat();
+    for policies in [
+        deny("Ingress, Egress"),
+        policy_for("{app: cart}", "name: cart", "policyTypes: [Egress]"),
+        policy_for("{app: one}", "name: one", "policyTypes: [Ingress]"),
+        policy_for("{part: both}", "name: both", "ingress: []"),
+    ] {
+        for to in ["svc/one", "svc/both"] {
+            let yaml = [ends.as_str(), &policies].concat();
+            let answer = Files::of(&yaml).npc("explain", &["cart", to, "-o", "json"]).json();
+            let fixes = answer["fixes"].as_array().unwrap();
+            // Those of one flow stand together, behind those of the flows before it.
+            let mut flows = &Value::Null;
+            let mut first = 0;
+            for (place, fix) in fixes.iter().enumerate() {
+                if &fix["flows"] != flows {
+                    (flows, first) = (&fix["flows"], place);
+                }
+                assert_eq!(fix["after"], first, "{answer}");
+                assert_eq!(fix["command"].is_null(), !fix["create"].is_null(), "{answer}");
+            }
+            applied_in_turn(&yaml, "cart", to);
+        }
+    }
+}
+
+/// Asks, applies all changes to the objects of the file, one after the other, and asks again.
+fn applied_in_turn(yaml: &str, from: &str, to: &str) {
+    let files = Files::of(yaml);
+    let answer = files.npc("explain", &[from, to, "-o", "json"]);
+    if answer.code == 0 {
+        return;
+    }
+    let mut objects: Vec<Value> =
+        yaml.split("---\n").filter(|text| !text.trim().is_empty()).map(|text| yaml_value(text)).collect();
+    for fix in answer.json()["fixes"].as_array().unwrap() {
+        let same = |object: &Value| {
+            object["kind"] == fix["object"]["kind"] && object["metadata"]["name"] == fix["object"]["name"]
+        };
+        if !fix["create"].is_null() {
+            assert!(!objects.iter().any(same), "a second policy of one name: {fix}");
+            objects.push(fix["create"].clone());
+            continue;
+        }
+        let object =
+            objects.iter_mut().find(|object| same(object)).unwrap_or_else(|| panic!("nothing to patch: {fix}"));
+        let patch: json_patch::Patch = serde_json::from_value(fix["patch"].clone()).unwrap();
+        json_patch::patch(object, &patch).unwrap_or_else(|error| panic!("{error}: {fix}"));
+    }
+    let all: Vec<String> = objects.iter().map(Value::to_string).collect();
+    let again = Files::of(&all.join("\n---\n")).npc("explain", &[from, to]);
+    assert_eq!(again.code, 0, "{}{}\n{}", again.out, again.err, answer.out);
+}
+
+fn yaml_value(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
 #[test]
 fn no_fix_admits_every_address_or_every_port_of_a_protocol() {
     let files = Files::of(SHOP);

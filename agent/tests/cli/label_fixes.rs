@@ -44,8 +44,8 @@ fn a_label_of_a_job_or_cron_job_is_said_in_place_of_a_wider_policy() {
     assert_eq!(helps(&once), [expected], "{}", once.out);
     let cron = files.npc("explain", &["cj/cron", "api:8080"]);
     let first = [
-        "= help: the other end lacks what the rule asks for; add this to \
-         spec.jobTemplate.spec.template.metadata.labels of default/cj/cron:",
+        "= help: default/cj/cron is the other end, and lacks what the rule asks for; add this to its \
+         spec.jobTemplate.spec.template.metadata.labels:",
         "role: client",
     ];
     assert_eq!(helps(&cron)[..2], first, "{}", cron.out);
@@ -95,7 +95,7 @@ fn no_label_is_recommended_for_a_rule_that_is_not_shown() {
     let alone = format!("ingress: [{}]", rule("role: dba"));
     let answer = Files::of(&[ends.concat(), policy("name: api", &alone)].concat());
     let answer = answer.npc("explain", &["frontent", "api:8080"]);
-    assert!(answer.out.contains("the other end lacks what the rule asks for"), "{}", answer.out);
+    assert!(answer.out.contains("is the other end, and lacks what the rule asks for"), "{}", answer.out);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_label_of_a_template_says_what_brings_it_to_the_pods() {
             let files = Files::of(&[ends.as_str(), &pod, &policy("name: api", WANTS_TIER)].concat());
             let ask = [&format!("{}/cart", kind.to_lowercase()), "deploy/api:8080"];
             let answer = files.npc("explain", &ask);
-            let label = "the other end lacks what the rule asks for; add this to spec.template.metadata.labels of";
+            let label = "is the other end, and lacks what the rule asks for; add this to its spec.template.metadata.labels:";
             assert_eq!(answer.out.contains(label), expected.is_some(), "{kind} {spec}: {}", answer.out);
             assert!(answer.out.contains("checked: turns this flow to ALLOWED"), "{kind} {spec}: {}", answer.out);
             let json = files.npc("explain", &[ask[0], ask[1], "-o", "json"]).json();

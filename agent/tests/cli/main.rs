@@ -23,6 +23,7 @@ mod marks;
 mod matrix;
 mod migrate;
 mod names;
+mod operators;
 mod reason;
 mod repository;
 mod rights;

@@ -187,6 +187,13 @@ fn an_endpoint_of_a_namespace_that_may_not_be_read_is_said_to_be_that() {
     assert!(policy.err.contains("but it may be there: no right to list networkpolicies"), "{}", policy.err);
     let own = explain(&files, &["netpol/nope"]);
     assert_eq!(own.code, 3, "the policies of the namespace were read: {}", own.err);
+    // However its namespace is written.
+    for name in ["svc/monitor.ops", "monitor.ops", "monitor.ops.svc:80", "ops/svc/monitor"] {
+        let answer = explain(&files, &["web", name]);
+        assert_eq!(answer.code, 4, "{name}: {}{}", answer.out, answer.err);
+    }
+    assert_eq!(explain(&files, &["netpol/monitor.ops"]).code, 4);
+    assert_eq!(explain(&files, &["web", "svc/nope"]).code, 3, "the Services of the namespace were read");
 }
 
 /// What a developer of the namespaces shop and ops may read; of a third one, only its pods.

@@ -286,3 +286,18 @@ fn a_schema_refuses_what_is_wrong() {
         assert!(faults.iter().any(|fault| fault == part), "{part}: {faults:#?}");
     }
 }
+
+/// What a denied reason has, a policy that only looks as if it decided has too.
+#[test]
+fn near_policies_have_the_stretch_of_the_file_that_they_are_about() {
+    let yaml = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {app: a}}\n---\napiVersion: networking.k8s.io/v1\n\
+                kind: NetworkPolicy\nmetadata: {name: a}\nspec:\n  podSelector: {matchLabels: {app: a}}\n  policyTypes: \
+                [Ingress]\n  egress: [{to: [{podSelector: {matchLabels: {app: db}}}]}]\n";
+    let json = Files::of(yaml).npc("explain", &["a", "192.0.2.1:80", "-o", "json"]).json();
+    let near = &json["flows"][0]["egress"]["near"][0];
+    let mark = serde_json::json!({
+        "path": "spec.policyTypes", "want": near["want"], "got": near["got"],
+        "range": {"file": "in.yaml", "line": 10, "column": 16, "endLine": 10, "endColumn": 25},
+    });
+    assert_eq!(near["marks"], serde_json::json!([mark]), "{json}");
+}

@@ -256,6 +256,36 @@ fn a_rule_names_all_that_it_came_from_though_its_comment_has_no_room() {
     assert_eq!(of["origins"][39]["path"], "spec.ingress[39]", "{json}");
 }
 
+/// Twelve policies are more than the comment of a rule names.
+#[test]
+fn a_set_names_all_policies_that_ask_for_it() {
+    let policy = |n: usize| {
+        format!(
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: a-policy-for-the-database-of-the-shop-{n:02}, \
+             namespace: shop}}\nspec: {{podSelector: {{matchLabels: {{app: db}}}}, ingress: [{{from: [{{podSelector: \
+             {{matchLabels: {{app: api}}}}}}], ports: [{{port: 5432}}]}}]}}\n"
+        )
+    };
+    let files = Files::of(&(CLUSTER.to_owned() + &(0..12).map(policy).collect::<String>()));
+    let peers = peers(&files);
+    let dumps = dumps(&files);
+    for kernel in [&[][..], &dumps[..]] {
+        let json = files.npc("why", &[&[peers.as_str(), "-o", "json"], &OFFLINE[..], kernel].concat()).json();
+        let (named, more) = (json["policies"].as_array().map(Vec::len), &json["morePolicies"]);
+        assert_eq!((named, more), (Some(13), &0.into()), "{json}");
+        let text = files.npc("why", &[&[peers.as_str()], &OFFLINE[..], kernel].concat()).out;
+        assert!(text.contains(" more ask for it\n"), "{text}");
+    }
+    // The policies that a kernel was written for may be gone. Then its comments say how many there were.
+    let gone = Files::of(CLUSTER);
+    for name in ["v4.save", "v6.save", "sets.save"] {
+        gone.add(name, &std::fs::read_to_string(files.path().join(name)).unwrap());
+    }
+    let json = gone.npc("why", &[&[peers.as_str(), "-o", "json"], &OFFLINE[..], &dumps[..]].concat()).json();
+    let named = json["policies"].as_array().map_or(0, Vec::len);
+    assert_eq!(json["morePolicies"], 13 - named, "{json}");
+}
+
 #[test]
 fn an_address_of_a_node_and_a_rule_of_another_version_are_said_to_be_that() {
     let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.1}]}\n";

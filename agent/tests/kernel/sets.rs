@@ -159,7 +159,7 @@ fn a_set_that_is_full_or_gone_or_of_another_kind_has_an_error_of_its_own() {
     run("ipset", &["create", full.as_str(), "hash:ip", "hashsize", "64", "maxelem", "4"]);
     let members = |count| (1..=count).map(|n| Member::Address(address(Family::V4, n)));
     let error = write(&mut ipset, &adds(&full, members(500)).collect::<Vec<_>>()).unwrap_err();
-    let Error::Refused { write: line, refusal: Refusal(4352) } = &error else { panic!("{error}") };
+    let Error::Refused { write: line, refusal: Refusal(4352), .. } = &error else { panic!("{error}") };
     assert!(line.starts_with("add npc4-full 10.0."), "{line}");
     assert!(error.to_string().contains("the set is full"), "{error}");
 

@@ -5,6 +5,8 @@ pub mod block_text;
 pub mod cidr;
 pub mod ranges;
 pub mod selector;
+pub mod short_text;
 pub mod syntax;
 pub mod traffic;
 pub mod tunnel;
+pub mod typo;

@@ -3,7 +3,7 @@
 //!
 //! The Service's EndpointSlices decide where the input has any. Where it has none and the
 //! Service has a selector, this works out what the controller of EndpointSlices would
-//! write: all pods that the selector selects, in their node's network or in their own,
+//! write: all pods that the selector selects, hostNetwork pods too,
 //! without those that are finished, and with a named `targetPort` resolved in each. A pod is
 //! ready unless its status says that it is not, or it is being deleted; a file may have no
 //! status. Where the Service has no selector either, the input does not say where it leads.
@@ -11,8 +11,12 @@
 //! kube-proxy takes, for each address family, the endpoints of a port that are ready; if
 //! there is none, those that are terminating and still serve
 //! (<https://kubernetes.io/docs/concepts/services-networking/service/#terminating-endpoints>).
+//! A headless Service is not kube-proxy's: DNS answers with the endpoints that are ready, and no other.
+//!
+//! Where a traffic policy is `Local`, kube-proxy goes by `nodeName` of the endpoint, whichever pod has its
+//! address: an endpoint without one is local to no node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::without_backend::WhyUnknown;
@@ -89,7 +93,10 @@ impl Cluster {
             let mut behind = Vec::new();
             for family in families(service) {
                 let of_family = listed.iter().filter(|(_, pod)| may_have(pod, family));
-                behind.extend(in_use(of_family.map(|(id, pod)| (BackendEnd::Pod(*id), State::of(pod, service)))));
+                behind.extend(in_use(
+                    service,
+                    of_family.map(|(id, pod)| (BackendEnd::Pod(*id), State::of(pod, service))),
+                ));
             }
             behind.sort_unstable();
             behind.dedup();
@@ -99,7 +106,7 @@ impl Cluster {
         for family in families(service) {
             let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
             let endpoints = endpoints.filter(|of| Family::of(&of.address) == family);
-            behind.extend(in_use(endpoints.map(|of| (self.end_of(of), State::of_slice(of)))));
+            behind.extend(in_use(service, endpoints.map(|of| (self.end_of(of), State::of_slice(of)))));
         }
         behind.sort_unstable();
         behind.dedup();
@@ -111,27 +118,29 @@ impl Cluster {
     #[must_use]
     pub fn backends(&self, service: &Service, port: &ServicePort) -> Option<Vec<Backend>> {
         let listed = self.listed(service, port)?;
-        let of_family = |family| in_use(of_family(&listed, family).map(|of| (of.backend, of.state)));
+        let of_family = |family| in_use(service, of_family(&listed, family).map(|of| (of.backend, of.state)));
         Some(of_both_families(families(service).flat_map(of_family).collect()))
     }
 
     /// Where one port of a service leads on each node whose traffic policy is `Local`: kube-proxy
     /// looks at the endpoints of its own node only, so one that is terminating serves there, though
-    /// another node has one that is ready.
+    /// another node has one that is ready. Endpoints of slices that name no node are on none.
     #[must_use]
     pub fn local_backends(&self, service: &Service, port: &ServicePort) -> Option<Vec<Backend>> {
         let listed = self.listed(service, port)?;
+        let has_slices = !self.slices(service).is_empty();
         let mut backends = Vec::new();
         for family in families(service) {
             let mut by_node = BTreeMap::<&str, Vec<(Backend, State)>>::new();
             for of in of_family(&listed, family) {
                 match of.node {
                     Some(node) => by_node.entry(node).or_default().push((of.backend, of.state)),
+                    None if has_slices => {}
                     // It may be alone on its node.
-                    None => backends.extend(in_use(std::iter::once((of.backend, of.state)))),
+                    None => backends.extend(in_use(service, std::iter::once((of.backend, of.state)))),
                 }
             }
-            backends.extend(by_node.into_values().flat_map(|listed| in_use(listed.into_iter())));
+            backends.extend(by_node.into_values().flat_map(|listed| in_use(service, listed.into_iter())));
         }
         Some(of_both_families(backends))
     }
@@ -158,8 +167,7 @@ impl Cluster {
             let listed = move |of: &'a SliceEndpoint| {
                 let family = Some(Family::of(&of.address));
                 let backend = Backend { end: self.end_of(of), port: number, family };
-                let node = of.node.as_deref().or_else(|| self.node_of_backend(service, backend.end));
-                Listed { backend, state: State::of_slice(of), node }
+                Listed { backend, state: State::of_slice(of), node: of.node.as_deref() }
             };
             Some(slice.endpoints.iter().map(listed))
         };
@@ -171,6 +179,40 @@ impl Cluster {
     #[must_use]
     pub fn selected_pods(&self, service: &Service) -> Vec<PodId> {
         self.selected_by(service).map(|(id, _)| id).collect()
+    }
+
+    /// Whether kube-proxy of a node takes a place where a service leads for one of its own; `None` where
+    /// the input does not say it, and where the node is not known.
+    #[must_use]
+    pub fn is_local(&self, service: &Service, end: BackendEnd, node: Option<&str>) -> Option<bool> {
+        let slices = self.slices(service);
+        if slices.is_empty() {
+            let BackendEnd::Pod(pod) = end else { return Some(false) };
+            let pod = self.pod(pod);
+            // One of its pods is on each node.
+            return if pod.is_template() && pod.is_on_every_node() {
+                Some(true)
+            } else {
+                Some(pod.node.as_deref()? == node?)
+            };
+        }
+        let of_end = slices.iter().flat_map(|slice| &slice.endpoints).filter(|of| self.end_of(of) == end);
+        let mut named = of_end.filter_map(|of| of.node.as_deref()).peekable();
+        if named.peek().is_none() {
+            return Some(false);
+        }
+        Some(named.any(|name| Some(name) == node)).filter(|is| *is || node.is_some())
+    }
+
+    /// The nodes to which a place where a service leads is local, as far as the input says it.
+    #[must_use]
+    pub fn local_nodes(&self, service: &Service, end: BackendEnd) -> BTreeSet<&str> {
+        let slices = self.slices(service);
+        if slices.is_empty() {
+            return self.node_of_backend(service, end).into_iter().collect();
+        }
+        let of_end = slices.iter().flat_map(|slice| &slice.endpoints).filter(|of| self.end_of(of) == end);
+        of_end.filter_map(|of| of.node.as_deref()).collect()
     }
 
     /// The node of a place where a service leads, as far as the input says it.
@@ -319,7 +361,7 @@ impl Cluster {
         self.pods().filter(move |(_, pod)| !pod.finished && service.selects(pod))
     }
 
-    /// The pod that has an endpoint's address, or the address. Pods in a node's network
+    /// The pod that has an endpoint's address, or the address. hostNetwork pods
     /// share its address, so of these the one that the slice names is meant. Where the input
     /// has a workload in place of its pods, the pod that stands for it is meant.
     fn end_of(&self, endpoint: &SliceEndpoint) -> BackendEnd {
@@ -383,14 +425,14 @@ fn of_both_families(mut backends: Vec<Backend>) -> Vec<Backend> {
     backends
 }
 
-/// Those that kube-proxy takes of what is listed.
-fn in_use<T>(listed: impl Iterator<Item = (T, State)>) -> Vec<T> {
+/// Those that kube-proxy takes of what is listed; of a headless service, those that DNS answers with.
+fn in_use<T>(service: &Service, listed: impl Iterator<Item = (T, State)>) -> Vec<T> {
     let (mut ready, mut until_gone) = (Vec::new(), Vec::new());
     for (end, state) in listed {
         match state {
             State::Ready => ready.push(end),
-            State::ServesUntilGone => until_gone.push(end),
-            State::Not => {}
+            State::ServesUntilGone if !service.routing.is_headless => until_gone.push(end),
+            State::ServesUntilGone | State::Not => {}
         }
     }
     if ready.is_empty() { until_gone } else { ready }

@@ -13,6 +13,7 @@ mod classes;
 mod contest;
 pub mod group;
 mod group_key;
+pub mod hints;
 pub(crate) mod merge;
 pub mod new_address;
 mod open_groups;
@@ -35,6 +36,7 @@ use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::selector::Selector;
 use crate::cluster::classes::{ClassesOfNamespace, classify};
 use crate::cluster::contest::owners;
+use crate::cluster::hints::Hints;
 use crate::cluster::over_bound::OverBound;
 use crate::cluster::selection::{Selection, UnknownLabels};
 use crate::cluster::unread::Unread;
@@ -103,6 +105,8 @@ pub struct Cluster {
     unread: Vec<Unread>,
     /// What of the input makes pods that are not in it, in words.
     pod_makers: Vec<String>,
+    /// What explains and decides nothing.
+    hints: Hints,
     /// The classes with unknown labels that selectors ask for, in order.
     open: Vec<ClassId>,
 }
@@ -160,6 +164,7 @@ impl Cluster {
             implied_namespaces: objects.implied_namespaces.clone(),
             unread: Vec::new(),
             pod_makers: Vec::new(),
+            hints: Hints::default(),
             open: Vec::new(),
             namespaces,
             owners,

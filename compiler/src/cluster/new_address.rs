@@ -14,7 +14,7 @@ pub enum NewAddress {
     /// A pod in its own network. Authors of rules do not know the address that it will get, so a
     /// single public address is not meant for it: that is a server outside.
     OfPod,
-    /// A node, or a pod in a node's network.
+    /// A node, or a hostNetwork pod.
     OfNode,
 }
 

@@ -38,7 +38,7 @@ impl OpenGroups {
             return None;
         }
         let mut certain = cluster.policies_of(class, direction);
-        // What only a slice names may be in its node's network, and names ports of its own.
+        // What only a slice names may be a hostNetwork pod, and names ports of its own.
         let has_open_end =
             is_unread || (cluster.pod(pod).only_in_slice && !(certain.is_empty() && possible.is_empty()));
         let mut group = |policies: Vec<PolicyId>| {

@@ -131,6 +131,15 @@ impl Class {
     }
 }
 
+/// Why a podSelector, or a pod peer of a rule, selects no pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WhyNone {
+    /// No pod has what it asks for.
+    NoPod,
+    /// The only pods that have it are hostNetwork pods: no policy applies to these, and no peer means them.
+    OnlyHostNetworkPods,
+}
+
 impl Cluster {
     /// The same cluster, in which these objects, in words, make pods that the input has not.
     #[must_use]
@@ -199,14 +208,14 @@ impl Cluster {
         let class = self.class(class);
         let selected =
             self.selection_of_namespaces(&peer.namespaces, &class.namespace).min(class.selection(&peer.pods));
-        // No peer selects a pod in its node's network, and nothing says that this is none.
+        // No peer selects a hostNetwork pod, and nothing says that this is none.
         if class.unknown == UnknownLabels::All && self.nodes.is_empty() {
             return selected.min(Selection::Possible);
         }
         selected
     }
 
-    /// The pods that have what a peer asks for and are in their nodes' networks, so that it does not
+    /// The hostNetwork pods that have what a peer asks for, so that it does not
     /// mean them: policies see the nodes' addresses.
     pub fn host_pods_of<'a>(&'a self, peer: &'a PodPeer) -> impl Iterator<Item = (PodId, &'a Pod)> {
         self.pods().filter(|(_, pod)| {
@@ -250,6 +259,17 @@ impl Cluster {
     #[must_use]
     pub fn selects_none(&self, peer: &PodPeer) -> bool {
         self.selected(peer).is_empty() && self.possibly_selected(peer).is_empty()
+    }
+
+    /// Why a pod peer selects no pod; none where it selects one, or may: one of the input, or one that was
+    /// not read.
+    #[must_use]
+    pub fn why_selects_none(&self, peer: &PodPeer) -> Option<WhyNone> {
+        if !self.selects_none(peer) || self.may_select_unread(peer) {
+            return None;
+        }
+        let has_hosts = self.host_pods_of(peer).next().is_some();
+        Some(if has_hosts { WhyNone::OnlyHostNetworkPods } else { WhyNone::NoPod })
     }
 
     /// Whether a peer's namespaceSelector is why its selection of a class is open.

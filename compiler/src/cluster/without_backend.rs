@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::Cluster;
+use super::hints::WorkloadName;
 use super::selection::{Selection, UnknownLabels};
 use super::unread::Unread;
-use crate::algebra::selector::Selector;
+use super::{Cluster, PodId};
+use crate::algebra::selector::{Requirement, Selector};
+use crate::algebra::typo::is_slip;
 use crate::object::{EndpointSlice, Family, Pod, Protocol, Service, ServicePort, TargetPort};
 
 /// Why the input does not say where a service leads.
@@ -31,9 +33,16 @@ pub enum WhyUnknown {
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum NoBackend {
     /// Its selector selects no pod, or its EndpointSlices list none.
-    NoPod,
-    /// No pod that it selects has a port of this protocol and of the name that its `targetPort` asks for.
-    NoPort(Protocol, String),
+    NoPod(NoPod),
+    /// No pod that it selects has the port that its `targetPort` asks for.
+    NoPort {
+        /// The protocol of the Service's port.
+        protocol: Protocol,
+        /// The name that it asks for.
+        name: String,
+        /// The protocol of the port of this name that a pod has.
+        other_protocol: Option<Protocol>,
+    },
     /// So many endpoints were found and none of them is ready.
     NotReady(usize),
     /// None of its backends has an address of the family of the address that was asked for.
@@ -46,6 +55,39 @@ pub enum NoBackend {
         /// The nodes of its backends.
         nodes: Vec<String>,
     },
+    /// Its traffic policy is `Local`, and its EndpointSlices name no node of any endpoint, so that each is
+    /// local to none.
+    NoNodeName {
+        /// The policy is `internalTrafficPolicy`, else it is `externalTrafficPolicy`.
+        is_internal: bool,
+    },
+}
+
+/// Why a service has no pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum NoPod {
+    /// Its EndpointSlices list no endpoint for the port.
+    NoEndpoint,
+    /// It has no selector and no EndpointSlice.
+    NoSelector,
+    /// A workload whose pods would have these labels is to have no pods.
+    WorkloadWithoutPods(WorkloadName),
+    /// All pods that its selector selects have finished.
+    Finished,
+    /// Its selector misses a pod by one label.
+    Near {
+        /// The pod.
+        pod: PodId,
+        /// The key of the label.
+        key: String,
+        /// The value that the pod has.
+        value: Option<String>,
+    },
+    /// No pod has the labels; pods of these other namespaces do.
+    OtherNamespaces(Vec<String>),
+    /// No pod has the labels.
+    NoPod,
 }
 
 impl Cluster {
@@ -60,8 +102,12 @@ impl Cluster {
                 TargetPort::Name(name) => pod.ports.iter().any(|of| of.is_named(port.protocol, name)),
             };
             match (pods.len(), pods.iter().filter(has_port).count(), &port.target) {
-                (0, ..) => NoBackend::NoPod,
-                (_, 0, TargetPort::Name(name)) => NoBackend::NoPort(port.protocol, name.clone()),
+                (0, ..) => NoBackend::NoPod(self.why_no_pod(service)),
+                (_, 0, TargetPort::Name(name)) => {
+                    let mut ports = pods.iter().flat_map(|pod| &pod.ports);
+                    let other_protocol = ports.find(|of| of.name == *name).map(|of| of.protocol);
+                    NoBackend::NoPort { protocol: port.protocol, name: name.clone(), other_protocol }
+                }
                 (_, count, _) => NoBackend::NotReady(count),
             }
         };
@@ -73,11 +119,41 @@ impl Cluster {
         match endpoints.map(|of| of.address).collect::<BTreeSet<_>>().len() {
             // The controller leaves the port out of the slices of pods that have none of its name.
             0 => match by_pods() {
-                without_port @ NoBackend::NoPort(..) => without_port,
-                _ => NoBackend::NoPod,
+                without_port @ NoBackend::NoPort { .. } => without_port,
+                _ => NoBackend::NoPod(self.why_no_pod(service)),
             },
             count => NoBackend::NotReady(count),
         }
+    }
+
+    /// Why a service has no endpoint at all.
+    #[must_use]
+    pub fn why_no_pod(&self, service: &Service) -> NoPod {
+        // A cluster has an EndpointSlice of every selector, also of one that selects nothing.
+        let is_by_selector = service.selector.is_some() && self.selected_by(service).next().is_none();
+        if !self.slices(service).is_empty() && !is_by_selector {
+            return NoPod::NoEndpoint;
+        }
+        let Some(labels) = &service.selector else { return NoPod::NoSelector };
+        if let Some(name) = self.hints().workload_without_pods(&service.namespace, |has| service.asks_for(has)) {
+            return NoPod::WorkloadWithoutPods(name.clone());
+        }
+        if self.pods().any(|(_, pod)| service.selects(pod)) {
+            return NoPod::Finished;
+        }
+        let running = || self.pods().filter(|(_, pod)| !pod.finished);
+        let selector = Selector::of_labels(labels);
+        let near = |(id, pod): (PodId, &Pod)| {
+            let failing = missed_by_one(&selector, labels.len(), pod)?;
+            Some(NoPod::Near { pod: id, key: failing.key.clone(), value: pod.labels.get(&failing.key).cloned() })
+        };
+        if let Some(near) = running().filter(|(_, pod)| pod.namespace == service.namespace).find_map(near) {
+            return near;
+        }
+        let elsewhere =
+            running().filter(|(_, pod)| service.asks_for(&pod.labels)).map(|(_, pod)| pod.namespace.clone());
+        let elsewhere: BTreeSet<String> = elsewhere.collect();
+        if elsewhere.is_empty() { NoPod::NoPod } else { NoPod::OtherNamespaces(elsewhere.into_iter().collect()) }
     }
 
     /// The pods of which the input does not say whether a service's selector selects them: their
@@ -140,3 +216,14 @@ impl Cluster {
         self.unread.iter().filter(may_be)
     }
 }
+
+/// The one requirement by which a selector of so many labels misses a pod. A selector of one label means
+/// the pod only if the pod's label differs from it by little.
+fn missed_by_one<'s>(selector: &'s Selector, labels: usize, pod: &Pod) -> Option<&'s Requirement> {
+    let mut failing = selector.requirements().filter(|of| !of.matches(&pod.labels));
+    let (first, None) = (failing.next()?, failing.next()) else { return None };
+    (labels > 1 || is_slip(first, &pod.labels)).then_some(first)
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
-use super::live::SetId;
+use super::peer_sets::SetId;
 use super::store::PodId;
 use crate::object::Family;
 use crate::plan::{Delta, Plan, SetDelta};
@@ -62,11 +62,11 @@ impl Engine {
             let family = Family::of(&address);
             let now = self.sets.memberships(&self.store, &self.peers, address);
             changes.differ(&before.memberships, &now);
-            let groups = self.groups.ways_of(&self.store, address);
+            let groups = self.groups.groups_of_address(&self.store, address);
             for direction in Direction::ALL {
                 let (old, new) = (before.groups[direction as usize], groups[direction as usize]);
                 let delta = &mut deltas[family as usize];
-                self.groups.ways.lead(direction, &Member::Address(address), family, old, new, delta);
+                self.groups.trees.lead(direction, &Member::Address(address), family, old, new, delta);
             }
         }
         for (id, (added, removed)) in changes.of_set {
@@ -100,7 +100,7 @@ impl Engine {
             let created = SetDelta::Created(SetKind::HashIp, BTreeSet::new());
             deltas[name.family() as usize].sets.insert(name, created);
         }
-        self.groups.ways.committed();
+        self.groups.trees.committed();
         self.is_first = false;
         deltas
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::algebra::short_text::shorten;
 use crate::policy::finding::{Code, Finding};
 
 /// How many findings of one namespace are kept each for itself. Beyond that of each policy only
@@ -43,8 +44,8 @@ impl Findings {
             findings.push(Finding { path, code: Code::TooManyFindings, problem, ..findings[0].clone() });
         }
         for finding in &mut findings {
-            cut(&mut finding.problem);
-            cut(&mut finding.path);
+            shorten(&mut finding.problem, LONGEST);
+            shorten(&mut finding.path, LONGEST);
         }
         *count += findings.len();
         self.version += 1;
@@ -71,16 +72,6 @@ impl Findings {
     /// Another number than before if they changed.
     pub(super) const fn version(&self) -> u64 {
         self.version
-    }
-}
-
-/// Keeps the beginning of a long text.
-fn cut(text: &mut String) {
-    if text.len() > LONGEST {
-        let end = (0..=LONGEST).rev().find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or_default());
-        text.push('…');
-        text.shrink_to_fit();
     }
 }
 

@@ -21,11 +21,11 @@
 //! [`Engine::foreseen`]: super::Engine::foreseen
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::local::LocalClass;
+use super::local::{LocalClass, Weight};
 use super::prospect::{PreparedGroup, Prospect};
 use crate::cluster::group::Resolution;
 use crate::object::{ContainerPort, Family, NetworkPolicy};
@@ -39,14 +39,52 @@ use crate::ruleset::node::SetName;
 /// How many selectors, or sets, the engine is asked about at once.
 const ASKED: usize = 1_000;
 
-/// What a policy will be.
-#[derive(Debug)]
-pub(super) enum Version {
+/// What becomes of a policy.
+#[derive(Debug, Clone)]
+pub(super) enum PolicyChange {
     /// It goes.
     Gone,
-    /// It is not read yet.
-    Unread(Arc<NetworkPolicy>),
-    Read(Arc<Policy>),
+    /// It will be this one, which takes long to read and is not read yet; with what it isolates.
+    Unread(Arc<NetworkPolicy>, Arc<Isolating>),
+    /// It will be this one, which was read already: one of a megabyte is read once.
+    Read(Arc<Policy>, Arc<[Finding]>),
+}
+
+impl PolicyChange {
+    /// It will be this one, which is read later.
+    pub(super) fn unread(policy: Box<NetworkPolicy>) -> Self {
+        Self::Unread(Arc::from(policy), Arc::default())
+    }
+
+    /// What it isolates, if it stays or comes.
+    pub(super) fn isolates(&self) -> Option<&Policy> {
+        match self {
+            Self::Gone => None,
+            Self::Unread(policy, isolates) => Some(isolates.of(policy)),
+            Self::Read(policy, _) => Some(policy),
+        }
+    }
+
+    /// What it makes, or more, if it stays or comes.
+    pub(super) fn weight(&self) -> Option<Weight> {
+        match self {
+            Self::Gone => None,
+            Self::Unread(policy, _) => Some(Weight::of_unread(policy)),
+            Self::Read(policy, _) => Some(Weight::of(policy)),
+        }
+    }
+}
+
+/// What a policy isolates, once it was asked: a podSelector may have forty thousand values, and most policies
+/// are read before a pod of their namespace comes.
+#[derive(Debug, Default)]
+pub(super) struct Isolating(OnceLock<Policy>);
+
+impl Isolating {
+    /// That policy without its rules.
+    fn of(&self, policy: &NetworkPolicy) -> &Policy {
+        self.0.get_or_init(|| Policy::read_without_rules(policy))
+    }
 }
 
 /// Endpoints of this node with the same labels: their class, and how many kinds of ports they have.
@@ -64,7 +102,7 @@ pub struct Foresight {
     /// The policies in force.
     pub(super) policies: BTreeMap<Arc<str>, Arc<Policy>>,
     /// What comes of some of them, and others.
-    pub(super) changes: Vec<(Arc<str>, Version)>,
+    pub(super) changes: Vec<(Arc<str>, PolicyChange)>,
     /// The endpoints of this node as they will be; no policy has judged their classes.
     pub(super) classes: Vec<FutureClass>,
     /// The policies that are over the bound on set members, and those of them that stay unless they change.
@@ -172,14 +210,14 @@ impl Foresight {
 /// read for it.
 fn change(
     policies: &mut BTreeMap<Arc<str>, Arc<Policy>>,
-    changes: Vec<(Arc<str>, Version)>,
+    changes: Vec<(Arc<str>, PolicyChange)>,
 ) -> (BTreeSet<Arc<str>>, Vec<ReadPolicy>) {
     let (mut edited, mut read) = (BTreeSet::new(), Vec::new());
-    for (name, version) in changes {
-        let policy = match version {
-            Version::Gone => None,
-            Version::Read(policy) => Some(policy),
-            Version::Unread(policy) => {
+    for (name, change) in changes {
+        let policy = match change {
+            PolicyChange::Gone => None,
+            PolicyChange::Read(policy, _) => Some(policy),
+            PolicyChange::Unread(policy, _) => {
                 let (policy, findings) = Policy::read(&policy);
                 let policy = Arc::new(policy);
                 read.push((Arc::clone(&name), Arc::clone(&policy), findings));

@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use self::bound::Anew;
 pub(super) use self::prospect::{ToCome, WeighedPolicies};
-use super::live::LiveSets;
+use super::dispatch_trees::DispatchTrees;
 use super::local::{LocalClass, LocalNamespace};
+use super::peer_sets::PeerSets;
 use super::peers::PeerIndex;
 use super::prospect::PreparedGroup;
 use super::store::{ClassId, PodId, Store};
-use super::ways::Ways;
 use crate::cluster::group::Resolution;
 use crate::object::{Family, Labels};
 use crate::plan::{Delta, KernelState};
@@ -105,7 +105,7 @@ pub(super) struct LocalGroups {
     expected: [BTreeMap<ChainName, usize>; 2],
     /// Chains that were made already of what comes with the next commit, by group.
     prepared: [BTreeMap<Hash, PreparedGroup>; 2],
-    pub(super) ways: Ways,
+    pub(super) trees: DispatchTrees,
     /// Endpoints that are to be grouped anew.
     regrouping: BTreeSet<PodId>,
     /// Groups that are new, that may have lost their last endpoint or been
@@ -127,8 +127,8 @@ pub(super) struct LocalGroups {
 
 impl LocalGroups {
     pub(super) fn new(options: Options) -> Self {
-        let mut ways = Ways::default();
-        ways.set_seed(options.seed);
+        let mut trees = DispatchTrees::default();
+        trees.set_seed(options.seed);
         Self {
             options,
             namespaces: BTreeMap::new(),
@@ -140,7 +140,7 @@ impl LocalGroups {
             uses: Default::default(),
             expected: Default::default(),
             prepared: Default::default(),
-            ways,
+            trees,
             regrouping: BTreeSet::new(),
             changed: Default::default(),
             edited: Default::default(),
@@ -153,7 +153,7 @@ impl LocalGroups {
     }
 
     pub(super) fn set_options(&mut self, options: Options) {
-        self.ways.set_seed(options.seed);
+        self.trees.set_seed(options.seed);
         self.options = options;
     }
 
@@ -172,8 +172,8 @@ impl LocalGroups {
         self.local.get(&pod).copied().unwrap_or_default()
     }
 
-    /// Where an address of this node is led, by direction, as of the last commit.
-    pub(super) fn ways_of(&self, store: &Store, address: IpAddr) -> [Option<Hash>; 2] {
+    /// The groups to whose chains an address of this node is led, by direction, as of the last commit.
+    pub(super) fn groups_of_address(&self, store: &Store, address: IpAddr) -> [Option<Hash>; 2] {
         Direction::ALL.map(|direction| Some(self.deciding_groups(store, address, direction)?.identity))
     }
 
@@ -326,7 +326,7 @@ impl LocalGroups {
         &mut self,
         store: &mut Store,
         peers: &mut PeerIndex,
-        sets: &mut LiveSets,
+        sets: &mut PeerSets,
         state: &KernelState,
         deltas: &mut [Delta; 2],
     ) {
@@ -336,7 +336,7 @@ impl LocalGroups {
             return;
         }
         self.settle(store);
-        let is_new = self.ways.is_new();
+        let is_new = self.trees.is_new();
         let some_changed = self.changed.iter().any(|changed| !changed.is_empty());
         let mut touched = [Touched::new(), Touched::new()];
         let lead_elsewhere = Direction::ALL.map(|direction| {
@@ -366,7 +366,7 @@ impl LocalGroups {
         for direction in Direction::ALL {
             if lead_elsewhere[direction as usize] {
                 let leaves = self.leaves(direction, store);
-                self.ways.rebuild(direction, &leaves, state, deltas);
+                self.trees.rebuild(direction, &leaves, state, deltas);
             }
         }
         if is_new || some_changed || self.options.self_match == SelfMatch::PerEndpoint {

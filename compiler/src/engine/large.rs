@@ -35,6 +35,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::batch::{Batch, Change, Expected, Object, Progress, Released, Waiting};
+use super::foresight::PolicyChange;
 use super::key::PodKey;
 use super::local::Weight;
 use super::prospect::PreparedLeaf;
@@ -139,7 +140,7 @@ impl Engine {
                     self.pod_is_gone(key.clone());
                 }
                 let namespace = pod.namespace.clone();
-                self.wait(namespace.clone(), Object::Pod(key.clone()), Change::Event(Event::Pod(pod)));
+                self.wait(namespace.clone(), Object::Pod(key.clone()), Change::Pod(pod));
                 // What may be small after all is known at the next commit.
                 let is_new = |waiting: &Waiting| matches!(waiting.progress, Progress::New);
                 if self.large.waiting.get(&namespace).is_some_and(|waiting| !is_new(waiting)) {
@@ -152,23 +153,22 @@ impl Engine {
                 let is_read_later = self.large.waiting.contains_key(&namespace)
                     || self.large.beside.is_some() && policy.retained_bytes() > UNREAD;
                 let change = if is_read_later {
-                    Change::unread(policy)
+                    PolicyChange::unread(policy)
                 } else {
                     let (read, findings) = Policy::read(&policy);
                     if self.upper_bound(&namespace, Weight::of(&read), 0) <= limit {
                         return self.policy(&Arc::new(read), findings);
                     }
-                    Change::Policy(Arc::new(read), findings)
+                    PolicyChange::Read(Arc::new(read), findings.into())
                 };
-                self.wait(namespace, Object::Policy(name), change);
+                self.wait(namespace, Object::Policy(name), Change::Policy(change));
             }
             Event::PolicyGone(namespace, name) => {
                 let waits = self.large.waiting.contains_key(&namespace);
                 if !waits && self.upper_bound(&namespace, Weight::default(), 0) <= limit {
                     return self.apply(Event::PolicyGone(namespace, name));
                 }
-                let change = Change::Event(Event::PolicyGone(namespace.clone(), name.clone()));
-                self.wait(namespace, Object::Policy(name), change);
+                self.wait(namespace, Object::Policy(name), Change::Policy(PolicyChange::Gone));
             }
             event => self.apply(event),
         }
@@ -294,7 +294,7 @@ impl Engine {
         let objects: BTreeMap<&Object, &Change> = batches.flat_map(|batch| &batch.changes).collect();
         objects.into_iter().map(|(object, change)| match (object, change) {
             (Object::Policy(name), _) => format!("NetworkPolicy {name}"),
-            (Object::Pod(_), Change::Event(Event::Pod(pod))) => format!("Pod {}", pod.name),
+            (Object::Pod(_), Change::Pod(pod)) => format!("Pod {}", pod.name),
             (Object::Pod(_), _) => "Pod".to_owned(),
         })
     }

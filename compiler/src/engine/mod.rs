@@ -24,22 +24,22 @@
 //! they make is loaded ([`Engine::offer`]).
 
 mod commit;
+mod dispatch_trees;
 mod findings;
 mod foresight;
 mod groups;
 mod intern;
 mod key;
 mod large;
-mod live;
 mod local;
 mod names;
+mod peer_sets;
 mod peers;
 mod ports;
 mod prospect;
 mod selector;
 mod stand_in;
 mod store;
-mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -64,7 +64,7 @@ use groups::LocalGroups;
 pub use key::PodKey;
 use large::Large;
 pub use large::{Portion, Wait};
-use live::{LiveSets, SetId};
+use peer_sets::{PeerSets, SetId};
 use peers::PeerIndex;
 use store::{PodId, Store};
 
@@ -122,7 +122,7 @@ struct Before {
 pub struct Engine {
     store: Store,
     peers: PeerIndex,
-    sets: LiveSets,
+    sets: PeerSets,
     groups: LocalGroups,
     findings: Findings,
     /// The addresses that events touched since the last commit.
@@ -145,7 +145,7 @@ impl Engine {
         Self {
             store,
             peers: PeerIndex::default(),
-            sets: LiveSets::default(),
+            sets: PeerSets::default(),
             groups,
             findings: Findings::default(),
             touched: BTreeMap::new(),
@@ -430,7 +430,7 @@ impl Engine {
         }
         let before = Before {
             memberships: self.sets.memberships(&self.store, &self.peers, address),
-            groups: self.groups.ways_of(&self.store, address),
+            groups: self.groups.groups_of_address(&self.store, address),
         };
         self.touched.insert(address, before);
     }

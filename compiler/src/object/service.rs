@@ -157,7 +157,9 @@ impl From<core::Service> for Service {
         let external = spec.external_ips.unwrap_or_default();
         let outside = external.iter().filter_map(|text| parse_address(text)).chain(balancer.iter().copied());
         let inside: BTreeSet<IpAddr> = inside.iter().filter_map(|text| parse_address(text)).collect();
-        let outside: BTreeSet<IpAddr> = outside.collect();
+        // kube-proxy passes over a Service that has no clusterIP.
+        let is_external_name = spec.type_.as_deref() == Some("ExternalName");
+        let outside: BTreeSet<IpAddr> = outside.filter(|_| !is_headless && !is_external_name).collect();
         let addresses = inside.union(&outside).copied().collect();
         let said = spec.ip_families.unwrap_or_default();
         let said = said.iter().filter_map(|text| Family::ALL.into_iter().find(|family| family.to_string() == *text));
@@ -173,7 +175,6 @@ impl From<core::Service> for Service {
         };
         // Before the API server gives it its addresses, a Service of two families may name one.
         let is_settled = is_single_stack || is_assigned;
-        let is_external_name = spec.type_.as_deref() == Some("ExternalName");
         let mut routing = Routing {
             external_name: spec.external_name.filter(|_| is_external_name),
             is_node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),

@@ -78,8 +78,16 @@ fn concerned(
     addresses: &BTreeSet<IpAddr>,
 ) -> BTreeSet<IpAddr> {
     let mut concerned = BTreeSet::new();
+    // A plan of which the kernel refused the rules leaves sets that no rule asks.
+    let has_gone = delta.sets.values().any(|change| *change == SetDelta::Gone);
+    let held_rules = held.chains.values().flatten().filter(|_| has_gone);
+    let asked_before: BTreeSet<&SetName> = held_rules.flat_map(Rule::sets).collect();
     for (name, change) in delta.sets.iter().filter(|(name, _)| !name.is_dispatch()) {
-        let had = held.sets.get(name).filter(|_| matches!(change, SetDelta::Remade(..) | SetDelta::Gone));
+        let had = held.sets.get(name).filter(|_| match change {
+            SetDelta::Remade(..) => true,
+            SetDelta::Gone => asked_before.contains(name),
+            SetDelta::Created(..) | SetDelta::Changed { .. } => false,
+        });
         add(&mut concerned, addresses, had.into_iter().flat_map(|(_, members)| members));
         match change {
             SetDelta::Created(_, members) | SetDelta::Remade(_, members) => add(&mut concerned, addresses, members),

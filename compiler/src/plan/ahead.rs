@@ -8,6 +8,9 @@
 //!
 //! That is a state of its own, in which every packet gets, for each direction,
 //! the old verdict or the new one; the plan to it writes sets alone.
+//!
+//! It serves also while the kernel refuses rules or sets of some pods: what is refused stays as it is,
+//! and the sets of others go ahead.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,26 +26,51 @@ impl KernelState {
     /// The state nearest to a wanted one that has the rules of this one.
     #[must_use]
     pub fn ahead_of_rules(&self, wanted: &Self) -> Self {
-        let of = |family| of_family(family, self.family(family), wanted.family(family));
+        let of = |family| {
+            let (held, wanted) = (self.family(family), wanted.family(family));
+            let delta = Delta::between(held, wanted);
+            let mut ahead = held.clone();
+            for (name, change) in &delta.sets {
+                let is_free = match change {
+                    // No rule asks it yet.
+                    SetDelta::Created(..) => true,
+                    // No verdict of a policy depends on it.
+                    SetDelta::Changed { .. } => name.is_own(),
+                    SetDelta::Remade(..) | SetDelta::Gone => false,
+                };
+                if is_free && let Some(set) = wanted.sets.get(name) {
+                    ahead.sets.insert(name.clone(), set.clone());
+                }
+            }
+            go_ahead(&mut ahead, family, [held, wanted], &delta, &BTreeSet::new());
+            ahead
+        };
+        Self { v4: of(Family::V4), v6: of(Family::V6) }
+    }
+
+    /// The same without new sets, which no rule asks yet, and with these sets as they are here: the kernel
+    /// may refuse these writes.
+    #[must_use]
+    pub fn ahead_without(&self, wanted: &Self, refused: &BTreeSet<SetName>) -> Self {
+        let of = |family| {
+            let (held, wanted) = (self.family(family), wanted.family(family));
+            let mut ahead = held.clone();
+            go_ahead(&mut ahead, family, [held, wanted], &Delta::between(held, wanted), refused);
+            ahead
+        };
         Self { v4: of(Family::V4), v6: of(Family::V6) }
     }
 }
 
-fn of_family(family: Family, held: &FamilyState, wanted: &FamilyState) -> FamilyState {
-    let delta = Delta::between(held, wanted);
-    let mut ahead = held.clone();
-    for (name, change) in &delta.sets {
-        let is_free = match change {
-            // No rule asks it yet.
-            SetDelta::Created(..) => true,
-            // No verdict of a policy depends on it.
-            SetDelta::Changed { .. } => name.is_own(),
-            SetDelta::Remade(..) | SetDelta::Gone => false,
-        };
-        if is_free && let Some(set) = wanted.sets.get(name) {
-            ahead.sets.insert(name.clone(), set.clone());
-        }
-    }
+/// Has peers, and endpoints whose group is there as it is to be, go ahead. No set that is `refused` changes; if
+/// one is of those that lead to groups, no endpoint goes ahead.
+fn go_ahead(
+    ahead: &mut FamilyState,
+    family: Family,
+    [held, wanted]: [&FamilyState; 2],
+    delta: &Delta,
+    refused: &BTreeSet<SetName>,
+) {
     // Where more changes than groups, an endpoint's verdict is not its group's
     // alone: its packets to itself may need a rule that is not there.
     let is_of_groups = |chain: &ChainName| chain.direction_of_group().is_some() || chain.is_dispatch();
@@ -51,19 +79,27 @@ fn of_family(family: Family, held: &FamilyState, wanted: &FamilyState) -> Family
     // What sets a foreign rule asks is unknown.
     let is_known = !held.chains.values().flatten().any(Rule::is_foreign);
     if is_known && delta.chains.keys().all(is_of_groups) && !delta.sets.iter().any(is_remade) {
-        let (was, is) = (StateView { family, held, delta: None }, StateView { family, held, delta: Some(&delta) });
-        let peers_change = peers(&mut ahead, was, is, &delta);
+        let (was, is) = (StateView { family, held, delta: None }, StateView { family, held, delta: Some(delta) });
+        let peers_change = peers(ahead, [was, is], delta, refused);
+        // How far an endpoint may go in one direction depends on where it is in the other.
+        if refused.iter().any(|name| name.family() == family && name.is_dispatch()) {
+            return;
+        }
         for direction in Direction::ALL {
-            endpoints(&mut ahead, wanted, [was, is], direction, peers_change);
+            endpoints(ahead, wanted, [was, is], direction, peers_change);
         }
     }
-    ahead
 }
 
 /// Changes the peer sets that no group asks whose own rules change. Answers whether there
 /// are any.
-fn peers(ahead: &mut FamilyState, was: StateView<'_>, is: StateView<'_>, delta: &Delta) -> bool {
-    let mut between = BTreeSet::new();
+fn peers<'a>(
+    ahead: &mut FamilyState,
+    [was, is]: [StateView<'_>; 2],
+    delta: &'a Delta,
+    refused: &BTreeSet<SetName>,
+) -> bool {
+    let mut between = refused.clone();
     for direction in Direction::ALL {
         let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
         for address in was.isolated().into_iter().filter(|address| is.is_isolated(*address)) {
@@ -76,24 +112,54 @@ fn peers(ahead: &mut FamilyState, was: StateView<'_>, is: StateView<'_>, delta: 
     let is_peers = |name: &SetName| !name.is_dispatch() && !name.is_own();
     // A peer that moves from a set that may change to one that may not would be in
     // neither.
-    let is_gain = |(name, change): (&SetName, &SetDelta)| match change {
-        SetDelta::Remade(..) => true,
-        SetDelta::Changed { added, .. } => between.contains(name) && !added.is_empty(),
-        SetDelta::Created(..) | SetDelta::Gone => false,
+    let gains = |(name, change): (&SetName, &'a SetDelta)| match change {
+        SetDelta::Remade(_, members) => Some(members),
+        SetDelta::Changed { added, .. } => Some(added).filter(|_| between.contains(name)),
+        SetDelta::Created(..) | SetDelta::Gone => None,
     };
-    let may_go = !delta.sets.iter().filter(|(name, _)| is_peers(name)).any(is_gain);
+    let stays = Staying::of(delta.sets.iter().filter(|(name, _)| is_peers(name)).filter_map(gains).flatten());
     let mut changed = false;
     for (name, change) in delta.sets.iter().filter(|(name, _)| is_peers(name) && !between.contains(*name)) {
         let (SetDelta::Changed { added, removed }, Some((_, members))) = (change, ahead.sets.get_mut(name)) else {
             continue;
         };
         members.extend(added.iter().cloned());
-        if may_go {
-            members.retain(|member| !removed.contains(member));
-        }
-        changed |= !added.is_empty() || may_go;
+        let before = members.len();
+        members.retain(|member| !removed.contains(member) || stays.has(member));
+        changed |= !added.is_empty() || members.len() < before;
     }
     changed
+}
+
+/// Members that have to stay where they are, because they may be what another set is to gain later.
+struct Staying {
+    addresses: BTreeSet<IpAddr>,
+    /// A prefix may cover any of the others.
+    are_all: bool,
+    is_none: bool,
+}
+
+impl Staying {
+    fn of<'a>(gained: impl Iterator<Item = &'a Member>) -> Self {
+        let mut staying = Self { addresses: BTreeSet::new(), are_all: false, is_none: true };
+        for member in gained {
+            staying.is_none = false;
+            match member {
+                Member::Address(address) | Member::AddressPort(address, ..) => drop(staying.addresses.insert(*address)),
+                Member::Prefix(_) | Member::PrefixInterface(_) => staying.are_all = true,
+            }
+        }
+        staying
+    }
+
+    fn has(&self, member: &Member) -> bool {
+        match member {
+            Member::Address(address) | Member::AddressPort(address, ..) => {
+                self.are_all || self.addresses.contains(address)
+            }
+            Member::Prefix(_) | Member::PrefixInterface(_) => !self.is_none,
+        }
+    }
 }
 
 /// Has endpoints leave, and join groups that are there as they are to be.

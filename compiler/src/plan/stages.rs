@@ -116,8 +116,26 @@ impl Stages {
 
         let mut shadows = BTreeMap::new();
         let mut shadow = |stages: &mut Self, name, kind, members: &BTreeSet<Member>| {
-            let shadow = SetName::shadow(name, |name| old.sets.contains_key(name));
-            stages.create(&shadow, family, kind, members);
+            let mut shadow = SetName::shadow(name, |name| old.sets.contains_key(name));
+            if old.sets.contains_key(&shadow) {
+                // Plans of which the kernel refused the rules, one after another, left all of them. Rules may ask
+                // one, after a plan that was cut short.
+                let asks = |name: &SetName| old.chains.values().flatten().flat_map(Rule::sets).any(|set| set == name);
+                shadow = SetName::shadow(name, asks);
+            }
+            match old.sets.get(&shadow) {
+                Some((held, present)) if *held == kind => {
+                    let change = Change {
+                        added: &members.difference(present).cloned().collect(),
+                        removed: &present.difference(members).cloned().collect(),
+                    };
+                    stages.fill.extend(change.writes(&shadow).map(|(_, write)| write));
+                }
+                held => {
+                    stages.fill.extend(held.map(|_| SetWrite::Destroy(shadow.clone())));
+                    stages.create(&shadow, family, kind, members);
+                }
+            }
             shadows.insert(name, shadow);
         };
         let changed =
@@ -152,9 +170,10 @@ impl Stages {
         }
         stages.commits(old, delta, &shadows);
 
-        stages.clear.extend(shadows.into_values().map(SetWrite::Destroy));
-        let gone = delta.sets.iter().filter(|(_, change)| **change == SetDelta::Gone);
-        stages.clear.extend(gone.map(|(name, _)| SetWrite::Destroy(name.clone())));
+        let gone = delta.sets.iter().filter(|(_, change)| **change == SetDelta::Gone).map(|(name, _)| name.clone());
+        // A shadow may be one that an earlier plan left.
+        let cleared: BTreeSet<SetName> = shadows.into_values().chain(gone).collect();
+        stages.clear.extend(cleared.into_iter().map(SetWrite::Destroy));
         stages
     }
 

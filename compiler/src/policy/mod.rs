@@ -127,6 +127,19 @@ pub enum Peer {
     Nothing,
 }
 
+impl Peer {
+    /// Whether it names some ends: not every pod of a namespace or of all, and not every address of a family.
+    pub(crate) fn is_narrow(&self) -> bool {
+        match self {
+            Self::Pods(PodPeer { namespaces, pods }) => {
+                !pods.is_empty() || matches!(namespaces, Namespaces::Selected(of) if !of.is_empty())
+            }
+            Self::Block(block) => !cidr::is_everything(block.cidr.family, &block.cidr.addresses()),
+            Self::Nothing => false,
+        }
+    }
+}
+
 /// Pods by their labels and those of their namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodPeer {

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use super::finding::{Code, Effect, Finding, is_below};
 use super::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports, spelling};
 use crate::algebra::selector::Selector;
+use crate::algebra::short_text::shorten;
 use crate::algebra::syntax;
 use crate::object::{NetworkPolicy, OWN_NAMESPACES};
 
@@ -93,11 +94,7 @@ impl Reader<'_> {
             return;
         }
         let mut problem = problem.into();
-        if problem.len() > LONGEST_PROBLEM {
-            let end = (0..=LONGEST_PROBLEM).rev().find(|end| problem.is_char_boundary(*end));
-            problem.truncate(end.unwrap_or_default());
-            problem.push('…');
-        }
+        shorten(&mut problem, LONGEST_PROBLEM);
         self.findings.push(Finding {
             namespace: self.namespace.to_owned(),
             name: self.name.to_owned(),

@@ -56,6 +56,7 @@ impl Named {
             } else if isolated.is_some() {
                 policies.push(item.to_owned());
             } else {
+                // Of a name that ends so, a part is left out, and the paths behind it are rules of that policy.
                 let path = match item.split_once(' ') {
                     Some((name, path)) => {
                         name.clone_into(&mut policy);
@@ -66,7 +67,11 @@ impl Named {
                 if !path.starts_with("spec.") || !policy.contains('/') {
                     return None;
                 }
-                rules.push((policy.clone(), path.to_owned()));
+                if policy.ends_with("...") {
+                    more += 1;
+                } else {
+                    rules.push((policy.clone(), path.to_owned()));
+                }
             }
         }
         Some(match isolated {
@@ -134,10 +139,23 @@ impl<'s> Origin<'s> {
         let items = self.first.iter().map(|source| {
             let (policy, path) = (source.policy, &source.rule.path);
             let is_same = before.replace(policy).is_some_and(|before| std::ptr::eq(before, policy));
-            if is_same { path.clone() } else { format!("{}/{} {path}", policy.namespace, policy.name) }
+            if is_same { path.clone() } else { with_path(&format!("{}/{}", policy.namespace, policy.name), path) }
         });
         Match::Comment(list("", items, self.count))
     }
+}
+
+/// A rule as a comment names it: the policy and the path. Of a name that leaves no room for the path, the end is
+/// left out.
+fn with_path(policy: &str, path: &str) -> String {
+    /// So much room has the path and the number of those for which there is none.
+    const ROOM: usize = COMMENT_MAX - ", +1000000 more".len();
+    let policy = comment(policy);
+    let free = ROOM.saturating_sub(path.len() + 1);
+    if policy.len() <= free {
+        return format!("{policy} {path}");
+    }
+    format!("{}... {path}", &policy[..free.saturating_sub("...".len())])
 }
 
 /// For each of these portions of ports, sorted and disjoint: which of the rules ask for some
@@ -328,6 +346,22 @@ mod tests {
         assert_eq!((whole.len(), whole.ends_with("00003")), (254, true));
         let cut = list("", names(4, 63), 4);
         assert!(cut.ends_with("00002, +1 more"), "{cut}");
+    }
+
+    /// Two rules of one policy have different comments, however long its name is.
+    #[test]
+    fn a_long_name_is_cut_and_not_the_path() {
+        let long = format!("shop/{}", "p".repeat(248));
+        for (name, path) in [(long.as_str(), "spec.ingress[1]"), ("shop/\u{e9}", "spec.egress[1234]")] {
+            let item = with_path(name, path);
+            let text = list("", [item.clone(), "spec.ingress[2]".to_owned()], 1_000_000);
+            assert!(text.starts_with(&item) && text.len() <= COMMENT_MAX, "{text}");
+            assert!(item.ends_with(&format!(" {path}")), "{item}");
+        }
+        // A part of a name is none.
+        let read = named(list("", [with_path(&long, "spec.ingress[0]"), "spec.ingress[1]".to_owned()], 2));
+        assert_eq!(read, Some(Named::Rules { rules: Vec::new(), more: 2 }));
+        assert_eq!(with_path("shop/db", "spec.ingress[0]"), "shop/db spec.ingress[0]");
     }
 
     #[test]

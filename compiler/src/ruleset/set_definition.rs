@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::ranges::RangeSet;
 use crate::algebra::selector::{Operator, Selector};
+use crate::algebra::short_text::shorten;
 use crate::cluster::Cluster;
 use crate::cluster::group::Atom;
 use crate::object::{ContainerPort, Family, Protocol};
@@ -142,11 +143,7 @@ impl Definition {
                 });
             }
         }
-        if meaning.len() > MEANING_MAX {
-            let end = (0..=MEANING_MAX).rev().find(|end| meaning.is_char_boundary(*end)).unwrap_or(0);
-            meaning.truncate(end);
-            meaning.push('…');
-        }
+        shorten(&mut meaning, MEANING_MAX);
         meaning
     }
 }

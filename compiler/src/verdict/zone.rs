@@ -2,12 +2,15 @@
 //! family. No rule distinguishes two addresses of one zone, so one address stands for all
 //! of them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::algebra::ranges::RangeSet;
 use crate::cluster::group::{Atom, Groups};
+use crate::cluster::{Cluster, PolicyId};
 use crate::object::Family;
+use crate::policy::{Direction, Peer, Peers};
 
 /// The zones of both families. Those of one family are disjoint, sorted, and together
 /// all its addresses.
@@ -31,6 +34,29 @@ impl Zones {
             tidy(&mut starts[family as usize], family);
         }
         Self { starts }
+    }
+
+    /// The zones of these groups, cut besides where the `cidr` or an `except` of their policies begins or ends:
+    /// what is denied on both sides of such an edge is denied for different reasons.
+    #[must_use]
+    pub fn as_written(cluster: &Cluster, groups: &Groups) -> Self {
+        let mut zones = Self::of(groups);
+        let policies: BTreeSet<PolicyId> =
+            groups.iter().flat_map(|(_, group)| group.key.policies.iter().copied()).collect();
+        for policy in policies.into_iter().map(|id| cluster.policy(id)) {
+            let rules = Direction::ALL.into_iter().flat_map(|direction| policy.rules(direction));
+            let peers = rules.filter_map(|rule| if let Peers::AnyOf(peers) = &rule.peers { Some(peers) } else { None });
+            for peer in peers.flatten() {
+                let Peer::Block(written) = peer else { continue };
+                for cidr in std::iter::once(&written.cidr).chain(&written.except) {
+                    zones.starts[cidr.family as usize].extend(edges(&cidr.addresses()));
+                }
+            }
+        }
+        for family in Family::ALL {
+            tidy(&mut zones.starts[family as usize], family);
+        }
+        zones
     }
 
     /// Cuts at the edges of these addresses too.
@@ -123,6 +149,18 @@ mod tests {
             assert_eq!(found.place(cidr::address(Family::V4, first)), place);
             assert_eq!(found.place(cidr::address(Family::V4, last)), place);
         }
+    }
+
+    #[test]
+    fn as_written_zones_end_at_excepts_too() {
+        let policy = r#"ns/p {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/24", "except": ["10.0.0.128/25"]}}]}]}"#;
+        let cluster = cluster(&["ns/a 10.1.0.1 @n1"], &[policy]);
+        let groups = Groups::of_cluster(&cluster);
+        let text = |zones: &Zones| -> Vec<String> {
+            zones.starts(Family::V4).iter().map(|start| cidr::address(Family::V4, *start).to_string()).collect()
+        };
+        assert_eq!(text(&Zones::of(&groups)), ["0.0.0.0", "10.0.0.0", "10.0.0.128"]);
+        assert_eq!(text(&Zones::as_written(&cluster, &groups)), ["0.0.0.0", "10.0.0.0", "10.0.0.128", "10.0.1.0"]);
     }
 
     #[test]

@@ -13,7 +13,9 @@
 //!                         let it pass · refuse · do half ◀──┘
 //! ```
 //!
-//! It reads three environment variables. `NPC_NETLINK_FAULTS_PERCENT` names a file with
+//! It reads four environment variables. `NPC_NETLINK_REFUSED` names a file of addresses and types
+//! of sets, one a line; what is to be written to ipset and has one of them is always refused for want of
+//! memory. The file may come and change at any time. `NPC_NETLINK_FAULTS_PERCENT` names a file with
 //! the share of requests that fail, in percent; requests with several members fail twice
 //! as often, and without the file none do. The file may change at any time.
 //! `NPC_NETLINK_FAULTS_SEED` and the process number seed the random choice.

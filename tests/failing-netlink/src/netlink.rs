@@ -2,6 +2,8 @@
 //! to refuse one. Numbers are the kernel's: linux/netlink.h,
 //! linux/netfilter/ipset/ip_set.h, linux/netfilter/nfnetlink_conntrack.h.
 
+use std::net::IpAddr;
+
 /// The parts of netfilter that meet faults.
 const CONNTRACK: u8 = 1;
 const IPSET: u8 = 6;
@@ -15,7 +17,8 @@ const DUMP: u16 = 0x300;
 /// A list that something changed while it was made.
 const INCONSISTENT: u16 = 0x10;
 
-/// ipset's commands that have members, and its attributes.
+/// ipset's commands that write, and the attributes of members.
+const CREATE: u8 = 2;
 const ADD: u8 = 9;
 const DELETE: u8 = 10;
 const MEMBERS: u16 = 8;
@@ -69,6 +72,20 @@ impl Request {
             _ => return format!("command {command} of part {}", self.0[5]),
         };
         name.to_owned()
+    }
+
+    /// Whether it makes a set of this type, or adds or deletes this address.
+    pub(crate) fn writes(&self, what: &str) -> bool {
+        if !self.is_ipset() || !matches!(self.0[4], CREATE | ADD | DELETE) {
+            return false;
+        }
+        let bytes = match what.parse() {
+            Ok(IpAddr::V4(address)) => address.octets().to_vec(),
+            Ok(IpAddr::V6(address)) => address.octets().to_vec(),
+            // A text of netlink ends with a zero.
+            Err(_) => [what.as_bytes(), &[0]].concat(),
+        };
+        self.0[BOTH_HEADERS..].windows(bytes.len()).any(|window| window == bytes)
     }
 
     /// How many members it adds or deletes.

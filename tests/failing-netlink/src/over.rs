@@ -45,6 +45,7 @@ pub(crate) fn run(id: Option<OsString>) -> anyhow::Result<()> {
         process: notify::process(id).context("cannot look at the program")?,
         memory: None,
         percent: env::var_os("NPC_NETLINK_FAULTS_PERCENT").map(PathBuf::from),
+        refused: env::var_os("NPC_NETLINK_REFUSED").map(PathBuf::from),
         random: fastrand::Rng::with_seed(seed ^ u64::from(id)),
         lies: BTreeMap::new(),
         told,
@@ -95,6 +96,7 @@ struct Over {
     /// Of the program, once it runs: it is another after the exec.
     memory: Option<File>,
     percent: Option<PathBuf>,
+    refused: Option<PathBuf>,
     random: fastrand::Rng,
     /// By the descriptors of the program.
     lies: BTreeMap<i32, Lie>,
@@ -135,10 +137,13 @@ impl Over {
         self.lies.remove(&asked.fd);
         // Few have several members, and these are what can be done by half.
         let percent = if request.members() > 1 { 2 * self.percent() } else { self.percent() };
-        if self.random.u32(..100) >= percent {
+        let fault = if self.is_refused(&request) {
+            Fault::Refused
+        } else if self.random.u32(..100) < percent {
+            Fault::of(&request, &mut self.random)
+        } else {
             return Ok(Answer::Pass);
-        }
-        let fault = Fault::of(&request, &mut self.random);
+        };
         self.tell(&request, fault)?;
         let sent = Answer::Returns(asked.length);
         let (answer, lie) = match fault {
@@ -200,6 +205,11 @@ impl Over {
         let there = answer.len().min(asked.length);
         self.memory()?.write_all_at(&answer[..there], asked.address)?;
         Ok(Answer::Returns(there))
+    }
+
+    fn is_refused(&self, request: &Request) -> bool {
+        let text = self.refused.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+        text.lines().any(|line| request.writes(line.trim()))
     }
 
     fn percent(&self) -> u32 {

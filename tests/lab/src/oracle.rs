@@ -13,6 +13,7 @@ mod port;
 mod selector;
 mod unknown;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -115,14 +116,18 @@ impl Verdict {
 pub struct Oracle<'a> {
     objects: &'a Objects,
     addresses: Addresses,
+    /// The rules of each policy for ingress and for egress, as they are read once.
+    rules: Vec<[Vec<policy::Rule<'a>>; 2]>,
+    /// For each pod, the policies that isolate it for ingress and for egress, by their indexes.
+    isolating: Vec<[Vec<usize>; 2]>,
 }
 
 /// An end with its facts: its address of the packet's family and whose it is.
 #[derive(Debug, Clone)]
 struct Side<'a> {
     address: IpAddr,
-    /// The endpoints that may have the address: each of them has to allow.
-    pods: Vec<&'a Pod>,
+    /// The endpoints that may have the address, by their indexes: each of them has to allow.
+    pods: Vec<usize>,
     /// The node that judges it.
     judge: Option<&'a str>,
     /// The node that the end was said to be.
@@ -133,7 +138,22 @@ impl<'a> Oracle<'a> {
     /// An oracle for these objects.
     #[must_use]
     pub fn new(objects: &'a Objects) -> Self {
-        Self { objects, addresses: Addresses::new(objects) }
+        let both = [Direction::Ingress, Direction::Egress];
+        let rules = objects.policies.iter().map(|policy| both.map(|direction| policy::rules(policy, direction)));
+        let isolating = objects.pods.iter().map(|pod| {
+            both.map(|direction| {
+                let policies = objects.policies.iter().enumerate();
+                let isolating = policies.filter(|(_, policy)| policy::isolates(policy, direction, pod));
+                isolating.map(|(index, _)| index).collect()
+            })
+        });
+        let (rules, isolating) = (rules.collect(), isolating.collect());
+        Self { objects, addresses: Addresses::new(objects), rules, isolating }
+    }
+
+    /// The policies that isolate a pod in a direction.
+    fn isolating(&self, direction: Direction, pod: usize) -> &[usize] {
+        &self.isolating[pod][direction as usize]
     }
 
     /// The end that a pod's name stands for.
@@ -189,22 +209,15 @@ impl<'a> Oracle<'a> {
     #[must_use]
     pub fn isolated(&self, end: &End, family: Family) -> [bool; 2] {
         let pods = self.side(end, family).map(|side| side.pods).unwrap_or_default();
-        [Direction::Egress, Direction::Ingress].map(|direction| {
-            let isolates =
-                |pod: &&Pod| self.objects.policies.iter().any(|policy| policy::isolates(policy, direction, pod));
-            pods.iter().any(isolates)
-        })
+        [Direction::Egress, Direction::Ingress]
+            .map(|direction| pods.iter().any(|pod| !self.isolating(direction, *pod).is_empty()))
     }
 
     /// Whether some policy isolates a pod, whichever way and whether it has an
     /// address or not.
     #[must_use]
     pub fn is_isolated(&self, pod: usize) -> bool {
-        let isolates = |direction| {
-            let pod = &self.objects.pods[pod];
-            self.objects.policies.iter().any(|policy| policy::isolates(policy, direction, pod))
-        };
-        [Direction::Egress, Direction::Ingress].into_iter().any(isolates)
+        self.isolating[pod].iter().any(|policies| !policies.is_empty())
     }
 
     /// Judges a packet. Where an end has no address of the packet's family
@@ -281,10 +294,7 @@ impl<'a> Oracle<'a> {
                 Direction::Ingress => Direction::Egress,
                 Direction::Egress => Direction::Ingress,
             };
-            let is_isolated = |direction| {
-                let policies = &self.objects.policies;
-                subject.pods.iter().any(|pod| policies.iter().any(|one| policy::isolates(one, direction, pod)))
-            };
+            let is_isolated = |direction| subject.pods.iter().any(|pod| !self.isolating(direction, *pod).is_empty());
             let is_admitted = self.direction_allows(direction, subject, other, |rule, destination| {
                 port::admits(rule, payload, destination)
             });
@@ -347,9 +357,8 @@ impl<'a> Oracle<'a> {
                 if pod.host_network && !pod.finished {
                     return Some(Side { address: listed, pods: Vec::new(), judge: None, node: judge });
                 }
-                let holders = self.holders(listed, judge);
-                let pods = holders.iter().map(|index| &objects.pods[*index]).collect();
-                holders.contains(index).then_some(Side { address: listed, pods, judge, node: None })
+                let pods = self.holders(listed, judge);
+                pods.contains(index).then_some(Side { address: listed, pods, judge, node: None })
             }
             End::Node { name, address } => {
                 let side = Side { address: *address, pods: Vec::new(), judge: None, node: Some(name) };
@@ -363,7 +372,7 @@ impl<'a> Oracle<'a> {
                     [pod] => node(pod),
                     _ => claimants.first().filter(|_| is_of_one).and_then(node),
                 };
-                let pods = self.holders(*address, judge).into_iter().map(|index| &objects.pods[index]).collect();
+                let pods = self.holders(*address, judge);
                 of_family(address).then_some(Side { address: *address, pods, judge, node: None })
             }
         }
@@ -387,41 +396,34 @@ impl<'a> Oracle<'a> {
         // What the node of the subject takes the other end for.
         let others = self.holders(other.address, subject.judge);
         let others: Vec<&Pod> = others.iter().map(|index| &self.objects.pods[*index]).collect();
-        subject.pods.iter().all(|pod| self.pod_allows(direction, pod, other.address, &others, &admits))
+        subject.pods.iter().all(|pod| self.pod_allows(direction, *pod, other.address, &others, &admits))
     }
 
     fn pod_allows(
         &self,
         direction: Direction,
-        pod: &Pod,
+        pod: usize,
         address: IpAddr,
         others: &[&Pod],
         admits: impl Fn(&policy::Rule<'_>, Option<&Pod>) -> bool,
     ) -> bool {
-        // A name of a port counts where each of them has it.
-        let together = others.split_first().map(|(first, rest)| {
-            let mut together = Pod::clone(first);
-            together.ports.retain(|port| rest.iter().all(|pod| pod.ports.contains(port)));
-            together
-        });
-        let mut isolated = false;
-        for policy in &self.objects.policies {
-            if !policy::isolates(policy, direction, pod) {
-                continue;
-            }
-            isolated = true;
-            let destination = match direction {
-                Direction::Ingress => Some(pod),
-                Direction::Egress => together.as_ref(),
-            };
-            for rule in policy::rules(policy, direction) {
-                let peer = self.peers_admit(&rule, address, others);
-                if peer && admits(&rule, destination) {
-                    return true;
-                }
-            }
+        let isolating = self.isolating(direction, pod);
+        if isolating.is_empty() {
+            return true;
         }
-        !isolated
+        let destination = match (direction, others) {
+            (Direction::Ingress, _) => Some(Cow::Borrowed(&self.objects.pods[pod])),
+            (Direction::Egress, []) => None,
+            (Direction::Egress, [pod]) => Some(Cow::Borrowed(*pod)),
+            // A name of a port counts where each of them has it.
+            (Direction::Egress, [first, rest @ ..]) => {
+                let mut together = Pod::clone(first);
+                together.ports.retain(|port| rest.iter().all(|pod| pod.ports.contains(port)));
+                Some(Cow::Owned(together))
+            }
+        };
+        let mut rules = isolating.iter().flat_map(|policy| &self.rules[*policy][direction as usize]);
+        rules.any(|rule| self.peers_admit(rule, address, others) && admits(rule, destination.as_deref()))
     }
 
     fn peers_admit(&self, rule: &policy::Rule<'_>, address: IpAddr, others: &[&Pod]) -> bool {

@@ -2,7 +2,7 @@
 //! the judge of established flows, against the oracle.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -10,6 +10,7 @@ use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::conntrack::{Ends, FlowKey, Judge};
 use npc_compiler::ruleset::layout::SelfMatch;
 use npc_compiler::ruleset::node::{InterfaceName, NodeRuleset};
+use rustc_hash::FxHashMap;
 
 use crate::interpreter::{self, Outcome, State};
 use crate::oracle::{Demand, End, Oracle, Packet, Payload, Verdict};
@@ -21,11 +22,13 @@ const CARRIERS: [(u8, bool); 8] =
     [(4, true), (41, true), (47, true), (50, false), (51, false), (97, false), (115, false), (137, false)];
 
 /// What the oracle has answered. Each node that a packet crosses asks the same about it, and so do the
-/// rules and the judge of established flows, and the oracle is slow because it is naive.
+/// matrix and the pair sets, the rules and the judge of established flows; and the oracle is slow because it
+/// is naive.
 pub(super) struct Answers<'a> {
     oracle: &'a Oracle<'a>,
-    verdicts: RefCell<HashMap<(End, End, Packet), Verdict>>,
-    mid_stream: RefCell<HashMap<Segment, [Demand; 2]>>,
+    verdicts: RefCell<FxHashMap<(End, End, Packet), Verdict>>,
+    without_tunnels: RefCell<FxHashMap<(End, End, Packet), Verdict>>,
+    mid_stream: RefCell<FxHashMap<Segment, [Demand; 2]>>,
 }
 
 /// A segment that opens no connection: its ends, its family and the port that it goes to.
@@ -33,13 +36,24 @@ type Segment = (End, End, Family, u16);
 
 impl<'a> Answers<'a> {
     pub(super) fn new(oracle: &'a Oracle<'a>) -> Self {
-        Self { oracle, verdicts: RefCell::default(), mid_stream: RefCell::default() }
+        Self {
+            oracle,
+            verdicts: RefCell::default(),
+            without_tunnels: RefCell::default(),
+            mid_stream: RefCell::default(),
+        }
+    }
+
+    /// See [`Oracle::allows`].
+    pub(super) fn allows(&self, from: &End, to: &End, packet: Packet) -> Verdict {
+        let ask = || self.oracle.allows(from, to, packet);
+        *self.verdicts.borrow_mut().entry((from.clone(), to.clone(), packet)).or_insert_with(ask)
     }
 
     /// See [`Oracle::allows_without_tunnels`].
     fn allows_without_tunnels(&self, from: &End, to: &End, packet: Packet) -> Verdict {
         let ask = || self.oracle.allows_without_tunnels(from, to, packet);
-        *self.verdicts.borrow_mut().entry((from.clone(), to.clone(), packet)).or_insert_with(ask)
+        *self.without_tunnels.borrow_mut().entry((from.clone(), to.clone(), packet)).or_insert_with(ask)
     }
 
     /// See [`Oracle::mid_stream`].

@@ -1,11 +1,12 @@
 //! A line of `iptables-restore`, as far as our rules go.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 
+use ipnetwork::IpNetwork;
 use npc_compiler::object::Protocol;
 use npc_compiler::ruleset::node::SetName;
 
-use super::Packet;
+use super::{ChainId, Packet, number};
 
 /// A rule.
 #[derive(Debug)]
@@ -15,26 +16,36 @@ pub(super) struct Rule {
     itself: bool,
     protocol: Option<Protocol>,
     ports: Option<Vec<(u16, u16)>>,
-    ends: Vec<(bool, String)>,
+    ends: Vec<(bool, IpNetwork)>,
     /// The sets that are asked in order, about which fields, and whether the
     /// packet has to be in.
-    pub(super) sets: Vec<(SetName, String, bool)>,
+    pub(super) sets: Vec<(SetName, Fields, bool)>,
     pub(super) action: Action,
 }
 
 /// What it does.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Action {
     Return,
     Drop,
-    Jump(String),
-    Goto(String),
+    Jump(ChainId),
+    Goto(ChainId),
+}
+
+/// The fields of a packet that a set is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fields {
+    Source,
+    Destination,
+    DestinationPort,
 }
 
 impl Rule {
+    /// Chains that no rule has named before get a number.
+    ///
     /// # Panics
     /// If the line is not one of ours.
-    pub(super) fn parse(line: &str) -> Self {
+    pub(super) fn parse(line: &str, numbers: &mut BTreeMap<String, ChainId>) -> Self {
         let mut rule = Self {
             never: false,
             mid_stream: false,
@@ -81,8 +92,10 @@ impl Rule {
                     }
                 }
                 "--limit" | "--limit-burst" | "--nflog-prefix" | "--nflog-group" => drop(value()),
-                "-s" => rule.ends.push((true, value().to_owned())),
-                "-d" => rule.ends.push((false, value().to_owned())),
+                "-s" | "-d" => {
+                    let prefix = value().parse().unwrap_or_else(|error| panic!("{line}: {error}"));
+                    rule.ends.push((word == "-s", prefix));
+                }
                 "-p" => {
                     let name = value();
                     rule.protocol = Protocol::ALL.into_iter().find(|protocol| protocol.lower() == name);
@@ -99,7 +112,13 @@ impl Rule {
                 "--match-set" => {
                     let name = value();
                     let name = SetName::ours(name).unwrap_or_else(|| panic!("{line}: set {name} is not ours"));
-                    rule.sets.push((name, value().to_owned(), !is_negated));
+                    let fields = match value() {
+                        "src" | "src,src" => Fields::Source,
+                        "dst" => Fields::Destination,
+                        "dst,dst" => Fields::DestinationPort,
+                        other => panic!("{line}: {other}"),
+                    };
+                    rule.sets.push((name, fields, !is_negated));
                 }
                 "-j" | "-g" => {
                     let target = value();
@@ -111,8 +130,8 @@ impl Rule {
                     rule.action = match (word, target) {
                         ("-j", "RETURN") => Action::Return,
                         ("-j", "DROP") => Action::Drop,
-                        ("-j", chain) => Action::Jump(chain.to_owned()),
-                        (_, chain) => Action::Goto(chain.to_owned()),
+                        ("-j", chain) => Action::Jump(number(numbers, chain)),
+                        (_, chain) => Action::Goto(number(numbers, chain)),
                     };
                 }
                 _ => panic!("{line}: {word}"),
@@ -135,11 +154,7 @@ impl Rule {
             })
             && self.ends.iter().all(|(source, prefix)| {
                 let address = if *source { packet.source } else { packet.destination };
-                contains(prefix, address)
+                prefix.contains(address)
             })
     }
-}
-
-fn contains(prefix: &str, address: IpAddr) -> bool {
-    prefix.parse::<ipnetwork::IpNetwork>().is_ok_and(|prefix| prefix.contains(address))
 }

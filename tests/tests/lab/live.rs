@@ -1,5 +1,4 @@
-//! Hitless in the kernel: through hundreds of edits and restarts of the agents,
-//! flows that are allowed throughout lose no packet, and flows that are denied
+//! Hitless in the kernel: through many edits and restarts of the agents, flows that are allowed throughout lose no packet, and flows that are denied
 //! throughout in one direction get none through.
 //!
 //! `NPC_LIVE_EDITS` says how many edits each of the four clusters sees,
@@ -15,10 +14,7 @@ use nix::sys::signal::Signal;
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode, can_run};
 use npc_tests::live::{Editor, Live, Load};
 
-use crate::number;
-
-/// How many edits each cluster sees in `make test`.
-const EDITS: u64 = 50;
+use crate::{number, sampled};
 
 /// So many states may be written before an agent must have followed.
 const AHEAD: usize = 12;
@@ -39,7 +35,7 @@ fn edits_and_restarts(backend: Backend, mode: Mode, seed: u64) {
         return;
     }
     let Some(agents) = agents() else { return };
-    let (edits, seed) = (number("NPC_LIVE_EDITS", EDITS), number("NPC_LIVE_SEED", 1) + seed);
+    let (edits, seed) = (number("NPC_LIVE_EDITS", sampled(30, 200) as u64), number("NPC_LIVE_SEED", 1) + seed);
     let restarted = usize::try_from(number("NPC_LIVE_RESTARTS", 15)).unwrap();
     let mut editor = Editor::new(seed);
     let builder = Lab::builder(editor.cluster(4)).mode(mode).backend(backend).enforcer(agents);

@@ -28,6 +28,11 @@ mod spoof;
 mod tunnels;
 mod upgrade;
 
+/// How much of something a test does: a sample in `make test`, all of it in `make test-full`.
+fn sampled(sample: usize, all: usize) -> usize {
+    if std::env::var_os("NPC_FULL").is_some() { all } else { sample }
+}
+
 /// The number in a variable of the environment, or the default if it is not set.
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())

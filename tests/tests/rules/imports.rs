@@ -1,6 +1,6 @@
 //! No circle of imports: in each folder of source, a file or folder that imports from another
-//! one, directly or by others, is not imported from there. The compiler's folders also keep the
-//! order of the table in ARCHITECTURE.md.
+//! one, directly or by others, is not imported from there. The folders of the compiler, of the
+//! dataplane and of the API server's source also keep the order of their tables in ARCHITECTURE.md.
 //!
 //! A folder and what is in it count as one thing seen from outside, and what a file takes from
 //! its own folder's `mod.rs` is no import. Test modules are left out.
@@ -275,22 +275,50 @@ fn no_modules_import_from_each_other() {
     }
 }
 
+/// The folders whose own folders have an order: the crate, the module, and how the table in
+/// ARCHITECTURE.md begins.
+const ORDERED: [(&str, &str, &str); 3] = [
+    ("compiler/src", "", "| folder |"),
+    ("agent/src", "dataplane", "| folder of `dataplane` |"),
+    ("agent/src", "source/kube", "| folder of `source/kube` |"),
+];
+
 #[test]
-fn the_compilers_folders_import_only_from_those_above_them_in_the_table() {
+fn folders_import_only_from_those_above_them_in_their_table() {
     let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    let rows = page.lines().skip_while(|line| !line.starts_with("| folder |")).skip(2);
-    let table: Vec<&str> = rows.map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect();
-    let imports = of_crate("compiler/src");
-    let folders: BTreeSet<&str> = (imports.keys().filter_map(|module| module.first()).map(String::as_str))
-        .filter(|name| root().join("compiler/src").join(name).is_dir())
-        .collect();
-    assert_eq!(folders, table.iter().copied().collect(), "the folders, and those of the table");
-    let place = |name: &String| table.iter().position(|folder| folder == name);
-    for ((from, to), example) in &between_siblings(&imports)[&Module::new()] {
-        // Beside the folders there is the library's root with its example.
-        let (Some(from), Some(to)) = (place(from), place(to)) else { continue };
-        assert!(to < from, "{example}, which is below it in the table");
+    for (source, parent, heading) in ORDERED {
+        let rows = page.lines().skip_while(|line| !line.starts_with(heading)).skip(2);
+        let table: Vec<&str> = rows.map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let parent: Module = parent.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        let entries =
+            std::fs::read_dir(root().join(source).join(parent.join("/"))).unwrap().map(|entry| entry.unwrap());
+        let folders: BTreeSet<String> = (entries.filter(|entry| entry.file_type().unwrap().is_dir()))
+            .map(|entry| entry.file_name().into_string().unwrap())
+            // Files of a golden test, say, are no modules.
+            .filter(|name| has_modules(&root().join(source).join(parent.join("/")).join(name)))
+            .collect();
+        assert_eq!(
+            folders,
+            table.iter().map(|name| (*name).to_owned()).collect(),
+            "the folders, and those of the table"
+        );
+        let place = |name: &String| table.iter().position(|folder| folder == name);
+        let edges = between_siblings(&of_crate(source)).remove(&parent).unwrap_or_default();
+        let mut compared = 0;
+        for ((from, to), example) in &edges {
+            // Beside the folders there are files.
+            let (Some(from), Some(to)) = (place(from), place(to)) else { continue };
+            assert!(to < from, "{example}, which is below it in the table");
+            compared += 1;
+        }
+        assert!(compared > 3, "few imports are found in {source} {parent:?}");
     }
+}
+
+/// Whether a folder has files of Rust.
+fn has_modules(folder: &Path) -> bool {
+    let mut entries = std::fs::read_dir(folder).unwrap();
+    entries.any(|entry| entry.unwrap().path().extension().is_some_and(|extension| extension == "rs"))
 }
 
 /// Whether a source names a crate, and not a module of the same name, which it declares or which its
@@ -338,7 +366,9 @@ fn only_their_modules_name_kube_speak_netlink_and_start_processes() {
     let found = beyond_their_part(&sources);
     assert!(found.is_empty(), "{found:#?}");
     // Each is found where it is allowed, so it would be found elsewhere.
-    for (what, module) in [("kube", "source::kube"), ("netlink", "dataplane"), ("processes", "dataplane::process")] {
+    for (what, module) in
+        [("kube", "source::kube"), ("netlink", "dataplane"), ("processes", "dataplane::programs::process")]
+    {
         let module: Module = module.split("::").map(str::to_owned).collect();
         let of_module = sources.iter().filter(|(of, _)| of.starts_with(&module)).map(|(_, text)| text.clone());
         let moved = of_module.enumerate().map(|(number, text)| (vec![format!("elsewhere{number}")], text)).collect();
@@ -386,4 +416,29 @@ fn a_planted_circle_is_found() {
         let found = circles_of(files);
         assert_eq!(found.len(), expected, "{files:?}: {found:#?}");
     }
+}
+
+/// The crates on which a crate of the workspace depends, directly and by others, with those of its tests.
+fn dependencies(lock: &str, of: &str) -> BTreeSet<String> {
+    let name = |line: &str| line.trim().trim_matches([',', '"']).split(' ').next().unwrap_or_default().to_owned();
+    let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for package in lock.split("[[package]]").skip(1) {
+        let own = package.lines().find_map(|line| line.strip_prefix("name = ")).map(name).unwrap();
+        let listed = package.lines().filter(|line| line.starts_with(" \"")).map(name);
+        known.entry(own).or_default().extend(listed);
+    }
+    let (mut found, mut open) = (BTreeSet::new(), vec![of.to_owned()]);
+    while let Some(next) = open.pop() {
+        open.extend(known[&next].iter().filter(|of| found.insert((*of).clone())).cloned());
+    }
+    found
+}
+
+#[test]
+fn the_cni_plugin_depends_neither_on_tokio_nor_on_kube() {
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    let is_one = |name: &String| name == "tokio" || name == "kube" || name == "k8s-openapi";
+    let of = |name| dependencies(&lock, name).into_iter().filter(is_one).collect::<Vec<_>>();
+    assert_eq!(of("npc-cni"), [""; 0]);
+    assert_eq!(of("npc-agent"), ["k8s-openapi", "kube", "tokio"]);
 }

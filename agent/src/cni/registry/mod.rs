@@ -15,7 +15,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{error, info};
 
-use crate::causes::with_causes;
 use crate::cni::files::Files;
 use crate::cni::last_deletes::LastDeletes;
 use crate::cni::netns::SeenNetns;
@@ -27,6 +26,7 @@ use crate::cni::server::PendingRequest;
 use crate::enforce::Event;
 use crate::metrics::Cni;
 use crate::source::{Change, Changes};
+use crate::words::causes::with_causes;
 
 /// An answer comes this long before the plugin stops waiting for it.
 const MARGIN: Duration = Duration::from_millis(200);

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use clap::builder::ArgAction;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, Id};
-use npc_agent::causes::sentence_of_parser;
-use npc_agent::near;
+use npc_agent::words::causes::sentence_of_parser;
+use npc_agent::words::near;
 use serde_json::Value;
 use serde_saphyr::Spanned;
 

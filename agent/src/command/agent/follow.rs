@@ -15,13 +15,13 @@ use npc_agent::dataplane::nflog::{self, PacketReader};
 use npc_agent::enforce::{Event, Settings};
 use npc_agent::install_cni::report::{self, InstallReport};
 use npc_agent::metrics::{self, CniInstaller, Kind, Metrics, Watches};
-use npc_agent::rounded::rounded;
 use npc_agent::serve::{self, Purpose};
 use npc_agent::source::difference::LastObjects;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::{Changes, directory};
 use npc_agent::status::{CniPlugin, HeldRemovals, SharedStatus};
 use npc_agent::tasks::Tasks;
+use npc_agent::words::rounded::rounded;
 use npc_compiler::object::Objects;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -218,7 +218,9 @@ pub(super) async fn manifests_once(
 ) -> anyhow::Result<()> {
     let load = move || match directory::is_empty(&folder) {
         Ok(true) if allow_empty => Ok(Loaded::default()),
-        _ => manifests::load(&[folder], &manifests::Options::default()),
+        Ok(true) => Err(Stop::new(Exit::Input, EMPTY)),
+        _ => manifests::load(&[folder], &manifests::Options::default())
+            .map_err(|errors| Stop::new(Exit::Input, errors.for_agent())),
     };
     let loaded = tokio::task::spawn_blocking(load).await??;
     if is_empty(&loaded.objects) && !allow_empty {

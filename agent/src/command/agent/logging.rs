@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args as _, CommandFactory as _};
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecursiveMode, Watcher as _};
-use npc_agent::near;
 use npc_agent::tasks::Tasks;
+use npc_agent::words::near;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
@@ -32,6 +32,9 @@ const LEVEL: &str = "log_level";
 
 /// The log levels.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// The libraries of npc that log and whose names are one word.
+const LIBRARIES: [&str; 9] = ["kube", "hyper", "tower", "rustls", "tokio", "h2", "notify", "mio", "axum"];
 
 /// What the targets of npc's own log lines begin with: its crates' names.
 const OWN: &str = "npc";
@@ -92,11 +95,22 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
             directives.push(of_own(level));
         } else if let Some(level) = near::nearest(given, LEVELS) {
             return Err(format!("{given} is not a log level; did you mean {level}?"));
+        } else if is_no_library(given) {
+            return Err(format!(
+                "{given} is not a log level; write {}, or of a library of npc LIBRARY=LEVEL, as kube=debug",
+                LEVELS.join(", ")
+            ));
         } else {
             directives.push(given.to_owned());
         }
     }
     EnvFilter::try_new(directives.join(",")).map_err(|error| format!("{text} is not a log level: {error}"))
+}
+
+/// Whether a directive is one word that is the name of no library that logs.
+fn is_no_library(directive: &str) -> bool {
+    let is_word = directive.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    is_word && !LIBRARIES.contains(&directive)
 }
 
 /// Logs to standard error from now on.
@@ -310,6 +324,9 @@ mod tests {
             ("npc=loud", "npc=loud is not a log level: "),
             ("inf", "inf is not a log level; did you mean info?"),
             ("info,debgu", "debgu is not a log level; did you mean debug?"),
+            ("loud", "loud is not a log level; write off, error, warn, info, debug, trace, or of a library"),
+            ("quiet", "quiet is not a log level; write off"),
+            ("info,verbose", "verbose is not a log level; write off"),
         ] {
             let error = filter(level).expect_err("no level");
             assert!(error.starts_with(says), "{error}");

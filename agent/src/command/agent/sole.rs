@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use npc_agent::instance::{self, InstanceLock, Verdict, judge_holder};
-use npc_agent::rounded::rounded;
 use npc_agent::status::SharedStatus;
 use npc_agent::tasks::Tasks;
+use npc_agent::words::rounded::rounded;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -103,7 +103,7 @@ pub(crate) async fn refuse_beside_agent() -> anyhow::Result<Option<InstanceLock>
         Ok(lock) => Some(lock),
         Err(instance::Error::Held { process }) => return Err(refused(which(process))),
         Err(error) => {
-            eprintln!(
+            say!(
                 "npc: warning: {:#}; whether an agent runs here is known only by a socket that any process can take",
                 anyhow::Error::new(error)
             );

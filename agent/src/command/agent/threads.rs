@@ -4,7 +4,7 @@
 //! gets none later, it leaves that work to a thread that it has. A sweep keeps its thread while
 //! it waits for a pass, so a pass that waits for that thread would never begin. So the agent
 //! starts all threads that it needs at its start, and keeps them. Only the two of each wait for
-//! packets (`dataplane::passage`) come and go: without them the agent waits in the thread that it has.
+//! packets (`dataplane::flows::passage`) come and go: without them the agent waits in the thread that it has.
 
 use std::panic;
 use std::process;
@@ -44,7 +44,7 @@ pub(super) fn runtime() -> anyhow::Result<Runtime> {
     // To unwind would wait for ever for the threads that there are.
     panic::set_hook(Box::new(|panic| {
         let reason = panic.payload().downcast_ref::<String>().map_or("no reason is given", String::as_str);
-        eprintln!("npc: {NO_THREAD} ({reason})");
+        say!("npc: {NO_THREAD} ({reason})");
         process::exit(Exit::Not as i32);
     }));
     let runtime = builder().build()?;

@@ -46,7 +46,7 @@ pub(super) fn text(
     let bare = cluster.endpoints().filter(|(id, _)| is_shown(*id) && is_bare(*id));
     match bare.count() {
         0 => {}
-        count => eprintln!("npc: {count} endpoints have no address, and so no pairs of addresses"),
+        count => say!("npc: {count} endpoints have no address, and so no pairs of addresses"),
     }
     out.flush()
 }

@@ -16,9 +16,9 @@ use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::pairs::{Because, PairSet, PairSetVerdict, Region};
 use serde_json::{Map, Value, json};
 
+use crate::command::absent_peers::{Elsewhere, elsewhere};
 use crate::command::input::Input;
 use crate::command::output::{BAD, Columns, FAINT, GOOD, width};
-use crate::command::short::{Elsewhere, elsewhere};
 use crate::command::words::{policy_name, shorten};
 
 /// So many names or prefixes are written out.

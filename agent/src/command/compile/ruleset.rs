@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use npc_agent::counted::counted;
+use npc_agent::words::counted::counted;
 use npc_compiler::API_VERSION;
 use npc_compiler::object::Family;
 use npc_compiler::ruleset::node::{FORWARD_CHAIN, FamilyRuleset, NodeRuleset};

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use npc_agent::endpoint::{Reading, as_dns, is_type, readings};
-use npc_agent::near;
 use npc_agent::source::manifests::ObjectRef;
+use npc_agent::words::near;
 use npc_compiler::algebra::cidr::{self, Cidr};
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
@@ -95,6 +95,13 @@ impl EndpointText {
                     && let Some(service) = self.service_with_port(input, name, kind.as_deref())
                 {
                     readings.insert(1, service);
+                }
+                // `rollout/web` with -n: a type that npc knows from the input only.
+                if let (Some(own), None) = (namespace.as_deref(), kind)
+                    && input.cluster.namespace(own).is_none()
+                    && makes_pods(input, own)
+                {
+                    readings.push((default_namespace, Some(own), name.as_str()));
                 }
                 let is_dns = namespace.is_none() && matches!(kind.as_deref(), None | Some("Pod"));
                 let member = Some(name).filter(|_| is_dns).and_then(|name| member(name, here));
@@ -188,8 +195,26 @@ impl EndpointText {
             readings.iter().flat_map(|(namespace, kind, name)| input.unknown_workloads(namespace, *kind, name));
         let unknown: BTreeSet<String> = unknown.collect();
         let unknown = Vec::from_iter(unknown);
-        Err(missing(input, &all, &unknown, (here, kind, name)))
+        let stop = missing(input, &all, &unknown, (here, kind, name));
+        if stop.exit == Exit::NotFound {
+            // By another reading it may be in a namespace that was not read.
+            let mut others = readings.iter().map(|reading| missing(input, &all, &unknown, *reading));
+            if let Some(other) = others.find(|other| other.exit == Exit::Unknown) {
+                return Err(other);
+            }
+        }
+        Err(stop)
     }
+}
+
+/// Whether a pod of the input is of a workload of this kind, as it is written in an endpoint.
+fn makes_pods(input: &Input, kind: &str) -> bool {
+    let kind = kind.to_lowercase();
+    let is_it = |of: &Workload| {
+        let own = of.kind.to_lowercase();
+        own == kind || kind.strip_suffix('s') == Some(own.as_str())
+    };
+    input.cluster.pods().any(|(_, pod)| pod.workload.as_ref().is_some_and(is_it))
 }
 
 /// The pods of a ReplicaSet that a Deployment has made: they belong to the Deployment, which is asked about
@@ -324,7 +349,8 @@ fn missing(input: &Input, all: &[Found<'_>], unknown: &[String], (namespace, kin
         _ => false,
     });
     let candidates: BTreeSet<String> = same.chain(close).chain(of_template).map(Found::shown).collect();
-    let unread = unread(input, kind, if is_scoped { namespace } else { "" });
+    let is_certain = kind == Some("Namespace") && !input.may_have_namespace(name);
+    let unread = if is_certain { Vec::new() } else { unread(input, kind, if is_scoped { namespace } else { "" }) };
     let is_unknown = unread.is_empty() && !unknown.is_empty();
     let nowhere = (is_scoped && unread.is_empty() && !is_unknown).then(|| no_namespace(input, namespace)).flatten();
     let is_nowhere = nowhere.is_some();
@@ -399,7 +425,7 @@ pub(in crate::command) fn check_namespace(input: &Input, namespace: &str) -> Res
     if let Some(message) = no_namespace(input, namespace).filter(|_| !input.may_hold_pods(namespace)) {
         return Err(Stop::new(Exit::NotFound, message));
     }
-    eprintln!("npc: namespace {namespace} has no endpoints; -A shows those of all namespaces");
+    say!("npc: namespace {namespace} has no endpoints; -A shows those of all namespaces");
     Ok(())
 }
 
@@ -421,7 +447,7 @@ fn finished(input: &Input, namespace: &str, kind: Option<&str>, name: &str) -> O
 
 /// What an address is called, and what it stands for.
 fn at_address(input: &Input, address: IpAddr) -> (String, Target<'_>) {
-    match input.cluster.service_with_address(address) {
+    match input.cluster.service_alone_at(address) {
         Some(service) => {
             (format!("{}/svc/{}", service.namespace, service.name), Target::ServiceAddress(service, address))
         }

@@ -1,6 +1,7 @@
 //! The smallest change that admits a denied flow: as help below the denial, and as JSON.
 
 mod anchor;
+mod apply;
 mod json;
 mod service;
 mod why_not;
@@ -16,6 +17,7 @@ use json_patch::{Patch, PatchOperation};
 use npc_agent::source::manifests::{ObjectRef, Positions};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
+use npc_compiler::object::Workload;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::FlowExplanation;
 use npc_compiler::verdict::fix::{
@@ -25,7 +27,7 @@ use serde_json::Value;
 
 use super::traffic::traffic;
 use crate::command::endpoint::short_kind;
-use crate::command::input::Input;
+use crate::command::input::{Input, Source};
 use crate::command::words::shorten;
 
 pub(super) use json::{FixJson, UnfixedJson};
@@ -75,8 +77,18 @@ impl<'a> Fixes<'a> {
 
     /// The fix of the flow at this place of the explanation, if one was looked for.
     pub(super) fn of_flow(&self, place: usize) -> Option<Found<'_>> {
-        let found = self.found.iter().find(|fix| fix.flows.contains(&place))?;
-        Some(Found { fix: &found.fix, is_first: found.flows.first() == Some(&place) })
+        let index = self.found.iter().position(|fix| fix.flows.contains(&place))?;
+        let (before, found) = (&self.found[..index], &self.found[index]);
+        Some(Found {
+            fix: &found.fix,
+            is_first: found.flows.first() == Some(&place),
+            is_after_others: before.iter().any(|of| of.fix.is_ok()),
+        })
+    }
+
+    /// The commands that apply the changes, below the answer.
+    pub(super) fn write_commands(&self, out: &mut impl Write) -> io::Result<()> {
+        apply::write(self.found.iter().filter_map(|of| of.fix.as_ref().ok()), out)
     }
 }
 
@@ -86,6 +98,8 @@ pub(super) struct Found<'a> {
     fix: &'a Result<Fix, NoFix>,
     /// Whether it is shown at this flow. A fix of several flows is shown at the first.
     is_first: bool,
+    /// Whether it was found in what fixes of other flows make of the objects.
+    is_after_others: bool,
 }
 
 /// What the files say of objects, and a cluster of the labels that workloads have themselves.
@@ -109,7 +123,9 @@ impl Written for InInput<'_> {
     fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String> {
         match path {
             ["metadata", "labels", key] if !self.has(object) => {
-                self.0.own_labels.get(&reference(object))?.get(*key).cloned()
+                let namespace = object.namespace.as_deref().unwrap_or_default();
+                let workload = Workload { kind: object.kind.clone(), name: object.name.clone() };
+                self.0.cluster.workload_label(namespace, &workload, key).map(str::to_owned)
             }
             _ => self.positions().text(&reference(object), path),
         }
@@ -130,6 +146,7 @@ pub(super) fn help(
     out: &mut impl Write,
 ) -> io::Result<()> {
     let cluster = &input.cluster;
+    let is_after_others = fix.is_some_and(|found| found.is_after_others);
     if fix.is_some_and(|found| !found.is_first && found.fix.is_ok()) {
         return if is_last { writeln!(out, "   = help: the changes above admit this flow too") } else { Ok(()) };
     }
@@ -145,7 +162,7 @@ pub(super) fn help(
                 writeln!(out, "   = help: the change above is for this direction too")?;
             }
             for change in fix.changes.iter().filter(|change| is_here(change)) {
-                write_change(change, fix.opens.is_empty(), out)?;
+                write_change(input, change, fix.opens.is_empty(), out)?;
                 if let Some(place) = anchor::shared_text(input, change) {
                     writeln!(out, "{INDENT}{}", anchor::words(&place))?;
                 }
@@ -157,13 +174,13 @@ pub(super) fn help(
                     )?,
                     _ => writeln!(
                         out,
-                        "{INDENT}(these are addresses of nodes: they admit all that runs in the nodes' networks; add those \
+                        "{INDENT}(these are addresses of nodes: they admit every hostNetwork pod and every process of these nodes; add those \
                          of nodes that join later)"
                     )?,
                 }
             }
             if is_last {
-                writeln!(out, "{INDENT}{}", checked(cluster, fix))?;
+                writeln!(out, "{INDENT}{}", checked(cluster, fix, is_after_others))?;
                 if fix.changes.iter().any(admits_every_port) {
                     writeln!(
                         out,
@@ -253,10 +270,11 @@ fn blocks_in(value: &Value, addresses: &mut BTreeSet<IpAddr>) {
 }
 
 /// What the changes do, as it was found out.
-fn checked(cluster: &Cluster, fix: &Fix) -> String {
+fn checked(cluster: &Cluster, fix: &Fix, is_after_others: bool) -> String {
     let verb = |one: &str, more: &str| if fix.changes.len() > 1 { more.to_owned() } else { one.to_owned() };
     // As `verified` in JSON: what closes something is no fix to apply unseen.
     let word = if fix.closes.is_empty() { "checked" } else { "tried" };
+    let word = if is_after_others { format!("{word} after the changes above") } else { word.to_owned() };
     let subject = format!("{word}: {}", verb("turns", "the changes of both directions together turn"));
     let opens = verb("opens", "open");
     // What is certain, and what depends on a fact that the input lacks.
@@ -310,7 +328,7 @@ fn others<'a>(cluster: &Cluster, opens: impl Iterator<Item = &'a Opened>) -> Vec
     opens.map(text).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn write_change(change: &Change, is_alone: bool, out: &mut impl Write) -> io::Result<()> {
+fn write_change(input: &Input, change: &Change, is_alone: bool, out: &mut impl Write) -> io::Result<()> {
     let name = object_name(&change.object);
     match &change.edit {
         Edit::NewPolicy(document) => {
@@ -330,10 +348,11 @@ fn write_change(change: &Change, is_alone: bool, out: &mut impl Write) -> io::Re
         Edit::Labels(labels, Patch(operations), lacking) => {
             let path = operations.first().map(|operation| path_of(operation, is_map(operation))).unwrap_or_default();
             let why = match lacking {
-                Lacking::Peer => "the other end lacks what the rule asks for",
-                Lacking::Subject => "the pods lack what the podSelector of a policy asks for",
+                Lacking::Peer if change.object.kind == "Namespace" => "lacks what the rule asks for",
+                Lacking::Peer => "is the other end, and lacks what the rule asks for",
+                Lacking::Subject => "lacks what the podSelector of a policy asks for",
             };
-            writeln!(out, "   = help: {why}; add this to {path} of {name}:")?;
+            writeln!(out, "   = help: {name} {why}; add this to its {path}:")?;
             let has_parent = path.ends_with(".metadata");
             let lines: Vec<String> = if has_parent {
                 vec![yaml::pair("labels", &serde_json::json!(labels))]
@@ -348,7 +367,7 @@ fn write_change(change: &Change, is_alone: bool, out: &mut impl Write) -> io::Re
             let is_item =
                 |of: &PatchOperation| matches!(of, PatchOperation::Add(_)) && is_end(of.path().last().as_ref());
             let together = operations.chunk_by(|one, next| is_item(one) && is_item(next) && one.path() == next.path());
-            together.into_iter().try_for_each(|operations| write_operations(operations, &name, out))
+            together.into_iter().try_for_each(|operations| write_operations(input, operations, &name, out))
         }
     }
 }
@@ -392,7 +411,12 @@ fn then(change: &Change) -> Option<String> {
 }
 
 /// One operation on a policy, or several that add items to one list.
-fn write_operations(operations: &[PatchOperation], policy: &str, out: &mut impl Write) -> io::Result<()> {
+fn write_operations(
+    input: &Input,
+    operations: &[PatchOperation],
+    policy: &str,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let Some((operation, more)) = operations.split_first() else { return Ok(()) };
     let last = operation.path().last().map(|token| token.decoded().into_owned()).unwrap_or_default();
     match operation {
@@ -420,12 +444,16 @@ fn write_operations(operations: &[PatchOperation], policy: &str, out: &mut impl 
                 "port" if replace.value.is_string() => "is no port of the destination",
                 "port" => "means a name",
                 "protocol" => "is no protocol",
+                "operator" => "is no operator",
                 "cidr" => "is no prefix",
                 index if index.parse::<usize>().is_ok() => "matches nothing as it is written",
-                "namespaceSelector" => "selects no namespace of the input",
-                _ => "selects no pod of the input",
+                "namespaceSelector" => "selects no namespace",
+                _ => "selects no pod",
             };
-            writeln!(out, "   = help: {path} of {policy} {what}; write in its place:")?;
+            // Files may not have all that a cluster has.
+            let is_of_input = what.starts_with("selects") && input.source == Source::Files;
+            let of_input = if is_of_input { " of the input" } else { "" };
+            writeln!(out, "   = help: {path} of {policy} {what}{of_input}; write in its place:")?;
             // An item of a list has no name.
             let is_item = last.parse::<usize>().is_ok();
             let lines = if is_item { yaml::item(&replace.value) } else { vec![yaml::pair(&last, &replace.value)] };

@@ -149,19 +149,19 @@ pub(super) fn is_of(pod: &Pod, (namespace, kind, name): Reading<'_>) -> bool {
     pod.namespace == namespace && is_it && (!pod.finished || is_over())
 }
 
+/// The labels that an object has itself, in `metadata.labels`.
+pub(super) fn labels(text: &str) -> Option<Labels> {
+    let object: serde_json::Value = serde_json::from_str(text).ok()?;
+    let labels = object["metadata"]["labels"].as_object()?;
+    Some(labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
+}
+
 /// The object as it would be read from a file.
 fn parsed(of: &ObjectRef, text: &str) -> Result<Loaded, String> {
     let options = manifests::Options { declare_namespaces: false, ..manifests::Options::default() };
     manifests::parse_text(&of.to_string(), text, &options).map_err(|errors| {
         format!("npc cannot read it: {}", errors.problems.first().map(Problem::said).unwrap_or_default())
     })
-}
-
-/// The labels that an object has itself.
-pub(super) fn labels(text: &str) -> Option<Labels> {
-    let object: serde_json::Value = serde_json::from_str(text).ok()?;
-    let labels = object["metadata"]["labels"].as_object()?;
-    Some(labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
 }
 
 /// Whether pods of a CronJob's runs are there; then these are meant, and not the next run. Notes which runs

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use npc_agent::finding::Finding;
-use npc_agent::folded::Folded;
 use npc_agent::source::kube::OtherPolicies;
 use npc_agent::source::manifests::{Loaded, OtherDocument, PassedOver};
+use npc_agent::words::folded::Folded;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::unread::{Extent, Unread, joined};
 use npc_compiler::object::Consequence;
@@ -31,22 +31,22 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
         let line = format!("{place}{}[{}]: {finding}", finding.severity.as_str(), finding.code);
         warnings.add(&format!("{}; {}", finding.problem, finding.effect), line);
     }
-    warnings.lines().for_each(|line| eprintln!("{line}"));
+    warnings.lines().for_each(|line| say!("{line}"));
     passed_over(&loaded.passed_over);
     let may_have_policies = loaded.unread.iter().any(|unread| unread.may_be("NetworkPolicy"));
     if cluster.policies().next().is_none() && cluster.endpoints().next().is_some() && !may_have_policies {
         // Which these are a warning says.
         if unjudged::with(loaded, &[Consequence::Decides]).is_empty() {
-            eprintln!("npc: 0 NetworkPolicies: everything is allowed");
+            say!("npc: 0 NetworkPolicies: everything is allowed, as far as policies decide");
         } else {
-            eprintln!("npc: 0 NetworkPolicies; only policies that are not judged may deny something");
+            say!("npc: 0 NetworkPolicies; only policies that are not judged may deny something");
         }
     }
 }
 
 /// Says each kind of thing that is no object in one line.
 pub(super) fn passed_over(passed: &PassedOver) {
-    lines(passed).for_each(|(_, line)| eprintln!("npc: {line}"));
+    lines(passed).for_each(|(_, line)| say!("npc: {line}"));
 }
 
 /// What is not known of policies that npc does not judge, one line for each reason.

@@ -13,7 +13,7 @@ use npc_compiler::verdict::matrix::Matrix;
 use serde::Serialize;
 
 use super::filter::OutsideShown;
-use crate::command::short::{self, Absent};
+use crate::command::absent_peers::{self, Absent};
 use crate::command::words::shorten;
 
 /// As text for people, as a list in Markdown, and as comments of a dot file.
@@ -35,16 +35,16 @@ pub(super) struct Elsewhere {
     place: usize,
     pub(super) direction: Direction,
     #[serde(flatten)]
-    pub(super) rule: short::Elsewhere,
+    pub(super) rule: absent_peers::Elsewhere,
 }
 
 /// What there is of the endpoints that are shown, by endpoint.
 pub(super) fn all(matrix: &Matrix<'_>, cluster: &Cluster, groups: &Groups, outside: OutsideShown) -> Vec<Elsewhere> {
     let mut all = BTreeSet::new();
     // Many endpoints have the same policies.
-    let mut by_policy = BTreeMap::<(PolicyId, Direction), Vec<short::Elsewhere>>::new();
+    let mut by_policy = BTreeMap::<(PolicyId, Direction), Vec<absent_peers::Elsewhere>>::new();
     let of_policy = |policy, direction| {
-        let mut rules = short::elsewhere(cluster, policy, direction);
+        let mut rules = absent_peers::elsewhere(cluster, policy, direction);
         rules.retain(|rule| !matrix.shown(&rule.traffic).is_none());
         rules
     };
@@ -60,7 +60,7 @@ pub(super) fn all(matrix: &Matrix<'_>, cluster: &Cluster, groups: &Groups, outsi
                 .collect();
             for policy in policies {
                 let rules = by_policy.entry((policy, direction)).or_insert_with(|| of_policy(policy, direction));
-                let here = |rule: &short::Elsewhere| Elsewhere {
+                let here = |rule: &absent_peers::Elsewhere| Elsewhere {
                     endpoint: endpoint.id.to_string(),
                     place,
                     direction,

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PodId;
+use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::cluster::group::Groups;
-use npc_compiler::object::Protocol;
+use npc_compiler::object::{Protocol, Service};
 use npc_compiler::verdict::explain::{Port, Target};
 use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::{Matrix, Options, Selection, TooLarge};
@@ -47,9 +48,9 @@ impl Args {
         let is_asked_for = |end: &End, named: &Named| match end {
             End::Pod(id) => {
                 let pod = input.cluster.pod(*id);
-                namespace.is_none_or(|namespace| pod.namespace == namespace)
+                // An end that is named is shown, in whichever namespace it is.
+                (named.pods.contains(id) || (named.any && namespace.is_none_or(|namespace| pod.namespace == namespace)))
                     && self.selector.as_ref().is_none_or(|labels| labels.select(&pod.labels))
-                    && (named.any || named.pods.contains(id))
             }
             End::Address(address) | End::Unread(address) => named.any || named.addresses.contains(address),
         };
@@ -64,8 +65,8 @@ impl Args {
             let hidden = input.cluster.endpoints().filter(|(_, pod)| pod.namespace != namespace).count();
             match hidden {
                 0 => {}
-                1 => eprintln!("npc: -n {namespace} hides 1 pod of another namespace; {HOW_TO_SHOW}"),
-                _ => eprintln!("npc: -n {namespace} hides {hidden} pods of other namespaces; {HOW_TO_SHOW}"),
+                1 => say!("npc: -n {namespace} hides 1 pod of another namespace; {HOW_TO_SHOW}"),
+                _ => say!("npc: -n {namespace} hides {hidden} pods of other namespaces; {HOW_TO_SHOW}"),
             }
         }
         let matrix = Matrix::select(&input.cluster, groups, options, &Selection { shown: &shown, traffic }).map_err(
@@ -99,7 +100,7 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<Named> {
         let resolved = written.resolve(input, &input.namespace)?;
         if is_of_hosts(&input.cluster, &resolved.target) {
             let message = format!(
-                "the matrix has no endpoint {name}, because its pods are in their nodes' networks (hostNetwork) and no \
+                "the matrix has no endpoint {name}, because its pods are hostNetwork pods and no \
                  policy applies to them; ask npc explain {name} DST, or npc explain SRC {name}",
                 name = resolved.name
             );
@@ -114,11 +115,20 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<Named> {
             }
             // By its address, a Service has a row where --address names it.
             Target::ServiceAddress(_, address) => drop(named.addresses.insert(address)),
+            // Its pods are, by their own ports.
+            Target::Service(service) if pods_behind(input, service).is_some() => {
+                let pods = pods_behind(input, service).unwrap_or_default();
+                named.pods.extend(pods);
+                say!(
+                    "npc: {} stands for its pods here, with their own ports; ask npc explain about ports of the Service",
+                    resolved.name
+                );
+            }
             Target::Any => named.any = true,
             Target::Outside => named.outside = true,
             _ => {
                 let message = format!(
-                    "the matrix has no endpoint {}; name a pod, a workload, ns/NAME, an --address or outside",
+                    "the matrix has no endpoint {}; name a pod, a workload, svc/NAME with pods, ns/NAME, an --address or outside",
                     resolved.name
                 );
                 return Err(Stop::new(Exit::Input, message).into());
@@ -126,6 +136,15 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<Named> {
         }
     }
     Ok(named)
+}
+
+/// The pods where a Service leads, if the input says that it leads to pods that are endpoints.
+fn pods_behind(input: &Input, service: &Service) -> Option<Vec<PodId>> {
+    let pods = input.cluster.behind(service)?.into_iter().filter_map(|end| match end {
+        BackendEnd::Pod(pod) => Some(pod).filter(|pod| input.cluster.pod(*pod).is_endpoint()),
+        BackendEnd::Address(_) => None,
+    });
+    Some(pods.collect::<Vec<_>>()).filter(|pods| !pods.is_empty())
 }
 
 /// The traffic to a port; without a protocol, of all protocols.

@@ -138,7 +138,10 @@ impl<'a> TextMatrix<'a> {
         let mut lines: Vec<Vec<String>> = (sources.iter())
             .map(|from| {
                 let is_itself = |to: &usize| from == to && !self.matrix.has_replicas(*from);
-                let cell = |to: &usize| if is_itself(to) { "-".to_owned() } else { dot(self.cell(*from, *to)) };
+                let is_address = |place: usize| self.matrix.endpoints()[place].kind == "Address";
+                // What passes between two addresses outside is not judged.
+                let is_no_pair = |to: &usize| is_itself(to) || (is_address(*from) && is_address(*to));
+                let cell = |to: &usize| if is_no_pair(to) { "-".to_owned() } else { dot(self.cell(*from, *to)) };
                 let outside = self.shown.to.then(|| dot(self.with_outside(*from, Direction::Egress, listed)));
                 let name = std::iter::once(self.names[*from].clone());
                 name.chain(destinations.iter().map(cell)).chain(outside).collect()
@@ -303,7 +306,8 @@ impl<'a> TextMatrix<'a> {
                         part => part.cloned().unwrap_or_default(),
                     };
                     let arrow = if place == 0 { "->" } else { "  " };
-                    let text = if place == 0 { text.clone() } else { String::new() };
+                    // It stands behind the last name of the list.
+                    let text = if place + 1 == targets.len() { text.clone() } else { String::new() };
                     columns.push([part(&sources), format!("{arrow} {}", part(&targets)), text]);
                 }
             }

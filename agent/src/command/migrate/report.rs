@@ -1,6 +1,7 @@
 //! The answer as data: `MigrationReport`.
 
 use npc_agent::finding::{Finding, Place};
+use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::cidr;
 use npc_compiler::algebra::traffic::Traffic;
@@ -119,6 +120,19 @@ impl<'a> MigrationReport<'a> {
             warnings: input.with_passed_over(input.warnings.clone()),
             unknowns: input.unread_policies(),
         }
+    }
+}
+
+impl MigrationReport<'_> {
+    /// Leaves out flows of which no end is in this namespace, and findings about objects of others.
+    pub(super) fn keep_only(&mut self, namespace: &str) {
+        let is_there = |of: &Workload| of.name.split_once('/').is_some_and(|(own, _)| own == namespace);
+        for item in &mut self.differences {
+            item.flows.retain(|flow| flow.from.workloads.iter().chain(&flow.to.workloads).any(is_there));
+        }
+        self.differences.retain(|item| !item.flows.is_empty());
+        let is_meant = |of: &ObjectRef| of.namespace.is_empty() || of.namespace == namespace;
+        self.findings.retain(|finding| finding.object.as_ref().is_none_or(is_meant));
     }
 }
 

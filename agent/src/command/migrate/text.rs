@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use npc_agent::counted::counted;
+use npc_agent::words::counted::counted;
 
 use super::node::NodeKernel;
 use super::report::{Item, MigrationReport, Side};

@@ -327,8 +327,13 @@ impl Facts<'_> {
         let (held, wanted) = (self.held.family(family), self.wanted.family(family));
         let chains = if held.chains.is_empty() { &wanted.chains } else { &held.chains };
         let mut rules = Vec::new();
+        let (mut policies, mut more_policies) = (BTreeSet::<String>::new(), 0_usize);
         for (chain, of_chain) in chains {
             for (index, rule) in of_chain.iter().enumerate().filter(|(_, rule)| rule.sets().any(|asked| asked == set)) {
+                // The comment of a rule may have no room for all.
+                let whole = self.whole_rule_answer(family, chain, Some(index), rule);
+                policies.extend(whole.origins.into_iter().map(|origin| origin.policy));
+                more_policies = more_policies.saturating_add(whole.more);
                 rules.push(self.rule_answer(family, chain, Some(index), rule));
             }
         }
@@ -340,9 +345,7 @@ impl Facts<'_> {
         };
         let pods = self.groups.iter().filter(|group| Some(group.direction) == direction).flat_map(|group| &group.pods);
         let judges = pods.copied().filter(is_member).map(|pod| self.endpoint(pod)).collect();
-        let policies: BTreeSet<&str> =
-            rules.iter().flat_map(|rule| rule.origins.iter().map(|origin| origin.policy.as_str())).collect();
-        let policies = policies.into_iter().map(|policy| self.policy(policy)).collect();
+        let policies = policies.iter().map(|policy| self.policy(policy)).collect();
         let is_asked = !rules.is_empty();
         KernelExplanation {
             role: match wanted.sets.get(set) {
@@ -355,6 +358,7 @@ impl Facts<'_> {
             wanted: wanted.sets.contains_key(set),
             judges,
             policies,
+            more_policies,
             rules,
             ..self.ours(set.shown().into_owned(), "set")
         }

@@ -21,8 +21,8 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tracing::debug;
 
-use super::super::attribute::{Attributes, WriteAttributes, ip_address};
 use super::EthernetAddress;
+use crate::dataplane::netlink::attribute::{Attributes, WriteAttributes, ip_address};
 
 /// Messages and attributes; see linux/rtnetlink.h, if_link.h and if_addr.h.
 const GET_LINK: u16 = 18;

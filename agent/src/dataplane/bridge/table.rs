@@ -198,7 +198,7 @@ fn make_all() -> Vec<Request> {
 pub(in super::super) fn fuzz(data: &[u8]) {
     let rules = rules::rules();
     let rules: Vec<_> = rules.iter().map(|(_, rule)| rule).collect();
-    for attributes in super::super::fuzz_input::attributes(data) {
+    for attributes in crate::dataplane::netlink::fuzz_input::attributes(data) {
         let mut held = BridgeTable::default();
         for key in OWN.fuzz(Attributes(attributes), &rules) {
             let _ = Set::ALL.map(|set| take(&mut held, set, &key));

@@ -1,7 +1,7 @@
 //! The numbers of ipset's netlink messages, from the kernel's
 //! `linux/netfilter/ipset/ip_set.h`.
 
-pub(super) use super::super::attribute::{Attributes, WriteAttributes, array};
+pub(super) use crate::dataplane::netlink::attribute::{Attributes, WriteAttributes, array};
 
 /// The kernel's number for ipset among the parts of netfilter.
 pub(super) const SUBSYSTEM: u8 = 6;

@@ -4,9 +4,10 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use npc_compiler::ruleset::node::SetName;
 use rtnetlink::packet_core::DecodeError;
 
-use crate::rounded::rounded;
+use crate::words::rounded::rounded;
 
 /// Why sets could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,8 @@ pub enum Error {
     Refused {
         /// The write, as a command line of ipset(8).
         write: String,
+        /// The set, if it has one of npc's names.
+        set: Option<SetName>,
         /// What the kernel said.
         refusal: Refusal,
     },

@@ -276,7 +276,8 @@ impl Ipset {
             left = stuck.iter().map(|(name, _)| *name).collect();
             if left.is_empty() || !progress && Instant::now() >= deadline {
                 let error = |(name, refusal): (&String, Refusal)| {
-                    (name.clone(), Error::Refused { write: format!("destroy {name}"), refusal })
+                    let set = SetName::ours(name);
+                    (name.clone(), Error::Refused { write: format!("destroy {name}"), set, refusal })
                 };
                 return Ok(stuck.into_iter().map(error).collect());
             }
@@ -292,7 +293,8 @@ impl Ipset {
     /// If there is none, or the kernel does not answer.
     pub fn flush(&mut self, name: &SetName) -> Result<(), Error> {
         let flushed = self.request(Request::flush(self.version, name))?;
-        flushed.map_err(|refusal| Error::Refused { write: format!("flush {name}"), refusal })
+        let set = Some(name.clone());
+        flushed.map_err(|refusal| Error::Refused { write: format!("flush {name}"), set, refusal })
     }
 
     /// The names of the sets that bear our names.
@@ -407,7 +409,7 @@ fn ours(answer: Attributes<'_>) -> Result<Option<SetName>, Error> {
 }
 
 fn refused(write: &SetWrite, refusal: Refusal) -> Error {
-    Error::Refused { write: write.to_string(), refusal }
+    Error::Refused { write: write.to_string(), set: Some(write.set().clone()), refusal }
 }
 
 /// A set as far as it has been listed.
@@ -448,7 +450,7 @@ impl Listed {
 
 /// Reads what may be answers of the kernel: for fuzzing.
 pub(super) fn fuzz(data: &[u8]) {
-    for attributes in super::fuzz_input::attributes(data) {
+    for attributes in super::netlink::fuzz_input::attributes(data) {
         socket::fuzz(attributes);
         reply::fuzz(Attributes(attributes));
     }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use npc_compiler::object::Family;
 use npc_compiler::ruleset::text::leads_to;
 
-use super::super::{backend, nftables, process};
 use super::lock::Holder;
 use super::native::ForeignForward;
-use crate::rounded::rounded;
+use crate::dataplane::nftables;
+use crate::dataplane::programs::{backend, process};
+use crate::words::rounded::rounded;
 
 /// The exit code with which iptables says that it gave up waiting, and the
 /// words that go with it; nft uses the same code for what the kernel refuses.

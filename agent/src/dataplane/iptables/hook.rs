@@ -2,10 +2,10 @@
 
 use npc_compiler::ruleset::text::{hook_check, hook_restore};
 
-use super::super::backend::Backend;
-use super::super::nftables;
 use super::filter_table::Hook;
 use super::{Error, Iptables, error, listing, native};
+use crate::dataplane::nftables;
+use crate::dataplane::programs::backend::Backend;
 
 /// How often jumps are looked for again after some were removed.
 const TRIES: u32 = 5;

@@ -6,6 +6,7 @@
 //!            │           ├───▶ listing   what iptables prints
 //!            │           └───▶ native    what nf_tables says itself
 //!            ├──────▶ hook      the jump to our chains
+//!            ├──────▶ counters  how many packets our chains have denied
 //!            └──────▶ error     why not, in words
 //! ```
 //!
@@ -23,9 +24,10 @@ use npc_compiler::plan::ChainWrites;
 use npc_compiler::ruleset::node::ChainName;
 use npc_compiler::ruleset::text::Restore;
 
-use super::backend::{self, Backend, Commands};
-use super::process;
+use super::programs::backend::{self, Backend, Commands};
+use super::programs::process;
 
+pub mod counters;
 mod error;
 mod filter_table;
 mod hook;

@@ -260,7 +260,7 @@ fn text(attributes: Attributes<'_>, kind: u16) -> Option<String> {
 
 /// Reads what may be answers of the kernel: for fuzzing.
 pub(in super::super) fn fuzz(data: &[u8]) {
-    for attributes in super::super::fuzz_input::attributes(data) {
+    for attributes in crate::dataplane::netlink::fuzz_input::attributes(data) {
         let _ = (read_chain(Attributes(attributes)), read_rule(Attributes(attributes)));
     }
 }

@@ -7,12 +7,12 @@ use npc_compiler::object::Family;
 use npc_compiler::ruleset::node::{ChainName, Foreign, Rule};
 use npc_compiler::ruleset::text;
 
-use super::super::backend::Backend;
-use super::super::process;
 use super::filter_table::{Jump, Overview};
 use super::listing::{self, Listing};
 use super::native::{self, Native};
 use super::{Error, Iptables, error, lock};
+use crate::dataplane::programs::backend::Backend;
+use crate::dataplane::programs::process;
 
 /// What was listed of chains.
 struct Listed {

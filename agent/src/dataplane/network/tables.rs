@@ -15,8 +15,8 @@ use npc_compiler::ruleset::node::InterfaceName;
 use rtnetlink::packet_core::{NLM_F_REPLACE, NetlinkPayload};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::super::datagram::messages;
 use super::{Bridge, Error, Interface, Network, NotPodInterface, OtherInterface};
+use crate::dataplane::netlink::datagram::messages;
 
 /// The device that kube-proxy makes where IPVS delivers Services.
 const IPVS_DEVICE: &str = "kube-ipvs0";

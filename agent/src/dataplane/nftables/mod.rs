@@ -17,7 +17,7 @@ pub(super) mod own_table;
 mod socket;
 pub(super) mod steps;
 
-pub use super::attribute::{Attributes, WriteAttributes};
+pub use super::netlink::attribute::{Attributes, WriteAttributes};
 pub(super) use loaded::nf_tables_is_loaded;
 pub use socket::{Error, Request, Socket};
 

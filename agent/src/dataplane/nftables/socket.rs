@@ -19,7 +19,7 @@ use rustix::net::sockopt::{
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
 use super::{Attributes, message};
-use crate::rounded::rounded;
+use crate::words::rounded::rounded;
 
 /// The kernel's number for nf_tables among the parts of netfilter.
 const SUBSYSTEM: u8 = 10;

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::Report;
 use crate::enforce::pass::Pass;
-use crate::notice::Notice;
+use crate::source::notice::Notice;
 
 /// How many findings of one namespace are logged, and made Events of, in each [`WINDOW`].
 const OF_NAMESPACE: usize = 20;

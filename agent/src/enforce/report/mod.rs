@@ -21,14 +21,14 @@ use super::pass::Pass;
 use super::ready::ReadyFile;
 use super::settings::Settings;
 use super::sweeps::Passed;
-use crate::causes::with_causes;
 use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::{self, CutResult, ipset};
 use crate::metrics::{Kind, Metrics};
-use crate::notice::Notice;
-use crate::rounded::rounded;
+use crate::source::notice::Notice;
 use crate::source::{Change, Locate};
 use crate::status::{SharedStatus, Spoofable};
+use crate::words::causes::with_causes;
+use crate::words::rounded::rounded;
 
 mod contention;
 mod findings;

@@ -16,7 +16,8 @@
 //!
 //! A kernel that refuses is not asked more often because more changes. A change brings
 //! the next pass forward in two cases: if only the xtables lock is missing, because sets
-//! need no lock; and, a little, if one family failed, because the other takes writes.
+//! need no lock; and, a little, if one family failed, because the other takes writes. So does
+//! a request that waits for a pass, because what is refused may be of other pods.
 
 use std::time::Duration;
 
@@ -196,6 +197,14 @@ impl Schedule {
             NextPass::RetryAt(_, Failure::Locked) => self.pass = NextPass::At(now),
             NextPass::RetryAt(_, Failure::OneFamily) => self.bring_forward(now),
             _ => self.request_pass(now),
+        }
+    }
+
+    /// A request waits for the next pass.
+    pub(super) fn waited_for(&mut self, now: Instant) {
+        match self.pass {
+            NextPass::RetryAt(_, Failure::Other) => self.bring_forward(now),
+            _ => self.changed(now),
         }
     }
 

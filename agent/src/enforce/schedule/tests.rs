@@ -131,6 +131,28 @@ fn a_lock_is_tried_again_by_the_next_change_and_one_family_soon() {
 }
 
 #[test]
+fn a_request_that_waits_brings_a_pass_forward_after_any_failure_but_not_at_once() {
+    let now = Instant::now();
+    let later = now + millis(10);
+    for (failure, took, due) in [
+        (Failure::Locked, Duration::ZERO, later),
+        (Failure::OneFamily, Duration::ZERO, later + FIRST_RETRY),
+        (Failure::Other, Duration::ZERO, later + FIRST_RETRY),
+        (Failure::Other, millis(100), later + millis(400)),
+    ] {
+        let (mut schedule, _) = failed(now, took, failure);
+        for _ in 0..3 {
+            schedule.failed(now, failure);
+        }
+        schedule.waited_for(later);
+        assert_eq!(schedule.pass_due(), Some(due), "{failure:?}");
+    }
+    let mut schedule = Schedule::new(now);
+    schedule.waited_for(later);
+    assert_eq!(schedule.pass_due(), Some(later));
+}
+
+#[test]
 fn a_notification_is_followed_by_an_audit_at_once_and_after_a_find_not_before_a_pause() {
     let now = Instant::now();
     let notified = Some(Task::Audit(AuditRequest { depth: AuditScope::Notified, is_notified: true }));

@@ -17,6 +17,7 @@ use crate::dataplane::audit::{Audit, AuditScope};
 use crate::dataplane::bridge::{self, BridgeTable, peer::Peer};
 use crate::dataplane::conntrack::{self, Judge, Swept};
 use crate::dataplane::flow_index::{Answer, RenewalRequest};
+use crate::dataplane::ipset::Refusal;
 use crate::dataplane::iptables::{self, Hook};
 use crate::dataplane::probe::Supported;
 use crate::dataplane::{self, CutResult, Failures, Flows, Kernel, ipset, nftables};
@@ -45,6 +46,8 @@ pub(super) struct Memory {
     pub(super) refusals: usize,
     /// It refuses all writes of rules in this family.
     pub(super) broken: Option<Family>,
+    /// It refuses each write to sets that has one of these words, as ipset(8) has it.
+    pub(super) refused_words: Vec<&'static str>,
     /// The last plan that it carried out.
     pub(super) plan: Plan,
     /// The next full audit fails.
@@ -96,6 +99,7 @@ impl Default for Memory {
             flows: Vec::new(),
             refusals: 0,
             broken: None,
+            refused_words: Vec::new(),
             plan: Plan::default(),
             is_blind: false,
             put_back: None,
@@ -207,7 +211,8 @@ impl Kernel for Recording {
                 failed.add(*family, refused());
                 continue;
             }
-            carry_out(&mut memory.state, step, failed);
+            let memory = &mut *memory;
+            carry_out(&mut memory.state, step, &memory.refused_words, failed);
             memory.stepped();
         }
         memory.plan = plan.clone();
@@ -348,12 +353,18 @@ impl Flows for RecordedFlows {
 }
 
 /// Does what a kernel does, and refuses what a kernel refuses.
-fn carry_out(state: &mut KernelState, step: &Step, failed: &mut Failures) {
+fn carry_out(state: &mut KernelState, step: &Step, refused_words: &[&str], failed: &mut Failures) {
     match step {
         Step::Sets(writes) => {
             for write in writes {
                 let family = write.set().family();
                 if failed.contains(family) {
+                    continue;
+                }
+                let text = write.to_string();
+                if text.split_whitespace().any(|word| refused_words.contains(&word)) {
+                    let set = Some(write.set().clone());
+                    failed.add(family, ipset::Error::Refused { write: text, set, refusal: Refusal(12) }.into());
                     continue;
                 }
                 match write.apply(state.family_mut(family)) {

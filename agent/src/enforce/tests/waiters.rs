@@ -172,3 +172,64 @@ async fn rules_of_others_that_wait_for_the_lock_keep_no_waiter_whose_own_are_the
     world.memory().locked = false;
     assert!(world.is_answered("10.0.1.2").await, "all is written");
 }
+
+/// A pod of the namespace shop that no policy isolates, on another node.
+fn remote(last: u8) -> Pod {
+    Pod { node: Some("node-2".to_owned()), ..of_shop(last) }
+}
+
+/// A policy of the namespace shop that admits these peers.
+fn admitting(name: &str, from: &serde_json::Value) -> NetworkPolicy {
+    let policy = serde_json::json!({"metadata": {"namespace": "shop", "name": name},
+        "spec": {"podSelector": {"matchLabels": {"app": name}}, "ingress": [{"from": from}]}});
+    let policy: networking::v1::NetworkPolicy = serde_json::from_value(policy).expect("a policy");
+    policy.into()
+}
+
+/// The kernel refuses what a namespace needs: a member of one of its sets, a new set, or all rules. A
+/// pod of another namespace, whose group is in the kernel, is answered all the same, and none that needs
+/// what is refused.
+#[tokio::test(start_paused = true)]
+async fn what_the_kernel_refuses_of_others_keeps_no_waiter_whose_own_part_is_there() {
+    let cluster = |own: &[&str], remotes: u8, blocks: &[&str]| {
+        let labelled = |mut pod: Pod, app: &str| {
+            pod.labels.insert("app".to_owned(), app.to_owned());
+            pod
+        };
+        let mut objects = objects(own);
+        objects.pods.extend([labelled(of_shop(1), "peers"), labelled(of_shop(2), "blocks")]);
+        objects.pods.extend((11..11 + remotes).map(|last| labelled(remote(last), "far")));
+        let far = serde_json::json!([{"podSelector": {"matchLabels": {"app": "far"}}}]);
+        let blocks: Vec<_> = blocks.iter().map(|cidr| serde_json::json!({"ipBlock": {"cidr": cidr}})).collect();
+        objects.policies.extend([admitting("peers", &far), admitting("blocks", &blocks.into())]);
+        objects.declare_namespaces();
+        objects
+    };
+    let mut world = World::new(settings(), 0, vec![network(), Input::Objects(cluster(&["10.0.0.1"], 1, &[]))]);
+    world.wait_for(&[Family::V4]).await.await.expect("an answer");
+    // A member of a peer set.
+    world.memory().refused_words = vec!["10.0.1.12"];
+    world.send(Input::Objects(cluster(&["10.0.0.1", "10.0.0.2"], 2, &[]))).await;
+    assert!(world.is_answered("10.0.0.2").await, "its group was there");
+    assert!(world.ingress().contains(&"10.0.0.2".to_owned()));
+    assert!(!world.is_answered("10.0.1.1").await, "a peer of it is refused");
+    // A new set, beside it.
+    world.memory().refused_words.push("hash:net");
+    world.send(Input::Objects(cluster(&["10.0.0.1", "10.0.0.2", "10.0.0.3"], 2, &["192.0.2.0/24"]))).await;
+    assert!(world.is_answered("10.0.0.3").await, "its group was there");
+    assert!(!world.is_answered("10.0.1.2").await, "a set of it is refused");
+    // All rules.
+    world.memory().refused_words.clear();
+    world.memory().broken = Some(Family::V4);
+    world.send(Input::Objects(cluster(&["10.0.0.1", "10.0.0.2", "10.0.0.4"], 2, &["192.0.2.0/24"]))).await;
+    assert!(world.is_answered("10.0.0.4").await, "its group was there");
+    assert!(world.is_answered("10.0.1.1").await, "its peer is not refused any more");
+    assert!(!world.is_answered("10.0.1.2").await, "a rule of it is refused");
+    // The set that every isolated pod is in.
+    world.memory().refused_words = vec!["npc4-ingress"];
+    world.send(Input::Objects(cluster(&["10.0.0.1", "10.0.0.5"], 2, &["192.0.2.0/24"]))).await;
+    assert!(!world.is_answered("10.0.0.5").await, "it is not isolated");
+    world.memory().refused_words.clear();
+    world.memory().broken = None;
+    assert!(world.is_answered("10.0.0.5").await && world.is_answered("10.0.1.2").await, "all is written");
+}

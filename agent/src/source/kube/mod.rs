@@ -2,12 +2,11 @@
 //! and this node's own Node. The only module that names the crate kube.
 //!
 //! ```text
-//! client: connections, bounds ─▶ watch, one per kind ─▶ slim objects ─▶ follower ─▶ Changes
-//!                                  (lists, pace)                          └ known: what a list leaves out is gone
-//! API server ─▶ reread ─▶ follower: large objects, when policies name more of them
+//! connection ─▶ watch, one per kind ─▶ objects ─▶ follower ─▶ Changes
+//!                  (lists, pace)                      └ known: what a list leaves out is gone
+//! API server ─▶ watch::reread ─▶ follower: large objects, when policies name more of them
 //! API server ─▶ nodes ─▶ Changes: the Nodes of pods that list one address, while they do
-//! API server ─▶ list ─▶ Objects, once, for commands
-//! API server ─▶ workload, other_policies: what else commands ask for
+//! API server ─▶ list ─▶ Objects, once, for commands, and what else these ask for
 //! API server ◀─ notices ◀─ Notices: an Event on a policy, the start-up taint
 //! ```
 //!
@@ -16,33 +15,18 @@
 //! keeps much less of an object than there is of it here. A watch that is lost
 //! changes nothing: what was reported stays true until a list says otherwise, and only
 //! a complete one says that something is gone. Whatever the API server answers, the
-//! agent sends it few requests (`limits`, `pace`), and however large objects are, it keeps
-//! little of them (`read`, `named`, `policies`) and reads them once (`unchanged`).
+//! agent sends it few requests (`connection`), and however large objects are, it keeps little of
+//! them (`objects`, `follower::policies`) and reads them once (`objects::unchanged`).
 
-mod client;
-mod decode;
-mod failure;
+mod connection;
 mod follower;
-mod identity;
-mod known;
-mod large;
-mod limits;
 mod list;
-mod named;
 mod nodes;
 mod notices;
-mod other_policies;
+mod objects;
 mod owner;
-mod pace;
-mod policies;
-mod read;
-mod reread;
-mod slim;
-mod start;
-mod unchanged;
+mod unreachable;
 mod watch;
-mod watched;
-mod workload;
 
 use std::panic;
 use std::sync::Arc;
@@ -59,27 +43,28 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tracing::{debug, info, warn};
 
-pub use self::client::{Connector, Error, connect, context_namespace};
-use self::decode::Item;
-use self::failure::Failure;
+pub use self::connection::client::{Connector, Error, connect, context_namespace};
+use self::connection::failure::Failure;
+use self::connection::pace::{Ended, Pace, Reach};
 use self::follower::Follower;
+pub use self::list::other_policies::{OtherPolicies, other_policies};
+pub use self::list::workload::{WorkloadAnswer, workload, workload_kinds};
 pub use self::list::{Error as ListError, ListSettings, ListedObjects, list, policies_of};
-use self::named::Named;
 pub use self::nodes::look_up;
 pub use self::notices::{Notice, STARTUP_TAINT, write_notices};
-pub use self::other_policies::{OtherPolicies, other_policies};
+use self::objects::decode::Item;
+use self::objects::named::Named;
+use self::objects::slim::{Namespace, Node, Pod, Policy};
+use self::objects::watched::{ObjectEvent, Trimmed};
 pub use self::owner::daemon_set;
-use self::pace::{Ended, Pace, Reach};
-use self::reread::Wanted;
 pub use self::watch::WATCH_SECONDS;
+use self::watch::reread::{Wanted, read_again};
 use self::watch::{Common, Lister};
-use self::watched::{ObjectEvent, Trimmed};
-pub use self::workload::{WorkloadAnswer, workload, workload_kinds};
 use super::Changes;
 use super::held::Times;
 use crate::metrics::{Kind, Watches};
-use crate::rounded::rounded;
 use crate::status::SharedStatus;
+use crate::words::rounded::rounded;
 
 /// How many changes are gathered before they are passed on, if they could be passed on at
 /// once.
@@ -165,17 +150,14 @@ pub async fn follow<T>(
     let mut listers = JoinSet::new();
     let asked: [Arc<Notify>; Kind::ALL.len()] = Default::default();
     let asks = |kind: Kind| Arc::clone(&asked[kind as usize]);
-    let node = Lister::<slim::Node>::new(&common, Kind::Node, WatchReport::Node, asks(Kind::Node));
+    let node = Lister::<Node>::new(&common, Kind::Node, WatchReport::Node, asks(Kind::Node));
     listers.spawn(node.of_one(&settings.node).run());
-    let policy =
-        Lister::<slim::Policy>::new(&common, Kind::NetworkPolicy, WatchReport::Policy, asks(Kind::NetworkPolicy));
+    let policy = Lister::<Policy>::new(&common, Kind::NetworkPolicy, WatchReport::Policy, asks(Kind::NetworkPolicy));
     listers.spawn(policy.run());
-    let namespace =
-        Lister::<slim::Namespace>::new(&common, Kind::Namespace, WatchReport::Namespace, asks(Kind::Namespace));
+    let namespace = Lister::<Namespace>::new(&common, Kind::Namespace, WatchReport::Namespace, asks(Kind::Namespace));
     listers.spawn(namespace.after_policies().run());
-    listers
-        .spawn(Lister::<slim::Pod>::new(&common, Kind::Pod, WatchReport::Pod, asks(Kind::Pod)).after_policies().run());
-    listers.spawn(reread::read_again(common, wanted.clone()));
+    listers.spawn(Lister::<Pod>::new(&common, Kind::Pod, WatchReport::Pod, asks(Kind::Pod)).after_policies().run());
+    listers.spawn(read_again(common, wanted.clone()));
     let mut follower = Follower::new(&settings, watches, named, wanted);
     loop {
         let (has_news, due) = (follower.has_news(), follower.due());
@@ -290,6 +272,9 @@ fn words(error: &(dyn std::error::Error + 'static)) -> String {
         matches!(client, Some(kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::HttpError(_)));
     if let Some(cause) = error.source().filter(|_| repeats) {
         return words(cause);
+    }
+    if let Some(plain) = unreachable::words(error) {
+        return plain;
     }
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -18,9 +18,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time;
 use tracing::{debug, warn};
 
-use super::{backoff, slim, words};
-use crate::rounded::rounded;
+use super::objects::slim;
+use super::{backoff, words};
 use crate::source::{Change, Changes};
+use crate::words::rounded::rounded;
 
 /// How long two pods list an address before it is worth a question: most are a
 /// pod that ends and its successor, which the objects themselves distinguish.

@@ -11,6 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::Status;
 use kube::{Api, Client, ResourceExt as _};
+use npc_compiler::algebra::short_text::truncate;
 use npc_compiler::policy::finding::Finding;
 use npc_compiler::ruleset::name::Fields;
 use serde_json::json;
@@ -18,10 +19,10 @@ use tokio::sync::mpsc;
 use tokio::time;
 use tracing::{debug, info, warn};
 
-use super::slim::Policy;
+use super::objects::slim::Policy;
 use super::{backoff, words};
-pub use crate::notice::Notice;
-use crate::rounded::rounded;
+pub use crate::source::notice::Notice;
+use crate::words::rounded::rounded;
 
 /// The taint that keeps pods off a node until its agent enforces.
 pub const STARTUP_TAINT: &str = "npc.dev/agent-not-ready";
@@ -134,9 +135,7 @@ fn event(finding: &Finding, uid: Option<String>, node: &str) -> Event {
         identity.add(field);
     }
     let mut text = format!("{}: {}; {} [{}]", finding.path, finding.problem, finding.effect, finding.code.as_str());
-    if text.len() > NOTE_MAX {
-        text.truncate((0..=NOTE_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0));
-    }
+    truncate(&mut text, NOTE_MAX);
     Event {
         metadata: ObjectMeta {
             name: Some(format!("npc-{}", identity.finish().short())),

@@ -11,7 +11,7 @@ use tokio::time;
 
 use super::words;
 use crate::install_cni::owner::{NodeTraits, OwnerAnswer};
-use crate::rounded::rounded;
+use crate::words::rounded::rounded;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -58,6 +58,9 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
             let owner = ObjectRef::new(&owner.kind, &item.object.namespace, &owner.name);
             loaded.owned.insert(item.object.clone(), owner);
         }
+        if let Some(labels) = item.workload_labels {
+            loaded.workload_labels.insert(item.object.clone(), labels);
+        }
         let origin = Origin { file: item.file, node: item.node, is_in_parts: item.is_in_parts };
         match item.body {
             Body::Namespace(namespace) => loaded.objects.namespaces.push(namespace),

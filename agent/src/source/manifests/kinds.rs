@@ -40,11 +40,10 @@ const METADATA: Keep = Fields(&[
 ]);
 /// What the API server fills in below the metadata of an object, and what says nothing to npc. A policy
 /// keeps all else: a field that the API does not have is a finding.
-const FILLED_IN: [&str; 9] = [
+const FILLED_IN: [&str; 8] = [
     "clusterName",
     "creationTimestamp",
     "deletionGracePeriodSeconds",
-    "finalizers",
     "generation",
     "initializers",
     "managedFields",
@@ -358,6 +357,8 @@ pub(super) struct Decoded {
     pub(super) name: String,
     /// The workload that owns it.
     pub(super) owner: Option<Workload>,
+    /// The labels that a workload has itself; none of another object.
+    pub(super) workload_labels: Option<Labels>,
     pub(super) body: Body,
 }
 
@@ -396,6 +397,8 @@ pub(super) fn read(
     metadata.namespace = (!kind.is_cluster_scoped()).then(|| namespace.clone());
     let owner = (metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)))
         .map(|owner| Workload { kind: owner.kind.clone(), name: owner.name.clone() });
+    let is_workload = matches!(kind, DocumentKind::Workload | DocumentKind::CronJob);
+    let workload_labels = is_workload.then(|| metadata.labels.take().unwrap_or_default());
     let body = match kind {
         DocumentKind::Namespace => Body::Namespace(core::Namespace { metadata, ..Default::default() }.into()),
         DocumentKind::Pod => {
@@ -439,7 +442,7 @@ pub(super) fn read(
         }
         DocumentKind::Other => return Err(wrong(node.span, "kind", "of no kind that decides".to_owned(), "")),
     };
-    Ok(Decoded { namespace, name, owner, body })
+    Ok(Decoded { namespace, name, owner, workload_labels, body })
 }
 
 /// Notes the fields of a policy that stand beside its spec, where most likely

@@ -46,6 +46,7 @@ mod pod_template;
 mod position;
 mod problem;
 mod prune;
+mod references;
 mod replicas;
 mod scalar;
 mod span;
@@ -114,6 +115,8 @@ pub struct Loaded {
     pub objects: Objects,
     /// The workloads that are to have no pods (`replicas: 0`), and the labels of their templates.
     pub idle: BTreeMap<ObjectRef, Labels>,
+    /// The labels that workloads have themselves, in `metadata.labels`; their pods do not get these.
+    pub workload_labels: BTreeMap<ObjectRef, Labels>,
     /// The workloads that another one has made, and which: ReplicaSets of Deployments, Jobs of CronJobs.
     pub owned: BTreeMap<ObjectRef, ObjectRef>,
     /// Where they and their fields stand.
@@ -171,7 +174,14 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
     let mut nowhere = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
-            jobs.push(Job::Read(path.clone(), read_bounded(io::stdin().lock(), GIVEN)));
+            match read_bounded(io::stdin().lock(), GIVEN) {
+                Ok(bytes) if options.pass_over && bytes.trim_ascii().is_empty() => {
+                    let message = "standard input is empty";
+                    let parsed = Parsed::failed(path, message, "the program before the pipe may have failed");
+                    nowhere.extend(parsed.problems);
+                }
+                read => jobs.push(Job::Read(path.clone(), read)),
+            }
         } else if path.is_dir() {
             let listing = walk(path);
             match if options.pass_over { listing.map(Listing::with_hidden) } else { listing } {

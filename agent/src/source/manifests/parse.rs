@@ -17,6 +17,7 @@ use super::kinds::{self, DocumentKind};
 use super::parsed::{Parsed, ParsedObject};
 use super::pod_template;
 use super::problem::{Code, ObjectRef, Problem};
+use super::references;
 use super::replicas;
 use super::span::{Mark, Span};
 use super::tree::{self, Node, Value};
@@ -387,6 +388,10 @@ impl DocumentReader<'_> {
             for Wrong { at, path, message, help } in annotations.iter().flat_map(annotations::wrong) {
                 self.problem(Code::AnnotationInvalid, at, Some(&object), &path, message, help);
             }
+            let references = Some(&node).filter(|_| kind == DocumentKind::Policy).map(references::wrong);
+            for Wrong { at, path, message, help } in references.unwrap_or_default() {
+                self.problem(Code::ValueDoubtful, at, Some(&object), &path, message, help);
+            }
         }
         match read {
             Ok(decoded) => {
@@ -402,6 +407,7 @@ impl DocumentReader<'_> {
                     node: Arc::new(node),
                     is_in_parts: false,
                     owner: decoded.owner,
+                    workload_labels: decoded.workload_labels,
                     has_namespace,
                     unfinished,
                     body: decoded.body,

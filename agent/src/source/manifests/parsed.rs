@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use npc_compiler::object::Workload;
+use npc_compiler::object::{Labels, Workload};
 
 use super::foreign::{OtherDocument, Unfinished};
 use super::kinds::Body;
@@ -48,6 +48,8 @@ pub(super) struct ParsedObject {
     pub(super) unfinished: Option<Unfinished>,
     /// The workload that owns it.
     pub(super) owner: Option<Workload>,
+    /// The labels that a workload has itself; none of another object.
+    pub(super) workload_labels: Option<Labels>,
     pub(super) body: Body,
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::span::Span;
-use crate::folded::Folded;
+use crate::words::folded::Folded;
 
 /// How bad a [`Problem`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -218,8 +218,29 @@ pub struct Errors {
     pub are_paths_missing: bool,
 }
 
-impl fmt::Display for Errors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Errors {
+    /// What is wrong, for an agent: it has no flag to leave a document out.
+    #[must_use]
+    pub fn for_agent(&self) -> String {
+        struct Lines<'a>(&'a Errors);
+        impl fmt::Display for Lines<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.lines(f)
+            }
+        }
+        let (documents, them) = self.documents();
+        format!("{}{documents} not read, so nothing is enforced; correct {them} and start the agent again", Lines(self))
+    }
+
+    /// How many documents were not read, and the pronoun for them.
+    fn documents(&self) -> (String, &'static str) {
+        match self.problems.iter().filter(|problem| problem.severity() == Severity::Error).count() {
+            1 => ("1 document".to_owned(), "it"),
+            errors => (format!("{errors} documents"), "them"),
+        }
+    }
+
+    fn lines(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for severity in [Severity::Error, Severity::Warning] {
             let mut folded = Folded::default();
             for problem in self.problems.iter().filter(|problem| problem.severity() == severity) {
@@ -229,14 +250,20 @@ impl fmt::Display for Errors {
                 writeln!(f, "{line}")?;
             }
         }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lines(f)?;
         if self.are_paths_missing {
             return f.write_str("nothing was judged");
         }
-        let errors = self.problems.iter().filter(|problem| problem.severity() == Severity::Error).count();
-        let (documents, them) = if errors == 1 { ("document", "it") } else { ("documents", "them") };
+        let (documents, them) = self.documents();
         write!(
             f,
-            "{errors} {documents} not read, so nothing was judged; correct {them}, or leave {them} out with --allow-errors"
+            "{documents} not read, so nothing was judged; correct {them}, or leave {them} out with --allow-errors"
         )
     }
 }

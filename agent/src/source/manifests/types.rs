@@ -66,6 +66,15 @@ pub(super) fn kind_that_is_read(kind: &str) -> Option<&'static str> {
 /// name that is taken for another.
 const SLIPS: usize = 2;
 
+/// The same of a name of so few letters: two others would be another word.
+const fn slips_of_short(letters: usize) -> usize {
+    match letters {
+        0..=2 => 0,
+        3..=5 => 1,
+        _ => SLIPS,
+    }
+}
+
 /// What is wrong with a type that never existed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Misspelt {
@@ -103,7 +112,8 @@ fn meant(group: &str, kind: &str) -> Option<&'static Type> {
         let is_policy = read.kind == "NetworkPolicy" && group == "networking.k8s.io" && names.contains(POLICY);
         if is_other_name || is_policy { 0 } else { slips(kind, read.kind) }
     };
-    let near = TYPES.iter().map(|read| (distance(read), read)).filter(|(distance, _)| *distance <= SLIPS);
+    let near = TYPES.iter().map(|read| (distance(read), read));
+    let near = near.filter(|(distance, read)| *distance <= slips_of_short(kind.len().min(read.kind.len())));
     near.filter(|(_, read)| is_of_kubernetes(group, read)).min_by_key(|(distance, _)| *distance).map(|(_, read)| read)
 }
 
@@ -210,6 +220,8 @@ mod tests {
             ("serving.knative.dev/v1", "Service"),
             ("cilium.io/v2", "CiliumNetworkPolicy"),
             ("example.com/v1", "Pods"),
+            ("v1", "Foo"),
+            ("v1", "Pig"),
             ("kustomize.config.k8s.io/v1beta1", "Kustomization"),
         ] {
             assert_eq!(misspelt(api_version, kind), None, "{api_version} {kind}");

@@ -205,7 +205,7 @@ impl<'a> Comparison<'a> {
         let name = format!("{}/{}", service.namespace, service.name);
         let mut backends = BTreeMap::<PodId, Traffic>::new();
         for port in &service.ports {
-            // No policy applies to a pod in its node's network, so neither of the two
+            // No policy applies to a hostNetwork pod, so neither of the two
             // engines denies it anything.
             for Backend { end, port: number, .. } in cluster.backends(service, port).unwrap_or_default() {
                 let BackendEnd::Pod(pod) = end else { continue };

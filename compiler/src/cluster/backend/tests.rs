@@ -136,7 +136,7 @@ fn endpoint_slices_decide_where_there_are_any() {
     assert_eq!(by_slices(vec![slice(&["+10.0.0.2", "-10.0.0.1", "~10.0.0.9"], None)]), ["b:6443"]);
     assert_eq!(by_slices(vec![slice(&["-10.0.0.2", "~10.0.0.1"], None)]), ["a:6443"]);
     assert_eq!(by_slices(vec![slice(&["+203.0.113.1"], None)]), ["203.0.113.1:6443"]);
-    assert_eq!(by_slices(vec![slice(&["+192.0.2.1"], Some("h"))]), ["h:6443"], "a pod in its node's network");
+    assert_eq!(by_slices(vec![slice(&["+192.0.2.1"], Some("h"))]), ["h:6443"], "a hostNetwork pod");
     assert_eq!(by_slices(vec![slice(&["+192.0.2.1"], None)]), ["192.0.2.1:6443"], "only the node is known");
     assert_eq!(by_slices(vec![slice(&[], None)]), [""; 0], "there are slices, and nothing in them");
     let families = slice(&["+192.0.2.9", "~2001:db8::1", "-2001:db8::2"], None);
@@ -170,4 +170,53 @@ fn without_a_selector_and_without_slices_nothing_says_where_a_service_leads() {
     let service = Service { selector: None, ..service(&port) };
     assert_eq!(cluster.backends(&service, &port), None);
     assert_eq!(cluster.behind(&service), None);
+}
+
+#[test]
+fn an_endpoint_is_local_to_the_node_that_its_slice_names_whichever_pod_has_its_address() {
+    let endpoint = |address: &str, node: Option<&str>| SliceEndpoint {
+        address: address.parse().expect("an address"),
+        is_ready: true,
+        serves_until_gone: false,
+        pod: None,
+        node: node.map(str::to_owned),
+    };
+    let slice = |endpoints| EndpointSlice {
+        namespace: "ns".to_owned(),
+        name: "s-x".to_owned(),
+        service: "s".to_owned(),
+        ports: vec![SlicePort { name: None, protocol: Protocol::Tcp, port: 8080 }],
+        endpoints,
+    };
+    let of_service = port(TargetPort::Number(8080));
+    let service = service(&of_service);
+    let pods = ["ns/a app=a 10.0.0.1 @n1", "ns/b app=a 10.0.0.2 @n2"];
+    let bare = cluster(&pods, vec![slice(vec![endpoint("10.0.0.1", None)])]);
+    let end = |cluster: &Cluster, place: usize| cluster.behind(&service).expect("it is known")[place];
+    assert_eq!(bare.is_local(&service, end(&bare, 0), Some("n1")), Some(false));
+    assert_eq!(bare.is_local(&service, end(&bare, 0), None), Some(false));
+    assert_eq!(shown(&bare, bare.local_backends(&service, &of_service)), [""; 0]);
+    assert_eq!(shown(&bare, bare.backends(&service, &of_service)), ["a:8080"]);
+    let named = cluster(&pods, vec![slice(vec![endpoint("10.0.0.1", Some("n2"))])]);
+    assert_eq!(named.is_local(&service, end(&named, 0), Some("n2")), Some(true));
+    assert_eq!(named.is_local(&service, end(&named, 0), Some("n1")), Some(false));
+    assert_eq!(named.is_local(&service, end(&named, 0), None), None);
+    let by_selector = cluster(&pods, Vec::new());
+    assert_eq!(by_selector.is_local(&service, end(&by_selector, 0), Some("n1")), Some(true));
+    assert_eq!(by_selector.is_local(&service, end(&by_selector, 1), Some("n1")), Some(false));
+}
+
+#[test]
+fn dns_answers_for_a_headless_service_with_ready_endpoints_only() {
+    let pods = ["ns/a app=a 10.0.0.1 terminating", "ns/b app=a 10.0.0.2 not-ready"];
+    for (is_headless, publishes_not_ready, expected) in
+        [(false, false, &["a:80"][..]), (true, false, &[]), (true, true, &["a:80", "b:80"])]
+    {
+        let cluster = cluster(&pods, Vec::new());
+        let port = port(TargetPort::Number(80));
+        let routing = Routing { is_headless, publishes_not_ready, ..Routing::default() };
+        let service = Service { routing, ..service(&port) };
+        assert_eq!(shown(&cluster, cluster.backends(&service, &port)), expected, "{is_headless} {publishes_not_ready}");
+        assert_eq!(cluster.behind(&service).map_or(0, |behind| behind.len()), expected.len());
+    }
 }

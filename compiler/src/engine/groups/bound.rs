@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::{Age, LocalGroups};
-use crate::engine::live::LiveSets;
+use crate::engine::peer_sets::PeerSets;
 use crate::engine::peers::PeerIndex;
 use crate::engine::store::Store;
 use crate::policy::finding::Finding;
@@ -77,7 +77,7 @@ impl LocalGroups {
         &mut self,
         store: &mut Store,
         peers: &mut PeerIndex,
-        sets: &mut LiveSets,
+        sets: &mut PeerSets,
     ) -> bool {
         let mut choices: BTreeMap<Arc<str>, Anew> = std::mem::take(&mut self.reconsidered);
         let mut is_changed = false;
@@ -127,7 +127,7 @@ impl LocalGroups {
         namespace: &Arc<str>,
         anew: &Anew,
         (store, peers): (&mut Store, &mut PeerIndex),
-        sets: &LiveSets,
+        sets: &PeerSets,
     ) -> bool {
         let Some(here) = self.namespaces.get(namespace) else { return false };
         let stays = |name: &&Arc<str>| here.policies.contains_key(*name) && !anew.has(name);
@@ -203,7 +203,7 @@ impl LocalGroups {
 /// The sizes of peers among the pods that the engine knows.
 pub(super) struct InStore<'a> {
     pub(super) of_all: Size,
-    pub(super) sets: &'a LiveSets,
+    pub(super) sets: &'a PeerSets,
     pub(super) known: FxHashMap<&'a PodPeer, Size>,
 }
 
@@ -233,7 +233,7 @@ mod tests {
         let of_all = Size { addresses: [3, 1], ports: [7, 2] };
         let peer = |name: &str| PodPeer { namespaces: Namespaces::Own(name.to_owned()), pods: Selector::default() };
         let (known, unknown) = (peer("known"), peer("unknown"));
-        let sets = LiveSets::default();
+        let sets = PeerSets::default();
         let mut sizes = InStore { of_all, sets: &sets, known: [(&known, Size::default())].into_iter().collect() };
         assert_eq!((sizes.of_peer(&known), sizes.of_peer(&unknown)), (Size::default(), of_all));
     }

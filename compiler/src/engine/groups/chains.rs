@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Age, Joint, LocalGroups, Touched, Wanted};
-use crate::engine::live::LiveSets;
+use crate::engine::dispatch_trees::Leaves;
+use crate::engine::peer_sets::PeerSets;
 use crate::engine::peers::PeerIndex;
 use crate::engine::prospect::PreparedGroup;
 use crate::engine::store::Store;
-use crate::engine::ways::Leaves;
 use crate::object::Family;
 use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, Policy};
@@ -27,7 +27,7 @@ impl LocalGroups {
         direction: Direction,
         store: &mut Store,
         peers: &mut PeerIndex,
-        sets: &mut LiveSets,
+        sets: &mut PeerSets,
         state: &KernelState,
         touched: &mut [Touched; 2],
     ) -> bool {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::LocalGroups;
-use crate::engine::foresight::{Foresight, FutureClass, SetsOfGroup, Version};
+use crate::engine::foresight::{Foresight, FutureClass, PolicyChange, SetsOfGroup};
 use crate::engine::key::PodKey;
 use crate::engine::local::{LocalClass, LocalNamespace, Weight};
 use crate::engine::prospect::PreparedGroup;
@@ -27,7 +27,7 @@ pub(in crate::engine) type WeighedPolicies<'a> = BTreeMap<&'a str, Option<(&'a P
 #[derive(Debug, Default)]
 pub(in crate::engine) struct ToCome<'a> {
     /// Policies, by their names.
-    pub(in crate::engine) policies: Vec<(Arc<str>, Version)>,
+    pub(in crate::engine) policies: Vec<(Arc<str>, PolicyChange)>,
     /// Pods that come, or change.
     pub(in crate::engine) pods: Vec<&'a Pod>,
     /// Which policies are over the bound on set members is chosen anew.

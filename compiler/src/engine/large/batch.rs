@@ -1,17 +1,14 @@
 //! Events that wait, and what they will make.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use crate::engine::Event;
-use crate::engine::foresight::{Outcome, ReadPolicy, Version};
+use crate::engine::foresight::{Outcome, PolicyChange, ReadPolicy};
 use crate::engine::groups::{ToCome, WeighedPolicies};
 use crate::engine::key::PodKey;
-use crate::engine::live::expecting;
-use crate::engine::local::Weight;
+use crate::engine::peer_sets::expecting;
 use crate::engine::prospect::{PreparedGroup, PreparedLeaf, Prospect};
-use crate::object::{Family, Labels, NetworkPolicy, Pod};
-use crate::policy::finding::Finding;
+use crate::object::{Family, Labels, Pod};
 use crate::policy::{Direction, Policy};
 use crate::ruleset::node::{ChainName, SetName};
 
@@ -22,33 +19,11 @@ pub(super) enum Object {
     Pod(PodKey),
 }
 
-/// What an event makes of an object.
+/// What an event makes of an object. A pod that goes waits for nothing.
 #[derive(Debug)]
 pub(super) enum Change {
-    Event(Event),
-    /// The object is this policy, which takes long to read.
-    Unread(Arc<NetworkPolicy>, Isolating),
-    /// The object is this policy, which was read already: one of a megabyte is read once.
-    Policy(Arc<Policy>, Vec<Finding>),
-}
-
-impl Change {
-    /// The object is this policy, which is read later.
-    pub(super) fn unread(policy: Box<NetworkPolicy>) -> Self {
-        Self::Unread(Arc::from(policy), Isolating::default())
-    }
-}
-
-/// What a policy isolates, once it was asked: a podSelector may have forty thousand values, and most policies
-/// are read before a pod of their namespace comes.
-#[derive(Debug, Default)]
-pub(super) struct Isolating(OnceLock<Box<Policy>>);
-
-impl Isolating {
-    /// That policy without its rules.
-    fn of(&self, policy: &NetworkPolicy) -> &Policy {
-        self.0.get_or_init(|| Box::new(Policy::read_without_rules(policy)))
-    }
+    Pod(Box<Pod>),
+    Policy(PolicyChange),
 }
 
 /// The last event about each of some objects. The engine is given all of them at once, so
@@ -70,7 +45,7 @@ impl Batch {
     /// The event about a pod.
     pub(super) fn pod(&self, key: &PodKey) -> Option<&Pod> {
         match self.changes.get(&Object::Pod(key.clone())) {
-            Some(Change::Event(Event::Pod(pod))) => Some(pod),
+            Some(Change::Pod(pod)) => Some(pod),
             _ => None,
         }
     }
@@ -79,18 +54,12 @@ impl Batch {
     pub(super) fn changes_to_come(&self) -> ToCome<'_> {
         let mut to_come = ToCome { reconsiders_bound: self.reconsiders_bound, ..ToCome::default() };
         for (object, change) in &self.changes {
-            let version = match (object, change) {
-                (Object::Policy(_), Change::Policy(policy, _)) => Version::Read(Arc::clone(policy)),
-                (Object::Policy(_), Change::Unread(policy, _)) => Version::Unread(Arc::clone(policy)),
-                (Object::Policy(_), Change::Event(_)) => Version::Gone,
-                (_, Change::Event(Event::Pod(pod))) => {
-                    to_come.pods.push(pod);
-                    continue;
+            match (object, change) {
+                (Object::Policy(name), Change::Policy(change)) => {
+                    to_come.policies.push((Arc::from(name.as_str()), change.clone()));
                 }
-                _ => continue,
-            };
-            if let Object::Policy(name) = object {
-                to_come.policies.push((Arc::from(name.as_str()), version));
+                (_, Change::Pod(pod)) => to_come.pods.push(pod),
+                (Object::Pod(_), Change::Policy(_)) => {}
             }
         }
         to_come
@@ -99,13 +68,8 @@ impl Batch {
     /// The policies of it.
     pub(super) fn policies(&self) -> WeighedPolicies<'_> {
         let policies = self.changes.iter().filter_map(|(object, change)| {
-            let Object::Policy(name) = object else { return None };
-            let policy = match change {
-                Change::Policy(policy, _) => Some((&**policy, Weight::of(policy))),
-                Change::Unread(policy, isolates) => Some((isolates.of(policy), Weight::of_unread(policy))),
-                Change::Event(_) => None,
-            };
-            Some((name.as_str(), policy))
+            let (Object::Policy(name), Change::Policy(change)) = (object, change) else { return None };
+            Some((name.as_str(), change.isolates().zip(change.weight())))
         });
         policies.collect()
     }
@@ -113,8 +77,8 @@ impl Batch {
     /// How many bytes of policies are not read yet.
     pub(super) fn unread(&self) -> usize {
         let bytes = self.changes.values().map(|change| match change {
-            Change::Unread(policy, _) => policy.retained_bytes(),
-            Change::Policy(..) | Change::Event(_) => 0,
+            Change::Policy(PolicyChange::Unread(policy, _)) => policy.retained_bytes(),
+            Change::Policy(_) | Change::Pod(_) => 0,
         });
         bytes.fold(0, usize::saturating_add)
     }
@@ -184,7 +148,8 @@ impl Waiting {
     /// These policies were read.
     pub(super) fn take_in(&mut self, read: Vec<ReadPolicy>) {
         for (name, policy, findings) in read {
-            self.now.changes.insert(Object::Policy(name.to_string()), Change::Policy(policy, findings));
+            let change = PolicyChange::Read(policy, findings.into());
+            self.now.changes.insert(Object::Policy(name.to_string()), Change::Policy(change));
         }
     }
 
@@ -199,9 +164,8 @@ impl Waiting {
         let changes = self.batches().flat_map(|batch| batch.changes.values());
         let policies: Vec<&Policy> = changes
             .filter_map(|change| match change {
-                Change::Policy(policy, _) => Some(&**policy),
-                Change::Unread(policy, isolates) => Some(isolates.of(policy)),
-                Change::Event(_) => None,
+                Change::Policy(change) => change.isolates(),
+                Change::Pod(_) => None,
             })
             .collect();
         let isolates = |policy: &&Policy, direction| policy.isolates(direction) && policy.subject.matches(labels);

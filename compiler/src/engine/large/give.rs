@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::batch::{Batch, Change, Expected, Progress, Released, Waiting};
+use super::batch::{Batch, Change, Expected, Object, Progress, Released, Waiting};
 use super::{MEMBERS, UNREAD};
-use crate::engine::foresight::{CountQuestion, Counts, Foreseen, Foresight};
+use crate::engine::foresight::{CountQuestion, Counts, Foreseen, Foresight, PolicyChange};
 use crate::engine::key::PodKey;
 use crate::engine::prospect::Prospect;
 use crate::engine::{Engine, Event};
@@ -119,18 +119,22 @@ impl Engine {
         if !later.is_empty() {
             self.large.waiting.insert(namespace.to_owned(), Waiting { now: later, ..Waiting::default() });
         }
-        for change in now.changes.into_values() {
-            match change {
-                Change::Event(event) => {
-                    if let Event::Pod(pod) = &event {
-                        // Or it would claim the same address for a moment.
-                        self.remove_stand_in(&PodKey::of(pod));
-                    }
-                    self.apply(event);
+        for (object, change) in now.changes {
+            match (object, change) {
+                (_, Change::Pod(pod)) => {
+                    // Or it would claim the same address for a moment.
+                    self.remove_stand_in(&PodKey::of(&pod));
+                    self.apply(Event::Pod(pod));
                 }
-                Change::Policy(policy, findings) => self.policy(&policy, findings),
-                // Whoever found out what it makes has read it, and the policy took its place.
-                Change::Unread(policy, _) => self.apply(Event::Policy(Arc::unwrap_or_clone(policy).into())),
+                (_, Change::Policy(PolicyChange::Read(policy, findings))) => self.policy(&policy, findings.to_vec()),
+                // The foresight has read it, and what it read took the place of this.
+                (_, Change::Policy(PolicyChange::Unread(policy, _))) => {
+                    self.apply(Event::Policy(Arc::unwrap_or_clone(policy).into()));
+                }
+                (Object::Policy(name), Change::Policy(PolicyChange::Gone)) => {
+                    self.apply(Event::PolicyGone(namespace.to_owned(), name));
+                }
+                (Object::Pod(_), Change::Policy(PolicyChange::Gone)) => {}
             }
         }
         self.groups.prepare(prospect.groups);

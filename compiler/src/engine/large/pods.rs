@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::batch::{Batch, Change, Waiting};
+use crate::engine::Engine;
 use crate::engine::key::PodKey;
 use crate::engine::stand_in;
 use crate::engine::store::PodId;
-use crate::engine::{Engine, Event};
 use crate::object::{Family, Pod};
 use crate::policy::{Direction, Policy};
 
@@ -140,8 +140,8 @@ impl Batch {
     /// The pods that wait, as they will be.
     pub(super) fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.changes.values().filter_map(|change| match change {
-            Change::Event(Event::Pod(pod)) => Some(&**pod),
-            Change::Event(_) | Change::Unread(..) | Change::Policy(..) => None,
+            Change::Pod(pod) => Some(&**pod),
+            Change::Policy(_) => None,
         })
     }
 }

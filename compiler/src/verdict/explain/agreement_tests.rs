@@ -351,7 +351,7 @@ fn an_explanation_says_of_a_service_what_the_matrix_does_of_its_backends() {
     to_addresses.assert_over(10);
 }
 
-/// A pod in its node's network is for policies what the node's address is.
+/// A hostNetwork pod is for policies what the node's address is.
 #[test]
 fn an_explanation_says_of_a_pod_in_its_nodes_network_what_the_matrix_does_of_the_node() {
     let compared = Count::default();
@@ -419,7 +419,7 @@ impl ByNodePort<'_> {
         if exposure == Exposure::OwnNode && !is_here && !is_pod {
             return Some(Vec::new());
         }
-        // No policy applies to a pod in its node's network.
+        // No policy applies to a hostNetwork pod.
         let to = if object.host_network { End::Address(address) } else { End::Pod(pod) };
         let is_own_entry = self.client.node(self.cluster) == Some(self.entry.0);
         let leaves = if is_own_entry {

@@ -1,20 +1,22 @@
 //! What an explanation says: flows with a verdict each, and what the asker should know
 //! besides.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::code::Code;
-use super::decision::{Decision, Reason};
-use super::judged_pairs::JudgedPairs;
-use super::name::EndName;
-use super::party::Party;
-use super::question::MissingFact;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::PolicyId;
-use crate::cluster::without_backend::NoBackend;
+use crate::cluster::selection::WhyNone;
+use crate::cluster::without_backend::{NoBackend, NoPod};
 use crate::object::{Family, Protocol, TargetPort};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
+use crate::verdict::explain::code::Code;
+use crate::verdict::explain::decision::{Decision, Reason};
+use crate::verdict::explain::question::MissingFact;
+use crate::verdict::explain::question::judged_pairs::JudgedPairs;
+use crate::verdict::explain::question::name::EndName;
+use crate::verdict::explain::question::party::Party;
 
 /// All flows between two targets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +27,19 @@ pub struct FlowExplanation {
     pub warnings: Vec<Warning>,
     /// The ends that flows stand for, where they stand for many ([`Flow::alike`]).
     pub ends: Vec<EndName>,
+    /// Policies that select no pod and why, in the namespaces and directions in which no policy isolates an end.
+    pub without_subjects: BTreeMap<PolicyId, WhyNone>,
+    /// Policies that would admit what is denied and do not count, because a later one has the same name.
+    pub replaced: BTreeSet<ReplacedPolicy>,
+}
+
+/// A policy that would admit a denied flow, and that a later one of the same name replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReplacedPolicy {
+    /// Its place in [`Hints::replaced_policies`](crate::cluster::hints::Hints::replaced_policies).
+    pub place: usize,
+    /// The direction in which it would admit the flow.
+    pub direction: Direction,
 }
 
 /// A flow and what is said of it.
@@ -51,6 +66,8 @@ pub struct Flow {
     pub verdict: Verdict,
     /// Why the flow cannot exist at all; none where the input does not say.
     pub broken: Option<Code>,
+    /// Why the Service leads to no pod, where none of its ports is meant: it is the source, or it has none.
+    pub without_pod: Option<NoPod>,
     /// Facts that the input lacks besides those of the decisions.
     pub missing: Vec<MissingFact>,
     /// Egress and ingress; none where the flow cannot exist, or the input does not say
@@ -128,9 +145,9 @@ pub enum Way {
     OtherNode(Vec<String>),
     /// By this port of its node, which is one of its containers' `hostPort`.
     HostPort(u16),
-    /// Between a pod and one in the network of the same node.
+    /// Between a pod and a hostNetwork pod of the same node.
     SameNode,
-    /// Between a pod and one in the network of another node. The names of the nodes that get this
+    /// Between a pod and a hostNetwork pod of another node. The names of the nodes that get this
     /// answer; none where all others do.
     DifferentNodes(Vec<String>),
     /// To another pod of the same workload.
@@ -352,6 +369,7 @@ impl Flow {
             port_name: None,
             verdict,
             broken: None,
+            without_pod: None,
             missing: Vec::new(),
             decisions: None,
             parties: None,

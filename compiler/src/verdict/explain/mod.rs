@@ -2,76 +2,60 @@
 //! of, asked about pairs of ends, and what they come from.
 //!
 //! ```text
-//! Target, Target, Port ─▶ ends, route ─▶ walk: one Question for each pair of ends
-//!                                          └─▶ decision: Decision, near: Candidates
-//!                                 FlowExplanation ◀─┘
+//! Target, Target, Port ─▶ walk: ends, routes ─▶ one question for each pair of ends
+//!                                                └─▶ decision: near_miss, misleading
+//!                                FlowExplanation (answer) ◀─┘
 //! ```
 //!
-//! Of very many ends, `wide` asks about classes of ends that no rule distinguishes:
-//!
-//! ```text
-//! units ─▶ wide: classes ─▶ rows ─▶ walk: one Question for the first pair of each row
-//! ```
+//! | module | holds |
+//! |---|---|
+//! | `question` | one question about two ends, what these are, and how one names them |
+//! | `decision` | what one direction says of a question. `near_miss`: the rules that miss it by least. `misleading`: policies that look as if they decided |
+//! | `walk` | from two targets over all pairs of their ends, and back to one answer. Of very many ends, `by_class` asks about classes of ends that no rule distinguishes. `ineffective`, `unresolved_names`: what the asker should know besides |
+//! | `routes` | what goes by a Service, a node's port or a load balancer, or by nodes of which each gets its own answer |
+//! | `overview` | one endpoint or one policy alone |
+//! | `answer`, `code` | what comes back |
 //!
 //! A command turns what an operator wrote into [`Target`]s, calls [`explain`] or
 //! [`explain_endpoint`] once, and prints what comes back. Answers hold facts and codes;
 //! the words are the command's.
 
 mod answer;
-mod at_node;
-mod beside;
 mod code;
-mod conjunct;
 mod decision;
-mod denying;
-mod dns;
-mod endpoint;
-mod ends;
-mod entry;
-mod every_node;
-mod families;
-mod its_like;
-mod judged_pairs;
-mod mark;
-mod name;
-mod near;
-mod not_understood;
-mod other_node;
-mod pair;
-mod party;
+mod overview;
 mod question;
-mod route;
-mod rule_matcher;
-mod separate_items;
-mod slip;
-mod source_ranges;
-mod translated;
-mod turned_round;
-mod unresolved;
-mod unwanted;
+mod routes;
 mod walk;
-mod wide;
-mod would_admit;
 
 pub use super::bounds::{Bounds, Verdict};
-pub use answer::{Alike, DnsServer, Flow, FlowExplanation, Missing, Pairs, Ranges, Unanswerable, Via, Warning, Way};
-pub use beside::{Beside, SeparateItems};
+pub use answer::{
+    Alike, DnsServer, Flow, FlowExplanation, Missing, Pairs, Ranges, ReplacedPolicy, Unanswerable, Via, Warning, Way,
+};
 pub use code::Code;
-pub use conjunct::{Conjunct, Of, Part};
+pub use decision::mark::{FailedRequirement, Mark};
+pub use decision::misleading::{
+    Discrepancy, Extent, MisleadingPolicy, OtherDirection, OtherPart, SeparateItems, ValueElsewhere,
+};
+pub use decision::near_miss::conjunct::{Conjunct, Of, Part};
+pub use decision::near_miss::{Candidate, NEAREST};
 pub use decision::{Decision, LISTED, Reason};
-pub use endpoint::{EndpointExplanation, EndpointPart, Side, explain_endpoint, explain_parts};
-pub use judged_pairs::{JudgedPairs, Pair};
-pub use mark::{FailedRequirement, Mark};
-pub use name::{EndName, Port, Target};
-pub use near::{Candidate, NEAREST};
-pub use party::Party;
+pub use overview::endpoint::{EndpointExplanation, EndpointPart, Side, explain_endpoint, explain_parts};
+pub(in crate::verdict) use overview::policy::numbers_named;
+pub use overview::policy::{
+    PeerExplanation, PeerWithoutEffect, PolicyExplanation, PortExplanation, PortWithoutEffect, RuleExplanation,
+    explain_policy,
+};
+pub use question::judged_pairs::{JudgedPairs, Pair};
+pub use question::name::{EndName, Port, Target};
+pub use question::party::Party;
 pub use question::{MissingFact, OnNodes, Question};
-pub use slip::is_slip;
-pub(in crate::verdict) use slip::{asks_for, asks_for_labels_of, is_close, may_mean_namespace};
-pub(in crate::verdict) use unresolved::admits_dns;
 pub use walk::explain;
+pub(in crate::verdict) use walk::unresolved_names::admits_dns;
 
 #[cfg(test)]
 mod agreement_tests;
+#[cfg(test)]
+mod facts_tests;
 #[cfg(test)]
 mod tests;

@@ -82,11 +82,11 @@ proptest! {
                     if let ([group], true, true) = (deciding.as_slice(), known, exemption(&cluster, from, to).is_none()) {
                         let denied = traffic.difference(&bounds.most);
                         if !denied.is_none() {
-                            for (candidate, _) in near::judged(&cluster, group, &question, other, &denied) {
+                            for (candidate, _) in decision::near_miss::judged(&cluster, group, &question, other, &denied) {
                                 prop_assert!(!candidate.conjuncts.is_empty(), "{candidate:?}");
                             }
                         } else if traffic.single().is_some_and(|(_, first, last)| first == last) {
-                            let all = near::judged(&cluster, group, &question, other, &traffic);
+                            let all = decision::near_miss::judged(&cluster, group, &question, other, &traffic);
                             prop_assert!(all.iter().any(|(c, _)| c.conjuncts.is_empty()), "{all:?}");
                         }
                         prop_assert!(matches!(decision.reason, Reason::Denied(_)) != denied.is_none());

@@ -19,7 +19,7 @@ use crate::cluster::group::Atom;
 use crate::cluster::{Cluster, PodId};
 use crate::object::Family;
 use crate::policy::Block;
-use crate::verdict::explain::{Pair, Party};
+use crate::verdict::explain::{OnNodes, Pair, Party, Question};
 use crate::verdict::flow::{End, exemption, may_be_own_node};
 use crate::verdict::matrix::judge::BoundIds;
 use crate::verdict::matrix::{By, Matrix, Options};
@@ -347,7 +347,14 @@ impl AskedRows {
             rows.extend(matrix.ends(row).map(|end| (end, row)));
         }
         let of_end = |end: End| rows.get(&end).copied();
-        let of_party = |party: Party, family: Option<Family>| -> Vec<usize> {
+        let of_party = |question: &Question, party: Party| -> Vec<usize> {
+            let family = question.family;
+            // A pod of a DaemonSet in its node's network is on every node.
+            if matches!(party, Party::OtherNode(_)) && question.nodes == OnNodes::Different {
+                let nodes = view.cluster.nodes().values().flatten().copied();
+                let of_family = nodes.filter(|address| family.is_none_or(|family| Family::of(address) == family));
+                return of_family.filter_map(|address| of_end(End::of_address(view.cluster, address))).collect();
+            }
             let end = match party {
                 Party::End(end) => Some(end),
                 Party::Host(_) | Party::OtherNode(_) => family
@@ -363,7 +370,7 @@ impl AskedRows {
         let mut all = BTreeMap::<(usize, usize), Vec<_>>::new();
         for pair in asked {
             for question in [Some(&pair.question), pair.egress.as_ref()].into_iter().flatten() {
-                let (from, to) = (of_party(question.from, question.family), of_party(question.to, question.family));
+                let (from, to) = (of_party(question, question.from), of_party(question, question.to));
                 for pair in from.iter().flat_map(|from| to.iter().map(move |to| (*from, *to))) {
                     all.entry(pair).or_default().push((question.family, question.traffic.clone()));
                 }

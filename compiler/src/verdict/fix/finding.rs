@@ -11,13 +11,13 @@ use crate::algebra::cidr::Cidr;
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{Labels, Protocol};
 use crate::policy::finding::{Code, Finding};
-use crate::verdict::explain::Beside;
+use crate::verdict::explain::MisleadingPolicy;
 
 impl Proposer<'_> {
     /// What can stand in place of a part that was not understood, so that its rule admits the flow: a
-    /// protocol in capital letters, an address with its length, an item that names the other end or the
+    /// protocol in capital letters, an operator in its own, an address with its length, an item that names the other end or the
     /// port, an item without a field that the API does not have.
-    pub(super) fn of_finding(&self, part: &Beside, all: &mut Vec<Proposal>) {
+    pub(super) fn of_finding(&self, part: &MisleadingPolicy, all: &mut Vec<Proposal>) {
         let mut findings = self.view.cluster.findings_of(part.policy);
         let Some(finding) = findings.find(|finding| finding.path == part.path) else { return };
         let path = pointer(&finding.path);
@@ -118,6 +118,13 @@ impl Proposer<'_> {
     fn right_part(&self, finding: &Finding, path: &[&str], document: &Value) -> Option<PatchOperation> {
         let written = value_at(document, path)?;
         match finding.code {
+            // `in` for `In`.
+            Code::SelectorInvalid if path.last() == Some(&"operator") => {
+                let written = written.as_str()?.trim();
+                let mut operators = ["In", "NotIn", "Exists", "DoesNotExist"].into_iter();
+                let operator = operators.find(|operator| operator.eq_ignore_ascii_case(written))?;
+                Some(replace(path, json!(operator)))
+            }
             Code::PortInvalid if path.last() == Some(&"protocol") => {
                 let protocol = Protocol::parse(&written.as_str()?.trim().to_ascii_uppercase())?;
                 Some(replace(path, json!(protocol.as_str())))

@@ -11,31 +11,31 @@ use super::propose::{Proposer, TRIED};
 use super::rule::index;
 use super::{label, peer};
 use crate::cluster::PolicyId;
-use crate::policy::{Peers, Policy};
-use crate::verdict::explain::{Beside, Code};
+use crate::policy::{Peer, Peers, Policy, PolicyRule};
+use crate::verdict::explain::{Code, MisleadingPolicy};
 
 /// So many policies of a namespace are looked through for labels that stand in the wrong place.
 const LOOKED_THROUGH: usize = 1000;
 
 impl Proposer<'_> {
     /// What makes a policy apply. Unless it is the cause of the denial, it may well be meant as it is.
-    pub(super) fn of_beside(&self, beside: &Beside, is_cause: bool, all: &mut Vec<Proposal>) {
+    pub(super) fn of_misleading(&self, misleading: &MisleadingPolicy, is_cause: bool, all: &mut Vec<Proposal>) {
         let cause = if is_cause { Cause::Mistake } else { Cause::Policy };
         let mut add = |proposal: Option<Proposal>| all.extend(proposal.map(|of| Proposal { cause, ..of }));
-        match beside.code {
+        match misleading.code() {
             Code::PolicyTypesMissing => {
-                add(self.of_policy(beside.policy, Size::Value, |document| {
+                add(self.of_policy(misleading.policy, Size::Value, |document| {
                     if self.has_rule_for_everything(document) { Vec::new() } else { self.types(document) }
                 }));
             }
             Code::DirectionOther if is_cause => {
-                self.turned_rules(beside.policy).into_iter().for_each(|of| add(Some(of)));
+                self.turned_rules(misleading.policy).into_iter().for_each(|of| add(Some(of)));
             }
-            Code::PolicyOtherNamespace if is_cause => add(self.in_this_namespace(beside.policy)),
+            Code::PolicyOtherNamespace if is_cause => add(self.in_this_namespace(misleading.policy)),
             Code::SubjectNearMiss if is_cause => {
-                let policy = self.view.cluster.policy(beside.policy);
+                let policy = self.view.cluster.policy(misleading.policy);
                 if !label::is_on_workload(self.view, &policy.subject, &self.subjects) {
-                    add(self.right_subject(beside.policy, policy));
+                    add(self.right_subject(misleading.policy, policy));
                 }
             }
             _ => {}
@@ -64,7 +64,9 @@ impl Proposer<'_> {
     }
 
     /// Rules of the other direction, in this one: each moved, if the port that is asked for shows that
-    /// it is about this direction, and each written in both directions.
+    /// it is about this direction, and each written in both directions. One that has peers for every pod or
+    /// address beside the one that is meant is not copied, and where a rule for this flow alone opens less
+    /// than all of its peers and ports, that is the change.
     fn turned_rules(&self, id: PolicyId) -> Vec<Proposal> {
         let policy = self.view.cluster.policy(id);
         let opposite = self.direction.opposite();
@@ -78,23 +80,40 @@ impl Proposer<'_> {
                 turned.insert("ports".to_owned(), rule["ports"].clone());
             }
             let mut operations = append(document, &["spec", self.section], vec![Value::Object(turned)]);
-            let has_types = document["spec"]["policyTypes"].as_array().is_some_and(|types| !types.is_empty());
-            if has_types && !policy.isolates(self.direction) {
-                operations.extend(self.types(document));
-            }
+            operations.extend(self.lacking_type(policy, document));
             if is_moved {
                 operations.push(remove(&["spec", opposite.section(), place]));
             }
             operations
         };
         let mut all = Vec::new();
-        for place in rules.filter_map(|rule| index(&rule.path)).take(TRIED) {
+        let is_narrow = |rule: &PolicyRule| match &rule.peers {
+            Peers::Everyone => false,
+            Peers::AnyOf(peers) => peers.iter().all(|peer| *peer == Peer::Nothing || peer.is_narrow()),
+        };
+        for (rule, place) in rules.filter_map(|rule| Some((rule, index(&rule.path)?))).take(TRIED) {
             if self.denied.is_about_port_of_destination(self.view.cluster) {
                 all.extend(self.of_policy(id, Size::Value, |document| turned(document, place, true)));
             }
-            all.extend(self.of_policy(id, Size::Rule, |document| turned(document, place, false)));
+            if is_narrow(rule) {
+                all.extend(self.of_policy(id, Size::Rule, |document| turned(document, place, false)));
+            }
+        }
+        if let Ok(items) = peer::items(self.view, &self.other, &self.namespace) {
+            all.extend(self.of_policy(id, Size::Rule, |document| {
+                let rule = vec![self.rule(&items)];
+                let mut operations = append(document, &["spec", self.section], rule);
+                operations.extend(self.lacking_type(policy, document));
+                operations
+            }));
         }
         all
+    }
+
+    /// The direction, in a policy whose policyTypes are written and do not name it.
+    fn lacking_type(&self, policy: &Policy, document: &Value) -> Vec<PatchOperation> {
+        let has_types = document["spec"]["policyTypes"].as_array().is_some_and(|types| !types.is_empty());
+        if has_types && !policy.isolates(self.direction) { self.types(document) } else { Vec::new() }
     }
 
     /// The same policy in the subject's namespace, if it selects no pod in its own.

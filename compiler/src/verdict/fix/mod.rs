@@ -31,6 +31,8 @@ mod propose;
 mod rollout;
 mod rule;
 mod target_port;
+#[cfg(test)]
+mod tests;
 mod written;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -78,7 +80,8 @@ pub struct Closing {
     pub closes: Vec<Opened>,
 }
 
-/// The answer for one flow, or for two that say the same of both families.
+/// The answer for one flow, or for two that say the same of both families. The fixes of one answer are
+/// applied in the order in which they stand: each was found and checked after those before it.
 #[derive(Debug, Clone)]
 pub struct FlowFix {
     /// The places of the flows among [`FlowExplanation::flows`].
@@ -108,7 +111,7 @@ pub enum NoFix {
     ManyEnds,
     /// Every address was asked about; a rule for them admits everyone.
     EveryAddress,
-    /// The other end is in the network of its node, and may be on any of this many, which are too many to
+    /// The other end is a hostNetwork pod, and may be on any of this many, which are too many to
     /// name.
     ManyNodes(usize),
     /// A node puts its own address in place of the client's, so that a rule with this address
@@ -241,6 +244,11 @@ impl Changed {
         rest.iter().try_fold(Self::new(before, first)?, |made, change| Self::new(made.view(before), change))
     }
 
+    /// Whether it allows what a pair was asked about.
+    fn passes(&self, pair: &Pair) -> bool {
+        pair.passes(&self.cluster, &self.groups).verdict(&pair.question.traffic) == Verdict::Allowed
+    }
+
     /// This in place of what was before.
     const fn view<'a>(&'a self, before: View<'a>) -> View<'a> {
         View { objects: &self.objects, cluster: &self.cluster, groups: &self.groups, ..before }
@@ -250,6 +258,10 @@ impl Changed {
 /// Fixes for the first denied flows of an explanation, for at most this many. The objects
 /// are those of the cluster, and the groups those of all its endpoints; `written` says more of the
 /// objects, and `bounded` makes of a changed cluster what agents enforce.
+///
+/// They belong together and have an order. Two flows may need a rule in the same list, or a new policy of
+/// the same name, so each fix is found in what the fixes before it made of the objects. What it opens is
+/// what it adds to those.
 #[must_use]
 pub fn fixes(
     objects: &Objects,
@@ -270,44 +282,58 @@ pub fn fixes(
             merged.push((flow.clone(), vec![place]));
         }
     }
-    let view = View { objects, cluster, groups, written, bounded };
+    let as_written = View { objects, cluster, groups, written, bounded };
+    // What the fixes make of the objects, and the pairs that these admit, which no later one may close.
+    let (mut made, mut mended) = (None::<Changed>, Vec::<Pair>::new());
     let (mut found, mut tried) = (Vec::<FlowFix>::new(), 0);
     let mut rest: VecDeque<(Flow, Vec<usize>)> = merged.into();
     while let Some((flow, mut flows)) = rest.pop_front() {
+        let view = made.as_ref().map_or(as_written, |made| made.view(as_written));
         if tried >= most {
             // There may be thousands, which all get this one answer.
             flows.extend(rest.drain(..).flat_map(|(_, flows)| flows));
             found.push(FlowFix { flows, fix: Err(NoFix::NotTried) });
             break;
         }
-        let named_alike = rest.iter().map(|(other, _)| other).filter(|other| differs_by_number(&flow, other));
-        let named_alike: Vec<&Flow> = named_alike.collect();
-        let of_flow = fix(view, &flow, &named_alike);
-        let fix = of_flow.map(|fix| with_others(view, fix, &flow, &mut flows, &mut rest));
+        let others: Vec<&Flow> = rest.iter().map(|(other, _)| other).collect();
+        let of_flow = fix(view, &flow, &others, &mended);
         // Why there is none is quickly said.
-        tried += usize::from(matches!(fix, Ok(_) | Err(NoFix::NothingFits)));
+        tried += usize::from(matches!(of_flow, Ok(_) | Err(NoFix::NothingFits)));
+        let (fix, after) = match of_flow {
+            Ok(fix) if !rest.is_empty() => {
+                let after = Changed::all(view, &fix.changes);
+                let admitted = flow.asked.pairs().unwrap_or_default().iter().cloned();
+                mended.extend(admitted);
+                let fix = match &after {
+                    Some(after) => with_others(view, after, fix, &flow, &mut flows, &mut rest, &mut mended),
+                    None => fix,
+                };
+                (Ok(fix), after)
+            }
+            of_flow => (of_flow, None),
+        };
+        if after.is_some() {
+            made = after;
+        }
         found.push(FlowFix { flows, fix });
     }
     found
 }
 
 /// A fix, said of the other flows too that it turns to ALLOWED: to the other backends and ports of a
-/// Service, or what a client asks by UDP and by TCP.
+/// Service, or what a client asks by UDP and by TCP. Their pairs are added to those that are mended.
 fn with_others(
     before: View<'_>,
+    after: &Changed,
     fix: Fix,
     flow: &Flow,
     flows: &mut Vec<usize>,
     rest: &mut VecDeque<(Flow, Vec<usize>)>,
+    all_mended: &mut Vec<Pair>,
 ) -> Fix {
-    if rest.is_empty() {
-        return fix;
-    }
-    let Some(after) = Changed::all(before, &fix.changes) else { return fix };
-    let passes = |pair: &Pair| pair.passes(&after.cluster, &after.groups).verdict(&pair.question.traffic);
     let is_mended = |(other, _): &(Flow, Vec<usize>)| {
         let pairs = other.asked.pairs().filter(|pairs| !pairs.is_empty() && other.broken.is_none());
-        pairs.is_some_and(|pairs| pairs.iter().all(|pair| passes(pair) == Verdict::Allowed))
+        pairs.is_some_and(|pairs| pairs.iter().all(|pair| after.passes(pair)))
     };
     let (mended, others): (Vec<_>, Vec<_>) = rest.drain(..).partition(is_mended);
     *rest = others.into();
@@ -319,10 +345,24 @@ fn with_others(
     let blocks: BTreeSet<Cidr> = of_flows.iter().flat_map(|of| peer::blocks(of)).collect();
     let blocks: Vec<Cidr> = blocks.into_iter().collect();
     flows.extend(mended.into_iter().flat_map(|(_, places)| places));
-    match difference(before, after.view(before), &pairs, &blocks) {
+    let found = difference(before, after.view(before), &pairs, &blocks);
+    all_mended.extend(pairs);
+    match found {
         Some(Difference { opens, closes }) => Fix { opens, closes, ..fix },
         None => fix,
     }
+}
+
+/// Whether two flows differ by their ports only: those of a Service.
+fn differs_by_port(one: &Flow, other: &Flow) -> bool {
+    let via = |flow: &Flow| flow.via.as_ref().map(|via| (via.namespace.clone(), via.name.clone()));
+    one.traffic != other.traffic
+        && other.broken.is_none()
+        && one.family == other.family
+        && one.way == other.way
+        && via(one) == via(other)
+        && one.from.is_same_end(&other.from)
+        && one.to.is_same_end(&other.to)
 }
 
 /// Whether two flows go to ports of one name that are different numbers: pods behind one Service may
@@ -338,8 +378,8 @@ fn differs_by_number(one: &Flow, other: &Flow) -> bool {
 }
 
 /// The fix of one denied flow; if there is one that names the port, of others too that go to a port of
-/// this name.
-fn fix(before: View<'_>, flow: &Flow, named_alike: &[&Flow]) -> Result<Fix, NoFix> {
+/// this name, and if there is one that opens nothing else, of others too between the same ends.
+fn fix(before: View<'_>, flow: &Flow, others: &[&Flow], mended: &[Pair]) -> Result<Fix, NoFix> {
     if let Some(code) = flow.broken {
         return Err(NoFix::Service(code));
     }
@@ -347,24 +387,36 @@ fn fix(before: View<'_>, flow: &Flow, named_alike: &[&Flow]) -> Result<Fix, NoFi
     if pairs.is_empty() {
         return Err(NoFix::FactMissing);
     }
-    let wrong_port = wrong_target_port(before, flow, pairs).or_else(|| service_port(before, flow, pairs));
-    if let Some(fault) = wrong_port {
+    let wrong_port = |flow: &Flow, pairs: &[Pair]| {
+        wrong_target_port(before, flow, pairs).or_else(|| service_port(before, flow, pairs))
+    };
+    if let Some(fault) = wrong_port(flow, pairs) {
         return Err(fault);
     }
-    let of_others = named_alike.iter().flat_map(|other| other.asked.pairs().unwrap_or_default());
-    let all: Vec<Pair> = pairs.iter().chain(of_others).cloned().collect();
-    let by_name = (all.len() > pairs.len()).then(|| search(before, flow, &all, PortsBy::Name));
-    match by_name {
-        Some(Ok(fix)) => Ok(fix),
-        Some(Err(_)) | None => search(before, flow, pairs, PortsBy::Number),
+    let with = |is_meant: &dyn Fn(&Flow) -> bool| -> Option<Vec<Pair>> {
+        let of_others = others.iter().filter(|other| is_meant(other));
+        let of_others: Vec<&Pair> = of_others.flat_map(|other| other.asked.pairs().unwrap_or_default()).collect();
+        (!of_others.is_empty()).then(|| pairs.iter().chain(of_others).cloned().collect())
+    };
+    let search = |pairs: &[Pair], ports_by| search(before, flow, pairs, ports_by, mended);
+    if let Some(Ok(fix)) = with(&|other| differs_by_number(flow, other)).map(|all| search(&all, PortsBy::Name)) {
+        return Ok(fix);
+    }
+    let is_other_port = |other: &Flow| {
+        differs_by_port(flow, other)
+            && other.asked.pairs().is_some_and(|pairs| !pairs.is_empty() && wrong_port(other, pairs).is_none())
+    };
+    match with(&is_other_port).map(|all| search(&all, PortsBy::Number)) {
+        Some(Ok(fix)) if fix.opens.is_empty() && fix.closes.is_empty() => Ok(fix),
+        _ => search(pairs, PortsBy::Number),
     }
 }
 
 /// Looks for changes that admit the flow, each time without those that failed before.
-fn search(before: View<'_>, flow: &Flow, pairs: &[Pair], ports_by: PortsBy) -> Result<Fix, NoFix> {
+fn search(before: View<'_>, flow: &Flow, pairs: &[Pair], ports_by: PortsBy, mended: &[Pair]) -> Result<Fix, NoFix> {
     let mut failed = Vec::new();
     for _ in 0..ATTEMPTS {
-        match attempt(before, flow, pairs, ports_by, &failed)? {
+        match attempt(before, flow, pairs, ports_by, mended, &failed)? {
             Attempt::Found(fix) => return Ok(fix),
             Attempt::Failed(change) => failed.push(change),
         }
@@ -386,6 +438,7 @@ fn attempt(
     flow: &Flow,
     pairs: &[Pair],
     ports_by: PortsBy,
+    mended: &[Pair],
     failed: &[Change],
 ) -> Result<Attempt, NoFix> {
     let blocks = peer::blocks(flow);
@@ -409,8 +462,7 @@ fn attempt(
         state = Some((best.after, best.difference));
     }
     let (after, of_last) = state.ok_or(NoFix::FactMissing)?;
-    let passes = |pair: &Pair| pair.passes(&after.cluster, &after.groups).verdict(&pair.question.traffic);
-    let found = if !pairs.iter().all(|pair| passes(pair) == Verdict::Allowed) {
+    let found = if !pairs.iter().chain(mended).all(|pair| after.passes(pair)) {
         None
     } else if changes.len() == 1 {
         Some(of_last)

@@ -121,7 +121,7 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
     }
 }
 
-/// Whether an end is a pod in its node's network that may run on any node: one of a workload. The address
+/// Whether an end is a hostNetwork pod that may run on any node: one of a workload. The address
 /// of one node would admit it there only.
 fn may_move(view: View<'_>, party: Party) -> bool {
     match party {

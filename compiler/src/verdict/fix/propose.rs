@@ -18,7 +18,7 @@ use crate::object::{DNS_PORT, NetworkPolicy, Protocol};
 use crate::policy::Direction;
 use crate::policy::finding::{self, Finding, is_below};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::{Beside, Code, Decision, Flow, Pair, Question, Reason};
+use crate::verdict::explain::{Code, Decision, Flow, Pair, Question, Reason};
 
 /// npc tries at most this many rules and policies, because each try compiles the cluster.
 pub(super) const TRIED: usize = 4;
@@ -100,18 +100,18 @@ pub(super) struct Proposer<'a> {
 impl Proposer<'_> {
     fn all(&self, decision: &Decision, flow: &Flow) -> Result<Vec<Proposal>, NoFix> {
         let mut all = Vec::new();
-        let denied_by = decision.beside.first().filter(|beside| decision.reason == Reason::Denied(beside.code));
-        match denied_by {
-            Some(part) if part.code == Code::RuleNotUnderstood => self.of_finding(part, &mut all),
-            Some(Beside { policy, code: Code::PolicyTooLarge, .. }) => {
-                let policy = self.view.cluster.policy(*policy);
+        let denied_by = decision.misleading.first().filter(|policy| decision.reason == Reason::Denied(policy.code()));
+        match denied_by.map(|of| (of, of.code())) {
+            Some((part, Code::RuleNotUnderstood)) => self.of_finding(part, &mut all),
+            Some((of, Code::PolicyTooLarge)) => {
+                let policy = self.view.cluster.policy(of.policy);
                 return Err(NoFix::PolicyTooLarge(policy.namespace.clone(), policy.name.clone()));
             }
             _ => {}
         }
         self.of_misplaced_labels(&mut all);
-        for beside in &decision.beside {
-            self.of_beside(beside, denied_by == Some(beside), &mut all);
+        for policy in &decision.misleading {
+            self.of_misleading(policy, denied_by == Some(policy), &mut all);
         }
         for (place, candidate) in decision.candidates.iter().take(TRIED).enumerate() {
             // The reader is shown the first rule, if a rule is the cause.
@@ -136,7 +136,7 @@ impl Proposer<'_> {
             all.extend(self.new_policy(&rule, flow));
         }
         match (items, denied_by) {
-            (_, Some(part)) if all.is_empty() && part.code == Code::RuleNotUnderstood => {
+            (_, Some(part)) if all.is_empty() && part.code() == Code::RuleNotUnderstood => {
                 Err(self.fault(part.policy, &part.path))
             }
             (Err(reason), _) if all.is_empty() => Err(reason),
@@ -194,7 +194,7 @@ impl Proposer<'_> {
         endpoints.any(|(_, pod)| policy.subject.matches(&pod.labels) && !meant.contains(&pod.identity()))
     }
 
-    fn rule(&self, items: &[Value]) -> Value {
+    pub(super) fn rule(&self, items: &[Value]) -> Value {
         match self.ports.as_slice() {
             [] => json!({ self.field: items }),
             ports => json!({ self.field: items, "ports": ports }),

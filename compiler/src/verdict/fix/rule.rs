@@ -12,12 +12,11 @@ use super::propose::{Proposer, Shown};
 use super::{NoFix, label};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
+use crate::algebra::typo::{asks_for, asks_for_labels_of, is_close, is_slip, may_mean_namespace};
 use crate::cluster::PodId;
 use crate::object::{DNS_PORT, Labels, NAMESPACE_NAME_LABEL, Pod, Protocol, ServicePort};
-use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule};
-use crate::verdict::explain::{
-    Candidate, Code, Of, Party, asks_for, asks_for_labels_of, is_close, is_slip, may_mean_namespace,
-};
+use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
+use crate::verdict::explain::{Candidate, Code, Of, Party};
 use crate::verdict::flow::End;
 
 /// The path of a rule in its policy, as the tokens of a JSON pointer: `spec`, `ingress`, `0`.
@@ -47,19 +46,21 @@ impl Proposer<'_> {
                     let proposal = self.of_policy(candidate.policy, Size::Value, |_| vec![operation]);
                     all.extend(proposal.map(|proposal| Proposal { cause: Cause::Mistake, ..proposal }));
                 }
-                let more = |document: &Value| self.more_ports(document, &base);
+                let more = |document: &Value| self.more_ports(document, rule, &base);
                 let is_dead = shown != Shown::No && self.misses_by_dead_port(candidate, policy, rule);
                 let cause = if is_dead { Cause::Mistake } else { Cause::Policy };
                 let proposal = self.of_policy(candidate.policy, Size::Item, more);
                 all.extend(proposal.map(|proposal| Proposal { cause, ..proposal }));
                 // A name opens less where pods give it to different numbers. For DNS everyone writes the number,
-                // and servers give their ports different names.
+                // and servers give their ports different names, but for the author who wrote names.
                 let list = [&base[..], &["ports"]].concat();
                 let named = peer::named_port(self.view, self.pairs, self.direction);
-                let named = named.filter(|_| !self.is_dns).into_iter();
-                all.extend(named.filter_map(|port| {
+                let named = named.filter(|_| !self.is_dns || are_names(&rule.ports)).into_iter();
+                let cause = if self.is_dns { cause } else { Cause::Policy };
+                let proposals = named.filter_map(|port| {
                     self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, vec![port]))
-                }));
+                });
+                all.extend(proposals.map(|proposal| Proposal { cause, ..proposal }));
             }
             (true, false) => {
                 self.mended_peer(candidate, shown, rule, &base, all);
@@ -67,7 +68,13 @@ impl Proposer<'_> {
                 let Ok(items) = peer::items(self.view, &self.other, &policy.namespace) else { return Ok(()) };
                 let list = [&base[..], &[self.field]].concat();
                 let size = if self.admits_more(rule) { Size::Wide } else { Size::Item };
-                all.extend(self.of_policy(candidate.policy, size, |document| append(document, &list, items)));
+                all.extend(self.of_policy(candidate.policy, size, |document| {
+                    let has = value_at(document, &list).and_then(Value::as_array);
+                    // Of the addresses of several nodes it may have some.
+                    let is_new = |item: &Value| !has.is_some_and(|has| has.contains(item));
+                    let items: Vec<Value> = items.into_iter().filter(is_new).collect();
+                    if items.is_empty() { Vec::new() } else { append(document, &list, items) }
+                }));
             }
             (true, true) => self.mended_peer(candidate, shown, rule, &base, all),
             (false, false) => {}
@@ -173,11 +180,22 @@ impl Proposer<'_> {
         Some(NoFix::PortWithoutName { object, name: name.clone(), protocol, port })
     }
 
-    /// The ports that a rule lacks.
-    fn more_ports(&self, document: &Value, base: &Base<'_>) -> Vec<PatchOperation> {
+    /// The ports that a rule lacks. Of DNS, which is asked by two protocols, it may admit one by a name.
+    fn more_ports(&self, document: &Value, rule: &PolicyRule, base: &Base<'_>) -> Vec<PatchOperation> {
         let list = [&base[..], &["ports"]].concat();
         let has = value_at(document, &list).and_then(Value::as_array);
-        let is_there = |port: &&Value| has.into_iter().flatten().any(|of| is_same_port(of, port));
+        let is_admitted = |port: &Value| {
+            let protocol = Protocol::parse(port["protocol"].as_str().unwrap_or("TCP"));
+            let number = port["port"].as_u64().and_then(|number| u16::try_from(number).ok());
+            let (true, Some(protocol), Some(number)) = (self.is_dns, protocol, number) else { return false };
+            let traffic = Traffic::ports(protocol, number, number);
+            self.pairs.iter().all(|pair| {
+                let pod = pair.question(self.direction).to.pod();
+                let ports = pod.map_or(&[][..], |pod| self.view.cluster.pod(pod).ports.as_slice());
+                traffic.difference(&rule.traffic_to(ports)).is_none()
+            })
+        };
+        let is_there = |port: &&Value| has.into_iter().flatten().any(|of| is_same_port(of, port)) || is_admitted(port);
         let more: Vec<Value> = self.ports.iter().filter(|port| !is_there(port)).cloned().collect();
         if more.is_empty() { Vec::new() } else { append(document, &list, more) }
     }
@@ -196,7 +214,7 @@ impl Proposer<'_> {
         if candidate.conjuncts.iter().any(|of| of.of == Of::Port) {
             let Some(document) = self.document(candidate.policy) else { return };
             let quoted = self.number_in_quotes(candidate, base);
-            operations.extend(quoted.unwrap_or_else(|| self.more_ports(&document, base)));
+            operations.extend(quoted.unwrap_or_else(|| self.more_ports(&document, rule, base)));
             size = Size::Item;
         }
         let proposal = self.of_policy(candidate.policy, size, |_| operations);
@@ -384,6 +402,12 @@ fn slips_mended(selector: &Selector, has: &Labels) -> Option<Labels> {
         is_one.then(|| Some((requirement.key.clone(), has.get(&requirement.key)?.clone())))?
     };
     selector.requirements().map(value).collect()
+}
+
+/// Whether all items of `ports` are names.
+fn are_names(ports: &Ports) -> bool {
+    let Ports::AnyOf(items) = ports else { return false };
+    items.iter().all(|item| matches!(item, PortMatch::Named(..)))
 }
 
 /// Whether two items of `ports` mean the same.

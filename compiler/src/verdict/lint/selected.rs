@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use super::{Code, Mistake};
 use crate::algebra::selector::Selector;
 use crate::algebra::syntax::wrong_port_name;
+use crate::cluster::selection::WhyNone;
 use crate::cluster::{Cluster, PodId, PolicyId};
-use crate::object::Protocol;
+use crate::object::{Labels, Protocol};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
+use crate::verdict::explain::numbers_named;
 
 /// So many pods are looked at for each port.
 const LOOKED_AT: usize = 1_000;
@@ -15,18 +17,26 @@ const LOOKED_AT: usize = 1_000;
 pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
     let policy = cluster.policy(id);
     let subject = policy.subject_peer();
-    let is_known = || !cluster.may_select_unread(&subject) && !cluster.has_pod_makers();
     let has_pods = || cluster.endpoints().any(|(_, pod)| pod.namespace == policy.namespace);
     // A policy without a podSelector is meant to select any pod. Where the input has no pods of the
     // namespace, a policy that selects none is no mistake. What takes a look at all pods comes last.
-    if !policy.subject.is_empty() && cluster.selects_none(&subject) && is_known() && has_pods() {
-        let problem = if cluster.host_pods_of(&subject).next().is_some() {
-            format!(
-                "podSelector {} selects only pods in their nodes' networks, to which no policy applies",
-                policy.subject
-            )
-        } else {
-            format!("podSelector {} selects no pod of namespace {}", policy.subject, policy.namespace)
+    if !policy.subject.is_empty()
+        && !cluster.has_pod_makers()
+        && let Some(why) = cluster.why_selects_none(&subject)
+        && has_pods()
+    {
+        // Its workload may be to have no pod at present.
+        let fits = |labels: &Labels| policy.subject.matches(labels);
+        if cluster.hints().workload_without_pods(&policy.namespace, fits).is_some() {
+            return;
+        }
+        let problem = match why {
+            WhyNone::OnlyHostNetworkPods => {
+                format!("podSelector {} selects only hostNetwork pods, to which no policy applies", policy.subject)
+            }
+            WhyNone::NoPod => {
+                format!("podSelector {} selects no pod of namespace {}", policy.subject, policy.namespace)
+            }
         };
         found.push(Mistake { policy: id, path: "spec.podSelector".to_owned(), code: Code::SubjectEmpty, problem });
         return;
@@ -66,7 +76,7 @@ fn ports(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, pods: &[PodId], fou
             // A name that no port can have is a finding already.
             PortMatch::Named(_, name) if wrong_port_name(name).is_some() => {}
             PortMatch::Named(protocol, name) => {
-                if !pods.iter().any(|pod| cluster.pod(*pod).ports.iter().any(|port| port.is_named(*protocol, name))) {
+                if numbers_named(cluster, pods, *protocol, name).is_empty() {
                     let problem = format!("no pod that is meant has a {} port named {name}", protocol.as_str());
                     found.push(Mistake { policy: id, path, code: Code::PortNamedUnresolved, problem });
                 }

@@ -262,6 +262,8 @@ pub(super) struct Sum {
     pub(super) most: TrafficId,
     /// What every pair may for certain; none where there is no pair.
     common: Option<TrafficId>,
+    /// What every pair may, as far as the input says.
+    common_most: Option<TrafficId>,
 }
 
 impl Sum {
@@ -269,12 +271,45 @@ impl Sum {
         self.least = known.union(self.least, pair.least);
         self.most = known.union(self.most, pair.most);
         self.common = Some(self.common.map_or(pair.least, |common| known.intersection(common, pair.least)));
+        self.common_most = Some(self.common_most.map_or(pair.most, |common| known.intersection(common, pair.most)));
+    }
+
+    /// Takes over what pairs of another sum exchange.
+    fn join(&mut self, known: &mut TrafficTable, other: Self) {
+        self.least = known.union(self.least, other.least);
+        self.most = known.union(self.most, other.most);
+        let mut both = |own: Option<TrafficId>, other: Option<TrafficId>| match (own, other) {
+            (Some(own), Some(other)) => Some(known.intersection(own, other)),
+            (own, other) => own.or(other),
+        };
+        self.common = both(self.common, other.common);
+        self.common_most = both(self.common_most, other.common_most);
+    }
+
+    /// Leaves out of what every pair may what some pair of another sum may not for certain.
+    fn limit(&mut self, known: &mut TrafficTable, other: Self) {
+        if let (Some(own), Some(most)) = (self.common, other.common_most) {
+            self.common = Some(known.intersection(own, most));
+        }
     }
 
     /// What every pair may for certain.
     pub(super) fn common(&self) -> TrafficId {
         self.common.unwrap_or_default()
     }
+}
+
+/// What passes where an end has no address yet, which is one of either family, and in both families. The
+/// replicas of a workload differ also where some have an address and others have none.
+fn by_slot(known: &mut TrafficTable, bare: [Sum; 2], addressed: [Sum; 2]) -> [Sum; 3] {
+    let mut all = bare[0];
+    all.join(known, bare[1]);
+    let mut sums = [all, addressed[0], addressed[1]];
+    for family in 0..2 {
+        sums[0].limit(known, addressed[family]);
+        sums[1 + family].limit(known, bare[family]);
+    }
+    sums
 }
 
 const EVERYTHING: BoundIds = BoundIds { least: TrafficId::ALL, most: TrafficId::ALL };
@@ -317,21 +352,22 @@ pub(super) fn between(
             }
         }
     };
+    let (mut bare, mut addressed) = ([Sum::default(); 2], [Sum::default(); 2]);
     for family in 0..2 {
         if cluster.assigns_family(Family::ALL[family]) {
-            judged(&mut sums[0], &from.bare[family], &to.bare[family]);
+            judged(&mut bare[family], &from.bare[family], &to.bare[family]);
         }
-        judged(&mut sums[0], &from.bare[family], &to.census[family]);
-        judged(&mut sums[0], &from.census[family], &to.bare[family]);
-        judged(&mut sums[1 + family], &from.census[family], &to.census[family]);
+        judged(&mut bare[family], &from.bare[family], &to.census[family]);
+        judged(&mut bare[family], &from.census[family], &to.bare[family]);
+        judged(&mut addressed[family], &from.census[family], &to.census[family]);
     }
-    sums
+    by_slot(known, bare, addressed)
 }
 
 /// The same, pair by pair: an address can be a pod of the other row, or the
 /// node of one.
 fn by_ends(cluster: &Cluster, judge: &PairVerdicts, known: &mut TrafficTable, from: &Row, to: &Row) -> [Sum; 3] {
-    let mut sums = [Sum::default(); 3];
+    let (mut bare_pairs, mut addressed) = ([Sum::default(); 2], [Sum::default(); 2]);
     let leads_on = to.views.iter().any(|view| matches!(view.end, End::Address(address) if cluster.is_service(address)));
     for a in &from.views {
         for b in &to.views {
@@ -349,16 +385,16 @@ fn by_ends(cluster: &Cluster, judge: &PairVerdicts, known: &mut TrafficTable, fr
                     // A node sends it on, so policies judge it where the Service leads.
                     pair = BoundIds { least: TrafficId::NONE, most: TrafficId::ALL };
                 }
-                let place = if a.bare.is_some() || b.bare.is_some() { 0 } else { 1 + family };
+                let sums = if a.bare.is_some() || b.bare.is_some() { &mut bare_pairs } else { &mut addressed };
                 if may_be_own_node && (is_on_every_node(cluster, a.end) || is_on_every_node(cluster, b.end)) {
                     // One of its pods is on this node, and the others are not.
-                    sums[place].add(known, EVERYTHING);
+                    sums[family].add(known, EVERYTHING);
                 } else if may_be_own_node {
                     pair.most = TrafficId::ALL;
                 }
-                sums[place].add(known, pair);
+                sums[family].add(known, pair);
             }
         }
     }
-    sums
+    by_slot(known, bare_pairs, addressed)
 }

@@ -31,11 +31,11 @@ pub(super) struct Rule<'a> {
 
 impl Rule<'_> {
     pub(super) fn peer_is_misspelt(&self, index: usize) -> bool {
-        unknown::at_or_below(self.policy, &format!("{}.{}[{index}]", self.path, self.peers_field))
+        unknown::at_or_below(self.policy, || format!("{}.{}[{index}]", self.path, self.peers_field))
     }
 
     pub(super) fn port_is_misspelt(&self, index: usize) -> bool {
-        unknown::at_or_below(self.policy, &format!("{}.ports[{index}]", self.path))
+        unknown::at_or_below(self.policy, || format!("{}.ports[{index}]", self.path))
     }
 }
 
@@ -70,8 +70,8 @@ fn has_type(policy: &NetworkPolicy, direction: Direction) -> bool {
 /// The rules of a policy that can allow anything.
 pub(super) fn rules(policy: &NetworkPolicy, direction: Direction) -> Vec<Rule<'_>> {
     let Some(spec) = &policy.object.spec else { return Vec::new() };
-    let subject_understood =
-        spec.pod_selector.as_ref().is_none_or(selector::is_valid) && !unknown::at_or_below(policy, "spec.podSelector");
+    let subject_understood = spec.pod_selector.as_ref().is_none_or(selector::is_valid)
+        && !unknown::at_or_below(policy, || "spec.podSelector".to_owned());
     if !subject_understood {
         return Vec::new();
     }

@@ -2,9 +2,9 @@
 
 use npc_compiler::object::NetworkPolicy;
 
-/// Whether some unknown field is at this path or below it.
-pub(super) fn at_or_below(policy: &NetworkPolicy, path: &str) -> bool {
-    policy.unknown_fields.iter().any(|field| is_at_or_below(field, path))
+/// Whether some unknown field is at a path or below it. Most policies have none, and need no path.
+pub(super) fn at_or_below(policy: &NetworkPolicy, path: impl Fn() -> String) -> bool {
+    policy.unknown_fields.iter().any(|field| is_at_or_below(field, &path()))
 }
 
 /// Whether some unknown field belongs to the rule itself: below it, but not in

@@ -29,7 +29,7 @@ fn with_server() -> Option<(Node, Server)> {
     Some((node, server))
 }
 
-fn put(server: &Server, objects: &Objects) {
+pub(super) fn put(server: &Server, objects: &Objects) {
     for object in manifests::list(objects)["items"].as_array().unwrap() {
         server.put(object);
     }

@@ -231,8 +231,9 @@ fn a_burst_of_pods_starts_while_the_api_server_is_away() {
 #[test]
 fn an_address_that_is_used_again_at_once_has_its_new_pods_rules() {
     let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };
-    // Two addresses, so that each is used again by the pod after the next.
+    // Two addresses of each family, so that each is used again by the pod after the next.
     node.range = ["10.0.0.2", "10.0.0.3"].map(str::to_owned);
+    node.range_v6 = ["fd00::2", "fd00::3"].map(str::to_owned);
     let names = names(12);
     let mut objects = pods(&names);
     // Every second pod is selected by no policy.
@@ -244,32 +245,37 @@ fn an_address_that_is_used_again_at_once_has_its_new_pods_rules() {
     node.start_agent();
     node.wait_ready();
     listen(node.outside(), &[9090]);
-    let [to, _] = addresses(OUTSIDE);
     let mut owners: BTreeMap<IpAddr, usize> = BTreeMap::new();
     let mut last: Option<super::node::Pod> = None;
     for (n, name) in names.iter().enumerate() {
         let mut web = node.sandbox(name, json!([]));
         node.add(&mut web).unwrap();
-        if n % 2 == 0 {
-            assert!(!passes(&web.netns, to, 9090), "{name} at {:?} is isolated", web.addresses());
-        } else {
-            assert!(reaches(&web.netns, to, 9090), "{name} at {:?} is free", web.addresses());
+        for to in addresses(OUTSIDE) {
+            if n % 2 == 0 {
+                assert!(!passes(&web.netns, to, 9090), "{name} at {:?} is isolated", web.addresses());
+            } else {
+                assert!(reaches(&web.netns, to, 9090), "{name} at {:?} is free", web.addresses());
+            }
         }
-        let address = web.addresses()[0];
-        *owners.entry(address).or_default() += 1;
-        // The API reports it now, and goes on with that after the pod has gone.
-        if let IpAddr::V4(address) = address {
-            objects.pods[n].ipv4 = Some(address);
-            node.write(&objects);
+        // The API reports them now, and goes on with that after the pod has gone.
+        for address in web.addresses() {
+            *owners.entry(address).or_default() += 1;
+            match address {
+                IpAddr::V4(address) => objects.pods[n].ipv4 = Some(address),
+                IpAddr::V6(address) => objects.pods[n].ipv6 = Some(address),
+            }
         }
+        node.write(&objects);
         if let Some(before) = last.replace(web) {
             node.delete(&before).unwrap();
         }
     }
-    assert_eq!(owners.len(), 2, "{owners:?}");
+    assert_eq!(owners.len(), 4, "{owners:?}");
     // What is written last is read, and changes nothing of that.
     let web = last.unwrap();
-    wait("the last pod is free still", || reaches(&web.netns, to, 9090));
+    for to in addresses(OUTSIDE) {
+        wait("the last pod is free still", || reaches(&web.netns, to, 9090));
+    }
 }
 
 /// The same for pods that start and end together: each address has one owner after another, of
@@ -280,6 +286,7 @@ fn addresses_that_pods_use_again_at_once_have_their_new_pods_rules() {
     let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };
     // A plugin takes an address before another has given one back.
     node.range = ["10.0.0.2".to_owned(), format!("10.0.0.{}", 2 + LIVE)];
+    node.range_v6 = ["fd00::2".to_owned(), format!("fd00::{:x}", 2 + LIVE)];
     node.settings = json!({"timeoutSeconds": 100});
     let names = names(number("NPC_CNI_PODS", PODS));
     let mut objects = pods(&names);
@@ -292,20 +299,26 @@ fn addresses_that_pods_use_again_at_once_have_their_new_pods_rules() {
     node.wait_ready();
     listen(node.outside(), &[8080, 9090, 9091]);
     let arrivals = Arrivals::count(node.outside(), 9090);
-    let [to, _] = addresses(OUTSIDE);
     let owned = in_parallel(&names, LIVE.into(), |place, name| {
         let mut web = node.sandbox(name, json!([]));
         node.add(&mut web).unwrap();
         if place % 2 == 0 {
             send_denied(&web.netns);
-            assert!(!passes(&web.netns, to, 9090), "{name} at {:?}", web.addresses());
-        } else {
-            assert!(reaches(&web.netns, to, 9091), "{name} at {:?}", web.addresses());
+        }
+        for to in addresses(OUTSIDE) {
+            if place % 2 == 0 {
+                assert!(!passes(&web.netns, to, 9090), "{name} at {:?}", web.addresses());
+            } else {
+                assert!(reaches(&web.netns, to, 9091), "{name} at {:?}", web.addresses());
+            }
         }
         node.delete(&web).unwrap();
-        web.addresses()[0]
+        web.addresses()
     });
     assert_eq!(arrivals.packets(), 0, "packets that policies deny arrived");
-    let different: BTreeSet<IpAddr> = owned.iter().copied().collect();
-    assert!(different.len() < owned.len(), "each had an address of its own: {different:?}");
+    for family in 0..2 {
+        let of_family = owned.iter().map(|addresses| addresses[family]);
+        let different: BTreeSet<IpAddr> = of_family.collect();
+        assert!(different.len() < owned.len(), "each had an address of its own: {different:?}");
+    }
 }

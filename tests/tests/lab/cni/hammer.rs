@@ -4,6 +4,8 @@
 //! Its arguments:
 //!
 //! - `denied=ADDRESS:PORT`: tries TCP connections without a pause, and sends UDP datagrams.
+//! - `measured=ADDRESS:PORT`: tries TCP connections without a pause for 3 s, and prints how many succeeded and
+//!   after how many microseconds the last one did.
 //! - `allowed=ADDRESS:PORT`: sends numbered UDP datagrams, and tries one TCP connection.
 //! - `listen=PORT`: accepts TCP connections, and receives UDP datagrams.
 //!
@@ -11,12 +13,13 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn main() {
     println!("started");
     for argument in std::env::args().skip(1) {
         match argument.split_once('=') {
+            Some(("measured", to)) => measured(to.parse().unwrap()),
             Some(("denied", to)) => denied(to.parse().unwrap()),
             Some(("allowed", to)) => allowed(to.parse().unwrap()),
             Some(("listen", port)) => listen(port.parse().unwrap()),
@@ -32,6 +35,17 @@ fn main() {
 fn sender(to: SocketAddr) -> UdpSocket {
     let own = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     UdpSocket::bind(own).unwrap()
+}
+
+fn measured(to: SocketAddr) {
+    let (begun, mut passed, mut last) = (Instant::now(), 0_u64, Duration::ZERO);
+    while begun.elapsed() < Duration::from_secs(3) {
+        if TcpStream::connect_timeout(&to, Duration::from_millis(50)).is_ok() {
+            passed += 1;
+            last = begun.elapsed();
+        }
+    }
+    println!("measured {passed} {}", last.as_micros());
 }
 
 fn denied(to: SocketAddr) {

@@ -8,6 +8,7 @@ mod bad_input;
 mod burst;
 mod chains;
 mod cri;
+mod gap;
 mod late;
 pub(crate) mod node;
 mod obstacles;

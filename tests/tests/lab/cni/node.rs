@@ -58,13 +58,21 @@ pub(crate) struct Node {
     pub(crate) flags: Vec<&'static str>,
     /// Variables of the agent's environment.
     pub(crate) variables: Vec<(&'static str, PathBuf)>,
-    /// An earlier version of the agent's program, which serves no plugin. Else it is today's.
+    /// An earlier version of the agent's program. Else it is today's.
     pub(crate) program: Option<PathBuf>,
+    /// That version serves the plugin.
+    pub(crate) earlier_serves: bool,
+    /// An earlier version of our plugin. Else it is today's.
+    pub(crate) plugin: Option<PathBuf>,
+    /// What the agent's program runs under.
+    pub(crate) under: Option<PathBuf>,
     /// Whether the agent is told to keep an index of addresses with flows, or not to; else it does what it does
     /// by itself.
     pub(crate) flow_index: Option<bool>,
     /// The first and the last IPv4 address that pods get.
     pub(crate) range: [String; 2],
+    /// The same of IPv6.
+    pub(crate) range_v6: [String; 2],
     _share: Arc<Share>,
 }
 
@@ -126,8 +134,12 @@ impl Node {
             flags: Vec::new(),
             variables: Vec::new(),
             program: None,
+            earlier_serves: false,
+            plugin: None,
+            under: None,
             flow_index: None,
             range: ["10.0.0.2", "10.0.255.254"].map(str::to_owned),
+            range_v6: ["fd00::2", "fd00::ffff:ffff:ffff:fffe"].map(str::to_owned),
             _share: share,
         };
         node.connect();
@@ -204,10 +216,14 @@ impl Node {
 
     pub(crate) fn start_agent_with(&self, source: &[&str]) {
         let log = fs::File::options().create(true).append(true).open(self.log_file()).unwrap();
-        let mut command = self.netns.command(self.program.clone().unwrap_or_else(|| binary("npc")));
+        let program = self.program.clone().unwrap_or_else(|| binary("npc"));
+        let mut command = self.netns.command(self.under.as_ref().unwrap_or(&program));
+        if self.under.is_some() {
+            command.arg(&program);
+        }
         command.args(["agent", "--node", "n1", "--metrics-address", "off", "--backend", self.backend]);
         command.arg("--ready-file").arg(self.ready_file());
-        if self.program.is_none() {
+        if self.program.is_none() || self.earlier_serves {
             command.arg("--cni-socket").arg(self.socket());
         }
         let child = command
@@ -260,9 +276,9 @@ impl Node {
 
     /// The chain: the plugin that gives the network, portmap, and ours.
     pub(crate) fn chain(&self) -> Vec<Value> {
-        let [first, last] = &self.range;
-        let v4 = json!([{"subnet": "10.0.0.0/16", "rangeStart": first, "rangeEnd": last}]);
-        let (mut ranges, mut routes) = (vec![v4, json!([{"subnet": "fd00::/64"}])], vec!["0.0.0.0/0", "::/0"]);
+        let range = |subnet: &str, [first, last]: &[String; 2]| json!([{"subnet": subnet, "rangeStart": first, "rangeEnd": last}]);
+        let (v4, v6) = (range("10.0.0.0/16", &self.range), range("fd00::/64", &self.range_v6));
+        let (mut ranges, mut routes) = (vec![v4, v6], vec!["0.0.0.0/0", "::/0"]);
         if self.v6_only {
             (ranges, routes) = (ranges.split_off(1), routes.split_off(1));
         }
@@ -367,7 +383,8 @@ impl Node {
             _ => {}
         }
         let kind = plugin["type"].as_str().unwrap_or_default().to_owned();
-        let program = if kind == "npc-cni" { binary("npc-cni") } else { Path::new(REFERENCE).join(&kind) };
+        let own = || self.plugin.clone().unwrap_or_else(|| binary("npc-cni"));
+        let program = if kind == "npc-cni" { own() } else { Path::new(REFERENCE).join(&kind) };
         let mut child = self
             .netns
             .command(program)

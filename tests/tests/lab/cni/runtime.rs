@@ -211,6 +211,11 @@ impl Runtime {
 }
 
 impl Sandbox {
+    /// As the runtime, and so the plugins, know it.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// What the container has printed: each line, with how often.
     pub(super) fn printed(&self) -> HashMap<String, usize> {
         let mut lines = HashMap::new();

@@ -8,18 +8,19 @@ use npc_tests::lab::{Backend, Mode};
 use npc_tests::live::Editor;
 
 use super::{PATIENCE, PODS, all_is_well, builder, edit, logs, start};
+use crate::sampled;
 
 #[test]
-fn killed_at_random_points_through_200_updates() {
-    const UPDATES: usize = 200;
+fn killed_at_random_points_through_many_updates() {
     /// So many may be written before every agent has to have followed.
     const AHEAD: usize = 10;
+    let updates = sampled(80, 200);
     let mut editor = Editor::new(11);
     let Some(builder) = builder(editor.cluster(PODS), Backend::Nft, Mode::Routed) else { return };
     let mut live = start(builder);
     let nodes = live.nodes();
     let mut killed = 0;
-    for update in 1..=UPDATES {
+    for update in 1..=updates {
         let edit = editor.edit(&live.objects());
         live.write(edit.objects, &edit.what).unwrap();
         live.wait(Duration::from_millis(editor.below(60) as u64)).unwrap();
@@ -39,7 +40,7 @@ fn killed_at_random_points_through_200_updates() {
     let log = logs(&live);
     let said = |what: &str| log.matches(what).count();
     let (starts, took_over) = (said("npc agent starts"), said("found the ruleset of an earlier agent"));
-    assert!(killed > UPDATES / 5 && starts > killed / 2, "{killed} were killed, {starts} started");
+    assert!(killed > updates / 5 && starts > killed / 2, "{killed} were killed, {starts} started");
     // Some are killed again before they have read the kernel.
     assert!(took_over > starts / 4, "{took_over} of {starts} took over");
     for node in &nodes {

@@ -53,11 +53,11 @@ pub(super) fn explained(
     cluster: &Cluster,
     from: &str,
     to: &str,
-    port: &Port,
+    port: Option<&Port>,
 ) -> Option<FlowExplanation> {
     let groups = Groups::of_cluster(cluster);
     let (from, to) = (target(objects, cluster, from)?, target(objects, cluster, to)?);
-    explain(cluster, &groups, &from, &to, Some(port)).ok()
+    explain(cluster, &groups, &from, &to, port).ok()
 }
 
 /// The document of an object as its author may write it: with no field that it does not need.
@@ -179,7 +179,7 @@ fn addresses(end: &EndName, family: Family) -> AddressSet {
     AddressSet::from_ranges(of_family.flat_map(|block| block.addresses().ranges().to_vec()))
 }
 
-/// Whether an end of a flow is the row of an id. A pod in its node's network is its node's address.
+/// Whether an end of a flow is the row of an id. A hostNetwork pod is its node's address.
 /// A prefix means the addresses in it that neither a pod nor a node has.
 fn is_row(cluster: &Cluster, end: &EndName, id: &str) -> bool {
     match (&end.namespace, id.parse::<IpAddr>()) {
@@ -211,7 +211,7 @@ fn are_allowed(
     changed: &Objects,
     explanation: &FlowExplanation,
     found: &FlowFix,
-    (from, to, port): (&str, &str, &Port),
+    (from, to, port): (&str, &str, Option<&Port>),
     bounded: Bounded<'_>,
 ) -> Result<(), String> {
     let after = bounded(Cluster::new(changed));
@@ -244,13 +244,13 @@ pub(super) fn check(
     explanation: &FlowExplanation,
     found: &FlowFix,
     fix: &Fix,
-    (from, to, port): (&str, &str, &Port),
+    (from, to, port): (&str, &str, Option<&Port>),
     bounded: Bounded<'_>,
 ) -> Result<(), String> {
     let mut changed = objects.clone();
     for change in &fix.changes {
         let before = change.patch().map_or(Value::Null, |_| written(&changed, change));
-        if !is_narrow(change, &before, [from, to]) {
+        if !is_narrow(change, &before, [from, to], port.is_some()) {
             return Err(format!("{change:?} names not all that it admits"));
         }
         applied(&mut changed, change)?;
@@ -374,17 +374,18 @@ fn sound(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static str, usi
     ends.extend(cluster.nodes().values().flatten().map(|address| ("node", address.to_string())));
     ends.extend(BLOCKS.iter().map(|text| ("block", (*text).to_owned())));
     ends.extend(objects.services.iter().map(|of| ("service", format!("svc/{}/{}", of.namespace, of.name))));
-    let tcp = |first, last| Port::Numbers(Some(Protocol::Tcp), first, last);
+    let tcp = |first, last| Some(Port::Numbers(Some(Protocol::Tcp), first, last));
     let ports = [
         ("port", tcp(80, 80)),
-        ("port", Port::Numbers(Some(Protocol::Udp), 53, 53)),
+        ("port", Some(Port::Numbers(Some(Protocol::Udp), 53, 53))),
         ("port", tcp(8080, 8080)),
         ("range", tcp(8000, 8090)),
-        ("port", Port::Numbers(Some(Protocol::Sctp), 443, 443)),
-        ("named port", Port::Name("http".to_owned())),
+        ("port", Some(Port::Numbers(Some(Protocol::Sctp), 443, 443))),
+        ("named port", Some(Port::Name("http".to_owned()))),
         ("range", tcp(1, u16::MAX)),
-        ("ICMP", Port::Icmp),
+        ("ICMP", Some(Port::Icmp)),
         ("range", tcp(50, 600)),
+        ("no port", None),
     ];
     let pairs = ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to)));
     for (place, ((of_from, from), (of_to, to))) in pairs.enumerate().skip(seed % 3).step_by(3) {
@@ -392,7 +393,9 @@ fn sound(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static str, usi
             "service" => &ports[0],
             _ => &ports[(place / 3 + seed) % ports.len()],
         };
-        let Some(explanation) = explained(objects, &cluster, from, to, port) else { continue };
+        let Some(explanation) = explained(objects, &cluster, from, to, port.as_ref()) else { continue };
+        // Each fix is one of what the fixes before it made of the objects.
+        let (mut made, mut before) = (objects.clone(), bounded(Cluster::new(objects)));
         for found in fixes(objects, &cluster, &groups, &explanation, &(), &bounded, 2) {
             let fix = match &found.fix {
                 Ok(fix) => fix,
@@ -410,8 +413,12 @@ fn sound(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static str, usi
             for change in &fix.changes {
                 *counts.entry(kind(change)).or_default() += 1;
             }
-            check(objects, &cluster, &explanation, &found, fix, (from, to, port), &bounded)
+            check(&made, &before, &explanation, &found, fix, (from, to, port.as_ref()), &bounded)
                 .map_err(|error| format!("{from} -> {to} {port:?}: {error}"))?;
+            for change in &fix.changes {
+                applied(&mut made, change)?;
+            }
+            before = bounded(Cluster::new(&made));
         }
     }
     Ok(())
@@ -453,7 +460,7 @@ fn mended(objects: &Objects, counts: &mut BTreeMap<&'static str, usize>) -> Resu
     let cluster = Cluster::new(objects);
     let (from, to, number) = MEANT;
     let port = Port::Numbers(Some(Protocol::Tcp), number, number);
-    let explanation = explained(objects, &cluster, from, to, &port).ok_or("no answer")?;
+    let explanation = explained(objects, &cluster, from, to, Some(&port)).ok_or("no answer")?;
     for found in fixes(objects, &cluster, &Groups::of_cluster(&cluster), &explanation, &Client, &|cluster| cluster, 2) {
         let Ok(fix) = &found.fix else { continue };
         for change in &fix.changes {
@@ -462,7 +469,7 @@ fn mended(objects: &Objects, counts: &mut BTreeMap<&'static str, usize>) -> Resu
         if !fix.closing.is_empty() {
             *counts.entry(WOULD_CLOSE).or_default() += 1;
         }
-        check(objects, &cluster, &explanation, &found, fix, (from, to, &port), &|cluster| cluster)?;
+        check(objects, &cluster, &explanation, &found, fix, (from, to, Some(&port)), &|cluster| cluster)?;
     }
     Ok(())
 }
@@ -482,7 +489,7 @@ fn what_a_fix_says_of_itself_is_true_in_random_clusters() {
         Ok(()) => {
             let counts = counts.into_inner();
             eprintln!("{counts:?}");
-            for kind in ["pod", "address", "block", "service", "port", "range", "named port", "IPv6"] {
+            for kind in ["pod", "address", "block", "service", "port", "range", "named port", "no port", "IPv6"] {
                 let found = counts.get(kind).copied().unwrap_or_default();
                 assert!(found > cases as usize / 20, "only {found} fixes of a {kind} in {cases} clusters: {counts:?}");
             }

@@ -5,9 +5,9 @@ use npc_compiler::verdict::fix::{Change, Edit};
 use serde_json::{Value, json};
 
 /// Whether all that a fix writes names its peers and its ports. A prefix is named where it was
-/// asked about, or one that holds it. What the author of the object wrote already, in another
+/// asked about, or one that holds it. A rule without ports is for a question without one. What the author of the object wrote already, in another
 /// place of it, may be wider, but for a rule for every peer.
-pub(super) fn is_narrow(change: &Change, before: &Value, asked: [&str; 2]) -> bool {
+pub(super) fn is_narrow(change: &Change, before: &Value, asked: [&str; 2], names_port: bool) -> bool {
     let is_address = |text: &str| text.ends_with("/32") || text.ends_with("/128");
     let has_labels = |selector: &Value| selector["matchLabels"].as_object().is_some_and(|labels| !labels.is_empty());
     let is_peer = |peer: &Value| {
@@ -23,8 +23,11 @@ pub(super) fn is_narrow(change: &Change, before: &Value, asked: [&str; 2]) -> bo
     let are = |list: Option<&Value>, is_narrow: &dyn Fn(&Value) -> bool| {
         list.and_then(Value::as_array).is_some_and(|items| !items.is_empty() && items.iter().all(is_narrow))
     };
-    let is_rule =
-        |rule: &Value| are(rule.get("from").or_else(|| rule.get("to")), &is_peer) && are(rule.get("ports"), &is_port);
+    let is_rule = |rule: &Value| {
+        let ports = rule.get("ports");
+        let are_ports = are(ports, &is_port) || (!names_port && ports.is_none());
+        are(rule.get("from").or_else(|| rule.get("to")), &is_peer) && are_ports
+    };
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     // A rule of the other direction.
     let is_turned = |rule: &Value| {
@@ -60,6 +63,7 @@ pub(super) fn is_narrow(change: &Change, before: &Value, asked: [&str; 2]) -> bo
                 if list == Some("ports") { is_port(value) } else { is_peer(value) }
             }
             "cidr" => value.as_str().is_some_and(is_address),
+            "operator" => ["In", "NotIn", "Exists", "DoesNotExist"].iter().any(|operator| value == operator),
             "protocol" => ["TCP", "UDP", "SCTP"].iter().any(|protocol| value == protocol),
             "port" => value.is_number() || value.is_string(),
             "policyTypes" => true,

@@ -30,7 +30,16 @@ pub(super) fn watch_ahead(
     wanted: &KernelState,
     packets: impl Fn(Family) -> Vec<Packet> + Copy,
 ) -> Result<KernelState, TestCaseError> {
-    let ahead = held.ahead_of_rules(wanted);
+    watch_the_way_to(held.ahead_of_rules(wanted), held, wanted, packets)
+}
+
+/// The same for a state that is ahead of rules.
+fn watch_the_way_to(
+    ahead: KernelState,
+    held: &KernelState,
+    wanted: &KernelState,
+    packets: impl Fn(Family) -> Vec<Packet> + Copy,
+) -> Result<KernelState, TestCaseError> {
     let plan = Plan::between(held, &ahead);
     prop_assert!(!plan.steps.iter().any(|step| matches!(step, Step::Chains(..))), "{:#?}", plan);
     for family in Family::ALL {
@@ -73,6 +82,40 @@ fn sets_that_go_ahead_of_rules_show_old_and_new_only() {
             watch(&ahead, &wanted, packets)
         })
         .unwrap();
+}
+
+/// The kernel refuses to change some sets, and to make new ones. The others go ahead.
+#[test]
+fn sets_that_go_ahead_of_refused_ones_show_old_and_new_only() {
+    let mut runner = random::runner(15, cases(100));
+    let (went, stayed) = (Cell::new(0), Cell::new(0));
+    let refused = proptest::collection::vec(any::<prop::sample::Index>(), 1..4);
+    runner
+        .run(&(transition(), refused), |((old, new), refused)| {
+            let packets = |family| packets(&old, &new, family);
+            let (held, wanted) = (ruleset(&old), ruleset(&new));
+            let would_be = held.ahead_of_rules(&wanted);
+            let differ = |family: Family| {
+                let (held, ahead) = (&held.family(family).sets, &would_be.family(family).sets);
+                ahead.iter().filter(|(name, set)| held.get(*name) != Some(set)).map(|(name, _)| name.clone())
+            };
+            let changed: Vec<SetName> = Family::ALL.into_iter().flat_map(differ).collect();
+            if changed.is_empty() {
+                return Ok(());
+            }
+            let refused = refused.iter().map(|index| index.get(&changed).clone()).collect();
+            let ahead = watch_the_way_to(held.ahead_without(&wanted, &refused), &held, &wanted, packets)?;
+            for family in Family::ALL {
+                let [held, ahead] = [&held, &ahead].map(|state| &state.family(family).sets);
+                prop_assert!(ahead.keys().eq(held.keys()), "a set was made");
+                prop_assert!(refused.iter().all(|name| ahead.get(name) == held.get(name)), "{:?}", refused);
+            }
+            let count = if ahead == held { &stayed } else { &went };
+            count.set(count.get() + 1);
+            watch(&ahead, &wanted, packets)
+        })
+        .unwrap();
+    assert!(went.get() > 0 && stayed.get() > 0, "{went:?} went ahead, {stayed:?} did not");
 }
 
 /// Groups come and go, and pods move, while rules wait.
@@ -233,6 +276,64 @@ fn states_that_agree_on_an_address_judge_its_packets_alike() {
         })
         .unwrap();
     assert!(agreed.get() > 0 && others.get() > 0, "{} agreed, {} did not", agreed.get(), others.get());
+}
+
+/// The kernel refuses the rules of many plans, which leave the sets that their rules were to ask. The one whose
+/// rules it takes shows old and new only all the same.
+#[test]
+fn a_plan_after_many_of_which_the_rules_were_refused_shows_old_and_new_only() {
+    let mut runner = random::runner(16, cases(60));
+    let full = Cell::new(0);
+    runner
+        .run(&(transition(), random::objects().prop_map(gathered)), |((old, new), other)| {
+            let (mut held, wanted, next) = (ruleset(&old), ruleset(&new), ruleset(&other));
+            for round in 0..9 {
+                let plan = Plan::between(&held, if round % 2 == 0 { &next } else { &wanted });
+                let rules = plan.steps.iter().position(|step| matches!(step, Step::Chains(..)));
+                held = cut_short(&held, &plan, rules.unwrap_or(0));
+            }
+            let left = |state: &KernelState| state.v4.sets.keys().filter(|name| name.as_str().contains("-z-")).count();
+            full.set(full.get() + usize::from(left(&held) > 0));
+            watch(&held, &wanted, |family| packets(&old, &new, family))
+        })
+        .unwrap();
+    assert!(full.get() > 0, "in none were all names taken");
+}
+
+/// A peer comes that the kernel refuses to take in, and another goes. Pods that ask neither go on.
+#[test]
+fn a_peer_leaves_its_sets_though_the_kernel_refuses_another() {
+    let cluster = |far: &[u8], near: &[u8]| {
+        let mut objects = Objects::default();
+        objects.namespaces.push(Namespace::new("a", Labels::new()));
+        let subjects = [("one", 1), ("two", 2)].into_iter().map(|(app, last)| (app, last, NODE));
+        let far = far.iter().map(|last| ("far", *last, "elsewhere"));
+        let near = near.iter().map(|last| ("near", *last, "elsewhere"));
+        for (app, last, node) in subjects.chain(far).chain(near) {
+            let labels: Labels = [("app".to_owned(), app.to_owned())].into();
+            let mut pod = Pod::from_template("a".to_owned(), format!("p{last}"), labels, PodSpec::default());
+            pod.node = Some(node.to_owned());
+            pod.ipv4 = Some([10, 0, 0, last].into());
+            objects.pods.push(pod);
+        }
+        for (app, peer) in [("one", "far"), ("two", "near")] {
+            let policy = serde_json::json!({"metadata": {"namespace": "a", "name": app},
+                "spec": {"podSelector": {"matchLabels": {"app": app}},
+                    "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": peer}}}]}]}});
+            objects.policies.push(serde_json::from_value::<networking::NetworkPolicy>(policy).unwrap().into());
+        }
+        objects
+    };
+    let (old, new) = (cluster(&[11], &[21, 22]), cluster(&[11, 12], &[22]));
+    let (held, wanted) = (ruleset(&old), ruleset(&new));
+    let comes = Member::Address([10, 0, 0, 12].into());
+    let grows = |name: &SetName| wanted.v4.sets[name].1.contains(&comes);
+    let refused = wanted.v4.sets.keys().filter(|name| grows(name)).cloned().collect();
+    let ahead =
+        watch_the_way_to(held.ahead_without(&wanted, &refused), &held, &wanted, |family| packets(&old, &new, family))
+            .unwrap();
+    let [one, two] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
+    assert_eq!(ahead.agrees_on(&wanted, &[one, two].into()), [two].into());
 }
 
 /// A state that lacks a pod's own part, or that of its peers, does not agree on it.

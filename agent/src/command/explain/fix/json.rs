@@ -8,9 +8,9 @@ use npc_compiler::verdict::fix::{Change, Closing, Fix, NoFix, ObjectName, Opened
 use serde::Serialize;
 use serde_json::Value;
 
-use super::super::traffic::by_protocol;
 use super::service::{self, ServiceJson};
-use super::{Fixes, anchor, then, why_not};
+use super::{Fixes, anchor, apply, then, why_not};
+use crate::command::explain::traffic::by_protocol;
 use crate::command::input::Input;
 
 /// A change of one object. Those with the same flows belong together.
@@ -19,6 +19,9 @@ use crate::command::input::Input;
 pub(in super::super) struct FixJson<'a> {
     /// The places of the flows that it turns to ALLOWED, in `flows`.
     flows: Vec<usize>,
+    /// So many fixes of this list come before it: it was found and checked after these were applied, and what it
+    /// opens is what it adds to them.
+    after: usize,
     direction: Direction,
     /// The policy that it changes or adds; none where it changes another object.
     policy: Option<String>,
@@ -27,6 +30,8 @@ pub(in super::super) struct FixJson<'a> {
     patch: Patch,
     /// A whole new object.
     create: Option<&'a Value>,
+    /// The command that applies the patch; none for an object to create.
+    command: Option<String>,
     /// What else must be done.
     then: Option<String>,
     /// Where the text stands that it changes, if other places may use it by a YAML anchor.
@@ -82,10 +87,13 @@ pub(in super::super) struct UnfixedJson {
 impl Fixes<'_> {
     /// The changes.
     pub(in super::super) fn json(&self) -> Vec<FixJson<'_>> {
-        let found = self.found.iter().filter_map(|of| Some((self.places(&of.flows), of.fix.as_ref().ok()?)));
-        found
-            .flat_map(|(flows, fix)| fix.changes.iter().map(move |change| one(self.input, flows.clone(), fix, change)))
-            .collect()
+        let mut all = Vec::new();
+        for found in &self.found {
+            let Ok(fix) = &found.fix else { continue };
+            let (flows, after) = (self.places(&found.flows), all.len());
+            all.extend(fix.changes.iter().map(|change| one(self.input, flows.clone(), after, fix, change)));
+        }
+        all
     }
 
     /// The flows without.
@@ -107,7 +115,7 @@ impl Fixes<'_> {
     }
 }
 
-fn one<'a>(input: &Input, flows: Vec<usize>, fix: &'a Fix, change: &'a Change) -> FixJson<'a> {
+fn one<'a>(input: &Input, flows: Vec<usize>, after: usize, fix: &'a Fix, change: &'a Change) -> FixJson<'a> {
     let namespace = change.object.namespace.as_deref();
     let closing = |of: &'a Closing| ClosingJson {
         direction: of.change.direction,
@@ -118,6 +126,7 @@ fn one<'a>(input: &Input, flows: Vec<usize>, fix: &'a Fix, change: &'a Change) -
     };
     FixJson {
         flows,
+        after,
         direction: change.direction,
         policy: namespace
             .filter(|_| change.object.kind == "NetworkPolicy")
@@ -125,6 +134,7 @@ fn one<'a>(input: &Input, flows: Vec<usize>, fix: &'a Fix, change: &'a Change) -
         object: object(&change.object),
         patch: change.patch().cloned().unwrap_or_default(),
         create: change.new_object(),
+        command: apply::command(change),
         then: then(change),
         shared_text: anchor::shared_text(input, change).as_ref().map(Place::from),
         verified: fix.closes.is_empty(),

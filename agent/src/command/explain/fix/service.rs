@@ -10,7 +10,7 @@ use npc_compiler::verdict::fix::{DeclaredPort, NoFix};
 use serde::Serialize;
 use serde_json::json;
 
-use super::super::service_text;
+use crate::command::explain::services::text;
 use crate::command::input::Input;
 
 /// The change of a Service, as JSON.
@@ -53,11 +53,11 @@ pub(super) fn draw(input: &Input, reason: &NoFix, out: &mut impl Write) -> io::R
     let Some(place) = place(input, service, (*protocol, *port)) else { return Ok(()) };
     let Some(service) = input.cluster.service(namespace, name) else { return Ok(()) };
     let path = format!("spec.ports[{place}]");
-    let is_written = |path: &String| service_text::find(input, service, path).is_some_and(|(_, place)| place.exact);
+    let is_written = |path: &String| text::find(input, service, path).is_some_and(|(_, place)| place.exact);
     // Left out, the targetPort is the port.
     let fields = ["targetPort", "port"].map(|field| format!("{path}.{field}"));
     let Some(field) = fields.iter().find(|field| is_written(field)) else { return Ok(()) };
     let declared: Vec<String> = declared.iter().map(declared_port).collect();
     let text = format!("leads to {target}, its pods declare {}", declared.join(", "));
-    service_text::draw(input, service, &path, Some((field, &text)), out)
+    text::draw(input, service, &path, Some((field, &text)), out)
 }

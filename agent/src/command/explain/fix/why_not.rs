@@ -41,7 +41,7 @@ pub(super) fn why_not(reason: &NoFix) -> String {
         }
         NoFix::ManyEnds => "no fix: no rule can name all these ends; ask about one of them".to_owned(),
         NoFix::ManyNodes(count) => format!(
-            "no fix: the other end is in its node's network and may run on any of {count} nodes, so the address of one would \
+            "no fix: the other end is a hostNetwork pod that may run on any of {count} nodes, so the address of one would \
              not do; admit the network that the nodes' addresses are from by an ipBlock"
         ),
         NoFix::EveryAddress => {
@@ -97,7 +97,10 @@ pub(super) fn why_not(reason: &NoFix) -> String {
                 .to_owned()
         }
         NoFix::Service(_) => "no policy is the cause; the note says what the Service lacks".to_owned(),
-        NoFix::FactMissing => "no fix: the input lacks a fact that decides".to_owned(),
+        NoFix::FactMissing => {
+            "no fix makes it ALLOWED for certain: the answer depends on a fact too that the input lacks (unknown, below)"
+                .to_owned()
+        }
         NoFix::NothingFits => {
             "no fix: no small change admits this flow without closing another or opening very many".to_owned()
         }

@@ -8,10 +8,10 @@ use tracing::{info, warn};
 
 use super::{Cluster, Follower, LONGEST};
 use crate::metrics::Kind;
-use crate::rounded::rounded;
 use crate::source::held::Times;
-use crate::source::kube::known::{Shown, SmallKey};
+use crate::source::kube::follower::known::{Shown, SmallKey};
 use crate::status::HeldRemovals;
+use crate::words::rounded::rounded;
 
 impl Follower {
     /// Once the lists are of this node's cluster again, what is held is asked for anew: what

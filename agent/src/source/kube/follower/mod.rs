@@ -1,6 +1,21 @@
 //! What is known of the cluster, and what is to be reported of it.
+//!
+//! ```text
+//! watch, watch::reread ─▶ Follower ─▶ Changes
+//!   known       which objects exist, so that a list shows what is gone
+//!   holds       doubtful removals, held back;  start: what is doubted at the start
+//!   identity    whether the API server is still that of the same cluster
+//!   large       of large objects, what policies name
+//!   policies    the policies within the bound of their namespaces
+//!   unreadable  objects that cannot be read
+//! ```
 
 mod holds;
+mod identity;
+mod known;
+mod large;
+mod policies;
+mod start;
 mod unreadable;
 
 use std::hash::Hash;
@@ -10,17 +25,18 @@ use npc_compiler::{engine, object};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use self::identity::Identity;
+use self::known::{Addresses, Kept, KnownObjects, SmallKey};
+use self::large::Large;
+use self::policies::Policies;
+use self::start::Start;
 use self::unreadable::{effect_of_unreadable, log_unreadable, note_unreadable, unreadable_as, unreadable_object};
-use super::failure::Failure;
-use super::identity::Identity;
-use super::known::{Addresses, Kept, KnownObjects, SmallKey};
-use super::large::Large;
-use super::named::Named;
-use super::policies::Policies;
-use super::reread::{ObjectKey, Wanted};
-use super::start::Start;
-use super::watched::{ObjectEvent, Trimmed};
-use super::{GATHERED, GATHERED_BYTES, Settings, WatchReport, decode, words};
+use super::connection::failure::Failure;
+use super::objects::decode;
+use super::objects::named::Named;
+use super::objects::watched::{ObjectEvent, Trimmed};
+use super::watch::reread::{ObjectKey, Wanted};
+use super::{GATHERED, GATHERED_BYTES, Settings, WatchReport, words};
 use crate::metrics::{Kind, Watches};
 use crate::source::held::{DoubtThreshold, Moment, Times, Trust};
 use crate::source::{Change, Changes};

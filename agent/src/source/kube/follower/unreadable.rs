@@ -6,8 +6,8 @@ use tracing::error;
 
 use super::{Cluster, Follower};
 use crate::metrics::Kind;
-use crate::source::kube::decode::{Identity, Item};
-use crate::source::kube::known::{Kept, KnownObjects};
+use crate::source::kube::follower::known::{Kept, KnownObjects};
+use crate::source::kube::objects::decode::{Identity, Item};
 use crate::status::UnreadableObject;
 
 /// How many objects that cannot be read the status and the log name.

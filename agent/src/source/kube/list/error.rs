@@ -3,9 +3,9 @@
 use kube::Resource;
 
 use super::ListSettings;
-use crate::rounded::rounded;
-use crate::source::kube::failure::Failure;
+use crate::source::kube::connection::failure::Failure;
 use crate::source::kube::words;
+use crate::words::rounded::rounded;
 
 /// Why a cluster cannot be read. The text has the cause in it.
 #[derive(Debug, thiserror::Error)]

@@ -5,10 +5,10 @@ use kube::api::ListParams;
 use kube::core::Request;
 
 use super::{End, Lister};
-use crate::source::kube::decode::{self, Line};
-use crate::source::kube::failure::Failure;
-use crate::source::kube::read::{Body, Items};
-use crate::source::kube::watched::{ObjectEvent, Watched};
+use crate::source::kube::connection::failure::Failure;
+use crate::source::kube::objects::decode::{self, Line};
+use crate::source::kube::objects::read::{Body, Items};
+use crate::source::kube::objects::watched::{ObjectEvent, Watched};
 
 /// How many objects a page of a list has.
 const PAGE: u32 = 500;

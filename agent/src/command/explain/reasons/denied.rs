@@ -1,0 +1,306 @@
+//! Why a direction denies: the nearest miss, with the very things that it fails by.
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+
+use npc_agent::source::manifests::Location;
+use npc_compiler::algebra::traffic::Traffic;
+use npc_compiler::cluster::PolicyId;
+use npc_compiler::policy::Direction;
+use npc_compiler::verdict::explain::{self, Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part};
+
+use super::headline::{NamedEnd, headline, headline_of};
+use super::other_end;
+use crate::command::explain::Context;
+use crate::command::explain::places::excerpt::{Excerpt, Mark};
+use crate::command::explain::traffic::traffic;
+use crate::command::explain::words::shown;
+use crate::command::output::BAD;
+use crate::command::rule_text;
+use crate::command::words::{policy_name, shorten};
+
+/// So many policies or rules are written out.
+const LISTED: usize = 6;
+
+/// The nearest miss: code, place, the lines themselves, and what there is instead.
+pub(in crate::command::explain) fn write(
+    context: &Context<'_>,
+    flow: &Flow,
+    decision: &Decision,
+    code: Code,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let is_dns = decision.is_without_dns;
+    let nearest = decision.candidates.first();
+    let is_about = nearest.is_some_and(Candidate::is_about);
+    let other = NamedEnd::of(flow, decision.direction);
+    let mut rest = None;
+    let headline = match nearest {
+        Some(_) if is_dns => "no rule is about DNS (port 53)".into(),
+        Some(nearest) if is_about => {
+            let (first, more) = headline_of(nearest, &other);
+            rest = more;
+            first.into()
+        }
+        _ => headline(code, &other),
+    };
+    writeln!(out, "{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
+    match nearest {
+        None => isolating(context, decision, out)?,
+        Some(nearest) if is_about && !is_dns => miss(context, flow, decision, nearest, out)?,
+        Some(nearest) => far(context, flow, decision, nearest, is_dns, out)?,
+    }
+    if let Some(rest) = rest {
+        writeln!(out, "   = note: and {rest}")?;
+    }
+    Ok(())
+}
+
+/// Where a thing of a policy stands: `  --> policies.yaml:32:7  networkpolicy shop/api  PATH`.
+pub(in crate::command::explain) fn arrow(context: &Context<'_>, id: PolicyId, path: &str) -> String {
+    let place = context.places.locate(id, path).map(|place| format!("{place}  ")).unwrap_or_default();
+    let line = format!("  --> {place}networkpolicy {}  {path}", policy_name(&context.input.cluster, id));
+    line.trim_end().to_owned()
+}
+
+/// The policies that isolate the end, where none has a rule that could be meant, each with what of it
+/// isolates: an empty list of rules, else the direction in policyTypes, else the podSelector.
+fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -> io::Result<()> {
+    let section = decision.direction.section();
+    for id in decision.isolated_by.iter().take(LISTED) {
+        let types = "spec.policyTypes";
+        let of_direction = context.places.position(*id, types, decision.direction.as_str());
+        let types = of_direction.map_or_else(|| types.to_owned(), |place| format!("{types}[{place}]"));
+        let fields = [format!("spec.{section}"), types, "spec.podSelector".to_owned()];
+        let is_written = |path: &&String| context.places.find(*id, path).is_some_and(|(_, place)| place.exact);
+        let Some(path) = fields.iter().find(is_written) else {
+            writeln!(out, "{}", arrow(context, *id, ""))?;
+            if context.places.find(*id, "spec").is_some_and(|(_, place)| !place.exact) {
+                writeln!(
+                    out,
+                    "   = note: it has no spec: it isolates every pod of its namespace for ingress, and allows nothing"
+                )?;
+            }
+            continue;
+        };
+        writeln!(out, "{}", arrow(context, *id, path))?;
+        let text = match path.rsplit('.').next() {
+            Some(types) if types.starts_with("policyTypes") => {
+                format!("isolates its pods for {section}, and no rule admits anything")
+            }
+            Some("podSelector") => format!("isolates these pods for {section}, and no rule admits anything"),
+            _ if context.input.cluster.policy(*id).rules(decision.direction).is_empty() => "allows nothing".to_owned(),
+            _ => "no rule here admits anything".to_owned(),
+        };
+        draw(context, *id, vec![(path.clone(), path.clone(), text, true)], out)?;
+    }
+    match decision.isolated_by.len() {
+        0..=LISTED => Ok(()),
+        more => writeln!(out, "   = note: and {} more policies", more - LISTED),
+    }
+}
+
+/// A rule that has little to do with the question: what the rules are about instead.
+fn far(
+    context: &Context<'_>,
+    flow: &Flow,
+    decision: &Decision,
+    nearest: &Candidate,
+    is_dns: bool,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let cluster = &context.input.cluster;
+    writeln!(out, "{}", arrow(context, nearest.policy, &nearest.path))?;
+    let mut rules: Vec<String> = Vec::new();
+    for id in &decision.isolated_by {
+        for rule in cluster.policy(*id).rules(decision.direction) {
+            let text = rule_text::rule(rule, decision.direction);
+            let text = text.strip_prefix("* ").map_or(text.clone(), |peers| format!("all ports {peers}"));
+            if !rules.contains(&text) {
+                rules.push(text);
+            }
+        }
+    }
+    let (other, asked) = &seen(flow, decision.direction);
+    // A rule for DNS is missing. What another rule lacks is no help.
+    if decision.tie_count == 1 && !is_dns {
+        let marks = nearest.conjuncts.iter().flat_map(|conjunct| marked(context, nearest, conjunct, other)).collect();
+        draw(context, nearest.policy, marks, out)?;
+    }
+    let way = if decision.direction == Direction::Egress { "to" } else { "from" };
+    let asked = format!("{} {way} {}", traffic(asked), shown(other));
+    writeln!(out, "   = note: the rules are about {}", shorten(&rules, LISTED, "; "))?;
+    writeln!(out, "   = note: there is {asked}")?;
+    if decision.tie_count == 1 || is_dns {
+        return Ok(());
+    }
+    let wants = nearest.conjuncts.iter().map(|conjunct| match conjunct.part {
+        Part::Namespace if conjunct.code == Code::PeerOtherNamespace => {
+            format!("wants namespace {}, there is {}", conjunct.want, conjunct.got)
+        }
+        _ => label(conjunct, other),
+    });
+    let equal = decision.tie_count;
+    writeln!(out, "   = note: {equal} rules are equally near; the first {}", wants.collect::<Vec<_>>().join("; "))
+}
+
+/// The end that rules of a direction are asked about, and the traffic.
+fn seen(flow: &Flow, direction: Direction) -> (EndName, Traffic) {
+    match (direction, &flow.seen_by_source) {
+        (Direction::Egress, Some((address, traffic))) => (EndName::of_address(*address), traffic.clone()),
+        (Direction::Egress, None) => (flow.to.clone(), flow.traffic.clone()),
+        (Direction::Ingress, _) => (flow.from.clone(), flow.traffic.clone()),
+    }
+}
+
+/// A rule that is about the question, with marks where it fails and where it matches.
+fn miss(
+    context: &Context<'_>,
+    flow: &Flow,
+    decision: &Decision,
+    nearest: &Candidate,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let first = nearest.conjuncts.first().map(|first| format!(".{}", first.path)).unwrap_or_default();
+    writeln!(out, "{}", arrow(context, nearest.policy, &format!("{}{first}", nearest.path)))?;
+    let (other, asked) = &seen(flow, decision.direction);
+    let mut marks = Vec::new();
+    for conjunct in &nearest.conjuncts {
+        marks.extend(marked(context, nearest, conjunct, other));
+    }
+    if let Some(path) = &nearest.matching_port {
+        let path = format!("{}.{path}", nearest.path);
+        marks.push((path.clone(), path, format!("matches ({})", traffic(asked)), false));
+    }
+    draw(context, nearest.policy, marks, out)?;
+    let equal = decision.tie_count;
+    if equal > 1 {
+        writeln!(out, "   = note: {equal} rules are equally near; this is the first of them")?;
+    }
+    let fields = [decision.direction.peers_field(), "ports"];
+    for (half, (equal, field)) in [Of::Peer, Of::Port].into_iter().zip(nearest.equal_items.into_iter().zip(fields)) {
+        if equal > 1 && nearest.conjuncts.iter().any(|conjunct| conjunct.of == half) {
+            writeln!(out, "   = note: {equal} items of {field} are equally near; the first of them is marked")?;
+        }
+    }
+    for note in other_end::notes(context, flow, decision.direction, nearest) {
+        writeln!(out, "   = note: {note}")?;
+    }
+    // A number in quotes is a name: what is wrong with it says more than that it fails.
+    let paths: Vec<String> = (nearest.conjuncts.iter().flat_map(|conjunct| &conjunct.marks))
+        .map(|mark| context.places.path(nearest.policy, &nearest.path, mark))
+        .collect();
+    let findings = context.input.cluster.findings_of(nearest.policy);
+    for finding in findings.filter(|of| paths.contains(&of.path)) {
+        writeln!(out, "   = note: {}", finding.problem)?;
+    }
+    Ok(())
+}
+
+/// What to mark of a part that fails: the path of the item, that of the very thing, the
+/// text, and whether it is a miss.
+fn marked(
+    context: &Context<'_>,
+    of: &Candidate,
+    conjunct: &Conjunct,
+    other: &EndName,
+) -> Vec<(String, String, String, bool)> {
+    let whole = format!("{}.{}", of.path, conjunct.path);
+    // The item of the peer or port.
+    let end = whole[of.path.len()..].find(']').map_or(whole.len(), |end| of.path.len() + end + 1);
+    let item = whole[..end].to_owned();
+    let marks: Vec<(String, String)> = match conjunct.marks.as_slice() {
+        [] => vec![(whole, label(conjunct, other))],
+        marks => {
+            let path = |mark: &explain::Mark| context.places.path(of.policy, &of.path, mark);
+            let mut texts: Vec<(String, String)> = (marks.iter())
+                .map(|mark| {
+                    let (want, got) = conjunct.said_of(mark);
+                    (path(mark), format!("wants {want}, there is {got}"))
+                })
+                .collect();
+            if marks.len() == 1 || conjunct.code == Code::PeerAndNotOr {
+                texts[0].1 = label(conjunct, other);
+            }
+            let protocol = || {
+                let field = explain::Mark { path: format!("{}.protocol", conjunct.path), requirement: None };
+                path(&field).ends_with(".protocol")
+            };
+            if matches!(conjunct.code, Code::PortProtocol | Code::PortNamedOtherProtocol) && !protocol() {
+                texts[0].1.push_str("; without a protocol it is TCP");
+            }
+            texts
+        }
+    };
+    marks.into_iter().map(|(path, text)| (item.clone(), path, text, true)).collect()
+}
+
+/// Draws marks of a policy, each with the item around it: of a file the marked lines, of an
+/// object the items. What has no place is said.
+pub(in crate::command::explain) fn draw(
+    context: &Context<'_>,
+    id: PolicyId,
+    marks: Vec<(String, String, String, bool)>,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let mut undrawn = Vec::new();
+    let (mut around, mut drawn): (Vec<Location>, Vec<Mark>) = (Vec::new(), Vec::new());
+    let mut source = None;
+    for (item, path, text, is_miss) in marks {
+        match context.places.find(id, &path) {
+            Some((of, place)) => {
+                if !of.is_file() {
+                    around.extend(context.places.find(id, &item).map(|(_, place)| place));
+                }
+                source = Some(of);
+                drawn.push(Mark { place, text, is_miss });
+            }
+            None => undrawn.push(format!("{path}: {text}")),
+        }
+    }
+    if let Some(source) = source {
+        let is_file = source.is_file();
+        Excerpt { positions: source.positions(), is_file, marks: drawn, around }.draw(out)?;
+    }
+    undrawn.iter().try_for_each(|text| writeln!(out, "   = note: {text}"))
+}
+
+/// What there is in place of what a part asks for. One address of prefixes is judged for all of them.
+pub(in crate::command::explain) fn got<'a>(conjunct: &'a Conjunct, other: &EndName) -> Cow<'a, str> {
+    match conjunct.code {
+        Code::IpBlockOutside | Code::IpBlockFamily | Code::IpBlockExcept if other.kind == "Block" => {
+            shown(other).into()
+        }
+        _ => Cow::Borrowed(&conjunct.got),
+    }
+}
+
+/// What a part that fails asks for and gets.
+fn label(conjunct: &Conjunct, other: &EndName) -> String {
+    let Conjunct { want, code, .. } = conjunct;
+    let got = got(conjunct, other);
+    match code {
+        Code::IpBlockFamily => {
+            let is = if want.contains(':') { "IPv4" } else { "IPv6" };
+            format!("wants {want}, which holds no {is} address, there is {got}")
+        }
+        Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
+        Code::PeerAndNotOr => format!(
+            "wants {want}, there is {got}; a new \"-\" before podSelector would mean OR, and admit every pod of such namespaces too"
+        ),
+        Code::IpBlockIsServiceAddress if conjunct.path.starts_with("from") => {
+            format!("{want} holds {got}, from which no packet comes")
+        }
+        Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),
+        Code::PortNamedUnresolved => format!("wants a port named {want}, there is {got}"),
+        Code::IpBlockExcept => {
+            format!("leaves out {}, which holds {got}", want.strip_prefix("not ").unwrap_or(want))
+        }
+        Code::PortIsServicePort => {
+            // A range has no one number.
+            let verb = if conjunct.number.is_some() { "is" } else { "holds" };
+            format!("{want} {verb} the Service's port; its backends listen on {got}")
+        }
+        _ => format!("wants {want}, there is {got}"),
+    }
+}

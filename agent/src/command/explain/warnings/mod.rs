@@ -1,0 +1,334 @@
+//! The warnings of an explanation in words.
+
+mod ineffective;
+mod unresolved_names;
+
+use std::collections::BTreeSet;
+
+use npc_compiler::cluster::without_backend::WhyUnknown;
+use npc_compiler::cluster::{Cluster, PodId};
+use npc_compiler::object::{Protocol, is_topology_label};
+use npc_compiler::verdict::explain::{EndName, Flow, FlowExplanation, Missing, MissingFact, Party, Verdict, Warning};
+
+use crate::command::explain::words::{shown, verdict_word};
+use crate::command::input::{Input, Source, unread_words};
+use crate::command::words::shorten;
+
+/// So many unread documents, ports or labels are named.
+const NAMED: usize = 3;
+
+/// The warnings of an answer in words.
+pub(in crate::command::explain) fn of_answer(input: &Input, explanation: &FlowExplanation) -> Vec<String> {
+    let hosts = hosts(&input.cluster, explanation);
+    let said = explanation.warnings.iter().filter(|warning| !is_said_by_flows(&hosts, warning));
+    let mut all = texts(input, said);
+    all.extend(ineffective::without_subjects(input, explanation));
+    all.extend(ineffective::replaced(input, explanation));
+    all
+}
+
+/// Warnings in words, those about the input last.
+pub(in crate::command::explain) fn texts<'w>(
+    input: &Input,
+    warnings: impl IntoIterator<Item = &'w Warning>,
+) -> Vec<String> {
+    let texts = warnings.into_iter().map(|warning| text(&input.cluster, warning));
+    texts.chain(input.warnings.iter().cloned()).collect()
+}
+
+/// An end of a flow that is a hostNetwork pod: whether it is the source, its node, and the other end: kind,
+/// namespace, name, and whether that one is a hostNetwork pod.
+type Host<'a> = (bool, &'a str, (&'a str, Option<&'a str>, &'a str, bool));
+
+fn host<'a>(is_source: bool, node: &'a str, other: &'a EndName) -> Host<'a> {
+    (is_source, node, (&other.kind, other.namespace.as_deref(), &other.name, other.host_network))
+}
+
+/// The ends of the answer's flows that are hostNetwork pods.
+fn hosts<'a>(cluster: &'a Cluster, explanation: &'a FlowExplanation) -> BTreeSet<Host<'a>> {
+    let of_flow = |flow: &'a Flow| {
+        let parties = flow.parties.map(|(from, to)| [(true, from, &flow.to), (false, to, &flow.from)]);
+        parties.into_iter().flatten().filter_map(|(is_source, party, other)| {
+            let Party::Host(pod) = party else { return None };
+            Some(host(is_source, cluster.pod(pod).node.as_deref()?, other))
+        })
+    };
+    explanation.flows.iter().flat_map(of_flow).collect()
+}
+
+/// Whether flows of the answer say what holds for the other nodes, because it is about pods on all of them.
+fn is_said_by_flows(hosts: &BTreeSet<Host<'_>>, warning: &Warning) -> bool {
+    let Warning::OtherNodes { from, to, is_source, nodes, .. } = warning else { return false };
+    let other = if *is_source { to } else { from };
+    let is_shown = |node: &String| hosts.contains(&host(*is_source, node, other));
+    nodes.iter().all(|(_, names)| !names.is_empty() && names.iter().all(is_shown))
+}
+
+fn text(cluster: &Cluster, warning: &Warning) -> String {
+    match warning {
+        Warning::Contested(address) => contested(cluster, *address),
+        Warning::NoSuchPort(name) => format!("{} has no such port", shown(name)),
+        Warning::NoSuchServicePort { namespace, name, ports } => no_such_port(namespace, name, ports),
+        Warning::SourceWithoutPods => "the source is a Service that leads to no pod of the input".to_owned(),
+        Warning::NodePorts(ports) => {
+            let ports: Vec<String> = (ports.iter())
+                .map(|(protocol, number, service)| format!("{number}/{} ({service})", protocol.lower()))
+                .collect();
+            format!(
+                "this is about the node itself; its ports {} lead to Services or pods: ask about NODE:PORT",
+                shorten(&ports, NAMED, ", ")
+            )
+        }
+        Warning::HoldsServices(services) => format!(
+            "addresses of services {} are among these, and what goes there was not judged; ask about svc/NAME",
+            shorten(services, NAMED, ", ")
+        ),
+        Warning::HoldsNodes(port) => format!(
+            "port {port} of a node leads to a Service or a pod, and not all nodes among these were judged so; ask about \
+             NODE:{port}"
+        ),
+        Warning::Headless { namespace, name } => format!(
+            "service {namespace}/{name} is headless: its name leads to its pods' addresses, so a client asks for a port \
+             of the pods, not of the Service"
+        ),
+        Warning::ServicePort { namespace, name, port, of_pods } => format!(
+            "{port} is the port of {namespace}/svc/{name}; its pods listen on {of_pods}: ask about the Service, or about that \
+             port"
+        ),
+        Warning::NotExposed { namespace, name } => format!(
+            "service {namespace}/{name} has no node port, no load balancer and no external address, so nothing leads to it \
+             from outside the cluster; this is what policies say of such a client"
+        ),
+        Warning::Loopback(address) => format!("{address} is the pod itself: what it sends there never leaves it"),
+        Warning::HostPort { port, pods } => format!(
+            "hostPort {port} of {}: the node translates it before policies judge, and this is what policies say of the \
+             client's own address; rules of the node itself are not judged, and if the network replaces the client's address \
+             by a node's, policies judge that node (a pod and its own node are always allowed)",
+            shorten(pods, NAMED, ", ")
+        ),
+        Warning::HostPortElsewhere { port, pods, is_bound } => {
+            let name = |(pod, node): &(String, Option<String>)| match node {
+                Some(node) => format!("{pod} on {node}"),
+                None => pod.clone(),
+            };
+            let names: Vec<String> = pods.iter().map(name).collect();
+            let why =
+                if *is_bound { "its hostIP is another address" } else { "it leads to a pod on its own node only" };
+            format!(
+                "this is about the node itself: hostPort {port} of {} does not lead to the pod here, {why}",
+                shorten(&names, NAMED, ", ")
+            )
+        }
+        Warning::NamesUnresolved { from, service, direction, policies, server } => {
+            unresolved_names::text(cluster, (from, service), (*direction, policies), server.as_ref())
+        }
+        Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
+        Warning::MayBeOwnNode { address, pod, node } => {
+            let node = node.as_ref().map_or_else(|| "the node".to_owned(), |node| format!("node {node},"));
+            format!(
+                "{address} may be the address of {node} on which {} runs: no object says the addresses of that node, and a \
+                 pod and its own node are always allowed",
+                shown(pod)
+            )
+        }
+        Warning::ServiceAddressAsSource { address, namespace, name } => format!(
+            "{address} is an address of service {namespace}/{name}, and no packet has it as its source: this is what \
+             policies would say of one; ask about {namespace}/svc/{name} for the pods behind it"
+        ),
+        Warning::OtherNodes { from, to, is_source, is_own_node, nodes } => {
+            let of = |(verdict, names): &(Verdict, Vec<String>)| {
+                let verdict = verdict_word(*verdict).to_owned();
+                if names.is_empty() { verdict } else { format!("{verdict} ({})", shorten(names, NAMED, ", ")) }
+            };
+            let answers = nodes.iter().map(of).collect::<Vec<_>>().join(", ");
+            let why = if *is_own_node { ", and a pod and its own node are always allowed" } else { "" };
+            let (way, host) = if *is_source { ("from", from) } else { ("to", to) };
+            format!(
+                "{} -> {}: {} has hostNetwork{why}; {way} every other node: {answers}",
+                shown(from),
+                shown(to),
+                shown(host)
+            )
+        }
+        Warning::TunnelDropped { from, traffic } => format!(
+            "{traffic} is what tunnels use: policies allow it, but agents drop it where it leaves {}, because no rule \
+             names the port and they run without --allow-tunnels",
+            shown(from)
+        ),
+    }
+}
+
+/// That a Service lacks the port that was asked for, and its ports.
+fn no_such_port(namespace: &str, name: &str, ports: &[(Protocol, u16)]) -> String {
+    if ports.is_empty() {
+        return format!("service {namespace}/{name} has no port from 1 to 65535");
+    }
+    let port = |(protocol, number): &(Protocol, u16)| match protocol {
+        Protocol::Tcp => number.to_string(),
+        other => format!("{number}/{}", other.lower()),
+    };
+    let ports: Vec<String> = ports.iter().map(port).collect();
+    format!("service {namespace}/{name} has no such port; its ports are {}", ports.join(", "))
+}
+
+/// Which pods list an address, and which of them has it as seen from where.
+fn contested(cluster: &Cluster, address: std::net::IpAddr) -> String {
+    let Some(contest) = cluster.contest(address) else { return format!("several pods list {address}") };
+    let name = |id: &PodId| {
+        let pod = cluster.pod(*id);
+        let node = pod.node.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
+        format!("pod {}/{}{node}", pod.namespace, pod.name)
+    };
+    let names = |pods: &[PodId]| pods.iter().map(name).collect::<Vec<_>>().join(" and ");
+    let mut views: Vec<String> = contest
+        .holders_by_node()
+        .map(|(node, holders)| match holders {
+            [pod] => format!("node {node} judges it as {}", name(pod)),
+            pods => format!(
+                "nothing tells node {node} whose it is, so it is isolated there if any is, and admitted only what the \
+                 policies of {} admit",
+                names(pods)
+            ),
+        })
+        .collect();
+    views.push(match contest.holders_elsewhere() {
+        [pod] => format!("rules of other nodes take it for {}", name(pod)),
+        pods => format!("rules of other nodes admit it only where they admit {}", names(pods)),
+    });
+    format!("{} list {address}: {}", names(&contest.claimants), views.join("; "))
+}
+
+/// Where to find facts that files lack.
+pub(in crate::command::explain) fn what_is_missing(input: &Input, missing: &[Missing]) -> Option<&'static str> {
+    let is_of_cluster = |of: &Missing| {
+        !matches!(
+            of.fact,
+            MissingFact::Unread(_)
+                | MissingFact::Holder(..)
+                | MissingFact::SourceRanges(_)
+                | MissingFact::Balancer { .. }
+                | MissingFact::BesideServices(..)
+                | MissingFact::Backends { external_name: Some(_), .. }
+        )
+    };
+    (input.source == Source::Files && missing.iter().any(is_of_cluster)).then_some(
+        "the running cluster has these facts: ask without -f, or with -f of what kubectl get \
+         pods,services,endpointslices,namespaces,nodes -A -o yaml prints",
+    )
+}
+
+/// Why it is not known where a Service leads.
+fn where_it_leads(service: &str, selector: &str, why: &WhyUnknown) -> String {
+    let why = match why {
+        WhyUnknown::NoSelector => {
+            "no EndpointSlice of it is in the input with addresses, and it has no selector".to_owned()
+        }
+        WhyUnknown::SlicesUnread(unread) => format!("EndpointSlices were not read: {}", shorten(unread, NAMED, "; ")),
+        WhyUnknown::PodMakers(makers) => format!(
+            "its selector {selector} selects no pod of the input, and the pods that these make are not in it: {}",
+            shorten(makers, NAMED, ", ")
+        ),
+        WhyUnknown::PodsUnread(unread) => {
+            format!("pods that its selector {selector} may select were not read: {}", shorten(unread, NAMED, "; "))
+        }
+        WhyUnknown::LabelsOfControllers(workloads) => format!(
+            "its selector {selector} asks for labels that the controller of {} adds to its pods",
+            shorten(workloads, NAMED, ", ")
+        ),
+        WhyUnknown::NoPod => format!("its selector {selector} selects no pod of the input"),
+    };
+    format!("where {service} leads: {why}")
+}
+
+/// The facts that the input lacks, in words, each once.
+pub(in crate::command::explain) fn unknowns(missing: &[Missing]) -> Vec<String> {
+    let mut words = Vec::new();
+    for Missing { fact, subject, other } in missing {
+        let (subject, other) = (shown(subject), shown(other));
+        let labels = |of: &str, keys: &[String]| match keys {
+            [] => format!("the labels of {of}: no object in the input says them"),
+            keys if keys.iter().all(|key| is_topology_label(key)) => format!(
+                "the labels {} of {of}: it gets them from its node when it is bound to one",
+                shorten(keys, NAMED, ", ")
+            ),
+            keys => format!("the labels {} of {of}: its controller adds them to its pods", shorten(keys, NAMED, ", ")),
+        };
+        let word = match fact {
+            MissingFact::Address => format!("the address of {other}: an ipBlock that applies to {subject} may hold it"),
+            MissingFact::Backends { external_name: Some(name), .. } => {
+                format!("where {other} leads: to the DNS name {name}, and no object says its addresses")
+            }
+            MissingFact::Backends { selector, why, .. } => {
+                where_it_leads(&other, selector.as_deref().unwrap_or_default(), why)
+            }
+            MissingFact::Node => {
+                format!("the node that {subject} runs on: traffic with its own node is always allowed")
+            }
+            MissingFact::HostPort(port) => {
+                format!("the node that {other} runs on: hostPort {port} leads to it on that node only")
+            }
+            MissingFact::BackendNode(node) => format!(
+                "whether {other} runs on the node {node}: the Service's externalTrafficPolicy is Local, so a node leads to \
+                 its own pods only"
+            ),
+            MissingFact::EntryNode(node) => format!(
+                "whether {subject} runs on the node {node}: its own node translates the port before policies judge, another \
+                 one behind them"
+            ),
+            MissingFact::SourceRanges(ranges) => format!(
+                "by which way {subject} comes: loadBalancerSourceRanges of the Service ({}) do not hold it, so the load \
+                 balancer's addresses do not take it",
+                shorten(ranges, NAMED, ", ")
+            ),
+            MissingFact::AddressInSourceRanges(ranges) => format!(
+                "whether the address of {subject} is in loadBalancerSourceRanges of the Service ({}): the load balancer's \
+                 address takes no other client, no pod either",
+                shorten(ranges, NAMED, ", ")
+            ),
+            MissingFact::Balancer { address, namespace, name } => format!(
+                "where the load balancer {address} of service {namespace}/{name} sends it, and from which address: nodes do \
+                 not take what goes to it (ipMode Proxy); ask about {namespace}/svc/{name}"
+            ),
+            MissingFact::BesideServices(address, services) => format!(
+                "which host takes what goes to {address}: service {} has no such port, so kube-proxy leads it nowhere, and \
+                 what listens behind that address the input does not say",
+                shorten(services, NAMED, ", ")
+            ),
+            MissingFact::NodePort(port) => {
+                format!("whether port {port} of {other} leads to a Service: Services were not read")
+            }
+            MissingFact::UnchosenNodePort(port, services) => format!(
+                "whether port {port} of {other} leads to service {}: the API server chooses its nodePort, and no object \
+                 says which",
+                shorten(services, NAMED, ", ")
+            ),
+            MissingFact::NodeAddress(name) => format!("the addresses of node/{name}: its object says none"),
+            MissingFact::IsNode(address, port) => format!(
+                "whether {address} is a node's address: no Node of the input says it, and port {port} of a node leads to a \
+                 Service or a pod"
+            ),
+            MissingFact::SameNode => format!(
+                "whether {subject} and {other} are on one node: the Service's traffic policy is Local, so a node leads to \
+                 its own pods only"
+            ),
+            MissingFact::SubjectLabels(keys) => format!("{}, and policies select by them", labels(&subject, keys)),
+            MissingFact::PeerLabels(keys) => {
+                format!("{}, and rules that apply to {subject} select by them", labels(&other, keys))
+            }
+            MissingFact::NamespaceLabels(name) => {
+                format!("the labels of namespace {name}, by which rules that apply to {subject} select")
+            }
+            MissingFact::Holder(address, unread) => format!(
+                "whether {address} is a pod's or a Service's address: {}",
+                shorten(&unread_words(unread.iter()), NAMED, "; ")
+            ),
+            MissingFact::Unread(documents) => {
+                format!("policies that may select {subject} and were not read: {}", shorten(documents, NAMED, "; "))
+            }
+        };
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    words
+}

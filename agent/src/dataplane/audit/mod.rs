@@ -1,0 +1,506 @@
+//! Whether the kernel still holds what was last written to it, found out as
+//! cheaply as can be.
+//!
+//! | what | how | noticed within | costs |
+//! |---|---|---|---|
+//! | nft chains, the jump | notifications; then only what they name is listed | the wake of the loop, 0.1 s | nothing while no program touches them; 3 ms a chain |
+//! | legacy chains, the jump | the table is listed when the xtables lock was used, and in turn | as nft, else 5 s; 8 s in large tables | 5 % of one processor; more where one listing takes over 0.4 s |
+//! | sets: gone, emptied, of another kind, more or fewer members | the heads of all sets | 5 s | 2,000 sets with 100,000 members: 30 ms (ipset 7.17) |
+//! | sets: as many members, others | members, 20,000 each time, in turn | 5 s for each 20,000 members | 100,000 members: 0.13 s (ipset 7.17) |
+//!
+//! For a while after something was found all of that is looked at again every 0.1 s,
+//! as far as it takes a fifth of the time at most, but for members ([`AuditScope::Recheck`]).
+//!
+//! Where the kernel reports that notifications were lost, or sends none, nft chains are
+//! listed as legacy ones are. And whatever the notifications say, they are
+//! listed once in ten minutes.
+//!
+//! Only our chains are listed, and of FORWARD only where our jump stands: what other
+//! programs have in a table need not be understood. A table that cannot be read does
+//! not keep the other family's from being compared.
+//!
+//! `notifications` says who wrote to the filter table, `alias` which sets of ours have another
+//! name, and `left_chains` which chains of ours cannot be deleted yet.
+
+pub(super) mod alias;
+mod left_chains;
+pub mod notifications;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use npc_compiler::object::Family;
+use npc_compiler::plan::{Delta, FamilyState, KernelState, SetDelta};
+use npc_compiler::ruleset::node::{ChainName, ChainRole, Member, Rule, SetName, SetRole};
+use tracing::{debug, info};
+
+use self::alias::Aliases;
+use self::left_chains::LeftChains;
+use self::notifications::{Author, Notifications, ReportedChanges, Touched};
+use super::Error;
+use super::ipset::{Head, Ipset};
+use super::iptables::{Hook, Iptables, Listing, lock_path};
+use super::programs::backend::Backend;
+use super::supported::spelling::{Differing, Others, PrintedForms};
+use crate::words::rounded::rounded;
+
+/// A listing of a whole table may take this part of the time, and comes neither
+/// more often nor less often than these.
+const SHARE: u32 = 20;
+const OFTEN: Duration = Duration::from_secs(4);
+const SELDOM: Duration = Duration::from_secs(8);
+
+/// The same for a while after something was found, when the same program may do it
+/// again.
+const ALERT_SHARE: u32 = 4;
+
+/// How often the agent has a round done.
+pub(crate) const ROUND: Duration = Duration::from_secs(5);
+
+/// The same where the kernel reports every change.
+const NOTIFIED: Duration = Duration::from_secs(10 * 60);
+
+/// How many members are compared each time.
+const MEMBERS: usize = 20_000;
+
+/// More chains than this are listed with all others at once.
+const FEW: usize = 8;
+
+/// How much an audit reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditScope {
+    /// What the kernel notified of.
+    Notified,
+    /// That, and the heads of all sets, and tables without notifications: what a program that has
+    /// just undone something of ours would undo again.
+    Recheck,
+    /// That, and what sends no notifications and is due.
+    Periodic,
+    /// Everything.
+    Full,
+}
+
+/// What the kernel holds otherwise than it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Audit {
+    /// What leads, in IPv4, from what was written to what is there.
+    pub v4: Delta,
+    /// The same in IPv6.
+    pub v6: Delta,
+    /// Where the jump to our chains is, in the families where it is not first.
+    pub hooks: Vec<(Family, Hook)>,
+    /// Sets under our names that are none of ours, and whether they went.
+    pub unneeded: Vec<(Family, SetName, bool)>,
+    /// Sets of ours whose names other programs' sets of another kind have. What is
+    /// there has to be read as a whole.
+    pub replaced: Vec<(Family, SetName)>,
+    /// The programs that did it, if that is known.
+    pub authors: BTreeSet<Author>,
+    /// The rules were not read, because they were a moment ago, and the kernel reports no
+    /// changes.
+    pub rules_unread: bool,
+}
+
+impl Audit {
+    /// Whether everything is as it was written.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        let Self { v4, v6, hooks, unneeded, replaced, authors: _, rules_unread: _ } = self;
+        v4.is_empty() && v6.is_empty() && hooks.is_empty() && unneeded.is_empty() && replaced.is_empty()
+    }
+
+    /// What differs in one family.
+    #[must_use]
+    pub fn family(&self, family: Family) -> &Delta {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    fn family_mut(&mut self, family: Family) -> &mut Delta {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+}
+
+/// What goes on from one audit to the next.
+#[derive(Debug)]
+pub(super) struct Auditor {
+    notifications: Option<Notifications>,
+    /// Notifications were lost, so everything has to be read.
+    unsure: bool,
+    /// Whether others wrote what is being compared.
+    by_others: Others,
+    /// When the tables may and have to be read as a whole next; both at once,
+    /// because a program that flushes one flushes the other.
+    reading: Option<Reading>,
+    /// The set behind which the round goes on.
+    behind: Option<(Family, SetName)>,
+    /// What is not needed any more and could not go.
+    pub(super) left_sets: BTreeSet<SetName>,
+    pub(super) left_chains: LeftChains,
+    /// How iptables prints our rules.
+    pub(super) spellings: PrintedForms,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    not_before: Instant,
+    at_last: Instant,
+    /// The same while the agent is alert, where the kernel reports no changes.
+    alert: Option<Instant>,
+}
+
+impl Auditor {
+    /// Receives a backend's reports of changes; where there are none, it reads the
+    /// tables periodically.
+    pub(super) fn new(backend: Backend) -> Self {
+        let notifications = Notifications::open(backend)
+            .inspect_err(|error| match backend {
+                Backend::Nft => info!(
+                    %error,
+                    "the kernel sends no notifications of rule changes; reading npc's chains periodically"
+                ),
+                Backend::Legacy => info!(
+                    %error,
+                    "cannot watch {}; reading npc's chains periodically", lock_path().display()
+                ),
+            })
+            .ok();
+        Self {
+            notifications,
+            unsure: false,
+            by_others: Others::MayHaveWritten,
+            reading: None,
+            behind: None,
+            left_sets: BTreeSet::new(),
+            left_chains: LeftChains::default(),
+            spellings: PrintedForms::default(),
+        }
+    }
+
+    pub(super) fn notifications(&mut self) -> Option<&mut Notifications> {
+        self.notifications.as_mut()
+    }
+
+    /// Our chains in a table were read or written just now by other means.
+    pub(super) fn is_known(&mut self) {
+        let now = Instant::now();
+        self.reading = Some(Reading { not_before: now, at_last: now + self.first(), alert: None });
+        self.unsure = false;
+    }
+
+    /// Whether the kernel reports every change of rules, with its place.
+    fn is_notified(&self) -> bool {
+        self.notifications.as_ref().is_some_and(Notifications::are_detailed)
+    }
+
+    /// How long after a reading the next one is due at last, where it took no time.
+    fn first(&self) -> Duration {
+        if self.is_notified() { NOTIFIED } else { OFTEN }
+    }
+
+    /// Compares what is due with what was written.
+    pub(super) fn audit(
+        &mut self,
+        (tables, ipset, aliases): (&[Iptables], &mut Ipset, &Aliases),
+        ours: &BTreeSet<u32>,
+        wanted: &KernelState,
+        depth: AuditScope,
+    ) -> Result<Audit, Error> {
+        let mut audit = Audit::default();
+        let mut changes = self.notifications.as_mut().map(|notifications| notifications.take(ours)).unwrap_or_default();
+        self.unsure |= changes.unsure;
+        audit.authors = std::mem::take(&mut changes.authors);
+        self.tables(tables, aliases, &changes, wanted, depth, &mut audit)?;
+        if depth != AuditScope::Notified {
+            let families: Vec<Family> = tables.iter().map(Iptables::family).collect();
+            let most = match depth {
+                AuditScope::Full => usize::MAX,
+                AuditScope::Periodic => MEMBERS,
+                AuditScope::Notified | AuditScope::Recheck => 0,
+            };
+            self.sets(ipset, aliases, (&families, most), wanted, &mut audit)?;
+        }
+        Ok(audit)
+    }
+
+    /// Compares the tables as far as they are due.
+    fn tables(
+        &mut self,
+        tables: &[Iptables],
+        aliases: &Aliases,
+        changes: &ReportedChanges,
+        wanted: &KernelState,
+        depth: AuditScope,
+        audit: &mut Audit,
+    ) -> Result<(), Error> {
+        let (is_notified, now, first) = (self.is_notified(), Instant::now(), self.first());
+        let reading = *self.reading.get_or_insert(Reading { not_before: now, at_last: now + first, alert: None });
+        let is_much = changes.touched.values().any(|touched| touched.table || touched.chains.len() > FEW);
+        let is_alert = depth == AuditScope::Recheck && !is_notified && reading.alert.is_none_or(|alert| now >= alert);
+        let is_allowed = is_much || is_alert || self.unsure && now >= reading.not_before;
+        self.by_others = match (is_notified && !self.unsure, audit.authors.is_empty()) {
+            (_, false) => Others::Wrote,
+            (true, true) => Others::WroteNothing,
+            (false, true) => Others::MayHaveWritten,
+        };
+        // The next round may be too late.
+        let is_due =
+            depth == AuditScope::Periodic && now + if is_notified { Duration::ZERO } else { ROUND } >= reading.at_last;
+        let mut failed = None;
+        if is_allowed || depth == AuditScope::Full || is_due {
+            for table in tables {
+                if let Err(error) = self.whole(table, aliases, wanted.family(table.family()), audit) {
+                    failed.get_or_insert(error);
+                }
+            }
+            let took = now.elapsed();
+            debug!(took = ?rounded(took), "read our chains, to see whether they are as they were written");
+            let pause = took * SHARE;
+            let at_last = now + if is_notified { NOTIFIED.max(pause) } else { pause.clamp(OFTEN, SELDOM) };
+            let alert = Some(now + took * (ALERT_SHARE + 1));
+            self.reading = Some(Reading { not_before: now + pause.min(SELDOM), at_last, alert });
+            self.unsure = failed.is_some();
+            return failed.map_or(Ok(()), Err);
+        }
+        audit.rules_unread = !is_notified || self.unsure;
+        for (family, touched) in &changes.touched {
+            if let Some(table) = tables.iter().find(|table| table.family() == *family)
+                && let Err(error) = self.touched(table, aliases, touched, wanted.family(*family), audit)
+            {
+                // The other changes are compared all the same.
+                self.unsure = true;
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Compares what was touched of a table.
+    fn touched(
+        &mut self,
+        table: &Iptables,
+        aliases: &Aliases,
+        touched: &Touched,
+        wanted: &FamilyState,
+        audit: &mut Audit,
+    ) -> Result<(), Error> {
+        let family = table.family();
+        let names: Vec<ChainName> = touched.chains.iter().cloned().collect();
+        let mut chains = table.listed_chains(&names)?;
+        aliases.swap(&mut chains);
+        self.learn(table, aliases, wanted, &chains);
+        for name in &touched.chains {
+            self.chain(family, wanted, name.clone(), chains.remove(name), audit);
+        }
+        if touched.forward {
+            let hook = table.hook()?;
+            if hook != Hook::First {
+                audit.hooks.push((family, hook));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what of a table is ours, to see whether what was just written is there, and
+    /// the jump that leads to it.
+    pub(super) fn prove(&mut self, table: &Iptables, aliases: &Aliases, wanted: &FamilyState) -> Result<(), Error> {
+        let mut audit = Audit::default();
+        self.whole(table, aliases, wanted, &mut audit)?;
+        let mut missing: Vec<String> = audit.family(table.family()).chains.keys().map(ToString::to_string).collect();
+        if !audit.hooks.is_empty() {
+            missing.push("the jump from FORWARD".to_owned());
+        }
+        if missing.is_empty() { Ok(()) } else { Err(Error::Unproven(missing)) }
+    }
+
+    /// Compares a table as a whole.
+    fn whole(
+        &mut self,
+        table: &Iptables,
+        aliases: &Aliases,
+        wanted: &FamilyState,
+        audit: &mut Audit,
+    ) -> Result<(), Error> {
+        let family = table.family();
+        let Listing { hook, mut chains } = table.read()?;
+        aliases.swap(&mut chains);
+        self.learn(table, aliases, wanted, &chains);
+        for name in wanted.chains.keys().filter(|name| !chains.contains_key(*name)) {
+            audit.family_mut(family).chains.insert(name.clone(), None);
+        }
+        for (name, rules) in chains {
+            self.chain(family, wanted, name, Some(rules), audit);
+        }
+        let hook = hook?;
+        if hook != Hook::First {
+            audit.hooks.push((family, hook));
+        }
+        Ok(())
+    }
+
+    /// Puts what was written in the place of what iptables prints for it, where that
+    /// is known or can be found out.
+    pub(super) fn as_written(
+        &mut self,
+        table: &Iptables,
+        aliases: &Aliases,
+        wanted: &FamilyState,
+        found: &mut BTreeMap<ChainName, Vec<Rule>>,
+    ) {
+        self.learn(table, aliases, wanted, found);
+        self.spellings.translate(table.family(), wanted, found);
+    }
+
+    /// Finds out how iptables prints the rules that are not found as they were
+    /// written.
+    fn learn(
+        &mut self,
+        table: &Iptables,
+        aliases: &Aliases,
+        wanted: &FamilyState,
+        found: &BTreeMap<ChainName, Vec<Rule>>,
+    ) {
+        // With other names for sets, rules are not written as they are wanted.
+        if !aliases.is_empty() {
+            return;
+        }
+        let pairs = found.iter().filter_map(|(name, found)| Some((name, wanted.chains.get(name)?, found)));
+        let differing = pairs.filter(|(_, wanted, found)| wanted != found);
+        let differing: Vec<_> = differing.map(|(name, wanted, found)| Differing { name, wanted, found }).collect();
+        if !differing.is_empty() {
+            self.spellings.learn(table, &differing);
+        }
+    }
+
+    fn chain(
+        &mut self,
+        family: Family,
+        wanted: &FamilyState,
+        name: ChainName,
+        found: Option<Vec<Rule>>,
+        audit: &mut Audit,
+    ) {
+        let is_left = || found.as_ref().is_none_or(Vec::is_empty) && self.left_chains.contains(family, &name);
+        let same = match (wanted.chains.get(&name), &found) {
+            (Some(wanted), Some(found)) if self.spellings.is_same(family, &name, wanted, found) => {
+                self.spellings.is_as_written(family, &name);
+                true
+            }
+            (Some(wanted), Some(found)) => {
+                let chain = Differing { name: &name, wanted, found };
+                let by_others = self.by_others;
+                !self.spellings.must_repair(family, &chain, by_others)
+            }
+            (Some(_), None) => false,
+            (None, found) => found.is_none() || is_left() || name.role() == ChainRole::Probe,
+        };
+        if !same {
+            audit.family_mut(family).chains.insert(name, found);
+        }
+    }
+
+    fn sets(
+        &mut self,
+        ipset: &mut Ipset,
+        aliases: &Aliases,
+        (families, most): (&[Family], usize),
+        wanted: &KernelState,
+        audit: &mut Audit,
+    ) -> Result<(), Error> {
+        let heads = ipset.heads()?;
+        let mut alike = Vec::new();
+        for family in families {
+            for (name, (kind, members)) in &wanted.family(*family).sets {
+                match heads.get(aliases.in_kernel(name)) {
+                    None => {
+                        audit.family_mut(*family).sets.insert(name.clone(), SetDelta::Gone);
+                    }
+                    Some(head) if head.kind != Some(*kind) => audit.replaced.push((*family, name.clone())),
+                    Some(Head { members: Some(count), .. }) if *count == members.len() => {
+                        alike.push((*family, name, members));
+                    }
+                    Some(_) => members_of(ipset, aliases, (*family, name, members), audit)?,
+                }
+            }
+        }
+        self.round(ipset, aliases, &alike, most, audit)?;
+        for name in aliases.taken().filter(|name| !heads.contains_key(name)) {
+            // It went, and the set can have its name back.
+            audit.replaced.push((name.family(), name.clone()));
+        }
+        let known: BTreeSet<&SetName> = families
+            .iter()
+            .flat_map(|family| wanted.family(*family).sets.keys())
+            .map(|name| aliases.in_kernel(name))
+            .collect();
+        let is_unneeded = |name: &SetName| {
+            families.contains(&name.family()) && !known.contains(name) && name.role() != SetRole::Probe
+        };
+        let unneeded = heads.into_keys().filter(is_unneeded);
+        for name in unneeded.collect::<Vec<_>>() {
+            let went = ipset.destroy(std::slice::from_ref(&name), Duration::ZERO)?.is_empty();
+            let was_known = aliases.taken().any(|taken| *taken == name)
+                || if went { self.left_sets.remove(&name) } else { !self.left_sets.insert(name.clone()) };
+            if !was_known {
+                audit.unneeded.push((name.family(), name, went));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares so many members of sets that have as many as they should.
+    fn round(
+        &mut self,
+        ipset: &mut Ipset,
+        aliases: &Aliases,
+        alike: &[(Family, &SetName, &BTreeSet<Member>)],
+        most: usize,
+        audit: &mut Audit,
+    ) -> Result<(), Error> {
+        let is_behind = |(family, name, _): &(Family, &SetName, _)| {
+            self.behind.as_ref().is_none_or(|(last, set)| (*family, *name) > (*last, set))
+        };
+        let begin = alike.iter().position(is_behind).unwrap_or(0);
+        let mut compared = 0;
+        for set in alike.iter().cycle().skip(begin).take(alike.len()) {
+            // One at least, however large it is, or it would never be compared.
+            if compared + set.2.len() > most && (compared > 0 || most == 0) {
+                break;
+            }
+            // A set costs something by itself.
+            compared += set.2.len() + 10;
+            members_of(ipset, aliases, *set, audit)?;
+            self.behind = Some((set.0, set.1.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Compares the members of one set.
+fn members_of(
+    ipset: &mut Ipset,
+    aliases: &Aliases,
+    (family, name, wanted): (Family, &SetName, &BTreeSet<Member>),
+    audit: &mut Audit,
+) -> Result<(), Error> {
+    let difference = match ipset.members_of(aliases.in_kernel(name), family)? {
+        Some((Some(_), members)) if members == *wanted => return Ok(()),
+        Some((Some(_), members)) => SetDelta::Changed {
+            added: members.difference(wanted).cloned().collect(),
+            removed: wanted.difference(&members).cloned().collect(),
+        },
+        Some((None, _)) => {
+            audit.replaced.push((family, name.clone()));
+            return Ok(());
+        }
+        // It went a moment ago.
+        None => SetDelta::Gone,
+    };
+    audit.family_mut(family).sets.insert(name.clone(), difference);
+    Ok(())
+}

@@ -1,0 +1,446 @@
+//! Clients of one API server, and what holds for each of their requests.
+//!
+//! - The bound of [`Limits`] holds for all clients of a [`Connector`] together.
+//! - An answer that leads elsewhere (3xx) is an error: kube would take it for a watch
+//!   that has ended, and begin the next one at once.
+//! - An answer that is no list and no watch has a bound, and so has a refusal. Lists and
+//!   watches are read piece by piece.
+//! - Where bytes come in answer to a list or a watch, that is noted with the time.
+//!   kube reports objects and failures. Where nothing changes it reports nothing,
+//!   whether the watch lives or its connection is dead. Bytes, and an end in good
+//!   order, show that it lives. That a watch was accepted shows little, and bookmarks
+//!   may be missing: a server before 1.24 sends none of a kind that does not change.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, header};
+use http_body::{Frame, SizeHint};
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::core::Status;
+use kube::{Client, Config, Resource};
+use tower::{BoxError, service_fn};
+
+use super::limits::Limits;
+use crate::metrics::{Kind, Watches};
+use crate::source::kube::objects::slim;
+use crate::source::kube::words;
+use crate::words::causes::sentence_of_parser;
+
+/// How long an answer may take to begin or to go on.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a connection may take. An API server that comes back is found at the next
+/// try, so tries are short.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an answer may be that is no list and no watch, in bytes: kube reads it as a
+/// whole. One object takes a few MiB at most.
+const ANSWER_BYTES: usize = 16 << 20;
+
+/// How npc names itself to the API server. Its audit log shows this, and its
+/// `managedFields` show the part before the slash for what npc writes.
+const AGENT_NAME: HeaderValue = HeaderValue::from_static(concat!("npc/", env!("CARGO_PKG_VERSION")));
+
+/// Why there is no client for a cluster. The text has the cause in it, so no error
+/// has it as a source that would be printed again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No kubeconfig, and not in a pod either; why.
+    #[error("found no cluster: {0}; name a kubeconfig with --kubeconfig or KUBECONFIG")]
+    NoCluster(String),
+    /// A kubeconfig cannot be used: which, and why.
+    #[error("cannot use the kubeconfig{}: {}", .0, kubeconfig_words(.1))]
+    Kubeconfig(Named, KubeconfigError),
+    /// The kubeconfig names an API server by something else than its URL.
+    #[error(
+        "cannot use the kubeconfig: the server {0:?} of the cluster is no URL that npc can use; write it as \
+         https://HOST:PORT"
+    )]
+    Server(String),
+    /// The client cannot be made.
+    #[error("cannot make a client for the API server: {}", words(.0))]
+    Client(kube::Error),
+    /// The program that the kubeconfig names for a token cannot be started: its name, and why.
+    #[error(
+        "the kubeconfig asks the program {0:?} for a token, and it cannot be started: {1}; install it, or correct \
+         users[].user.exec of the kubeconfig"
+    )]
+    Exec(String, String),
+}
+
+/// The files of a kubeconfig, as errors name them; empty where the error names the file itself.
+#[derive(Debug, Clone, Default)]
+pub struct Named(String);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, " {}", self.0) }
+    }
+}
+
+impl Error {
+    /// A kubeconfig that was read from these files cannot be used.
+    fn of_kubeconfig(files: &[PathBuf], error: KubeconfigError) -> Self {
+        let names_file = matches!(error, KubeconfigError::ReadConfig(..) | KubeconfigError::FindPath);
+        let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+        Self::Kubeconfig(Named(if names_file { String::new() } else { names.join(", ") }), error)
+    }
+}
+
+/// What is wrong with a kubeconfig, in words.
+fn kubeconfig_words(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::ReadConfig(cause, path) if cause.kind() == std::io::ErrorKind::NotFound => {
+            format!("there is no {}", path.display())
+        }
+        KubeconfigError::ReadConfig(cause, path) => format!("{} cannot be read: {}", path.display(), cause.kind()),
+        KubeconfigError::FindPath => "there is no kubeconfig, and no home directory to find one in".to_owned(),
+        KubeconfigError::CurrentContextNotSet => "it has no current-context; name one with --context".to_owned(),
+        KubeconfigError::LoadContext(name) => format!("it has no context {name:?}"),
+        KubeconfigError::LoadClusterOfContext(name) => {
+            format!("it has no cluster {name:?}, which the context names")
+        }
+        KubeconfigError::Parse(cause) => format!("it cannot be read: {}", sentence_of_parser(&cause.to_string())),
+        KubeconfigError::LoadCertificateAuthority(cause) => {
+            format!("its certificate-authority cannot be read: {}", words(cause))
+        }
+        KubeconfigError::LoadClientCertificate(cause) => {
+            format!("its client-certificate cannot be read: {}", words(cause))
+        }
+        KubeconfigError::LoadClientKey(cause) => format!("its client-key cannot be read: {}", words(cause)),
+        KubeconfigError::ParseCertificates(_) => {
+            "its certificate-authority is no certificate in PEM; give the file that kubectl works with".to_owned()
+        }
+        KubeconfigError::MissingClusterUrl => "its cluster has no server".to_owned(),
+        other => words(other),
+    }
+}
+
+/// The kubeconfig that kubectl would read, and its files. kubectl passes over files of the list in
+/// KUBECONFIG that do not exist.
+fn kubeconfig(named: Option<&Path>) -> Result<(Kubeconfig, Vec<PathBuf>), Error> {
+    let read = |path: &Path| Kubeconfig::read_from(path).map_err(|error| Error::of_kubeconfig(&[path.into()], error));
+    if let Some(path) = named {
+        return Ok((read(path)?, vec![path.into()]));
+    }
+    let listed = std::env::var_os("KUBECONFIG").unwrap_or_default();
+    let listed: Vec<PathBuf> = std::env::split_paths(&listed).filter(|path| !path.as_os_str().is_empty()).collect();
+    if listed.is_empty() {
+        let files: Vec<PathBuf> =
+            std::env::home_dir().map(|home| home.join(".kube").join("config")).into_iter().collect();
+        return match Kubeconfig::read() {
+            Ok(config) => Ok((config, files)),
+            Err(error) => Err(Error::of_kubeconfig(&files, error)),
+        };
+    }
+    let is_there =
+        |path: &&PathBuf| !std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    let files: Vec<PathBuf> = listed.iter().filter(is_there).cloned().collect();
+    let Some((first, others)) = files.split_first() else {
+        let names: Vec<String> = listed.iter().map(|path| path.display().to_string()).collect();
+        return Err(Error::NoCluster(format!("there is no {}, which KUBECONFIG names", names.join(" and no "))));
+    };
+    let mut config = read(first)?;
+    for path in others {
+        config = config.merge(read(path)?).map_err(|error| Error::of_kubeconfig(&files, error))?;
+    }
+    Ok((config, files))
+}
+
+/// How to reach the cluster that kubectl would talk to; in a pod without a kubeconfig, its own.
+async fn configuration(named: Option<&Path>, options: &KubeConfigOptions) -> Result<Config, Error> {
+    let read = match kubeconfig(named) {
+        Ok((config, files)) => {
+            let config = Config::from_custom_kubeconfig(config, options).await;
+            config.map_err(|error| Error::of_kubeconfig(&files, error))
+        }
+        Err(error) => Err(error),
+    };
+    match read {
+        Err(error) if named.is_none() && options.context.is_none() => Config::incluster().map_err(|_| match error {
+            Error::Kubeconfig(_, error @ (KubeconfigError::FindPath | KubeconfigError::ReadConfig(..))) => {
+                Error::NoCluster(kubeconfig_words(&error))
+            }
+            error => error,
+        }),
+        read => read,
+    }
+}
+
+/// Makes clients of one API server. Each has connections of its own, so behind a load
+/// balancer each may reach another server.
+#[derive(Clone)]
+pub struct Connector {
+    make: Arc<dyn Fn() -> kube::Result<Client> + Send + Sync>,
+    server: Option<Arc<str>>,
+    pub(in super::super) limits: Arc<Limits>,
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    /// Makes clients in this way.
+    pub fn new(make: impl Fn() -> kube::Result<Client> + Send + Sync + 'static) -> Self {
+        Self { make: Arc::new(make), server: None, limits: Arc::default() }
+    }
+
+    /// The URL of the API server, where it is known.
+    #[must_use]
+    pub fn server(&self) -> Option<&str> {
+        self.server.as_deref()
+    }
+
+    /// A new client.
+    ///
+    /// # Errors
+    /// If it cannot be made, as without the files that its configuration names.
+    pub fn client(&self) -> kube::Result<Client> {
+        self.noting(None)
+    }
+
+    /// A connector to the same API server whose clients have a bound of their own: what an optional request
+    /// is told to wait holds up nothing else.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { limits: Arc::default(), ..self.clone() }
+    }
+
+    /// A new client that notes what comes in answer to lists and watches.
+    pub(in super::super) fn noting(&self, watches: Option<&Watches>) -> kube::Result<Client> {
+        let client = (self.make)()?;
+        Ok(restrained(client, Arc::clone(&self.limits), watches.cloned()))
+    }
+}
+
+/// Reads how to reach the cluster that kubectl would talk to, or, in a pod, its own.
+///
+/// # Errors
+/// If nothing names a cluster, or what does cannot be read. The API server is not
+/// asked.
+pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Result<Connector, Error> {
+    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+    let mut config = configuration(kubeconfig, &options).await?;
+    let exec = config.auth_info.exec.as_ref().and_then(|exec| exec.command.clone());
+    // A request panics in kube if its server has a host and no scheme.
+    let server = &config.cluster_url;
+    if !matches!(server.scheme_str(), Some("http" | "https")) || server.authority().is_none() {
+        return Err(Error::Server(server.to_string()));
+    }
+    config.headers.push((header::USER_AGENT, AGENT_NAME));
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // kube would repeat a request up to 15 times, the first time after 5 ms, below the
+    // place where requests are counted and bounded.
+    config.default_retry = false;
+    let server = config.cluster_url.to_string();
+    let mut connector = Connector::new(move || Client::try_from(config.clone()));
+    connector.server = Some(server.trim_end_matches('/').into());
+    // What is wrong with the configuration shows now.
+    drop(connector.client().map_err(|error| match (failed_start(&error), exec) {
+        (Some(why), Some(program)) => Error::Exec(program, why),
+        _ => Error::Client(error),
+    })?);
+    Ok(connector)
+}
+
+/// Why the program that gives a token could not be started, if that is what failed.
+fn failed_start(error: &kube::Error) -> Option<String> {
+    let kube::Error::Auth(kube::client::AuthError::AuthExecStart(cause)) = error else { return None };
+    Some(match cause.kind() {
+        std::io::ErrorKind::NotFound => "it is not on the PATH".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "it may not be executed".to_owned(),
+        _ => cause.to_string(),
+    })
+}
+
+/// The namespace of the context that kubectl would use; none where it names none.
+///
+/// # Errors
+/// If the kubeconfig cannot be read, or has no such context.
+pub fn context_namespace(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Option<String>, Error> {
+    let (config, files) = self::kubeconfig(kubeconfig)?;
+    let Some(name) = context.or(config.current_context.as_deref()).filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    let Some(named) = config.contexts.iter().find(|of| of.name == name) else {
+        return Err(Error::of_kubeconfig(&files, KubeconfigError::LoadContext(name.to_owned())));
+    };
+    let namespace = named.context.as_ref().and_then(|context| context.namespace.clone());
+    Ok(namespace.filter(|namespace| !namespace.is_empty()))
+}
+
+fn restrained(client: Client, limits: Arc<Limits>, watches: Option<Watches>) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let service = service_fn(move |request: Request<Body>| {
+        let (client, limits, watches) = (client.clone(), Arc::clone(&limits), watches.clone());
+        let kind = listed_kind(request.uri().path());
+        async move {
+            limits.wait(kind).await;
+            let response: Response<Body> = client.send(request).await?;
+            limits.answered(kind, response.headers());
+            if response.status().is_redirection() {
+                return Err(redirected(&response));
+            }
+            // A refusal says nothing about objects.
+            let is_list = kind.is_some() && response.status().is_success();
+            let of = kind.zip(watches).filter(|_| is_list);
+            let left = (!is_list).then_some(ANSWER_BYTES);
+            Ok(response.map(|body| Noted { body, of, left }))
+        }
+    });
+    Client::new(service, namespace)
+}
+
+/// The error of an answer that leads elsewhere.
+fn redirected(response: &Response<Body>) -> kube::Error {
+    let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
+    let message = format!(
+        "the answer leads to {to} instead; an API server does not do this, so a proxy between may want a login"
+    );
+    kube::Error::Api(Status::failure(&message, "Redirected").with_code(response.status().as_u16()).boxed())
+}
+
+fn too_long() -> BoxError {
+    format!("the answer is longer than {} MiB, and no API server sends such a one", ANSWER_BYTES >> 20).into()
+}
+
+/// The kind that a list or a watch is of; none where it is one object.
+fn listed_kind(path: &str) -> Option<Kind> {
+    fn lists<K: Resource<DynamicType = ()>>(path: &str) -> bool {
+        path == K::url_path(&(), None)
+    }
+    let kinds = [
+        (Kind::Pod, lists::<slim::Pod> as fn(&str) -> bool),
+        (Kind::Namespace, lists::<slim::Namespace>),
+        (Kind::NetworkPolicy, lists::<slim::Policy>),
+        (Kind::Node, lists::<slim::Node>),
+    ];
+    kinds.into_iter().find(|(_, lists)| lists(path)).map(|(kind, _)| kind)
+}
+
+/// The body of an answer, whose pieces are noted.
+struct Noted {
+    body: Body,
+    of: Option<(Kind, Watches)>,
+    /// How many bytes may still come, if there is a bound.
+    left: Option<usize>,
+}
+
+impl http_body::Body for Noted {
+    type Data = <Body as http_body::Body>::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let (None | Some(Ok(_)), Some((kind, watches))) = (&frame, &self.of) {
+            watches.bytes(*kind);
+        }
+        if let (Some(left), Some(Ok(frame))) = (&mut self.left, &frame) {
+            match left.checked_sub(frame.data_ref().map_or(0, axum::body::Bytes::len)) {
+                Some(less) => *left = less,
+                None => return Poll::Ready(Some(Err(too_long()))),
+            }
+        }
+        // Wrapped once is enough: the outer client does it again.
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|error| match error {
+                kube::Error::Service(error) => error,
+                error => error.into(),
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server whose answers have no end.
+    #[tokio::test]
+    async fn an_answer_without_end_is_an_error() {
+        for code in [200, 500] {
+            let endless = service_fn(move |_: Request<Body>| async move {
+                let pieces = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1 << 16]));
+                let body = axum::body::Body::from_stream(pieces);
+                Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(body).expect("an answer"))
+            });
+            let connector = Connector::new(move || Ok(Client::new(endless, "default")));
+            let client = connector.client().expect("a client");
+            let error = client.apiserver_version().await.expect_err("it has no end");
+            assert!(words(&error).contains("longer than 16 MiB"), "{}", words(&error));
+        }
+    }
+
+    /// What an error says of a kubeconfig, with this in place of the cluster's server.
+    async fn refusal(server: &str) -> String {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let config = format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster:\n    server: {server}\n\
+             users:\n- name: u\n  user: {{token: topsecret}}\n\
+             contexts:\n- name: x\n  context: {{cluster: c, user: u}}\ncurrent-context: x\n"
+        );
+        std::fs::write(file.path(), config).expect("it is written");
+        connect(Some(file.path()), None).await.expect_err(server).to_string()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_no_url_is_refused_in_words() {
+        for server in
+            ["10.0.0.1", "10.0.0.1:6443", "api.example.com", "//api.example.com", "/", "ftp://api.example.com"]
+        {
+            let words = refusal(server).await;
+            assert!(words.contains("write it as https://HOST:PORT") && words.contains(server), "{server}: {words}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_kubeconfig_shows_none_of_its_lines() {
+        for (server, said) in [
+            ("https://h\n    server: https://h", "line 7 column 5: duplicate mapping key: server"),
+            ("https://h\n\tx: [", "line 6 column"),
+            ("https://h\nusers: {token: topsecret}", "line"),
+            ("[]", "line 6 column 13: expected string scalar"),
+        ] {
+            let words = refusal(server).await;
+            let begins = words.starts_with("cannot use the kubeconfig /");
+            assert!(begins && words.contains(": it cannot be read: line "), "{words}");
+            assert!(words.contains(said) && !words.contains('\n'), "{words}");
+            assert!(!words.contains("topsecret") && !words.contains("Policy") && !words.contains("Option"), "{words}");
+        }
+    }
+
+    #[test]
+    fn lists_and_watches_are_recognised_by_their_paths() {
+        for (path, kind) in [
+            ("/api/v1/pods", Some(Kind::Pod)),
+            ("/api/v1/namespaces", Some(Kind::Namespace)),
+            ("/apis/networking.k8s.io/v1/networkpolicies", Some(Kind::NetworkPolicy)),
+            ("/api/v1/nodes", Some(Kind::Node)),
+            ("/api/v1/nodes/node-1", None),
+            ("/version", None),
+        ] {
+            assert_eq!(listed_kind(path), kind, "{path}");
+        }
+    }
+}

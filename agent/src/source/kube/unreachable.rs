@@ -1,0 +1,71 @@
+//! Why no connection to the API server comes about, in words: the libraries below say it in names of
+//! Rust types.
+
+use std::error::Error;
+
+/// What an error means to an operator, and what to do, where libraries say it in words of their own.
+pub(super) fn words(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut texts = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        texts.push(error.to_string());
+        cause = error.source();
+    }
+    plain(&texts.join(": "))
+}
+
+/// The same of an error with its causes as text.
+fn plain(text: &str) -> Option<String> {
+    if text.contains("dns error") || text.contains("failed to lookup address") {
+        return Some(
+            "DNS knows no address of the API server's host; check the server in the kubeconfig, and the VPN or network \
+             that leads to it"
+                .to_owned(),
+        );
+    }
+    let (_, certificate) = text.split_once("invalid peer certificate: ")?;
+    let has = |names: &[&str]| names.iter().any(|name| certificate.contains(name));
+    Some(if has(&["NotValidForName"]) {
+        "the API server's certificate is for another host name; check the server in the kubeconfig, or set \
+         tls-server-name of the cluster to a name that the certificate has"
+            .to_owned()
+    } else if has(&["Expired"]) {
+        "the API server's certificate has expired; renew it, or check the clock of this machine".to_owned()
+    } else if has(&["NotValidYet"]) {
+        "the API server's certificate is not valid yet; check the clock of this machine".to_owned()
+    } else if has(&["UnknownIssuer", "CaUsedAsEndEntity", "BadSignature"]) {
+        "the authority that signed the API server's certificate is not the one of the kubeconfig; set \
+         certificate-authority or certificate-authority-data of the cluster to the authority of this API server"
+            .to_owned()
+    } else {
+        format!(
+            "the API server's certificate is not accepted ({}); check certificate-authority of the cluster in the kubeconfig",
+            certificate.trim()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_libraries_say_of_a_connection_is_said_in_words() {
+        for (text, says) in [
+            ("client error (Connect): invalid peer certificate: UnknownIssuer", "certificate-authority-data"),
+            ("client error (Connect): invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", "authority"),
+            ("client error (Connect): invalid peer certificate: certificate expired: Expired", "has expired"),
+            ("invalid peer certificate: certificate not valid for name \"h\": NotValidForName", "tls-server-name"),
+            ("invalid peer certificate: BadEncoding", "not accepted (BadEncoding)"),
+            (
+                "client error (Connect): dns error: failed to lookup address information: Name or service not known",
+                "DNS knows no address",
+            ),
+        ] {
+            let plain = plain(text).unwrap_or_else(|| panic!("{text}"));
+            assert!(plain.contains(says), "{text}: {plain}");
+            assert!(!plain.contains("Connect") && !plain.contains("OtherError"), "{plain}");
+        }
+        assert_eq!(plain("Connection refused (os error 111)"), None);
+    }
+}

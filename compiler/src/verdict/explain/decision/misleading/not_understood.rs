@@ -1,0 +1,171 @@
+//! Parts of policies that were not understood and may be why something is denied.
+
+use super::{Discrepancy, MisleadingPolicy, OtherPart};
+use crate::algebra::traffic::Traffic;
+use crate::cluster::group::{Admitted, Group, atoms};
+use crate::cluster::{Cluster, PolicyId};
+use crate::policy::finding::{self, Effect, Finding, is_below};
+use crate::policy::{Direction, Peer, Peers, PolicyRule, PortMatch, Ports, spelling};
+use crate::verdict::explain::decision::near_miss::Candidate;
+use crate::verdict::explain::question::Question;
+
+/// A decision names at most this many parts of a group's policies.
+const NAMED: usize = 3;
+
+/// How likely a part is why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Likely {
+    /// All else of its rule admits what was asked.
+    Certainly,
+    /// It may mean the other end.
+    Perhaps,
+    /// So may it, and another part of its rule was not understood either.
+    WithAnother,
+    /// The rule's ports do not admit what was asked either.
+    BesideItsPorts,
+    /// The rule's peers do not mean the other end either.
+    BesideItsPeers,
+}
+
+impl Likely {
+    /// What of the rule fails besides.
+    const fn besides(self) -> Option<OtherPart> {
+        match self {
+            Self::Certainly | Self::Perhaps | Self::WithAnother => None,
+            Self::BesideItsPorts => Some(OtherPart::Ports),
+            Self::BesideItsPeers => Some(OtherPart::Peers),
+        }
+    }
+}
+
+impl Question {
+    /// The parts of a group's policies that were not understood, and of which no other part
+    /// keeps the denied traffic out: a rule whose peers are not understood and whose ports
+    /// match, or the other way round, and a policy that allows nothing because its podSelector
+    /// or its policyTypes are not understood. The likeliest comes first. If no rule could be near because
+    /// none was understood whole, a part of one that misses besides is named too.
+    pub(in crate::verdict::explain) fn not_understood(
+        &self,
+        cluster: &Cluster,
+        group: &Group,
+        denied: &Traffic,
+        candidates: &[Candidate],
+    ) -> Vec<MisleadingPolicy> {
+        let direction = group.key.direction;
+        let policies = group.key.policies.iter();
+        let findings = policies.flat_map(|id| cluster.findings_of(*id).map(move |finding| (*id, finding)));
+        let perhaps = |is_it: bool| is_it.then_some(Likely::Perhaps);
+        let likely = |id: PolicyId, finding: &Finding| match finding.effect {
+            Effect::MatchesNothing => {
+                let rules = cluster.policy(id).rules(direction);
+                let rule = rules.iter().find(|rule| is_below(&finding.path, &rule.path))?;
+                self.is_why(cluster, group, rule, finding, denied)
+            }
+            Effect::AllowsNothing => Some(Likely::Perhaps),
+            Effect::RulesLeftOut => self.is_left_out(cluster, id, direction, denied),
+            Effect::IsolatesBoth => perhaps(cluster.policy(id).rules(direction).is_empty()),
+            // A field of the spec, unless it is the misspelt section of the other direction.
+            Effect::FieldDropped => perhaps(
+                cluster.policy(id).rules(direction).is_empty()
+                    && spelling::meant(&finding.path) != Some(direction.opposite().section()),
+            ),
+            Effect::Works | Effect::Ignored => None,
+        };
+        let mut found: Vec<(Likely, PolicyId, &Finding)> =
+            findings.filter_map(|(id, finding)| Some((likely(id, finding)?, id, finding))).collect();
+        found.retain(|(likely, ..)| likely.besides().is_none() || candidates.is_empty());
+        found.sort_by_key(|(likely, ..)| *likely);
+        let misleading = found.into_iter().map(|(likely, policy, finding)| MisleadingPolicy {
+            policy,
+            path: finding.path.clone(),
+            discrepancy: Discrepancy::NotUnderstood {
+                code: finding.code,
+                problem: finding.problem.clone(),
+                effect: finding.effect,
+                besides: likely.besides(),
+            },
+            may_be_why: true,
+        });
+        misleading.take(NAMED).collect()
+    }
+
+    /// Whether a policy whose rules are left out would admit the denied traffic with them. The input
+    /// does not have the rules of a policy that takes too much memory.
+    fn is_left_out(&self, cluster: &Cluster, id: PolicyId, direction: Direction, denied: &Traffic) -> Option<Likely> {
+        if !cluster.is_over(id) {
+            return Some(Likely::Perhaps);
+        }
+        let written = cluster.policy(cluster.as_written(id));
+        self.would_admit(cluster, written, direction, denied).then_some(Likely::Certainly)
+    }
+
+    /// Whether a part of a rule that was not understood may be why the rule does not admit the
+    /// denied traffic.
+    fn is_why(
+        &self,
+        cluster: &Cluster,
+        group: &Group,
+        rule: &PolicyRule,
+        finding: &Finding,
+        denied: &Traffic,
+    ) -> Option<Likely> {
+        let direction: Direction = group.key.direction;
+        let (subject, other) = self.ends(direction);
+        let seen = other.seen(cluster, subject, self.family);
+        let (open_peers, open_ports) = (rule.has_unread_peers(), rule.has_unread_ports());
+        let understood_peers = atoms(&rule.peers).iter().any(|atom| atom.holds(cluster, seen));
+        let admitted = Admitted::of_ports(&rule.ports, direction, &group.key.resolution);
+        let understood_ports = denied.difference(&admitted.traffic_to(seen.ports)).is_none();
+        let part = finding.path.strip_prefix(&rule.path).unwrap_or_default().trim_start_matches('.');
+        let place = || part.split(['[', ']']).nth(1).and_then(|place| place.parse::<usize>().ok());
+        if part.starts_with("ports[") {
+            // A number in quotes is a name, which was understood as one.
+            let item = match &rule.ports {
+                Ports::Everything => None,
+                Ports::AnyOf(ports) => ports.get(place()?),
+            };
+            if item != Some(&PortMatch::Nothing) {
+                return None;
+            }
+            return match (understood_ports, understood_peers, open_peers) {
+                (false, true, _) => Some(Likely::Certainly),
+                (false, false, true) => Some(Likely::WithAnother),
+                (false, false, false) => Some(Likely::BesideItsPeers),
+                (true, ..) => None,
+            };
+        }
+        if understood_peers || !open_peers {
+            return None;
+        }
+        let is_peer = part.starts_with(&format!("{}[", direction.peers_field()));
+        let means = if is_peer { self.may_mean(cluster, group, finding)? } else { Likely::Perhaps };
+        match (understood_ports, open_ports) {
+            (true, _) => Some(means),
+            (false, true) => Some(Likely::WithAnother),
+            (false, false) => Some(Likely::BesideItsPorts),
+        }
+    }
+
+    /// Whether a peer that was not understood may mean the other end. An address without a prefix
+    /// length means that address, and a host name no address that npc could know. If the policies
+    /// have no peer that was understood, they are named all the same: there is nothing else to name.
+    fn may_mean(&self, cluster: &Cluster, group: &Group, finding: &Finding) -> Option<Likely> {
+        let direction = group.key.direction;
+        if finding.code != finding::Code::CidrInvalid || finding.path.rsplit('.').next() != Some("cidr") {
+            return Some(Likely::Perhaps);
+        }
+        let (_, other) = self.ends(direction);
+        let address = self.family.and_then(|family| other.address(cluster, family));
+        match (finding.address, address) {
+            (Some(read), Some(address)) if read == address => return Some(Likely::Certainly),
+            (Some(_), None) => return Some(Likely::Perhaps),
+            _ => {}
+        }
+        let is_alone = |rule: &PolicyRule| match &rule.peers {
+            Peers::Everyone => false,
+            Peers::AnyOf(peers) => peers.iter().all(|peer| *peer == Peer::Nothing),
+        };
+        let mut rules = group.key.policies.iter().flat_map(|id| cluster.policy(*id).rules(direction));
+        rules.all(is_alone).then_some(Likely::Perhaps)
+    }
+}

@@ -1,0 +1,97 @@
+//! The parts of a rule that can fail, and what of one fails.
+
+use crate::verdict::explain::code::Code;
+use crate::verdict::explain::decision::mark::{FailedRequirement, Mark};
+
+/// A part of a rule that fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conjunct {
+    /// Whether it belongs to the peer or the port.
+    pub of: Of,
+    /// Its path below the rule: `from[0]`, `ports[1]`.
+    pub path: String,
+    /// The very things that fail, where they are less than what stands at the path.
+    pub marks: Vec<Mark>,
+    /// Which part.
+    pub part: Part,
+    /// What the rule asks for.
+    pub want: String,
+    /// What there is.
+    pub got: String,
+    /// What kind of miss that is.
+    pub code: Code,
+    /// Whether it is a port that admits a part of the many that were asked about, and one on which the
+    /// destination may listen.
+    pub admits_a_part: bool,
+    /// The one number of a port that the rule asks for, by itself or by name.
+    pub number: Option<u16>,
+    /// Whether it is a block that holds the address of a node that was asked for, which the node
+    /// translates.
+    pub holds_asked_node: bool,
+}
+
+/// The two halves of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the words of the API")]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum Of {
+    Peer,
+    Port,
+}
+
+/// The parts of a rule that can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the words of the API")]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum Part {
+    Namespace,
+    Pod,
+    Block,
+    Except,
+    Family,
+    Protocol,
+    Number,
+    Name,
+}
+
+impl Conjunct {
+    /// A part that fails as a whole.
+    pub(in crate::verdict::explain) const fn new(
+        of: Of,
+        path: String,
+        part: Part,
+        want: String,
+        got: String,
+        code: Code,
+    ) -> Self {
+        let (admits_a_part, number, holds_asked_node) = (false, None, false);
+        Self { of, path, marks: Vec::new(), part, want, got, code, admits_a_part, number, holds_asked_node }
+    }
+
+    /// The same, with the very things that fail.
+    pub(in crate::verdict::explain) fn with_marks(self, marks: Vec<Mark>) -> Self {
+        Self { marks, ..self }
+    }
+
+    /// Whether it is a selector, which means pods, and the other end is an address that no pod has.
+    pub(in crate::verdict::explain) fn is_of_other_kind(&self) -> bool {
+        (self.code, self.part) == (Code::IpBlockOutside, Part::Pod)
+    }
+
+    /// Whether all that fails are values of labels that differ by little.
+    pub(in crate::verdict::explain) fn is_slip(&self) -> bool {
+        let is_slip = |mark: &Mark| mark.requirement.as_ref().is_some_and(FailedRequirement::is_slip);
+        !self.marks.is_empty() && self.marks.iter().all(is_slip)
+    }
+
+    /// What a mark of this part asks for, and what there is.
+    #[must_use]
+    pub fn said_of(&self, mark: &Mark) -> (String, String) {
+        match &mark.requirement {
+            Some(failed) => (failed.want(), failed.got()),
+            None => (self.want.clone(), self.got.clone()),
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! One endpoint alone: the policies that isolate it, and the traffic that it may exchange with
+//! each peer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::not_isolating;
+use crate::algebra::traffic::Traffic;
+use crate::cluster::backend::BackendEnd;
+use crate::cluster::group::Groups;
+use crate::cluster::{Cluster, PodId, PolicyId};
+use crate::object::{Family, Pod};
+use crate::policy::Direction;
+use crate::verdict::explain::answer::{Unanswerable, Warning};
+use crate::verdict::explain::decision::misleading::MisleadingPolicy;
+use crate::verdict::explain::question::name::Target;
+use crate::verdict::explain::question::party::Party;
+use crate::verdict::explain::walk::ends::Finder;
+use crate::verdict::flow::End;
+use crate::verdict::matrix::{By, Matrix, Options, Selection};
+use crate::verdict::outside::{OutsideBounds, outside};
+
+/// What is said of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointExplanation {
+    /// What may come to it, and where it may send, in the order of [`Direction::ALL`].
+    pub sides: [Side; 2],
+    /// What decides nothing and the asker should know.
+    pub warnings: Vec<Warning>,
+    /// The namespaces of its pods, sorted.
+    pub namespaces: Vec<String>,
+    /// The policies that look as if they isolated its pods and do not, each with the first direction in which
+    /// it does. An address that is asked about has none, and a part of an endpoint neither.
+    pub misleading: Vec<(Direction, MisleadingPolicy)>,
+}
+
+/// What is said of one direction of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Side {
+    /// The direction.
+    pub direction: Direction,
+    /// The policies that isolate some of the endpoint's pods, and how many pods.
+    pub isolated_by: BTreeMap<PolicyId, usize>,
+    /// How many pods the endpoint has; 0 of an address, to which no policy applies.
+    pub pods: usize,
+    /// Whether policies that were not read, or that select by labels that are not known, may
+    /// isolate some of them besides.
+    pub may_be_isolated: bool,
+    /// The workloads at the other end, by what is allowed with them: their ids in a
+    /// [`Matrix`].
+    pub peers: BTreeMap<Traffic, Vec<Arc<str>>>,
+    /// The same of what is allowed with each pod of both ends.
+    pub common_peers: BTreeMap<Traffic, Vec<Arc<str>>>,
+    /// The same of what is allowed with some pods only, or in one family: replicas or families differ.
+    pub differing_peers: BTreeMap<Traffic, Vec<Arc<str>>>,
+    /// The same of what may be allowed besides: the input lacks a fact.
+    pub unknown_peers: BTreeMap<Traffic, Vec<Arc<str>>>,
+    /// What is allowed with addresses outside the cluster.
+    pub outside: OutsideBounds,
+}
+
+/// So many addresses of nodes are explained together: of pods in their networks.
+const NODE_ADDRESSES: usize = 1000;
+
+/// So many pairs of such an address and a pod are judged.
+const JUDGED: usize = 1_000_000;
+
+/// Explains an endpoint; a Service by its backends, an address or a node by the policies of the other ends, and
+/// hostNetwork pods as these. The groups are those of all endpoints ([`Groups::of_cluster`]).
+///
+/// # Errors
+/// If no object says an address of what the target means, or if it has more than can be judged.
+pub fn explain_endpoint(
+    cluster: &Cluster,
+    groups: &Groups,
+    target: &Target<'_>,
+) -> Result<EndpointExplanation, Unanswerable> {
+    let pods = pods_of(cluster, target);
+    if !pods.is_empty() {
+        let is_address = matches!(target, Target::Address(_) | Target::ServiceAddress(..));
+        let misleading = if is_address { Vec::new() } else { not_isolating::of_pods(cluster, groups, &pods) };
+        return Ok(EndpointExplanation { misleading, ..of_ends(cluster, groups, &pods, &[]) });
+    }
+    let addresses = addresses_of(cluster, target);
+    let judged = addresses.len().saturating_mul(cluster.endpoints().count());
+    if !(1..=NODE_ADDRESSES).contains(&addresses.len()) || judged > JUDGED {
+        return Err(Unanswerable::NoEndpoint);
+    }
+    Ok(of_ends(cluster, groups, &[], &addresses))
+}
+
+/// The addresses to which no policy applies that a target means.
+fn addresses_of(cluster: &Cluster, target: &Target<'_>) -> Vec<IpAddr> {
+    let of_hosts = |pods: &[PodId]| -> Vec<IpAddr> {
+        let hosts = pods.iter().filter(|pod| cluster.pod(**pod).host_network);
+        let of_pod = |pod: &PodId| -> Vec<IpAddr> {
+            if cluster.pod(*pod).is_on_every_node() {
+                return cluster.nodes().values().flatten().copied().collect();
+            }
+            Family::ALL.into_iter().filter_map(|family| Party::Host(*pod).address(cluster, family)).collect()
+        };
+        let addresses: BTreeSet<IpAddr> = hosts.flat_map(of_pod).collect();
+        addresses.into_iter().collect()
+    };
+    match target {
+        Target::Address(address) => vec![*address],
+        Target::Node { addresses, .. } => addresses.clone(),
+        Target::Pod(pod) => of_hosts(&[*pod]),
+        Target::Pods(pods) => of_hosts(pods),
+        Target::Service(_) | Target::ServiceAddress(..) | Target::Blocks(_) | Target::Any | Target::Outside => {
+            Vec::new()
+        }
+    }
+}
+
+/// A part of an endpoint: pods that are judged alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointPart {
+    /// The pods.
+    pub pods: Vec<PodId>,
+    /// What is said of them.
+    pub explanation: EndpointExplanation,
+}
+
+/// An endpoint with more kinds of pods is not explained by its parts.
+const PARTS: usize = 32;
+
+/// Explains a workload or a Service by its parts, where its pods may exchange different traffic
+/// with others; none where all may exchange the same.
+#[must_use]
+pub fn explain_parts(cluster: &Cluster, groups: &Groups, target: &Target<'_>) -> Vec<EndpointPart> {
+    let pods = pods_of(cluster, target);
+    let mut alike = BTreeMap::<_, Vec<PodId>>::new();
+    for pod in &pods {
+        let kind = (cluster.class_of(*pod), Direction::ALL.map(|direction| groups.of(*pod, direction)));
+        alike.entry(kind).or_default().push(*pod);
+    }
+    // A namespace, or an address, is no whole of which one could expect that it is judged alike.
+    let workload = |pod: &PodId| cluster.pod(*pod).workload.as_ref();
+    let is_whole = matches!(target, Target::Service(_))
+        || pods
+            .first()
+            .is_some_and(|first| workload(first).is_some() && pods.iter().all(|pod| workload(pod) == workload(first)));
+    if !is_whole || !(2..=PARTS).contains(&alike.len()) {
+        return Vec::new();
+    }
+    let own: BTreeSet<String> = pods.iter().map(|pod| id_of(cluster.pod(*pod))).collect();
+    let mut parts: Vec<EndpointPart> = Vec::new();
+    for pods in alike.into_values() {
+        let explanation = of_ends(cluster, groups, &pods, &[]);
+        let same = parts.iter_mut().find(|part| is_same(&part.explanation, &explanation, &own));
+        match same {
+            Some(part) => part.pods.extend(pods),
+            None => parts.push(EndpointPart { pods, explanation }),
+        }
+    }
+    if parts.len() > 1 { parts } else { Vec::new() }
+}
+
+/// The id of a pod's workload in a [`Matrix`].
+fn id_of(pod: &Pod) -> String {
+    let (kind, name) = pod.identity();
+    format!("{}/{kind}/{name}", pod.namespace)
+}
+
+/// Whether two parts may exchange the same with all that is no part of the whole.
+fn is_same(one: &EndpointExplanation, other: &EndpointExplanation, own: &BTreeSet<String>) -> bool {
+    let others = |peers: &Peers| -> Peers {
+        let peers = peers.iter().map(|(traffic, ids)| {
+            let ids: Vec<Arc<str>> = ids.iter().filter(|id| !own.contains(&***id)).cloned().collect();
+            (traffic.clone(), ids)
+        });
+        peers.filter(|(_, ids)| !ids.is_empty()).collect()
+    };
+    one.sides.iter().zip(&other.sides).all(|(one, other)| {
+        others(&one.peers) == others(&other.peers)
+            && others(&one.unknown_peers) == others(&other.unknown_peers)
+            && one.outside == other.outside
+    })
+}
+
+/// The pods of an endpoint to which policies can apply.
+fn pods_of(cluster: &Cluster, target: &Target<'_>) -> Vec<PodId> {
+    let pods: Vec<PodId> = match target {
+        Target::Pod(pod) => vec![*pod],
+        Target::Pods(pods) => pods.clone(),
+        Target::Address(address) => cluster.holders(*address, cluster.home(*address)).to_vec(),
+        Target::Service(service) | Target::ServiceAddress(service, _) => {
+            let pod = |end| if let BackendEnd::Pod(pod) = end { Some(pod) } else { None };
+            cluster.behind(service).unwrap_or_default().into_iter().filter_map(pod).collect()
+        }
+        Target::Node { .. } | Target::Blocks(_) | Target::Any | Target::Outside => Vec::new(),
+    };
+    pods.into_iter().filter(|pod| cluster.class_of(*pod).is_some()).collect()
+}
+
+/// What is said of pods, or of addresses to which no policy applies.
+fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAddr]) -> EndpointExplanation {
+    let own: BTreeSet<PodId> = pods.iter().copied().collect();
+    let is_own = |ends: &[End]| {
+        ends.iter().any(|end| match end {
+            End::Pod(pod) => own.contains(pod),
+            End::Address(address) | End::Unread(address) => addresses.contains(address),
+        })
+    };
+    // One pod is not what its workload is: replicas may differ.
+    let by = if is_part(cluster, &own) { By::Pod } else { By::Workload };
+    let options = Options { by, addresses: addresses.to_vec() };
+    let side = |direction| {
+        let mut isolated_by = BTreeMap::new();
+        for group in pods.iter().filter_map(|pod| groups.of(*pod, direction)) {
+            for policy in &groups.get(group).key.policies {
+                *isolated_by.entry(cluster.as_written(*policy)).or_default() += 1;
+            }
+        }
+        let addresses = addresses.iter().map(|address| End::of_asked_address(cluster, *address));
+        let ends = pods.iter().map(|pod| End::Pod(*pod)).chain(addresses);
+        let outside = outside(cluster, groups, ends.clone(), direction);
+        let shown = |ends: &[End]| match direction {
+            Direction::Egress => (is_own(ends), true),
+            Direction::Ingress => (true, is_own(ends)),
+        };
+        let selection = Selection { shown: &shown, traffic: Traffic::all() };
+        let matrix = Matrix::part(cluster, groups, &options, &selection);
+        let [peers, common_peers, differing_peers, unknown_peers] = peers(cluster, &matrix, direction);
+        let may_be_isolated = { ends }.any(|end| !end.deciding(cluster, groups, direction, None).is_certain());
+        let pods = pods.len();
+        Side {
+            direction,
+            isolated_by,
+            pods,
+            may_be_isolated,
+            peers,
+            common_peers,
+            differing_peers,
+            unknown_peers,
+            outside,
+        }
+    };
+    let ends = Finder { cluster, groups };
+    let namespaces: BTreeSet<String> = pods.iter().map(|pod| cluster.pod(*pod).namespace.clone()).collect();
+    let namespaces = Vec::from_iter(namespaces);
+    let (sides, warnings) = (Direction::ALL.map(side), ends.contested(&ends.pods(pods)));
+    EndpointExplanation { namespaces, sides, warnings, misleading: Vec::new() }
+}
+
+/// Workloads at the other end, by traffic.
+type Peers = BTreeMap<Traffic, Vec<Arc<str>>>;
+
+/// What is allowed between own pods and those of a workload.
+#[derive(Default)]
+struct WithPeer {
+    traffic: Traffic,
+    unknown: Traffic,
+    /// What every pair may exchange; none before the first pair.
+    common: Option<Traffic>,
+}
+
+/// The workloads at the other end, by what is allowed with some pod, with each, with some only,
+/// and by what may be allowed besides.
+fn peers(cluster: &Cluster, matrix: &Matrix<'_>, direction: Direction) -> [Peers; 4] {
+    let rows = 0..matrix.endpoints().len();
+    let is_own = |row: &usize| match direction {
+        Direction::Egress => matrix.is_shown(*row).0,
+        Direction::Ingress => matrix.is_shown(*row).1,
+    };
+    let own: Vec<usize> = rows.clone().filter(is_own).collect();
+    let mut by_workload = BTreeMap::<Arc<str>, WithPeer>::new();
+    for other in rows {
+        let workload = workload_id(cluster, matrix, other);
+        for own in own.iter().filter(|own| **own != other || matrix.has_replicas(other)) {
+            let (from, to) = if direction == Direction::Ingress { (other, *own) } else { (*own, other) };
+            let with = by_workload.entry(Arc::clone(&workload)).or_default();
+            let has = |row, family| matrix.ends(row).any(|end| end.address(cluster, family).is_some());
+            // In each family that both have, and where an end has no address yet.
+            let mut with_all = Family::ALL.map(|of| (has(from, of) && has(to, of)).then(Traffic::none));
+            let mut pending = Traffic::none();
+            for cell in matrix.between(from, to) {
+                with.traffic = with.traffic.union(&cell.traffic);
+                with.unknown = with.unknown.union(&cell.unknown);
+                let with_each = cell.traffic.difference(&cell.differs);
+                match cell.family {
+                    Some(family) => with_all[family as usize] = Some(with_each),
+                    None => pending = pending.union(&with_each),
+                }
+            }
+            let in_all = with_all.into_iter().flatten().reduce(|all, of| all.intersection(&of));
+            let with_each = in_all.map_or(pending.clone(), |in_all| in_all.union(&pending));
+            with.common = Some(match &with.common {
+                Some(common) => common.intersection(&with_each),
+                None => with_each,
+            });
+        }
+    }
+    let mut peers = [const { Peers::new() }; 4];
+    for (id, WithPeer { traffic, unknown, common }) in by_workload {
+        let unknown = unknown.difference(&traffic);
+        let common = common.unwrap_or_default();
+        let differs = traffic.difference(&common);
+        for (traffic, peers) in [traffic, common, differs, unknown].into_iter().zip(&mut peers) {
+            if !traffic.is_none() {
+                peers.entry(traffic).or_default().push(Arc::clone(&id));
+            }
+        }
+    }
+    peers
+}
+
+/// The id that the workload of a row has in a matrix by workload.
+fn workload_id(cluster: &Cluster, matrix: &Matrix<'_>, row: usize) -> Arc<str> {
+    let endpoint = &matrix.endpoints()[row];
+    let Some(End::Pod(pod)) = matrix.ends(row).next().filter(|_| endpoint.kind == "Pod") else {
+        return Arc::clone(&endpoint.id);
+    };
+    let pod = cluster.pod(pod);
+    let (kind, name) = pod.identity();
+    format!("{}/{kind}/{name}", pod.namespace).into()
+}
+
+/// Whether these pods are a part of a workload only, and few enough to be judged one by one.
+fn is_part(cluster: &Cluster, own: &BTreeSet<PodId>) -> bool {
+    let workload = |pod: PodId| {
+        let pod = cluster.pod(pod);
+        pod.workload.as_ref().map(|of| (&pod.namespace, of))
+    };
+    let workloads: BTreeSet<_> = own.iter().filter_map(|pod| workload(*pod)).collect();
+    own.len() <= JUDGED_BY_POD
+        && cluster.named().any(|(id, pod)| {
+            pod.is_endpoint() && !own.contains(&id) && workload(id).is_some_and(|of| workloads.contains(&of))
+        })
+}
+
+/// So many pods that are a part of a workload are judged one by one.
+const JUDGED_BY_POD: usize = 16;
