@@ -190,7 +190,7 @@ fn unread(errors: impl Iterator<Item = anyhow::Error>) -> anyhow::Result<Vec<Str
 fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>) -> Stop {
     match (error, &from.target) {
         (Unanswerable::NoEndpoint, Target::Service(service)) if service.routing.external_name.is_some() => Stop::new(
-            Exit::Input,
+            Exit::Unknown,
             format!(
                 "{} leads to the DNS name {} (type ExternalName) and to no pod, so no policy is about it; ask about flows \
                  to the addresses of that name: npc explain SRC ADDRESS",

@@ -67,7 +67,7 @@ fn a_label_on_the_workload_alone_goes_to_its_template_though_other_policies_sele
     let helps = helps(&denied);
     assert_eq!(helps.len(), 1, "{}", denied.out);
     for text in [
-        "default/deploy/cart lacks what the podSelector of a policy asks for; add this to its spec.template.metadata.labels:\ntier: back",
+        "default/deploy/cart is the other end, and lacks what the rule asks for; add this to its spec.template.metadata.labels:\ntier: back",
         "default/deploy/web -> default/deploy/cart",
     ] {
         assert!(helps[0].contains(text), "{text}: {}", denied.out);

@@ -183,8 +183,8 @@ fn a_policy_that_allows_nothing_is_shown_with_what_of_it_isolates() {
         &answer,
         &[
             "denied[default-deny-only]",
-            "  --> networkpolicy default/deny  spec.policyTypes\n",
-            "policyTypes:",
+            "  --> networkpolicy default/deny  spec.policyTypes[0]\n",
+            "  |   - Ingress\n  |     ^^^^^^^ isolates",
             "isolates its pods for ingress, and no rule admits anything",
         ],
     );
@@ -272,7 +272,8 @@ fn a_label_on_the_workload_and_not_in_its_template_is_said_as_from_files() {
         &[
             "denied[peer-label-missing]",
             "the deployment itself has a label tier (metadata.labels), which its pods do not get",
-            "add this to spec.template.metadata.labels of default/deploy/cart:\n           tier: backend\n",
+            "default/deploy/cart is the other end, and lacks what the rule asks for; add this to its \
+             spec.template.metadata.labels:\n           tier: backend\n",
         ],
     );
     let near = "near[subject-near-miss]: networkpolicy default/backend wants tier=backend, there is tier=backend in \

@@ -182,7 +182,9 @@ fn json_is_as_documented() {
         "ingress": ingress, "breaks": null, "alike": null,
     });
     let fix = json!({
-        "flows": [0], "direction": "Ingress", "policy": "shop/api", "object": policy("api"),
+        "flows": [0], "after": 0, "direction": "Ingress", "policy": "shop/api", "object": policy("api"),
+        "command": "kubectl -n shop patch networkpolicy api --type=json -p '[{\"op\":\"add\",\"path\":\"/spec/ingress/1/from/0/namespaceSelector\",\
+                    \"value\":{\"matchLabels\":{\"kubernetes.io/metadata.name\":\"monitoring\"}}}]'",
         "patch": [{"op": "add", "path": "/spec/ingress/1/from/0/namespaceSelector",
             "value": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
         "create": null, "then": null, "sharedText": null, "verified": true, "opens": [], "closes": [], "backendOf": [], "wouldClose": [],
@@ -432,10 +434,11 @@ fn who_else_lists_an_address_is_said_and_decides_nothing() {
   ingress  default/pod/real   DENY   isolated by networkpolicy/real, which has no rule for ingress
 
 denied[default-deny-only]: the policies that isolate it allow nothing in this direction
-  --> in.yaml:23:49  networkpolicy default/real  spec.policyTypes
+  --> in.yaml:23:63  networkpolicy default/real  spec.policyTypes[0]
    |
 23 | spec: {podSelector: {matchLabels: {app: real}}, policyTypes: [Ingress]}
-   |                                                 ^^^^^^^^^^^^^^^^^^^^^^ isolates its pods for ingress, and no rule admits anything
+   |                                                               ^^^^^^^
+   |                                                               isolates its pods for ingress, and no rule admits anything
    = help: add this to spec.ingress of networkpolicy default/real:
            - from:
              - podSelector: {matchLabels: {app: other}}

@@ -15,7 +15,8 @@ fn a_label_on_the_workload_alone_goes_to_its_template() {
     let policy = policy("name: api", "ingress: [{from: [{podSelector: {matchLabels: {tier: back}}}]}]");
     let yaml = [deployment("cart", "{app: cart, tier: back}"), deployment("api", "{}"), policy].concat();
     let answer = Files::of(&yaml).npc("explain", &["cart", "api:8080"]);
-    let expected = "add this to spec.template.metadata.labels of default/deploy/cart:\n           tier: back\n";
+    let expected = "default/deploy/cart is the other end, and lacks what the rule asks for; add this to its \
+                    spec.template.metadata.labels:\n           tier: back\n";
     assert!(answer.out.contains(expected), "{}", answer.out);
     // Also where the workload does not have it: the rule means what it says.
     let without = Files::of(&yaml.replace(", tier: back}", "}")).npc("explain", &["cart", "api:8080"]);

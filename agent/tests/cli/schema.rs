@@ -297,7 +297,7 @@ fn near_policies_have_the_stretch_of_the_file_that_they_are_about() {
     let near = &json["flows"][0]["egress"]["near"][0];
     let mark = serde_json::json!({
         "path": "spec.policyTypes", "want": near["want"], "got": near["got"],
-        "range": {"file": "in.yaml", "line": 10, "column": 16, "endLine": 10, "endColumn": 25},
+        "range": {"file": "in.yaml", "line": 10, "column": 3, "endLine": 10, "endColumn": 25},
     });
     assert_eq!(near["marks"], serde_json::json!([mark]), "{json}");
 }

@@ -172,8 +172,9 @@ impl Stages {
 
         let gone = delta.sets.iter().filter(|(_, change)| **change == SetDelta::Gone).map(|(name, _)| name.clone());
         // A shadow may be one that an earlier plan left.
-        let cleared: BTreeSet<SetName> = shadows.into_values().chain(gone).collect();
-        stages.clear.extend(cleared.into_iter().map(SetWrite::Destroy));
+        let mut cleared = BTreeSet::new();
+        let once = shadows.into_values().chain(gone).filter(|name| cleared.insert(name.clone()));
+        stages.clear.extend(once.map(SetWrite::Destroy));
         stages
     }
 

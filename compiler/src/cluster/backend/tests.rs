@@ -156,14 +156,6 @@ fn a_node_with_a_local_policy_looks_at_its_own_endpoints() {
 }
 
 #[test]
-fn endpoints_of_which_no_node_is_known_may_be_on_different_nodes() {
-    let listed = cluster(&[], vec![slice(&["+203.0.113.1", "~203.0.113.2", "-203.0.113.3"], None)]);
-    let port = port(TargetPort::Number(80));
-    let both = ["203.0.113.1:6443", "203.0.113.2:6443"];
-    assert_eq!(shown(&listed, listed.local_backends(&service(&port), &port)), both);
-}
-
-#[test]
 fn without_a_selector_and_without_slices_nothing_says_where_a_service_leads() {
     let cluster = cluster(&["ns/a app=a 10.0.0.1"], Vec::new());
     let port = port(TargetPort::Number(8080));

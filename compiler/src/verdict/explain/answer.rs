@@ -452,7 +452,7 @@ impl FlowExplanation {
     #[must_use]
     pub fn missing(&self) -> Vec<Missing> {
         let mut missing = Vec::new();
-        for flow in self.flows.iter().filter(|flow| flow.verdict == Verdict::Unknown) {
+        for flow in &self.flows {
             for fact in &flow.missing {
                 // If the source is a Service, the fact is about the source.
                 let is_source = matches!(fact, MissingFact::Backends { .. }) && flow.via.is_none();
@@ -461,7 +461,7 @@ impl FlowExplanation {
             }
             let ends = [(&flow.from, &flow.to), (&flow.to, &flow.from)];
             for (decision, (subject, other)) in flow.decisions.iter().flatten().zip(ends) {
-                if decision.reason == Reason::Unknown {
+                if flow.verdict == Verdict::Unknown && decision.reason == Reason::Unknown {
                     missing.extend(decision.missing.iter().map(|fact| Missing {
                         fact: fact.clone(),
                         subject: subject.clone(),

@@ -21,7 +21,7 @@ use std::time::Duration;
 use http::{HeaderValue, Request, Response, header};
 use http_body::{Frame, SizeHint};
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError};
 use kube::core::Status;
 use kube::{Client, Config, Resource};
 use tower::{BoxError, service_fn};
@@ -108,17 +108,29 @@ fn kubeconfig_words(error: &KubeconfigError) -> String {
         }
         KubeconfigError::Parse(cause) => format!("it cannot be read: {}", sentence_of_parser(&cause.to_string())),
         KubeconfigError::LoadCertificateAuthority(cause) => {
-            format!("its certificate-authority cannot be read: {}", words(cause))
+            format!("its certificate-authority cannot be read: {}", data_words(cause))
         }
         KubeconfigError::LoadClientCertificate(cause) => {
-            format!("its client-certificate cannot be read: {}", words(cause))
+            format!("its client-certificate cannot be read: {}", data_words(cause))
         }
-        KubeconfigError::LoadClientKey(cause) => format!("its client-key cannot be read: {}", words(cause)),
+        KubeconfigError::LoadClientKey(cause) => format!("its client-key cannot be read: {}", data_words(cause)),
         KubeconfigError::ParseCertificates(_) => {
             "its certificate-authority is no certificate in PEM; give the file that kubectl works with".to_owned()
         }
         KubeconfigError::MissingClusterUrl => "its cluster has no server".to_owned(),
         other => words(other),
+    }
+}
+
+/// Why a file that a kubeconfig names, or data in it, cannot be read.
+fn data_words(error: &LoadDataError) -> String {
+    match error {
+        LoadDataError::ReadFile(cause, path) if cause.kind() == std::io::ErrorKind::NotFound => {
+            format!("there is no {}", path.display())
+        }
+        LoadDataError::ReadFile(cause, path) => format!("{}: {}", path.display(), cause.kind()),
+        LoadDataError::DecodeBase64(_) => "its data is no base64".to_owned(),
+        LoadDataError::NoBase64DataOrFile => "it has neither data nor a file".to_owned(),
     }
 }
 
