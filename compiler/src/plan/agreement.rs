@@ -61,9 +61,19 @@ fn judge_alike(was: &Tree<'_>, is: &Tree<'_>, delta: &Delta, address: IpAddr) ->
         (true, true) => {
             let (before, after) = (was.traverse(address).rules, is.traverse(address).rules);
             // A tree that leads nowhere is that of a kernel which another program changed.
-            before == after && after.is_some_and(|rules| sets_of(&rules).all(|set| !delta.sets.contains_key(set)))
+            before == after && after.is_some_and(|rules| sets_of(&rules).all(|set| answers_alike(delta, set)))
         }
         _ => false,
+    }
+}
+
+/// Whether a set that the rules of an address's group ask answers them alike, before and after. They ask isolated
+/// sets about that address alone, and each direction says whether that is isolated before and after.
+fn answers_alike(delta: &Delta, set: &SetName) -> bool {
+    match delta.sets.get(set) {
+        None => true,
+        Some(SetDelta::Changed { .. }) => set.is_isolated_set(),
+        Some(SetDelta::Created(..) | SetDelta::Remade(..) | SetDelta::Gone) => false,
     }
 }
 

@@ -12,7 +12,7 @@
 //! It serves also while the kernel refuses rules or sets of some pods: what is refused stays as it is,
 //! and the sets of others go ahead.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::delta::{Delta, SetDelta, StateView};
@@ -85,9 +85,11 @@ fn go_ahead(
         if refused.iter().any(|name| name.family() == family && name.is_dispatch()) {
             return;
         }
-        for direction in Direction::ALL {
-            endpoints(ahead, wanted, [was, is], direction, peers_change);
-        }
+        let sides = Direction::ALL.map(|direction| Side::new([was, is], direction));
+        newcomers(ahead, wanted, &sides);
+        let [one, other] = &sides;
+        endpoints(ahead, wanted, [one, other], peers_change);
+        endpoints(ahead, wanted, [other, one], peers_change);
     }
 }
 
@@ -162,6 +164,79 @@ impl Staying {
     }
 }
 
+/// The tree of a direction, as it is and as it is to be.
+struct Side<'a> {
+    isolated: SetName,
+    direction: Direction,
+    was: Tree<'a>,
+    is: Tree<'a>,
+    /// By which answers of sets the tree that is there leads to the rules of its groups.
+    leaves: BTreeMap<Vec<&'a Rule>, Vec<(&'a SetName, bool)>>,
+}
+
+impl<'a> Side<'a> {
+    fn new([was, is]: [StateView<'a>; 2], direction: Direction) -> Self {
+        let isolated = SetName::isolated(was.family, direction);
+        let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
+        let leaves = was.leaves();
+        Self { isolated, direction, was, is, leaves }
+    }
+
+    /// The answers of sets that lead to the rules that are to judge an address; none if no way leads to them.
+    fn way(&self, address: IpAddr) -> Option<Vec<(&SetName, bool)>> {
+        let after = self.is.traverse(address).rules?;
+        let answers = self.leaves.get(&after)?;
+        // Another's name in the tree is that of a plan that was cut short.
+        let is_known = answers.iter().all(|(set, _)| set.is_of(self.direction));
+        is_known.then(|| answers.iter().copied().chain([(&self.isolated, true)]).collect())
+    }
+
+    /// Whether the address is isolated in a state, and judged by the rules that it is to have and by sets that
+    /// answer them as wanted.
+    fn is_there(&self, ahead: &FamilyState, wanted: &FamilyState, address: IpAddr) -> bool {
+        let now = Tree::new(StateView { family: Family::of(&address), held: ahead, delta: None }, self.direction);
+        let after = self.is.traverse(address).rules;
+        now.is_isolated(address)
+            && now.traverse(address).rules == after
+            && after.iter().flat_map(|rules| sets_of(rules)).all(|set| answers_as_wanted(ahead, wanted, set, address))
+    }
+}
+
+/// Whether a set answers the rules of an address's group as wanted. They ask isolated sets about that address alone.
+fn answers_as_wanted(ahead: &FamilyState, wanted: &FamilyState, set: &SetName, address: IpAddr) -> bool {
+    if set.is_isolated_set() {
+        holds(ahead, set, address) == holds(wanted, set, address)
+    } else {
+        ahead.sets.get(set) == wanted.sets.get(set)
+    }
+}
+
+/// Has an address join the groups that are to judge it in these directions, or none of them.
+fn join(ahead: &mut FamilyState, wanted: &FamilyState, sides: &[&Side<'_>], address: IpAddr) {
+    let ways: Option<Vec<_>> = sides.iter().map(|side| side.way(address)).collect();
+    let Some(ways) = ways else { return };
+    let steps = ways.into_iter().flatten();
+    let before: Vec<(&SetName, bool)> = steps.map(|(set, yes)| (set, put(ahead, set, address, yes))).collect();
+    // In a kernel that another program changed, a way can ask one set twice.
+    if !sides.iter().all(|side| side.is_there(ahead, wanted, address)) {
+        // The last first: of a set that was asked twice, that is what it was.
+        for (set, was_there) in before.into_iter().rev() {
+            put(ahead, set, address, was_there);
+        }
+    }
+}
+
+/// Has endpoints that nothing isolates, and that are to be isolated in both directions, join both groups at once:
+/// the rules of each may ask whether the endpoint is isolated in the other direction.
+fn newcomers(ahead: &mut FamilyState, wanted: &FamilyState, [one, other]: &[Side<'_>; 2]) {
+    let is_new = |address: &IpAddr| {
+        other.is.is_isolated(*address) && !one.was.is_isolated(*address) && !other.was.is_isolated(*address)
+    };
+    for address in one.is.isolated().into_iter().filter(is_new) {
+        join(ahead, wanted, &[one, other], address);
+    }
+}
+
 /// Has endpoints leave, and join groups that are there as they are to be.
 ///
 /// How one direction judges a segment in the middle of a TCP connection depends
@@ -169,61 +244,38 @@ impl Staying {
 /// in the other as it is to be, and changes groups only once it has joined the
 /// other; and while peers change, isolation changes only where the other direction
 /// has no say.
-fn endpoints(
-    ahead: &mut FamilyState,
-    wanted: &FamilyState,
-    [was, is]: [StateView<'_>; 2],
-    direction: Direction,
-    peers_change: bool,
-) {
-    let family = was.family;
-    let isolated = SetName::isolated(family, direction);
-    let [other_was, other_is] = [was, is].map(|view| Tree::new(view, direction.opposite()));
-    let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
-    let leaves = was.leaves();
-    let stays_in_other = |address| other_was.is_isolated(address) && other_is.is_isolated(address);
+fn endpoints(ahead: &mut FamilyState, wanted: &FamilyState, [side, other]: [&Side<'_>; 2], peers_change: bool) {
+    let Side { was, is, isolated, .. } = side;
+    let stays_in_other = |address| other.was.is_isolated(address) && other.is.is_isolated(address);
     let may_leave = |ahead: &FamilyState, address| {
-        let (before, after) = (other_was.traverse(address).rules, other_is.traverse(address).rules);
-        let sets_are_as_wanted =
-            || after.iter().flat_map(|rules| sets_of(rules)).all(|set| ahead.sets.get(set) == wanted.sets.get(set));
-        !other_is.is_isolated(address)
-            || (other_was.is_isolated(address) && !peers_change && before == after && sets_are_as_wanted())
+        let (before, after) = (other.was.traverse(address).rules, other.is.traverse(address).rules);
+        let are_as_wanted = || {
+            let mut sets = after.iter().flat_map(|rules| sets_of(rules));
+            sets.all(|set| answers_as_wanted(ahead, wanted, set, address))
+        };
+        !other.is.is_isolated(address)
+            || (other.was.is_isolated(address) && !peers_change && before == after && are_as_wanted())
     };
     let addresses: BTreeSet<IpAddr> = was.isolated().into_iter().chain(is.isolated()).collect();
     for address in addresses {
         let joins = match (was.is_isolated(address), is.is_isolated(address)) {
             (true, false) => {
                 if may_leave(ahead, address) {
-                    put(ahead, &isolated, address, false);
+                    put(ahead, isolated, address, false);
                 }
                 continue;
             }
-            (false, joins) => joins && !(peers_change && stays_in_other(address)),
+            (false, joins) => joins && !holds(ahead, isolated, address) && !(peers_change && stays_in_other(address)),
             // An endpoint that changes groups while peers change takes rules, too.
             (true, true) => {
-                let has_joined = || holds(ahead, &SetName::isolated(family, direction.opposite()), address);
+                let has_joined = || holds(ahead, &other.isolated, address);
                 !peers_change
                     && was.traverse(address).rules != is.traverse(address).rules
-                    && (!other_is.is_isolated(address) || has_joined())
+                    && (!other.is.is_isolated(address) || has_joined())
             }
         };
-        let after = is.traverse(address).rules;
-        let Some(answers) = after.as_ref().and_then(|rules| leaves.get(rules)).filter(|_| joins) else { continue };
-        let is_as_wanted = |set: &SetName| ahead.sets.get(set) == wanted.sets.get(set);
-        // Another's name in the tree is that of a plan that was cut short.
-        let is_known = |(set, _): &(&SetName, bool)| set.is_of(direction);
-        if !after.iter().flat_map(|rules| sets_of(rules)).all(is_as_wanted) || !answers.iter().all(is_known) {
-            continue;
-        }
-        let answers = answers.iter().copied().chain([(&isolated, true)]);
-        let before: Vec<(&SetName, bool)> = answers.map(|(set, yes)| (set, put(ahead, set, address, yes))).collect();
-        // In a kernel that another program changed, a way can ask one set twice.
-        let now = Tree::new(StateView { family, held: ahead, delta: None }, direction);
-        if !now.is_isolated(address) || now.traverse(address).rules != after {
-            // The last first: of a set that was asked twice, that is what it was.
-            for (set, was_there) in before.into_iter().rev() {
-                put(ahead, set, address, was_there);
-            }
+        if joins {
+            join(ahead, wanted, &[side], address);
         }
     }
 }
