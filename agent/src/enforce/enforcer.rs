@@ -149,15 +149,16 @@ impl<K: Kernel> Enforcer<K> {
         self.writer.established.index.source_says(pod_cidrs);
     }
 
-    /// Takes in what happened in the cluster. Nothing comes of it before the
+    /// Takes in what happened in the cluster, of each namespace as one change. Nothing comes of it before the
     /// next pass. What makes thousands of rules waits longer, until these are loaded
-    /// ([`Engine::offer`]).
+    /// ([`Engine::offer_all`]).
     pub fn take(&mut self, events: impl IntoIterator<Item = Event>) {
-        for event in events {
+        let events: Vec<Event> = events.into_iter().collect();
+        for event in &events {
             let is_of_pod = matches!(event, Event::Pod(_) | Event::PodGone(_));
             self.changed = self.changed.max(if is_of_pod { Changed::Pods } else { Changed::NoPods });
-            self.engine.offer(event);
         }
+        self.engine.offer_all(events);
     }
 
     /// Makes the kernel equal to what the cluster asks for, as far as the engine knows it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{FamilyState, KernelState, Plan, Step};
@@ -19,8 +19,11 @@ use crate::dataplane::probe::Supported;
 use crate::dataplane::{Error, Failures, Kernel};
 
 /// If the kernel refuses to change more sets than this, pods of that family wait. Each takes a read of the
-/// kernel.
+/// kernel, and a kernel without memory refuses all.
 const REFUSED_SETS: usize = 8;
+
+/// So long the agent's loop may be taken to find out which sets the kernel refuses.
+const FINDING_REFUSED: Duration = Duration::from_millis(500);
 
 /// Writes rulesets to a kernel, and knows whether it holds the last one.
 #[derive(Debug)]
@@ -319,6 +322,7 @@ impl<K: Kernel> Writer<K> {
             self.established.rules_were_lost();
         }
         let mut refused = BTreeSet::new();
+        let begun = Instant::now();
         loop {
             let unread: BTreeSet<Family> = failed.families().collect();
             let ahead = held.ahead_without(wanted, &refused);
@@ -327,7 +331,7 @@ impl<K: Kernel> Writer<K> {
             let new: Vec<SetName> = of_writes.filter_map(|(_, error)| error.refused_set()).cloned().collect();
             let known = refused.len();
             refused.extend(new);
-            if refused.len() == known || known >= REFUSED_SETS {
+            if refused.len() == known || known >= REFUSED_SETS || begun.elapsed() >= FINDING_REFUSED {
                 break;
             }
             // A part of these writes is in the kernel.

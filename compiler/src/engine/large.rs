@@ -40,7 +40,7 @@ use super::key::PodKey;
 use super::local::Weight;
 use super::prospect::PreparedLeaf;
 use super::{Engine, Event};
-use crate::object::{Family, Pod};
+use crate::object::{Family, NetworkPolicy, Pod};
 use crate::policy::Policy;
 
 /// A commit takes away at most the limit of a change that is not large, divided by this, of the sets that
@@ -83,6 +83,19 @@ pub struct Wait<'a> {
     pub loaded: usize,
 }
 
+/// Events of a namespace that came together.
+#[derive(Debug, Default)]
+struct Together {
+    count: usize,
+    /// What the policies among them make.
+    weight: Weight,
+    has_policies: bool,
+    /// How many of them are about pods of this node.
+    pods: usize,
+    /// Whether one is to wait by itself.
+    has_large: bool,
+}
+
 /// Whether events wait, and for what.
 #[derive(Debug, Default)]
 pub(super) struct Large {
@@ -121,6 +134,60 @@ impl Engine {
         self.large.beside = Some(bound);
     }
 
+    /// As [`Engine::offer`] for each of these events, which came together. So does what they make of a namespace: if
+    /// one of its events is to wait, or all of them together make much, all wait.
+    ///
+    /// Otherwise packets could meet a state of some of them alone, which the cluster may never have had: files change
+    /// at once, and a list that is read again says what changed, not in which order.
+    pub fn offer_all(&mut self, events: Vec<Event>) {
+        if let Some(limit) = self.large.limit.filter(|_| !self.is_first) {
+            for namespace in self.large_together(&events, limit) {
+                self.large.waiting.entry(namespace).or_default();
+            }
+        }
+        for event in events {
+            self.offer(event);
+        }
+    }
+
+    /// The namespaces of several of these events whose events are to wait.
+    fn large_together(&mut self, events: &[Event], limit: usize) -> Vec<String> {
+        let mut together = BTreeMap::<&str, Together>::new();
+        for event in events {
+            match event {
+                Event::Policy(policy) => {
+                    let of = together.entry(policy.namespace()).or_default();
+                    of.count += 1;
+                    of.has_policies = true;
+                    of.weight = of.weight.plus(Weight::of_unread(policy));
+                    of.has_large |= self.is_read_beside(policy);
+                }
+                Event::PolicyGone(namespace, _) => {
+                    let of = together.entry(namespace).or_default();
+                    of.count += 1;
+                    of.has_policies = true;
+                }
+                Event::Pod(pod) if pod.is_endpoint() => {
+                    let is_here = self.store.is_this_node(pod.node.as_deref());
+                    let of = together.entry(&pod.namespace).or_default();
+                    of.count += 1;
+                    of.pods += usize::from(is_here);
+                    of.has_large |= is_here && !self.is_small(pod, limit);
+                }
+                _ => {}
+            }
+        }
+        let waits = |(namespace, of): &(&str, Together)| {
+            of.count > 1 && (of.has_large || of.has_policies && self.upper_bound(namespace, of.weight, of.pods) > limit)
+        };
+        together.into_iter().filter(waits).map(|(namespace, _)| namespace.to_owned()).collect()
+    }
+
+    /// Whether a policy is read on the thread.
+    fn is_read_beside(&self, policy: &NetworkPolicy) -> bool {
+        self.large.beside.is_some() && policy.retained_bytes() > UNREAD
+    }
+
     /// As [`Engine::apply`]; but an event that makes much waits, with all events of its
     /// namespace, until what it makes is loaded. Never before the first commit.
     pub fn offer(&mut self, event: Event) {
@@ -150,8 +217,7 @@ impl Engine {
             Event::Policy(policy) => {
                 let (namespace, name) = (policy.namespace().to_owned(), policy.name().to_owned());
                 // Another version may come before it is read.
-                let is_read_later = self.large.waiting.contains_key(&namespace)
-                    || self.large.beside.is_some() && policy.retained_bytes() > UNREAD;
+                let is_read_later = self.large.waiting.contains_key(&namespace) || self.is_read_beside(&policy);
                 let change = if is_read_later {
                     PolicyChange::unread(policy)
                 } else {

@@ -24,8 +24,8 @@ fn client(last: u8) -> Pod {
     Pod { node: Some("n2".to_owned()), ipv4: Some([10, 1, 0, last].into()), ..pod }
 }
 
-/// A web server and a database, with a policy each. That of the database admits its clients, and these
-/// ports beside.
+/// A web server, a cache and a database, with a policy each. That of the cache admits the pods of its namespace in both
+/// directions, to all ports. That of the database admits its clients, and these ports beside.
 fn cluster(ports: &[u16], clients: u8, blocks: &[&str]) -> Objects {
     let ports: Vec<Value> = ports.iter().map(|port| json!({"port": port})).collect();
     let peers = [json!({"podSelector": {"matchLabels": {"app": "client"}}})];
@@ -33,17 +33,27 @@ fn cluster(ports: &[u16], clients: u8, blocks: &[&str]) -> Objects {
     let from: Vec<Value> = peers.into_iter().chain(blocks).collect();
     let database: k8s_openapi::api::networking::v1::NetworkPolicy = serde_json::from_value(json!({
         "metadata": {"namespace": "shop", "name": "db"},
-        "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{"ports": ports}, {"from": from}]},
+        "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"ports": ports}, {"from": from}]},
     }))
     .unwrap();
+    let cache: k8s_openapi::api::networking::v1::NetworkPolicy = serde_json::from_value(json!({
+        "metadata": {"namespace": "shop", "name": "cache"},
+        "spec": {"podSelector": {"matchLabels": {"app": "cache"}}, "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [{"podSelector": {}}]}],
+            "egress": [{"to": [{"podSelector": {}}]}, {"ports": [{"port": 8080}]}]},
+    }))
+    .unwrap();
+    let pods = ["web", "cache", "db"].map(|name| pod_of(name, name));
+    let web = policy_of(&json!({"matchLabels": {"app": "web"}}));
     Objects {
-        pods: [pod_of("web", "web"), pod_of("db", "db")].into_iter().chain((1..=clients).map(client)).collect(),
-        policies: vec![policy_of(&json!({"matchLabels": {"app": "web"}})), NetworkPolicy::from(database)],
+        pods: pods.into_iter().chain((1..=clients).map(client)).collect(),
+        policies: vec![web, cache.into(), NetworkPolicy::from(database)],
         ..objects(&[])
     }
 }
 
-/// While npc cannot write what the database needs now, the web server starts, and is isolated from the
+/// While npc cannot write what the database needs now, the web server and the cache start, and are isolated from the
 /// first instant. The database starts once npc can (`allow`), and not before: not in so many seconds.
 fn the_web_server_starts_and_the_database_waits(node: &mut Node, seconds: u32, allow: impl FnOnce()) {
     listen(node.outside(), &[8080, 9090]);
@@ -63,6 +73,14 @@ fn the_web_server_starts_and_the_database_waits(node: &mut Node, seconds: u32, a
     node.add_others(&mut db).unwrap();
     let error = node.add_own(&mut db).unwrap_err();
     assert!(error.contains("cannot bring the rules of this pod into the kernel"), "{error}");
+    // The cache's rules ask in each direction whether it is isolated in the other one. That the database is to be
+    // isolated in both is no matter of the cache.
+    node.settings = json!({});
+    let mut cache = node.sandbox("cache", json!([]));
+    node.add(&mut cache).unwrap();
+    for to in addresses(OUTSIDE) {
+        assert!(!passes(&cache.netns, to, 9090) && reaches(&cache.netns, to, 8080), "{to}");
+    }
     // It starts with its rules.
     node.settings = json!({"timeoutSeconds": 100});
     thread::scope(|scope| {
