@@ -2,6 +2,7 @@
 //! themselves goes ahead.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::PodSpec;
@@ -337,6 +338,51 @@ fn a_peer_leaves_its_sets_though_the_kernel_refuses_another() {
             .unwrap();
     let [one, two] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
     assert_eq!(ahead.agrees_on(&wanted, &[one, two].into()), [two].into());
+}
+
+/// The rules of a policy wait. A pod of another one comes, whom a third one admits in both directions, to all ports.
+/// Those that the second and the third one isolate come meanwhile.
+#[test]
+fn a_pod_that_wide_rules_mean_does_not_wait_for_the_rules_of_others() {
+    let cluster = |edited: u16, pods: &[(&str, u8)]| {
+        let mut objects = Objects::default();
+        objects.namespaces.push(Namespace::new("a", Labels::new()));
+        for app in ["web", "cache", "db"] {
+            let address = pods.iter().find(|(of, _)| *of == app).map(|(_, last)| [10, 0, 0, *last].into());
+            let labels: Labels = [("app".to_owned(), app.to_owned())].into();
+            let pod = Pod::from_template("a".to_owned(), app.to_owned(), labels, PodSpec::default());
+            objects.pods.push(Pod { node: Some(NODE.to_owned()), ipv4: address, ..pod });
+        }
+        let all = serde_json::json!([{"podSelector": {}}]);
+        for (app, ingress, egress) in [
+            ("web", serde_json::json!([{"ports": [{"port": 7000}]}]), serde_json::json!([{"ports": [{"port": 8080}]}])),
+            ("cache", serde_json::json!([{"from": all}]), serde_json::json!([{"to": all}])),
+            ("db", serde_json::json!([{"ports": [{"port": edited}]}]), serde_json::json!([])),
+        ] {
+            let policy = serde_json::json!({"metadata": {"namespace": "a", "name": app},
+                "spec": {"podSelector": {"matchLabels": {"app": app}}, "policyTypes": ["Ingress", "Egress"],
+                    "ingress": ingress, "egress": egress}});
+            objects.policies.push(serde_json::from_value::<networking::NetworkPolicy>(policy).unwrap().into());
+        }
+        objects
+    };
+    let address = |last: u8| IpAddr::from([10, 0, 0, last]);
+    let old = cluster(80, &[]);
+    let mut held = ruleset(&old);
+    for pods in [&[("web", 1)][..], &[("web", 1), ("db", 2)], &[("web", 1), ("db", 2), ("cache", 3)]] {
+        let new = cluster(81, pods);
+        let wanted = ruleset(&new);
+        // The kernel takes the sets of a plan, and refuses its rules.
+        let plan = Plan::between(&held, &wanted);
+        let rules = plan.steps.iter().position(|step| matches!(step, Step::Chains(..)));
+        held = cut_short(&held, &plan, rules.unwrap_or(plan.steps.len()));
+        let ahead = held.ahead_without(&wanted, &BTreeSet::new());
+        held = watch_the_way_to(ahead, &held, &wanted, |family| packets(&old, &new, family)).unwrap();
+        let all = pods.iter().map(|(_, last)| address(*last)).collect();
+        let expected: BTreeSet<IpAddr> =
+            pods.iter().filter(|(app, _)| *app != "db").map(|(_, last)| address(*last)).collect();
+        assert_eq!(held.agrees_on(&wanted, &all), expected, "{pods:?}");
+    }
 }
 
 /// A state that lacks a pod's own part, or that of its peers, does not agree on it.

@@ -216,7 +216,7 @@ fn policies_that_come_together_are_in_force_together() {
         engine.offer(event);
     }
     engine.commit();
-    let policy_of = |number| {
+    let policy_of = |number: usize| {
         let from = json!([{"podSelector": {"matchLabels": {"app": format!("web-{number}")}}}]);
         policy_for(&format!("np-{number}"), "db", &from, number + 1)
     };
