@@ -38,10 +38,13 @@ test: setup ## every test; after `make tools` also those of Helm, kubectl, promt
 	$(CARGO) build --workspace --bins
 	previous=$$(deploy/previous.sh) || previous=; \
 	failures=$(abspath $(TARGET))/failures.txt; rm -f "$$failures"; \
+	skipped=$${NPC_SKIPPED:-$(abspath $(TARGET))/skipped.txt}; : >"$$skipped"; status=0; \
 	PATH="$$(deploy/tools.sh --cached)" PROPTEST_RNG_SEED=$(SEED) RUST_TEST_THREADS=$(THREADS) NPC_WAITING_THREADS=$(WAITING_THREADS) \
 		CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER=$(abspath tests/runner.sh) NPC_FAILURES="$$failures" \
-		CARGO="$(CARGO)" env $${previous:+NPC_PREVIOUS="$$previous"} tests/run.sh || \
-	{ status=$$?; cat "$$failures" 2>/dev/null; exit $$status; }
+		NPC_SKIPPED="$$skipped" CARGO="$(CARGO)" env $${previous:+NPC_PREVIOUS="$$previous"} tests/run.sh || status=$$?; \
+	[ "$$status" = 0 ] || cat "$$failures" 2>/dev/null; \
+	[ ! -s "$$skipped" ] || { echo "these tests did not run:"; sort -u "$$skipped"; }; \
+	exit "$$status"
 
 test-full: tools ## the same with new samples, a million packets, thousands of clusters, and all that make can fetch
 	assets=$$(deploy/apiserver.sh) && \

@@ -13,8 +13,8 @@
 //!                                                                  agent writes to; failures by family
 //! ```
 //!
-//! Each room imports only from those above it in the table of `ARCHITECTURE.md`, and a test holds that. The rest
-//! of the agent uses the modules that stand here under `pub use`, whichever room they are in.
+//! Each folder imports only from those above it in the table of `ARCHITECTURE.md`, and a test holds that. The rest
+//! of the agent uses the modules that stand here under `pub use`, whichever folder they are in.
 //!
 //! Everything acts on the network namespace of the calling thread, sockets on
 //! that in which they were opened. What it acts on bears our names: `NPC-`

@@ -18,7 +18,7 @@ use super::foresights::{self, Foresights};
 use super::obstacle::{self, IPVS, NodeName};
 use super::ready::{Readiness, UNPROVEN, Unready};
 use super::report::Report;
-use super::schedule::{Failure, Schedule, Task};
+use super::schedule::{Failure, Schedule, Task, until};
 use super::settings::{Error, Event, Settings};
 use super::sweeps::{self, FlowBatch, Next, Sweeps, Which};
 use super::view::View;
@@ -101,14 +101,6 @@ pub async fn run<K: Kernel>(
 async fn until_due(moment: Instant) {
     if moment > Instant::now() {
         time::sleep_until(moment).await;
-    }
-}
-
-/// Waits until then; for ever if there is no such moment.
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => time::sleep_until(moment).await,
-        None => std::future::pending().await,
     }
 }
 

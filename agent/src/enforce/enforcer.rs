@@ -56,7 +56,6 @@ enum Changed {
 
 /// Keeps a kernel equal to what a cluster asks for.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact that stands by itself")]
 pub struct Enforcer<K> {
     writer: Writer<K>,
     /// What the ruleset depends on besides the cluster.
@@ -217,8 +216,7 @@ impl<K: Kernel> Enforcer<K> {
         // would be ESTABLISHED for them. And for a pod that is isolated now, or is
         // new, nothing of it is to come later than its rules.
         self.frames.update(&mut self.writer.kernel, network, engine, self.anti_spoofing.holds_ports());
-        self.writer.set_loading(engine.is_loading());
-        let (writes, rehooked) = self.writer.write_each(change, engine.state(), &mut failed)?;
+        let (writes, rehooked) = self.writer.write_each(change, engine.state(), engine.is_loading(), &mut failed)?;
         let enforced = self.writer.enforced();
         // An interface is of both families, and joins once the sources of both are known.
         if asked == Asked::Sources && failed.is_empty() {
@@ -279,7 +277,6 @@ impl<K: Kernel> Enforcer<K> {
             enforced,
             regrouped: (interfaces.join.len(), interfaces.leave.len()),
             unheld: interfaces.unheld,
-            anti_spoof: self.options.anti_spoof,
             compiled,
             applied,
         })

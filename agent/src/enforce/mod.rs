@@ -7,7 +7,7 @@
 //!                      ├─▶ report (log, metrics, status), ready file
 //!                      ├─▶ sweeps: cut established flows, beside all this
 //!                      ├─▶ foresights: find out what large changes make, beside all this
-//!                      └─▶ takeover: what Azure NPM left
+//!                      └─▶ azure_npm: what Azure NPM left
 //! ```
 //!
 //! One task owns the state and takes events in turn. The work that blocks runs

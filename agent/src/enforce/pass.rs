@@ -45,8 +45,6 @@ pub struct Pass {
     pub regrouped: (usize, usize),
     /// Interfaces of pods that are not in it, and why.
     pub unheld: BTreeMap<InterfaceName, String>,
-    /// Whether what is in it is held to the pods' sources.
-    pub anti_spoof: bool,
     /// Pods of this node whose forged sources are not dropped, though it was asked
     /// for.
     pub spoofable: Vec<Spoofable>,

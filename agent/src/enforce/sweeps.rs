@@ -20,6 +20,7 @@ use tokio::task::{self, JoinError, JoinHandle};
 use tokio::time::{self, Instant};
 
 use super::flows::{Due, Established};
+use super::schedule::until;
 use super::waiters::Waiter;
 use crate::dataplane::{CutResult, Error, Flows};
 
@@ -300,14 +301,6 @@ fn new(waiters: &[Waiter]) -> BTreeSet<IpAddr> {
 async fn ended(sweep: Option<&mut Running>) -> Result<Work, JoinError> {
     match sweep {
         Some(sweep) => (&mut sweep.work).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits until then; for ever if there is no such moment.
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

@@ -36,8 +36,6 @@ pub struct Writer<K> {
     /// Since when the ruleset that was written last is in force for new flows.
     enforced: Instant,
     pub(super) established: Established,
-    /// Rules are being loaded that no packet meets. Their proof can wait for the next write.
-    is_loading: bool,
 }
 
 /// What a write did, and where the jump was that was not in its place.
@@ -52,13 +50,7 @@ impl<K: Kernel> Writer<K> {
             probed: Probed::Not,
             enforced: Instant::now(),
             established: Established::new(),
-            is_loading: false,
         }
-    }
-
-    /// Notes whether rules are being loaded by [`Writer::load`].
-    pub(super) fn set_loading(&mut self, is_loading: bool) {
-        self.is_loading = is_loading;
     }
 
     /// Carries out writes that no packet meets. They are in the wanted state already, and the
@@ -120,12 +112,13 @@ impl<K: Kernel> Writer<K> {
     /// hold a part of the change, in the order in which a plan is safe.
     pub fn write(&mut self, change: Plan, wanted: &KernelState) -> Result<Written, Error> {
         let mut failed = Failures::default();
-        let written = self.write_each(change, wanted, &mut failed)?;
+        let written = self.write_each(change, wanted, false, &mut failed)?;
         failed.into_result().map(|()| written)
     }
 
     /// The same, family by family: those that have failed already are left alone,
-    /// and what fails in one does not keep the other.
+    /// and what fails in one does not keep the other. While rules are loaded that no packet meets, their proof
+    /// waits for the next write.
     ///
     /// # Errors
     /// If it fails in both families at once. As after a failure in one, nothing is
@@ -134,9 +127,10 @@ impl<K: Kernel> Writer<K> {
         &mut self,
         change: Plan,
         wanted: &KernelState,
+        is_loading: bool,
         failed: &mut Failures,
     ) -> Result<Written, Error> {
-        let written = self.try_write(change, wanted, failed);
+        let written = self.try_write(change, wanted, is_loading, failed);
         match &written {
             Err(error) => self.state.failed(error.is_unhooked()),
             Ok(_) if failed.is_empty() => self.state = SyncState::InSync { is_proved: true },
@@ -145,7 +139,13 @@ impl<K: Kernel> Writer<K> {
         written
     }
 
-    fn try_write(&mut self, change: Plan, wanted: &KernelState, failed: &mut Failures) -> Result<Written, Error> {
+    fn try_write(
+        &mut self,
+        change: Plan,
+        wanted: &KernelState,
+        is_loading: bool,
+        failed: &mut Failures,
+    ) -> Result<Written, Error> {
         let (plan, held) = match self.state.forget() {
             SyncState::InSync { .. } => (change, None),
             state => {
@@ -169,7 +169,7 @@ impl<K: Kernel> Writer<K> {
             self.enforced = Instant::now();
         }
         // With legacy a proof reads the whole table. What was loaded is proved with what leads to it.
-        if !(self.is_loading && was_in_sync && plan.is_empty()) {
+        if !(is_loading && was_in_sync && plan.is_empty()) {
             self.kernel.prove(wanted, failed);
         }
         if failed.is_of_all() {

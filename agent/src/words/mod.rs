@@ -1,6 +1,6 @@
 //! Texts for operators: how numbers, durations, errors and names are written in logs and answers.
 //!
-//! Knows nothing of policies or of the kernel, so every other room may use it.
+//! Knows nothing of policies or of the kernel, so every other module may use it.
 
 pub mod causes;
 pub mod counted;

@@ -24,6 +24,8 @@ pub enum Lack {
     Previous,
     /// A cgroup that limits the number of processes.
     Pids,
+    /// Control groups, without which runc starts no container.
+    ControlGroups,
     /// libfaketime.
     FakeTime,
     /// Something that kernels may be built without.
@@ -42,6 +44,7 @@ impl Lack {
             Self::Corpora => "corpora",
             Self::Previous => "previous",
             Self::Pids => "pids",
+            Self::ControlGroups => "control-groups",
             Self::FakeTime => "faketime",
             Self::KernelFeature => "kernel-feature",
             Self::Program(name) => name,

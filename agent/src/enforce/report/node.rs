@@ -78,7 +78,7 @@ impl Report {
             info!(joined, left, "changed which interfaces are marked as those of pods (their device group)");
         }
         for (interface, reason) in pass.unheld.iter().filter(|(name, _)| !self.unheld.contains_key(*name)) {
-            if pass.anti_spoof {
+            if pass.options.anti_spoof {
                 warn!(%interface, reason, "forged sources from the pods behind this interface are not dropped");
             }
             info!(%interface, reason, "forged ICMP errors from the pods behind this interface are dropped by their length only");

@@ -21,7 +21,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{self, Instant};
 
 use self::follow_up::FollowUp;
 use crate::dataplane::audit::{AuditScope, ROUND};
@@ -53,6 +53,14 @@ const LOAD_AUDIT: Duration = Duration::from_secs(1);
 /// The time between two periodic audits. They find what the kernel sends no
 /// notification of.
 pub(super) const AUDIT: Duration = ROUND;
+
+/// Waits until then; for ever if there is no such moment.
+pub(super) async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

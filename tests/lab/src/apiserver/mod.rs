@@ -3,7 +3,7 @@
 //! It stores pods, namespaces, nodes, services, network policies and events,
 //! and serves them as kube-apiserver does: versions and conflicts, pages that
 //! expire, selectors, watches with bookmarks, streaming lists, the status
-//! subresource, `Status` objects for whatever goes wrong. `tests/apiserver.rs`
+//! subresource, `Status` objects for whatever goes wrong. `tests/tests/apiserver`
 //! holds it, and a real kube-apiserver where there is one, to the same contract.
 //!
 //! The real one that it was compared with is 1.20.2, which Debian has. What came

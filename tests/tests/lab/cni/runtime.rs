@@ -293,7 +293,7 @@ impl Programs {
         // runc puts each container into a control group.
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         if !mounts.contains(" - cgroup") {
-            skipped(Lack::Program("containers"), &"no control groups are mounted, so runc starts no container");
+            skipped(Lack::ControlGroups, &"no control groups are mounted, so runc starts no container");
             return None;
         }
         Some(Self { ctr, plugins, folders: vec![folder, runc.parent()?.to_owned()], containerd })
