@@ -17,7 +17,7 @@ use std::time::Duration;
 use npc_compiler::plan::conntrack::FlowKey;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{self, JoinError, JoinHandle};
-use tokio::time::{self, Instant};
+use tokio::time::Instant;
 
 use super::flows::{Due, Established};
 use super::schedule::until;

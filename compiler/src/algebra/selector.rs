@@ -30,6 +30,7 @@ pub struct Requirement {
 
 /// What is required of a key. `matchLabels` is [`Operator::In`] one value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Operator {
     /// The key is there with one of these values: sorted, each once.
     In(Box<[String]>),

@@ -133,6 +133,7 @@ impl Class {
 
 /// Why a podSelector, or a pod peer of a rule, selects no pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum WhyNone {
     /// No pod has what it asks for.
     NoPod,

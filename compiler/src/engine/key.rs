@@ -4,6 +4,7 @@ use crate::object::Pod;
 
 /// What tells a pod from all others, its successors under its name included.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum PodKey {
     /// The UID that the API server gave.
     Uid(u128),

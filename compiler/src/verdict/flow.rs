@@ -12,6 +12,7 @@ use crate::policy::Direction;
 
 /// One end of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum End {
     /// An endpoint of the cluster.
     Pod(PodId),

@@ -110,12 +110,6 @@ impl Report {
         self.tallies.iter().filter(|((kind, _), _)| *kind == name).map(|(_, tally)| tally.frames).sum()
     }
 
-    /// How many shapes were sent.
-    #[must_use]
-    pub const fn sent_count(&self) -> usize {
-        self.sent
-    }
-
     /// A finding with all that is needed to send it again.
     fn describe(&self, finding: &Finding, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |place: usize| self.world.stations[place].name.as_str();

@@ -29,6 +29,7 @@ mod routes;
 mod walk;
 
 pub use super::bounds::{Bounds, Verdict};
+pub use super::flow::End;
 pub use answer::{
     Alike, DnsServer, Flow, FlowExplanation, Missing, Pairs, Ranges, ReplacedPolicy, Unanswerable, Via, Warning, Way,
 };
@@ -51,6 +52,11 @@ pub use question::name::{EndName, Port, Target};
 pub use question::party::Party;
 pub use question::{MissingFact, OnNodes, Question};
 pub use walk::explain;
+
+// Answers have them.
+pub use crate::algebra::selector::{Operator, Requirement};
+pub use crate::cluster::selection::WhyNone;
+pub use crate::cluster::without_backend::{NoBackend, NoPod, WhyUnknown};
 pub(in crate::verdict) use walk::unresolved_names::admits_dns;
 
 #[cfg(test)]

@@ -63,6 +63,7 @@ pub struct PeerExplanation {
 
 /// Why a peer means nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum PeerWithoutEffect {
     /// It selects no pod.
     SelectsNone(WhyNone),
@@ -81,6 +82,7 @@ pub struct PortExplanation {
 
 /// Why a port means nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum PortWithoutEffect {
     /// No pod that is meant has a port of this name.
     NoPodHasName,

@@ -131,6 +131,7 @@ pub enum Discrepancy {
 
 /// What the rules of a policy do that has rules for the other direction only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum OtherDirection {
     /// They mean the other end, and the direction that was asked about denies it.
     MeanOtherEnd,
@@ -142,6 +143,7 @@ pub enum OtherDirection {
 
 /// Where a pod has a value that one of its labels lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum ValueElsewhere {
     /// In a label of this key, which has this value.
     Label(String, String),
@@ -151,6 +153,7 @@ pub enum ValueElsewhere {
 
 /// For which flows of the pods that two policies are about one policy admits what the other does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Extent {
     /// For those with every other end.
     Everyone,
@@ -173,6 +176,7 @@ pub struct SeparateItems {
 
 /// The part of a rule that does not mean a flow, beside a part that was not understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum OtherPart {
     /// Its ports do not admit the traffic.
     Ports,
