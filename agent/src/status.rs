@@ -5,7 +5,6 @@ use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -21,10 +20,12 @@ use crate::instance::{self, ABSTRACT_SOCKET};
 mod cni;
 mod manifests;
 mod options;
+mod shared;
 
 pub use cni::CniPlugin;
 pub use manifests::ManifestError;
 pub use options::RuleOptions;
+pub use shared::SharedStatus;
 
 /// How long an agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -421,29 +422,6 @@ impl AgentStatus {
         let mut text = Vec::new();
         stream.take(LONGEST).read_to_end(&mut text).map_err(Error::Silent)?;
         serde_json::from_slice(&text).map_err(Error::Malformed)
-    }
-}
-
-/// The status of an agent as it is now. All clones are one.
-#[derive(Debug, Clone)]
-pub struct SharedStatus(Arc<Mutex<AgentStatus>>);
-
-impl SharedStatus {
-    /// Of an agent that has just started.
-    #[must_use]
-    pub fn new(status: AgentStatus) -> Self {
-        Self(Arc::new(Mutex::new(status)))
-    }
-
-    /// As it is now.
-    #[must_use]
-    pub fn now(&self) -> AgentStatus {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Changes it.
-    pub fn update(&self, change: impl FnOnce(&mut AgentStatus)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 

@@ -325,7 +325,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     follow::signals(sender.clone(), &mut tasks)?;
     for (purpose, address) in [(Purpose::Metrics, args.metrics_address), (Purpose::Health, args.health_address)] {
         if let Some(address) = address.0.filter(|_| !args.once) {
-            follow::requests(purpose, address, &settings, &mut tasks);
+            follow::requests(purpose, address, &settings, &mut tasks)?;
         }
     }
     follow::cni_report(args.cni_report, settings.metrics.cni_installer(), settings.status.clone(), &mut tasks);

@@ -20,9 +20,6 @@ use crate::dataplane::counters::{Count, DropReason};
 use crate::dataplane::iptables::Error;
 use crate::words::rounded::rounded;
 
-/// How long a reading is new enough, so that many scrapes cost no more than one.
-const FRESH: Duration = Duration::from_secs(5);
-
 /// How long a scrape waits for the kernel; then it gets the last reading.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -61,6 +58,9 @@ impl fmt::Debug for CountReader {
 }
 
 impl Packets {
+    /// How long a reading is new enough, so that many scrapes cost no more than one.
+    pub(crate) const FRESH: Duration = Duration::from_secs(5);
+
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register("denied_packets", "Packets that policies denied", self.denied.clone());
         registry.register(
@@ -80,10 +80,10 @@ impl Packets {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner).read = Some(Box::new(read));
     }
 
-    /// Brings them up to date, if the kernel answers soon.
-    pub(crate) async fn refresh(&self) {
+    /// Brings them up to date as of now, if the kernel answers soon.
+    pub(crate) async fn refresh(&self, now: Instant) {
         let packets = self.clone();
-        let refreshed = time::timeout(PATIENCE, task::spawn_blocking(move || packets.refresh_now(Instant::now())));
+        let refreshed = time::timeout(PATIENCE, task::spawn_blocking(move || packets.refresh_now(now)));
         if refreshed.await.is_err() {
             warn!(waited = ?rounded(PATIENCE), "the kernel has not answered how many packets it denied; these metrics are older");
         }
@@ -96,7 +96,7 @@ impl Packets {
             // Another scrape reads them; the next one has them.
             Err(TryLockError::WouldBlock) => return,
         };
-        let is_fresh = reader.asked.is_some_and(|asked| now.saturating_duration_since(asked) < FRESH);
+        let is_fresh = reader.asked.is_some_and(|asked| now.saturating_duration_since(asked) < Self::FRESH);
         let Some(read) = reader.read.as_mut().filter(|_| !is_fresh) else { return };
         let counts = read();
         reader.asked = Some(now);
@@ -164,7 +164,7 @@ mod tests {
         let begun = Instant::now();
         // 3 after 7: the chain was written again, and counted three since.
         for (reading, sum) in [5, 7, 7, 10, 10, 17].into_iter().enumerate() {
-            let passed = FRESH * u32::try_from(reading).expect("few");
+            let passed = Packets::FRESH * u32::try_from(reading).expect("few");
             metrics.packets().refresh_now(begun + passed);
             assert_eq!(value(&metrics, "npc_denied_packets_total{direction=\"ingress\",family=\"IPv4\"}"), Some(sum));
         }
@@ -186,7 +186,7 @@ mod tests {
             metrics.packets().refresh_now(begun + Duration::from_millis(millis));
         }
         assert_eq!(asked.load(Ordering::Relaxed), 1);
-        metrics.packets().refresh_now(begun + FRESH);
+        metrics.packets().refresh_now(begun + Packets::FRESH);
         assert_eq!(asked.load(Ordering::Relaxed), 2);
         assert_eq!(value(&metrics, "npc_stray_packets_total{family=\"IPv6\"}"), Some(1));
     }

@@ -2,7 +2,7 @@
 //! reaches its node's address, and may open as many as it likes and finish no request.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
+use tokio::task::{self, AbortHandle};
 use tokio::time;
 use tracing::warn;
 
@@ -45,6 +45,15 @@ const BUFFER: usize = 16 * 1024;
 /// memory.
 const REFUSED: Duration = Duration::from_secs(1);
 
+/// How long to wait for room, where all connections that could make it are being answered. An answer takes
+/// milliseconds.
+const ROOM: Duration = Duration::from_millis(1);
+
+/// How often the other tasks have their turn before the next connection is accepted: first the new one asks
+/// the kernel for its request, then it answers. So newer connections, which take its place if
+/// they are many, cannot take it before that.
+const TURNS: usize = 3;
+
 /// Answers the requests that come to a listener, until the process ends.
 pub(super) async fn accept(listener: TcpListener, router: Router, limits: Limits) {
     let connections = Connections { limits, open: Arc::default(), next: Arc::default() };
@@ -53,7 +62,13 @@ pub(super) async fn accept(listener: TcpListener, router: Router, limits: Limits
         match listener.accept().await {
             Ok((stream, peer)) => {
                 is_refused = false;
-                connections.admit(stream, peer, &router);
+                while !connections.has_room(peer.ip()) {
+                    time::sleep(ROOM).await;
+                }
+                connections.admit(stream, peer.ip(), &router);
+                for _ in 0..TURNS {
+                    task::yield_now().await;
+                }
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_refused, true) {
@@ -84,19 +99,20 @@ struct Connection {
 }
 
 impl Connections {
-    /// Serves a new connection. Where there are too many it takes the place of the oldest
-    /// that has no request to be answered, of the address that has most of these. So a
+    /// Whether there is room for a connection from this address. Where there are too many, the oldest
+    /// that has no request to be answered is ended, of the address that has most of these. So a
     /// client with one connection outlasts all that have more.
-    fn admit(&self, stream: TcpStream, peer: SocketAddr, router: &Router) {
-        let from = peer.ip();
+    fn has_room(&self, from: IpAddr) -> bool {
         let mut open = self.open();
         let of_address = |connection: &Connection| connection.from == from;
-        let has_room = (open.iter().filter(|connection| of_address(connection)).count() < self.limits.of_one_address
+        (open.iter().filter(|connection| of_address(connection)).count() < self.limits.of_one_address
             || end_oldest(&mut open, of_address))
-            && (open.len() < self.limits.connections || end_of_busiest(&mut open));
-        if !has_room {
-            return;
-        }
+            && (open.len() < self.limits.connections || end_of_busiest(&mut open))
+    }
+
+    /// Serves a new connection.
+    fn admit(&self, stream: TcpStream, from: IpAddr, router: &Router) {
+        let mut open = self.open();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let is_answering = Arc::new(AtomicBool::new(false));
         let served = serve(stream, router.clone(), Arc::clone(&is_answering));

@@ -1,12 +1,17 @@
 //! What an agent serves over HTTP: `/metrics`, `/healthz` and `/readyz`, and
 //! nothing else. No answer holds anything of the cluster's contents.
+//!
+//! Every pod reaches the port of `/metrics`, so that port has a thread of its own (`beside`), which must not hold
+//! up the agent's others. It takes no lock of theirs, or only once for each change of the status.
 
+mod beside;
 mod connections;
+mod text;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -14,14 +19,17 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tracing::info;
 
-use crate::metrics::{self, Metrics, Packets};
+pub use self::beside::run_beside;
+use self::connections::Limits;
+use self::text::SharedText;
+use crate::metrics::{self, Metrics};
 use crate::status::SharedStatus;
+use crate::words::causes::with_causes;
 use crate::words::rounded::rounded;
-use connections::Limits;
 
 /// How long the agent's loop may be busy with one thing. A restore waits for
 /// the lock much less long.
@@ -73,55 +81,55 @@ impl Purpose {
     }
 }
 
+/// What is served, of one agent.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// What it counts.
+    pub metrics: Metrics,
+    /// What it knows of itself.
+    pub status: SharedStatus,
+    /// Whether its loop is alive.
+    pub liveness: Liveness,
+    /// Where it does its other work, and makes the text of `/metrics`.
+    pub main: Handle,
+}
+
+impl Served {
+    fn router(self, purpose: Purpose) -> Router {
+        let Self { metrics, status, liveness, main } = self;
+        let readiness = Arc::new(Readiness::new(status.clone()));
+        let router = Router::new()
+            .route("/healthz", get(async move || health(&liveness)))
+            .route("/readyz", get(async move || readiness.answer()));
+        match purpose {
+            Purpose::Metrics => {
+                let text = Arc::new(SharedText::new(main, &metrics, status));
+                router.merge(Router::new().route("/metrics", get(metrics_text)).with_state(text))
+            }
+            Purpose::Health => router,
+        }
+    }
+}
+
 /// Serves on an address until the process ends.
 ///
 /// # Errors
 /// If the kernel does not let the agent listen there.
-pub async fn serve(
-    purpose: Purpose,
-    address: SocketAddr,
-    metrics: &Metrics,
-    status: SharedStatus,
-    liveness: Liveness,
-) -> io::Result<()> {
+pub async fn serve(purpose: Purpose, address: SocketAddr, served: Served) -> io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    let health = health_router(status, liveness);
-    let router = match purpose {
-        Purpose::Metrics => {
-            info!(%address, "serving /metrics, /healthz and /readyz");
-            health.merge(metrics_router(metrics))
-        }
-        Purpose::Health => {
-            info!(%address, "serving /healthz and /readyz");
-            health
-        }
-    };
-    connections::accept(listener, router, purpose.limits()).await;
+    match purpose {
+        Purpose::Metrics => info!(%address, "serving /metrics, /healthz and /readyz"),
+        Purpose::Health => info!(%address, "serving /healthz and /readyz"),
+    }
+    connections::accept(listener, served.router(purpose), purpose.limits()).await;
     Ok(())
 }
 
-fn metrics_router(metrics: &Metrics) -> Router {
-    let scraped = Scraped { registry: Arc::new(metrics.registry()), packets: metrics.packets().clone() };
-    Router::new().route("/metrics", get(metrics_text)).with_state(scraped)
-}
-
-fn health_router(status: SharedStatus, liveness: Liveness) -> Router {
-    let health = get(async move || health(&liveness));
-    Router::new().route("/healthz", health).route("/readyz", get(async move || readiness(&status)))
-}
-
-#[derive(Clone)]
-struct Scraped {
-    registry: Arc<Registry>,
-    packets: Packets,
-}
-
-async fn metrics_text(State(scraped): State<Scraped>) -> Response {
-    scraped.packets.refresh().await;
-    match Metrics::text(&scraped.registry) {
+async fn metrics_text(State(text): State<Arc<SharedText>>) -> Response {
+    match text.now().await {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{}\n", with_causes(&error))).into_response(),
     }
 }
 
@@ -134,13 +142,39 @@ fn health(liveness: &Liveness) -> Response {
     }
 }
 
-fn readiness(status: &SharedStatus) -> Response {
-    let status = status.now();
-    if status.synced.is_some() && status.ready {
-        return "ok\n".into_response();
+/// Whether the agent is ready, read once for each change of its status. Whoever asks without end
+/// would otherwise hold the status, which the agent's loop writes.
+#[derive(Debug)]
+struct Readiness {
+    status: SharedStatus,
+    /// How often the status had changed, and the answer.
+    last: Mutex<Option<(u64, (StatusCode, String))>>,
+}
+
+impl Readiness {
+    fn new(status: SharedStatus) -> Self {
+        Self { status, last: Mutex::default() }
     }
-    let reason = status.reason.unwrap_or_else(|| "not yet in sync".to_owned());
-    (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
+
+    fn answer(&self) -> (StatusCode, String) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.status.changes();
+        match &*last {
+            Some((known, answer)) if *known == changes => answer.clone(),
+            _ => {
+                let reason = self.status.read(|status| {
+                    let is_ready = status.synced.is_some() && status.ready;
+                    (!is_ready).then(|| status.reason.clone().unwrap_or_else(|| "not yet in sync".to_owned()))
+                });
+                let answer = match reason {
+                    None => (StatusCode::OK, "ok\n".to_owned()),
+                    Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+                };
+                *last = Some((changes, answer.clone()));
+                answer
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -164,13 +198,18 @@ mod tests {
     async fn listen(purpose: Purpose, status: &SharedStatus) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it has one");
-        let health = health_router(status.clone(), Liveness::default());
-        let router = match purpose {
-            Purpose::Metrics => health.merge(metrics_router(&Metrics::default())),
-            Purpose::Health => health,
-        };
-        tokio::spawn(connections::accept(listener, router, purpose.limits()));
+        accept(purpose, status, listener);
         address
+    }
+
+    fn accept(purpose: Purpose, status: &SharedStatus, listener: TcpListener) {
+        let served = Served {
+            metrics: Metrics::default(),
+            status: status.clone(),
+            liveness: Liveness::default(),
+            main: Handle::current(),
+        };
+        tokio::spawn(connections::accept(listener, served.router(purpose), purpose.limits()));
     }
 
     #[tokio::test]
@@ -238,6 +277,26 @@ mod tests {
         }
         assert!(matches!(open[0].read(&mut [0]).await, Ok(0) | Err(_)), "the oldest makes room");
         assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn a_whole_request_is_answered_however_many_come_behind_it_from_its_address() {
+        let status = SharedStatus::new(AgentStatus::new("node-1", "cluster"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("it has one");
+        let mut asks = TcpStream::connect(address).await.expect("it listens");
+        asks.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.expect("it reads");
+        let mut behind = Vec::new();
+        for _ in 0..100 {
+            let mut stream = TcpStream::connect(address).await.expect("it listens");
+            stream.write_all(b"GET /metrics HTTP/1.0\r\nX-").await.expect("it reads");
+            behind.push(stream);
+        }
+        // All of them wait before the first is accepted.
+        accept(Purpose::Metrics, &status, listener);
+        let mut answer = String::new();
+        asks.read_to_string(&mut answer).await.expect("it answers");
+        assert!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("# EOF\n"), "{answer}");
     }
 
     #[tokio::test(start_paused = true)]

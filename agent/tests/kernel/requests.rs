@@ -1,6 +1,7 @@
 //! Clients that open connections and finish no request: every pod reaches the address on
 //! which its node's agent serves metrics.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 
@@ -11,7 +12,7 @@ use super::agent::{Agent, Folder};
 use super::namespace::{Namespace, run};
 use super::on_both_backends;
 
-on_both_backends!(clients_that_finish_no_request_hold_up_no_policy);
+on_both_backends!(clients_that_finish_no_request_hold_up_no_policy, metrics_take_what_the_agent_leaves);
 
 /// More than an agent may have files open here.
 const CLIENTS: u16 = 600;
@@ -59,4 +60,42 @@ fn clients_that_finish_no_request_hold_up_no_policy(backend: Backend) {
     assert_eq!(status(10902, "/readyz"), "200");
     assert_eq!(status(10902, "/metrics"), "404");
     drop(open);
+}
+
+/// The part of the agent that serves metrics.
+const THREAD: &str = "npc-metrics";
+
+/// The agent's threads: the name of each, its nice value, and the nanoseconds that it was on a processor.
+fn threads(agent: u32) -> Vec<(String, i32, u64)> {
+    let folders = fs::read_dir(format!("/proc/{agent}/task")).unwrap().map(|thread| thread.unwrap().path());
+    let read = |folder: std::path::PathBuf| {
+        // A thread that has just ended is none.
+        let file = |name: &str| fs::read_to_string(folder.join(name)).ok();
+        let (stat, name, times) = (file("stat")?, file("comm")?, file("schedstat")?);
+        // Behind the name, which may hold anything, the 17th.
+        let nice = stat.rsplit(") ").next()?.split(' ').nth(16)?.parse().unwrap();
+        Some((name.trim().to_owned(), nice, times.split(' ').next()?.parse().unwrap()))
+    };
+    folders.filter_map(read).collect()
+}
+
+fn metrics_take_what_the_agent_leaves(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let mut agent = Agent::start(&folder, backend, &["--health-address", "127.0.0.1:10902"]);
+    agent.wait(1);
+    let all = threads(agent.id());
+    let (serving, others): (Vec<_>, Vec<_>) = all.iter().partition(|(name, ..)| name == THREAD);
+    assert!(matches!(serving[..], [(_, 19, _)]), "{all:?}");
+    // A test may run with less than usual itself.
+    let (_, usual, _) = threads(std::process::id())[0];
+    assert!(others.len() > 3 && others.iter().all(|(_, nice, _)| *nice == usual), "{all:?}");
+    let taken = |port, path| {
+        let time = || threads(agent.id()).into_iter().find_map(|(name, _, time)| (name == THREAD).then_some(time));
+        let before = time().unwrap();
+        (0..50).for_each(|_| assert_eq!(status(port, path), "200"));
+        time().unwrap() - before
+    };
+    let (probes, metrics) = (taken(10902, "/readyz"), taken(10901, "/metrics"));
+    assert!(probes < metrics / 2, "kubelet's probes do not wait for that thread: {probes} {metrics}");
 }

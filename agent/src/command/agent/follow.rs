@@ -15,7 +15,7 @@ use npc_agent::dataplane::nflog::{self, PacketReader};
 use npc_agent::enforce::{Event, Settings};
 use npc_agent::install_cni::report::{self, InstallReport};
 use npc_agent::metrics::{self, CniInstaller, Kind, Metrics, Watches};
-use npc_agent::serve::{self, Purpose};
+use npc_agent::serve::{self, Purpose, Served};
 use npc_agent::source::difference::LastObjects;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::{Changes, directory};
@@ -23,12 +23,14 @@ use npc_agent::status::{CniPlugin, HeldRemovals, SharedStatus};
 use npc_agent::tasks::Tasks;
 use npc_agent::words::rounded::rounded;
 use npc_compiler::object::Objects;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time;
 use tracing::{error, info, warn};
 
 use super::standing;
+use super::threads;
 
 use crate::command::{Exit, Stop};
 
@@ -71,19 +73,37 @@ pub(super) fn cni_report(path: Option<PathBuf>, metrics: CniInstaller, status: S
 }
 
 /// Answers requests. An address that the agent cannot listen on keeps no policy from
-/// being enforced.
-pub(super) fn requests(purpose: Purpose, address: SocketAddr, settings: &Settings, tasks: &mut Tasks) {
-    let (metrics, status, liveness) = (settings.metrics.clone(), settings.status.clone(), settings.liveness.clone());
+/// being enforced. Every pod may ask for metrics, so that has a thread that gives way to all others;
+/// kubelet's probes do not wait for it.
+pub(super) fn requests(
+    purpose: Purpose,
+    address: SocketAddr,
+    settings: &Settings,
+    tasks: &mut Tasks,
+) -> anyhow::Result<()> {
+    let served = Served {
+        metrics: settings.metrics.clone(),
+        status: settings.status.clone(),
+        liveness: settings.liveness.clone(),
+        main: Handle::current(),
+    };
     let flag = match purpose {
         Purpose::Metrics => "--metrics-address",
         Purpose::Health => "--health-address",
     };
-    tasks.spawn("serves requests over HTTP", async move {
-        while let Err(error) = serve::serve(purpose, address, &metrics, status.clone(), liveness.clone()).await {
+    let serve = async move {
+        while let Err(error) = serve::serve(purpose, address, served.clone()).await {
             error!(%address, %error, flag, retry = ?rounded(ADDRESS_RETRY), "cannot listen on this address; trying again");
             time::sleep(ADDRESS_RETRY).await;
         }
-    });
+    };
+    match purpose {
+        Purpose::Metrics => tasks
+            .thread("serves metrics over HTTP", |guard| serve::run_beside(guard, serve))
+            .context(threads::NO_THREAD)?,
+        Purpose::Health => tasks.spawn("serves probes over HTTP", serve),
+    }
+    Ok(())
 }
 
 pub(super) fn signals(sender: mpsc::Sender<Event>, tasks: &mut Tasks) -> io::Result<()> {

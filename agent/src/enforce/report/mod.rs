@@ -271,6 +271,7 @@ impl Report {
             }
         } else {
             self.metrics.failed();
+            self.status.changed();
             error!(error = words, ?retry, "ruleset not programmed");
         }
         words
@@ -297,6 +298,7 @@ impl Report {
     pub(super) fn cut_failed(&self, error: &dataplane::Error, retry: Duration) -> String {
         let words = with_causes(error);
         self.metrics.failed();
+        self.status.changed();
         let retry = rounded(retry);
         error!(error = words, ?retry, "established flows that policies deny now were not cut; new flows are judged");
         words
@@ -319,6 +321,7 @@ impl Report {
             self.metrics.drifted(drift.kind);
             self.unrepaired.push(drift.kind);
         }
+        self.status.changed();
         if let Ok(Some(writes)) = &repair.repaired {
             self.repaired();
             let writes = match (repair.count(drift::Kind::Hook), writes.is_nothing()) {
@@ -332,8 +335,9 @@ impl Report {
 
     /// All drift is repaired.
     fn repaired(&mut self) {
-        self.status.update(|status| status.drift_repaired += self.unrepaired.len() as u64);
+        let repaired = self.unrepaired.len() as u64;
         self.unrepaired.drain(..).for_each(|kind| self.metrics.repaired(kind));
+        self.status.update(|status| status.drift_repaired += repaired);
     }
 
     /// Rules and sets were written.
@@ -379,6 +383,7 @@ impl Report {
         }
         if let Err(error) = written {
             self.metrics.ready_file_failed();
+            self.status.changed();
             error!(
                 %error,
                 "cannot write or remove the ready file, so a program that waits for it does not learn whether the agent \

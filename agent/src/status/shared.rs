@@ -1,0 +1,52 @@
+//! The status of this process's agent, which all its parts write and read.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::AgentStatus;
+
+/// The status of an agent as it is now. All clones are one.
+#[derive(Debug, Clone)]
+pub struct SharedStatus(Arc<Kept>);
+
+#[derive(Debug)]
+struct Kept {
+    status: Mutex<AgentStatus>,
+    changes: AtomicU64,
+}
+
+impl SharedStatus {
+    /// Of an agent that has just started.
+    #[must_use]
+    pub fn new(status: AgentStatus) -> Self {
+        Self(Arc::new(Kept { status: Mutex::new(status), changes: AtomicU64::default() }))
+    }
+
+    /// As it is now.
+    #[must_use]
+    pub fn now(&self) -> AgentStatus {
+        self.read(AgentStatus::clone)
+    }
+
+    /// What is wanted of it as it is now. A status may be long, and a part of it short.
+    pub fn read<T>(&self, part: impl FnOnce(&AgentStatus) -> T) -> T {
+        part(&self.0.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes it.
+    pub fn update(&self, change: impl FnOnce(&mut AgentStatus)) {
+        change(&mut self.0.status.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed();
+    }
+
+    /// The agent has counted something that its status does not have.
+    pub(crate) fn changed(&self) {
+        self.0.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often it was changed. While that is as it was, so is what was read of it.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.0.changes.load(Ordering::Acquire)
+    }
+}
