@@ -173,8 +173,11 @@ async fn serve(stream: TcpStream, router: Router, is_answering: Arc<AtomicBool>)
             begins
         };
         async move {
-            // Meanwhile another connection may take the place of this one.
-            time::sleep_until(begins).await;
+            // Meanwhile another connection may take the place of this one. A timer takes up to a millisecond, even
+            // for now.
+            if begins > now {
+                time::sleep_until(begins).await;
+            }
             is_answering.store(true, Ordering::Relaxed);
             let answer = answer.await;
             is_answering.store(false, Ordering::Relaxed);
