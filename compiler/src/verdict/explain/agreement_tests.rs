@@ -358,7 +358,7 @@ fn an_explanation_says_of_a_service_what_the_matrix_does_of_its_backends() {
 #[test]
 fn an_explanation_says_of_a_pod_in_its_nodes_network_what_the_matrix_does_of_the_node() {
     let compared = Count::default();
-    proptest!(config(800), |(objects in objects_with_services(), port in port())| {
+    proptest!(config(1_600), |(objects in objects_with_services(), port in port())| {
         let cluster = Cluster::new(&objects);
         let groups = Groups::of_cluster(&cluster);
         let matrix = Matrix::of_groups(&cluster, &groups, &ByPod::options(&cluster));

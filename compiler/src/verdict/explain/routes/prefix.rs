@@ -26,7 +26,7 @@ impl Walk<'_> {
         let mut units = self.ends.units(to);
         if let Target::Blocks(blocks) = to {
             let of_services = self.by_services_within(sources, blocks)?;
-            // Those that are nodes' too are answered for.
+            // These are answered for.
             let is_of_service =
                 |unit: &Unit| matches!(unit.party, Party::End(End::Address(of)) if of_services.contains(&of));
             units.retain(|unit| unit.name.kind == "Block" || !is_of_service(unit));
@@ -59,8 +59,12 @@ impl Walk<'_> {
     fn by_services_within(&mut self, sources: &[Unit], blocks: &[Cidr]) -> Result<BTreeSet<IpAddr>, Unanswerable> {
         let cluster = self.ends.cluster;
         let holds = |address: &IpAddr| blocks.iter().any(|of| of.holds(*address));
+        // Those that are nodes' too are answered for as nodes, but for ports that have names.
+        let is_named = matches!(self.port, Some(Port::Name(_)));
+        let is_node = |address: &IpAddr| cluster.is_node(*address) && cluster.holders(*address, None).is_empty();
+        let is_meant = |address: &IpAddr| holds(address) && (is_named || !is_node(address));
         let addresses: BTreeSet<IpAddr> =
-            cluster.services().flat_map(|service| &service.addresses).copied().filter(holds).collect();
+            cluster.services().flat_map(|service| &service.addresses).copied().filter(is_meant).collect();
         let mut leads = Leads::new(sources);
         let name = |of: &Service| format!("{}/{}", of.namespace, of.name);
         for address in &addresses {
