@@ -39,10 +39,13 @@ pub(super) struct Leads {
     /// What was not judged.
     not_judged: BTreeSet<String>,
     /// The same by addresses of nodes.
-    of_nodes: Vec<(NodeEnd, Vec<(Protocol, u16, u16)>)>,
+    of_nodes: Vec<(NodeEnd, PortRanges)>,
     /// Whether all is allowed through a Service.
     open: BTreeMap<Way, bool>,
 }
+
+/// Ports of protocols, from the first to the last of each range.
+type PortRanges = Vec<(Protocol, u16, u16)>;
 
 /// A Service's namespace, name and port, and of the address by which it is asked for the family, and whether it
 /// is an external one and a load balancer's.
