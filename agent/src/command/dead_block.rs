@@ -24,7 +24,7 @@ pub(super) fn service<'c>(cluster: &'c Cluster, block: &str) -> Option<&'c Servi
 }
 
 fn service_of<'c>(cluster: &'c Cluster, block: &Cidr) -> Option<&'c Service> {
-    Some(cluster.service_alone_in(block.family, &block.addresses())?.0)
+    Some(cluster.cluster_ip_alone_in(block.family, &block.addresses())?.0)
 }
 
 /// The text of an entry, with marks before and behind each block, and one more behind what is dead.

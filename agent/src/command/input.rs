@@ -174,6 +174,11 @@ impl Input {
         self.unread_namespaces.iter().any(|unread| unread.namespace.covers(name))
     }
 
+    /// What was not read and may declare a namespace, in words.
+    pub(super) fn unread_namespaces(&self, name: &str) -> Vec<String> {
+        unread_words(self.unread_namespaces.iter().filter(|unread| unread.namespace.covers(name)))
+    }
+
     /// Why it is not known whether workloads are there that this name may mean; without a kind, any.
     pub(super) fn unknown_workloads(&self, namespace: &str, kind: Option<&str>, name: &str) -> Vec<String> {
         self.unknown_workloads.why(namespace, kind, name)

@@ -144,6 +144,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     if let Some(labels) = args.selector.as_ref().filter(|_| !shows_any && !matrix_is_empty(cluster)) {
         say!("npc: no endpoint that is asked for has the labels {labels}");
     }
+    if !shows_any && outside == (filter::OutsideShown { from: true, to: true }) && !args.from.is_empty() {
+        say!("npc: no policy applies to what addresses outside send to each other, so a matrix has no row of it");
+    }
     args.output.check(&matrix)?;
     let view = table::TextMatrix::new(&matrix, cluster, &groups, outside);
     let of_services = addresses.iter().filter_map(|address| where_it_leads(&input, *address));
@@ -181,7 +184,7 @@ fn matrix_is_empty(cluster: &Cluster) -> bool {
 fn where_it_leads(input: &Input, address: IpAddr) -> Option<String> {
     let cluster = &input.cluster;
     if cluster.is_service(address) {
-        let of_address = cluster.service_of_cluster_ip(address).into_iter().chain(cluster.services_at(address));
+        let of_address = cluster.service_of_cluster_ip(address).into_iter().chain(cluster.services_outside(address));
         let names: Vec<String> = of_address.map(|of| format!("{}/{}", of.namespace, of.name)).collect();
         let names = shorten(&names, 3, ", ");
         return Some(format!("{address} is the address of service {names}; ask npc explain where it leads"));

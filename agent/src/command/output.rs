@@ -19,12 +19,50 @@ pub(super) const FAINT: Style = Style::new().dimmed();
 /// Standard output until it is closed. Escape codes are dropped where it is no
 /// terminal.
 pub(super) fn stdout() -> impl Write {
-    BufWriter::with_capacity(1 << 16, anstream::AutoStream::auto(io::stdout()).lock())
+    let out = anstream::AutoStream::auto(io::stdout()).lock();
+    BufWriter::with_capacity(1 << 16, UntilClosed { out, is_closed: false })
 }
 
 /// Standard output as it is, for what machines read.
 pub(super) fn raw() -> impl Write {
-    BufWriter::with_capacity(1 << 16, io::stdout().lock())
+    BufWriter::with_capacity(1 << 16, UntilClosed { out: io::stdout().lock(), is_closed: false })
+}
+
+/// A pipe whose reader may close it, as `head` does when it has read enough. The rest is for nobody then, and
+/// the exit code is what it would have been.
+struct UntilClosed<W> {
+    out: W,
+    is_closed: bool,
+}
+
+impl<W> UntilClosed<W> {
+    fn unless_closed<T>(&mut self, done: io::Result<T>, instead: T) -> io::Result<T> {
+        match done {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_closed = true;
+                Ok(instead)
+            }
+            done => done,
+        }
+    }
+}
+
+impl<W: Write> Write for UntilClosed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_closed {
+            return Ok(bytes.len());
+        }
+        let done = self.out.write(bytes);
+        self.unless_closed(done, bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.is_closed {
+            return Ok(());
+        }
+        let done = self.out.flush();
+        self.unless_closed(done, ())
+    }
 }
 
 /// Writes a line to standard error, if it is still open: nothing else can be told to anyone.

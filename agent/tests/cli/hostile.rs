@@ -212,3 +212,19 @@ fn the_ends_of_lines_and_a_byte_order_mark_change_nothing() {
         assert_eq!((other.code, other.out), (0, matrix.out.clone()), "{number}: {}", other.err);
     }
 }
+
+#[test]
+fn a_reader_that_has_read_enough_changes_no_exit_code() {
+    let files = Files::of(SHOP);
+    let denied = ["explain", "-f", "in.yaml", "monitoring/prometheus", "shop/deploy/api:9090"];
+    for words in
+        [&denied[..], &["explain", "-f", "in.yaml", "monitoring/prometheus", "shop/deploy/api:9090", "-o", "json"]]
+    {
+        let expected = files.run(words).code;
+        assert_eq!(expected, 1, "{words:?}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = files.command(words).stdout(writer).status().unwrap();
+        assert_eq!(status.code(), Some(expected), "{words:?}");
+    }
+}

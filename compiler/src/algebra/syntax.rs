@@ -67,6 +67,15 @@ pub fn wrong_name(name: &str) -> Option<String> {
     })
 }
 
+/// What is wrong with the beginning of a name, to which the API server adds letters and digits
+/// (`metadata.generateName`).
+#[must_use]
+pub fn wrong_name_prefix(prefix: &str) -> Option<String> {
+    (!is_subdomain(&format!("{prefix}a"))).then(|| {
+        format!("names that begin with \"{prefix}\" are none: lower-case letters, digits, \"-\" and \".\", with a letter or digit first")
+    })
+}
+
 /// What is wrong with the name of a namespace, which is a DNS label.
 #[must_use]
 pub fn wrong_namespace(name: &str) -> Option<String> {

@@ -230,21 +230,6 @@ impl Cluster {
         }
     }
 
-    /// The service and its port to which a port of every node leads.
-    #[must_use]
-    pub fn behind_node_port(&self, protocol: Protocol, number: u16) -> Option<(&Service, &ServicePort)> {
-        self.services().find_map(|service| {
-            let port = service.routing.node_ports.get(&(protocol, number))?;
-            Some((service, service.ports.iter().find(|of| of.port == *port && of.protocol == protocol)?))
-        })
-    }
-
-    /// The ports of every node that lead to services.
-    pub fn node_ports(&self) -> impl Iterator<Item = (Protocol, u16, &Service)> {
-        self.services()
-            .flat_map(|service| service.node_ports().map(move |(protocol, number)| (protocol, number, service)))
-    }
-
     /// The services of a pod's namespace that have a port with another number than the pod's to which
     /// it should lead: the service, its port, and the pod's. Headless services are among them, though
     /// they translate no port.

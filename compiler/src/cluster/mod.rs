@@ -39,6 +39,7 @@ use crate::cluster::contest::owners;
 use crate::cluster::hints::Hints;
 use crate::cluster::over_bound::OverBound;
 use crate::cluster::selection::{Selection, UnknownLabels};
+use crate::cluster::services::ServicesBy;
 use crate::cluster::unread::Unread;
 use crate::object::{ContainerPort, EndpointSlice, Family, Labels, Objects, Pod, Service};
 use crate::policy::finding::Finding;
@@ -97,6 +98,8 @@ pub struct Cluster {
     services: BTreeMap<String, BTreeMap<String, Service>>,
     /// The addresses of services, by family.
     service_addresses: [AddressSet; 2],
+    /// Services by addresses and ports.
+    services_by: ServicesBy,
     /// The families in which pods without an address may get one.
     assigned_families: [bool; 2],
     /// Namespaces that no object of the input declares.
@@ -154,6 +157,7 @@ impl Cluster {
             services.entry(service.namespace.clone()).or_default().insert(service.name.clone(), service);
         }
         let mut cluster = Self {
+            services_by: ServicesBy::of(services.values().flat_map(BTreeMap::values)),
             services,
             service_addresses: Family::ALL.map(|family| {
                 let addresses = objects.services.iter().flat_map(|service| &service.addresses);

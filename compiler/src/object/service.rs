@@ -117,6 +117,12 @@ impl Service {
         self.selector.as_ref().is_some_and(|selector| selector.iter().all(has))
     }
 
+    /// Whether it may have addresses of a family: kube-proxy of another passes over it.
+    #[must_use]
+    pub fn has_family(&self, family: Family) -> bool {
+        self.routing.only_family.is_none_or(|only| only == family)
+    }
+
     /// The ports of every node that lead to it.
     pub fn node_ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
         self.routing.node_ports.keys().copied()

@@ -41,7 +41,8 @@ pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
     if let Some(why) = &policy.restriction {
         reader.report("spec", Code::PolicyTooLarge, why, Effect::RulesLeftOut);
     }
-    let read = reader.policy(policy.object.spec.as_ref());
+    let prefix = policy.object.metadata.generate_name.as_deref();
+    let read = reader.policy(policy.object.spec.as_ref(), prefix.filter(|prefix| name.starts_with(prefix)));
     (read, reader.findings())
 }
 
@@ -158,7 +159,8 @@ impl Reader<'_> {
         !fields.is_empty()
     }
 
-    fn policy(&mut self, spec: Option<&api::NetworkPolicySpec>) -> Policy {
+    /// The policy; of one that has its name from `metadata.generateName`, how that name begins.
+    fn policy(&mut self, spec: Option<&api::NetworkPolicySpec>, prefix: Option<&str>) -> Policy {
         let empty = api::NetworkPolicySpec::default();
         let spec = spec.unwrap_or(&empty);
         let is_of_spec = |field: &str| is_below(field, "spec");
@@ -168,8 +170,12 @@ impl Reader<'_> {
         self.unknown_fields("", |field| !is_of_spec(field) && !is_misplaced(field), Effect::Ignored);
         self.unknown_fields("", |field| !is_of_spec(field) && is_misplaced(field), Effect::FieldDropped);
         self.unknown_fields("spec", is_elsewhere, Effect::FieldDropped);
-        if let Some(problem) = syntax::wrong_name(self.name).filter(|_| !self.name.is_empty()) {
-            self.report("metadata.name", Code::NameInvalid, problem, Effect::Works);
+        let wrong_name = match prefix.filter(|prefix| !prefix.is_empty()) {
+            Some(prefix) => syntax::wrong_name_prefix(prefix).map(|problem| ("metadata.generateName", problem)),
+            None => syntax::wrong_name(self.name).map(|problem| ("metadata.name", problem)),
+        };
+        if let Some((field, problem)) = wrong_name.filter(|_| !self.name.is_empty()) {
+            self.report(field, Code::NameInvalid, problem, Effect::Works);
         }
         let is_of_cluster = !self.namespace.is_empty() && !self.namespace.starts_with(OWN_NAMESPACES);
         if let Some(problem) = syntax::wrong_namespace(self.namespace).filter(|_| is_of_cluster) {

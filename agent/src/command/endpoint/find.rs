@@ -349,8 +349,11 @@ fn missing(input: &Input, all: &[Found<'_>], unknown: &[String], (namespace, kin
         _ => false,
     });
     let candidates: BTreeSet<String> = same.chain(close).chain(of_template).map(Found::shown).collect();
-    let is_certain = kind == Some("Namespace") && !input.may_have_namespace(name);
-    let unread = if is_certain { Vec::new() } else { unread(input, kind, if is_scoped { namespace } else { "" }) };
+    let unread = match kind {
+        // Of the namespaces of pods that no object declares, the names are known.
+        Some("Namespace") => input.unread_namespaces(name),
+        _ => unread(input, kind, if is_scoped { namespace } else { "" }),
+    };
     let is_unknown = unread.is_empty() && !unknown.is_empty();
     let nowhere = (is_scoped && unread.is_empty() && !is_unknown).then(|| no_namespace(input, namespace)).flatten();
     let is_nowhere = nowhere.is_some();
@@ -394,7 +397,7 @@ fn missing(input: &Input, all: &[Found<'_>], unknown: &[String], (namespace, kin
 /// namespaces is empty.
 fn unread(input: &Input, kind: Option<&str>, namespace: &str) -> Vec<String> {
     let is_meant = |of: &str| match kind {
-        Some(kind @ ("Node" | "Namespace" | "Service" | "Pod")) => of == kind,
+        Some(kind @ ("Node" | "Service" | "Pod")) => of == kind,
         // A workload is known by its own object, or by its pods; one of another project counts as a Deployment.
         Some(kind) if kind != "Workload" => of == kind || of == "Pod" || (of == "Deployment" && !is_type(kind)),
         _ => !matches!(of, "Node" | "Namespace" | "Service" | "EndpointSlice" | "NetworkPolicy"),

@@ -206,7 +206,7 @@ fn dns_answers_for_a_headless_service_with_ready_endpoints_only() {
     {
         let cluster = cluster(&pods, Vec::new());
         let port = port(TargetPort::Number(80));
-        let routing = Routing { is_headless, publishes_not_ready, ..Routing::default() };
+        let routing = Routing { publishes_not_ready, is_headless, ..Routing::default() };
         let service = Service { routing, ..service(&port) };
         assert_eq!(shown(&cluster, cluster.backends(&service, &port)), expected, "{is_headless} {publishes_not_ready}");
         assert_eq!(cluster.behind(&service).map_or(0, |behind| behind.len()), expected.len());

@@ -220,11 +220,9 @@ pub enum Warning {
         /// The Service's name.
         name: String,
     },
-    /// The prefix that was asked for holds addresses of these Services, which are too many to judge.
-    HoldsServices(Vec<String>),
-    /// This port of a node leads to a Service or a pod. The prefix holds more nodes than are judged one by
-    /// one.
-    HoldsNodes(u16),
+    /// What is asked about leads to these Services and pods too, named with the ports that lead there. All of it
+    /// is allowed, or denied because the Services lack the port, and they are too many for flows of their own.
+    NotListed(Verdict, Vec<String>),
     /// The source is an address of a Service, which no packet has as its source.
     ServiceAddressAsSource {
         /// The address.
@@ -254,9 +252,6 @@ pub enum Warning {
         /// `hostIP` binds it to another address; else the pods are on other nodes.
         is_bound: bool,
     },
-    /// These ports of the node lead to Services and pods (`NS/NAME`), so the answer for the node
-    /// does not hold for them.
-    NodePorts(Vec<(Protocol, u16, String)>),
     /// The Service was asked for by its name, and policies keep these sources from the cluster's DNS,
     /// so they cannot resolve it.
     NamesUnresolved {

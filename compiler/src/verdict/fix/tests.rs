@@ -61,7 +61,9 @@ fn check(objects: &Objects, from: &Target<'_>, to: &Target<'_>, port: Option<&Po
     let opened = |asked: &[Pair]| difference(before, after.view(before), asked, &blocks);
     let (Some(others), Some(all)) = (opened(&asked), opened(&[])) else { return Ok(fixed.len()) };
     let mut said = Cells::new();
-    fixed.iter().for_each(|(_, fix)| add(&mut said, &fix.opens));
+    for (_, fix) in &fixed {
+        add(&mut said, &fix.opens);
+    }
     let [others, all] = [others, all].map(|difference| {
         let mut cells = Cells::new();
         add(&mut cells, &difference.opens);

@@ -30,7 +30,9 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
             for (place, peer) in peers.iter().enumerate() {
                 let Peer::Block(block) = peer else { continue };
                 let written = block.cidr.addresses();
-                let Some((service, address)) = cluster.service_alone_in(block.cidr.family, &written) else { continue };
+                let Some((service, address)) = cluster.cluster_ip_alone_in(block.cidr.family, &written) else {
+                    continue;
+                };
                 let problem = format!(
                     "{address} is the address of service {}/{}, which no packet has where policies judge",
                     service.namespace, service.name

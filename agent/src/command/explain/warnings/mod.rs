@@ -70,23 +70,12 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
         Warning::NoSuchPort(name) => format!("{} has no such port", shown(name)),
         Warning::NoSuchServicePort { namespace, name, ports } => no_such_port(namespace, name, ports),
         Warning::SourceWithoutPods => "the source is a Service that leads to no pod of the input".to_owned(),
-        Warning::NodePorts(ports) => {
-            let ports: Vec<String> = (ports.iter())
-                .map(|(protocol, number, service)| format!("{number}/{} ({service})", protocol.lower()))
-                .collect();
-            format!(
-                "this is about the node itself; its ports {} lead to Services or pods: ask about NODE:PORT",
-                shorten(&ports, NAMED, ", ")
-            )
+        Warning::NotListed(Verdict::Denied, services) => {
+            format!("services {} have no such port either, and are not listed above", shorten(services, NAMED, ", "))
         }
-        Warning::HoldsServices(services) => format!(
-            "addresses of services {} are among these, and what goes there was not judged; ask about svc/NAME",
-            shorten(services, NAMED, ", ")
-        ),
-        Warning::HoldsNodes(port) => format!(
-            "port {port} of a node leads to a Service or a pod, and not all nodes among these were judged so; ask about \
-             NODE:{port}"
-        ),
+        Warning::NotListed(_, names) => {
+            format!("what goes to {} is allowed too, and is not listed above", shorten(names, NAMED, ", "))
+        }
         Warning::Headless { namespace, name } => format!(
             "service {namespace}/{name} is headless: its name leads to its pods' addresses, so a client asks for a port \
              of the pods, not of the Service"
@@ -208,6 +197,7 @@ pub(in crate::command::explain) fn what_is_missing(input: &Input, missing: &[Mis
                 | MissingFact::SourceRanges(_)
                 | MissingFact::Balancer { .. }
                 | MissingFact::BesideServices(..)
+                | MissingFact::NotJudged(_)
                 | MissingFact::Backends { external_name: Some(_), .. }
         )
     };
@@ -238,6 +228,11 @@ fn where_it_leads(service: &str, selector: &str, why: &WhyUnknown) -> String {
         WhyUnknown::NoPod => format!("its selector {selector} selects no pod of the input"),
     };
     format!("where {service} leads: {why}")
+}
+
+/// One of some ports, in words.
+fn one_port(first: u16, last: u16) -> String {
+    if first == last { format!("port {first}") } else { format!("a port from {first} to {last}") }
 }
 
 /// The facts that the input lacks, in words, each once.
@@ -290,17 +285,23 @@ pub(in crate::command::explain) fn unknowns(missing: &[Missing]) -> Vec<String> 
                  not take what goes to it (ipMode Proxy); ask about {namespace}/svc/{name}"
             ),
             MissingFact::BesideServices(address, services) => format!(
-                "which host takes what goes to {address}: service {} has no such port, so kube-proxy leads it nowhere, and \
-                 what listens behind that address the input does not say",
+                "which host takes what goes to {address}: kube-proxy leads it to no Service (the address is one of {}), and \
+                 what listens behind it the input does not say",
                 shorten(services, NAMED, ", ")
             ),
-            MissingFact::NodePort(port) => {
-                format!("whether port {port} of {other} leads to a Service: Services were not read")
+            MissingFact::NodePort(first, last) => {
+                format!("whether {} of {other} leads to a Service: Services were not read", one_port(*first, *last))
             }
-            MissingFact::UnchosenNodePort(port, services) => format!(
-                "whether port {port} of {other} leads to service {}: the API server chooses its nodePort, and no object \
-                 says which",
+            MissingFact::UnchosenNodePort(first, last, services) => format!(
+                "whether {} of {other} leads to service {}: the API server chooses its nodePort, and no object says \
+                 which",
+                one_port(*first, *last),
                 shorten(services, NAMED, ", ")
+            ),
+            MissingFact::NotJudged(names) => format!(
+                "what becomes of what goes to {}: these are too many to judge for one question; ask about svc/NAME or \
+                 NODE:PORT",
+                shorten(names, NAMED, ", ")
             ),
             MissingFact::NodeAddress(name) => format!("the addresses of node/{name}: its object says none"),
             MissingFact::IsNode(address, port) => format!(

@@ -103,14 +103,18 @@ pub enum MissingFact {
         /// The Service's name.
         name: String,
     },
-    /// Which host has this address, by which these Services are reached: none of them has the port
-    /// that was asked for.
+    /// Which host has this address, by which these Services are reached: kube-proxy leads the port that was
+    /// asked for to none of them.
     BesideServices(IpAddr, Vec<String>),
-    /// Whether this port of a node leads to a Service, because Services were not read.
-    NodePort(u16),
-    /// Whether this port of a node leads to one of these Services: the API server chooses a node port
-    /// where the object does not say it.
-    UnchosenNodePort(u16, Vec<String>),
+    /// Whether a port of a node, from the first to the last of these, leads to a Service, because Services
+    /// were not read.
+    NodePort(u16, u16),
+    /// Whether a port of a node, from the first to the last of these, leads to one of these Services: the API
+    /// server chooses a node port where the object does not say it.
+    UnchosenNodePort(u16, u16, Vec<String>),
+    /// Where these lead, which are too many to judge for one question: Services by addresses, and ports of
+    /// nodes.
+    NotJudged(Vec<String>),
     /// The addresses of this node.
     NodeAddress(String),
     /// Whether an address is a node's, so that this port leads to a Service or a pod.

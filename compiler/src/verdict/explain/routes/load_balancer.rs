@@ -13,17 +13,21 @@ use crate::verdict::explain::answer::Via;
 use crate::verdict::explain::code::Code;
 use crate::verdict::explain::question::MissingFact;
 use crate::verdict::explain::question::name::Target;
+use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::walk::ends::Unit;
 use crate::verdict::explain::walk::{Destination, Route, Walk};
+use crate::verdict::flow::End;
 
 impl Walk<'_> {
     /// Flows to the address of a load balancer that nodes do not take; whether it is one. What the
     /// client's policies deny is denied, and what the load balancer makes of the rest is not known.
     pub(in crate::verdict::explain) fn by_proxied_balancer(&mut self, sources: &[Unit], address: IpAddr) -> bool {
         let cluster = self.ends.cluster;
-        let Some(service) = cluster.services().find(|of| of.routing.proxied_addresses.contains(&address)) else {
+        let Some(service) = cluster.service_with_proxied(address) else { return false };
+        // What goes to a node's address comes to that node, which knows nothing of the load balancer.
+        if cluster.is_node(address) && cluster.holders(address, None).is_empty() {
             return false;
-        };
+        }
         let (namespace, name) = (service.namespace.clone(), service.name.clone());
         let mut destinations = Vec::new();
         for unit in self.ends.units(&Target::Address(address)) {
@@ -45,11 +49,11 @@ impl Walk<'_> {
         destinations: &[Destination],
         via: &Via,
     ) -> Vec<Unit> {
-        let ranges = source_ranges(service);
         let address = match entry {
             Some(Entry::External(address, _)) if service.routing.balancer_addresses.contains(&address) => address,
             _ => return sources.to_vec(),
         };
+        let ranges = source_ranges(service, Family::of(&address));
         if ranges.is_empty() {
             return sources.to_vec();
         }
@@ -82,9 +86,46 @@ impl Walk<'_> {
         taken
     }
 
+    /// Those clients outside that a Service's load balancer takes. What becomes of the others is not known:
+    /// they may come by another way.
+    pub(super) fn taken_outside(
+        &mut self,
+        outside: Vec<Unit>,
+        service: &Service,
+        destinations: &[Destination],
+        via: &Via,
+    ) -> Vec<Unit> {
+        let [v4, v6] = Family::ALL.map(|family| source_ranges(service, family));
+        if v4.is_empty() && v6.is_empty() {
+            return outside;
+        }
+        let ranges_for = |unit: &Unit| match unit.party {
+            Party::End(End::Address(address)) if Family::of(&address) == Family::V4 => &v4,
+            _ => &v6,
+        };
+        let is_refused = |unit: &Unit| match unit.party {
+            Party::End(End::Address(address)) => !ranges_for(unit).is_empty() && !are_in(ranges_for(unit), address),
+            _ => false,
+        };
+        let outside = self.cut_by_ranges(&outside, service);
+        let (mut refused, mut taken): (Vec<Unit>, Vec<Unit>) = outside.into_iter().partition(is_refused);
+        tell_parts_apart(&mut taken, &mut refused);
+        for ranges in [&v4, &v6] {
+            let of_ranges = |unit: &&Unit| std::ptr::eq(ranges_for(unit), ranges);
+            let units: Vec<Unit> = refused.iter().filter(of_ranges).cloned().collect();
+            if !units.is_empty() {
+                let fact = [unknown_range(ranges)];
+                let route = Route { via: Some(via), service: &service.addresses, missing: &fact, ..Route::default() };
+                self.between(&units, destinations, route);
+            }
+        }
+        taken
+    }
+
     /// The same sources, where prefixes are cut into what is in these ranges and what is not.
-    pub(super) fn cut_by_ranges(&self, sources: &[Unit], ranges: &[Cidr]) -> Vec<Unit> {
-        let of_family = |sources: Vec<Unit>, family| self.cut(&sources, &block_of(ranges, family));
+    fn cut_by_ranges(&self, sources: &[Unit], service: &Service) -> Vec<Unit> {
+        let of_family =
+            |sources: Vec<Unit>, family| self.cut(&sources, &block_of(&source_ranges(service, family), family));
         Family::ALL.into_iter().fold(sources.to_vec(), of_family)
     }
 
@@ -111,7 +152,7 @@ impl Walk<'_> {
 
 /// Gives parts of prefixes that the ranges hold and parts that they do not hold names of their own: what
 /// is said of one does not hold for the whole.
-pub(super) fn tell_parts_apart(taken: &mut [Unit], refused: &mut Vec<Unit>) {
+fn tell_parts_apart(taken: &mut [Unit], refused: &mut Vec<Unit>) {
     let is_part = |unit: &Unit| unit.name.kind == "Block";
     if taken.iter().any(is_part) && refused.iter().any(is_part) {
         taken.iter_mut().filter(|unit| is_part(unit)).for_each(|unit| unit.whole = unit.name.clone());
@@ -133,18 +174,20 @@ fn joined(parts: Vec<Unit>) -> Option<Unit> {
     Some(all)
 }
 
-/// The clients that a Service's load balancer takes; all where there are none.
-pub(in crate::verdict::explain) fn source_ranges(service: &Service) -> Vec<Cidr> {
-    service.routing.source_ranges.iter().filter_map(|text| Cidr::parse(text).ok()).collect()
+/// The clients that a Service's load balancer takes by its addresses of a family; all where there are none.
+/// kube-proxy of each family sees the ranges of its own family only.
+fn source_ranges(service: &Service, family: Family) -> Vec<Cidr> {
+    let ranges = service.routing.source_ranges.iter().filter_map(|text| Cidr::parse(text).ok());
+    ranges.filter(|of| of.family == family).collect()
 }
 
 /// Whether an address is in one of these prefixes.
-pub(in crate::verdict::explain) fn are_in(ranges: &[Cidr], address: IpAddr) -> bool {
+fn are_in(ranges: &[Cidr], address: IpAddr) -> bool {
     ranges.iter().any(|of| of.holds(address))
 }
 
 /// Whether a client is one that the load balancer takes, as a fact that the input lacks.
-pub(in crate::verdict::explain) fn unknown_range(ranges: &[Cidr]) -> MissingFact {
+fn unknown_range(ranges: &[Cidr]) -> MissingFact {
     MissingFact::SourceRanges(texts(ranges))
 }
 

@@ -1,35 +1,46 @@
 //! Flows to a node's address: a port of it may lead to a Service or to a pod. And flows to the
 //! loopback address, which never leave a pod.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::entry::{Entry, NodePort};
+use super::many_leads::Leads;
+use super::nodes::NodeEnd;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::HostPortAt;
-use crate::cluster::{Cluster, PodId};
-use crate::object::{Family, Pod, Protocol, Service};
-use crate::policy::Direction;
+use crate::object::{Family, Protocol, Service, ServicePort};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::answer::{Flow, Unanswerable, Warning, Way};
+use crate::verdict::explain::answer::{Flow, Unanswerable, Warning};
 use crate::verdict::explain::question::MissingFact;
 use crate::verdict::explain::question::name::{EndName, Port, Target};
 use crate::verdict::explain::question::party::Party;
-use crate::verdict::explain::walk::ends::{Finder, Unit};
+use crate::verdict::explain::walk::ends::Unit;
 use crate::verdict::explain::walk::{Destination, Route, Walk};
 use crate::verdict::flow::End;
 
-/// So many ports of a node that lead elsewhere are judged one by one; of more, the node itself is
-/// judged.
-const PORTS_JUDGED: usize = 16;
-
-/// So many addresses of a prefix that lead elsewhere are judged one by one.
-const ADDRESSES_JUDGED: usize = 16;
-
-/// The ports of nodes that Services get where their author names none.
-const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+/// Where a port of some addresses of nodes leads.
+#[derive(Debug)]
+struct Lead {
+    /// The Services and pods, as `NAMESPACE/NAME`.
+    names: BTreeSet<String>,
+    /// Whether it leads there at each of the addresses.
+    is_led: Vec<bool>,
+    /// Whether it leads to pods by their `hostPort`.
+    to_host_port: bool,
+}
 
 impl Walk<'_> {
+    /// Flows to an address, by whichever of its ports lead elsewhere.
+    pub(in crate::verdict::explain) fn by_one_address(
+        &mut self,
+        sources: &[Unit],
+        address: IpAddr,
+    ) -> Result<(), Unanswerable> {
+        let to = Target::Address(address);
+        if self.by_node(sources, &to, &[address]) { Ok(()) } else { self.directly(sources, &self.ends.units(&to)) }
+    }
+
     /// Flows to ports of a node that lead to Services or pods; whether it does.
     pub(in crate::verdict::explain) fn by_node(
         &mut self,
@@ -37,312 +48,231 @@ impl Walk<'_> {
         to: &Target<'_>,
         addresses: &[IpAddr],
     ) -> bool {
-        let cluster = self.ends.cluster;
-        let (protocol, first, last) = match self.port {
-            Some(Port::Numbers(protocol, first, last)) => (Some(protocol.unwrap_or(Protocol::Tcp)), *first, *last),
-            // No port of a node takes ICMP.
-            Some(Port::Name(_) | Port::Icmp) => return false,
-            None => (None, 1, u16::MAX),
-        };
-        let only = protocol.filter(|_| first == last);
-        if let ([address], Some(only)) = (addresses, only)
-            && self.by_unknown_node(sources, *address, only, first)
+        if let ([address], Some(Port::Numbers(protocol, first, last))) = (addresses, self.port)
+            && first == last
+            && self.by_unknown_node(sources, *address, protocol.unwrap_or(Protocol::Tcp), *first)
         {
             return true;
         }
-        let is_node = |address: &&IpAddr| cluster.is_node(**address) && cluster.holders(**address, None).is_empty();
-        let addresses: Vec<IpAddr> = addresses.iter().filter(is_node).copied().collect();
-        if addresses.is_empty() {
-            return false;
-        }
-        if let Some(only) = only {
-            return self.by_port(sources, to, &addresses, only, first);
-        }
-        let is_asked = |of: Protocol, number: u16| {
-            protocol.is_none_or(|protocol| of == protocol) && (first..=last).contains(&number)
-        };
-        let of_services = cluster.node_ports().map(|(of, number, service)| {
-            let name = format!("{}/{}", service.namespace, service.name);
-            (of, number, name)
-        });
-        let of_pods = addresses.iter().flat_map(|address| cluster.host_ports_at(*address));
-        let of_pods = of_pods.filter(|(_, _, at)| matches!(at, HostPortAt::Here | HostPortAt::Perhaps));
-        let of_pods = of_pods.map(|(pod, port, _)| (port.protocol, port.host_port, pod_name(cluster, pod)));
-        let of_addresses = addresses.iter().flat_map(|address| cluster.services_at(*address)).flat_map(|service| {
-            let name = format!("{}/{}", service.namespace, service.name);
-            service.ports.iter().map(move |port| (port.protocol, port.port, name.clone()))
-        });
-        let ports: BTreeSet<(Protocol, u16, String)> =
-            of_services.chain(of_addresses).chain(of_pods).filter(|(of, number, _)| is_asked(*of, *number)).collect();
-        let numbers: BTreeSet<(Protocol, u16)> = ports.iter().map(|(of, number, _)| (*of, *number)).collect();
-        if ports.is_empty() {
-            return false;
-        }
-        if numbers.len() > PORTS_JUDGED {
-            self.explanation.warn(Warning::NodePorts(ports.into_iter().collect()));
-            return false;
-        }
-        let asked = protocol.map_or_else(Traffic::all, |protocol| Traffic::ports(protocol, first, last));
-        let mut rest = asked;
-        for (of, number) in numbers {
-            if self.by_port(sources, to, &addresses, of, number) {
-                rest = rest.difference(&Traffic::ports(of, number, number));
-            }
-        }
-        if !rest.is_none() {
-            let units = self.ends.units(to).into_iter();
-            let destinations: Vec<Destination> = units.map(|unit| Destination::direct(unit, rest.clone())).collect();
-            self.between(sources, &destinations, Route::default());
-        }
-        true
+        let units = self.ends.units(to).into_iter();
+        let ends: Vec<NodeEnd> = units.filter_map(|unit| self.node_end(unit)).collect();
+        let mut leads = Leads::new(sources);
+        let own = self.by_ends(sources, &ends, &mut leads);
+        self.close(sources, leads, None);
+        self.between_rest(sources, own.as_deref().unwrap_or_default());
+        own.is_some()
     }
 
-    /// Flows to prefixes. Addresses of Services and ports of nodes lead elsewhere, so each gets the answer
-    /// that it gets alone.
-    pub(in crate::verdict::explain) fn by_prefixes(
+    /// Flows to nodes themselves, and to hostNetwork pods.
+    pub(super) fn between_rest(&mut self, sources: &[Unit], own: &[Destination]) {
+        if !own.is_empty() {
+            self.between(sources, own, Route::default());
+        }
+    }
+
+    /// An end that is an address of a node and of no pod in a network of its own.
+    pub(super) fn node_end(&self, unit: Unit) -> Option<NodeEnd> {
+        let cluster = self.ends.cluster;
+        let Party::End(End::Address(address)) = unit.party else { return None };
+        let is_node = cluster.is_node(address) && cluster.holders(address, None).is_empty();
+        is_node.then_some(NodeEnd { address, unit })
+    }
+
+    /// Flows to hostNetwork pods, of which each has its node's addresses, where ports of those lead
+    /// elsewhere. The ends that are left to ask about.
+    pub(in crate::verdict::explain) fn by_host_pods(&mut self, sources: &[Unit], units: Vec<Unit>) -> Vec<Unit> {
+        let cluster = self.ends.cluster;
+        let mut leads = Leads::new(sources);
+        let (mut left, mut all_own) = (Vec::new(), Vec::new());
+        for unit in units {
+            let of_node = unit.party.node(cluster).and_then(|node| cluster.nodes().get(node));
+            let addresses = of_node.filter(|_| matches!(unit.party, Party::Host(_))).into_iter().flatten();
+            let of_family = |family: Family| {
+                let listed = unit.party.address(cluster, family);
+                let mut of_node = addresses.clone().filter(|address| Family::of(address) == family);
+                listed.filter(|address| cluster.is_node(*address)).or_else(|| of_node.next().copied())
+            };
+            let may_be = |family: &Family| unit.only.is_none_or(|only| only == *family);
+            let addresses = Family::ALL.into_iter().filter(may_be).filter_map(of_family);
+            let ends: Vec<NodeEnd> = addresses
+                .map(|address| NodeEnd { address, unit: Unit { only: Some(Family::of(&address)), ..unit.clone() } })
+                .filter(|_| matches!(unit.party, Party::Host(_)))
+                .collect();
+            match self.by_ends(sources, &ends, &mut leads) {
+                Some(own) => all_own.extend(own),
+                None => left.push(unit),
+            }
+        }
+        self.close(sources, leads, None);
+        self.between_rest(sources, &all_own);
+        left
+    }
+
+    /// Flows to some addresses of a node by ports that lead elsewhere, or may: what is left to ask about of
+    /// those ports that were asked for, or nothing where no port does.
+    pub(super) fn by_ends(
         &mut self,
         sources: &[Unit],
-        to: &Target<'_>,
-    ) -> Result<(), Unanswerable> {
-        let cluster = self.ends.cluster;
-        let mut units = self.ends.units(to);
-        if let Target::Blocks(blocks) = to {
-            let holds = |address: &IpAddr| blocks.iter().any(|of| of.holds(*address));
-            let of_services: BTreeSet<IpAddr> =
-                cluster.services().flat_map(|service| &service.addresses).copied().filter(holds).collect();
-            if of_services.len() > ADDRESSES_JUDGED {
-                let services = cluster.services().filter(|service| service.addresses.iter().any(holds));
-                let names = services.map(|of| format!("{}/{}", of.namespace, of.name)).collect();
-                self.explanation.warn(Warning::HoldsServices(names));
+        ends: &[NodeEnd],
+        leads: &mut Leads,
+    ) -> Option<Vec<Destination>> {
+        let asked = ends.first().and_then(|end| self.ends.traffic(&end.unit, self.port))?;
+        let mut ports = self.leads_to(ends, &asked);
+        if let Some((protocol, number, _)) = asked.single().filter(|(_, first, last)| first == last) {
+            let none = || Lead { names: BTreeSet::new(), is_led: vec![false; ends.len()], to_host_port: false };
+            ports.entry((protocol, number)).or_insert_with(none);
+        }
+        let mut led = vec![Vec::new(); ends.len()];
+        for ((protocol, number), lead) in ports {
+            let names = || lead.names.iter().map(|name| format!("{number}/{} ({name})", protocol.lower()));
+            let is_led = if leads.is_spent() {
+                let of_led = || ends.iter().zip(&lead.is_led).filter(|(_, is_led)| **is_led).map(|(end, _)| end);
+                let mut is_open = |end: &NodeEnd| {
+                    let services = self.services_of_port(end, protocol, number);
+                    let mut all = services.iter().map(|(service, port)| (*service, Some(*port)));
+                    !services.is_empty() && all.all(|to| leads.is_open(self, sources, to, end.address))
+                };
+                if !lead.to_host_port && of_led().all(&mut is_open) {
+                    leads.pass_over(names());
+                } else {
+                    leads.leave(names());
+                    of_led().for_each(|end| leads.leave_at(end, (protocol, number)));
+                }
+                lead.is_led
             } else {
-                for address in &of_services {
-                    self.by_address(sources, *address)?;
+                let place = self.explanation.flows.len();
+                let is_led = self.by_port(sources, ends, protocol, number);
+                if is_led.contains(&true) {
+                    leads.count(self, place, names());
                 }
-                // Those that are nodes' too are answered for.
-                let is_of_service =
-                    |unit: &Unit| matches!(unit.party, Party::End(End::Address(of)) if of_services.contains(&of));
-                units.retain(|unit| unit.name.kind == "Block" || !is_of_service(unit));
-                // A prefix of nothing but such addresses has no other one to ask about.
-                units.retain(|unit| unit.name.kind != "Block" || !self.is_all_of_services(unit));
+                is_led
+            };
+            for (led, _) in led.iter_mut().zip(is_led).filter(|(_, is_led)| *is_led) {
+                led.push((protocol, number, number));
             }
         }
-        if let Some(Port::Numbers(protocol, first, last)) = self.port
-            && first == last
-            && self.may_lead_elsewhere(protocol.unwrap_or(Protocol::Tcp), *first)
-        {
-            let is_node = |unit: &&Unit| matches!(unit.party, Party::End(End::Address(of)) if cluster.is_node(of));
-            let nodes: Vec<Unit> = units.iter().filter(is_node).cloned().collect();
-            for unit in nodes.iter().take(ADDRESSES_JUDGED) {
-                let Party::End(End::Address(address)) = unit.party else { continue };
-                if self.by_node(sources, &Target::Address(address), &[address]) {
-                    units.retain(|of| of.party != unit.party);
-                }
-            }
-            if nodes.len() > ADDRESSES_JUDGED {
-                self.explanation.warn(Warning::HoldsNodes(*first));
-            }
-        }
-        if units.is_empty() { Ok(()) } else { self.directly(sources, &units) }
+        let mut is_led_anywhere = led.iter().any(|led| !led.is_empty());
+        let mut rest: Vec<Traffic> = led.into_iter().map(|led| asked.difference(&Traffic::of_ranges(led))).collect();
+        is_led_anywhere |= self.by_open_ports(sources, ends, &mut rest);
+        let own = ends.iter().zip(rest).filter(|(_, rest)| !rest.is_none());
+        is_led_anywhere.then(|| own.map(|(end, rest)| Destination::direct(end.unit.clone(), rest)).collect())
     }
 
-    /// Whether all addresses of a part of a prefix are those of Services.
-    fn is_all_of_services(&self, unit: &Unit) -> bool {
-        unit.name.prefixes().all(|prefix| self.ends.cluster.are_of_services(&prefix))
-    }
-
-    /// Whether a port of a node may lead to a Service or a pod.
-    fn may_lead_elsewhere(&self, only: Protocol, number: u16) -> bool {
+    /// The ports of these addresses that lead to Services and pods, or may, of those that were asked for.
+    fn leads_to(&self, ends: &[NodeEnd], asked: &Traffic) -> BTreeMap<(Protocol, u16), Lead> {
         let cluster = self.ends.cluster;
-        let is_host_port = |pod: &Pod| pod.host_ports.iter().any(|of| (of.protocol, of.host_port) == (only, number));
-        let at_nodes = || cluster.nodes().values().flatten();
-        cluster.behind_node_port(only, number).is_some()
-            || at_nodes().any(|address| cluster.service_at(*address, only, number).is_some())
-            || cluster.endpoints().any(|(_, pod)| is_host_port(pod))
-            || without_number(cluster, only, number).next().is_some()
+        let is_asked = |of: Protocol, number: u16| asked.of(of).contains(number);
+        let mut ports = BTreeMap::<(Protocol, u16), Lead>::new();
+        let mut add = |place: usize, of, number, name: String, to_host_port| {
+            let none = || Lead { names: BTreeSet::new(), is_led: vec![false; ends.len()], to_host_port: false };
+            let lead = ports.entry((of, number)).or_insert_with(none);
+            lead.names.insert(name);
+            lead.is_led[place] = true;
+            lead.to_host_port |= to_host_port;
+        };
+        let name = |of: &Service| format!("{}/{}", of.namespace, of.name);
+        for (of, number, service) in cluster.node_ports().filter(|(of, number, _)| is_asked(*of, *number)) {
+            let is_first = cluster.behind_node_port(of, number).is_some_and(|(first, _)| std::ptr::eq(first, service));
+            for (place, end) in ends.iter().enumerate().filter(|_| is_first) {
+                if service.has_family(end.family()) {
+                    add(place, of, number, name(service), false);
+                }
+            }
+        }
+        for (place, end) in ends.iter().enumerate() {
+            for service in cluster.services_at(end.address) {
+                for port in service.ports.iter().filter(|port| is_asked(port.protocol, port.port)) {
+                    add(place, port.protocol, port.port, name(service), false);
+                }
+            }
+            for (pod, port, at) in cluster.host_ports_at(end.address) {
+                let is_here = matches!(at, HostPortAt::Here | HostPortAt::Perhaps);
+                if is_here && is_asked(port.protocol, port.host_port) {
+                    add(place, port.protocol, port.host_port, self.pod_name(pod), true);
+                }
+            }
+        }
+        ports
     }
 
-    /// Flows to one port of a node; whether it leads to a Service or a pod, or may.
-    fn by_port(
-        &mut self,
-        sources: &[Unit],
-        to: &Target<'_>,
-        addresses: &[IpAddr],
+    /// The Services and their ports to which kube-proxy leads a port of a node's address. It looks at external
+    /// addresses first, and at node ports last.
+    pub(super) fn services_of_port(
+        &self,
+        end: &NodeEnd,
         only: Protocol,
         number: u16,
-    ) -> bool {
+    ) -> Vec<(&'_ Service, &'_ ServicePort)> {
         let cluster = self.ends.cluster;
-        // kube-proxy looks at external addresses first, and at node ports last.
-        let is_external = |address: &IpAddr| cluster.service_at(*address, only, number).is_some();
-        let (external, own): (Vec<IpAddr>, Vec<IpAddr>) = addresses.iter().copied().partition(is_external);
-        for address in &external {
-            let Some((service, port)) = cluster.service_at(*address, only, number) else { continue };
-            let entry = Entry::External(*address, Some((only, port.port)));
-            self.through(sources, service, Some(entry), Some(Family::of(address)));
-        }
+        let external: Vec<_> = cluster.services_by_port(end.address, only, number).collect();
         if !external.is_empty() {
-            if !own.is_empty() && !self.by_port(sources, to, &own, only, number) {
-                let is_own =
-                    |unit: &Unit| matches!(unit.party, Party::End(End::Address(address)) if own.contains(&address));
-                let units = self.ends.units(to).into_iter().filter(is_own);
-                let traffic = Traffic::ports(only, number, number);
-                let own: Vec<Destination> = units.map(|unit| Destination::direct(unit, traffic.clone())).collect();
-                self.between(sources, &own, Route::default());
-            }
-            return true;
+            return external;
         }
         // A node has a rule for the port in the families of the Service only.
-        let is_led = |service: &Service| {
-            let only = service.routing.only_family;
-            addresses.iter().any(|address| only.is_none_or(|only| only == Family::of(address)))
-        };
         let behind = cluster.behind_node_port(only, number);
-        if let Some((service, port)) = behind.filter(|(service, _)| is_led(service)) {
-            let only_family = service.routing.only_family;
-            let entries: Vec<IpAddr> = (Family::ALL.into_iter())
-                .filter(|family| only_family.is_none_or(|only| only == *family))
-                .filter_map(|family| addresses.iter().copied().find(|address| Family::of(address) == family))
-                .collect();
-            let place = self.explanation.flows.len();
-            for address in &entries {
-                let entry = NodePort { address: *address, protocol: only, number, service_port: port.port };
-                self.through(sources, service, Some(Entry::NodePort(entry)), Some(Family::of(address)));
+        behind.filter(|(service, _)| service.has_family(end.family())).into_iter().collect()
+    }
+
+    /// Flows to one port of a node's addresses; at which of them it leads to a Service or a pod, or may.
+    fn by_port(&mut self, sources: &[Unit], ends: &[NodeEnd], only: Protocol, number: u16) -> Vec<bool> {
+        let cluster = self.ends.cluster;
+        let mut is_led = vec![false; ends.len()];
+        for (end, is_led) in ends.iter().zip(&mut is_led) {
+            for (service, port) in cluster.services_by_port(end.address, only, number) {
+                *is_led = true;
+                let entry = Entry::External(end.address, Some((only, port.port)));
+                self.through(sources, service, Some(entry), Some(end.family()));
             }
-            if entries.len() > 1 {
+        }
+        if let Some((service, port)) = cluster.behind_node_port(only, number) {
+            let place = self.explanation.flows.len();
+            let mut entered = BTreeSet::new();
+            for (end, is_led) in ends.iter().zip(&mut is_led) {
+                if *is_led || !service.has_family(end.family()) {
+                    continue;
+                }
+                *is_led = true;
+                if entered.insert(end.family()) {
+                    let entry = NodePort { address: end.address, protocol: only, number, service_port: port.port };
+                    self.through(sources, service, Some(Entry::NodePort(entry)), Some(end.family()));
+                }
+            }
+            if entered.len() > 1 {
                 self.merge_from(place);
             }
-            return true;
         }
-        if self.by_host_port(sources, addresses, only, number) {
-            return true;
-        }
-        if NODE_PORTS.contains(&number) && cluster.has_unread_services() {
-            self.unknown(sources, addresses[0], only, number, &MissingFact::NodePort(number));
-            return true;
-        }
-        let may_be_chosen = addresses.iter().find_map(|address| {
-            let services = self.of_unchosen_port(sources, *address, only, number);
-            (!services.is_empty()).then_some((*address, services))
-        });
-        let Some((address, services)) = may_be_chosen else { return false };
-        self.unknown(sources, address, only, number, &MissingFact::UnchosenNodePort(number, services));
-        true
+        self.by_host_port(sources, ends, &mut is_led, only, number);
+        is_led
     }
 
-    /// The Services to which a port of a node's address may lead because the input does not say their
-    /// node ports. Those are left out that make no difference: all is allowed to their pods, and to the
-    /// node itself.
-    fn of_unchosen_port(&self, sources: &[Unit], address: IpAddr, only: Protocol, number: u16) -> Vec<String> {
-        let Finder { cluster, groups } = self.ends;
-        let is_open = |unit: &Unit| {
-            let isolates = |family| !unit.party.groups(cluster, groups, Direction::Ingress, Some(family)).is_empty();
-            let is_open = |family| {
-                !isolates(family) && unit.party.deciding(cluster, groups, Direction::Ingress, Some(family)).is_nothing()
-            };
-            Family::ALL.into_iter().all(is_open)
+    /// Flows to addresses of one node of which nothing is known.
+    pub(super) fn unknown(&mut self, sources: &[Unit], ends: &[&NodeEnd], traffic: &Traffic, fact: &MissingFact) {
+        let Some(first) = ends.first() else { return };
+        let (to, family) = match ends {
+            [end] if matches!(end.unit.party, Party::End(_)) => (EndName::of_address(end.address), Some(end.family())),
+            _ => (first.unit.whole.without_addresses(), None),
         };
-        let may_deny = |service: &&Service| {
-            let backends = cluster.behind(service);
-            backends.is_none_or(|ends| !self.ends.behind(ends).iter().all(is_open))
-        };
-        let is_of_family = |of: &&Service| of.routing.only_family.is_none_or(|only| only == Family::of(&address));
-        let found: Vec<&Service> = without_number(cluster, only, number).filter(is_of_family).collect();
-        if found.is_empty() {
-            return Vec::new();
-        }
-        let node = self.at_address(address, only, number);
-        let are_sources_open = self.are_allowed(sources, &node, Route::default());
-        let services = found.into_iter().filter(|of| !are_sources_open || may_deny(of));
-        services.map(|of| format!("{}/{}", of.namespace, of.name)).collect()
-    }
-
-    /// A port of a node itself.
-    fn at_address(&self, address: IpAddr, only: Protocol, number: u16) -> Vec<Destination> {
-        let units = self.ends.units(&Target::Address(address)).into_iter();
-        units.map(|unit| Destination::direct(unit, Traffic::ports(only, number, number))).collect()
-    }
-
-    /// Flows to a host port; whether it leads to a pod, or may.
-    fn by_host_port(&mut self, sources: &[Unit], addresses: &[IpAddr], only: Protocol, number: u16) -> bool {
-        let cluster = self.ends.cluster;
-        let (mut here, mut perhaps, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new());
-        let mut is_bound = false;
-        for address in addresses {
-            let ports = cluster.host_ports_at(*address);
-            for (pod, port, at) in ports.filter(|(_, of, _)| (of.protocol, of.host_port) == (only, number)) {
-                let mut unit = self.ends.pods(&[pod]).remove(0);
-                unit.only = Some(Family::of(address));
-                let destination = Destination::direct(unit, Traffic::ports(only, port.port, port.port));
-                match at {
-                    HostPortAt::Here => here.push((*address, destination)),
-                    HostPortAt::Perhaps => perhaps.push((*address, destination)),
-                    HostPortAt::OtherNode | HostPortAt::OtherAddress => {
-                        is_bound |= at == HostPortAt::OtherAddress;
-                        elsewhere.push((pod_name(cluster, pod), cluster.pod(pod).node.clone()));
-                    }
-                }
-            }
-        }
-        let is_known = !here.is_empty();
-        let leads_to = if is_known { here } else { perhaps };
-        if leads_to.is_empty() {
-            if !elsewhere.is_empty() {
-                elsewhere.sort();
-                elsewhere.dedup();
-                self.explanation.warn(Warning::HostPortElsewhere { port: number, pods: elsewhere, is_bound });
-            }
-            return false;
-        }
-        let name = |(_, destination): &(IpAddr, Destination)| Some(pod_name(cluster, destination.unit.party.pod()?));
-        let pods: BTreeSet<String> = leads_to.iter().filter_map(name).collect();
-        self.explanation.warn(Warning::HostPort { port: number, pods: pods.into_iter().collect() });
-        let way = Way::HostPort(number);
-        for (address, destination) in leads_to {
-            for (is_pod, mut sources) in self.by_node_of_source(sources) {
-                let mut destinations = [destination.clone()];
-                let mut missing = if is_known { Vec::new() } else { vec![MissingFact::HostPort(number)] };
-                if is_pod {
-                    let asked = (address, Traffic::ports(only, number, number));
-                    missing.extend(self.judge_before(&mut sources, &mut destinations, asked));
-                }
-                // Where the pod is on another node, the packet is for the node itself.
-                let route = Route { way: Some(&way), missing: &missing, may_pass: !is_known, ..Route::default() };
-                self.between(&sources, &destinations, route);
-            }
-        }
-        true
-    }
-
-    /// A flow to a port of an address that the input does not call a node's, where the port leads
-    /// to a Service or a pod if it is one; whether it is such a port, and the nodes are not known.
-    fn by_unknown_node(&mut self, sources: &[Unit], address: IpAddr, only: Protocol, number: u16) -> bool {
-        let cluster = self.ends.cluster;
-        if cluster.is_node(address) || cluster.knows_nodes() || !cluster.holders(address, None).is_empty() {
-            return false;
-        }
-        let to_pod = || {
-            let mut ports = cluster.host_ports_at(address);
-            ports.any(|(_, of, at)| (of.protocol, of.host_port) == (only, number) && at != HostPortAt::OtherAddress)
-        };
-        let may_be_a_service = || {
-            let may = |kind: &str| cluster.unread().iter().any(|of| of.may_be(kind));
-            NODE_PORTS.contains(&number) && may("Service") && may("Node")
-        };
-        let is_known = || cluster.behind_node_port(only, number).is_some();
-        let may_be_chosen = || !self.of_unchosen_port(sources, address, only, number).is_empty();
-        if !is_known() && !to_pod() && !may_be_a_service() && !may_be_chosen() {
-            return false;
-        }
-        self.unknown(sources, address, only, number, &MissingFact::IsNode(address, number));
-        true
+        self.not_known(sources, &to, family, traffic, fact);
     }
 
     /// Flows of which nothing is known.
-    fn unknown(&mut self, sources: &[Unit], address: IpAddr, only: Protocol, number: u16, fact: &MissingFact) {
-        let wholes: BTreeSet<EndName> = sources.iter().map(|unit| unit.whole.without_addresses()).collect();
-        let to = EndName::of_address(address);
-        let traffic = Traffic::ports(only, number, number);
+    pub(super) fn not_known(
+        &mut self,
+        sources: &[Unit],
+        to: &EndName,
+        family: Option<Family>,
+        traffic: &Traffic,
+        fact: &MissingFact,
+    ) {
+        let cluster = self.ends.cluster;
+        let has_family = |unit: &&Unit| {
+            let has = |family| !unit.party.has_address(cluster) || unit.party.address(cluster, family).is_some();
+            family.is_none_or(|family| has(family) && unit.only.is_none_or(|only| only == family))
+        };
+        let wholes: BTreeSet<EndName> =
+            sources.iter().filter(has_family).map(|unit| unit.whole.without_addresses()).collect();
         self.explanation.flows.extend(wholes.into_iter().map(|from| Flow {
-            family: Some(Family::of(&address)),
+            family,
             missing: vec![fact.clone()],
             ..Flow::undecided(from, to.clone(), traffic.clone(), Verdict::Unknown)
         }));
@@ -394,18 +324,3 @@ impl Walk<'_> {
         Ok(true)
     }
 }
-
-/// The Services for which the API server may choose this port of nodes: none if another Service has it.
-fn without_number(cluster: &Cluster, protocol: Protocol, number: u16) -> impl Iterator<Item = &Service> {
-    let is_free = NODE_PORTS.contains(&number) && cluster.behind_node_port(protocol, number).is_none();
-    let may_be = move |of: &&Service| is_free && of.routing.unchosen_node_ports.contains(&protocol);
-    cluster.services().filter(may_be)
-}
-
-fn pod_name(cluster: &Cluster, pod: PodId) -> String {
-    let pod = cluster.pod(pod);
-    format!("{}/{}", pod.namespace, pod.name)
-}
-
-#[cfg(test)]
-mod tests;

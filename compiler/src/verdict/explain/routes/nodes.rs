@@ -1,12 +1,28 @@
 //! On which nodes ends of flows are, as far as the input says.
 
+use std::net::IpAddr;
+
 use crate::cluster::Cluster;
 use crate::cluster::backend::BackendEnd;
-use crate::object::Service;
+use crate::object::{Family, Service};
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::walk::ends::Unit;
 use crate::verdict::explain::walk::{Destination, Walk};
 use crate::verdict::flow::End;
+
+/// An address of a node, and the end that is asked about by it: the node, or a hostNetwork pod, which has
+/// the same address.
+#[derive(Debug, Clone)]
+pub(super) struct NodeEnd {
+    pub(super) address: IpAddr,
+    pub(super) unit: Unit,
+}
+
+impl NodeEnd {
+    pub(super) const fn family(&self) -> Family {
+        Family::of(&self.address)
+    }
+}
 
 impl Walk<'_> {
     /// The node of a backend, as far as the input says it.

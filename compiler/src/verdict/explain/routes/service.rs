@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::address::no_such_port;
 use super::entry::{Entry, NodePort};
-use super::load_balancer::{are_in, source_ranges, tell_parts_apart, unknown_range};
 use super::nodes::{end_of, is_on_each_node};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
@@ -52,72 +52,6 @@ impl Walk<'_> {
         self.explanation.warn(Warning::SourceWithoutPods);
     }
 
-    /// Flows to an address of Services. A `clusterIP` is one Service's. kube-proxy leads other addresses to
-    /// Services by their ports, and what comes to another port is for the host that has the address.
-    pub(in crate::verdict::explain) fn by_address(
-        &mut self,
-        sources: &[Unit],
-        address: IpAddr,
-    ) -> Result<(), Unanswerable> {
-        let cluster = self.ends.cluster;
-        let family = Some(Family::of(&address));
-        if let Some(service) = cluster.service_of_cluster_ip(address) {
-            self.through(sources, service, None, family);
-            return Ok(());
-        }
-        let has_asked = |of: &&Service| of.ports.iter().any(|port| self.asks_for(port));
-        let asked: Vec<&Service> = cluster.services_at(address).filter(has_asked).collect();
-        let is_named = matches!(self.port, Some(Port::Name(_)));
-        let is_host = cluster.is_node(address) && cluster.holders(address, None).is_empty();
-        if is_host && !(is_named && !asked.is_empty()) {
-            let to = Target::Address(address);
-            return if self.by_node(sources, &to, &[address]) {
-                Ok(())
-            } else {
-                self.directly(sources, &self.ends.units(&to))
-            };
-        }
-        if asked.is_empty() && !is_named {
-            self.beside_services(sources, address);
-            return Ok(());
-        }
-        // Of a name that none of them has, the first says so.
-        let led = if asked.is_empty() { cluster.services_at(address).take(1).collect() } else { asked };
-        for service in led {
-            self.through(sources, service, Some(Entry::External(address, None)), family);
-        }
-        Ok(())
-    }
-
-    /// Flows to an external address by a port that no Service has with it: kube-proxy has no rule for
-    /// them. What the client's policies deny is denied, and which host has the address is not known.
-    fn beside_services(&mut self, sources: &[Unit], address: IpAddr) {
-        let cluster = self.ends.cluster;
-        let mut destinations = Vec::new();
-        for unit in self.ends.units(&Target::Address(address)) {
-            let traffic = self.ends.traffic(&unit, self.port);
-            destinations.extend(traffic.map(|traffic| Destination::direct(unit, traffic)));
-        }
-        let services: Vec<&Service> = cluster.services_at(address).collect();
-        let names = services.iter().map(|of| format!("{}/{}", of.namespace, of.name)).collect();
-        let fact = [MissingFact::BesideServices(address, names)];
-        self.between(sources, &destinations, Route { port: self.port, missing: &fact, ..Route::default() });
-        self.warn(services.into_iter().map(no_such_port).collect());
-    }
-
-    /// Whether a port of a Service is among those that were asked for.
-    fn asks_for(&self, of: &ServicePort) -> bool {
-        match self.port {
-            None => true,
-            Some(Port::Numbers(protocol, first, last)) => {
-                (*first..=*last).contains(&of.port) && of.protocol == protocol.unwrap_or(Protocol::Tcp)
-            }
-            Some(Port::Name(name)) => of.name.as_ref() == Some(name),
-            // A Service's address answers no ICMP.
-            Some(Port::Icmp) => false,
-        }
-    }
-
     /// Flows through a Service to its backends; of one family, where an address was asked for:
     /// kube-proxy leads an address to endpoints of its own family only.
     pub(in crate::verdict::explain) fn through(
@@ -136,6 +70,7 @@ impl Walk<'_> {
             None => self.asks_for(of),
         };
         let ports: Vec<&ServicePort> = service.ports.iter().filter(is_meant).collect();
+        let lacking = if entry.is_none() { self.without_ports_of(&[service]) } else { Traffic::none() };
         let via = |port: Option<&ServicePort>, backends| Via {
             namespace: service.namespace.clone(),
             name: service.name.clone(),
@@ -191,6 +126,10 @@ impl Walk<'_> {
             let via = via(Some(port), all.len());
             self.by_backends(sources, service, entry, (&all, &local), &via);
         }
+        if !lacking.is_none() {
+            self.broken(sources, service, Some(Code::ServicePortUnknown), &lacking, &via(None, behind.len()));
+            self.explanation.warn(no_such_port(service));
+        }
     }
 
     /// Flows to the backends of one port, by the ways that there are: to all of them, or to those of one
@@ -221,20 +160,7 @@ impl Walk<'_> {
         let (outside, inside): (Vec<Unit>, Vec<Unit>) = sources.iter().cloned().partition(|unit| is_outside(&unit));
         let route = Route { via: Some(via), service: &service.addresses, ..Route::default() };
         // What came by an address of the balancer was looked at above.
-        let ranges = if entry.is_none() { source_ranges(service) } else { Vec::new() };
-        let outside = if ranges.is_empty() { outside } else { self.cut_by_ranges(&outside, &ranges) };
-        let is_refused = |unit: &&Unit| match unit.party {
-            _ if ranges.is_empty() => false,
-            Party::End(End::Address(address)) => !are_in(&ranges, address),
-            _ => false,
-        };
-        let (mut refused, mut outside): (Vec<Unit>, Vec<Unit>) =
-            outside.into_iter().partition(|unit| is_refused(&unit));
-        tell_parts_apart(&mut outside, &mut refused);
-        if !refused.is_empty() {
-            let fact = [unknown_range(&ranges)];
-            self.between(&refused, destinations, Route { missing: &fact, ..route });
-        }
+        let outside = if entry.is_none() { self.taken_outside(outside, service, destinations, via) } else { outside };
         // What comes from outside to an external address of a node is taken by that node, as by a port of it.
         let node_port = node_port.or_else(|| {
             let Some(Entry::External(address, _)) = entry.filter(|_| !outside.is_empty()) else { return None };
@@ -512,15 +438,6 @@ impl Walk<'_> {
                 ..Flow::undecided(from, to.clone(), traffic.clone(), verdict)
             }
         }));
-    }
-}
-
-fn no_such_port(service: &Service) -> Warning {
-    let Service { namespace, name, ports, .. } = service;
-    Warning::NoSuchServicePort {
-        namespace: namespace.clone(),
-        name: name.clone(),
-        ports: ports.iter().map(|port| (port.protocol, port.port)).collect(),
     }
 }
 

@@ -71,7 +71,7 @@ pub fn explain(
         (_, Target::Service(service)) => walk.through(&sources, service, None, None),
         (_, Target::ServiceAddress(_, address)) => walk.by_address(&sources, *address)?,
         (_, Target::Node { addresses, .. }) if walk.by_node(&sources, to, addresses) => {}
-        (_, Target::Address(address)) if cluster.services_at(*address).next().is_some() => {
+        (_, Target::Address(address)) if cluster.services_outside(*address).next().is_some() => {
             walk.by_address(&sources, *address)?;
         }
         (_, Target::Address(address)) if walk.by_proxied_balancer(&sources, *address) => {}
@@ -81,6 +81,14 @@ pub fn explain(
         (Target::Outside, Target::Outside) => {
             for [from, to] in ends.two_outside() {
                 walk.directly(&[from], &[to])?;
+            }
+        }
+        // All ports of several pods are those of the pods, and not of their nodes.
+        (_, Target::Pod(_) | Target::Pods(_)) if port.is_some() || matches!(to, Target::Pod(_)) => {
+            let units = ends.units(to);
+            let left = walk.by_host_pods(&sources, units.clone());
+            if !left.is_empty() || units.is_empty() {
+                walk.directly(&sources, &left)?;
             }
         }
         _ => walk.directly(&sources, &ends.units(to))?,
