@@ -183,6 +183,12 @@ fn miss(
             writeln!(out, "   = note: {equal} items of {field} are equally near; the first of them is marked")?;
         }
     }
+    if nearest.conjuncts.iter().any(|of| of.code == Code::PeerAndNotOr) {
+        writeln!(
+            out,
+            "   = note: a new \"-\" before podSelector would mean OR, and admit every pod of such namespaces too"
+        )?;
+    }
     for note in other_end::notes(context, flow, decision.direction, nearest) {
         writeln!(out, "   = note: {note}")?;
     }
@@ -219,7 +225,10 @@ fn marked(
                     (path(mark), format!("wants {want}, there is {got}"))
                 })
                 .collect();
-            if marks.len() == 1 || conjunct.code == Code::PeerAndNotOr {
+            // The labels that fail say it all; the other parts have words of their own.
+            let are_labels =
+                matches!(conjunct.code, Code::PeerLabelMissing | Code::PeerLabelValue | Code::PeerNamespaceLabel);
+            if (marks.len() == 1 && !are_labels) || conjunct.code == Code::PeerAndNotOr {
                 texts[0].1 = label(conjunct, other);
             }
             let protocol = || {
@@ -285,16 +294,17 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
             format!("wants {want}, which holds no {is} address, there is {got}")
         }
         Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
-        Code::PeerAndNotOr => format!(
-            "wants {want}, there is {got}; a new \"-\" before podSelector would mean OR, and admit every pod of such namespaces too"
-        ),
         Code::IpBlockIsServiceAddress if conjunct.path.starts_with("from") => {
             format!("{want} holds {got}, from which no packet comes")
         }
         Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),
         Code::PortNamedUnresolved => format!("wants a port named {want}, there is {got}"),
         Code::IpBlockExcept => {
-            format!("leaves out {}, which holds {got}", want.strip_prefix("not ").unwrap_or(want))
+            let excepts = want.strip_prefix("not ").unwrap_or(want);
+            match excepts.split(" and ").count() {
+                1 => format!("leaves out {excepts}, which holds {got}"),
+                count => format!("{count} excepts hold {got}: {excepts}"),
+            }
         }
         Code::PortIsServicePort => {
             // A range has no one number.
