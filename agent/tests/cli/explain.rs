@@ -187,7 +187,8 @@ fn json_is_as_documented() {
                     \"value\":{\"matchLabels\":{\"kubernetes.io/metadata.name\":\"monitoring\"}}}]'",
         "patch": [{"op": "add", "path": "/spec/ingress/1/from/0/namespaceSelector",
             "value": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
-        "create": null, "then": null, "sharedText": null, "verified": true, "opens": [], "closes": [], "backendOf": [], "wouldClose": [],
+        "create": null, "then": null, "note": null, "sharedText": null, "verified": true, "opens": [], "closes": [], "backendOf": [], "wouldClose": [],
+        "wouldOpen": [],
     });
     assert_eq!(
         answer.json(),
@@ -444,6 +445,9 @@ denied[default-deny-only]: the policies that isolate it allow nothing in this di
              - podSelector: {matchLabels: {app: other}}
              ports: [{port: 80}]
            checked: turns this flow to ALLOWED and opens no other
+
+to apply the change: kubectl -n default patch networkpolicy real --type=json -p '[{\"op\":\"add\",\"path\":\"/spec/ingress\",\
+\"value\":[{\"from\":[{\"podSelector\":{\"matchLabels\":{\"app\":\"other\"}}}],\"ports\":[{\"port\":80}]}]}]'
 
 warning: pod default/real on n1 and pod default/stale on lost list 10.0.0.1: node lost judges it as pod \
          default/stale on lost; node n1 judges it as pod default/real on n1; rules of other nodes admit it only where \

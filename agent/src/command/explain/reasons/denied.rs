@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 
 use npc_agent::source::manifests::Location;
+use npc_compiler::algebra::selector::{Operator, Requirement};
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::policy::Direction;
@@ -222,6 +223,11 @@ fn marked(
             let mut texts: Vec<(String, String)> = (marks.iter())
                 .map(|mark| {
                     let (want, got) = conjunct.said_of(mark);
+                    let failed = mark.requirement.as_ref().map(|failed| &failed.requirement);
+                    let want = match failed {
+                        Some(Requirement { key, operator: Operator::DoesNotExist }) => format!("no label {key}"),
+                        _ => want,
+                    };
                     (path(mark), format!("wants {want}, there is {got}"))
                 })
                 .collect();

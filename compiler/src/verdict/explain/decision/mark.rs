@@ -52,14 +52,10 @@ pub(in crate::verdict::explain) fn in_words(requirement: &Requirement) -> String
 }
 
 impl FailedRequirement {
-    /// What it asks for: `app=web`, `no label app`.
+    /// What it asks for: `app=web`.
     #[must_use]
     pub fn want(&self) -> String {
-        match &self.requirement.operator {
-            Operator::DoesNotExist => format!("no label {}", self.requirement.key),
-            Operator::Exists => format!("a label {}", self.requirement.key),
-            Operator::In(_) | Operator::NotIn(_) => in_words(&self.requirement),
-        }
+        in_words(&self.requirement)
     }
 
     /// What there is: `app=api`, `no label app`.
