@@ -67,7 +67,7 @@ fn a_label_on_the_workload_alone_goes_to_its_template_though_other_policies_sele
     let helps = helps(&denied);
     assert_eq!(helps.len(), 1, "{}", denied.out);
     for text in [
-        "default/deploy/cart is the other end, and lacks what the rule asks for; add this to its spec.template.metadata.labels:\ntier: back",
+        "the source, default/deploy/cart, lacks the label that the rule asks for; add this to its spec.template.metadata.labels:\ntier: back",
         "default/deploy/web -> default/deploy/cart",
     ] {
         assert!(helps[0].contains(text), "{text}: {}", denied.out);
@@ -75,7 +75,11 @@ fn a_label_on_the_workload_alone_goes_to_its_template_though_other_policies_sele
     let json = files.npc("explain", &["cart", "api:8080", "-o", "json"]).json();
     let fix = &json["fixes"][0];
     assert_eq!(fix["verified"], false, "it closes something: {fix}");
-    assert!(helps[0].contains("tried: turns this flow to ALLOWED") && !helps[0].contains("checked"), "{}", denied.out);
+    assert!(
+        helps[0].contains("tried, and not called safe: turns this flow to ALLOWED") && !helps[0].contains("checked"),
+        "{}",
+        denied.out
+    );
     let closed =
         |from: &str| fix["closes"].as_array().unwrap().iter().any(|of| of["from"].as_str().unwrap().contains(from));
     assert!(closed("web") && !closed("api"), "{fix}");

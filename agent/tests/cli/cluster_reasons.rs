@@ -272,7 +272,7 @@ fn a_label_on_the_workload_and_not_in_its_template_is_said_as_from_files() {
         &[
             "denied[peer-label-missing]",
             "the deployment itself has a label tier (metadata.labels), which its pods do not get",
-            "default/deploy/cart is the other end, and lacks what the rule asks for; add this to its \
+            "the source, default/deploy/cart, lacks the label that the rule asks for; add this to its \
              spec.template.metadata.labels:\n           tier: backend\n",
         ],
     );

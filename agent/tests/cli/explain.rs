@@ -187,7 +187,8 @@ fn json_is_as_documented() {
                     \"value\":{\"matchLabels\":{\"kubernetes.io/metadata.name\":\"monitoring\"}}}]'",
         "patch": [{"op": "add", "path": "/spec/ingress/1/from/0/namespaceSelector",
             "value": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
-        "create": null, "then": null, "sharedText": null, "verified": true, "opens": [], "closes": [], "backendOf": [], "wouldClose": [],
+        "create": null, "then": null, "note": null, "sharedText": null, "verified": true, "opens": [], "closes": [], "backendOf": [], "wouldClose": [],
+        "wouldOpen": [],
     });
     assert_eq!(
         answer.json(),

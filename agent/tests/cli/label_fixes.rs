@@ -15,7 +15,7 @@ fn a_label_on_the_workload_alone_goes_to_its_template() {
     let policy = policy("name: api", "ingress: [{from: [{podSelector: {matchLabels: {tier: back}}}]}]");
     let yaml = [deployment("cart", "{app: cart, tier: back}"), deployment("api", "{}"), policy].concat();
     let answer = Files::of(&yaml).npc("explain", &["cart", "api:8080"]);
-    let expected = "default/deploy/cart is the other end, and lacks what the rule asks for; add this to its \
+    let expected = "the source, default/deploy/cart, lacks the label that the rule asks for; add this to its \
                     spec.template.metadata.labels:\n           tier: back\n";
     assert!(answer.out.contains(expected), "{}", answer.out);
     // Also where the workload does not have it: the rule means what it says.
@@ -45,7 +45,7 @@ fn a_label_of_a_job_or_cron_job_is_said_in_place_of_a_wider_policy() {
     assert_eq!(helps(&once), [expected], "{}", once.out);
     let cron = files.npc("explain", &["cj/cron", "api:8080"]);
     let first = [
-        "= help: default/cj/cron is the other end, and lacks what the rule asks for; add this to its \
+        "= help: the source, default/cj/cron, lacks the label that the rule asks for; add this to its \
          spec.jobTemplate.spec.template.metadata.labels:",
         "role: client",
     ];
@@ -79,7 +79,7 @@ fn no_label_is_recommended_for_a_rule_that_is_not_shown() {
     for (place, (first, second)) in [("app: frontend", "role: dba"), ("role: dba", "app: frontend")].iter().enumerate()
     {
         let answer = ask(first, second);
-        assert!(!answer.out.contains("lacks what the rule asks for"), "{first}, {second}: {}", answer.out);
+        assert!(!answer.out.contains("that the rule asks for; add this"), "{first}, {second}: {}", answer.out);
         let expected = format!(
             "= help: spec.ingress[{place}].from[0].podSelector of networkpolicy default/api selects no pod of the input; \
              write in its place:"
@@ -89,14 +89,14 @@ fn no_label_is_recommended_for_a_rule_that_is_not_shown() {
     for (first, second) in [("tier: a", "role: dba"), ("role: dba", "tier: a")] {
         let answer = ask(first, second);
         assert!(answer.out.contains("2 rules are equally near"), "{}", answer.out);
-        assert!(!answer.out.contains("lacks what the rule asks for"), "{first}, {second}: {}", answer.out);
+        assert!(!answer.out.contains("that the rule asks for; add this"), "{first}, {second}: {}", answer.out);
         let expected = ["= help: add this to spec.ingress[0].from of networkpolicy default/api:"];
         assert_eq!(helps(&answer)[..1], expected, "{}", answer.out);
     }
     let alone = format!("ingress: [{}]", rule("role: dba"));
     let answer = Files::of(&[ends.concat(), policy("name: api", &alone)].concat());
     let answer = answer.npc("explain", &["frontent", "api:8080"]);
-    assert!(answer.out.contains("is the other end, and lacks what the rule asks for"), "{}", answer.out);
+    assert!(answer.out.contains(" that the rule asks for; add this"), "{}", answer.out);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_label_of_a_template_says_what_brings_it_to_the_pods() {
             let files = Files::of(&[ends.as_str(), &pod, &policy("name: api", WANTS_TIER)].concat());
             let ask = [&format!("{}/cart", kind.to_lowercase()), "deploy/api:8080"];
             let answer = files.npc("explain", &ask);
-            let label = "is the other end, and lacks what the rule asks for; add this to its spec.template.metadata.labels:";
+            let label = "lacks the label that the rule asks for; add this to its spec.template.metadata.labels:";
             assert_eq!(answer.out.contains(label), expected.is_some(), "{kind} {spec}: {}", answer.out);
             assert!(answer.out.contains("checked: turns this flow to ALLOWED"), "{kind} {spec}: {}", answer.out);
             let json = files.npc("explain", &[ask[0], ask[1], "-o", "json"]).json();
@@ -167,7 +167,7 @@ fn a_label_of_a_template_says_what_brings_it_to_the_pods() {
     let job = workload("Job", "cart", "parallelism: 1").replace("apps/v1", "batch/v1");
     let yaml = [workload("Deployment", "api", "replicas: 1"), job, policy("name: api", WANTS_TIER)].concat();
     let answer = Files::of(&yaml).npc("explain", &["cart", "deploy/api:8080"]);
-    assert!(!answer.out.contains("lacks what the rule asks for"), "{}", answer.out);
+    assert!(!answer.out.contains("that the rule asks for; add this"), "{}", answer.out);
     assert!(answer.out.contains("checked: turns this flow to ALLOWED"), "{}", answer.out);
     let next = "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: cart}\nspec:\n  jobTemplate:\n    spec:\n      \
                 template:\n        metadata: {labels: {app: cart}}\n        spec: {containers: [{name: c}]}\n---\n";

@@ -116,6 +116,16 @@ pub enum Peers {
     AnyOf(Vec<Peer>),
 }
 
+impl Peers {
+    /// Whether they name some ends, and none of them every pod of a namespace or every address of a family.
+    pub(crate) fn is_narrow(&self) -> bool {
+        match self {
+            Self::Everyone => false,
+            Self::AnyOf(peers) => peers.iter().all(|peer| *peer == Peer::Nothing || peer.is_narrow()),
+        }
+    }
+}
+
 /// One item of `from` or `to`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Peer {

@@ -19,13 +19,14 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::Workload;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::FlowExplanation;
+use npc_compiler::verdict::explain::{EndName, Flow, FlowExplanation};
 use npc_compiler::verdict::fix::{
-    Change, Closing, Edit, Fix, FlowFix, Lacking, NoFix, ObjectName, Opened, OpenedEnd, Rollout, Written, fixes,
+    Change, Closing, Edit, Fix, FlowFix, Lacking, NoFix, ObjectName, Opened, OpenedEnd, Rollout, Wider, Written, fixes,
 };
 use serde_json::Value;
 
 use super::traffic::traffic;
+use super::words::shown;
 use crate::command::endpoint::short_kind;
 use crate::command::input::{Input, Source};
 use crate::command::words::shorten;
@@ -82,6 +83,8 @@ impl<'a> Fixes<'a> {
         Some(Found {
             fix: &found.fix,
             is_first: found.flows.first() == Some(&place),
+            explanation: self.explanation,
+            flows: &found.flows,
             is_after_others: before.iter().any(|of| of.fix.is_ok()),
         })
     }
@@ -100,6 +103,33 @@ pub(super) struct Found<'a> {
     is_first: bool,
     /// Whether it was found in what fixes of other flows make of the objects.
     is_after_others: bool,
+    explanation: &'a FlowExplanation,
+    /// The places of the flows that it is of.
+    flows: &'a [usize],
+}
+
+impl Found<'_> {
+    /// The flows that it is of beside the first, by what they have that the first has not; those that are shown
+    /// with another family are one.
+    fn more_flows(&self) -> Vec<String> {
+        let Some((first, rest)) = self.flows.split_first() else { return Vec::new() };
+        let first = &self.explanation.flows[*first];
+        let mut kept: Vec<&Flow> = vec![first];
+        for flow in rest.iter().map(|place| &self.explanation.flows[*place]) {
+            if !kept.iter().any(|of| of.is_same_in_another_family(flow)) {
+                kept.push(flow);
+            }
+        }
+        let words = |flow: &&Flow| {
+            let end = |way: &str, own: &EndName, of: &EndName| (own != of).then(|| format!("{way} {}", shown(own)));
+            let of_ends = [end("from", &flow.from, &first.from), end("to", &flow.to, &first.to)];
+            let of_traffic = (flow.traffic != first.traffic).then(|| traffic(&flow.traffic));
+            let words: Vec<String> = of_ends.into_iter().flatten().chain(of_traffic).collect();
+            let family = || flow.family.filter(|_| flow.family != first.family).map(|family| family.to_string());
+            if words.is_empty() { family().unwrap_or_default() } else { words.join(" ") }
+        };
+        kept.iter().skip(1).map(words).collect()
+    }
 }
 
 /// What the files say of objects, and a cluster of the labels that workloads have themselves.
@@ -130,6 +160,10 @@ impl Written for InInput<'_> {
             _ => self.positions().text(&reference(object), path),
         }
     }
+
+    fn metadata(&self, object: &ObjectName) -> Option<Value> {
+        self.positions().metadata(&reference(object))
+    }
 }
 
 fn reference(object: &ObjectName) -> ObjectRef {
@@ -150,19 +184,26 @@ pub(super) fn help(
     if fix.is_some_and(|found| !found.is_first && found.fix.is_ok()) {
         return if is_last { writeln!(out, "   = help: the changes above admit this flow too") } else { Ok(()) };
     }
+    let found_for = fix;
     match fix.map(|found| found.fix) {
+        // It is the same for all of them.
+        Some(Err(NoFix::NotTried)) if fix.is_some_and(|found| !found.is_first) => Ok(()),
         Some(Err(reason)) if is_last => {
             service::draw(input, reason, out)?;
-            writeln!(out, "   = help: {}", why_not(reason))
+            writeln!(out, "   = help: {}", why_not(reason))?;
+            let command = service::json(input, reason).and_then(|service| service.command);
+            command.iter().try_for_each(|line| writeln!(out, "{INDENT}to correct it: {line}"))
         }
         None | Some(Err(_)) => Ok(()),
         Some(Ok(fix)) => {
+            let more_flows = found_for.map(|found| found.more_flows()).unwrap_or_default();
             let is_here = |change: &Change| directions.contains(&change.direction);
             if is_last && !fix.changes.iter().any(is_here) {
                 writeln!(out, "   = help: the change above is for this direction too")?;
             }
             for change in fix.changes.iter().filter(|change| is_here(change)) {
-                write_change(input, change, fix.opens.is_empty(), out)?;
+                let only = fix.opens.is_empty().then_some(more_flows.len());
+                write_change(input, change, only, out)?;
                 if let Some(place) = anchor::shared_text(input, change) {
                     writeln!(out, "{INDENT}{}", anchor::words(&place))?;
                 }
@@ -180,7 +221,7 @@ pub(super) fn help(
                 }
             }
             if is_last {
-                writeln!(out, "{INDENT}{}", checked(cluster, fix, is_after_others))?;
+                writeln!(out, "{INDENT}{}", checked(cluster, fix, is_after_others, &more_flows))?;
                 if fix.changes.iter().any(admits_every_port) {
                     writeln!(
                         out,
@@ -188,15 +229,22 @@ pub(super) fn help(
                     )?;
                 }
             }
-            let mut closing = fix.closing.iter().filter(|of| is_here(&of.change));
-            closing.try_for_each(|of| writeln!(out, "   = note: {}", not_proposed(cluster, of)))
+            if let Some(of) = fix.undeclared_target.as_ref().filter(|_| is_last) {
+                writeln!(out, "   = note: {}", service::undeclared(of))?;
+            }
+            for Closing { change, closes } in fix.closing.iter().filter(|of| is_here(&of.change)) {
+                writeln!(out, "   = note: {}", not_proposed(cluster, change, "close", closes))?;
+            }
+            for Wider { change, opens } in fix.wider.iter().filter(|of| is_here(&of.change)) {
+                writeln!(out, "   = note: {}", not_proposed(cluster, change, "open", opens))?;
+            }
+            Ok(())
         }
     }
 }
 
-/// Why a change is not proposed that mends what the denial names.
-fn not_proposed(cluster: &Cluster, of: &Closing) -> String {
-    let Closing { change, closes } = of;
+/// Why a change is not proposed that mends what the denial names: what else it would close or open.
+fn not_proposed(cluster: &Cluster, change: &Change, verb: &str, what_else: &[Opened]) -> String {
     let what = match &change.edit {
         Edit::MovedPolicy(_, old) => {
             let namespace = change.object.namespace.as_deref().unwrap_or_default();
@@ -209,9 +257,9 @@ fn not_proposed(cluster: &Cluster, of: &Closing) -> String {
         }
         Edit::NewPolicy(_) | Edit::Labels(..) => format!("a change of {}", object_name(&change.object)),
     };
-    let others = others(cluster, closes.iter());
+    let others = others(cluster, what_else.iter());
     let count = if others.len() == 1 { "1 other".to_owned() } else { format!("{} others", others.len()) };
-    format!("{what} would admit it too, and close {count}: {}", shorten(&others, NAMED, "; "))
+    format!("{what} would admit it too, and {verb} {count}: {}", shorten(&others, NAMED, "; "))
 }
 
 /// How many nodes a change admits by their addresses.
@@ -270,12 +318,22 @@ fn blocks_in(value: &Value, addresses: &mut BTreeSet<IpAddr>) {
 }
 
 /// What the changes do, as it was found out.
-fn checked(cluster: &Cluster, fix: &Fix, is_after_others: bool) -> String {
+fn checked(cluster: &Cluster, fix: &Fix, is_after_others: bool, more_flows: &[String]) -> String {
     let verb = |one: &str, more: &str| if fix.changes.len() > 1 { more.to_owned() } else { one.to_owned() };
     // As `verified` in JSON: what closes something is no fix to apply unseen.
-    let word = if fix.closes.is_empty() { "checked" } else { "tried" };
+    let word = if fix.closes.is_empty() { "checked" } else { "tried, and not called safe" };
     let word = if is_after_others { format!("{word} after the changes above") } else { word.to_owned() };
     let subject = format!("{word}: {}", verb("turns", "the changes of both directions together turn"));
+    let flows = match more_flows.len() {
+        0 => "this flow".to_owned(),
+        count => {
+            // The ways of a flow by nodes are told apart where it is shown.
+            let named: BTreeSet<&String> = more_flows.iter().filter(|of| !of.is_empty()).collect();
+            let named: Vec<String> = named.into_iter().cloned().collect();
+            let named = if named.is_empty() { String::new() } else { format!(" ({})", shorten(&named, NAMED, ", ")) };
+            format!("this flow and {count} more of this answer{named}")
+        }
+    };
     let opens = verb("opens", "open");
     // What is certain, and what depends on a fact that the input lacks.
     let parts = |of: &[Opened], certainly: &str, perhaps: &str| {
@@ -296,7 +354,11 @@ fn checked(cluster: &Cluster, fix: &Fix, is_after_others: bool) -> String {
     let closed = parts(&fix.closes, &verb("closes", "close"), "may close");
     let mut reason = String::new();
     if !closed.is_empty() {
-        let _ = write!(reason, "\n{INDENT}(policies that select by this label apply to these pods only now)");
+        let _ = write!(
+            reason,
+            "\n{INDENT}(policies that select by this label then apply to these pods for the first time; npc prints no \
+             command for a change that closes something)"
+        );
     }
     if !fix.backend_of.is_empty() {
         let services = shorten(&services(fix), NAMED, ", ");
@@ -305,9 +367,9 @@ fn checked(cluster: &Cluster, fix: &Fix, is_after_others: bool) -> String {
     said.extend(closed);
     let last = said.pop().unwrap_or_default();
     if said.is_empty() {
-        return format!("{subject} this flow to ALLOWED and {last}{reason}");
+        return format!("{subject} {flows} to ALLOWED and {last}{reason}");
     }
-    format!("{subject} this flow to ALLOWED, {}\n{INDENT}and {last}{reason}", said.join(&format!(",\n{INDENT}")))
+    format!("{subject} {flows} to ALLOWED, {}\n{INDENT}and {last}{reason}", said.join(&format!(",\n{INDENT}")))
 }
 
 /// The Services that get backends by a label of the changes.
@@ -328,11 +390,16 @@ fn others<'a>(cluster: &Cluster, opens: impl Iterator<Item = &'a Opened>) -> Vec
     opens.map(text).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn write_change(input: &Input, change: &Change, is_alone: bool, out: &mut impl Write) -> io::Result<()> {
+/// Writes a change; of one that opens nothing else, how many flows it is for beside the first.
+fn write_change(input: &Input, change: &Change, only: Option<usize>, out: &mut impl Write) -> io::Result<()> {
     let name = object_name(&change.object);
     match &change.edit {
         Edit::NewPolicy(document) => {
-            let alone = if is_alone { ", which admits this flow alone" } else { "" };
+            let alone = match only {
+                None => String::new(),
+                Some(0) => ", which admits this flow alone".to_owned(),
+                Some(more) => format!(", which admits these {} flows alone", more + 1),
+            };
             writeln!(out, "   = help: add this policy{alone}:")?;
             write_lines(&yaml::block(document), out)
         }
@@ -346,13 +413,17 @@ fn write_change(input: &Input, change: &Change, is_alone: bool, out: &mut impl W
             write_lines(&then(change).into_iter().collect::<Vec<_>>(), out)
         }
         Edit::Labels(labels, Patch(operations), lacking) => {
-            let path = operations.first().map(|operation| path_of(operation, is_map(operation))).unwrap_or_default();
-            let why = match lacking {
-                Lacking::Peer if change.object.kind == "Namespace" => "lacks what the rule asks for",
-                Lacking::Peer => "is the other end, and lacks what the rule asks for",
-                Lacking::Subject => "lacks what the podSelector of a policy asks for",
+            let path = operations.last().map(|operation| path_of(operation, is_map(operation))).unwrap_or_default();
+            let label = if labels.len() == 1 { "the label" } else { "the labels" };
+            let end = if change.direction == Direction::Egress { "destination" } else { "source" };
+            let (name, by) = match lacking {
+                Lacking::Peer if change.object.kind == "Namespace" => {
+                    (format!("{name}, that of the {end},"), "the rule asks")
+                }
+                Lacking::Peer => (format!("the {end}, {name},"), "the rule asks"),
+                Lacking::Subject => (name, "the podSelector of a policy asks"),
             };
-            writeln!(out, "   = help: {name} {why}; add this to its {path}:")?;
+            writeln!(out, "   = help: {name} lacks {label} that {by} for; add this to its {path}:")?;
             let has_parent = path.ends_with(".metadata");
             let lines: Vec<String> = if has_parent {
                 vec![yaml::pair("labels", &serde_json::json!(labels))]

@@ -16,25 +16,28 @@ pub(super) fn traffic(traffic: &Traffic) -> String {
         Some((protocol, first, last)) if first == last => format!("{protocol} {first}"),
         Some((protocol, first, last)) => format!("{protocol} {first}-{last}"),
         None => {
-            let rest = Traffic::all().difference(traffic).to_string();
-            let text = traffic.to_string();
-            if rest.len() < text.len() {
-                return format!("all but {rest}");
-            }
-            // One number of two protocols: both are named.
-            let listed = |protocol: Protocol| traffic.of(protocol).ranges();
-            let is_of_both = !listed(Protocol::Tcp).is_empty()
-                && [Protocol::Udp, Protocol::Sctp].iter().any(|other| listed(*other) == listed(Protocol::Tcp));
-            if !is_of_both {
-                return text;
-            }
-            let named = |part: &str| match part {
-                part if part.contains('/') || part == "icmp" => part.to_owned(),
-                part => format!("{part}/tcp"),
-            };
-            text.split(',').map(named).collect::<Vec<_>>().join(",")
+            let rest = by_protocol_in_words(&Traffic::all().difference(traffic));
+            let text = by_protocol_in_words(traffic);
+            if rest.len() < text.len() { format!("all but {rest}") } else { text }
         }
     }
+}
+
+/// `TCP 53,443, UDP 53, SCTP all ports, ICMP`.
+fn by_protocol_in_words(traffic: &Traffic) -> String {
+    let range = |(first, last): (u16, u16)| match (first, last) {
+        (0 | 1, u16::MAX) => "all ports".to_owned(),
+        _ if first == last => first.to_string(),
+        _ => format!("{first}-{last}"),
+    };
+    let ranges = |protocol: Protocol| -> Vec<String> { traffic.port_ranges(protocol).map(range).collect() };
+    let with_ports = Protocol::ALL.into_iter().map(|protocol| (protocol, ranges(protocol)));
+    let mut all: Vec<String> = with_ports
+        .filter(|(_, ranges)| !ranges.is_empty())
+        .map(|(protocol, ranges)| format!("{protocol} {}", ranges.join(",")))
+        .collect();
+    all.extend(traffic.other.then(|| "ICMP".to_owned()));
+    all.join(", ")
 }
 
 /// A protocol and its ports; ICMP has none.

@@ -53,7 +53,7 @@ pub(super) fn rule(rule: &Rule, of_chain: ChainRole, meaning: impl Fn(&SetName) 
                 _ => format!("all {}", protocol.lower()),
             },
             Match::DestinationPorts(_) | Match::Limited | Match::Comment(_) | Match::NewOrInvalid => continue,
-            Match::NotSyn => "mid-stream TCP".to_owned(),
+            Match::NotSyn => "TCP packets that do not begin a connection".to_owned(),
             Match::ProtocolNumber(number) => format!("IP protocol {number}"),
             Match::EstablishedOrRelated | Match::Established => "packets of known flows".to_owned(),
             Match::RelatedError => "ICMP errors about known flows".to_owned(),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::field::{shared_text_of, span_of};
 use super::long;
 use super::problem::ObjectRef;
-use super::span::Span;
-use super::tree::Node;
+use super::span::{Mark, Span};
+use super::tree::{self, Node};
 
 /// Where a field stands.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,6 +121,26 @@ impl Positions {
         let read = self.read_again(origin);
         let node = read.as_ref().unwrap_or(&origin.node);
         node.at(path)?.text().map(str::to_owned)
+    }
+
+    /// The metadata of an object, read again from the text: all of it as it is written. None for an object that was
+    /// not read from a file, or where its text alone does not say it: it has a YAML alias of what stands before.
+    #[must_use]
+    pub fn metadata(&self, object: &ObjectRef) -> Option<serde_json::Value> {
+        let origin = self.objects.get(object)?;
+        let Span { start, end } = origin.node.span;
+        let mut text = String::new();
+        for number in start.line..=end.line {
+            let Some(line) = self.line(&origin.file, number) else { break };
+            let upto = if number == end.line { end.column.saturating_sub(1) as usize } else { usize::MAX };
+            // A list item or a value begins in the middle of a line, and keeps its indentation.
+            let before = if number == start.line { start.column.saturating_sub(1) as usize } else { 0 };
+            text.extend(line.chars().take(upto).enumerate().map(|(i, char)| if i < before { ' ' } else { char }));
+            text.push('\n');
+        }
+        let mut read = None;
+        tree::documents(&text, Mark::FIRST, |_| {}, &mut |document| read = read.take().or(document.ok()));
+        Some(read?.get("metadata")?.json())
     }
 
     /// The tree of an object, if only its text is kept.

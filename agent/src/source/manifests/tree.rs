@@ -105,6 +105,22 @@ impl Node {
         }
     }
 
+    /// The node as JSON, its scalars as kubectl takes them.
+    pub(super) fn json(&self) -> serde_json::Value {
+        match &self.resolved().value {
+            Value::List(items) => items.iter().map(Self::json).collect(),
+            Value::Map(entries) => entries.iter().map(|entry| (entry.key.to_string(), entry.node.json())).collect(),
+            Value::Scalar { text, .. } => match self.scalar() {
+                Some(Scalar::Null) => serde_json::Value::Null,
+                Some(Scalar::Bool(value)) => value.into(),
+                Some(Scalar::Int(number)) => number.into(),
+                Some(Scalar::Float(number)) => number.into(),
+                Some(Scalar::Text) | None => text.to_string().into(),
+            },
+            Value::Shared(_) => serde_json::Value::Null,
+        }
+    }
+
     /// Whether this is the absence of a value: `~`, `null` or nothing.
     pub(super) fn is_null(&self) -> bool {
         self.scalar() == Some(Scalar::Null)

@@ -1,7 +1,8 @@
 //! A change of one object, as a JSON patch against the object as it is written, and the
 //! same change in memory.
 
-use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, jsonptr::PointerBuf};
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, TestOperation};
 use k8s_openapi::api::networking::v1 as networking;
 use serde_json::{Map, Value, json};
 
@@ -138,6 +139,11 @@ pub(super) fn add(path: &[&str], value: Value) -> PatchOperation {
 /// An operation that puts a value in place of one that is there.
 pub(super) fn replace(path: &[&str], value: Value) -> PatchOperation {
     PatchOperation::Replace(ReplaceOperation { path: PointerBuf::from_tokens(path.iter().copied()), value })
+}
+
+/// An operation that makes the whole patch fail where there is another value.
+pub(super) fn test(path: &[&str], value: Value) -> PatchOperation {
+    PatchOperation::Test(TestOperation { path: PointerBuf::from_tokens(path.iter().copied()), value })
 }
 
 /// An operation that takes a value away.

@@ -66,12 +66,14 @@ pub(super) struct Difference {
     pub(super) opens: Vec<Opened>,
     /// What it closes.
     pub(super) closes: Vec<Opened>,
+    /// Whether it opens something to or from most addresses of a family.
+    pub(super) is_wide: bool,
 }
 
 impl Difference {
-    /// How much it opens: between how many pairs of ends, and how many ports.
-    pub(super) fn breadth(&self) -> (usize, u64) {
-        (self.opens.len(), self.opens.iter().map(|of| u64::from(of.traffic.breadth())).sum())
+    /// How much it opens: whether to most addresses, between how many pairs of ends, and how many ports.
+    pub(super) fn breadth(&self) -> (bool, usize, u64) {
+        (self.is_wide, self.opens.len(), self.opens.iter().map(|of| u64::from(of.traffic.breadth())).sum())
     }
 }
 
@@ -83,7 +85,8 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
     let new = Matrix::of_groups(after.cluster, after.groups, &options);
     let asked = AskedRows::of(before, &old, &outside.within(blocks), asked);
     let mut compared = Compared { old: &old, new: &new, seen: FxHashMap::default() };
-    let mut whole = Difference { opens: Vec::new(), closes: Vec::new() };
+    let mut whole = Difference { opens: Vec::new(), closes: Vec::new(), is_wide: false };
+    let mut opened_zones = BTreeSet::new();
     let kinds = kinds(before, after, &old, &new);
     for from in &kinds {
         for to in &kinds {
@@ -107,6 +110,7 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
                         if !traffic.is_none() {
                             let (from, to) = (outside.end(&old, pair.0), outside.end(&old, pair.1));
                             whole.opens.push(Opened { from, to, family: *family, traffic, certain: *certain });
+                            opened_zones.extend([pair.0, pair.1].iter().filter_map(|row| outside.zone(&old, *row)));
                         }
                     }
                     if whole.opens.len().max(whole.closes.len()) > MOST {
@@ -116,6 +120,7 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
             }
         }
     }
+    whole.is_wide = outside.are_most(&opened_zones);
     for list in [&mut whole.opens, &mut whole.closes] {
         let key = |of: &Opened| (Arc::clone(&of.from.id), Arc::clone(&of.to.id), of.family, !of.certain);
         list.sort_by_cached_key(key);
@@ -245,8 +250,8 @@ impl Compared<'_> {
 struct Outside {
     /// What each means.
     names: BTreeMap<IpAddr, String>,
-    /// Those that stand for a zone.
-    zones: Vec<IpAddr>,
+    /// Those that stand for a zone, and the distance of its last address from its first.
+    zones: BTreeMap<IpAddr, u128>,
 }
 
 impl Outside {
@@ -290,7 +295,7 @@ impl Outside {
         let pods = cluster.endpoints().flat_map(|(id, _)| Family::ALL.map(|family| cluster.address(id, family)));
         let taken = pods.flatten().chain(nodes.iter().copied()).chain(names.keys().copied());
         let taken: Vec<IpAddr> = taken.collect();
-        let mut of_zones = Vec::new();
+        let mut of_zones = BTreeMap::new();
         for family in Family::ALL {
             let numbers = taken.iter().filter(|address| Family::of(address) == family);
             let numbers = AddressSet::from_ranges(numbers.map(|of| (cidr::number(*of), cidr::number(*of))));
@@ -308,7 +313,7 @@ impl Outside {
                     _ => format!("{}-{}", cidr::address(family, zone.0), cidr::address(family, zone.1)),
                 };
                 names.insert(address, text);
-                of_zones.push(address);
+                of_zones.insert(address, zone.1 - zone.0);
             }
         }
         Self { names, zones: of_zones }
@@ -317,7 +322,24 @@ impl Outside {
     /// The addresses of zones that lie in these blocks.
     fn within(&self, blocks: &[Cidr]) -> Vec<IpAddr> {
         let is_in = |address: &IpAddr| blocks.iter().any(|block| block.holds(*address));
-        self.zones.iter().copied().filter(is_in).collect()
+        self.zones.keys().copied().filter(is_in).collect()
+    }
+
+    /// The address of a row, if it stands for a zone.
+    fn zone(&self, matrix: &Matrix<'_>, row: usize) -> Option<IpAddr> {
+        match matrix.ends(row).next()? {
+            End::Address(address) | End::Unread(address) => Some(address).filter(|of| self.zones.contains_key(of)),
+            End::Pod(_) => None,
+        }
+    }
+
+    /// Whether zones have more than half of the addresses of a family.
+    fn are_most(&self, zones: &BTreeSet<IpAddr>) -> bool {
+        Family::ALL.into_iter().any(|family| {
+            let of_family = zones.iter().filter(|zone| Family::of(zone) == family).filter_map(|of| self.zones.get(of));
+            let all = of_family.fold(0_u128, |all, size| all.saturating_add(*size));
+            all > cidr::last_number(family) / 2
+        })
     }
 
     fn end(&self, matrix: &Matrix<'_>, row: usize) -> OpenedEnd {

@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use json_patch::PatchOperation;
 use serde_json::json;
 
-use super::change::{Change, Edit, Lacking, ObjectName, add};
+use super::change::{Change, Edit, Lacking, ObjectName, add, test};
 use super::proposal::{Cause, Proposal, Size};
+use super::propose::TRIED;
 use super::rollout::rollout;
 use super::{View, written};
-use crate::algebra::selector::{Operator, Selector};
+use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{Labels, Pod, ROLLOUT_HASH_LABEL, Service, is_controller_label};
-use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy};
+use crate::policy::{Direction, Peer, Peers, Policy};
 
 /// The workloads whose pod templates can be changed, and the path of the template.
 const TEMPLATES: [(&str, &[&str]); 6] = [
@@ -28,33 +29,69 @@ const TEMPLATES: [(&str, &[&str]); 6] = [
 /// workload is taken for one of its pods.
 const IDENTITY: [&str; 6] = ["app", "app.kubernetes.io/instance", "app.kubernetes.io/name", "k8s-app", "name", "run"];
 
+/// What the last part of a label's key is, where its value is the name of a namespace.
+const NAMESPACE_NAMES: [&str; 4] = ["name", "namespace", "namespace-name", "ns"];
+
+/// The namespaces that every cluster has.
+const OF_EVERY_CLUSTER: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+
 /// The labels that a namespace lacks. All its pods get what rules admit by them, so the change is
 /// weighed as one of a policy, unless no other namespace has them: then the rule can mean none but this
 /// one.
-pub(super) fn of_namespace(view: View<'_>, direction: Direction, peer: &PodPeer, namespace: &str) -> Option<Proposal> {
-    let Namespaces::Selected(selector) = &peer.namespaces else { return None };
+pub(super) fn of_namespace(
+    view: View<'_>,
+    direction: Direction,
+    selector: &Selector,
+    namespace: &str,
+    choice: usize,
+) -> Option<Proposal> {
     let object = view.objects.namespaces.iter().find(|of| of.name == namespace)?;
     let is_implied = view.objects.implied_namespaces.contains(namespace);
-    let labels = lacking(selector, &object.labels).filter(|_| !is_implied)?;
-    // In a file the namespace may have no labels, not even that of its name.
-    let operations = if object.labels.len() > 1 {
-        label_operations(&["metadata", "labels"], &labels)
-    } else {
-        let mut whole = object.labels.clone();
-        whole.extend(labels.clone());
-        vec![add(&["metadata", "labels"], json!(whole))]
-    };
+    let labels = lacking(selector, &object.labels, choice).filter(|_| !is_implied)?;
+    if labels.iter().any(|(key, value)| is_not_its_own(view, namespace, key, value)) {
+        return None;
+    }
     let object = ObjectName { kind: "Namespace".to_owned(), namespace: None, name: namespace.to_owned() };
+    // Each namespace of a cluster has labels: its name.
+    let operations = own_labels(view, &object, true, &labels);
     let edit = Edit::Labels(labels, json_patch::Patch(operations), Lacking::Peer);
     let change = Change { direction, object, edit, rollout: None };
     let cause = if view.cluster.has_namespace_with(selector) { Cause::Policy } else { Cause::Mistake };
     written::has_name(view, &change.object).then_some(Proposal { change, cause, size: Size::Wide })
 }
 
+/// Whether a label is none that a namespace may be given for a rule: one by which another namespace is known,
+/// so that every policy that means the other one would mean this one too, or one by which Kubernetes knows
+/// namespaces or decides what their pods may do.
+fn is_not_its_own(view: View<'_>, namespace: &str, key: &str, value: &str) -> bool {
+    let (domain, last) = key.rsplit_once('/').unwrap_or(("", key));
+    let is_of_kubernetes = ["kubernetes.io", "k8s.io"]
+        .iter()
+        .any(|of| domain.strip_suffix(of).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
+    let names_another = || {
+        NAMESPACE_NAMES.contains(&last) || OF_EVERY_CLUSTER.contains(&value) || view.cluster.namespace(value).is_some()
+    };
+    (is_of_kubernetes && domain != "app.kubernetes.io") || (value != namespace && names_another())
+}
+
+/// The operations that give an object labels of its own. A file may state none where the object of the cluster
+/// has some, and to add a map there would replace them: then the patch fails on every object but one with the
+/// metadata of the file.
+fn own_labels(view: View<'_>, object: &ObjectName, has_labels: bool, labels: &Labels) -> Vec<PatchOperation> {
+    let path = ["metadata", "labels"];
+    match view.written.metadata(object) {
+        Some(metadata) if !metadata["labels"].is_object() => {
+            vec![test(&path[..1], metadata), add(&path, json!(labels))]
+        }
+        None if !has_labels => vec![add(&path, json!(labels))],
+        _ => label_operations(&path, labels),
+    }
+}
+
 /// Whether the workload of the pods has the labels itself that its template lacks.
 pub(super) fn is_on_workload(view: View<'_>, selector: &Selector, pods: &[PodId]) -> bool {
     let Some(pod) = pods.first().map(|pod| view.cluster.pod(*pod)) else { return false };
-    let lacking = lacking(selector, &pod.labels).unwrap_or_default();
+    let lacking = lacking(selector, &pod.labels, 0).unwrap_or_default();
     pod.workload.as_ref().is_some_and(|workload| {
         let object = ObjectName::new(&workload.kind, &pod.namespace, &workload.name);
         let value = |key: &str| view.written.text(&object, &["metadata", "labels", key]);
@@ -83,7 +120,7 @@ pub(super) fn of_unchanging_template(
     let pod = view.cluster.pod(*pods.first()?);
     let workload = pod.workload.as_ref().filter(|workload| workload.kind == "Job")?;
     let object = ObjectName::new(&workload.kind, &pod.namespace, &workload.name);
-    Some((object, lacking(selector, &pod.labels)?))
+    Some((object, lacking(selector, &pod.labels, 0)?))
 }
 
 /// Whether a label of pods is one by which others are known: a name of a workload, or a label by
@@ -147,6 +184,7 @@ pub(super) fn of_pods(
     selector: &Selector,
     pods: &[PodId],
     lacking_end: Lacking,
+    choice: usize,
 ) -> Option<Proposal> {
     let of = |pod: &PodId| view.cluster.pod(*pod);
     let first = of(pods.first()?);
@@ -157,7 +195,7 @@ pub(super) fn of_pods(
     if first.only_in_slice || !pods.iter().all(|pod| is_alike(of(pod))) {
         return None;
     }
-    let mut labels = lacking(selector, &first.labels)?;
+    let mut labels = lacking(selector, &first.labels, choice)?;
     if let Some(workload) = first.workload.as_ref().filter(|_| is_on_workload(view, selector, pods)) {
         let object = ObjectName::new(&workload.kind, &first.namespace, &workload.name);
         for (key, value) in &mut labels {
@@ -185,18 +223,20 @@ pub(super) fn of_pods(
         }
     };
     let has_labels = first.labels.keys().any(|key| !is_controller_label(key));
-    let operations =
-        if has_labels { label_operations(&path, &labels) } else { with_parents(view, &object, &path, &labels) };
+    let operations = match (&first.workload, has_labels) {
+        (None, _) => own_labels(view, &object, has_labels, &labels),
+        (Some(_), true) => label_operations(&path, &labels),
+        (Some(_), false) => with_parents(view, &object, &path, &labels),
+    };
     let edit = Edit::Labels(labels, json_patch::Patch(operations), lacking_end);
     let change = Change { direction, object, edit, rollout };
     written::has_name(view, &change.object).then_some(Proposal { change, cause: Cause::Mistake, size: Size::Value })
 }
 
-/// Adds the labels of an object or template that has none, with `metadata` where a template lacks that.
+/// Adds the labels of a template that has none, with `metadata` where it lacks that.
 fn with_parents(view: View<'_>, object: &ObjectName, path: &[&str], labels: &Labels) -> Vec<PatchOperation> {
     let metadata = &path[..path.len() - 1];
-    // An object has metadata: its name is there.
-    if metadata.len() == 1 || view.written.has_field(object, metadata) {
+    if view.written.has_field(object, metadata) {
         return vec![add(path, json!(labels))];
     }
     vec![add(metadata, json!({ "labels": labels }))]
@@ -206,13 +246,21 @@ fn label_operations(path: &[&str], labels: &Labels) -> Vec<PatchOperation> {
     labels.iter().map(|(key, value)| add(&[path, &[key.as_str()]].concat(), json!(value))).collect()
 }
 
-/// The labels with which a selector would match; none where labels that are there would have
-/// to change.
-fn lacking(selector: &Selector, has: &Labels) -> Option<Labels> {
+/// By how many choices of values a selector can be met, of which each is tried: those of its longest list.
+pub(super) fn choices(selector: &Selector) -> usize {
+    let values = |of: &Requirement| if let Operator::In(values) = &of.operator { values.len() } else { 1 };
+    selector.requirements().map(values).max().unwrap_or(1).min(TRIED)
+}
+
+/// The labels with which a selector would match, with the value at a place of each list of values; none where
+/// labels that are there would have to change.
+fn lacking(selector: &Selector, has: &Labels, choice: usize) -> Option<Labels> {
     let mut labels = Labels::new();
     for requirement in selector.requirements().filter(|requirement| !requirement.matches(has)) {
         let value = match &requirement.operator {
-            Operator::In(values) if !has.contains_key(&requirement.key) => values.first()?.clone(),
+            Operator::In(values) if !has.contains_key(&requirement.key) => {
+                values.get(choice).or(values.last())?.clone()
+            }
             Operator::Exists => "true".to_owned(),
             _ => return None,
         };

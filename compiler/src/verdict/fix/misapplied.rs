@@ -11,7 +11,7 @@ use super::propose::{Proposer, TRIED};
 use super::rule::index;
 use super::{label, peer};
 use crate::cluster::PolicyId;
-use crate::policy::{Peer, Peers, Policy, PolicyRule};
+use crate::policy::{Peers, Policy};
 use crate::verdict::explain::{Code, MisleadingPolicy};
 
 /// So many policies of a namespace are looked through for labels that stand in the wrong place.
@@ -53,7 +53,7 @@ impl Proposer<'_> {
         };
         let policies = view.cluster.policies_in(&self.namespace).map(|(_, policy)| policy).take(LOOKED_THROUGH);
         for policy in policies.filter(|policy| would_admit(policy)).take(TRIED) {
-            let proposal = label::of_pods(view, direction, &policy.subject, pods, Lacking::Subject);
+            let proposal = label::of_pods(view, direction, &policy.subject, pods, Lacking::Subject, 0);
             all.extend(proposal.map(|of| Proposal { cause: Cause::Misplaced, ..of }));
         }
     }
@@ -87,15 +87,11 @@ impl Proposer<'_> {
             operations
         };
         let mut all = Vec::new();
-        let is_narrow = |rule: &PolicyRule| match &rule.peers {
-            Peers::Everyone => false,
-            Peers::AnyOf(peers) => peers.iter().all(|peer| *peer == Peer::Nothing || peer.is_narrow()),
-        };
         for (rule, place) in rules.filter_map(|rule| Some((rule, index(&rule.path)?))).take(TRIED) {
             if self.denied.is_about_port_of_destination(self.view.cluster) {
                 all.extend(self.of_policy(id, Size::Value, |document| turned(document, place, true)));
             }
-            if is_narrow(rule) {
+            if rule.peers.is_narrow() {
                 all.extend(self.of_policy(id, Size::Rule, |document| turned(document, place, false)));
             }
         }

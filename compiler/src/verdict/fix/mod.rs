@@ -52,7 +52,8 @@ pub use difference::{Opened, OpenedEnd};
 use proposal::{Cause, Proposal};
 use propose::{PortsBy, proposals};
 pub use rollout::Rollout;
-use target_port::{service_port, wrong_target_port};
+pub use target_port::UndeclaredTarget;
+use target_port::{service_port, undeclared_target, wrong_target_port};
 pub use written::Written;
 
 /// Changes that together turn a denied flow to ALLOWED.
@@ -63,12 +64,16 @@ pub struct Fix {
     pub changes: Vec<Change>,
     /// Changes that mend what the denial names, and are not proposed because they close something.
     pub closing: Vec<Closing>,
+    /// Changes that mend what the denial names, and are not proposed because they open much more.
+    pub wider: Vec<Wider>,
     /// What they open besides, between two pods, or a pod and addresses.
     pub opens: Vec<Opened>,
     /// What they close: only a label in its right place does, where policies select by it.
     pub closes: Vec<Opened>,
     /// The Services, by namespace and name, that get pods as backends by a label of the changes.
     pub backend_of: Vec<(String, String)>,
+    /// A targetPort that no pod behind the Service declares: it may be wrong, and then nothing answers.
+    pub undeclared_target: Option<UndeclaredTarget>,
 }
 
 /// A change that would admit a flow, and what it would close.
@@ -78,6 +83,15 @@ pub struct Closing {
     pub change: Change,
     /// What it would close.
     pub closes: Vec<Opened>,
+}
+
+/// A change that would admit a flow, and what else it would open.
+#[derive(Debug, Clone)]
+pub struct Wider {
+    /// The change.
+    pub change: Change,
+    /// What else it would open.
+    pub opens: Vec<Opened>,
 }
 
 /// The answer for one flow, or for two that say the same of both families. The fixes of one answer are
@@ -202,7 +216,8 @@ pub struct DeclaredPort {
 }
 
 /// A change that mends a mistake is taken although it opens so many pairs of ends more: a policy of
-/// a namespace that is meant to admit DNS opens it for each of its pods.
+/// a namespace that is meant to admit DNS opens it for each of its pods. One that opens something to or from most
+/// addresses is compared with the other changes.
 const OPENED_BY_MISTAKE: usize = 50;
 
 /// So often other changes are tried where those of both directions do not admit the flow together.
@@ -348,7 +363,7 @@ fn with_others(
     let found = difference(before, after.view(before), &pairs, &blocks);
     all_mended.extend(pairs);
     match found {
-        Some(Difference { opens, closes }) => Fix { opens, closes, ..fix },
+        Some(Difference { opens, closes, .. }) => Fix { opens, closes, ..fix },
         None => fix,
     }
 }
@@ -377,9 +392,16 @@ fn differs_by_number(one: &Flow, other: &Flow) -> bool {
         && (one.to.is_same_end(&other.to) || (one.via.is_some() && one.via == other.via))
 }
 
+/// The fix of one denied flow, with what may be wrong about its Service.
+fn fix(before: View<'_>, flow: &Flow, others: &[&Flow], mended: &[Pair]) -> Result<Fix, NoFix> {
+    let fix = fix_of_policies(before, flow, others, mended)?;
+    let pairs = flow.asked.pairs().unwrap_or_default();
+    Ok(Fix { undeclared_target: undeclared_target(before, flow, pairs), ..fix })
+}
+
 /// The fix of one denied flow; if there is one that names the port, of others too that go to a port of
 /// this name, and if there is one that opens nothing else, of others too between the same ends.
-fn fix(before: View<'_>, flow: &Flow, others: &[&Flow], mended: &[Pair]) -> Result<Fix, NoFix> {
+fn fix_of_policies(before: View<'_>, flow: &Flow, others: &[&Flow], mended: &[Pair]) -> Result<Fix, NoFix> {
     if let Some(code) = flow.broken {
         return Err(NoFix::Service(code));
     }
@@ -443,7 +465,7 @@ fn attempt(
 ) -> Result<Attempt, NoFix> {
     let blocks = peer::blocks(flow);
     let mut changes: Vec<(Cause, Change)> = Vec::new();
-    let mut closing = Vec::new();
+    let (mut closing, mut wider) = (Vec::new(), Vec::new());
     let mut state: Option<(Changed, Difference)> = None;
     for direction in [Direction::Egress, Direction::Ingress] {
         let view = state.as_ref().map_or(before, |(state, _)| state.view(before));
@@ -459,6 +481,7 @@ fn attempt(
         let best = best(view, proposals, pairs, &blocks, direction).ok_or(NoFix::NothingFits)?;
         changes.push((best.cause, best.change));
         closing.extend(best.closing);
+        wider.extend(best.wider);
         state = Some((best.after, best.difference));
     }
     let (after, of_last) = state.ok_or(NoFix::FactMissing)?;
@@ -472,14 +495,15 @@ fn attempt(
     // A label changes what policies apply, in the other direction too.
     let misplaced = changes.iter().position(|(cause, _)| *cause == Cause::Misplaced);
     match found.filter(|found| found.closes.is_empty() || misplaced.is_some()) {
-        Some(Difference { opens, closes }) => {
-            // It would admit the flow in its own direction only.
+        Some(Difference { opens, closes, .. }) => {
+            // They would admit the flow in their own direction only.
             if changes.len() > 1 {
                 closing.clear();
+                wider.clear();
             }
             let changes = merged(changes.into_iter().map(|(_, change)| change).collect());
             let backend_of = label::new_backends(before, &changes);
-            Ok(Attempt::Found(Fix { changes, closing, opens, closes, backend_of }))
+            Ok(Attempt::Found(Fix { changes, closing, wider, opens, closes, backend_of, undeclared_target: None }))
         }
         None => {
             let place = misplaced.unwrap_or(changes.len() - 1);
@@ -502,10 +526,12 @@ struct Best {
     difference: Difference,
     /// The first change that mends a mistake and closes something.
     closing: Option<Closing>,
+    /// The first change that mends a mistake and opens much more.
+    wider: Option<Wider>,
 }
 
-/// Picks a change that admits all pairs and closes nothing: one that mends a mistake, else the one
-/// that opens least, else the smallest. A misplaced label takes precedence, and may close flows.
+/// Picks a change that admits all pairs and closes nothing: one that mends a mistake and opens little, else the
+/// one that opens least, else the smallest. A misplaced label takes precedence, and may close flows.
 fn best(
     before: View<'_>,
     mut proposals: Vec<Proposal>,
@@ -514,13 +540,13 @@ fn best(
     direction: Direction,
 ) -> Option<Best> {
     proposals.sort_by_key(|proposal| (proposal.cause, proposal.size));
-    let (mut found, mut closing) = (None::<Best>, None);
+    let (mut found, mut closing, mut wider) = (None::<Best>, None, None);
     for Proposal { change, cause, .. } in proposals {
         let opened = found.as_ref().map(|found| (found.cause, found.difference.breadth()));
         let enough = match opened {
             Some((Cause::Misplaced, _)) => true,
-            Some((Cause::Mistake, (opened, _))) if cause == Cause::Policy => opened <= OPENED_BY_MISTAKE,
-            Some((_, (opened, _))) => opened == 0,
+            Some((Cause::Mistake, (false, opened, _))) if cause == Cause::Policy => opened <= OPENED_BY_MISTAKE,
+            Some((_, (_, opened, _))) => opened == 0,
             None => false,
         };
         if enough {
@@ -538,9 +564,12 @@ fn best(
             continue;
         }
         if opened.is_none_or(|(_, opened)| difference.breadth() < opened) {
-            found = Some(Best { change, cause, after, difference, closing: None });
+            let best = Best { change, cause, after, difference, closing: None, wider: None };
+            let replaced =
+                found.replace(best).filter(|before| (before.cause, cause) == (Cause::Mistake, Cause::Policy));
+            wider = replaced.map(|of| Wider { change: of.change, opens: of.difference.opens }).or(wider);
         }
     }
     // Where another change mends the mistake, this one says nothing.
-    found.map(|found| Best { closing: closing.filter(|_| found.cause == Cause::Policy), ..found })
+    found.map(|found| Best { closing: closing.filter(|_| found.cause == Cause::Policy), wider, ..found })
 }

@@ -49,13 +49,17 @@ impl Proposer<'_> {
                 let more = |document: &Value| self.more_ports(document, rule, &base);
                 let is_dead = shown != Shown::No && self.misses_by_dead_port(candidate, policy, rule);
                 let cause = if is_dead { Cause::Mistake } else { Cause::Policy };
-                let proposal = self.of_policy(candidate.policy, Size::Item, more);
+                // What such a rule admits is admitted to pods too that are yet to come.
+                let is_for_all = !rule.peers.is_narrow();
+                let size = if is_for_all { Size::Wide } else { Size::Item };
+                let proposal = self.of_policy(candidate.policy, size, more);
                 all.extend(proposal.map(|proposal| Proposal { cause, ..proposal }));
                 // A name opens less where pods give it to different numbers. For DNS everyone writes the number,
                 // and servers give their ports different names, but for the author who wrote names.
                 let list = [&base[..], &["ports"]].concat();
                 let named = peer::named_port(self.view, self.pairs, self.direction);
-                let named = named.filter(|_| !self.is_dns || are_names(&rule.ports)).into_iter();
+                let named =
+                    named.filter(|_| if self.is_dns { are_names(&rule.ports) } else { !is_for_all }).into_iter();
                 let cause = if self.is_dns { cause } else { Cause::Policy };
                 let proposals = named.filter_map(|port| {
                     self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, vec![port]))
@@ -363,16 +367,20 @@ impl Proposer<'_> {
                 if let Some((object, labels)) = label::of_unchanging_template(self.view, &peer.pods, pods) {
                     return Err(NoFix::LabelOnWorkload { object, labels });
                 }
-                let proposal = label::of_pods(self.view, self.direction, &peer.pods, pods, Lacking::Peer);
+                let proposal = label::of_pods(self.view, self.direction, &peer.pods, pods, Lacking::Peer, 0);
                 all.extend(proposal.map(|proposal| Proposal { cause: Cause::Misplaced, ..proposal }));
             }
             [Code::PeerNamespaceLabel] if shown == Shown::Alone && !self.means_labels_of_pods(peer, pods) => {
                 let own = &self.view.cluster.pod(pods[0]).namespace;
-                all.extend(label::of_namespace(self.view, self.direction, peer, own));
+                let Namespaces::Selected(selector) = &peer.namespaces else { return Ok(()) };
+                let proposal = |choice| label::of_namespace(self.view, self.direction, selector, own, choice);
+                all.extend((0..label::choices(selector)).filter_map(proposal));
             }
             [Code::PeerLabelMissing] if shown == Shown::Alone => {
-                let proposal = label::of_pods(self.view, self.direction, &peer.pods, pods, Lacking::Peer);
-                all.extend(proposal.filter(|of| !label::names_another(self.view, candidate.policy, pods, &of.change)));
+                let (view, selector) = (self.view, &peer.pods);
+                let proposal = |choice| label::of_pods(view, self.direction, selector, pods, Lacking::Peer, choice);
+                let proposals = (0..label::choices(selector)).filter_map(proposal);
+                all.extend(proposals.filter(|of| !label::names_another(view, candidate.policy, pods, &of.change)));
             }
             _ => {}
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{DeclaredPort, NoFix, View, admits};
 use crate::algebra::traffic::Traffic;
-use crate::object::TargetPort;
+use crate::object::{Protocol, TargetPort};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::{Flow, Pair, Party};
@@ -30,10 +30,24 @@ pub(super) fn service_port(view: View<'_>, flow: &Flow, pairs: &[Pair]) -> Optio
     })
 }
 
-/// The fault, if no pod behind the Service declares the port that its targetPort leads to, and a
-/// direction that denies this port admits another one that all the pods declare. A declaration
+/// A targetPort that none of a Service's pods declares, where all of them declare other ports. A declaration
 /// proves nothing: a container may listen on a port that it does not declare.
-pub(super) fn wrong_target_port(view: View<'_>, flow: &Flow, pairs: &[Pair]) -> Option<NoFix> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UndeclaredTarget {
+    /// The Service: its namespace and name.
+    pub service: (String, String),
+    /// The protocol of its port.
+    pub protocol: Protocol,
+    /// Its port.
+    pub port: u16,
+    /// The targetPort.
+    pub target: u16,
+    /// The ports that all its pods declare, sorted; at least one.
+    pub declared: Vec<DeclaredPort>,
+}
+
+/// The targetPort of the Service by which a flow comes, if none of its pods declares it and all declare others.
+pub(super) fn undeclared_target(view: View<'_>, flow: &Flow, pairs: &[Pair]) -> Option<UndeclaredTarget> {
     let via = flow.via.as_ref()?;
     let (port, Some(TargetPort::Number(target))) = (via.port?, &via.target) else { return None };
     let (protocol, first, last) = flow.traffic.single()?;
@@ -52,9 +66,23 @@ pub(super) fn wrong_target_port(view: View<'_>, flow: &Flow, pairs: &[Pair]) -> 
             Some(before) => before.intersection(&declared).copied().collect(),
         });
     }
-    let is_admitted = |port: &u16| {
+    let container = |port: u16| {
+        let pod = pairs.first().and_then(|pair| pair.question.to.pod())?;
+        view.cluster.pod(pod).container_of(protocol, port).map(str::to_owned)
+    };
+    let declared: Vec<DeclaredPort> =
+        all_declare?.into_iter().map(|port| DeclaredPort { port, container: container(port) }).collect();
+    let service = (via.namespace.clone(), via.name.clone());
+    (!declared.is_empty()).then_some(UndeclaredTarget { service, protocol, port, target: *target, declared })
+}
+
+/// The fault, if no pod behind the Service declares the port that its targetPort leads to, and a direction that
+/// denies this port admits another one that all the pods declare.
+pub(super) fn wrong_target_port(view: View<'_>, flow: &Flow, pairs: &[Pair]) -> Option<NoFix> {
+    let UndeclaredTarget { service, protocol, port, target, declared } = undeclared_target(view, flow, pairs)?;
+    let is_admitted = |of: &DeclaredPort| {
         Direction::ALL.into_iter().filter(|direction| !admits(view, pairs, *direction)).any(|direction| {
-            let other = Traffic::ports(protocol, *port, *port);
+            let other = Traffic::ports(protocol, of.port, of.port);
             pairs.iter().all(|pair| {
                 // A node port has another number than the pods' port.
                 let is_of_pods = direction == Direction::Ingress || pair.egress.is_none();
@@ -63,13 +91,6 @@ pub(super) fn wrong_target_port(view: View<'_>, flow: &Flow, pairs: &[Pair]) -> 
             })
         })
     };
-    let container = |port: u16| {
-        let pod = pairs.first().and_then(|pair| pair.question.to.pod())?;
-        view.cluster.pod(pod).container_of(protocol, port).map(str::to_owned)
-    };
-    let declared: Vec<DeclaredPort> = (all_declare?.into_iter().filter(is_admitted))
-        .map(|port| DeclaredPort { port, container: container(port) })
-        .collect();
-    let service = (via.namespace.clone(), via.name.clone());
-    (!declared.is_empty()).then_some(NoFix::TargetPort { service, protocol, port, target: *target, declared })
+    let declared: Vec<DeclaredPort> = declared.into_iter().filter(is_admitted).collect();
+    (!declared.is_empty()).then_some(NoFix::TargetPort { service, protocol, port, target, declared })
 }

@@ -1,5 +1,7 @@
 //! What the input says of an object and [`Objects`](crate::object::Objects) do not hold.
 
+use serde_json::Value;
+
 use super::View;
 use super::object_name::ObjectName;
 
@@ -15,6 +17,12 @@ pub trait Written {
 
     /// The text of a field that is no list and no map, by the keys and the indexes that lead to it.
     fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String>;
+
+    /// The metadata of an object of a file, all of it as it is written. None where that is not known: the object
+    /// was read from a cluster.
+    fn metadata(&self, _: &ObjectName) -> Option<Value> {
+        None
+    }
 }
 
 /// Nothing is known beside the objects.

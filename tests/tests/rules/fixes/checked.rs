@@ -69,9 +69,8 @@ fn written(objects: &Objects, change: &Change) -> Value {
         if !namespace.is_empty() {
             metadata["namespace"] = json!(namespace);
         }
-        let own: BTreeMap<_, _> = labels.iter().filter(|(key, _)| *key != "kubernetes.io/metadata.name").collect();
-        if !own.is_empty() {
-            metadata["labels"] = json!(own);
+        if !labels.is_empty() {
+            metadata["labels"] = json!(labels);
         }
         metadata
     };

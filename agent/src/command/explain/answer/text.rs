@@ -185,7 +185,7 @@ fn heading(context: &Context<'_>, out: &mut impl Write, flow: &Flow, families: &
     }
     match &flow.way {
         None => {}
-        Some(Way::OwnNode) => write!(out, "  by the node of the pod, which sees the client's address")?,
+        Some(Way::OwnNode) => write!(out, "  by the pod's own node: the pod sees the client's address")?,
         Some(Way::OtherNode(nodes)) if is_of_client(context, flow, nodes) => write!(
             out,
             "  by the client's own node ({}), whose address the pod sees in place of the client's",

@@ -2,8 +2,9 @@
 
 use std::io::{self, Write};
 
+use json_patch::{Patch, PatchOperation};
 use npc_compiler::verdict::fix::{Change, Edit, Fix};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Writes the commands in the order in which they are to be run. There are none where a change closes
 /// something, because nobody should apply it unseen, and where a name is none that a cluster has.
@@ -31,31 +32,69 @@ pub(super) fn write<'f>(fixes: impl Iterator<Item = &'f Fix>, out: &mut impl Wri
 /// The command of one change; what to do with a new object.
 fn line(change: &Change) -> Option<String> {
     match &change.edit {
-        Edit::NewPolicy(_) => {
-            Some(format!("save policy {} above to a file, and kubectl apply -f FILE", safe(&change.object.name)?))
-        }
-        Edit::MovedPolicy(..) => {
-            let namespace = safe(change.object.namespace.as_deref()?)?;
-            Some(format!(
-                "save policy {} with namespace {namespace}, and kubectl apply -f FILE",
-                safe(&change.object.name)?
-            ))
+        Edit::NewPolicy(document) | Edit::MovedPolicy(document, _) => {
+            safe(change.object.namespace.as_deref()?)?;
+            let name = safe(&change.object.name)?;
+            let text = quoted(document);
+            // Some shells' echo reads escapes.
+            Some(if text.contains('\\') {
+                format!("save policy {name} to a file, and kubectl apply -f FILE")
+            } else {
+                format!("echo '{text}' | kubectl apply -f -")
+            })
         }
         Edit::Policy(_) | Edit::Labels(..) => command(change),
     }
 }
 
-/// The `kubectl patch` of a change; none of a new object, or if a name is none that a cluster has.
+/// The kubectl command of a change; none of a new object, or if a name is none that a cluster has. The object of
+/// the cluster may have labels that the file does not state, so no command puts a map of labels in place of another.
 pub(super) fn command(change: &Change) -> Option<String> {
-    let patch: Value = serde_json::to_value(change.patch()?).ok()?;
+    let Patch(operations) = change.patch()?;
     let namespace = match &change.object.namespace {
         Some(namespace) => format!("-n {} ", safe(namespace)?),
         None => String::new(),
     };
     let (kind, name) = (safe(&change.object.kind)?.to_lowercase(), safe(&change.object.name)?);
-    // Text in quotes ends at the next one.
-    let patch = patch.to_string().replace('\'', "'\\''");
-    Some(format!("kubectl {namespace}patch {kind} {name} --type=json -p '{patch}'"))
+    match &change.edit {
+        Edit::Labels(labels, ..) if matches!(kind.as_str(), "namespace" | "pod") => {
+            let labels: Option<Vec<String>> = labels.iter().map(|(key, value)| label(key, value)).collect();
+            Some(format!("kubectl {namespace}label {kind} {name} {}", labels?.join(" ")))
+        }
+        Edit::Labels(..)
+            if let [PatchOperation::Add(add)] = operations.as_slice()
+                && add.value.is_object() =>
+        {
+            let mut tokens: Vec<String> = add.path.tokens().map(|token| token.decoded().into_owned()).collect();
+            tokens.reverse();
+            let merged = tokens.into_iter().fold(add.value.clone(), |value, token| json!({ token: value }));
+            Some(format!("kubectl {namespace}patch {kind} {name} --type=merge -p '{}'", quoted(&merged)))
+        }
+        _ => patch_command(&kind, change.object.namespace.as_deref(), name, change.patch()?),
+    }
+}
+
+/// The `kubectl patch` of an object.
+pub(super) fn patch_command(kind: &str, namespace: Option<&str>, name: &str, patch: &Patch) -> Option<String> {
+    let namespace = match namespace {
+        Some(namespace) => format!("-n {} ", safe(namespace)?),
+        None => String::new(),
+    };
+    let patch = serde_json::to_value(patch).ok()?;
+    Some(format!("kubectl {namespace}patch {kind} {} --type=json -p '{}'", safe(name)?, quoted(&patch)))
+}
+
+/// A value as text between quotes, which ends at the next one.
+fn quoted(value: &Value) -> String {
+    value.to_string().replace('\'', "'\\''")
+}
+
+/// A label as a word of a command line; none if no label is like that.
+fn label(key: &str, value: &str) -> Option<String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    let is_word = |text: &str| text.chars().all(is_plain);
+    let begins = key.starts_with(|c: char| c.is_ascii_alphanumeric());
+    (begins && is_word(key) && is_word(value)).then(|| format!("{key}={value}"))
 }
 
 /// A word that no shell takes for something else.

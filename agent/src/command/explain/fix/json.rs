@@ -4,7 +4,7 @@ use json_patch::Patch;
 use npc_agent::finding::Place;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::fix::{Change, Closing, Fix, NoFix, ObjectName, Opened};
+use npc_compiler::verdict::fix::{Change, Closing, Fix, NoFix, ObjectName, Opened, Wider};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -30,10 +30,12 @@ pub(in super::super) struct FixJson<'a> {
     patch: Patch,
     /// A whole new object.
     create: Option<&'a Value>,
-    /// The command that applies the patch; none for an object to create.
+    /// The command that makes the change in a cluster; none for an object to create.
     command: Option<String>,
     /// What else must be done.
     then: Option<String>,
+    /// What may be wrong beside the policies.
+    note: Option<String>,
     /// Where the text stands that it changes, if other places may use it by a YAML anchor.
     shared_text: Option<Place>,
     verified: bool,
@@ -45,16 +47,32 @@ pub(in super::super) struct FixJson<'a> {
     backend_of: Vec<String>,
     /// Changes that mend what the denial names, and are not proposed because they close something.
     would_close: Vec<ClosingJson<'a>>,
+    /// The same, because they open much more.
+    would_open: Vec<WiderJson<'a>>,
 }
 
 /// A change that is not proposed, and what it would close.
 #[derive(Debug, Serialize)]
 struct ClosingJson<'a> {
+    #[serde(flatten)]
+    change: NotProposedJson<'a>,
+    closes: Vec<OpenedJson<'a>>,
+}
+
+/// A change that is not proposed, and what it would open.
+#[derive(Debug, Serialize)]
+struct WiderJson<'a> {
+    #[serde(flatten)]
+    change: NotProposedJson<'a>,
+    opens: Vec<OpenedJson<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct NotProposedJson<'a> {
     direction: Direction,
     object: ObjectJson<'a>,
     patch: Patch,
     create: Option<&'a Value>,
-    closes: Vec<OpenedJson<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -117,12 +135,19 @@ impl Fixes<'_> {
 
 fn one<'a>(input: &Input, flows: Vec<usize>, after: usize, fix: &'a Fix, change: &'a Change) -> FixJson<'a> {
     let namespace = change.object.namespace.as_deref();
+    let not_proposed = |change: &'a Change| NotProposedJson {
+        direction: change.direction,
+        object: object(&change.object),
+        patch: change.patch().cloned().unwrap_or_default(),
+        create: change.new_object(),
+    };
     let closing = |of: &'a Closing| ClosingJson {
-        direction: of.change.direction,
-        object: object(&of.change.object),
-        patch: of.change.patch().cloned().unwrap_or_default(),
-        create: of.change.new_object(),
+        change: not_proposed(&of.change),
         closes: of.closes.iter().flat_map(opened).collect(),
+    };
+    let wider = |of: &'a Wider| WiderJson {
+        change: not_proposed(&of.change),
+        opens: of.opens.iter().flat_map(opened).collect(),
     };
     FixJson {
         flows,
@@ -136,12 +161,14 @@ fn one<'a>(input: &Input, flows: Vec<usize>, after: usize, fix: &'a Fix, change:
         create: change.new_object(),
         command: apply::command(change),
         then: then(change),
+        note: fix.undeclared_target.as_ref().map(service::undeclared),
         shared_text: anchor::shared_text(input, change).as_ref().map(Place::from),
         verified: fix.closes.is_empty(),
         opens: fix.opens.iter().flat_map(opened).collect(),
         closes: fix.closes.iter().flat_map(opened).collect(),
         backend_of: fix.backend_of.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect(),
         would_close: fix.closing.iter().map(closing).collect(),
+        would_open: fix.wider.iter().map(wider).collect(),
     }
 }
 

@@ -6,18 +6,36 @@ use std::io::{self, Write};
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation};
 use npc_compiler::object::Protocol;
-use npc_compiler::verdict::fix::{DeclaredPort, NoFix};
+use npc_compiler::verdict::fix::{DeclaredPort, NoFix, UndeclaredTarget};
 use serde::Serialize;
 use serde_json::json;
 
+use super::apply;
 use crate::command::explain::services::text;
 use crate::command::input::Input;
+use crate::command::words::shorten;
+
+/// So many ports are named.
+pub(super) const PORTS: usize = 6;
 
 /// The change of a Service, as JSON.
 #[derive(Debug, Serialize)]
 pub(super) struct ServiceJson {
     object: serde_json::Value,
     patch: Patch,
+    /// The command that applies the patch; none if a name is none that a cluster has.
+    pub(super) command: Option<String>,
+}
+
+/// A targetPort that may be wrong, beside a change of policies.
+pub(super) fn undeclared(of: &UndeclaredTarget) -> String {
+    let UndeclaredTarget { service: (namespace, name), port, target, declared, .. } = of;
+    let declared: Vec<String> = declared.iter().map(declared_port).collect();
+    format!(
+        "targetPort of port {port} of {namespace}/svc/{name} is {target}, and its pods declare {}; if nothing listens on \
+         {target}, correct the targetPort: the change of a policy alone gets no answer",
+        shorten(&declared, PORTS, ", ")
+    )
 }
 
 /// A port that pods declare, with its container: `15090 (container istio-proxy)`.
@@ -43,7 +61,9 @@ pub(super) fn json(input: &Input, reason: &NoFix) -> Option<ServiceJson> {
     let path = PointerBuf::from_tokens(["spec", "ports", place.as_str(), "targetPort"]);
     let operation = PatchOperation::Add(AddOperation { path, value: json!(declared) });
     let object = json!({"kind": "Service", "namespace": service.0, "name": service.1});
-    Some(ServiceJson { object, patch: Patch(vec![operation]) })
+    let patch = Patch(vec![operation]);
+    let command = apply::patch_command("service", Some(&service.0), &service.1, &patch);
+    Some(ServiceJson { object, patch, command })
 }
 
 /// Marks the port of the Service.

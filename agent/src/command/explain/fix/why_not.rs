@@ -4,11 +4,8 @@ use npc_compiler::verdict::explain::Code;
 use npc_compiler::verdict::fix::NoFix;
 
 use super::object_name;
-use super::service::declared_port;
+use super::service::{PORTS, declared_port};
 use crate::command::words::shorten;
-
-/// So many ports are named.
-const PORTS: usize = 6;
 
 /// Why there is no fix, and what to do.
 pub(super) fn why_not(reason: &NoFix) -> String {
@@ -63,7 +60,8 @@ pub(super) fn why_not(reason: &NoFix) -> String {
             "no fix in a policy: {namespace}/svc/{name} is headless, so nothing translates its port {port} to the targetPort \
              {of_pods}; let the client ask for {of_pods}, on which the pods listen"
         ),
-        NoFix::NotTried => "npc looks for the fixes of a few flows at a time; ask about this flow alone".to_owned(),
+        NoFix::NotTried => "npc looks for the fixes of a few flows at a time, and not for those of this flow and the others below; ask about \
+             one of them alone".to_owned(),
         NoFix::TargetPort { service: (namespace, name), port, target, declared, .. } => {
             let declared: Vec<String> = declared.iter().map(declared_port).collect();
             let declared = shorten(&declared, PORTS, ", ");

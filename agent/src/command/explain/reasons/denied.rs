@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 
 use npc_agent::source::manifests::Location;
+use npc_compiler::algebra::selector::{Operator, Requirement};
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::policy::Direction;
@@ -183,6 +184,12 @@ fn miss(
             writeln!(out, "   = note: {equal} items of {field} are equally near; the first of them is marked")?;
         }
     }
+    if nearest.conjuncts.iter().any(|of| of.code == Code::PeerAndNotOr) {
+        writeln!(
+            out,
+            "   = note: a new \"-\" before podSelector would mean OR, and admit every pod of such namespaces too"
+        )?;
+    }
     for note in other_end::notes(context, flow, decision.direction, nearest) {
         writeln!(out, "   = note: {note}")?;
     }
@@ -216,10 +223,18 @@ fn marked(
             let mut texts: Vec<(String, String)> = (marks.iter())
                 .map(|mark| {
                     let (want, got) = conjunct.said_of(mark);
+                    let failed = mark.requirement.as_ref().map(|failed| &failed.requirement);
+                    let want = match failed {
+                        Some(Requirement { key, operator: Operator::DoesNotExist }) => format!("no label {key}"),
+                        _ => want,
+                    };
                     (path(mark), format!("wants {want}, there is {got}"))
                 })
                 .collect();
-            if marks.len() == 1 || conjunct.code == Code::PeerAndNotOr {
+            // The labels that fail say it all; the other parts have words of their own.
+            let are_labels =
+                matches!(conjunct.code, Code::PeerLabelMissing | Code::PeerLabelValue | Code::PeerNamespaceLabel);
+            if (marks.len() == 1 && !are_labels) || conjunct.code == Code::PeerAndNotOr {
                 texts[0].1 = label(conjunct, other);
             }
             let protocol = || {
@@ -285,16 +300,17 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
             format!("wants {want}, which holds no {is} address, there is {got}")
         }
         Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
-        Code::PeerAndNotOr => format!(
-            "wants {want}, there is {got}; a new \"-\" before podSelector would mean OR, and admit every pod of such namespaces too"
-        ),
         Code::IpBlockIsServiceAddress if conjunct.path.starts_with("from") => {
             format!("{want} holds {got}, from which no packet comes")
         }
         Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),
         Code::PortNamedUnresolved => format!("wants a port named {want}, there is {got}"),
         Code::IpBlockExcept => {
-            format!("leaves out {}, which holds {got}", want.strip_prefix("not ").unwrap_or(want))
+            let excepts = want.strip_prefix("not ").unwrap_or(want);
+            match excepts.split(" and ").count() {
+                1 => format!("leaves out {excepts}, which holds {got}"),
+                count => format!("{count} excepts hold {got}: {excepts}"),
+            }
         }
         Code::PortIsServicePort => {
             // A range has no one number.

@@ -12,7 +12,7 @@ use crate::command::explain::words::shown;
 const LONGEST: usize = 80;
 
 /// A longer headline is cut between the parts that fail.
-const LINE: usize = 150;
+const LINE: usize = 110;
 
 /// The end that the rules of a direction are asked about, as a headline calls it.
 pub(in crate::command::explain) struct NamedEnd {

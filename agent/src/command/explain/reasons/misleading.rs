@@ -29,7 +29,7 @@ pub(in crate::command::explain) fn near(
         return Ok(());
     }
     let directions: Vec<&str> = directions.iter().map(|direction| direction.section()).collect();
-    writeln!(out, "   = note: about {}: it may not do what its author meant", directions.join(" and "))
+    writeln!(out, "   = note: for {}, this policy may not do what its author meant", directions.join(" and "))
 }
 
 /// A denial by a policy that does not apply as it looks.

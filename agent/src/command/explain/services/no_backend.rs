@@ -80,7 +80,7 @@ fn cause(service: &Service, flow: &Flow, code: Code) -> (String, Option<String>)
 pub(in crate::command::explain) fn notes(input: &Input, flow: &Flow) -> Vec<String> {
     let Some(service) = service(input, flow) else { return Vec::new() };
     match flow.broken {
-        Some(Code::ServicePortUnknown) => asked_target_port(service, flow).into_iter().collect(),
+        Some(Code::ServicePortUnknown) => asked_target_port(input, service, flow).into_iter().collect(),
         Some(Code::ServiceSourceRanges) => vec![format!(
             "kube-proxy drops what comes to the load balancer's address from elsewhere than {}, from pods too; no policy \
              is asked",
@@ -94,14 +94,27 @@ pub(in crate::command::explain) fn notes(input: &Input, flow: &Flow) -> Vec<Stri
 }
 
 /// That the port that was asked for is the nodePort of one, or the targetPort.
-fn asked_target_port(service: &Service, flow: &Flow) -> Option<String> {
+fn asked_target_port(input: &Input, service: &Service, flow: &Flow) -> Option<String> {
     let (protocol, asked, last) = flow.traffic.single()?;
     if asked == last && service.routing.node_ports.contains_key(&(protocol, asked)) {
         return Some(format!("{asked} is its nodePort: ask about node/NAME:{asked}"));
     }
-    let is_target = |target: &TargetPort| asked == last && *target == TargetPort::Number(asked);
+    let is_named = |name: &str| {
+        let pods = input.cluster.pods().map(|(_, pod)| pod);
+        let mut pods = pods.filter(|pod| pod.namespace == service.namespace && service.asks_for(&pod.labels));
+        pods.any(|pod| pod.ports.iter().any(|of| of.port == asked && of.is_named(protocol, name)))
+    };
+    let is_target = |target: &TargetPort| match target {
+        TargetPort::Number(number) => asked == last && *number == asked,
+        TargetPort::Name(name) => asked == last && is_named(name),
+    };
     let port = service.ports.iter().find(|port| port.protocol == protocol && is_target(&port.target))?;
-    Some(format!("{asked} is the targetPort of its port {}: clients ask for {0}, and policies see {asked}", port.port))
+    let Service { namespace, name, .. } = service;
+    Some(format!(
+        "{asked} is the targetPort of its port {0}: clients ask for {0}, and policies see {asked}; ask about \
+         {namespace}/svc/{name}:{0}",
+        port.port
+    ))
 }
 
 /// Why a service leads to no backend.

@@ -77,7 +77,7 @@ impl Question {
         for (id, policy) in cluster.policies_in(&class.namespace).take(LOOKED_THROUGH) {
             match class.selection(&policy.subject) {
                 Selection::Certain => {
-                    add(types_missing(id, policy, direction));
+                    add(search.types_missing(id, policy));
                     add(denies_other_direction(id, policy, direction).filter(|_| is_open()));
                     add(empty_list(id, policy, direction).filter(|_| without == Without::Allowed));
                     add(search.other_direction(id, policy));
@@ -114,11 +114,14 @@ impl Search<'_> {
         let failing: Vec<&&Requirement> = all.iter().filter(|of| !of.matches(&self.class.labels)).collect();
         let [failing] = failing.as_slice() else { return None };
         let is_meant = || policy.rules(self.direction).iter().any(|rule| self.is_about(rule));
+        let admits = || policy.rules(self.direction).iter().any(|rule| self.is_about(rule) && self.has_ports(rule));
         let elsewhere = self.elsewhere(failing);
         let is_near = || all.len() > 1 || is_slip(failing, &self.class.labels) || elsewhere.is_some();
         let selects_none = || self.cluster.selects_none(&policy.subject_peer());
         let (is_it, may_be_why) = match self.without {
-            Without::Denied if (is_near() && is_meant()) || self.is_excluded(policy, failing) => (true, true),
+            Without::Denied if (is_near() && admits()) || self.is_excluded(policy, failing) => (true, true),
+            // Mended, it would deny this too.
+            Without::Denied if is_near() && is_meant() => (true, false),
             // One that selects no pod at all and names the other end may be meant for pods that are yet to come.
             Without::Denied => (self.would_admit_by_name(policy, failing) && selects_none(), false),
             // A policy that selects other pods is most likely meant for these.
@@ -140,18 +143,36 @@ impl Search<'_> {
     /// Whether a policy lacks nothing but a label of the subject to admit what was asked, or, of all ports,
     /// some on which the destination may listen, by a rule that names the other end.
     fn would_admit_by_name(&self, policy: &Policy, failing: &Requirement) -> bool {
-        let Question { to, traffic, .. } = self.question;
         let is_missing = matches!(failing.operator, Operator::In(_) | Operator::Exists);
-        let declared = || match (to.pod(), traffic.single()) {
+        let names = |rule: &PolicyRule| matches!(rule.peers, Peers::AnyOf(_)) && self.selects(&rule.peers);
+        is_missing && policy.rules(self.direction).iter().any(|rule| names(rule) && self.has_ports(rule))
+    }
+
+    /// Whether the ports of a rule admit some of what was asked, or, of all ports, some on which the destination
+    /// may listen.
+    fn has_ports(&self, rule: &PolicyRule) -> bool {
+        let Question { to, traffic, .. } = self.question;
+        let declared = match (to.pod(), traffic.single()) {
             (Some(pod), None) => Some(declared(self.cluster.pod(pod))).filter(|all| !all.is_none()),
             _ => None,
         };
-        let admits = |rule: &PolicyRule| {
-            let admitted = rule.traffic_to(to.ports(self.cluster));
-            !admitted.intersection(&declared().unwrap_or_else(|| traffic.clone())).is_none()
-        };
-        let names = |rule: &PolicyRule| matches!(rule.peers, Peers::AnyOf(_)) && self.selects(&rule.peers);
-        is_missing && policy.rules(self.direction).iter().any(|rule| names(rule) && admits(rule))
+        let admitted = rule.traffic_to(to.ports(self.cluster));
+        !admitted.intersection(&declared.unwrap_or_else(|| traffic.clone())).is_none()
+    }
+
+    /// A policy with rules for a direction that its `policyTypes` leave out. It may be why there is no access
+    /// if one of them admits it.
+    fn types_missing(&self, id: PolicyId, policy: &Policy) -> Option<MisleadingPolicy> {
+        let direction = self.direction;
+        let rules = policy.rules(direction);
+        let admits = |rule: &PolicyRule| self.is_about(rule) && self.has_ports(rule);
+        let may_be_why = self.without == Without::Allowed || rules.iter().any(admits);
+        (!rules.is_empty() && !policy.isolates(direction)).then(|| MisleadingPolicy {
+            policy: id,
+            path: "spec.policyTypes".to_owned(),
+            discrepancy: Discrepancy::RulesWithoutType { direction, rules: rules.len() },
+            may_be_why,
+        })
     }
 
     /// Whether a policy leaves the subject out by an exception, and would admit just what was asked.
@@ -212,10 +233,18 @@ impl Search<'_> {
         let is_meant = |policy: &Policy| {
             self.without == Without::Allowed || policy.rules(self.direction).iter().any(|rule| self.would_mean(rule))
         };
-        let mut meant = candidates.filter(|(_, policy)| is_meant(policy));
-        let (id, _) = meant.find(|(_, policy)| self.cluster.selects_none(&policy.subject_peer()))?;
+        let admits = |policy: &Policy| {
+            let admits = |rule: &PolicyRule| self.would_mean(rule) && self.has_ports(rule);
+            self.without == Without::Allowed || policy.rules(self.direction).iter().any(admits)
+        };
+        let mut meant: Vec<(PolicyId, bool)> =
+            candidates.filter(|(_, policy)| is_meant(policy)).map(|(id, policy)| (id, admits(policy))).collect();
+        // One that would still deny this is no cause.
+        meant.sort_by_key(|(_, admits)| !admits);
+        let selects_none = |id: PolicyId| self.cluster.selects_none(&self.cluster.policy(id).subject_peer());
+        let (id, may_be_why) = meant.into_iter().find(|(id, _)| selects_none(*id))?;
         let discrepancy = Discrepancy::OtherNamespace(own.clone());
-        Some(MisleadingPolicy { policy: id, path: "metadata.namespace".to_owned(), discrepancy, may_be_why: true })
+        Some(MisleadingPolicy { policy: id, path: "metadata.namespace".to_owned(), discrepancy, may_be_why })
     }
 
     /// Whether a rule of a policy of another namespace would mean the other end, if the policy
@@ -262,15 +291,5 @@ fn denies_other_direction(id: PolicyId, policy: &Policy, direction: Direction) -
         path: "spec.policyTypes".to_owned(),
         discrepancy: Discrepancy::DeniesOtherDirection(direction),
         may_be_why: false,
-    })
-}
-
-fn types_missing(id: PolicyId, policy: &Policy, direction: Direction) -> Option<MisleadingPolicy> {
-    let rules = policy.rules(direction).len();
-    (rules > 0 && !policy.isolates(direction)).then(|| MisleadingPolicy {
-        policy: id,
-        path: "spec.policyTypes".to_owned(),
-        discrepancy: Discrepancy::RulesWithoutType { direction, rules },
-        may_be_why: true,
     })
 }

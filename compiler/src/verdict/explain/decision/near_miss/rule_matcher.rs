@@ -217,7 +217,10 @@ impl RuleMatcher<'_> {
             (self.address().unwrap_or_else(|| "no pod".to_owned()), Code::IpBlockOutside)
         };
         let want = if peer.pods.is_empty() { "a pod".to_owned() } else { format!("a pod with {}", peer.pods) };
-        Conjunct::new(Of::Peer, path.to_owned(), Part::Pod, want, got, code)
+        // The namespaceSelector may be right.
+        let of_pods = Mark::field(format!("{path}.podSelector"));
+        let marks = if peer.pods.is_empty() { Vec::new() } else { vec![of_pods] };
+        Conjunct::new(Of::Peer, path.to_owned(), Part::Pod, want, got, code).with_marks(marks)
     }
 
     fn address(&self) -> Option<String> {
@@ -257,8 +260,13 @@ impl RuleMatcher<'_> {
         if !written.cidr.holds(address) {
             return conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside);
         }
-        let (i, except) = written.except.iter().enumerate().find(|(_, cidr)| cidr.holds(address))?;
-        conjunct(&format!(".except[{i}]"), Part::Except, format!("not {}", except.network()), Code::IpBlockExcept)
+        let mut holding = written.except.iter().enumerate().filter(|(_, cidr)| cidr.holds(address));
+        let (i, except) = holding.next()?;
+        // Without the first, the others would still leave the address out.
+        let others: Vec<String> = holding.map(|(_, except)| except.network().to_string()).collect();
+        let others = if others.is_empty() { String::new() } else { format!(" and {}", others.join(" and ")) };
+        let want = format!("not {}{others}", except.network());
+        conjunct(&format!(".except[{i}]"), Part::Except, want, Code::IpBlockExcept)
     }
 
     /// What fails of the nearest port; none where the rule has no port that could be any.
@@ -274,18 +282,18 @@ impl RuleMatcher<'_> {
                 PortMatch::Range(protocol, first, last) => self.range(&path, *protocol, *first, *last, None),
                 PortMatch::Named(protocol, name) => self.named(&path, *protocol, name),
             };
-            Some((conjuncts, path))
+            Some((conjuncts, path, self.is_outside(port)))
         });
-        let judged: Vec<(Vec<Conjunct>, String)> = judged.collect();
+        let judged: Vec<(Vec<Conjunct>, String, bool)> = judged.collect();
         // A name that the destination gives to another protocol is nearer than a port that is right as it is for
         // the protocol that it names.
         let is_meant_name = |of: &Conjunct| of.code == Code::PortNamedOtherProtocol;
-        let rank = |(conjuncts, _): &(Vec<Conjunct>, String)| {
-            (conjuncts.len(), slip_rank(conjuncts), !conjuncts.iter().any(is_meant_name))
+        let rank = |(conjuncts, _, is_outside): &(Vec<Conjunct>, String, bool)| {
+            (conjuncts.len(), *is_outside, slip_rank(conjuncts), !conjuncts.iter().any(is_meant_name))
         };
         let fewest = judged.iter().map(rank).min()?;
         let equal = judged.iter().filter(|of| rank(of) == fewest).count();
-        let (nearest, path) = judged.into_iter().find(|of| rank(of) == fewest)?;
+        let (nearest, path, _) = judged.into_iter().find(|of| rank(of) == fewest)?;
         // Several items may admit together what none admits alone.
         let match_together = || {
             let admitted = Admitted::of_ports(&rule.ports, self.direction, self.resolution);
@@ -295,6 +303,18 @@ impl RuleMatcher<'_> {
             return Some(Half { equal, matching_port: Some(path), ..Half::everything() });
         }
         Some(Half { conjuncts: nearest, equal, ..Half::everything() })
+    }
+
+    /// Whether an item admits none of the ports of a range that was asked for. One that admits some is nearer.
+    fn is_outside(&self, port: &PortMatch) -> bool {
+        let Some((_, first, last)) = self.question.traffic.single().filter(|(_, first, last)| first < last) else {
+            return false;
+        };
+        let is_all = (first, last) == Traffic::PORTS;
+        let item = Ports::AnyOf(vec![port.clone()]);
+        let admitted = Admitted::of_ports(&item, self.direction, self.resolution);
+        let admitted = admitted.traffic_to(self.destination.unwrap_or_default());
+        !is_all && admitted.intersection(&self.question.traffic).is_none()
     }
 
     /// Whether a number is the port of a Service that leads to the port that is asked about.
@@ -343,10 +363,10 @@ impl RuleMatcher<'_> {
                     let is_service_port = first == last && asked == protocol && self.is_service_port(protocol, first);
                     let holds = |(of, port): (Protocol, u16)| of == protocol && (first..=last).contains(&port);
                     let holds_service_port = asked == protocol && self.question.service_port.is_some_and(holds);
-                    let code = match (low == high, first == last) {
+                    let code = match first == last {
                         _ if is_service_port || holds_service_port => Code::PortIsServicePort,
-                        (true, true) => Code::PortNumber,
-                        _ => Code::PortRange,
+                        true => Code::PortNumber,
+                        false => Code::PortRange,
                     };
                     let field = if low >= first && first < last { "endPort" } else { "port" };
                     add(field, Part::Number, want, range(low, high), code);
@@ -363,8 +383,9 @@ impl RuleMatcher<'_> {
                 let of_one = one_protocol(self.denied);
                 match &of_one {
                     Some((asked, ranges)) => {
-                        let field = if first < last { "endPort" } else { "port" };
-                        add(field, Part::Number, want, ranges.clone(), Code::PortRange);
+                        let (field, code) =
+                            if first < last { ("endPort", Code::PortRange) } else { ("port", Code::PortNumber) };
+                        add(field, Part::Number, want, ranges.clone(), code);
                         if *asked != protocol {
                             let want = protocol.to_string();
                             add("protocol", Part::Protocol, want, asked.to_string(), Code::PortProtocol);
