@@ -137,8 +137,7 @@ fn applied_in_turn(yaml: &str, from: &str, to: &str) {
     if answer.code == 0 {
         return;
     }
-    let mut objects: Vec<Value> =
-        yaml.split("---\n").filter(|text| !text.trim().is_empty()).map(|text| yaml_value(text)).collect();
+    let mut objects: Vec<Value> = yaml.split("---\n").filter(|text| !text.trim().is_empty()).map(yaml_value).collect();
     for fix in answer.json()["fixes"].as_array().unwrap() {
         let same = |object: &Value| {
             object["kind"] == fix["object"]["kind"] && object["metadata"]["name"] == fix["object"]["name"]

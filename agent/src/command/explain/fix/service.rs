@@ -58,8 +58,8 @@ pub(super) fn json(input: &Input, reason: &NoFix) -> Option<ServiceJson> {
     let NoFix::TargetPort { service, protocol, port, declared, .. } = reason else { return None };
     let [DeclaredPort { port: declared, container: None }] = declared.as_slice() else { return None };
     let place = place(input, service, (*protocol, *port))?.to_string();
-    let path = PointerBuf::from_tokens(["spec", "ports", place.as_str(), "targetPort"]);
-    let operation = PatchOperation::Add(AddOperation { path, value: json!(declared) });
+    let pointer = PointerBuf::from_tokens(["spec", "ports", place.as_str(), "targetPort"]);
+    let operation = PatchOperation::Add(AddOperation { path: pointer, value: json!(declared) });
     let object = json!({"kind": "Service", "namespace": service.0, "name": service.1});
     let patch = Patch(vec![operation]);
     let command = apply::patch_command("service", Some(&service.0), &service.1, &patch);

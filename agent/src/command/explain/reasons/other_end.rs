@@ -180,7 +180,7 @@ fn of_nodes(context: &Context<'_>, flow: &Flow, role: &str, first: Option<IpAddr
         Some(Way::DifferentNodes(names)) => Some(names),
         _ => None,
     };
-    let of_family = |address: &&IpAddr| first.is_none_or(|first| Family::of(&first) == Family::of(*address));
+    let of_family = |address: &&IpAddr| first.is_none_or(|first| Family::of(&first) == Family::of(address));
     let all = context.input.cluster.nodes().iter();
     let meant = all.filter(|(name, _)| names.is_some_and(|names| names.is_empty() || names.contains(*name)));
     let addresses = meant.filter_map(|(_, addresses)| addresses.iter().find(of_family).map(ToString::to_string));

@@ -155,8 +155,8 @@ fn kubeconfig(named: Option<&Path>) -> Result<(Kubeconfig, Vec<PathBuf>), Error>
         |path: &&PathBuf| !std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
     let files: Vec<PathBuf> = listed.iter().filter(is_there).cloned().collect();
     let Some((first, others)) = files.split_first() else {
-        let names: Vec<String> = listed.iter().map(|path| path.display().to_string()).collect();
-        return Err(Error::NoCluster(format!("there is no {}, which KUBECONFIG names", names.join(" and no "))));
+        let missing: Vec<String> = listed.iter().map(|path| path.display().to_string()).collect();
+        return Err(Error::NoCluster(format!("there is no {}, which KUBECONFIG names", missing.join(" and no "))));
     };
     let mut config = read(first)?;
     for path in others {
