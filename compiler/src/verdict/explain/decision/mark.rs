@@ -10,7 +10,7 @@ use crate::object::Labels;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     /// The path of the field, or of the selector that has the requirement: below the rule
-    /// for a [`Conjunct`](super::Conjunct), in the policy for a [`MisleadingPolicy`](super::MisleadingPolicy).
+    /// for a [`Conjunct`](crate::verdict::explain::Conjunct), in the policy for a [`MisleadingPolicy`](crate::verdict::explain::MisleadingPolicy).
     pub path: String,
     /// The requirement of the selector at this path, where it is one.
     pub requirement: Option<FailedRequirement>,
