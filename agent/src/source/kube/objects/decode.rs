@@ -117,6 +117,12 @@ pub(in super::super) fn line<T: DeserializeOwned>(buffer: &Buffer, piece: Piece)
         }
         return Ok(of_object(object(buffer.bytes(), piece, "object")));
     }
+    // To find the object's end is to read all of it once more. What can be read as an object is one.
+    if let Some(bytes) = object_of_line(buffer.bytes())
+        && let Ok(item @ Item { content: Ok(_), .. }) = object(bytes, piece, "")
+    {
+        return Ok(Line::Applied(item));
+    }
     let Event { r#type, object: text } = serde_json::from_slice(buffer.bytes())?;
     let bytes = text.get().as_bytes();
     Ok(match r#type.as_str() {
@@ -153,7 +159,7 @@ fn identity(bytes: &[u8], within: &str) -> Identity {
     let mut found = Identity::default();
     let path: &[&str] = if within.is_empty() { &["metadata"] } else { &[within, "metadata"] };
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    // What was found before an error counts.
+    // What was found before an error counts. Behind the metadata all ends with one.
     let _ = Find { path, found: &mut found }.deserialize(&mut json);
     found
 }
@@ -184,6 +190,8 @@ impl<'de> Visitor<'de> for Find<'_> {
             match (self.path, &*key) {
                 ([first, rest @ ..], key) if *first == key => {
                     map.next_value_seed(Find { path: rest, found: self.found })?;
+                    // A spec of a megabyte follows, and has no part of it.
+                    return Err(serde::de::Error::custom("the metadata is complete"));
                 }
                 ([], "namespace") => text(&mut map, &mut self.found.namespace)?,
                 ([], "name") => text(&mut map, &mut self.found.name)?,
@@ -259,11 +267,33 @@ mod tests {
 
     /// A line of a watch, as the API server writes it.
     fn event(kind: &str, spec: &str) -> Line<slim::Pod> {
-        let text = format!("{{\"type\":\"{kind}\",\"object\":{{\"metadata\":{},\"spec\":{spec}}}}}\n", whole());
-        let mut body: super::super::read::Body = Box::pin(futures::io::Cursor::new(text.into_bytes()));
+        of_text(format!("{{\"type\":\"{kind}\",\"object\":{{\"metadata\":{},\"spec\":{spec}}}}}", whole()))
+    }
+
+    fn of_text(text: String) -> Line<slim::Pod> {
+        let mut body: super::super::read::Body = Box::pin(futures::io::Cursor::new((text + "\n").into_bytes()));
         let mut buffer = Buffer::default();
         let piece = futures::executor::block_on(super::super::read::line(&mut body, &mut buffer));
         line(&buffer, piece.expect("it can be read").expect("a line")).expect("an event")
+    }
+
+    #[test]
+    fn an_event_is_read_however_it_is_written() {
+        let metadata = whole();
+        let object = format!(r#"{{"metadata":{metadata},"spec":{{"hostname":"h"}}}}"#);
+        for text in [
+            format!(r#"{{"type":"ADDED","object":{object}}}"#),
+            format!(r#"{{"type":"MODIFIED","object":{object} }} "#),
+            format!(r#"{{ "type": "ADDED", "object": {object} }}"#),
+            format!(r#"{{"object":{object},"type":"ADDED"}}"#),
+            format!(r#"{{"type":"ADDED","object":{object},"more":{{}}}}"#),
+        ] {
+            let Line::Applied(item) = of_text(text.clone()) else { panic!("{text}") };
+            assert_eq!((item.identity.uid.as_str(), item.content.is_ok()), ("u-1", true), "{text}");
+        }
+        let odd = format!(r#"{{"type":"ADDED","object":{{"metadata":{metadata},"spec":7}}}}"#);
+        let Line::Applied(item) = of_text(odd) else { panic!("it is named") };
+        assert_eq!((item.identity.uid.as_str(), item.content.is_ok()), ("u-1", false));
     }
 
     fn with_value(value: &str) -> String {

@@ -77,7 +77,7 @@ pub(in super::super) async fn line(body: &mut Body, line: &mut Buffer) -> io::Re
         if chunk.is_empty() {
             return Ok(None);
         }
-        let end = chunk.iter().position(|byte| *byte == b'\n');
+        let end = memchr::memchr(b'\n', chunk);
         line.push(&chunk[..end.unwrap_or(chunk.len())]);
         let taken = end.map_or(chunk.len(), |end| end + 1);
         body.consume_unpin(taken);
