@@ -124,7 +124,7 @@ pub(super) fn of_unchanging_template(
 }
 
 /// Whether a label of pods is one by which others are known: a name of a workload, or a label by
-/// which a Service or another policy selects.
+/// which a Service, another policy or, of pods without an owner, a workload selects.
 pub(super) fn names_another(view: View<'_>, rule_of: PolicyId, pods: &[PodId], change: &Change) -> bool {
     let Edit::Labels(labels, ..) = &change.edit else { return false };
     let asks = |selector: &Selector| {
@@ -141,7 +141,16 @@ pub(super) fn names_another(view: View<'_>, rule_of: PolicyId, pods: &[PodId], c
     let is_identity = |key: &str| IDENTITY.contains(&key);
     labels.iter().any(|(key, value)| is_identity(key) && !is_own_name(view, pods, key, value))
         || pods.iter().any(|pod| services(view, view.cluster.pod(*pod), labels).next().is_some())
+        || pods.iter().any(|pod| may_be_adopted(view, view.cluster.pod(*pod), labels))
         || view.cluster.policies().any(|(id, policy)| id != rule_of && selects(policy))
+}
+
+/// Whether a pod without an owner would get labels that pods of a workload have: the controller of that takes a pod that its
+/// selector selects for one of its own, and deletes one that is too many.
+fn may_be_adopted(view: View<'_>, pod: &Pod, labels: &Labels) -> bool {
+    let has_them = |of: &Pod| labels.iter().all(|(key, value)| of.labels.get(key) == Some(value));
+    let is_other = |of: &Pod| of.namespace == pod.namespace && of.workload.is_some();
+    pod.workload.is_none() && view.cluster.pods().any(|(_, of)| is_other(of) && has_them(of))
 }
 
 /// Whether pods that no label tells from others would get one with the name of their workload, which no

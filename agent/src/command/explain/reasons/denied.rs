@@ -308,6 +308,7 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
         Code::IpBlockExcept => {
             let excepts = want.strip_prefix("not ").unwrap_or(want);
             match excepts.split(" and ").count() {
+                1 if excepts == got => format!("leaves out {excepts}"),
                 1 => format!("leaves out {excepts}, which holds {got}"),
                 count => format!("{count} excepts hold {got}: {excepts}"),
             }

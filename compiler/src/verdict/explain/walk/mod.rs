@@ -83,8 +83,7 @@ pub fn explain(
                 walk.directly(&[from], &[to])?;
             }
         }
-        // All ports of several pods are those of the pods, and not of their nodes.
-        (_, Target::Pod(_) | Target::Pods(_)) if port.is_some() || matches!(to, Target::Pod(_)) => {
+        (_, Target::Pod(_) | Target::Pods(_)) => {
             let units = ends.units(to);
             let left = walk.by_host_pods(&sources, units.clone());
             if !left.is_empty() || units.is_empty() {
