@@ -89,6 +89,6 @@ fn pods_behind_an_unfiltered_bridge_are_warned_of_at_the_start() {
     assert_eq!((entry["bridge"].as_str(), entry["family"].as_str()), (Some("cbr0"), Some("IPv4")));
     // One port leads to no other.
     ip("link del port1");
-    agent.wait(1);
+    agent.wait_for(r#""message":"ready""#);
     assert_eq!(Scrape::now().count("npc_unfiltered_bridges{family=\"IPv4\"}"), 0);
 }

@@ -19,6 +19,9 @@ use crate::verdict::explain::walk::ends::Unit;
 use crate::verdict::explain::walk::{Destination, Route, Walk};
 use crate::verdict::flow::End;
 
+/// Of pods that may be on any node, so many addresses with ports of their own are looked at.
+const OTHER_NODES: usize = 16;
+
 /// Where a port of some addresses of nodes leads.
 #[derive(Debug)]
 struct Lead {
@@ -81,31 +84,58 @@ impl Walk<'_> {
     /// Flows to hostNetwork pods, of which each has its node's addresses, where ports of those lead
     /// elsewhere. The ends that are left to ask about.
     pub(in crate::verdict::explain) fn by_host_pods(&mut self, sources: &[Unit], units: Vec<Unit>) -> Vec<Unit> {
-        let cluster = self.ends.cluster;
         let mut leads = Leads::new(sources);
         let (mut left, mut all_own) = (Vec::new(), Vec::new());
         for unit in units {
-            let of_node = unit.party.node(cluster).and_then(|node| cluster.nodes().get(node));
-            let addresses = of_node.filter(|_| matches!(unit.party, Party::Host(_))).into_iter().flatten();
-            let of_family = |family: Family| {
-                let listed = unit.party.address(cluster, family);
-                let mut of_node = addresses.clone().filter(|address| Family::of(address) == family);
-                listed.filter(|address| cluster.is_node(*address)).or_else(|| of_node.next().copied())
-            };
-            let may_be = |family: &Family| unit.only.is_none_or(|only| only == *family);
-            let addresses = Family::ALL.into_iter().filter(may_be).filter_map(of_family);
+            let may_be = |address: &IpAddr| unit.only.is_none_or(|only| only == Family::of(address));
+            let addresses = self.addresses_of_host(&unit).into_iter().filter(may_be);
             let ends: Vec<NodeEnd> = addresses
                 .map(|address| NodeEnd { address, unit: Unit { only: Some(Family::of(&address)), ..unit.clone() } })
-                .filter(|_| matches!(unit.party, Party::Host(_)))
                 .collect();
             match self.by_ends(sources, &ends, &mut leads) {
-                Some(own) => all_own.extend(own),
+                Some(own) => {
+                    // The pods of a template are on several nodes, and mostly have the same ports on all of them.
+                    let mut known: Vec<(Option<Family>, Traffic)> = Vec::new();
+                    for end in own {
+                        let what = (end.unit.only, end.traffic.clone());
+                        if !known.contains(&what) {
+                            known.push(what);
+                            all_own.push(end);
+                        }
+                    }
+                }
                 None => left.push(unit),
             }
         }
         self.close(sources, leads, None);
         self.between_rest(sources, &all_own);
         left
+    }
+
+    /// The addresses of nodes by which hostNetwork pods are reached: one of each family of the pod's node. Where an end stands for
+    /// pods of any node, those of one node, and those at which more ports lead elsewhere than at others.
+    fn addresses_of_host(&self, unit: &Unit) -> Vec<IpAddr> {
+        let cluster = self.ends.cluster;
+        if !matches!(unit.party, Party::Host(_)) {
+            return Vec::new();
+        }
+        if let Some(node) = unit.party.node(cluster) {
+            let of_node = cluster.nodes().get(node);
+            let of_family = |family| {
+                let listed = unit.party.address(cluster, family).filter(|address| cluster.is_node(*address));
+                listed.or_else(|| first_of(of_node.into_iter().flatten(), family))
+            };
+            return Family::ALL.into_iter().filter_map(of_family).collect();
+        }
+        let all = || cluster.nodes().values().flatten();
+        let mut addresses: Vec<IpAddr> = Family::ALL.into_iter().filter_map(|of| first_of(all(), of)).collect();
+        let has_own = |address: &IpAddr| {
+            cluster.services_at(*address).next().is_some()
+                || cluster.host_ports_at(*address).any(|(_, _, at)| matches!(at, HostPortAt::Here))
+        };
+        let others: Vec<IpAddr> = all().filter(|address| !addresses.contains(address)).copied().collect();
+        addresses.extend(others.into_iter().filter(has_own).take(OTHER_NODES));
+        addresses
     }
 
     /// Flows to some addresses of a node by ports that lead elsewhere, or may: what is left to ask about of
@@ -323,4 +353,8 @@ impl Walk<'_> {
         self.explanation.warn(Warning::Loopback(address));
         Ok(true)
     }
+}
+/// The first of some addresses that is of a family.
+fn first_of<'a>(mut addresses: impl Iterator<Item = &'a IpAddr>, family: Family) -> Option<IpAddr> {
+    addresses.find(|address| Family::of(address) == family).copied()
 }
