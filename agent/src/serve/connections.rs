@@ -13,6 +13,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::{self, AbortHandle};
 use tokio::time;
 use tracing::warn;
@@ -45,10 +46,6 @@ const BUFFER: usize = 16 * 1024;
 /// memory.
 const REFUSED: Duration = Duration::from_secs(1);
 
-/// How long to wait for room, where all connections that could make it are being answered. An answer takes
-/// milliseconds.
-const ROOM: Duration = Duration::from_millis(1);
-
 /// How often the other tasks have their turn before the next connection is accepted: first the new one asks
 /// the kernel for its request, then it answers. So newer connections, which take its place if
 /// they are many, cannot take it before that.
@@ -56,14 +53,15 @@ const TURNS: usize = 3;
 
 /// Answers the requests that come to a listener, until the process ends.
 pub(super) async fn accept(listener: TcpListener, router: Router, limits: Limits) {
-    let connections = Connections { limits, open: Arc::default(), next: Arc::default() };
+    let connections = Connections { limits, open: Arc::default(), next: Arc::default(), room: Arc::default() };
     let mut is_refused = false;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 is_refused = false;
+                // All connections that could make room are being answered.
                 while !connections.has_room(peer.ip()) {
-                    time::sleep(ROOM).await;
+                    connections.room.notified().await;
                 }
                 connections.admit(stream, peer.ip(), &router);
                 for _ in 0..TURNS {
@@ -87,6 +85,8 @@ struct Connections {
     /// From the oldest to the newest.
     open: Arc<Mutex<Vec<Connection>>>,
     next: Arc<AtomicUsize>,
+    /// Told when an answer or a connection ends.
+    room: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -115,7 +115,7 @@ impl Connections {
         let mut open = self.open();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let is_answering = Arc::new(AtomicBool::new(false));
-        let served = serve(stream, router.clone(), Arc::clone(&is_answering));
+        let served = serve(stream, router.clone(), Arc::clone(&is_answering), Arc::clone(&self.room));
         let left = Leave { connections: self.clone(), number };
         let task = tokio::spawn(async move {
             let _left = left;
@@ -157,14 +157,20 @@ struct Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         self.connections.open().retain(|connection| connection.number != self.number);
+        self.connections.room.notify_one();
     }
 }
 
-async fn serve(stream: TcpStream, router: Router, is_answering: Arc<AtomicBool>) -> hyper::Result<()> {
+async fn serve(
+    stream: TcpStream,
+    router: Router,
+    is_answering: Arc<AtomicBool>,
+    room: Arc<Notify>,
+) -> hyper::Result<()> {
     let router = TowerToHyperService::new(router);
     let next = Arc::new(Mutex::new(time::Instant::now()));
     let answer = service_fn(move |request| {
-        let (answer, is_answering) = (router.call(request), Arc::clone(&is_answering));
+        let (answer, is_answering, room) = (router.call(request), Arc::clone(&is_answering), Arc::clone(&room));
         let now = time::Instant::now();
         let begins = {
             let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,6 +187,7 @@ async fn serve(stream: TcpStream, router: Router, is_answering: Arc<AtomicBool>)
             is_answering.store(true, Ordering::Relaxed);
             let answer = answer.await;
             is_answering.store(false, Ordering::Relaxed);
+            room.notify_one();
             answer
         }
     });
