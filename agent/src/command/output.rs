@@ -28,8 +28,8 @@ pub(super) fn raw() -> impl Write {
     BufWriter::with_capacity(1 << 16, UntilClosed { out: io::stdout().lock(), is_closed: false })
 }
 
-/// A pipe whose reader may close it, as `head` does when it has read enough. The rest is for nobody then, and
-/// the exit code is what it would have been.
+/// Standard output whose reader may close it, as `head` does when it has read enough. After that, writes succeed and
+/// write nothing, so the command ends with the exit code that it would have had.
 struct UntilClosed<W> {
     out: W,
     is_closed: bool,

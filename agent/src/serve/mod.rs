@@ -142,8 +142,8 @@ fn health(liveness: &Liveness) -> Response {
     }
 }
 
-/// Whether the agent is ready, read once for each change of its status. Whoever asks without end
-/// would otherwise hold the status, which the agent's loop writes.
+/// Whether the agent is ready. It locks the status once for each change, and not for each request: the agent's loop waits for
+/// that lock, and clients may send requests without end.
 #[derive(Debug)]
 struct Readiness {
     status: SharedStatus,

@@ -33,7 +33,7 @@ pub(super) enum Error {
 #[derive(Debug, Clone)]
 struct Made {
     begun: Instant,
-    /// How often the status had changed by then.
+    /// How many changes of the status were made before it was begun.
     changes: u64,
     text: Bytes,
 }
@@ -51,8 +51,8 @@ pub(super) struct SharedText {
     made: Mutex<Option<Made>>,
     /// One makes it at a time; the others wait for that one.
     making: TurnMutex<()>,
-    /// When the kernel was asked last how many packets it denied. One asks at a time, and nobody waits
-    /// for that one: the kernel may take seconds.
+    /// When a request last made the agent ask the kernel for the number of denied packets. One request at a time does
+    /// that, and the others do not wait for it: the kernel may take seconds.
     counting: TurnMutex<Option<Instant>>,
 }
 
@@ -104,7 +104,7 @@ impl SharedText {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings the counts of denied packets up to date, if that is due and nobody does it already.
+    /// Asks the kernel for the numbers of denied packets, if that is due and no other request is doing it.
     async fn count(&self) {
         let Ok(mut last) = self.counting.try_lock() else { return };
         let now = Instant::now();

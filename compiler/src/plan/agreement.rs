@@ -1,7 +1,7 @@
 //! Which addresses a state treats as a wanted one does, although the two differ elsewhere.
 //!
 //! While npc cannot write a change of other pods' rules, it knows what the kernel has, and that differs
-//! from what is wanted. Meanwhile npc lets those pods start whose own rules and entries the kernel has as wanted.
+//! from what is wanted. Meanwhile a pod may start if the kernel has that pod's own rules and set entries as wanted.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
