@@ -174,29 +174,32 @@ fn reference(object: &ObjectName) -> ObjectRef {
 /// its changes together do.
 pub(super) fn help(
     input: &Input,
-    fix: Option<Found<'_>>,
+    found: Option<Found<'_>>,
     directions: &[Direction],
     is_last: bool,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let cluster = &input.cluster;
-    let is_after_others = fix.is_some_and(|found| found.is_after_others);
-    if fix.is_some_and(|found| !found.is_first && found.fix.is_ok()) {
-        return if is_last { writeln!(out, "   = help: the changes above admit this flow too") } else { Ok(()) };
-    }
-    let found_for = fix;
-    match fix.map(|found| found.fix) {
+    let Some(found) = found else { return Ok(()) };
+    match found.fix {
+        Ok(_) if !found.is_first => {
+            if is_last {
+                writeln!(out, "   = help: the changes above admit this flow too")
+            } else {
+                Ok(())
+            }
+        }
         // It is the same for all of them.
-        Some(Err(NoFix::NotTried)) if fix.is_some_and(|found| !found.is_first) => Ok(()),
-        Some(Err(reason)) if is_last => {
+        Err(NoFix::NotTried) if !found.is_first => Ok(()),
+        Err(reason) if is_last => {
             service::draw(input, reason, out)?;
             writeln!(out, "   = help: {}", why_not(reason))?;
             let command = service::json(input, reason).and_then(|service| service.command);
             command.iter().try_for_each(|line| writeln!(out, "{INDENT}to correct it: {line}"))
         }
-        None | Some(Err(_)) => Ok(()),
-        Some(Ok(fix)) => {
-            let more_flows = found_for.map(|found| found.more_flows()).unwrap_or_default();
+        Err(_) => Ok(()),
+        Ok(fix) => {
+            let more_flows = found.more_flows();
             let is_here = |change: &Change| directions.contains(&change.direction);
             if is_last && !fix.changes.iter().any(is_here) {
                 writeln!(out, "   = help: the change above is for this direction too")?;
@@ -221,7 +224,7 @@ pub(super) fn help(
                 }
             }
             if is_last {
-                writeln!(out, "{INDENT}{}", checked(cluster, fix, is_after_others, &more_flows))?;
+                writeln!(out, "{INDENT}{}", checked(cluster, fix, found.is_after_others, &more_flows))?;
                 if fix.changes.iter().any(admits_every_port) {
                     writeln!(
                         out,

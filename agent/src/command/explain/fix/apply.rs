@@ -51,15 +51,13 @@ fn line(change: &Change) -> Option<String> {
 /// the cluster may have labels that the file does not state, so no command puts a map of labels in place of another.
 pub(super) fn command(change: &Change) -> Option<String> {
     let Patch(operations) = change.patch()?;
-    let namespace = match &change.object.namespace {
-        Some(namespace) => format!("-n {} ", safe(namespace)?),
-        None => String::new(),
-    };
+    let namespace = change.object.namespace.as_deref();
+    let flag = namespace_flag(namespace)?;
     let (kind, name) = (safe(&change.object.kind)?.to_lowercase(), safe(&change.object.name)?);
     match &change.edit {
         Edit::Labels(labels, ..) if matches!(kind.as_str(), "namespace" | "pod") => {
             let labels: Option<Vec<String>> = labels.iter().map(|(key, value)| label(key, value)).collect();
-            Some(format!("kubectl {namespace}label {kind} {name} {}", labels?.join(" ")))
+            Some(format!("kubectl {flag}label {kind} {name} {}", labels?.join(" ")))
         }
         Edit::Labels(..)
             if let [PatchOperation::Add(add)] = operations.as_slice()
@@ -68,20 +66,22 @@ pub(super) fn command(change: &Change) -> Option<String> {
             let mut tokens: Vec<String> = add.path.tokens().map(|token| token.decoded().into_owned()).collect();
             tokens.reverse();
             let merged = tokens.into_iter().fold(add.value.clone(), |value, token| json!({ token: value }));
-            Some(format!("kubectl {namespace}patch {kind} {name} --type=merge -p '{}'", quoted(&merged)))
+            Some(format!("kubectl {flag}patch {kind} {name} --type=merge -p '{}'", quoted(&merged)))
         }
-        _ => patch_command(&kind, change.object.namespace.as_deref(), name, change.patch()?),
+        _ => patch_command(&kind, namespace, name, change.patch()?),
     }
 }
 
 /// The `kubectl patch` of an object.
 pub(super) fn patch_command(kind: &str, namespace: Option<&str>, name: &str, patch: &Patch) -> Option<String> {
-    let namespace = match namespace {
-        Some(namespace) => format!("-n {} ", safe(namespace)?),
-        None => String::new(),
-    };
+    let flag = namespace_flag(namespace)?;
     let patch = serde_json::to_value(patch).ok()?;
-    Some(format!("kubectl {namespace}patch {kind} {} --type=json -p '{}'", safe(name)?, quoted(&patch)))
+    Some(format!("kubectl {flag}patch {kind} {} --type=json -p '{}'", safe(name)?, quoted(&patch)))
+}
+
+/// The flag of kubectl for a namespace; none if it is no name that a cluster has.
+fn namespace_flag(namespace: Option<&str>) -> Option<String> {
+    namespace.map_or_else(|| Some(String::new()), |namespace| Some(format!("-n {} ", safe(namespace)?)))
 }
 
 /// A value as text between quotes, which ends at the next one.
