@@ -29,6 +29,11 @@ pub(super) struct Affected {
 }
 
 impl Affected {
+    /// Whether it is affected at all. Between two ends that are not, nothing can differ.
+    pub(super) fn is_any(self) -> bool {
+        self.is_other_peer || self.is_other_subject.contains(&true)
+    }
+
     /// Whether what the first sends to the second can differ.
     pub(super) fn can_differ(from: Self, to: Self) -> bool {
         let differs = |direction: Direction, subject: Self, other: Self| {

@@ -88,8 +88,11 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
     let mut whole = Difference { opens: Vec::new(), closes: Vec::new(), is_wide: false };
     let mut opened_zones = BTreeSet::new();
     let kinds = kinds(before, after, &old, &new);
+    let all: Vec<&Kind> = kinds.iter().collect();
+    // There may be tens of thousands of kinds, and a change affects a few of them.
+    let affected: Vec<&Kind> = kinds.iter().filter(|kind| kind.affected.is_any()).collect();
     for from in &kinds {
-        for to in &kinds {
+        for to in if from.affected.is_any() { &all } else { &affected } {
             if (from.is_address && to.is_address) || !Affected::can_differ(from.affected, to.affected) {
                 continue;
             }
