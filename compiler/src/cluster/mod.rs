@@ -339,6 +339,12 @@ impl Cluster {
         self.node_addresses.contains(&address)
     }
 
+    /// Whether an address is one of some node and of no endpoint.
+    #[must_use]
+    pub fn is_of_node_alone(&self, address: IpAddr) -> bool {
+        self.is_node(address) && self.holders(address, None).is_empty()
+    }
+
     /// Whether an address is that of a Service, by which no policy sees traffic.
     #[must_use]
     pub fn is_service(&self, address: IpAddr) -> bool {

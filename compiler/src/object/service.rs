@@ -117,6 +117,12 @@ impl Service {
         self.selector.as_ref().is_some_and(|selector| selector.iter().all(has))
     }
 
+    /// Its namespace and name, as `NAMESPACE/NAME`.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
     /// Whether it may have addresses of a family: kube-proxy of another passes over it.
     #[must_use]
     pub fn has_family(&self, family: Family) -> bool {

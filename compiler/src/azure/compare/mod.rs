@@ -202,7 +202,7 @@ impl<'a> Comparison<'a> {
     /// Flows that come by way of a Service.
     fn by_service(&mut self, service: &Service) {
         let cluster = self.model.cluster;
-        let name = format!("{}/{}", service.namespace, service.name);
+        let name = service.full_name();
         let mut backends = BTreeMap::<PodId, Traffic>::new();
         for port in &service.ports {
             // No policy applies to a hostNetwork pod, so neither of the two

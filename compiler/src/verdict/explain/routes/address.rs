@@ -28,7 +28,7 @@ impl Walk<'_> {
         let has_asked = |of: &&Service| of.ports.iter().any(|port| self.asks_for(port));
         let asked: Vec<&Service> = cluster.services_at(address).filter(has_asked).collect();
         let is_named = matches!(self.port, Some(Port::Name(_)));
-        let is_host = cluster.is_node(address) && cluster.holders(address, None).is_empty();
+        let is_host = cluster.is_of_node_alone(address);
         if is_host && (!is_named || asked.is_empty()) {
             return self.by_one_address(sources, address);
         }
@@ -55,7 +55,7 @@ impl Walk<'_> {
         let cluster = self.ends.cluster;
         let services: Vec<&Service> = cluster.services_outside(address).collect();
         let is_pod = !cluster.holders(address, None).is_empty();
-        let names = services.iter().map(|of| format!("{}/{}", of.namespace, of.name)).collect();
+        let names = services.iter().map(|of| of.full_name()).collect();
         let fact = [MissingFact::BesideServices(address, names)];
         let missing: &[MissingFact] = if is_pod { &[] } else { &fact };
         if some.is_none() && !is_pod {

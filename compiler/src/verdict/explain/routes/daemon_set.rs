@@ -113,7 +113,7 @@ impl Walk<'_> {
         let cluster = self.ends.cluster;
         match unit.party {
             Party::Host(_) => !self.is_everywhere(unit),
-            Party::End(End::Address(address)) => cluster.is_node(address) && cluster.holders(address, None).is_empty(),
+            Party::End(End::Address(address)) => cluster.is_of_node_alone(address),
             Party::End(End::Pod(_) | End::Unread(_)) | Party::OtherNode(_) => false,
         }
     }

@@ -25,7 +25,7 @@ impl Walk<'_> {
         let cluster = self.ends.cluster;
         let Some(service) = cluster.service_with_proxied(address) else { return false };
         // What goes to a node's address comes to that node, which knows nothing of the load balancer.
-        if cluster.is_node(address) && cluster.holders(address, None).is_empty() {
+        if cluster.is_of_node_alone(address) {
             return false;
         }
         let (namespace, name) = (service.namespace.clone(), service.name.clone());

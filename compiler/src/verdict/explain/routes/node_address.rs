@@ -33,6 +33,13 @@ struct Lead {
     to_host_port: bool,
 }
 
+impl Lead {
+    /// To nothing, at any of so many addresses.
+    fn none(ends: usize) -> Self {
+        Self { names: BTreeSet::new(), is_led: vec![false; ends], to_host_port: false }
+    }
+}
+
 impl Walk<'_> {
     /// Flows to an address, by whichever of its ports lead elsewhere.
     pub(in crate::verdict::explain) fn by_one_address(
@@ -75,10 +82,8 @@ impl Walk<'_> {
 
     /// An end that is an address of a node and of no pod in a network of its own.
     pub(super) fn node_end(&self, unit: Unit) -> Option<NodeEnd> {
-        let cluster = self.ends.cluster;
         let Party::End(End::Address(address)) = unit.party else { return None };
-        let is_node = cluster.is_node(address) && cluster.holders(address, None).is_empty();
-        is_node.then_some(NodeEnd { address, unit })
+        self.ends.cluster.is_of_node_alone(address).then_some(NodeEnd { address, unit })
     }
 
     /// Flows to hostNetwork pods, of which each has its node's addresses, where ports of those lead
@@ -149,8 +154,7 @@ impl Walk<'_> {
         let asked = ends.first().and_then(|end| self.ends.traffic(&end.unit, self.port))?;
         let mut ports = self.leads_to(ends, &asked);
         if let Some((protocol, number, _)) = asked.single().filter(|(_, first, last)| first == last) {
-            let none = || Lead { names: BTreeSet::new(), is_led: vec![false; ends.len()], to_host_port: false };
-            ports.entry((protocol, number)).or_insert_with(none);
+            ports.entry((protocol, number)).or_insert_with(|| Lead::none(ends.len()));
         }
         let mut led = vec![Vec::new(); ends.len()];
         for ((protocol, number), lead) in ports {
@@ -194,25 +198,23 @@ impl Walk<'_> {
         let is_asked = |of: Protocol, number: u16| asked.of(of).contains(number);
         let mut ports = BTreeMap::<(Protocol, u16), Lead>::new();
         let mut add = |place: usize, of, number, name: String, to_host_port| {
-            let none = || Lead { names: BTreeSet::new(), is_led: vec![false; ends.len()], to_host_port: false };
-            let lead = ports.entry((of, number)).or_insert_with(none);
+            let lead = ports.entry((of, number)).or_insert_with(|| Lead::none(ends.len()));
             lead.names.insert(name);
             lead.is_led[place] = true;
             lead.to_host_port |= to_host_port;
         };
-        let name = |of: &Service| format!("{}/{}", of.namespace, of.name);
         for (of, number, service) in cluster.node_ports().filter(|(of, number, _)| is_asked(*of, *number)) {
             let is_first = cluster.behind_node_port(of, number).is_some_and(|(first, _)| std::ptr::eq(first, service));
             for (place, end) in ends.iter().enumerate().filter(|_| is_first) {
                 if service.has_family(end.family()) {
-                    add(place, of, number, name(service), false);
+                    add(place, of, number, service.full_name(), false);
                 }
             }
         }
         for (place, end) in ends.iter().enumerate() {
             for service in cluster.services_at(end.address) {
                 for port in service.ports.iter().filter(|port| is_asked(port.protocol, port.port)) {
-                    add(place, port.protocol, port.port, name(service), false);
+                    add(place, port.protocol, port.port, service.full_name(), false);
                 }
             }
             for (pod, port, at) in cluster.host_ports_at(end.address) {
@@ -354,6 +356,7 @@ impl Walk<'_> {
         Ok(true)
     }
 }
+
 /// The first of some addresses that is of a family.
 fn first_of<'a>(mut addresses: impl Iterator<Item = &'a IpAddr>, family: Family) -> Option<IpAddr> {
     addresses.find(|address| Family::of(address) == family).copied()

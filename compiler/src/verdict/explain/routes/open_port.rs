@@ -84,7 +84,7 @@ impl Walk<'_> {
         let is_meant = |port: &&ServicePort| port.protocol == only;
         let is_open = |of: &&Service| is_node_open && self.leads_openly(sources, of, address, is_meant);
         let services = found.into_iter().filter(|of| !is_open(of));
-        services.map(|of| format!("{}/{}", of.namespace, of.name)).collect()
+        services.map(Service::full_name).collect()
     }
 
     /// Whether all is allowed for certain that goes by some ports of a Service, whichever node takes it and

@@ -61,16 +61,14 @@ impl Walk<'_> {
         let holds = |address: &IpAddr| blocks.iter().any(|of| of.holds(*address));
         // Those that are nodes' too are answered for as nodes, but for ports that have names.
         let is_named = matches!(self.port, Some(Port::Name(_)));
-        let is_node = |address: &IpAddr| cluster.is_node(*address) && cluster.holders(*address, None).is_empty();
-        let is_meant = |address: &IpAddr| holds(address) && (is_named || !is_node(address));
+        let is_meant = |address: &IpAddr| holds(address) && (is_named || !cluster.is_of_node_alone(*address));
         let addresses: BTreeSet<IpAddr> =
             cluster.services().flat_map(|service| &service.addresses).copied().filter(is_meant).collect();
         let mut leads = Leads::new(sources);
-        let name = |of: &Service| format!("{}/{}", of.namespace, of.name);
         for address in &addresses {
             let cluster_ip = cluster.service_of_cluster_ip(*address);
             let services: Vec<&Service> = cluster_ip.into_iter().chain(cluster.services_outside(*address)).collect();
-            let names = || services.iter().map(|service| name(service));
+            let names = || services.iter().map(|service| service.full_name());
             let lacks_port = |of: &Service| !of.ports.is_empty() && !of.ports.iter().any(|port| self.asks_for(port));
             let lacks_port = cluster_ip.is_some_and(lacks_port);
             if lacks_port || !leads.is_spent() {
