@@ -4,6 +4,7 @@
 
 mod beside;
 mod examples;
+mod together;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,11 +1,8 @@
 //! What large changes will make is found out beside the loop.
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
-use std::net::Ipv4Addr;
-
 use npc_compiler::engine::{Engine, Event, Foreseen, Portion};
 use npc_compiler::object::{Labels, Namespace, Pod};
-use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{Options, SetMembers};
 use serde_json::json;
 
@@ -206,37 +203,4 @@ fn a_pod_of_a_kind_that_is_here_does_not_wait_though_its_chain_is_large() {
     // Of another kind, or with ports that names may mean, it may need chains of its own.
     engine.offer(came(pod("large", 7, "web")));
     assert!(engine.is_waiting("large"));
-}
-
-/// Of policies that come together, each makes little, and all of them much.
-#[test]
-fn policies_that_come_together_are_in_force_together() {
-    let mut engine = engine(Options::default());
-    for event in [came(pod("large", 1, "db")), came(pod("large", 2, "web"))] {
-        engine.offer(event);
-    }
-    engine.commit();
-    let policy_of = |number: usize| {
-        let from = json!([{"podSelector": {"matchLabels": {"app": format!("web-{number}")}}}]);
-        policy_for(&format!("np-{number}"), "db", &from, number + 1)
-    };
-    engine.offer_all((0..40).map(policy_of).collect());
-    engine.commit();
-    let in_force = |engine: &Engine| engine.policies_of(Ipv4Addr::new(10, 0, 0, 1).into(), Direction::Ingress).count();
-    assert_eq!(in_force(&engine), 0, "some are in force, and others wait");
-    assert!(engine.is_waiting("large"));
-    finish(&mut engine);
-    assert_eq!(in_force(&engine), 40);
-    // A pod that makes no chain waits with the policy that came with it.
-    let relabelled =
-        came(Pod { labels: Labels::from([("app".to_owned(), "db".to_owned())]), ..pod("large", 2, "web") });
-    engine.offer_all(vec![relabelled, policy_for("np-last", "db", &json!([{"podSelector": {}}]), 400)]);
-    engine.commit();
-    assert!(engine.is_waiting("large"));
-    assert_eq!(engine.policies_of(Ipv4Addr::new(10, 0, 0, 2).into(), Direction::Ingress).count(), 0);
-    finish(&mut engine);
-    // Few of them come at once.
-    engine.offer_all(vec![policy("small", &[]), came(pod("small", 3, "db"))]);
-    engine.commit();
-    assert!(!engine.is_waiting("small") && is_isolated(&engine, 3));
 }

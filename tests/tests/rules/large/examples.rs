@@ -55,7 +55,7 @@ pub(super) fn engine(options: Options) -> Engine {
 }
 
 /// Commits, and loads portions of so many rules, until nothing waits. Answers how many.
-fn load_all(engine: &mut Engine, rules: usize) -> usize {
+pub(super) fn load_all(engine: &mut Engine, rules: usize) -> usize {
     let mut loads = 0;
     loop {
         let plan = engine.commit();
