@@ -46,11 +46,7 @@ impl Found<'_> {
         match kind {
             None => !matches!(self.kind.as_str(), "Service" | "Node" | "Namespace"),
             Some("Workload") => !matches!(self.kind.as_str(), "Service" | "Node" | "Namespace" | "Pod"),
-            // `rollout` and `rollouts` of a kind that npc knows from the input only.
-            Some(kind) => {
-                let own = self.kind.to_lowercase();
-                self.kind == kind || own == kind || kind.strip_suffix('s') == Some(own.as_str())
-            }
+            Some(kind) => self.kind == kind || is_name_of(kind, &self.kind),
         }
     }
 
@@ -209,12 +205,18 @@ impl EndpointText {
 
 /// Whether a pod of the input is of a workload of this kind, as it is written in an endpoint.
 fn makes_pods(input: &Input, kind: &str) -> bool {
-    let kind = kind.to_lowercase();
-    let is_it = |of: &Workload| {
-        let own = of.kind.to_lowercase();
-        own == kind || kind.strip_suffix('s') == Some(own.as_str())
-    };
+    let is_it = |of: &Workload| is_name_of(kind, &of.kind);
     input.cluster.pods().any(|(_, pod)| pod.workload.as_ref().is_some_and(is_it))
+}
+
+/// The short names of kinds of other projects that make pods, as their definitions have them.
+const SHORT_NAMES: [(&str, &str); 3] =
+    [("dc", "DeploymentConfig"), ("ksvc", "Service.serving.knative.dev"), ("ro", "Rollout")];
+
+/// Whether a type of an endpoint is a kind that npc knows from the input only: `rollout`, `rollouts`, `ro`.
+fn is_name_of(text: &str, kind: &str) -> bool {
+    let (text, own) = (text.to_lowercase(), kind.to_lowercase());
+    own == text || text.strip_suffix('s') == Some(own.as_str()) || SHORT_NAMES.contains(&(text.as_str(), kind))
 }
 
 /// The pods of a ReplicaSet that a Deployment has made: they belong to the Deployment, which is asked about

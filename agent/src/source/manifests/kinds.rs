@@ -1,6 +1,7 @@
 //! The kinds of objects that decide about connectivity: which fields of them
 //! matter, and how a document becomes one.
 
+use k8s_openapi::api::batch::v1 as batch;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
@@ -65,6 +66,7 @@ const POD_SPEC: Keep = Fields(&[
     ("containers", CONTAINERS),
     ("initContainers", CONTAINERS),
 ]);
+const CONDITIONS: Keep = Fields(&[("type", All), ("status", All)]);
 const POD: Keep = Fields(&[
     ("apiVersion", All),
     ("kind", All),
@@ -79,7 +81,7 @@ const POD: Keep = Fields(&[
             ("hostIP", All),
             ("hostIPs", All),
             ("startTime", All),
-            ("conditions", Fields(&[("type", All), ("status", All)])),
+            ("conditions", CONDITIONS),
         ]),
     ),
 ]);
@@ -143,6 +145,8 @@ const WORKLOAD: Keep = Fields(&[
             ("template", TEMPLATE),
         ]),
     ),
+    // Of a Job: whether it has ended.
+    ("status", Fields(&[("conditions", CONDITIONS)])),
 ]);
 const CRON_JOB: Keep = Fields(&[
     ("apiVersion", All),
@@ -432,7 +436,8 @@ pub(super) fn read(
             Body::Policy(Box::new(policy))
         }
         DocumentKind::Workload => {
-            let pod = template(kind_name, &name, &namespace, node, &["spec", "template"], notes)?;
+            let mut pod = template(kind_name, &name, &namespace, node, &["spec", "template"], notes)?;
+            pod.finished = kind_name == "Job" && has_ended(node, notes)?;
             body_of(pod, of_workload(kind_name, node, notes)?)
         }
         DocumentKind::CronJob => {
@@ -451,6 +456,14 @@ fn unknown_beside_spec(node: &Node, notes: &mut Notes) {
     let Value::Map(entries) = &node.resolved().value else { return };
     let unknown = entries.iter().filter(|entry| !matches!(&*entry.key, "apiVersion" | "kind" | "metadata" | "spec"));
     notes.unknown.extend(unknown.map(|entry| entry.key.to_string()));
+}
+
+/// Whether a Job makes no pods any more: its condition `Complete` or `Failed` is true
+/// (<https://kubernetes.io/docs/concepts/workloads/controllers/job/#terminal-job-conditions>).
+fn has_ended(job: &Node, notes: &mut Notes) -> Result<bool, Mismatch> {
+    let conditions: Option<Vec<batch::JobCondition>> = field(job, &["status", "conditions"], notes)?;
+    let is_terminal = |of: &batch::JobCondition| matches!(&*of.type_, "Complete" | "Failed") && of.status == "True";
+    Ok(conditions.iter().flatten().any(is_terminal))
 }
 
 /// What a workload is that makes so many pods like this one; without a number, any number of them.
