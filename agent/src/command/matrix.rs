@@ -28,11 +28,12 @@ use super::{Exit, Stop, completion, dead_block, input, output};
 
 /// Show every allowed connection.
 ///
-/// Rows are sources, columns are destinations. Endpoints are workloads or pods;
-/// `outside` stands for all addresses that belong to none of them. In a table `.`
-/// is nothing, `*` everything, 5432 a TCP port, 53/udp a UDP port, `-` one pod itself; where
-/// a workload of several pods meets itself stands what one may send to another. A `?` before it means that the input does not tell, a `~` behind it that it holds
-/// for some replicas only, a `!` that the block is a Service's address, which no packet has. -n shows the endpoints of one namespace only.
+/// Rows are sources, columns are destinations. Endpoints are workloads or pods; `outside` stands for all
+/// addresses that belong to none of them, those of nodes too. In a table `.` is nothing, `*` everything, 5432
+/// a TCP port, 53/udp a UDP port, `-` one pod itself; where a workload of several pods meets itself stands
+/// what one may send to another. A `?` before it means that the input does not tell, a `~` behind it that it
+/// holds for some replicas only, a `!` that the block is a Service's address, which no packet has. -n shows
+/// the endpoints of one namespace only.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
