@@ -1,59 +1,30 @@
 //! The classes of endpoints: how pods are sorted into them, and which of them a selector may select.
 
 use std::collections::BTreeMap;
-use std::hash::BuildHasher;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustc_hash::{FxBuildHasher, FxHashMap};
-
+use super::label_index::LabelIndex;
 use super::selection::UnknownLabels;
 use super::{Class, ClassId, PodId, index};
-use crate::algebra::selector::{Operator, Selector};
+use crate::algebra::selector::Selector;
 use crate::object::{Labels, Pod};
 
 /// The classes of a namespace.
 #[derive(Debug, Default)]
 pub(super) struct ClassesOfNamespace {
     pub(super) all: Vec<ClassId>,
-    /// How often selectors were tried on all of them.
-    searches: AtomicUsize,
-    /// Those that have a label, by the label's hash.
-    by_label: OnceLock<FxHashMap<u64, Vec<ClassId>>>,
+    by_label: LabelIndex<ClassId>,
 }
 
 impl ClassesOfNamespace {
-    /// The classes among which those are that a selector selects, in order. Where many
-    /// selectors ask, an index by labels answers: each of 10,000 peers tried on each of
-    /// 10,000 classes takes seconds.
-    pub(super) fn candidates(&self, selector: &Selector, classes: &[Class]) -> Vec<ClassId> {
-        /// After how many searches an index pays.
-        const SEARCHES: usize = 4;
-        let label = selector.requirements().find_map(|requirement| match &requirement.operator {
-            Operator::In(values) => match &**values {
-                [value] => Some(label_hash(&requirement.key, value)),
-                _ => None,
-            },
-            Operator::NotIn(_) | Operator::Exists | Operator::DoesNotExist => None,
-        });
-        let Some(label) = label.filter(|_| self.searches.fetch_add(1, Ordering::Relaxed) >= SEARCHES) else {
-            return self.all.clone();
-        };
-        let by_label = self.by_label.get_or_init(|| {
-            let mut by_label = FxHashMap::<u64, Vec<ClassId>>::default();
+    /// The classes among which those are that a selector selects, in order.
+    pub(super) fn candidates(&self, selector: &Selector, classes: &[Class]) -> &[ClassId] {
+        let found = self.by_label.candidates(selector, |add| {
             for id in &self.all {
-                for (key, value) in &classes[id.0 as usize].labels {
-                    by_label.entry(label_hash(key, value)).or_default().push(*id);
-                }
+                classes[id.0 as usize].labels.iter().for_each(|(key, value)| add(key, value, id));
             }
-            by_label
         });
-        by_label.get(&label).cloned().unwrap_or_default()
+        found.unwrap_or(&self.all)
     }
-}
-
-fn label_hash(key: &str, value: &str) -> u64 {
-    FxBuildHasher.hash_one((key, value))
 }
 
 /// Sorts the endpoints into classes. Where no policy asks for labels of nodes, a pod that has none yet

@@ -14,6 +14,7 @@ mod contest;
 pub mod group;
 mod group_key;
 pub mod hints;
+mod label_index;
 pub(crate) mod merge;
 pub mod new_address;
 mod open_groups;
@@ -37,11 +38,12 @@ use crate::algebra::selector::Selector;
 use crate::cluster::classes::{ClassesOfNamespace, classify};
 use crate::cluster::contest::owners;
 use crate::cluster::hints::Hints;
+use crate::cluster::label_index::LabelIndex;
 use crate::cluster::over_bound::OverBound;
 use crate::cluster::selection::{Selection, UnknownLabels};
 use crate::cluster::services::ServicesBy;
 use crate::cluster::unread::Unread;
-use crate::object::{ContainerPort, EndpointSlice, Family, Labels, Objects, Pod, Service};
+use crate::object::{ContainerPort, EndpointSlice, Family, Labels, NAMESPACE_NAME_LABEL, Objects, Pod, Service};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Namespaces, PodPeer, Policy};
 
@@ -79,6 +81,8 @@ pub struct Cluster {
     class_of: Vec<Option<ClassId>>,
     classes: Vec<Class>,
     classes_in: BTreeMap<String, ClassesOfNamespace>,
+    /// The namespaces of endpoints.
+    namespaces_by_label: LabelIndex<String>,
     /// The endpoint that lists each address that one alone lists.
     owners: FxHashMap<IpAddr, PodId>,
     contests: BTreeMap<IpAddr, Contest>,
@@ -177,6 +181,7 @@ impl Cluster {
             class_of,
             classes,
             classes_in,
+            namespaces_by_label: LabelIndex::default(),
             without_rules: policies.iter().map(Policy::without_rules).collect(),
             over_bound: OverBound::default(),
             node_addresses: nodes.values().flatten().copied().collect(),
@@ -421,8 +426,9 @@ impl Cluster {
             let classes = self.classes_in.get(name).map(|classes| classes.candidates(&peer.pods, &self.classes));
             let selects = |class: &ClassId| self.class(*class).selection(&peer.pods) == Selection::Certain;
             classes
-                .into_iter()
-                .flatten()
+                .unwrap_or_default()
+                .iter()
+                .copied()
                 .filter(selects)
                 .filter(|class| self.class(*class).unknown != UnknownLabels::All || self.selects(peer, *class))
         };
@@ -430,10 +436,24 @@ impl Cluster {
             Namespaces::Own(name) => in_namespace(name).collect(),
             Namespaces::Selected(selector) => {
                 let is_certain = |name: &&String| self.namespace_selection(name, selector) == Selection::Certain;
-                let names = self.classes_in.keys().filter(is_certain);
-                let mut classes: Vec<ClassId> = names.flat_map(|name| in_namespace(name)).collect();
+                let some = self.namespaces_by_label.candidates(selector, |add| self.add_namespace_labels(add));
+                let mut classes: Vec<ClassId> = match some {
+                    Some(names) => names.iter().filter(is_certain).flat_map(|name| in_namespace(name)).collect(),
+                    None => self.classes_in.keys().filter(is_certain).flat_map(|name| in_namespace(name)).collect(),
+                };
                 classes.sort_unstable();
                 classes
+            }
+        }
+    }
+
+    /// Adds the labels of each namespace with endpoints, and its name, which is known also where its labels are not.
+    fn add_namespace_labels(&self, add: &mut dyn FnMut(&str, &str, &String)) {
+        for name in self.classes_in.keys() {
+            let labels = self.namespace(name);
+            labels.into_iter().flatten().for_each(|(key, value)| add(key, value, name));
+            if labels.and_then(|labels| labels.get(NAMESPACE_NAME_LABEL)) != Some(name) {
+                add(NAMESPACE_NAME_LABEL, name, name);
             }
         }
     }
