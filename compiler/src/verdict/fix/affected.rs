@@ -34,13 +34,10 @@ impl Affected {
         self.is_other_peer || self.is_other_subject.contains(&true)
     }
 
-    /// Whether what the first sends to the second can differ.
-    pub(super) fn can_differ(from: Self, to: Self) -> bool {
-        let differs = |direction: Direction, subject: Self, other: Self| {
-            let place = direction as usize;
-            subject.isolated[place] && (subject.is_other_subject[place] || other.is_other_peer)
-        };
-        differs(Direction::Egress, from, to) || differs(Direction::Ingress, to, from)
+    /// Whether what a direction lets pass between a subject and another end can differ.
+    pub(super) const fn can_differ(direction: Direction, subject: Self, other: Self) -> bool {
+        let place = direction as usize;
+        subject.isolated[place] && (subject.is_other_subject[place] || other.is_other_peer)
     }
 }
 

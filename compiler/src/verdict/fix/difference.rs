@@ -18,11 +18,12 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::group::Atom;
 use crate::cluster::{Cluster, PodId};
 use crate::object::Family;
-use crate::policy::Block;
+use crate::policy::{Block, Direction};
 use crate::verdict::explain::{OnNodes, Pair, Party, Question};
 use crate::verdict::flow::{End, exemption, may_be_own_node};
-use crate::verdict::matrix::judge::BoundIds;
-use crate::verdict::matrix::{By, Matrix, Options};
+use crate::verdict::matrix::Matrix;
+use crate::verdict::matrix::judge::{BoundIds, TrafficTable};
+use crate::verdict::matrix::lazy::LazyMatrix;
 use crate::verdict::zone::{Zones, free_address};
 
 /// A change that opens more is not worth a look.
@@ -80,11 +81,11 @@ impl Difference {
 /// Compares; none where it opens or closes too much to say.
 pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], blocks: &[Cidr]) -> Option<Difference> {
     let outside = Outside::of(before, after, asked, blocks);
-    let options = Options { by: By::Pod, addresses: outside.names.keys().copied().collect() };
-    let old = Matrix::of_groups(before.cluster, before.groups, &options);
-    let new = Matrix::of_groups(after.cluster, after.groups, &options);
+    let addresses: Vec<IpAddr> = outside.names.keys().copied().collect();
+    let old = LazyMatrix::new(before.cluster, before.groups, addresses.clone());
+    let new = LazyMatrix::new(after.cluster, after.groups, addresses);
     let asked = AskedRows::of(before, &old, &outside.within(blocks), asked);
-    let mut compared = Compared { old: &old, new: &new, seen: FxHashMap::default() };
+    let mut compared = Compared { old: &old, new: &new, known: TrafficTable::new(), seen: FxHashMap::default() };
     let mut whole = Difference { opens: Vec::new(), closes: Vec::new(), is_wide: false };
     let mut opened_zones = BTreeSet::new();
     let kinds = kinds(before, after, &old, &new);
@@ -93,7 +94,7 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
     let affected: Vec<&Kind> = kinds.iter().filter(|kind| kind.affected.is_any()).collect();
     for from in &kinds {
         for to in if from.affected.is_any() { &all } else { &affected } {
-            if (from.is_address && to.is_address) || !Affected::can_differ(from.affected, to.affected) {
+            if (from.is_address && to.is_address) || !compared.can_differ(from, to) {
                 continue;
             }
             let pairs = KindPair { cluster: before.cluster, matrix: &old, from, to };
@@ -138,7 +139,7 @@ struct Kind {
     affected: Affected,
 }
 
-fn kinds(before: View<'_>, after: View<'_>, old: &Matrix<'_>, new: &Matrix<'_>) -> Vec<Kind> {
+fn kinds(before: View<'_>, after: View<'_>, old: &LazyMatrix<'_>, new: &LazyMatrix<'_>) -> Vec<Kind> {
     let mut alike = BTreeMap::<(usize, usize), Vec<usize>>::new();
     for (row, kind) in old.judged_alike().into_iter().zip(new.judged_alike()).enumerate() {
         alike.entry(kind).or_default().push(row);
@@ -160,7 +161,7 @@ type Exempt = (bool, bool);
 #[derive(Clone, Copy)]
 struct KindPair<'a> {
     cluster: &'a Cluster,
-    matrix: &'a Matrix<'a>,
+    matrix: &'a LazyMatrix<'a>,
     from: &'a Kind,
     to: &'a Kind,
 }
@@ -227,19 +228,37 @@ type ByFamily = [BoundIds; 3];
 
 /// Two matrices, and what was worked out about their cells.
 struct Compared<'a> {
-    old: &'a Matrix<'a>,
-    new: &'a Matrix<'a>,
+    old: &'a LazyMatrix<'a>,
+    new: &'a LazyMatrix<'a>,
+    /// The traffic of both.
+    known: TrafficTable,
     seen: FxHashMap<(ByFamily, ByFamily), Rc<PairDifference>>,
 }
 
 impl Compared<'_> {
+    /// Whether what ends of the first kind send to those of the second can differ. Only a direction that the change
+    /// affects is judged for that: the other one would ask the groups of every end of the cluster.
+    fn can_differ(&mut self, from: &Kind, to: &Kind) -> bool {
+        Direction::ALL.into_iter().any(|direction| {
+            let (subject, other) = match direction {
+                Direction::Egress => (from, to),
+                Direction::Ingress => (to, from),
+            };
+            let rows = (subject.rows[0], other.rows[0]);
+            Affected::can_differ(direction, subject.affected, other.affected)
+                && self.old.directed(&mut self.known, direction, rows.0, rows.1)
+                    != self.new.directed(&mut self.known, direction, rows.0, rows.1)
+        })
+    }
+
     fn of_pair(&mut self, (from, to): (usize, usize)) -> Rc<PairDifference> {
-        let key = (self.old.bounds(from, to), self.new.bounds(from, to));
-        let (old, new) = (self.old, self.new);
+        let known = &mut self.known;
+        let key = (self.old.bounds(known, from, to), self.new.bounds(known, from, to));
         let found = self.seen.entry(key).or_insert_with_key(|(was, is)| {
             let mut difference = PairDifference { opened: Vec::new(), closed: Vec::new() };
             for ((family, was), is) in Matrix::FAMILIES.into_iter().zip(was).zip(is) {
-                let ((least, most), (new_least, new_most)) = (old.traffic(*was), new.traffic(*is));
+                let [least, most, new_least, new_most] =
+                    [was.least, was.most, is.least, is.most].map(|id| known.traffic(id));
                 difference.closed.extend(parts(family, (&new_least, &new_most), (&least, &most)));
                 difference.opened.extend(parts(family, (&least, &most), (&new_least, &new_most)));
             }
@@ -329,7 +348,7 @@ impl Outside {
     }
 
     /// The address of a row, if it stands for a zone.
-    fn zone(&self, matrix: &Matrix<'_>, row: usize) -> Option<IpAddr> {
+    fn zone(&self, matrix: &LazyMatrix<'_>, row: usize) -> Option<IpAddr> {
         match matrix.ends(row).next()? {
             End::Address(address) | End::Unread(address) => Some(address).filter(|of| self.zones.contains_key(of)),
             End::Pod(_) => None,
@@ -345,7 +364,7 @@ impl Outside {
         })
     }
 
-    fn end(&self, matrix: &Matrix<'_>, row: usize) -> OpenedEnd {
+    fn end(&self, matrix: &LazyMatrix<'_>, row: usize) -> OpenedEnd {
         let id = &matrix.endpoints()[row].id;
         match matrix.ends(row).next() {
             Some(End::Address(address) | End::Unread(address)) => {
@@ -366,7 +385,7 @@ type OfFamily = (Option<Family>, Traffic);
 
 impl AskedRows {
     /// The addresses of zones that lie in asked blocks are asked about as their blocks are.
-    fn of(view: View<'_>, matrix: &Matrix<'_>, zones: &[IpAddr], asked: &[Pair]) -> Self {
+    fn of(view: View<'_>, matrix: &LazyMatrix<'_>, zones: &[IpAddr], asked: &[Pair]) -> Self {
         let mut rows = BTreeMap::<End, usize>::new();
         for row in 0..matrix.endpoints().len() {
             rows.extend(matrix.ends(row).map(|end| (end, row)));

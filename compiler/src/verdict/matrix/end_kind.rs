@@ -17,7 +17,7 @@ impl KindId {
 
 /// Everything about an end that decides.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct EndKind {
+pub(crate) struct EndKind {
     /// The groups that decide about it together, in the order of
     /// [`Direction::ALL`](crate::policy::Direction::ALL).
     pub(super) groups: [SmallVec<[GroupId; 1]>; 2],

@@ -1,69 +1,43 @@
 //! Kinds of ends, and what every group makes of every kind.
 
 use indexmap::IndexSet;
-use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+use rustc_hash::{FxBuildHasher, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::algebra::cidr::{self, AddressSet};
-use crate::algebra::traffic::Traffic;
-use crate::cluster::group::{Admitted, Atom, Group, GroupId, Groups, OtherEnd};
-use crate::cluster::new_address::NewAddress;
-use crate::cluster::selection::UnknownLabels;
+use crate::cluster::group::{GroupId, Groups, OtherEnd};
 use crate::cluster::{ClassId, Cluster};
 use crate::object::{ContainerPort, Family};
 use crate::policy::Direction;
 use crate::verdict::flow::End;
-use crate::verdict::matrix::admitted::{AdmittedRow, HeldFaces, RowDraft};
 pub(crate) use crate::verdict::matrix::end_kind::KindId;
 use crate::verdict::matrix::end_kind::{EndKind, FaceId, Viewer};
+use crate::verdict::matrix::group_row::{GroupRow, RowMaker};
 use crate::verdict::matrix::known_traffic::place;
 pub(crate) use crate::verdict::matrix::known_traffic::{TrafficId, TrafficTable};
-use crate::verdict::matrix::pair_verdicts::{ASSUMED_NONE, MayAdmit};
-pub(crate) use crate::verdict::matrix::pair_verdicts::{BoundIds, PairVerdicts};
+use crate::verdict::matrix::pair_verdicts::ASSUMED_NONE;
+pub(crate) use crate::verdict::matrix::pair_verdicts::{BoundIds, JudgeKinds, PairVerdicts};
 use crate::verdict::zone::Zones;
 
 /// Everything about an end that a rule at the other one can see.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Face {
+pub(super) struct Face {
     /// The classes of those that hold its address.
-    classes: SmallVec<[ClassId; 1]>,
-    zone: Option<Zone>,
+    pub(super) classes: SmallVec<[ClassId; 1]>,
+    pub(super) zone: Option<Zone>,
     /// Of an end without an address, the family of the one that it will have.
-    assumed: Option<Family>,
+    pub(super) assumed: Option<Family>,
     /// Container ports, where some egress rule names ports.
-    ports: Vec<ContainerPort>,
+    pub(super) ports: Vec<ContainerPort>,
     /// As [`OtherEnd::is_unread`].
-    is_unread: bool,
-}
-
-/// The faces of ends about which the input does not say all. Each group asks for them.
-struct OpenFaces {
-    /// As [`Face::is_unread`].
-    unread: Vec<usize>,
-    /// Those without an address.
-    bare: Vec<usize>,
-}
-
-impl OpenFaces {
-    fn of<'f>(faces: impl Iterator<Item = &'f Face>) -> Self {
-        let mut open = Self { unread: Vec::new(), bare: Vec::new() };
-        for (place, face) in faces.enumerate() {
-            if face.is_unread {
-                open.unread.push(place);
-            }
-            if face.zone.is_none() {
-                open.bare.push(place);
-            }
-        }
-        open
-    }
+    pub(super) is_unread: bool,
 }
 
 /// One of the [`Zones`], by its place in those of its family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Zone {
-    family: Family,
-    place: usize,
+pub(super) struct Zone {
+    pub(super) family: Family,
+    pub(super) place: usize,
 }
 
 /// As what an end is asked about.
@@ -90,7 +64,7 @@ impl Roles {
     }
 
     /// Whether groups of a direction see such an end at the other end.
-    const fn is_other(self, direction: Direction) -> bool {
+    pub(super) const fn is_other(self, direction: Direction) -> bool {
         match direction {
             Direction::Egress => self.destination,
             Direction::Ingress => self.source,
@@ -101,14 +75,14 @@ impl Roles {
 /// The kinds of the ends that were asked about.
 pub(crate) struct Kinds<'a> {
     pub(crate) cluster: &'a Cluster,
-    groups: &'a Groups,
-    zones: Zones,
+    pub(super) groups: &'a Groups,
+    pub(super) zones: Zones,
     ports_matter: bool,
     viewers: Vec<&'a str>,
-    faces: IndexSet<Face, FxBuildHasher>,
+    pub(super) faces: IndexSet<Face, FxBuildHasher>,
     /// By face.
-    face_roles: Vec<Roles>,
-    seen: IndexSet<EndKind, FxBuildHasher>,
+    pub(super) face_roles: Vec<Roles>,
+    pub(super) seen: IndexSet<EndKind, FxBuildHasher>,
     /// As what the ends that come next are asked about.
     roles: Roles,
     /// The groups that judge some end, where not all ends are asked about in both roles.
@@ -172,7 +146,7 @@ impl<'a> Kinds<'a> {
     }
 
     /// What a rule sees of an end with a face: the first address of its zone stands for all.
-    fn seen_face(&self, face: usize) -> OtherEnd<'_> {
+    pub(super) fn seen_face(&self, face: usize) -> OtherEnd<'_> {
         let face = &self.faces[face];
         let first = |zone: Zone| cidr::address(zone.family, self.zones.starts(zone.family)[zone.place]);
         OtherEnd {
@@ -238,156 +212,21 @@ impl<'a> Kinds<'a> {
 
     /// What every group makes of every kind.
     pub(crate) fn judge(&self, known: &mut TrafficTable) -> PairVerdicts {
-        let mut by_class = FxHashMap::<ClassId, Vec<usize>>::default();
-        for (i, face) in self.faces.iter().enumerate() {
-            face.classes.iter().for_each(|class| by_class.entry(*class).or_default().push(i));
-        }
-        let open = OpenFaces::of(self.faces.iter());
-        let (mut held, mut maybe_held) = (HeldFaces::default(), HeldFaces::default());
+        let mut making = RowMaker::new(self);
         let (mut admits, mut may_admit) = (Vec::new(), Vec::new());
-        let mut draft = RowDraft::new(self.faces.len());
         for (id, group) in self.groups.all() {
-            if self.judging.as_ref().is_some_and(|judging| !judging.contains(&id)) {
-                admits.push(AdmittedRow::default());
-                may_admit.push(MayAdmit::default());
-                continue;
-            }
-            for (atom, admitted) in &group.admitted {
-                let plain = known.id(&admitted.traffic);
-                if *atom == Atom::Everyone {
-                    draft.add_to_all(known, plain);
-                    if admitted.named.is_empty() {
-                        continue;
-                    }
-                }
-                let faces = held.of(atom, || self.held(atom, &by_class));
-                for face in faces.iter().copied().filter(|face| self.is_other(*face, group)) {
-                    let more = match self.named(face, admitted) {
-                        Some(traffic) => known.id(&traffic),
-                        None => plain,
-                    };
-                    draft.add(known, face, more);
-                }
-            }
-            let row = draft.finish(known);
-            may_admit.push(self.may_admit(group, &row, (&by_class, &open), &mut maybe_held, known));
-            admits.push(row);
+            let is_asked = self.judging.as_ref().is_none_or(|judging| judging.contains(&id));
+            let row = if is_asked { making.row(self, group, known) } else { GroupRow::default() };
+            admits.push(row.admits);
+            may_admit.push(row.may_admit);
         }
+        PairVerdicts { kinds: self.seen.iter().cloned().collect(), admits, may_admit, assumed: self.assumed() }
+    }
+
+    /// By face: of an end without an address, the place in [`MayAdmit::to_bare`] of the family that it is assumed
+    /// to have.
+    pub(super) fn assumed(&self) -> Vec<Option<usize>> {
         let slot = |face: &Face| face.assumed.map_or(ASSUMED_NONE, |family| family as usize);
-        let assumed = self.faces.iter().map(|face| face.zone.is_none().then(|| slot(face))).collect();
-        PairVerdicts { kinds: self.seen.iter().cloned().collect(), admits, may_admit, assumed }
-    }
-
-    /// Whether a group's rules are asked about ends with a face.
-    fn is_other(&self, face: usize, group: &Group) -> bool {
-        self.face_roles[face].is_other(group.key.direction)
-    }
-
-    /// What a group may admit to faces beyond what it does.
-    fn may_admit<'g>(
-        &self,
-        group: &'g Group,
-        admits: &AdmittedRow,
-        (by_class, open): (&FxHashMap<ClassId, Vec<usize>>, &OpenFaces),
-        maybe_held: &mut HeldFaces<'g>,
-        known: &mut TrafficTable,
-    ) -> MayAdmit {
-        let mut may = MayAdmit::default();
-        for (atom, admitted) in &group.admitted {
-            let is_by_face = match atom {
-                Atom::Everyone if admitted.named.is_empty() => continue,
-                // Every end that has no address yet may be in the block.
-                Atom::Block(block) if admitted.named.is_empty() => {
-                    let traffic = known.id(&admitted.traffic);
-                    if self.cluster.may_hold_a_new_address(block, NewAddress::OfPod) {
-                        for slot in [ASSUMED_NONE, block.family as usize] {
-                            may.to_bare[slot] = known.union(may.to_bare[slot], traffic);
-                        }
-                    }
-                    false
-                }
-                Atom::Everyone | Atom::Pods(_) | Atom::Block(_) => true,
-            };
-            if !is_by_face {
-                continue;
-            }
-            let faces = maybe_held.of(atom, || self.maybe_held(atom, by_class, open));
-            for face in faces.iter().copied().filter(|face| self.is_other(*face, group)) {
-                let ports = &self.faces[face].ports;
-                let mut traffic = admitted.traffic_to(ports);
-                let is_nameless = |class: &ClassId| self.cluster.class(*class).unknown == UnknownLabels::All;
-                if self.faces[face].is_unread || self.faces[face].classes.iter().any(is_nameless) {
-                    // A pod that only a slice names, or none, may call any of its ports by the name.
-                    let (first, last) = Traffic::PORTS;
-                    let named = admitted.named.iter().map(|(protocol, _)| (*protocol, first, last));
-                    traffic = traffic.union(&Traffic::of_ranges(named));
-                }
-                let (traffic, entry) = (known.id(&traffic), may.to_face.entry(face).or_insert(admits.at(face)));
-                *entry = known.union(*entry, traffic);
-            }
-        }
-        if group.key.direction == Direction::Egress && self.cluster.has_unread_services() {
-            // A node sends on what goes to a Service's address.
-            let unread = open.unread.iter().copied().filter(|face| self.is_other(*face, group));
-            may.to_face.extend(unread.map(|face| (face, TrafficId::ALL)));
-        }
-        may
-    }
-
-    /// The faces of ends that an atom may mean.
-    fn maybe_held(&self, atom: &Atom, by_class: &FxHashMap<ClassId, Vec<usize>>, open: &OpenFaces) -> Vec<usize> {
-        let candidates: Vec<usize> = match atom {
-            // By a name, what was not read may have any port.
-            Atom::Everyone => open.unread.clone(),
-            Atom::Pods(peer) => {
-                let classes = self.cluster.possibly_selected(peer);
-                let by_class = classes.iter().filter_map(|class| by_class.get(class)).flatten();
-                by_class.chain(&open.unread).copied().collect()
-            }
-            Atom::Block(_) => open.unread.iter().chain(&open.bare).copied().collect(),
-        };
-        let may_hold = |face: &usize| {
-            let seen = self.seen_face(*face);
-            atom.may_hold(self.cluster, seen, seen.new_family)
-        };
-        let mut held: Vec<usize> = candidates.into_iter().filter(may_hold).collect();
-        held.sort_unstable();
-        held.dedup();
-        held
-    }
-
-    /// The faces of ends that an atom means.
-    fn held(&self, atom: &Atom, by_class: &FxHashMap<ClassId, Vec<usize>>) -> Vec<usize> {
-        match atom {
-            Atom::Everyone => (0..self.faces.len()).collect(),
-            Atom::Pods(peer) => {
-                let classes = self.cluster.selected(peer);
-                let some = classes.iter().filter_map(|class| by_class.get(class)).flatten().copied();
-                // One of several classes is not enough, and finds its face more
-                // than once.
-                let selects = |class: &ClassId| classes.binary_search(class).is_ok();
-                let mut held: Vec<usize> = some.filter(|face| self.faces[*face].classes.iter().all(selects)).collect();
-                held.sort_unstable();
-                held.dedup();
-                held
-            }
-            Atom::Block(block) => {
-                let inside: Vec<bool> =
-                    self.zones.starts(block.family).iter().map(|start| block.addresses.contains(*start)).collect();
-                let holds = |zone: Zone| zone.family == block.family && inside[zone.place];
-                let holds_new = self.cluster.holds_each_new_address(block, NewAddress::OfPod);
-                let is_held = |face: &Face| match face.zone {
-                    Some(zone) => holds(zone),
-                    None => holds_new && face.assumed == Some(block.family) && !face.classes.is_empty(),
-                };
-                self.faces.iter().enumerate().filter(|(_, face)| is_held(face)).map(|(i, _)| i).collect()
-            }
-        }
-    }
-
-    /// What is admitted to a face whose ends resolve a name of a port.
-    fn named(&self, face: usize, admitted: &Admitted) -> Option<Traffic> {
-        let ports = &self.faces[face].ports;
-        (!admitted.named.is_empty() && !ports.is_empty()).then(|| admitted.traffic_to(ports))
+        self.faces.iter().map(|face| face.zone.is_none().then(|| slot(face))).collect()
     }
 }

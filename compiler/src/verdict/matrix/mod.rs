@@ -6,8 +6,10 @@
 
 mod admitted;
 mod end_kind;
+mod group_row;
 pub(crate) mod judge;
 mod known_traffic;
+pub(crate) mod lazy;
 mod pair_verdicts;
 mod reached;
 mod row;
@@ -28,7 +30,7 @@ use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
 use crate::object::{Family, Protocol};
 use crate::verdict::flow::End;
-use judge::{BoundIds, Kinds, PairVerdicts, TrafficId, TrafficTable};
+use judge::{Kinds, PairVerdicts, TrafficId, TrafficTable};
 use reached::Reached;
 use row::{Row, Unjudged};
 use select::Shown;
@@ -258,27 +260,6 @@ impl<'a> Matrix<'a> {
         row::alike(self.cluster, &self.rows, |place| self.is_shown(place))
     }
 
-    /// For each endpoint, the first that the same groups judge and that rules see alike. Unlike
-    /// those of [`Self::alike`], such pods may be exempt from policies with different addresses.
-    pub(crate) fn judged_alike(&self) -> Vec<usize> {
-        let mut alike = FxHashMap::default();
-        let rows = self.rows.iter().enumerate();
-        rows.map(|(place, row)| *alike.entry(row.judged_likeness(place)).or_insert(place)).collect()
-    }
-
-    /// What passes from one endpoint to another, in the order of [`Self::FAMILIES`].
-    pub(crate) fn bounds(&self, from: usize, to: usize) -> [BoundIds; 3] {
-        let mut known = self.known.borrow_mut();
-        row::between(self.cluster, &self.judge, &mut known, &self.rows[from], &self.rows[to], from == to)
-            .map(|sum| BoundIds { least: sum.least, most: known.union(sum.least, sum.most) })
-    }
-
-    /// The traffic that bounds of this matrix mean, the least and the most.
-    pub(crate) fn traffic(&self, bounds: BoundIds) -> (Arc<Traffic>, Arc<Traffic>) {
-        let known = self.known.borrow();
-        (known.traffic(bounds.least), known.traffic(bounds.most))
-    }
-
     /// Whether anything of the traffic that is shown is allowed from one endpoint to another or
     /// may be.
     fn is_open(&self, from: usize, to: usize) -> bool {
@@ -311,6 +292,13 @@ impl<'a> Matrix<'a> {
         let cells = cells.map(|cell| cell.and_then(|cell| self.shown_of(cell)));
         cells.into_iter().flatten()
     }
+}
+
+/// For each row, the first that the same groups judge and that rules see alike.
+fn judged_alike(rows: &[Row]) -> Vec<usize> {
+    let mut alike = FxHashMap::default();
+    let rows = rows.iter().enumerate();
+    rows.map(|(place, row)| *alike.entry(row.judged_likeness(place)).or_insert(place)).collect()
 }
 
 /// The rows of a matrix, sorted by id.

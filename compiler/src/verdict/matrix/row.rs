@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 
 use super::Endpoint;
-use super::judge::{BoundIds, KindId, Kinds, PairVerdicts, Roles, TrafficId, TrafficTable};
+use super::judge::{BoundIds, JudgeKinds, KindId, Kinds, Roles, TrafficId, TrafficTable};
 use crate::cluster::{Cluster, PodId};
 use crate::object::{Family, Pod};
 use crate::verdict::flow::{End, Exemption, exemption, may_be_own_node};
@@ -81,6 +81,15 @@ impl EndKinds {
         let bare = is_bare.then(|| Family::ALL.map(|family| kinds.kind(end, Some(family))));
         Self { end, kinds: seen, bare }
     }
+}
+
+/// The kinds of the first ends of two rows, by family; none of a family that one of them does not have.
+pub(super) fn kind_pairs(a: &Row, b: &Row) -> [Option<(KindId, KindId)>; 2] {
+    let kind = |row: &Row, family: usize| {
+        let view = row.views.first()?;
+        view.kinds[family].or(view.bare.map(|kinds| kinds[family]))
+    };
+    std::array::from_fn(|family| kind(a, family).zip(kind(b, family)))
 }
 
 impl Row {
@@ -318,7 +327,7 @@ const EVERYTHING: BoundIds = BoundIds { least: TrafficId::ALL, most: TrafficId::
 /// IPv4, and in IPv6.
 pub(super) fn between(
     cluster: &Cluster,
-    judge: &PairVerdicts,
+    judge: &impl JudgeKinds,
     known: &mut TrafficTable,
     from: &Row,
     to: &Row,
@@ -366,7 +375,7 @@ pub(super) fn between(
 
 /// The same, pair by pair: an address can be a pod of the other row, or the
 /// node of one.
-fn by_ends(cluster: &Cluster, judge: &PairVerdicts, known: &mut TrafficTable, from: &Row, to: &Row) -> [Sum; 3] {
+fn by_ends(cluster: &Cluster, judge: &impl JudgeKinds, known: &mut TrafficTable, from: &Row, to: &Row) -> [Sum; 3] {
     let (mut bare_pairs, mut addressed) = ([Sum::default(); 2], [Sum::default(); 2]);
     let leads_on = to.views.iter().any(|view| matches!(view.end, End::Address(address) if cluster.is_service(address)));
     for a in &from.views {

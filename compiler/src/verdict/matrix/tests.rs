@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
+use super::lazy::LazyMatrix;
 use super::*;
 use crate::cluster::unread::{Extent, Unread};
 use crate::policy::Direction;
@@ -96,6 +97,36 @@ proptest! {
         for key in fast.keys().chain(slow.keys()) {
             let (from, to, family) = *key;
             prop_assert_eq!(fast.get(key), slow.get(key), "{} -> {} {:?}", name(from), name(to), family);
+        }
+    }
+
+    /// Judging a pair when it is asked about says what judging all pairs says of it, whether a group is asked about few
+    /// ends or all.
+    #[test]
+    fn a_pair_judged_late_gets_what_it_gets_with_all_others(
+        objects in objects(),
+        few in 0_usize..4,
+        is_unread: bool,
+    ) {
+        let why = "a policy that was not read".to_owned();
+        let unread = Unread { kind: Some("NetworkPolicy".to_owned()), namespace: Extent::In("b".to_owned()), why };
+        let cluster = Cluster::new(&objects).with_unread(Vec::from_iter(Some(unread).filter(|_| is_unread)));
+        let groups = Groups::of_cluster(&cluster);
+        let outside = ["10.0.0.1", "192.0.2.1", "2001:db8::1"];
+        let addresses: Vec<IpAddr> = outside.iter().filter_map(|text| text.parse().ok()).collect();
+        let whole = Matrix::of_groups(&cluster, &groups, &Options { by: By::Pod, addresses: addresses.clone() });
+        let late = LazyMatrix::new(&cluster, &groups, addresses).with_few(few);
+        let mut known = TrafficTable::new();
+        for from in 0..whole.endpoints().len() {
+            for to in 0..whole.endpoints().len() {
+                let cells: Vec<Cell> = whole.between(from, to).collect();
+                for (family, bounds) in Matrix::FAMILIES.into_iter().zip(late.bounds(&mut known, from, to)) {
+                    let cell = cells.iter().find(|cell| cell.family == family);
+                    let expected = cell.map_or_else(Default::default, |of| ((*of.traffic).clone(), of.unknown.clone()));
+                    let (least, most) = (known.traffic(bounds.least), known.traffic(bounds.most));
+                    prop_assert_eq!(((*least).clone(), most.difference(&least)), expected, "{} {} {:?}", from, to, family);
+                }
+            }
         }
     }
 

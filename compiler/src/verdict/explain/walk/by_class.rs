@@ -28,7 +28,9 @@ use crate::verdict::explain::question::judged_pairs::JudgedPairs;
 use crate::verdict::explain::question::name::EndName;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::flow::{End, Exemption};
-use crate::verdict::matrix::judge::{BoundIds, KindId, Kinds, PairVerdicts, Roles, TrafficId, TrafficTable};
+use crate::verdict::matrix::judge::{
+    BoundIds, JudgeKinds as _, KindId, Kinds, PairVerdicts, Roles, TrafficId, TrafficTable,
+};
 
 /// Questions about more than this are refused, because their time grows with the number of
 /// pairs of classes, and their memory with the number of rows.
