@@ -21,13 +21,13 @@ use npc_agent::source::manifests::{self, Loaded, ObjectRef};
 use npc_agent::source::whatif::{self, Removal};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::hints::Hints;
-use npc_compiler::cluster::unread::{Extent, Unread};
+use npc_compiler::cluster::unread::{Extent, Unread, WhyUnread};
 use npc_compiler::object::{Consequence, Labels, NetworkPolicy, Objects, Workload};
 use npc_compiler::policy::Policy;
 use npc_compiler::ruleset::layout::{Options, SetMembers};
 use npc_compiler::ruleset::members;
 
-use super::{Exit, Stop, unjudged, words};
+use super::{Exit, Stop, unjudged};
 use named::UnknownWorkloads;
 pub(super) use named::{NamedEnds, NamedObject};
 pub(super) use report::unread_words;
@@ -410,7 +410,6 @@ fn is_url(file: &str) -> bool {
 /// The labels of namespaces that no object of the files declares: only their names are known.
 fn undeclared(objects: &Objects) -> Option<Unread> {
     let names: Vec<String> = objects.implied_namespaces.iter().cloned().collect();
-    let why = format!("no Namespace object of {} is in the input", words::shorten(&names, 3, ", "));
     let kind = Some("Namespace".to_owned());
-    (!names.is_empty()).then_some(Unread { kind, namespace: Extent::Everywhere, why })
+    (!names.is_empty()).then_some(Unread { kind, namespace: Extent::Everywhere, why: WhyUnread::Undeclared(names) })
 }

@@ -305,7 +305,7 @@ impl Cluster {
 mod tests {
     use super::*;
     use crate::cluster::Cluster;
-    use crate::cluster::unread::{Extent, Unread};
+    use crate::cluster::unread::{Extent, Unread, WhyUnread};
     use crate::object::Objects;
     use crate::sample::{cluster, pod};
 
@@ -349,8 +349,8 @@ mod tests {
     fn the_name_of_a_namespace_is_known_where_its_labels_are_not() {
         let mut objects = Objects { pods: vec![pod("ns/a 10.0.0.1")], ..Objects::default() };
         objects.declare_namespaces();
-        let namespaces =
-            Unread { kind: Some("Namespace".to_owned()), namespace: Extent::Everywhere, why: String::new() };
+        let why = WhyUnread::NoRight("namespaces".into());
+        let namespaces = Unread { kind: Some("Namespace".to_owned()), namespace: Extent::Everywhere, why };
         let cluster = Cluster::new(&objects).with_unread(vec![namespaces]);
         let selector =
             |key: &str, value: &str| Selector::of_labels(&Labels::from([(key.to_owned(), value.to_owned())]));

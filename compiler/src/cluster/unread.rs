@@ -1,9 +1,13 @@
 //! What the input left out: kinds and namespaces of objects that exist, or may exist, and
 //! were not read. A verdict that such an object may decide is unknown.
 
+mod why;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+
+pub use why::{FileFault, WhyUnread};
 
 use super::Cluster;
 use super::private::is_private;
@@ -31,8 +35,8 @@ pub struct Unread {
     pub kind: Option<String>,
     /// Where they live.
     pub namespace: Extent,
-    /// Why they were not read, in words.
-    pub why: String,
+    /// Why they were not read.
+    pub why: WhyUnread,
 }
 
 impl Extent {
@@ -96,7 +100,7 @@ impl Unread {
     /// Whether the API server refused to list them; else they are there and cannot be read.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        ["no right to list ", "the API server has no "].iter().any(|begin| self.why.starts_with(begin))
+        matches!(self.why, WhyUnread::NoRight(_) | WhyUnread::NotServed(_))
     }
 }
 
@@ -127,10 +131,10 @@ impl Cluster {
         self.unread_policies(namespace).next().is_some()
     }
 
-    /// What could not be read and may select pods of a namespace, described.
-    pub fn unread_policies(&self, namespace: &str) -> impl Iterator<Item = &str> {
+    /// Why policies were not read that may select pods of a namespace.
+    pub fn unread_policies(&self, namespace: &str) -> impl Iterator<Item = &WhyUnread> {
         let may_hold = move |unread: &&Unread| unread.may_hold("NetworkPolicy", namespace);
-        self.unread.iter().filter(may_hold).map(|unread| unread.why.as_str())
+        self.unread.iter().filter(may_hold).map(|unread| &unread.why)
     }
 
     fn unread_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Unread> {
@@ -289,26 +293,30 @@ mod tests {
         let unread = |kind: Option<&str>, namespace| Unread {
             kind: kind.map(str::to_owned),
             namespace,
-            why: "forbidden".to_owned(),
+            why: WhyUnread::NoRight("pods".into()),
         };
         let but_shop = unread(Some("Pod"), Extent::all_but(["shop".to_owned()]));
         assert!(but_shop.may_hold("Pod", "ops"));
         assert!(!but_shop.may_hold("Pod", "shop"));
         assert!(!but_shop.may_hold("Service", "ops"));
-        assert_eq!(but_shop.to_string(), "objects of kind Pod of namespaces other than shop: forbidden");
+        assert_eq!(but_shop.to_string(), "objects of kind Pod of namespaces other than shop: no right to list pods");
         let document = unread(None, Extent::Everywhere);
         assert!(document.may_hold("NetworkPolicy", "shop") && document.may_hold("Node", ""));
         assert!(!unread(None, Extent::In("ops".to_owned())).may_hold("Pod", "shop"));
         let job = unread(Some("Job"), Extent::In("ops".to_owned()));
-        assert!(job.may_make_pods("ops") && !job.may_make_pods("shop") && !job.is_refused());
+        assert!(job.may_make_pods("ops") && !job.may_make_pods("shop") && job.is_refused());
+        assert!(!Unread { why: WhyUnread::DidNotParse(String::new()), ..job }.is_refused());
     }
 
     #[test]
     fn only_an_address_of_the_cluster_may_be_that_of_something_that_was_not_read() {
         let read = || cluster(&["ns/a 10.0.0.1 @n"], &[]);
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        let pods =
-            Unread { kind: Some("Pod".to_owned()), namespace: Extent::all_but(["ns".to_owned()]), why: String::new() };
+        let pods = Unread {
+            kind: Some("Pod".to_owned()),
+            namespace: Extent::all_but(["ns".to_owned()]),
+            why: WhyUnread::NoRight("pods".into()),
+        };
         let policies = Unread { kind: Some("NetworkPolicy".to_owned()), ..pods.clone() };
         let open = read().with_unread(vec![pods]);
         for (text, expected) in [
@@ -335,7 +343,7 @@ mod tests {
         let unread = unread.iter().map(|(kind, namespace)| Unread {
             kind: Some((*kind).to_owned()),
             namespace: namespace.clone(),
-            why: String::new(),
+            why: WhyUnread::DidNotParse(String::new()),
         });
         let cluster = cluster(&["ns/a 10.0.0.1", "ops/b 10.0.0.2"], &[&spec]).with_unread(unread.collect());
         let (_, policy) = cluster.policies().next().expect("a policy");

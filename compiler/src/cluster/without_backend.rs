@@ -16,10 +16,10 @@ use crate::object::{EndpointSlice, Family, Pod, Protocol, Service, ServicePort, 
 pub enum WhyUnknown {
     /// It has no selector, and no EndpointSlice of it is in the input.
     NoSelector,
-    /// EndpointSlices of its namespace cannot be read; why, in words.
-    SlicesUnread(Vec<String>),
-    /// Pods that its selector may select were not read; why, in words.
-    PodsUnread(Vec<String>),
+    /// EndpointSlices of its namespace cannot be read.
+    SlicesUnread(Vec<Unread>),
+    /// Pods that its selector may select were not read.
+    PodsUnread(Vec<Unread>),
     /// Its selector selects no pod of the input, and these objects make pods that are not in it.
     PodMakers(Vec<String>),
     /// Its selector asks for labels that the controllers of these workloads add to their pods.
@@ -175,15 +175,14 @@ impl Cluster {
     #[must_use]
     pub fn why_unknown(&self, service: &Service) -> WhyUnknown {
         let namespace = service.namespace.as_str();
-        let slices: Vec<String> = self.unread_slices(service).map(ToString::to_string).collect();
+        let slices: Vec<Unread> = self.unread_slices(service).cloned().collect();
         if !slices.is_empty() {
             return WhyUnknown::SlicesUnread(slices);
         }
         let Some(labels) = &service.selector else { return WhyUnknown::NoSelector };
-        let words = |is: &dyn Fn(&&Unread) -> bool| -> Vec<String> {
-            self.unread.iter().filter(is).map(ToString::to_string).collect()
-        };
-        let unread = words(&|unread| unread.may_hold("Pod", namespace));
+        let unread_if =
+            |is: &dyn Fn(&&Unread) -> bool| -> Vec<Unread> { self.unread.iter().filter(is).cloned().collect() };
+        let unread = unread_if(&|unread| unread.may_hold("Pod", namespace));
         if !unread.is_empty() {
             return WhyUnknown::PodsUnread(unread);
         }
@@ -199,7 +198,7 @@ impl Cluster {
         if self.selected_by(service).next().is_some() {
             return WhyUnknown::NoPod;
         }
-        let unread = words(&|unread| unread.may_make_pods(namespace));
+        let unread = unread_if(&|unread| unread.may_make_pods(namespace));
         match (unread.is_empty(), self.pod_makers.is_empty()) {
             (false, _) => WhyUnknown::PodsUnread(unread),
             (true, false) => WhyUnknown::PodMakers(self.pod_makers.clone()),

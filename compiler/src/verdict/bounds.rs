@@ -132,7 +132,7 @@ mod tests {
     use proptest::sample::{select, subsequence};
 
     use super::*;
-    use crate::cluster::unread::{Extent, Unread};
+    use crate::cluster::unread::{Extent, Unread, WhyUnread};
     use crate::object::{Objects, Pod};
     use crate::sample::{objects, pod, policy};
     use crate::verdict::explain::{Party, Question};
@@ -149,7 +149,7 @@ mod tests {
         /// One truth: what the matrix says of a pair is what an explanation of it says.
         #[test]
         fn the_matrix_knows_and_does_not_know_what_explanations_do(objects in objects(), is_unread: bool) {
-            let why = "a policy that was not read".to_owned();
+            let why = WhyUnread::DidNotParse("a policy".to_owned());
             let unread = Unread { kind: Some("NetworkPolicy".to_owned()), namespace: Extent::In("b".to_owned()), why };
             let cluster = Cluster::new(&objects).with_unread(Vec::from_iter(Some(unread).filter(|_| is_unread)));
             let groups = Groups::of_cluster(&cluster);
@@ -196,7 +196,7 @@ mod tests {
                 let is_left = |of: &&Pod| (&of.namespace, &of.name, &of.uid) != (&object.namespace, &object.name, &object.uid);
                 let rest = Objects { pods: objects.pods.iter().filter(is_left).cloned().collect(), ..objects.clone() };
                 let unread = |kind: &str, namespace| {
-                    Unread { kind: Some(kind.to_owned()), namespace, why: String::new() }
+                    Unread { kind: Some(kind.to_owned()), namespace, why: WhyUnread::DidNotParse(String::new()) }
                 };
                 let mut left_out = vec![unread("Pod", Extent::In(object.namespace.clone()))];
                 left_out.extend(Some(unread("Service", Extent::Everywhere)).filter(|_| is_service));

@@ -9,7 +9,7 @@ use npc_agent::source::kube::OtherPolicies;
 use npc_agent::source::manifests::{Loaded, OtherDocument, PassedOver};
 use npc_agent::words::folded::Folded;
 use npc_compiler::cluster::Cluster;
-use npc_compiler::cluster::unread::{Extent, Unread, joined};
+use npc_compiler::cluster::unread::{Extent, Unread, WhyUnread, joined};
 use npc_compiler::object::Consequence;
 
 use crate::command::unjudged;
@@ -157,9 +157,10 @@ pub(super) fn rights(unread: &[Unread]) -> Option<String> {
 
 /// What was not read, in words: rights that are missing, then documents.
 pub(in crate::command) fn unread_words<'a>(unread: impl Iterator<Item = &'a Unread>) -> Vec<String> {
-    let (rights, documents): (Vec<&Unread>, Vec<&Unread>) = unread.partition(|of| of.why.starts_with(NO_RIGHT));
+    let (rights, documents): (Vec<&Unread>, Vec<&Unread>) =
+        unread.partition(|of| matches!(of.why, WhyUnread::NoRight(_)));
     let mut words = rights_words(rights.into_iter());
-    words.extend(documents.into_iter().map(|of| of.why.clone()));
+    words.extend(documents.into_iter().map(|of| of.why.to_string()));
     words.dedup();
     words
 }
@@ -167,10 +168,11 @@ pub(in crate::command) fn unread_words<'a>(unread: impl Iterator<Item = &'a Unre
 /// What is missing by kind, where the right to list it is: `no right to list nodes`.
 fn rights_words<'a>(unread: impl Iterator<Item = &'a Unread>) -> Vec<String> {
     let mut by_extent = BTreeMap::<(&Extent, bool), Vec<&str>>::new();
-    for unread in unread.filter(|unread| unread.why.starts_with(NO_RIGHT)) {
+    for unread in unread {
+        let WhyUnread::NoRight(resource) = &unread.why else { continue };
         // Namespaces are in no namespace: all but one of them were not read.
         let is_namespace = unread.kind.as_deref() == Some("Namespace") && unread.namespace != Extent::Everywhere;
-        by_extent.entry((&unread.namespace, is_namespace)).or_default().push(unread.why.trim_start_matches(NO_RIGHT));
+        by_extent.entry((&unread.namespace, is_namespace)).or_default().push(resource);
     }
     let words = by_extent.into_iter().map(|((extent, are_namespaces), kinds)| {
         let kinds = kinds.join(", ");
@@ -184,5 +186,5 @@ fn rights_words<'a>(unread: impl Iterator<Item = &'a Unread>) -> Vec<String> {
     words.collect()
 }
 
-/// How [`kube::list`](npc_agent::source::kube::list) begins what it says of a missing right.
+/// What begins the words for missing rights.
 const NO_RIGHT: &str = "no right to list ";

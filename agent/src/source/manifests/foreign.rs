@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use npc_compiler::cluster::unread::FileFault;
 use npc_compiler::object::consequence;
 
 use super::tree::{Node, Value};
@@ -46,17 +47,17 @@ pub(super) enum DocumentFault {
 impl OtherDocument {
     /// Whether it may hold objects that decide.
     #[must_use]
-    pub const fn may_decide(self) -> bool {
+    pub fn may_decide(self) -> bool {
         self.why_unread().is_some()
     }
 
     /// Why the objects were not read that it may hold; none if it holds no object that decides.
-    pub(super) const fn why_unread(self) -> Option<&'static str> {
+    pub(super) const fn why_unread(self) -> Option<FileFault> {
         match self {
-            Self::Template => Some("is a template that is not rendered"),
-            Self::Parameters => Some("has parameters without values"),
-            Self::OpenShiftTemplate => Some("is a Template of OpenShift that is not processed"),
-            Self::Encrypted => Some("is encrypted"),
+            Self::Template => Some(FileFault::Template),
+            Self::Parameters => Some(FileFault::Parameters),
+            Self::OpenShiftTemplate => Some(FileFault::OpenShiftTemplate),
+            Self::Encrypted => Some(FileFault::Encrypted),
             Self::Patch | Self::Chart | Self::Other => None,
         }
     }

@@ -311,7 +311,7 @@ fn left_out(problem: &Problem) -> Option<Unread> {
         Some(object) => (Some(object.kind.clone()), Extent::In(object.namespace.clone())),
         None => (None, Extent::Everywhere),
     };
-    (problem.severity() == Severity::Error).then(|| Unread { kind, namespace, why: problem.to_string() })
+    (problem.severity() == Severity::Error).then(|| Unread { kind, namespace, why: problem.why_unread() })
 }
 
 /// A path as it is shown; two paths that differ only in bytes that are not

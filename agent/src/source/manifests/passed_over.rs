@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use npc_compiler::cluster::unread::{Extent, Unread};
+use npc_compiler::cluster::unread::{Extent, Unread, WhyUnread};
 
 use super::documents::Documents;
 use super::foreign::{self, OTHER_WORKLOAD, OtherDocument, is_unfinished_namespace};
@@ -96,7 +96,7 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
             passed.mixed.insert(Arc::clone(&file.file));
         }
         passed.unread.extend(unread.into_iter().filter_map(|(kind, namespace, foreign)| {
-            let why = format!("{} {}", file.file, foreign.why_unread()?);
+            let why = WhyUnread::InFile(file.file.to_string(), foreign.why_unread()?);
             Some(Unread { kind: kind.map(str::to_owned), namespace, why })
         }));
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use npc_compiler::cluster::unread::{FileFault, WhyUnread};
+
 use super::span::Span;
 use crate::words::folded::Folded;
 
@@ -139,6 +141,15 @@ impl Problem {
         // A text takes whatever is written.
         let _ = self.place(&mut text).and_then(|()| self.what(&mut text));
         text
+    }
+
+    /// Why the document was not read that has it.
+    pub(super) fn why_unread(&self) -> WhyUnread {
+        let place = self.span.map(|span| (span.start.line, span.start.column));
+        let mut problem = String::new();
+        // A text takes whatever is written.
+        let _ = self.what(&mut problem);
+        WhyUnread::InFile(self.file.to_string(), FileFault::DidNotParse { place, problem })
     }
 
     fn place(&self, f: &mut impl fmt::Write) -> fmt::Result {

@@ -13,7 +13,7 @@ use super::*;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::{Backend, BackendEnd};
 use crate::cluster::group::Groups;
-use crate::cluster::unread::{Extent, Unread};
+use crate::cluster::unread::{Extent, Unread, WhyUnread};
 use crate::cluster::{Cluster, PodId};
 use crate::object::{Exposure, Family, Objects, Protocol, Service, ServicePort};
 use crate::policy::Direction;
@@ -154,6 +154,10 @@ fn check(
     Ok(())
 }
 
+fn not_read(kind: &str, namespace: Extent) -> Unread {
+    Unread { kind: Some(kind.to_owned()), namespace, why: WhyUnread::DidNotParse("not read".to_owned()) }
+}
+
 #[test]
 fn an_explanation_says_of_two_ends_what_the_matrix_does() {
     let counts = (Count::default(), Count::default());
@@ -165,7 +169,7 @@ fn an_explanation_says_of_two_ends_what_the_matrix_does() {
     )| {
         let unread = unread.map(|kind| {
             let namespace = if kind == "Namespace" { Extent::Everywhere } else { Extent::In("b".to_owned()) };
-            Unread { kind: Some(kind.to_owned()), namespace, why: "not read".to_owned() }
+            not_read(kind, namespace)
         });
         let by = if by_pod { By::Pod } else { By::Workload };
         check(&objects, Vec::from_iter(unread), by, port.as_ref(), (&counts.0, &counts.1))?;
@@ -285,7 +289,7 @@ fn an_explanation_says_of_a_service_what_the_matrix_does_of_its_backends() {
         unread in proptest::option::weighted(0.2, select(vec!["NetworkPolicy", "Pod", "EndpointSlice"])),
     )| {
         let namespace = Extent::In("b".to_owned());
-        let unread = unread.map(|kind| Unread { kind: Some(kind.to_owned()), namespace, why: "not read".to_owned() });
+        let unread = unread.map(|kind| not_read(kind, namespace));
         let cluster = Cluster::new(&objects).with_unread(Vec::from_iter(unread));
         let groups = Groups::of_cluster(&cluster);
         let matrix = Matrix::of_groups(&cluster, &groups, &ByPod::options(&cluster));

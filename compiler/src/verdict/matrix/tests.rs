@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::lazy::LazyMatrix;
 use super::*;
-use crate::cluster::unread::{Extent, Unread};
+use crate::cluster::unread::{Extent, Unread, WhyUnread};
 use crate::policy::Direction;
 use crate::sample::{cluster, objects, pod};
 use crate::verdict::flow::{Exemption, directed, exemption};
@@ -139,7 +139,7 @@ proptest! {
         traffic in proptest::sample::select(vec![Traffic::all(), Traffic::ports(Protocol::Tcp, 1, 80), Traffic::icmp()]),
         is_unread: bool,
     ) {
-        let why = "a policy that was not read".to_owned();
+        let why = WhyUnread::DidNotParse("a policy".to_owned());
         let unread = Unread { kind: Some("NetworkPolicy".to_owned()), namespace: Extent::In("b".to_owned()), why };
         let cluster = Cluster::new(&objects).with_unread(Vec::from_iter(Some(unread).filter(|_| is_unread)));
         let groups = Groups::of_cluster(&cluster);

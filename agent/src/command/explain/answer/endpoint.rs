@@ -93,8 +93,9 @@ impl About<'_> {
     /// The facts that the input lacks, in words.
     fn unknowns(&self) -> Vec<String> {
         let namespaces = self.explanation.namespaces.iter();
-        let unread: BTreeSet<&str> = namespaces.flat_map(|of| self.context.input.cluster.unread_policies(of)).collect();
-        let unread: Vec<String> = unread.into_iter().map(str::to_owned).collect();
+        let unread = namespaces.flat_map(|of| self.context.input.cluster.unread_policies(of));
+        let unread: BTreeSet<String> = unread.map(ToString::to_string).collect();
+        let unread = Vec::from_iter(unread);
         let text = || format!("policies that may select {} and were not read: {}", self.name, unread.join("; "));
         (!unread.is_empty()).then(text).into_iter().collect()
     }

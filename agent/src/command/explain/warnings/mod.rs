@@ -5,6 +5,7 @@ mod unresolved_names;
 
 use std::collections::BTreeSet;
 
+use npc_compiler::cluster::unread::Unread;
 use npc_compiler::cluster::without_backend::WhyUnknown;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::object::{Protocol, is_topology_label};
@@ -209,17 +210,21 @@ pub(in crate::command::explain) fn what_is_missing(input: &Input, missing: &[Mis
 
 /// Why it is not known where a Service leads.
 fn where_it_leads(service: &str, selector: &str, why: &WhyUnknown) -> String {
+    let described = |unread: &[Unread]| unread.iter().map(ToString::to_string).collect::<Vec<String>>();
     let why = match why {
         WhyUnknown::NoSelector => {
             "no EndpointSlice of it is in the input with addresses, and it has no selector".to_owned()
         }
-        WhyUnknown::SlicesUnread(unread) => format!("EndpointSlices were not read: {}", shorten(unread, NAMED, "; ")),
+        WhyUnknown::SlicesUnread(unread) => {
+            format!("EndpointSlices were not read: {}", shorten(&described(unread), NAMED, "; "))
+        }
         WhyUnknown::PodMakers(makers) => format!(
             "its selector {selector} selects no pod of the input, and the pods that these make are not in it: {}",
             shorten(makers, NAMED, ", ")
         ),
         WhyUnknown::PodsUnread(unread) => {
-            format!("pods that its selector {selector} may select were not read: {}", shorten(unread, NAMED, "; "))
+            let unread = shorten(&described(unread), NAMED, "; ");
+            format!("pods that its selector {selector} may select were not read: {unread}")
         }
         WhyUnknown::LabelsOfControllers(workloads) => format!(
             "its selector {selector} asks for labels that the controller of {} adds to its pods",
@@ -323,8 +328,9 @@ pub(in crate::command::explain) fn unknowns(missing: &[Missing]) -> Vec<String> 
                 "whether {address} is a pod's or a Service's address: {}",
                 shorten(&unread_words(unread.iter()), NAMED, "; ")
             ),
-            MissingFact::Unread(documents) => {
-                format!("policies that may select {subject} and were not read: {}", shorten(documents, NAMED, "; "))
+            MissingFact::Unread(policies) => {
+                let policies: Vec<String> = policies.iter().map(ToString::to_string).collect();
+                format!("policies that may select {subject} and were not read: {}", shorten(&policies, NAMED, "; "))
             }
         };
         if !words.contains(&word) {

@@ -24,7 +24,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::core::Request;
 use kube::{Api, Client, Resource};
-use npc_compiler::cluster::unread::{Extent, Unread};
+use npc_compiler::cluster::unread::{Extent, Unread, WhyUnread};
 use npc_compiler::object::{NAMESPACE_POLICY_BYTES, NetworkPolicy, Objects, PolicyBudget};
 use serde::de::DeserializeOwned;
 use tokio::time;
@@ -164,7 +164,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn leave_out<K: Resource<DynamicType = ()>>(&mut self, namespace: Extent, why: String) {
+    fn leave_out<K: Resource<DynamicType = ()>>(&mut self, namespace: Extent, why: WhyUnread) {
         self.unread.push(Unread { kind: Some(K::kind(&()).into_owned()), namespace, why });
     }
 
@@ -276,7 +276,7 @@ impl Reader<'_> {
             all.extend(object);
             if let Some(Fault { namespace, problem }) = fault {
                 let extent = if namespace.is_empty() { Extent::Everywhere } else { Extent::In(namespace) };
-                self.leave_out::<K>(extent, problem.clone());
+                self.leave_out::<K>(extent, WhyUnread::DidNotParse(problem.clone()));
                 self.problems.push(problem);
             }
         }
@@ -301,10 +301,10 @@ pub(super) async fn in_time<T>(
 }
 
 /// Why a kind was left out.
-fn no_right<K: Resource<DynamicType = ()>>(failure: &Failure) -> String {
+fn no_right<K: Resource<DynamicType = ()>>(failure: &Failure) -> WhyUnread {
     match failure.code() {
-        Some(404) => format!("the API server has no {}", K::plural(&())),
-        _ => format!("no right to list {}", K::plural(&())),
+        Some(404) => WhyUnread::NotServed(K::plural(&())),
+        _ => WhyUnread::NoRight(K::plural(&())),
     }
 }
 

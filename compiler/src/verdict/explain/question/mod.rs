@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Atom, Group, GroupId, Groups};
 use crate::cluster::selection::Selection;
-use crate::cluster::unread::Unread;
+use crate::cluster::unread::{Unread, WhyUnread};
 use crate::cluster::without_backend::WhyUnknown;
 use crate::cluster::{ClassId, Cluster};
 use crate::object::{Family, Protocol};
@@ -125,8 +125,8 @@ pub enum MissingFact {
     PeerLabels(Vec<String>),
     /// The labels of a namespace, by which rules select the other end.
     NamespaceLabels(String),
-    /// What these documents say, which could not be read.
-    Unread(Vec<String>),
+    /// Policies that may select the subject and were not read, by why each was not.
+    Unread(Vec<WhyUnread>),
     /// Whether an address is that of a pod or a Service: these were not read and may have it.
     Holder(IpAddr, Vec<Unread>),
 }
@@ -221,8 +221,7 @@ impl Question {
         }
         if let Some(class) = subject.pod().and_then(|pod| cluster.class_of(pod)).filter(|class| cluster.is_open(*class))
         {
-            let unread: Vec<String> =
-                cluster.unread_policies(&cluster.class(class).namespace).map(str::to_owned).collect();
+            let unread: Vec<WhyUnread> = cluster.unread_policies(&cluster.class(class).namespace).cloned().collect();
             if !unread.is_empty() {
                 missing.push(MissingFact::Unread(unread));
             }
