@@ -19,7 +19,7 @@ pub(super) enum Style {
     Full,
 }
 
-/// A rule in short.
+/// A rule in short, as a sentence has it: `8080 from app=web in namespace shop`.
 pub(super) fn rule(rule: &PolicyRule, direction: Direction) -> String {
     let way = direction.peers_field();
     let peers = match &rule.peers {
@@ -30,9 +30,13 @@ pub(super) fn rule(rule: &PolicyRule, direction: Direction) -> String {
             shorten(&peers, LISTED, ", ")
         }
     };
-    let ports = match ports(&rule.ports) {
-        ports if ports.is_empty() => "no port".to_owned(),
-        ports => ports,
+    let ports = match &rule.ports {
+        Ports::Everything => "all ports".to_owned(),
+        Ports::AnyOf(ports) => {
+            let style = |of: &PortMatch| if of.is_whole_protocol() { Style::Full } else { Style::Short };
+            let ports: Vec<String> = ports.iter().filter_map(|of| port(of, style(of))).collect();
+            if ports.is_empty() { "no port".to_owned() } else { ports.join(",") }
+        }
     };
     format!("{ports} {way} {peers}")
 }
@@ -48,10 +52,10 @@ pub(super) fn ports(ports: &Ports) -> String {
 /// A port; none where it is not understood.
 pub(super) fn port(port: &PortMatch, style: Style) -> Option<String> {
     let (protocol, text) = match port {
-        PortMatch::Range(protocol, 0 | 1, u16::MAX) if style == Style::Full => {
-            return Some(format!("every {} port", protocol.as_str()));
-        }
-        PortMatch::Range(protocol, 0 | 1, u16::MAX) => (protocol, "*".to_owned()),
+        PortMatch::Range(protocol, ..) if port.is_whole_protocol() => match style {
+            Style::Full => return Some(format!("every {} port", protocol.as_str())),
+            Style::Short => (protocol, "*".to_owned()),
+        },
         PortMatch::Range(protocol, first, last) if first == last => (protocol, first.to_string()),
         PortMatch::Range(protocol, first, last) => (protocol, format!("{first}-{last}")),
         // In quotes a number is a name.

@@ -41,15 +41,11 @@ pub(super) fn shorten(all: &[String], listed: usize, separator: &str) -> String 
     format!("{}{separator}+{} more", all[..listed].join(separator), all.len() - listed)
 }
 
-/// A list of prefixes as people write them: with exceptions where that is shorter.
-pub(super) fn blocks(prefixes: &str) -> String {
-    let Ok(read) = prefixes.split(',').map(Cidr::parse).collect::<Result<Vec<Cidr>, _>>() else {
-        return prefixes.to_owned();
-    };
+/// Prefixes as people write them: with exceptions where that is shorter.
+pub(super) fn blocks(prefixes: &[Cidr]) -> Vec<String> {
     let of_family = |family: Family| {
-        let ranges = read.iter().filter(move |cidr| cidr.family == family).map(|cidr| (cidr.first, cidr.last));
+        let ranges = prefixes.iter().filter(move |cidr| cidr.family == family).map(|cidr| (cidr.first, cidr.last));
         written_blocks(family, &RangeSet::from_ranges(ranges))
     };
-    let blocks = Family::ALL.into_iter().flat_map(of_family).map(|block| block.to_string());
-    blocks.collect::<Vec<_>>().join(",")
+    Family::ALL.into_iter().flat_map(of_family).map(|block| block.to_string()).collect()
 }

@@ -79,6 +79,13 @@ impl Cidr {
         Self::new(family, number(address), bits(family))
     }
 
+    /// A network as a prefix.
+    #[must_use]
+    pub fn of_network(network: &IpNetwork) -> Self {
+        let first = network.network();
+        Self::new(Family::of(&first), number(first), network.prefix())
+    }
+
     /// The prefix of all addresses of a family.
     #[must_use]
     pub fn everything(family: Family) -> Self {

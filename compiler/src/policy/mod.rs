@@ -208,6 +208,14 @@ pub enum PortMatch {
     Nothing,
 }
 
+impl PortMatch {
+    /// Whether it is every port of its protocol. No packet has port 0.
+    #[must_use]
+    pub const fn is_whole_protocol(&self) -> bool {
+        matches!(self, Self::Range(_, 0 | 1, u16::MAX))
+    }
+}
+
 impl Policy {
     /// Reads a policy. It never fails: what is not understood is reported and
     /// matches nothing, and pods that the policy was to isolate are isolated.

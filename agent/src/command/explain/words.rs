@@ -21,7 +21,7 @@ pub(super) fn shown(name: &EndName) -> String {
     match (&name.namespace, name.kind.as_str()) {
         (Some(namespace), kind) => format!("{namespace}/{}/{}", short_kind(kind), name.name),
         (None, "Node") => format!("node/{}", name.name),
-        (None, "Block") => blocks(&name.name),
+        (None, _) if name.is_part() => blocks(&name.prefixes).join(","),
         (None, _) => name.name.clone(),
     }
 }

@@ -3,7 +3,7 @@
 use npc_agent::finding::{Finding, Place};
 use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::API_VERSION;
-use npc_compiler::algebra::cidr;
+use npc_compiler::algebra::cidr::{self, Cidr};
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::azure::{Difference, Ends, FlowChange, Flows, NOTES, Placement, Share};
 use npc_compiler::object::Family;
@@ -74,12 +74,17 @@ pub(super) struct Flow {
 #[derive(Debug, Serialize)]
 pub(super) struct Side {
     pub(super) workloads: Vec<Workload>,
-    pub(super) addresses: Vec<String>,
+    addresses: Vec<String>,
+    #[serde(skip)]
+    pub(super) prefixes: Vec<Cidr>,
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct Workload {
     id: String,
+    #[serde(skip)]
+    namespace: String,
+    /// As texts have it: `NAMESPACE/NAME`.
     #[serde(skip)]
     pub(super) name: String,
     kind: String,
@@ -126,7 +131,7 @@ impl<'a> MigrationReport<'a> {
 impl MigrationReport<'_> {
     /// Leaves out flows of which no end is in this namespace, and findings about objects of others.
     pub(super) fn keep_only(&mut self, namespace: &str) {
-        let is_there = |of: &Workload| of.name.split_once('/').is_some_and(|(own, _)| own == namespace);
+        let is_there = |of: &Workload| of.namespace == namespace;
         for item in &mut self.differences {
             item.flows.retain(|flow| flow.from.workloads.iter().chain(&flow.to.workloads).any(is_there));
         }
@@ -183,13 +188,16 @@ fn flow(family: Family, flows: &Flows) -> Flow {
 fn side(family: Family, ends: &Ends) -> Side {
     let workload = |share: &Share| Workload {
         id: format!("{}/{}/{}", share.namespace, share.kind, share.name),
+        namespace: share.namespace.clone(),
         name: format!("{}/{}", share.namespace, share.name),
         kind: share.kind.clone(),
         pods: share.pods,
         of: share.of,
     };
+    let networks = cidr::prefixes(family, &ends.outside);
     Side {
         workloads: ends.shares.iter().map(workload).collect(),
-        addresses: cidr::prefixes(family, &ends.outside).iter().map(ToString::to_string).collect(),
+        addresses: networks.iter().map(ToString::to_string).collect(),
+        prefixes: networks.iter().map(Cidr::of_network).collect(),
     }
 }

@@ -90,14 +90,10 @@ fn names(side: &Side) -> String {
             (pods, of) => format!("{} ({pods} of {of} pods)", workload.name),
         })
         .collect();
-    match side.addresses.as_slice() {
+    match side.prefixes.as_slice() {
         [] => {}
-        [all] if all.ends_with("/0") => names.push("outside".to_owned()),
-        prefixes => {
-            let blocks = blocks(&prefixes.join(","));
-            let blocks: Vec<String> = blocks.split(',').map(str::to_owned).collect();
-            names.push(format!("outside {}", shorten(&blocks, LISTED, " ")));
-        }
+        [all] if all.length == 0 => names.push("outside".to_owned()),
+        prefixes => names.push(format!("outside {}", shorten(&blocks(prefixes), LISTED, " "))),
     }
     shorten(&names, LISTED, ", ")
 }

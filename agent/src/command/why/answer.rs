@@ -108,7 +108,11 @@ pub(super) struct KernelExplanation {
 /// An endpoint.
 #[derive(Debug, Serialize)]
 pub(super) struct Endpoint {
-    pub(super) endpoint: String,
+    #[serde(skip)]
+    pub(super) namespace: String,
+    /// `NAMESPACE/NAME`.
+    #[serde(rename = "endpoint")]
+    pub(super) full_name: String,
     pub(super) addresses: Vec<IpAddr>,
 }
 
@@ -479,7 +483,11 @@ impl Facts<'_> {
 
     pub(super) fn endpoint(&self, pod: PodId) -> Endpoint {
         let pod = self.input.cluster.pod(pod);
-        Endpoint { endpoint: format!("{}/{}", pod.namespace, pod.name), addresses: pod.addresses().collect() }
+        Endpoint {
+            namespace: pod.namespace.clone(),
+            full_name: format!("{}/{}", pod.namespace, pod.name),
+            addresses: pod.addresses().collect(),
+        }
     }
 
     pub(super) fn policy(&self, policy: &str) -> PolicyPlace {

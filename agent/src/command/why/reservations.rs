@@ -3,7 +3,7 @@
 
 use npc_compiler::cluster::unread::Unread;
 
-use super::answer::{Endpoint, KernelExplanation};
+use super::answer::KernelExplanation;
 use super::thing::Thing;
 use crate::command::input::{Input, unread_words};
 use crate::command::output::Format;
@@ -22,7 +22,7 @@ impl KernelExplanation {
             Format::Text => input.warnings.clone(),
             Format::Json => input.with_passed_over(input.warnings.clone()),
         };
-        let may_isolate = |of: &Unread| self.judges.iter().any(|end| of.may_hold("NetworkPolicy", end.namespace()));
+        let may_isolate = |of: &Unread| self.judges.iter().any(|end| of.may_hold("NetworkPolicy", &end.namespace));
         let may_matter = |of: &&Unread| match address {
             Some(address) => may_isolate(of) || (of.may_be_pods() && input.cluster.may_be_unread(address)),
             // Policies say which chains there are, and pods what is in their sets.
@@ -30,11 +30,5 @@ impl KernelExplanation {
         };
         self.unknowns = unread_words(input.loaded.unread.iter().filter(may_matter));
         self
-    }
-}
-
-impl Endpoint {
-    fn namespace(&self) -> &str {
-        self.endpoint.split('/').next().unwrap_or_default()
     }
 }

@@ -45,7 +45,7 @@ fn body(answer: &KernelExplanation, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "  now      {line}")?;
     }
     if !answer.judges.is_empty() {
-        let names: Vec<String> = answer.judges.iter().map(|one| one.endpoint.clone()).collect();
+        let names: Vec<String> = answer.judges.iter().map(|one| one.full_name.clone()).collect();
         let word = if answer.is == "address" { "endpoint" } else { "judges  " };
         writeln!(out, "  {word} {}{}", shorten(&names, LISTED, ", "), addresses(&answer.judges))?;
     }

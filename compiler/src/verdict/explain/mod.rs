@@ -39,6 +39,9 @@ pub use decision::misleading::{
     Discrepancy, Extent, MisleadingPolicy, OtherDirection, OtherPart, SeparateItems, ValueElsewhere,
 };
 pub use decision::near_miss::conjunct::{Conjunct, Of, Part};
+pub use decision::near_miss::item_path::{ItemField, ItemList, ItemPath};
+pub use decision::near_miss::translated_addresses::Translated;
+pub use decision::near_miss::want_and_got::{Got, Want, WantedPorts};
 pub use decision::near_miss::{Candidate, NEAREST};
 pub use decision::{Decision, LISTED, Reason};
 pub use overview::endpoint::{EndpointExplanation, EndpointPart, Side, explain_endpoint, explain_parts};

@@ -8,7 +8,6 @@ use serde_json::{Map, Value, json};
 use super::change::{Change, Edit, Lacking, ObjectName, append, match_labels, remove, replace};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, TRIED};
-use super::rule::index;
 use super::{label, peer};
 use crate::cluster::PolicyId;
 use crate::policy::{Peers, Policy};
@@ -70,7 +69,7 @@ impl Proposer<'_> {
     fn turned_rules(&self, id: PolicyId) -> Vec<Proposal> {
         let policy = self.view.cluster.policy(id);
         let opposite = self.direction.opposite();
-        let rules = policy.rules(opposite).iter().filter(|rule| rule.peers != Peers::Everyone);
+        let rules = policy.rules(opposite).iter().enumerate().filter(|(_, rule)| rule.peers != Peers::Everyone);
         let turned = |document: &Value, place: &str, is_moved: bool| {
             let Some(rule) = document.pointer(&format!("/spec/{}/{place}", opposite.section())) else {
                 return Vec::new();
@@ -87,7 +86,8 @@ impl Proposer<'_> {
             operations
         };
         let mut all = Vec::new();
-        for (rule, place) in rules.filter_map(|rule| Some((rule, index(&rule.path)?))).take(TRIED) {
+        for (place, rule) in rules.take(TRIED) {
+            let place = &place.to_string();
             if self.denied.is_about_port_of_destination(self.view.cluster) {
                 all.extend(self.of_policy(id, Size::Value, |document| turned(document, place, true)));
             }

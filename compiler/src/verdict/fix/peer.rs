@@ -14,7 +14,7 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::PodId;
 use crate::object::{Family, Labels, NAMESPACE_NAME_LABEL, Protocol, is_controller_label};
 use crate::policy::Direction;
-use crate::verdict::explain::{EndName, Flow, Pair, Party};
+use crate::verdict::explain::{Flow, Pair, Party};
 use crate::verdict::flow::End;
 
 /// More ipBlocks are no small change.
@@ -59,7 +59,7 @@ pub(super) fn subjects(pairs: &[Pair], direction: Direction) -> Vec<PodId> {
 
 /// The prefixes that a flow has at an end, where they were asked about.
 pub(super) fn blocks(flow: &Flow) -> Vec<Cidr> {
-    [&flow.from, &flow.to].into_iter().flat_map(EndName::prefixes).collect()
+    [&flow.from, &flow.to].into_iter().flat_map(|end| end.prefixes.iter().copied()).collect()
 }
 
 /// Whether blocks hold all addresses of a family.
@@ -77,7 +77,7 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
         Direction::Egress => &flow.to,
         Direction::Ingress => &flow.from,
     };
-    let asked = if name.kind == "Block" { blocks(flow) } else { Vec::new() };
+    let asked = if name.is_part() { blocks(flow) } else { Vec::new() };
     let are_everyone = are_everyone(&asked);
     let (mut pods, mut blocks, mut families) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for pair in pairs {
@@ -92,7 +92,7 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
                 return Err(NoFix::ManyEnds);
             }
             Party::End(End::Address(_) | End::Unread(_)) if are_everyone => return Err(NoFix::EveryAddress),
-            Party::End(End::Address(_) | End::Unread(_)) if name.kind == "Block" => blocks.extend(&asked),
+            Party::End(End::Address(_) | End::Unread(_)) if name.is_part() => blocks.extend(&asked),
             party => {
                 let family = question.family.ok_or(NoFix::NoAddress)?;
                 blocks.insert(Cidr::of_address(party.address(view.cluster, family).ok_or(NoFix::NoAddress)?));
@@ -114,7 +114,7 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
     }
     let namespaces: BTreeSet<&str> = pods.iter().map(|pod| view.cluster.pod(*pod).namespace.as_str()).collect();
     match (pods.is_empty(), blocks.len()) {
-        (true, more) if name.kind == "Block" && more > BLOCKS => Err(NoFix::EveryAddress),
+        (true, more) if name.is_part() && more > BLOCKS => Err(NoFix::EveryAddress),
         (false, 0) if namespaces.len() == 1 => Ok(Other::Pods(pods.into_iter().collect())),
         (true, 1..=BLOCKS) => Ok(Other::Blocks(blocks.into_iter().collect())),
         _ => Err(NoFix::ManyEnds),

@@ -16,7 +16,7 @@ use crate::algebra::typo::{asks_for, asks_for_labels_of, is_close, is_slip, may_
 use crate::cluster::PodId;
 use crate::object::{DNS_PORT, Labels, NAMESPACE_NAME_LABEL, Pod, Protocol, ServicePort};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
-use crate::verdict::explain::{Candidate, Code, Of, Party};
+use crate::verdict::explain::{Candidate, Code, ItemField, Of, Party, Want};
 use crate::verdict::flow::End;
 
 /// The path of a rule in its policy, as the tokens of a JSON pointer: `spec`, `ingress`, `0`.
@@ -27,10 +27,10 @@ impl Proposer<'_> {
     /// and that no change of an object mends it there.
     pub(super) fn of_rule(&self, candidate: &Candidate, shown: Shown, all: &mut Vec<Proposal>) -> Result<(), NoFix> {
         let policy = self.view.cluster.policy(candidate.policy);
-        let rule = policy.rules(self.direction).iter().find(|rule| rule.path == candidate.path);
-        let (Some(rule), Some(place)) = (rule, index(&candidate.path)) else { return Ok(()) };
-        let base = ["spec", self.section, place];
-        let misses = |half| candidate.conjuncts.iter().any(|of| of.of == half);
+        let Some(rule) = policy.rules(self.direction).get(candidate.place) else { return Ok(()) };
+        let place = candidate.place.to_string();
+        let base = ["spec", self.section, place.as_str()];
+        let misses = |half| candidate.conjuncts.iter().any(|of| of.of() == half);
         match (misses(Of::Peer), misses(Of::Port)) {
             (false, true) => {
                 if shown == Shown::Alone
@@ -108,12 +108,12 @@ impl Proposer<'_> {
         let document = self.document(candidate.policy)?;
         let mut unresolved = candidate.conjuncts.iter().filter(|of| of.code == Code::PortNamedUnresolved);
         unresolved.find_map(|conjunct| {
-            let item = conjunct.path.split('.').next().and_then(index)?;
-            let path = [&base[..], &["ports", item, "port"]].concat();
+            let item = conjunct.path.place.to_string();
+            let path = [&base[..], &["ports", &item, "port"]].concat();
             let written = value_at(&document, &path)?.as_str()?;
             if let Some((first, last)) = written.split_once('-') {
                 let (first, last) = (first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?);
-                let end = [&base[..], &["ports", item, "endPort"]].concat();
+                let end = [&base[..], &["ports", &item, "endPort"]].concat();
                 let is_meant = (u64::from(first)..=u64::from(last)).contains(&number.as_u64()?);
                 return is_meant.then(|| vec![replace(&path, json!(first)), add(&end, json!(last))]);
             }
@@ -129,18 +129,19 @@ impl Proposer<'_> {
             return None;
         }
         let (protocol, ..) = self.denied.traffic.single()?;
-        let item = conjunct.path.split('.').next().and_then(index)?;
-        Some(add(&[&base[..], &["ports", item, "protocol"]].concat(), json!(protocol.as_str())))
+        let item = conjunct.path.place.to_string();
+        Some(add(&[&base[..], &["ports", &item, "protocol"]].concat(), json!(protocol.as_str())))
     }
 
     /// The name of the port that was asked for, in place of one that no destination has and that differs
     /// by little.
     fn right_name(&self, candidate: &Candidate, base: &Base<'_>) -> Option<PatchOperation> {
         let [conjunct] = candidate.conjuncts.as_slice() else { return None };
+        let Want::PortName(written) = &conjunct.want else { return None };
         let named = peer::named_port(self.view, self.pairs, self.direction)?;
-        let is_slip = conjunct.code == Code::PortNamedUnresolved && is_close(&conjunct.want, named["port"].as_str()?);
-        let item = conjunct.path.split('.').next().and_then(index)?;
-        is_slip.then(|| replace(&[&base[..], &["ports", item, "port"]].concat(), named["port"].clone()))
+        let item = conjunct.path.place.to_string();
+        is_close(written, named["port"].as_str()?)
+            .then(|| replace(&[&base[..], &["ports", &item, "port"]].concat(), named["port"].clone()))
     }
 
     /// The fault, if the rule asks for a port by a name that no pod gives any port, and the destinations
@@ -149,7 +150,7 @@ impl Proposer<'_> {
     fn port_without_name(&self, candidate: &Candidate) -> Option<NoFix> {
         let cluster = self.view.cluster;
         let [conjunct] = candidate.conjuncts.as_slice() else { return None };
-        let name = (conjunct.code == Code::PortNamedUnresolved).then_some(&conjunct.want)?;
+        let Want::PortName(name) = &conjunct.want else { return None };
         let (protocol, port, last) = self.denied.traffic.single()?;
         let is_named_so = |pod: &Pod| pod.ports.iter().any(|of| of.name == *name);
         let policy = cluster.policy(candidate.policy);
@@ -215,7 +216,7 @@ impl Proposer<'_> {
     ) {
         let Some((cause, mut operations)) = self.peer_operations(candidate, shown, rule, base) else { return };
         let mut size = Size::Value;
-        if candidate.conjuncts.iter().any(|of| of.of == Of::Port) {
+        if candidate.conjuncts.iter().any(|of| of.of() == Of::Port) {
             let Some(document) = self.document(candidate.policy) else { return };
             let quoted = self.number_in_quotes(candidate, base);
             operations.extend(quoted.unwrap_or_else(|| self.more_ports(&document, rule, base)));
@@ -234,15 +235,18 @@ impl Proposer<'_> {
         base: &Base<'_>,
     ) -> Option<(Cause, Vec<PatchOperation>)> {
         let (item, peer) = missed_item(candidate, rule)?;
-        let path = [&base[..], &[self.field, item]].concat();
-        let conjuncts = candidate.conjuncts.iter().filter(|of| of.of == Of::Peer);
+        let item = item.to_string();
+        let path = [&base[..], &[self.field, &item]].concat();
+        let mut conjuncts = candidate.conjuncts.iter().filter(|of| of.of() == Of::Peer);
         match (peer, &self.other) {
             (Peer::Block(written), Other::Blocks(blocks)) => {
-                let conjunct = conjuncts.clone().find(|of| of.code == Code::IpBlockExcept)?;
-                let except = conjunct.path.rsplit('.').next().and_then(index)?;
-                let cut = except.parse().ok().and_then(|place: usize| written.except.get(place));
-                let is_asked = blocks.len() == 1 && cut == blocks.first();
-                let path = [&path[..], &["ipBlock", "except", except]].concat();
+                let place = conjuncts.find_map(|of| match of.path.field {
+                    ItemField::Except(place) => Some(place),
+                    _ => None,
+                })?;
+                let is_asked = blocks.len() == 1 && written.except.get(place) == blocks.first();
+                let place = place.to_string();
+                let path = [&path[..], &["ipBlock", "except", &place]].concat();
                 is_asked.then(|| (Cause::Policy, vec![remove(&path)]))
             }
             (Peer::Pods(peer), Other::Pods(pods)) => {
@@ -388,12 +392,11 @@ impl Proposer<'_> {
     }
 }
 
-/// The item of `from` or `to` by which a rule misses, and its index as it is written.
-fn missed_item<'c, 'r>(candidate: &'c Candidate, rule: &'r PolicyRule) -> Option<(&'c str, &'r Peer)> {
-    let conjunct = candidate.conjuncts.iter().find(|of| of.of == Of::Peer)?;
-    let item = conjunct.path.split('.').next().and_then(index)?;
+/// The item of `from` or `to` by which a rule misses, and its place.
+fn missed_item<'r>(candidate: &Candidate, rule: &'r PolicyRule) -> Option<(usize, &'r Peer)> {
+    let place = candidate.conjuncts.iter().find(|of| of.of() == Of::Peer)?.path.place;
     let Peers::AnyOf(peers) = &rule.peers else { return None };
-    Some((item, peers.get(item.parse::<usize>().ok()?)?))
+    Some((place, peers.get(place)?))
 }
 
 /// Whether a selector asks for the label that has the namespace's name, or for one that does not
@@ -430,9 +433,4 @@ fn is_same_port(one: &Value, other: &Value) -> bool {
         (text("protocol", "TCP"), text("port", ""), text("endPort", ""), is_text)
     };
     parts(one) == parts(other)
-}
-
-/// The index at the end of a path: 1 of `spec.ingress[1]`.
-pub(super) fn index(path: &str) -> Option<&str> {
-    path.strip_suffix(']')?.rsplit_once('[').map(|(_, index)| index)
 }

@@ -143,10 +143,12 @@ pub struct Mistake {
 #[must_use]
 pub fn mistakes(cluster: &Cluster, groups: &Groups, knows_namespaces: bool) -> Vec<Mistake> {
     let mut found = Vec::new();
+    // Where a rule names a Service's port, that is why nothing of it passes.
+    let mut causes = BTreeSet::new();
     for (id, _) in cluster.policies() {
         written::find(cluster, id, &mut found);
         redundant::rules(cluster, id, &mut found);
-        selected::find(cluster, id, &mut found);
+        causes.extend(selected::find(cluster, id, &mut found).into_iter().map(|rule| (id, rule)));
         names::find(cluster, id, knows_namespaces, &mut found);
         dns::find(cluster, id, &mut found);
         half_open::find(cluster, groups, id, &mut found);
@@ -154,11 +156,6 @@ pub fn mistakes(cluster: &Cluster, groups: &Groups, knows_namespaces: bool) -> V
     redundant::policies(cluster, &mut found);
     found.sort_unstable();
     found.dedup();
-    // Where a rule names a Service's port, that is why nothing of it passes.
-    let causes: BTreeSet<(PolicyId, String)> = (found.iter())
-        .filter(|mistake| mistake.code == Code::ServicePort)
-        .filter_map(|mistake| Some((mistake.policy, mistake.path.split_once(".ports[")?.0.to_owned())))
-        .collect();
     found.retain(|mistake| mistake.code != Code::HalfOpen || !causes.contains(&(mistake.policy, mistake.path.clone())));
     found
 }

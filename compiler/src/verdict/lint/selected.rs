@@ -14,7 +14,9 @@ use crate::verdict::explain::numbers_named;
 /// So many pods are looked at for each port.
 const LOOKED_AT: usize = 1_000;
 
-pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
+/// The paths of the rules that name the port of a Service are returned.
+pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) -> Vec<String> {
+    let mut with_service_port = Vec::new();
     let policy = cluster.policy(id);
     let subject = policy.subject_peer();
     let has_pods = || cluster.endpoints().any(|(_, pod)| pod.namespace == policy.namespace);
@@ -28,7 +30,7 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
         // Its workload may be to have no pod at present.
         let fits = |labels: &Labels| policy.subject.matches(labels);
         if cluster.hints().workload_without_pods(&policy.namespace, fits).is_some() {
-            return;
+            return with_service_port;
         }
         let problem = match why {
             WhyNone::OnlyHostNetworkPods => {
@@ -39,7 +41,7 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
             }
         };
         found.push(Mistake { policy: id, path: "spec.podSelector".to_owned(), code: Code::SubjectEmpty, problem });
-        return;
+        return with_service_port;
     }
     for (direction, rule) in policy.rules_in_force() {
         let pods = match direction {
@@ -47,10 +49,12 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
             Direction::Egress => rule.only_pod_peers().and_then(|peers| pods_of(cluster, peers)),
         };
         if let Some(pods) = pods.filter(|pods| !pods.is_empty() && pods.len() <= LOOKED_AT) {
-            ports(cluster, id, rule, &pods, found);
+            let has_service_port = ports(cluster, id, rule, &pods, found);
+            with_service_port.extend(has_service_port.then(|| rule.path.clone()));
         }
         split(cluster, id, direction, rule, found);
     }
+    with_service_port
 }
 
 /// The pods that peers select; `None` where the input may lack some.
@@ -67,9 +71,10 @@ fn pods_of<'p>(cluster: &Cluster, peers: impl IntoIterator<Item = &'p PodPeer>) 
     Some(pods.into_iter().collect())
 }
 
-/// The ports of a rule that none of its pods has.
-fn ports(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, pods: &[PodId], found: &mut Vec<Mistake>) {
-    let Ports::AnyOf(ports) = &rule.ports else { return };
+/// The ports of a rule that none of its pods has; whether one is the port of a Service.
+fn ports(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, pods: &[PodId], found: &mut Vec<Mistake>) -> bool {
+    let Ports::AnyOf(ports) = &rule.ports else { return false };
+    let mut has_service_port = false;
     for (place, port) in ports.iter().enumerate() {
         let path = format!("{}.ports[{place}].port", rule.path);
         match port {
@@ -84,11 +89,13 @@ fn ports(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, pods: &[PodId], fou
             PortMatch::Range(protocol, first, last) if first == last => {
                 if let Some(problem) = service_port(cluster, pods, *protocol, *first) {
                     found.push(Mistake { policy: id, path, code: Code::ServicePort, problem });
+                    has_service_port = true;
                 }
             }
             PortMatch::Range(..) | PortMatch::Nothing => {}
         }
     }
+    has_service_port
 }
 
 /// That a number is the port of a Service, which leads to another one of each of these pods, that they

@@ -375,7 +375,7 @@ pub(in crate::command::explain) fn misleading(context: &Context<'_>, of: &Mislea
     let path = match of.code() {
         // A field that the API does not have is in the file only.
         Code::RuleNotUnderstood | Code::PolicyTooLarge => of.path.clone(),
-        _ => context.places.path(of.policy, "", &of.mark()),
+        _ => context.places.path(of.policy, of.path.clone(), of.failed()),
     };
     let location = location(context, of.policy, &path);
     let [want, got] = want_and_got(&context.input.cluster, of);
@@ -426,11 +426,11 @@ fn range(context: &Context<'_>, id: PolicyId, path: &str) -> Option<RangeJson> {
 }
 
 fn mark(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct, mark: &Mark, other: &EndName) -> MarkJson {
-    let path = context.places.path(of.policy, &of.path, mark);
+    let path = context.places.of_mark(of, mark);
     let range = range(context, of.policy, &path);
     let (want, got) = match &mark.requirement {
         Some(_) => conjunct.said_of(mark),
-        None => (conjunct.want.clone(), denied::got(conjunct, other).into_owned()),
+        None => (conjunct.want.to_string(), denied::got(conjunct, other)),
     };
     MarkJson { path, range, want, got }
 }
@@ -438,19 +438,19 @@ fn mark(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct, mark: &Mark,
 fn candidate(context: &Context<'_>, candidate: &Candidate, other: &EndName) -> CandidateJson {
     let marks = |of: &Conjunct| -> Vec<MarkJson> {
         // What stands at the path fails as a whole.
-        let whole = [Mark { path: of.path.clone(), requirement: None }];
+        let whole = [Mark::field(of.path)];
         let marks = if of.marks.is_empty() { &whole[..] } else { of.marks.as_slice() };
         marks.iter().map(|one| mark(context, candidate, of, one, other)).collect()
     };
     let conjunct = |of: &Conjunct| ConjunctJson {
         marks: marks(of),
-        of: of.of,
-        path: of.path.clone(),
+        of: of.of(),
+        path: of.path.to_string(),
         part: of.part,
         code: of.code.as_str(),
         result: "no",
-        want: of.want.clone(),
-        got: denied::got(of, other).into_owned(),
+        want: of.want.to_string(),
+        got: denied::got(of, other),
     };
     // Where its first part that fails stands.
     let Candidate { policy: id, path, conjuncts, .. } = candidate;

@@ -34,6 +34,9 @@ const LISTED: usize = 6;
 pub(in crate::command::explain) struct About {
     api_version: &'static str,
     kind: &'static str,
+    #[serde(skip)]
+    namespace: String,
+    /// `NAMESPACE/NAME`.
     policy: String,
     /// The podSelector, as kubectl writes selectors.
     selector: String,
@@ -176,6 +179,7 @@ impl About {
         Self {
             api_version: API_VERSION,
             kind: "PolicyExplanation",
+            namespace: policy.namespace.clone(),
             policy: policy_name(cluster, id),
             selector: policy.subject.to_string(),
             selects: workloads(cluster, &selects),
@@ -192,7 +196,7 @@ impl About {
 
     pub(in crate::command::explain) fn text(&self, context: &Context<'_>, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "networkpolicy {}\n", self.policy)?;
-        let namespace = self.policy.split('/').next().unwrap_or_default();
+        let namespace = &self.namespace;
         let selector =
             if self.selector.is_empty() { "every pod".to_owned() } else { format!("pods with {}", self.selector) };
         let whole = if context.input.source == Source::Cluster { "cluster" } else { "input" };

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use npc_agent::source::manifests::{self, Location, Positions};
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::NetworkPolicy;
-use npc_compiler::verdict::explain::{FailedRequirement, Mark};
+use npc_compiler::verdict::explain::{Candidate, FailedRequirement, ItemPath, Mark};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -75,12 +75,16 @@ impl<'a> Places<'a> {
         Some((ObjectText::Object(printed), location))
     }
 
-    /// The path of a mark in the policy as it is written. The path of the mark begins below
-    /// `base`. A field that is left out has the place of what would hold it.
-    pub(in crate::command::explain) fn path(&self, id: PolicyId, base: &str, mark: &Mark) -> String {
-        let path = if base.is_empty() { mark.path.clone() } else { format!("{base}.{}", mark.path) };
+    /// The path of the very thing in the policy as it is written: a field, or a requirement of the selector at
+    /// the path. A field that is left out has the place of what would hold it.
+    pub(in crate::command::explain) fn path(
+        &self,
+        id: PolicyId,
+        path: String,
+        failed: Option<&FailedRequirement>,
+    ) -> String {
         let Some(value) = self.value(id) else { return path };
-        let Some(failed) = &mark.requirement else {
+        let Some(failed) = failed else {
             let (_, read) = walk(&value, &path);
             return path[..read].to_owned();
         };
@@ -97,6 +101,17 @@ impl<'a> Places<'a> {
         };
         self.found.borrow_mut().insert(key, found.clone());
         found
+    }
+
+    /// The path of a mark of a rule.
+    pub(in crate::command::explain) fn of_mark(&self, of: &Candidate, mark: &Mark) -> String {
+        self.path(of.policy, format!("{}.{}", of.path, mark.path), mark.requirement.as_ref())
+    }
+
+    /// Whether a field of a rule is written.
+    pub(in crate::command::explain) fn has_field(&self, of: &Candidate, path: ItemPath) -> bool {
+        let path = format!("{}.{path}", of.path);
+        self.value(of.policy).is_none_or(|value| walk(&value, &path).1 == path.len())
     }
 
     /// The place of a text in a list of texts of a policy.

@@ -1,14 +1,16 @@
 //! Why a direction denies: the nearest miss, with the very things that it fails by.
 
-use std::borrow::Cow;
 use std::io::{self, Write};
 
 use npc_agent::source::manifests::Location;
 use npc_compiler::algebra::selector::{Operator, Requirement};
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
+use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{self, Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part};
+use npc_compiler::verdict::explain::{
+    Candidate, Code, Conjunct, Decision, EndName, Flow, ItemField, ItemList, ItemPath, Of, Part, Want,
+};
 
 use super::headline::{NamedEnd, headline, headline_of};
 use super::other_end;
@@ -64,6 +66,13 @@ pub(in crate::command::explain) fn arrow(context: &Context<'_>, id: PolicyId, pa
     line.trim_end().to_owned()
 }
 
+/// The fields by which a policy isolates, where no rule could be meant.
+enum IsolatingField {
+    Rules,
+    Types,
+    PodSelector,
+}
+
 /// The policies that isolate the end, where none has a rule that could be meant, each with what of it
 /// isolates: an empty list of rules, else the direction in policyTypes, else the podSelector.
 fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -> io::Result<()> {
@@ -72,9 +81,13 @@ fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -
         let types = "spec.policyTypes";
         let of_direction = context.places.position(*id, types, decision.direction.as_str());
         let types = of_direction.map_or_else(|| types.to_owned(), |place| format!("{types}[{place}]"));
-        let fields = [format!("spec.{section}"), types, "spec.podSelector".to_owned()];
-        let is_written = |path: &&String| context.places.find(*id, path).is_some_and(|(_, place)| place.exact);
-        let Some(path) = fields.iter().find(is_written) else {
+        let fields = [
+            (IsolatingField::Rules, format!("spec.{section}")),
+            (IsolatingField::Types, types),
+            (IsolatingField::PodSelector, "spec.podSelector".to_owned()),
+        ];
+        let is_written = |(_, path): &(_, String)| context.places.find(*id, path).is_some_and(|(_, place)| place.exact);
+        let Some((field, path)) = fields.into_iter().find(is_written) else {
             writeln!(out, "{}", arrow(context, *id, ""))?;
             if context.places.find(*id, "spec").is_some_and(|(_, place)| !place.exact) {
                 writeln!(
@@ -84,16 +97,15 @@ fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -
             }
             continue;
         };
-        writeln!(out, "{}", arrow(context, *id, path))?;
-        let text = match path.rsplit('.').next() {
-            Some(types) if types.starts_with("policyTypes") => {
-                format!("isolates its pods for {section}, and no rule admits anything")
-            }
-            Some("podSelector") => format!("isolates these pods for {section}, and no rule admits anything"),
-            _ if context.input.cluster.policy(*id).rules(decision.direction).is_empty() => "allows nothing".to_owned(),
-            _ => "no rule here admits anything".to_owned(),
+        writeln!(out, "{}", arrow(context, *id, &path))?;
+        let has_rules = || !context.input.cluster.policy(*id).rules(decision.direction).is_empty();
+        let text = match field {
+            IsolatingField::Types => format!("isolates its pods for {section}, and no rule admits anything"),
+            IsolatingField::PodSelector => format!("isolates these pods for {section}, and no rule admits anything"),
+            IsolatingField::Rules if has_rules() => "no rule here admits anything".to_owned(),
+            IsolatingField::Rules => "allows nothing".to_owned(),
         };
-        draw(context, *id, vec![(path.clone(), path.clone(), text, true)], out)?;
+        draw(context, *id, vec![(path.clone(), path, text, true)], out)?;
     }
     match decision.isolated_by.len() {
         0..=LISTED => Ok(()),
@@ -116,7 +128,6 @@ fn far(
     for id in &decision.isolated_by {
         for rule in cluster.policy(*id).rules(decision.direction) {
             let text = rule_text::rule(rule, decision.direction);
-            let text = text.strip_prefix("* ").map_or(text.clone(), |peers| format!("all ports {peers}"));
             if !rules.contains(&text) {
                 rules.push(text);
             }
@@ -180,7 +191,7 @@ fn miss(
     }
     let fields = [decision.direction.peers_field(), "ports"];
     for (half, (equal, field)) in [Of::Peer, Of::Port].into_iter().zip(nearest.equal_items.into_iter().zip(fields)) {
-        if equal > 1 && nearest.conjuncts.iter().any(|conjunct| conjunct.of == half) {
+        if equal > 1 && nearest.conjuncts.iter().any(|conjunct| conjunct.of() == half) {
             writeln!(out, "   = note: {equal} items of {field} are equally near; the first of them is marked")?;
         }
     }
@@ -195,7 +206,7 @@ fn miss(
     }
     // A number in quotes is a name: what is wrong with it says more than that it fails.
     let paths: Vec<String> = (nearest.conjuncts.iter().flat_map(|conjunct| &conjunct.marks))
-        .map(|mark| context.places.path(nearest.policy, &nearest.path, mark))
+        .map(|mark| context.places.of_mark(nearest, mark))
         .collect();
     let findings = context.input.cluster.findings_of(nearest.policy);
     for finding in findings.filter(|of| paths.contains(&of.path)) {
@@ -212,14 +223,11 @@ fn marked(
     conjunct: &Conjunct,
     other: &EndName,
 ) -> Vec<(String, String, String, bool)> {
-    let whole = format!("{}.{}", of.path, conjunct.path);
-    // The item of the peer or port.
-    let end = whole[of.path.len()..].find(']').map_or(whole.len(), |end| of.path.len() + end + 1);
-    let item = whole[..end].to_owned();
+    let in_policy = |path: ItemPath| format!("{}.{path}", of.path);
+    let item = in_policy(conjunct.path.item());
     let marks: Vec<(String, String)> = match conjunct.marks.as_slice() {
-        [] => vec![(whole, label(conjunct, other))],
+        [] => vec![(in_policy(conjunct.path), label(conjunct, other))],
         marks => {
-            let path = |mark: &explain::Mark| context.places.path(of.policy, &of.path, mark);
             let mut texts: Vec<(String, String)> = (marks.iter())
                 .map(|mark| {
                     let (want, got) = conjunct.said_of(mark);
@@ -228,7 +236,7 @@ fn marked(
                         Some(Requirement { key, operator: Operator::DoesNotExist }) => format!("no label {key}"),
                         _ => want,
                     };
-                    (path(mark), format!("wants {want}, there is {got}"))
+                    (context.places.of_mark(of, mark), format!("wants {want}, there is {got}"))
                 })
                 .collect();
             // The labels that fail say it all; the other parts have words of their own.
@@ -237,11 +245,8 @@ fn marked(
             if (marks.len() == 1 && !are_labels) || conjunct.code == Code::PeerAndNotOr {
                 texts[0].1 = label(conjunct, other);
             }
-            let protocol = || {
-                let field = explain::Mark { path: format!("{}.protocol", conjunct.path), requirement: None };
-                path(&field).ends_with(".protocol")
-            };
-            if matches!(conjunct.code, Code::PortProtocol | Code::PortNamedOtherProtocol) && !protocol() {
+            let has_protocol = || context.places.has_field(of, conjunct.path.field(ItemField::Protocol));
+            if matches!(conjunct.code, Code::PortProtocol | Code::PortNamedOtherProtocol) && !has_protocol() {
                 texts[0].1.push_str("; without a protocol it is TCP");
             }
             texts
@@ -281,12 +286,10 @@ pub(in crate::command::explain) fn draw(
 }
 
 /// What there is in place of what a part asks for. One address of prefixes is judged for all of them.
-pub(in crate::command::explain) fn got<'a>(conjunct: &'a Conjunct, other: &EndName) -> Cow<'a, str> {
+pub(in crate::command::explain) fn got(conjunct: &Conjunct, other: &EndName) -> String {
     match conjunct.code {
-        Code::IpBlockOutside | Code::IpBlockFamily | Code::IpBlockExcept if other.kind == "Block" => {
-            shown(other).into()
-        }
-        _ => Cow::Borrowed(&conjunct.got),
+        Code::IpBlockOutside | Code::IpBlockFamily | Code::IpBlockExcept if other.is_part() => shown(other),
+        _ => conjunct.got.to_string(),
     }
 }
 
@@ -294,26 +297,30 @@ pub(in crate::command::explain) fn got<'a>(conjunct: &'a Conjunct, other: &EndNa
 fn label(conjunct: &Conjunct, other: &EndName) -> String {
     let Conjunct { want, code, .. } = conjunct;
     let got = got(conjunct, other);
-    match code {
-        Code::IpBlockFamily => {
-            let is = if want.contains(':') { "IPv4" } else { "IPv6" };
-            format!("wants {want}, which holds no {is} address, there is {got}")
+    match (code, want) {
+        (Code::IpBlockFamily, Want::Block(cidr)) => {
+            let asked = match cidr.family {
+                Family::V4 => Family::V6,
+                Family::V6 => Family::V4,
+            };
+            format!("wants {want}, which holds no {asked} address, there is {got}")
         }
-        Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
-        Code::IpBlockIsServiceAddress if conjunct.path.starts_with("from") => {
+        (Code::PeerOtherNamespace, _) => format!("no namespaceSelector: pods of namespace {want} only"),
+        (Code::IpBlockIsServiceAddress, _) if conjunct.path.list == ItemList::From => {
             format!("{want} holds {got}, from which no packet comes")
         }
-        Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),
-        Code::PortNamedUnresolved => format!("wants a port named {want}, there is {got}"),
-        Code::IpBlockExcept => {
-            let excepts = want.strip_prefix("not ").unwrap_or(want);
-            match excepts.split(" and ").count() {
-                1 if excepts == got => format!("leaves out {excepts}"),
-                1 => format!("leaves out {excepts}, which holds {got}"),
-                count => format!("{count} excepts hold {got}: {excepts}"),
+        (Code::IpBlockIsServiceAddress, _) => format!("{want} holds {got}, which no policy sees"),
+        (Code::PortNamedUnresolved, _) => format!("wants a port named {want}, there is {got}"),
+        (_, Want::OutsideOf(excepts)) => {
+            let texts: Vec<String> = excepts.iter().map(|except| except.network().to_string()).collect();
+            let all = texts.join(" and ");
+            match excepts.as_slice() {
+                [except] if other.is_all_of(except) => format!("leaves out {all}"),
+                [_] => format!("leaves out {all}, which holds {got}"),
+                excepts => format!("{} excepts hold {got}: {all}", excepts.len()),
             }
         }
-        Code::PortIsServicePort => {
+        (Code::PortIsServicePort, _) => {
             // A range has no one number.
             let verb = if conjunct.number.is_some() { "is" } else { "holds" };
             format!("{want} {verb} the Service's port; its backends listen on {got}")

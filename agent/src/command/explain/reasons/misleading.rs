@@ -57,7 +57,7 @@ pub(in crate::command::explain) fn denied(
 
 /// The path of the very thing of the policy.
 fn path(context: &Context<'_>, policy: &MisleadingPolicy) -> String {
-    context.places.path(policy.policy, "", &policy.mark())
+    context.places.path(policy.policy, policy.path.clone(), policy.failed())
 }
 
 fn sentence(context: &Context<'_>, policy: &MisleadingPolicy) -> String {

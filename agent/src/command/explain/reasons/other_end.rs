@@ -57,7 +57,7 @@ fn of_other_end(context: &Context<'_>, flow: &Flow, direction: Direction, candid
     let words = |labels: &npc_compiler::object::Labels| {
         labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
     };
-    let of_peer = |part| candidate.conjuncts.iter().any(|c| c.of == Of::Peer && c.part == part);
+    let of_peer = |part| candidate.conjuncts.iter().any(|c| c.of() == Of::Peer && c.part == part);
     let mut notes = Vec::new();
     if of_peer(Part::Namespace) {
         let labels = context.input.cluster.namespace(&pod.namespace).map(words).unwrap_or_default();
@@ -105,7 +105,7 @@ fn labels_of(pod: &Pod) -> String {
 /// Whether all labels of one kind that the rule asks for, and that are not there, are there on the other
 /// kind: the pod's in place of its namespace's, or the other way round.
 fn asks_for_labels_of(candidate: &Candidate, part: Part, has: &npc_compiler::object::Labels) -> bool {
-    let conjuncts = candidate.conjuncts.iter().filter(|of| of.of == Of::Peer && of.part == part);
+    let conjuncts = candidate.conjuncts.iter().filter(|of| of.of() == Of::Peer && of.part == part);
     let mut failed = conjuncts.flat_map(|of| &of.marks).filter_map(|mark| mark.requirement.as_ref()).peekable();
     failed.peek().is_some() && failed.all(|of| has.contains_key(&of.requirement.key) && of.requirement.matches(has))
 }
@@ -113,14 +113,14 @@ fn asks_for_labels_of(candidate: &Candidate, part: Part, has: &npc_compiler::obj
 /// That an item asks for a namespace and for pods in it, where the namespace is right and the pod
 /// is not.
 fn half_of_both(context: &Context<'_>, direction: Direction, candidate: &Candidate) -> Option<String> {
-    let fails = |part| candidate.conjuncts.iter().find(|conjunct| conjunct.of == Of::Peer && conjunct.part == part);
+    let fails = |part| candidate.conjuncts.iter().find(|of| of.of() == Of::Peer && of.part == part);
     // An end that is no endpoint has no labels that could be right.
     let by_label = |of: &&Conjunct| matches!(of.code, Code::PeerLabelMissing | Code::PeerLabelValue);
     let conjunct = fails(Part::Pod).filter(by_label).filter(|_| fails(Part::Namespace).is_none())?;
-    let mut rules = context.input.cluster.policy(candidate.policy).rules(direction).iter();
-    let Peers::AnyOf(peers) = &rules.find(|rule| rule.path == candidate.path)?.peers else { return None };
-    let place = conjunct.path.split(['[', ']']).nth(1)?.parse::<usize>().ok()?;
-    let Peer::Pods(PodPeer { namespaces: Namespaces::Selected(selector), pods }) = peers.get(place)? else {
+    let rule = context.input.cluster.policy(candidate.policy).rules(direction).get(candidate.place)?;
+    let Peers::AnyOf(peers) = &rule.peers else { return None };
+    let Peer::Pods(PodPeer { namespaces: Namespaces::Selected(selector), pods }) = peers.get(conjunct.path.place)?
+    else {
         return None;
     };
     (!selector.is_empty() && !pods.is_empty()).then(|| {

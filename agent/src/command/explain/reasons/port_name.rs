@@ -1,7 +1,7 @@
 //! Ports of a Service or of another container than the one that was meant.
 
 use npc_compiler::object::TargetPort;
-use npc_compiler::verdict::explain::{Candidate, Code, Flow, Party};
+use npc_compiler::verdict::explain::{Candidate, Code, Flow, Party, Want};
 use npc_compiler::verdict::flow::End;
 
 use crate::command::explain::Context;
@@ -12,20 +12,23 @@ pub(in crate::command::explain) fn of_service(
     flow: &Flow,
     candidate: &Candidate,
 ) -> Option<String> {
-    let named = candidate.conjuncts.iter().find(|of| of.code == Code::PortNamedUnresolved)?;
+    let name = candidate.conjuncts.iter().find_map(|of| match &of.want {
+        Want::PortName(name) => Some(name),
+        _ => None,
+    })?;
     let (_, Party::End(End::Pod(id))) = flow.parties? else { return None };
     let cluster = &context.input.cluster;
     let pod = cluster.pod(id);
     let services = cluster.services_in(&pod.namespace).filter(|service| service.selects(pod));
     let mut ports = services.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
-    let (service, port) = ports.find(|(_, port)| port.name.as_deref() == Some(named.want.as_str()))?;
+    let (service, port) = ports.find(|(_, port)| port.name.as_ref() == Some(name))?;
     let of_pods = match &port.target {
         TargetPort::Name(name) => format!("the containers call theirs {name}"),
         TargetPort::Number(number) => format!("it leads to {number} of the containers"),
     };
     Some(format!(
-        "{} is the name of port {} of {}/svc/{}; a rule's names are those of container ports, and {of_pods}",
-        named.want, port.port, service.namespace, service.name
+        "{name} is the name of port {} of {}/svc/{}; a rule's names are those of container ports, and {of_pods}",
+        port.port, service.namespace, service.name
     ))
 }
 

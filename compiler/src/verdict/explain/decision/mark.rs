@@ -1,17 +1,18 @@
-//! Marks: the very things of a policy that something fails by.
+//! Marks: the very things of a rule that a conjunct fails by.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::typo::is_slip_of;
 use crate::object::Labels;
+use crate::verdict::explain::decision::near_miss::item_path::ItemPath;
 
-/// The very thing that something fails by: a label, an operator, an item, a number.
+/// The very thing that a [`Conjunct`](crate::verdict::explain::Conjunct) fails by: a label, an operator, an
+/// item, a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
-    /// The path of the field, or of the selector that has the requirement: below the rule
-    /// for a [`Conjunct`](crate::verdict::explain::Conjunct), in the policy for a [`MisleadingPolicy`](crate::verdict::explain::MisleadingPolicy).
-    pub path: String,
+    /// The path of the field, or of the selector that has the requirement.
+    pub path: ItemPath,
     /// The requirement of the selector at this path, where it is one.
     pub requirement: Option<FailedRequirement>,
 }
@@ -27,14 +28,14 @@ pub struct FailedRequirement {
 
 impl Mark {
     /// A field.
-    pub(in crate::verdict::explain) const fn field(path: String) -> Self {
+    #[must_use]
+    pub const fn field(path: ItemPath) -> Self {
         Self { path, requirement: None }
     }
 
-    /// A requirement of the selector at a path, which labels do not meet.
-    pub(in crate::verdict::explain) fn requirement(path: &str, requirement: &Requirement, labels: &Labels) -> Self {
-        let value = labels.get(&requirement.key).cloned();
-        Self { path: path.to_owned(), requirement: Some(FailedRequirement { requirement: requirement.clone(), value }) }
+    /// A requirement of the selector at a path.
+    pub(in crate::verdict::explain) const fn requirement(path: ItemPath, failed: FailedRequirement) -> Self {
+        Self { path, requirement: Some(failed) }
     }
 }
 
@@ -51,7 +52,17 @@ pub(in crate::verdict::explain) fn in_words(requirement: &Requirement) -> String
     format!("{key} {word} ({}, +{} more)", values[..LISTED].join(","), values.len() - LISTED)
 }
 
+/// The value of a label: `app=api`, `no label app`.
+pub(in crate::verdict::explain) fn label_in_words(key: &str, value: Option<&str>) -> String {
+    value.map_or_else(|| format!("no label {key}"), |value| format!("{key}={value}"))
+}
+
 impl FailedRequirement {
+    /// A requirement that labels do not meet.
+    pub(in crate::verdict::explain) fn of(requirement: &Requirement, labels: &Labels) -> Self {
+        Self { requirement: requirement.clone(), value: labels.get(&requirement.key).cloned() }
+    }
+
     /// What it asks for: `app=web`.
     #[must_use]
     pub fn want(&self) -> String {
@@ -61,8 +72,7 @@ impl FailedRequirement {
     /// What there is: `app=api`, `no label app`.
     #[must_use]
     pub fn got(&self) -> String {
-        let key = &self.requirement.key;
-        self.value.as_ref().map_or_else(|| format!("no label {key}"), |value| format!("{key}={value}"))
+        label_in_words(&self.requirement.key, self.value.as_deref())
     }
 
     /// Whether the label has a value that differs by little from one that is asked for.
@@ -118,8 +128,8 @@ mod tests {
         let paths = |labels: &[(&str, &str)]| -> Vec<String> {
             let labels: Labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
             let failed = selector.requirements().filter(|of| !of.matches(&labels));
-            let marks = failed.map(|of| Mark::requirement("podSelector", of, &labels));
-            marks.map(|mark| mark.requirement.and_then(|of| of.path_in(&written)).expect("it is there")).collect()
+            let failed = failed.map(|of| FailedRequirement::of(of, &labels));
+            failed.map(|failed| failed.path_in(&written).expect("it is there")).collect()
         };
         assert_eq!(
             paths(&[]),
@@ -136,7 +146,6 @@ mod tests {
             ]
         );
         let other = Requirement { key: "tier".to_owned(), operator: Operator::In(["other".to_owned()].into()) };
-        let mark = Mark::requirement("podSelector", &other, &Labels::new());
-        assert_eq!(mark.requirement.and_then(|of| of.path_in(&written)), None);
+        assert_eq!(FailedRequirement::of(&other, &Labels::new()).path_in(&written), None);
     }
 }

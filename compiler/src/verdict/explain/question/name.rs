@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::algebra::cidr::Cidr;
+use crate::algebra::cidr::{AddressSet, Cidr};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::PodId;
-use crate::object::{Protocol, Service};
+use crate::object::{Family, Protocol, Service};
 
 /// What a question is about, on one side.
 #[derive(Debug, Clone)]
@@ -78,6 +78,8 @@ pub struct EndName {
     pub addresses: Vec<IpAddr>,
     /// Whether it is a hostNetwork pod.
     pub host_network: bool,
+    /// The prefixes of a part of a prefix; none of another end.
+    pub prefixes: Vec<Cidr>,
 }
 
 impl EndName {
@@ -90,26 +92,47 @@ impl EndName {
     /// Whether both name one end, by whichever of its addresses.
     #[must_use]
     pub fn is_same_end(&self, other: &Self) -> bool {
-        let Self { kind, namespace, name, addresses: _, host_network } = self;
+        let Self { kind, namespace, name, addresses: _, host_network, prefixes: _ } = self;
         (kind, namespace, name, host_network) == (&other.kind, &other.namespace, &other.name, &other.host_network)
     }
 
     /// What an address is called that no object of the input has.
     #[must_use]
     pub fn of_address(address: IpAddr) -> Self {
-        Self {
-            kind: "Address".to_owned(),
-            namespace: None,
-            name: address.to_string(),
-            addresses: vec![address],
-            host_network: false,
-        }
+        Self { kind: "Address".to_owned(), name: address.to_string(), addresses: vec![address], ..Self::default() }
     }
 
-    /// The prefixes of a part of a prefix; none of another end.
-    pub(in crate::verdict) fn prefixes(&self) -> impl Iterator<Item = Cidr> {
-        let texts = self.name.split(',').filter(|_| self.kind == "Block");
-        texts.filter_map(|text| Cidr::parse(text).ok())
+    /// What prefixes are called together.
+    pub(in crate::verdict::explain) fn of_prefixes(prefixes: Vec<Cidr>) -> Self {
+        let texts: Vec<String> = prefixes.iter().map(|prefix| prefix.network().to_string()).collect();
+        Self { kind: "Block".to_owned(), name: texts.join(","), prefixes, ..Self::default() }
+    }
+
+    /// Whether it is a part of a prefix.
+    #[must_use]
+    pub const fn is_part(&self) -> bool {
+        !self.prefixes.is_empty()
+    }
+
+    /// Whether it is a part of a prefix, namely all addresses of this one.
+    #[must_use]
+    pub fn is_all_of(&self, prefix: &Cidr) -> bool {
+        let is_of_family = |of: &Cidr| of.family == prefix.family;
+        self.is_part()
+            && self.prefixes.iter().all(is_of_family)
+            && self.addresses_of(prefix.family) == prefix.addresses()
+    }
+
+    /// The addresses of a family in its prefixes.
+    pub(in crate::verdict::explain) fn addresses_of(&self, family: Family) -> AddressSet {
+        let of_family = self.prefixes.iter().filter(|prefix| prefix.family == family);
+        AddressSet::from_ranges(of_family.map(|prefix| (prefix.first, prefix.last)))
+    }
+
+    /// Takes in another part of a prefix, so that it names both.
+    pub(in crate::verdict::explain) fn join(&mut self, part: &Self) {
+        self.name = format!("{},{}", self.name, part.name);
+        self.prefixes.extend(&part.prefixes);
     }
 
     /// What a Service is called.
@@ -119,7 +142,7 @@ impl EndName {
             namespace: Some(service.namespace.clone()),
             name: service.name.clone(),
             addresses: service.addresses.clone(),
-            host_network: false,
+            ..Self::default()
         }
     }
 }

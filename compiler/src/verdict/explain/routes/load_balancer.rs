@@ -134,12 +134,10 @@ impl Walk<'_> {
     fn cut(&self, sources: &[Unit], block: &Block) -> Vec<Unit> {
         let taken = LazyCell::new(|| self.ends.taken_of(block.family));
         let cut = |unit: &Unit| {
-            if unit.name.kind != "Block" || unit.only != Some(block.family) {
+            if !unit.name.is_part() || unit.only != Some(block.family) {
                 return vec![unit.clone()];
             }
-            let addresses: Vec<AddressSet> =
-                unit.name.name.split(',').filter_map(|text| Cidr::parse(text).ok()).map(|of| of.addresses()).collect();
-            let all = AddressSet::union_of(&addresses);
+            let all = unit.name.addresses_of(block.family);
             let parts = [all.intersection(&block.addresses), all.difference(&block.addresses)];
             if parts.iter().any(AddressSet::is_empty) {
                 return vec![unit.clone()];
@@ -153,7 +151,7 @@ impl Walk<'_> {
 /// Gives parts of prefixes that the ranges hold and parts that they do not hold names of their own: what
 /// is said of one does not hold for the whole.
 fn tell_parts_apart(taken: &mut [Unit], refused: &mut Vec<Unit>) {
-    let is_part = |unit: &Unit| unit.name.kind == "Block";
+    let is_part = |unit: &Unit| unit.name.is_part();
     if taken.iter().any(is_part) && refused.iter().any(is_part) {
         taken.iter_mut().filter(|unit| is_part(unit)).for_each(|unit| unit.whole = unit.name.clone());
         let (parts, others): (Vec<Unit>, Vec<Unit>) = std::mem::take(refused).into_iter().partition(is_part);
@@ -166,10 +164,9 @@ fn tell_parts_apart(taken: &mut [Unit], refused: &mut Vec<Unit>) {
 
 /// Parts of prefixes as one.
 fn joined(parts: Vec<Unit>) -> Option<Unit> {
-    let names: Vec<&str> = parts.iter().map(|part| part.name.name.as_str()).collect();
-    let name = names.join(",");
-    let mut all = parts.into_iter().next()?;
-    all.name.name = name;
+    let mut parts = parts.into_iter();
+    let mut all = parts.next()?;
+    parts.for_each(|part| all.name.join(&part.name));
     all.whole = all.name.clone();
     Some(all)
 }

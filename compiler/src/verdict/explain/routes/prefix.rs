@@ -29,9 +29,9 @@ impl Walk<'_> {
             // These are answered for.
             let is_of_service =
                 |unit: &Unit| matches!(unit.party, Party::End(End::Address(of)) if of_services.contains(&of));
-            units.retain(|unit| unit.name.kind == "Block" || !is_of_service(unit));
+            units.retain(|unit| unit.name.is_part() || !is_of_service(unit));
             // A prefix of nothing but such addresses has no other one to ask about.
-            units.retain(|unit| unit.name.kind != "Block" || !self.is_all_of_services(unit));
+            units.retain(|unit| !unit.name.is_part() || !self.is_all_of_services(unit));
         }
         let is_one_port = matches!(self.port, Some(Port::Numbers(_, first, last)) if first == last);
         // Where all ends of the cluster are meant by all their ports, the pods behind nodes are among them.
@@ -47,7 +47,8 @@ impl Walk<'_> {
                 }
             }
             let everything = Family::ALL.map(Cidr::everything);
-            let to = name_of(if let Target::Blocks(blocks) = to { blocks } else { &everything });
+            let to =
+                EndName::of_prefixes(if let Target::Blocks(blocks) = to { blocks.clone() } else { everything.into() });
             self.close(sources, leads, Some((&to, None)));
             self.between_rest(sources, &all_own);
             units = left;
@@ -93,7 +94,7 @@ impl Walk<'_> {
                 leads.leave(names());
             }
         }
-        let to = name_of(blocks);
+        let to = EndName::of_prefixes(blocks.to_vec());
         let traffic = self.port.and_then(Port::traffic).unwrap_or_else(Traffic::all);
         self.close(sources, leads, Some((&to, Some(&traffic))));
         Ok(addresses)
@@ -101,12 +102,6 @@ impl Walk<'_> {
 
     /// Whether all addresses of a part of a prefix are those of Services.
     fn is_all_of_services(&self, unit: &Unit) -> bool {
-        unit.name.prefixes().all(|prefix| self.ends.cluster.are_of_services(&prefix))
+        unit.name.prefixes.iter().all(|prefix| self.ends.cluster.are_of_services(prefix))
     }
-}
-
-/// What prefixes are called together.
-fn name_of(blocks: &[Cidr]) -> EndName {
-    let names: Vec<String> = blocks.iter().map(|of| of.network().to_string()).collect();
-    EndName { kind: "Block".to_owned(), name: names.join(","), ..EndName::default() }
 }

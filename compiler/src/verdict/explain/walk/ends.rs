@@ -65,14 +65,15 @@ impl<'a> Finder<'a> {
                 behind => self.behind(behind.unwrap_or_default()),
             },
             Target::Node { name, addresses } => {
-                addresses.iter().map(|address| self.bare_address(*address, "Node", name)).collect()
+                let name = || EndName { kind: "Node".to_owned(), name: name.clone(), ..EndName::default() };
+                addresses.iter().map(|address| self.bare_address(*address, name())).collect()
             }
             Target::Address(address) => vec![self.asked_address(*address)],
             Target::Blocks(blocks) => self.blocks(blocks),
             Target::Outside => {
                 let all: Vec<Cidr> = Family::ALL.map(Cidr::everything).into();
                 let mut units = self.blocks(&all);
-                units.retain(|unit| unit.name.kind == "Block");
+                units.retain(|unit| unit.name.is_part());
                 units
             }
             Target::Any => {
@@ -98,7 +99,7 @@ impl<'a> Finder<'a> {
                 unit.name.addresses = vec![address];
                 unit
             }
-            End::Address(_) | End::Unread(_) => self.bare_address(address, "Address", &address.to_string()),
+            End::Address(_) | End::Unread(_) => self.bare_address(address, EndName::of_address(address)),
         }
     }
 
@@ -122,11 +123,10 @@ impl<'a> Finder<'a> {
             for zone in zones.within(block) {
                 let Some(address) = free_address(family, zone, &numbers) else { continue };
                 // The text means the addresses that neither a pod nor a node has.
-                let prefixes = cidr::prefixes(family, &RangeSet::range(zone.0, zone.1));
-                let text = prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-                let mut unit = self.bare_address(address, "Block", &text);
-                unit.whole.name = block.network().to_string();
-                units.push(unit);
+                let part = self.part_by(address, &RangeSet::range(zone.0, zone.1));
+                let addresses = part.name.addresses.clone();
+                let whole = EndName { addresses, ..EndName::of_prefixes(vec![*block]) };
+                units.push(Unit { whole, ..part });
             }
             units.extend(taken.into_iter().map(|address| self.address(address)));
         }
@@ -150,14 +150,14 @@ impl<'a> Finder<'a> {
     ) -> Vec<Unit> {
         let taken = Family::ALL.map(|family| self.taken_of(family));
         let is_both = |unit: &&mut Unit| destinations.iter().any(|other| other.party == unit.party);
-        for unit in units.iter_mut().filter(|unit| unit.name.kind == "Block").filter(is_both) {
+        for unit in units.iter_mut().filter(|unit| unit.name.is_part()).filter(is_both) {
             let (Some(family), [first]) = (unit.only, unit.name.addresses.as_slice()) else { continue };
             let Some(after) = cidr::number(*first).checked_add(1) else { continue };
-            let free = |of: Cidr| free_address(family, (of.first.max(after), of.last), &taken[family as usize]);
-            let other = unit.name.prefixes().filter(|prefix| prefix.last >= after).find_map(free);
+            let free = |of: &Cidr| free_address(family, (of.first.max(after), of.last), &taken[family as usize]);
+            let other = unit.name.prefixes.iter().filter(|prefix| prefix.last >= after).find_map(free);
             if let Some(other) = other {
-                let whole = unit.whole.clone();
-                *unit = Unit { whole, ..self.bare_address(other, "Block", &unit.name.name) };
+                let (name, whole) = (unit.name.clone(), unit.whole.clone());
+                *unit = Unit { whole, ..self.bare_address(other, name) };
             }
         }
         units
@@ -173,8 +173,7 @@ impl<'a> Finder<'a> {
             let free = |first| free_address(family, (first, all.last), &numbers_of(&of_family));
             let one = free(all.first)?;
             let other = free(cidr::number(one) + 1)?;
-            let name = all.network().to_string();
-            Some([one, other].map(|address| self.bare_address(address, "Block", &name)))
+            Some([one, other].map(|address| self.bare_address(address, EndName::of_prefixes(vec![all]))))
         })
     }
 
@@ -189,18 +188,18 @@ impl<'a> Finder<'a> {
     pub(in crate::verdict::explain) fn part(self, unit: &Unit, part: &AddressSet, taken: &AddressSet) -> Option<Unit> {
         let family = unit.only?;
         let address = part.ranges().iter().find_map(|range| free_address(family, *range, taken))?;
-        let text = cidr::prefixes(family, part).iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        Some(self.bare_address(address, "Block", &text))
+        Some(self.part_by(address, part))
     }
 
-    fn bare_address(self, address: IpAddr, kind: &str, name: &str) -> Unit {
-        let name = EndName {
-            kind: kind.to_owned(),
-            namespace: None,
-            name: name.to_owned(),
-            addresses: vec![address],
-            host_network: false,
-        };
+    /// A part of a prefix, by one of its addresses, which neither a pod nor a node has.
+    fn part_by(self, address: IpAddr, part: &AddressSet) -> Unit {
+        let prefixes = cidr::prefixes(Family::of(&address), part);
+        self.bare_address(address, EndName::of_prefixes(prefixes.iter().map(Cidr::of_network).collect()))
+    }
+
+    /// An end that is asked about by an address, with a name but for its addresses.
+    fn bare_address(self, address: IpAddr, name: EndName) -> Unit {
+        let name = EndName { addresses: vec![address], ..name };
         Unit {
             party: Party::End(End::of_address(self.cluster, address)),
             only: Some(Family::of(&address)),
@@ -221,6 +220,7 @@ impl<'a> Finder<'a> {
             name: pod.name.clone(),
             addresses: Family::ALL.into_iter().filter_map(|family| party.address(self.cluster, family)).collect(),
             host_network: pod.host_network,
+            prefixes: Vec::new(),
         };
         Unit { party, only: None, whole: name.clone(), name, is_template: false, seen_as: None }
     }

@@ -19,6 +19,7 @@ use crate::object::{Family, Protocol, Service};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::answer::{Flow, FlowExplanation, Unanswerable, Via, Warning, Way};
+use crate::verdict::explain::decision::near_miss::want_and_got::Got;
 use crate::verdict::explain::question::name::{EndName, Port, Target};
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::question::{MissingFact, OnNodes, Question};
@@ -403,7 +404,7 @@ fn general(said: &Said) -> Said {
     for decision in decisions {
         decision.items.clear();
         for conjunct in decision.candidates.iter_mut().flat_map(|candidate| &mut candidate.conjuncts) {
-            conjunct.got.clear();
+            conjunct.got = Got::LeftOut;
             let failed = conjunct.marks.iter_mut().filter_map(|mark| mark.requirement.as_mut());
             failed.for_each(|failed| failed.value = None);
         }
@@ -423,9 +424,9 @@ fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
     // With each pair that has a part, what is said in general.
     let mut all: Vec<((Unit, Unit, Said), Option<Said>)> = Vec::new();
     let join = |into: &mut Unit, part: &Unit, other: bool| {
-        let fits = other && into.name.kind == "Block" && part.name.kind == "Block";
+        let fits = other && into.name.is_part() && part.name.is_part();
         if fits {
-            into.name.name = format!("{},{}", into.name.name, part.name.name);
+            into.name.join(&part.name);
             into.name.addresses.extend(&part.name.addresses);
         }
         fits
@@ -443,7 +444,7 @@ fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
         is_same
     };
     for (from, to, said) in pairs {
-        let is_part = [from, to].iter().any(|unit| matches!(unit.name.kind.as_str(), "Block" | "Node"));
+        let is_part = [from, to].iter().any(|unit| unit.name.is_part() || unit.name.kind == "Node");
         let in_general = is_part.then(|| general(&said));
         let found = is_part
             && all.iter_mut().any(|((a, b, had), had_general)| {

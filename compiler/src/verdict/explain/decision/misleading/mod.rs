@@ -10,7 +10,7 @@ mod other_direction;
 mod separate_items;
 mod similar_pods;
 
-use super::mark::{FailedRequirement, Mark};
+use super::mark::FailedRequirement;
 use crate::algebra::cidr::Cidr;
 use crate::cluster::PolicyId;
 use crate::object::Workload;
@@ -206,16 +206,12 @@ impl MisleadingPolicy {
         }
     }
 
-    /// The very thing of the policy: the field at the path, and the requirement that fails, where the field
-    /// is a selector.
+    /// The requirement that fails, where the path is that of a selector.
     #[must_use]
-    pub fn mark(&self) -> Mark {
-        let requirement = match &self.discrepancy {
-            Discrepancy::SubjectLabel { failed, .. } | Discrepancy::LabelOnWorkload { failed, .. } => {
-                Some(failed.clone())
-            }
+    pub const fn failed(&self) -> Option<&FailedRequirement> {
+        match &self.discrepancy {
+            Discrepancy::SubjectLabel { failed, .. } | Discrepancy::LabelOnWorkload { failed, .. } => Some(failed),
             _ => None,
-        };
-        Mark { path: self.path.clone(), requirement }
+        }
     }
 }

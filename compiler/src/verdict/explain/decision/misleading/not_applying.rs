@@ -12,7 +12,7 @@ use crate::cluster::selection::Selection;
 use crate::cluster::{Class, Cluster, PodId, PolicyId};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::decision::mark::Mark;
+use crate::verdict::explain::decision::mark::FailedRequirement;
 use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::would_admit::declared;
 
@@ -135,9 +135,9 @@ impl Search<'_> {
         if !is_it {
             return None;
         }
-        let Mark { path, requirement } = Mark::requirement("spec.podSelector", failing, &self.class.labels);
-        let discrepancy = Discrepancy::SubjectLabel { failed: requirement?, elsewhere };
-        Some(MisleadingPolicy { policy: id, path, discrepancy, may_be_why })
+        let failed = FailedRequirement::of(failing, &self.class.labels);
+        let discrepancy = Discrepancy::SubjectLabel { failed, elsewhere };
+        Some(MisleadingPolicy { policy: id, path: "spec.podSelector".to_owned(), discrepancy, may_be_why })
     }
 
     /// Whether a policy lacks nothing but a label of the subject to admit what was asked, or, of all ports,

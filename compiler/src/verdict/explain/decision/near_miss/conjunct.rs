@@ -1,23 +1,23 @@
 //! The parts of a rule that can fail, and what of one fails.
 
+use super::item_path::ItemPath;
+use super::want_and_got::{Got, Want};
 use crate::verdict::explain::code::Code;
 use crate::verdict::explain::decision::mark::{FailedRequirement, Mark};
 
 /// A part of a rule that fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conjunct {
-    /// Whether it belongs to the peer or the port.
-    pub of: Of,
-    /// Its path below the rule: `from[0]`, `ports[1]`.
-    pub path: String,
+    /// Its path: that of an item, or of a field of its block.
+    pub path: ItemPath,
     /// The very things that fail, where they are less than what stands at the path.
     pub marks: Vec<Mark>,
     /// Which part.
     pub part: Part,
     /// What the rule asks for.
-    pub want: String,
+    pub want: Want,
     /// What there is.
-    pub got: String,
+    pub got: Got,
     /// What kind of miss that is.
     pub code: Code,
     /// Whether it is a port that admits a part of the many that were asked about, and one on which the
@@ -58,16 +58,15 @@ pub enum Part {
 
 impl Conjunct {
     /// A part that fails as a whole.
-    pub(in crate::verdict::explain) const fn new(
-        of: Of,
-        path: String,
-        part: Part,
-        want: String,
-        got: String,
-        code: Code,
-    ) -> Self {
+    pub(in crate::verdict::explain) const fn new(path: ItemPath, part: Part, want: Want, got: Got, code: Code) -> Self {
         let (admits_a_part, number, holds_asked_node) = (false, None, false);
-        Self { of, path, marks: Vec::new(), part, want, got, code, admits_a_part, number, holds_asked_node }
+        Self { path, marks: Vec::new(), part, want, got, code, admits_a_part, number, holds_asked_node }
+    }
+
+    /// The half of the rule that it belongs to.
+    #[must_use]
+    pub const fn of(&self) -> Of {
+        self.path.half()
     }
 
     /// The same, with the very things that fail.
@@ -91,7 +90,7 @@ impl Conjunct {
     pub fn said_of(&self, mark: &Mark) -> (String, String) {
         match &mark.requirement {
             Some(failed) => (failed.want(), failed.got()),
-            None => (self.want.clone(), self.got.clone()),
+            None => (self.want.to_string(), self.got.to_string()),
         }
     }
 }

@@ -4,8 +4,10 @@
 //! which fewest labels would have to change. [`RuleMatcher`] judges the parts of a rule.
 
 pub(in crate::verdict::explain) mod conjunct;
+pub(in crate::verdict::explain) mod item_path;
 mod rule_matcher;
-mod translated_addresses;
+pub(in crate::verdict::explain) mod translated_addresses;
+pub(in crate::verdict::explain) mod want_and_got;
 
 use std::cell::OnceCell;
 
@@ -19,6 +21,7 @@ use crate::verdict::explain::code::Code;
 use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
 use conjunct::{Conjunct, Of};
+use item_path::ItemPath;
 use rule_matcher::{RuleMatcher, block_rank, slip_rank};
 
 /// A rule that does not admit what was asked about, and by what it misses.
@@ -26,12 +29,14 @@ use rule_matcher::{RuleMatcher, block_rank, slip_rank};
 pub struct Candidate {
     /// The policy.
     pub policy: PolicyId,
+    /// The rule's place in the policy's list for the direction.
+    pub place: usize,
     /// The rule's path: `spec.ingress[1]`.
     pub path: String,
     /// The parts that fail, those of the peer first; at least one.
     pub conjuncts: Vec<Conjunct>,
     /// The path of the port that matches, if it does and there is one.
-    pub matching_port: Option<String>,
+    pub matching_port: Option<ItemPath>,
     /// How many labels would have to change.
     pub labels: usize,
     /// How many items of the rule's peers and of its ports miss by as little as those of the parts.
@@ -48,7 +53,7 @@ impl Candidate {
     /// Whether its ports admit what was asked, so that it fails by its peer only.
     #[must_use]
     pub fn matches_port(&self) -> bool {
-        self.conjuncts.iter().all(|conjunct| conjunct.of != Of::Port)
+        self.conjuncts.iter().all(|conjunct| conjunct.of() != Of::Port)
     }
 
     /// Whether the rule is about what was asked: its peer or its port matches, or one of them
@@ -56,7 +61,7 @@ impl Candidate {
     #[must_use]
     pub fn is_about(&self) -> bool {
         // Of all ports a rule for some is about a part.
-        let fails = |half| self.conjuncts.iter().any(|of| of.of == half && !of.admits_a_part);
+        let fails = |half| self.conjuncts.iter().any(|of| of.of() == half && !of.admits_a_part);
         let means_the_same = |conjunct: &Conjunct| {
             matches!(
                 conjunct.code,
@@ -66,8 +71,8 @@ impl Candidate {
                     | Code::PortNamedOtherProtocol
             )
         };
-        let ports = || self.conjuncts.iter().filter(|conjunct| conjunct.of == Of::Port);
-        let peers = || self.conjuncts.iter().filter(|conjunct| conjunct.of == Of::Peer);
+        let ports = || self.conjuncts.iter().filter(|conjunct| conjunct.of() == Of::Port);
+        let peers = || self.conjuncts.iter().filter(|conjunct| conjunct.of() == Of::Peer);
         let are_slips = || peers().all(Conjunct::is_slip);
         let is_other_protocol = || ports().count() == 1 && ports().all(|of| of.code == Code::PortProtocol);
         // A rule without ports admits this port as any other, and all ports were asked about without a
@@ -169,11 +174,12 @@ pub(in crate::verdict::explain) fn judged(
     };
     let mut all = Vec::new();
     for policy in &group.key.policies {
-        for rule in cluster.policy(*policy).rules(direction) {
+        for (place, rule) in cluster.policy(*policy).rules(direction).iter().enumerate() {
             let (Some(peers), Some(ports)) = (judge.peers(rule), judge.ports(rule)) else { continue };
             let is_far = judge.is_far(&peers.conjuncts);
             let candidate = Candidate {
                 policy: *policy,
+                place,
                 path: rule.path.clone(),
                 conjuncts: [peers.conjuncts, ports.conjuncts].concat(),
                 matching_port: ports.matching_port,

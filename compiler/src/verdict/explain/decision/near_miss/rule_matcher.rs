@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
@@ -19,10 +20,12 @@ use crate::object::{ContainerPort, DNS_PORT, Family, Labels, Protocol, controlle
 use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use crate::verdict::flow::End;
 
-use super::conjunct::{Conjunct, Of, Part};
+use super::conjunct::{Conjunct, Part};
+use super::item_path::{ItemField, ItemPath};
 use super::translated_addresses::Translated;
+use super::want_and_got::{Got, Want, WantedPorts};
 use crate::verdict::explain::code::Code;
-use crate::verdict::explain::decision::mark::{Mark, in_words};
+use crate::verdict::explain::decision::mark::{FailedRequirement, Mark};
 use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::question::would_admit::declared;
@@ -54,7 +57,7 @@ pub(in crate::verdict::explain) struct Half {
     /// How many labels would have to change.
     pub(in crate::verdict::explain) labels: usize,
     /// The path of the item of `ports` that matches.
-    pub(in crate::verdict::explain) matching_port: Option<String>,
+    pub(in crate::verdict::explain) matching_port: Option<ItemPath>,
     /// How many items are as near.
     pub(in crate::verdict::explain) equal: usize,
 }
@@ -83,14 +86,13 @@ impl RuleMatcher<'_> {
             Peers::Everyone => return Some(Half::everything()),
             Peers::AnyOf(peers) => peers,
         };
-        let field = self.direction.peers_field();
-        let judged = peers.iter().enumerate().filter_map(|(i, peer)| {
-            let path = format!("{field}[{i}]");
+        let judged = peers.iter().enumerate().filter_map(|(place, peer)| {
+            let path = ItemPath::of_peer(self.direction, place);
             match peer {
                 Peer::Nothing => None,
-                Peer::Pods(peer) => Some(self.pod_peer(&path, peer)),
+                Peer::Pods(peer) => Some(self.pod_peer(path, peer)),
                 Peer::Block(block) => Some(JudgedPeer {
-                    conjuncts: self.block(&path, block).into_iter().collect(),
+                    conjuncts: self.block(path, block).into_iter().collect(),
                     ..JudgedPeer::default()
                 }),
             }
@@ -114,7 +116,7 @@ impl RuleMatcher<'_> {
         (!self.classes.is_empty() && block_rank(conjuncts) > 0) || conjuncts.iter().any(Conjunct::is_of_other_kind)
     }
 
-    fn pod_peer(&self, path: &str, peer: &PodPeer) -> JudgedPeer {
+    fn pod_peer(&self, path: ItemPath, peer: &PodPeer) -> JudgedPeer {
         // Of several pods that hold the address, the one that fails by most.
         let judged = self.classes.iter().map(|class| {
             let (conjuncts, labels) = self.class_peer(path, peer, *class);
@@ -132,20 +134,19 @@ impl RuleMatcher<'_> {
         })
     }
 
-    fn class_peer(&self, path: &str, peer: &PodPeer, class: ClassId) -> (Vec<Conjunct>, usize) {
+    fn class_peer(&self, path: ItemPath, peer: &PodPeer, class: ClassId) -> (Vec<Conjunct>, usize) {
         let class = self.cluster.class(class);
         let (mut conjuncts, mut labels) = (Vec::new(), 0);
-        let peer_conjunct = |part, marks: Vec<Mark>, want, got, code| {
-            Conjunct::new(Of::Peer, path.to_owned(), part, want, got, code).with_marks(marks)
-        };
-        let marks = |field: &str, selector: &Selector, has: &Labels| -> Vec<Mark> {
-            let selector_path = format!("{path}.{field}");
-            failing(selector, has).map(|of| Mark::requirement(&selector_path, of, has)).collect()
+        let peer_conjunct =
+            |part, marks: Vec<Mark>, want, got, code| Conjunct::new(path, part, want, got, code).with_marks(marks);
+        let marks = |field, selector: &Selector, has: &Labels| -> Vec<Mark> {
+            let failed = failing(selector, has).map(|of| FailedRequirement::of(of, has));
+            failed.map(|failed| Mark::requirement(path.field(field), failed)).collect()
         };
         match &peer.namespaces {
             Namespaces::Own(own) if *own != class.namespace => {
                 labels += 1;
-                let (want, got) = (own.clone(), class.namespace.clone());
+                let (want, got) = (Want::Namespace(own.clone()), Got::Namespace(class.namespace.clone()));
                 conjuncts.push(peer_conjunct(Part::Namespace, Vec::new(), want, got, Code::PeerOtherNamespace));
             }
             Namespaces::Own(_) => {}
@@ -156,9 +157,9 @@ impl RuleMatcher<'_> {
                     let has = has.unwrap_or(&empty);
                     labels += failing(selector, has).count().max(1);
                     let got = if failing(selector, has).next().is_some() {
-                        values(selector, has)
+                        Got::Labels(values_of(failing(selector, has), has))
                     } else {
-                        format!("namespace {}, whose labels nothing says", class.namespace)
+                        Got::NamespaceWithoutLabels(class.namespace.clone())
                     };
                     // As two items, the pods of the policy's own namespace would be meant. A selector that selects no
                     // namespace and means this one but for a slip is no AND too much.
@@ -171,11 +172,12 @@ impl RuleMatcher<'_> {
                         && class.namespace == self.namespace
                         && !is_slip();
                     let (want, code) = if is_and {
-                        (format!("{selector} and {} together", peer.pods), Code::PeerAndNotOr)
+                        let want = Want::BothLabels { namespaces: selector.clone(), pods: peer.pods.clone() };
+                        (want, Code::PeerAndNotOr)
                     } else {
-                        (selector.to_string(), Code::PeerNamespaceLabel)
+                        (Want::NamespaceLabels(selector.clone()), Code::PeerNamespaceLabel)
                     };
-                    let marks = marks("namespaceSelector", selector, has);
+                    let marks = marks(ItemField::NamespaceSelector, selector, has);
                     conjuncts.push(peer_conjunct(Part::Namespace, marks, want, got, code));
                 }
             },
@@ -193,9 +195,9 @@ impl RuleMatcher<'_> {
             } else {
                 Code::PeerLabelValue
             };
-            let want = failing.iter().map(|of| in_words(of)).collect::<Vec<_>>().join(",");
-            let got = values_of(failing.iter().map(|r| r.key.as_str()), &has);
-            let mut marks = marks("podSelector", &peer.pods, &class.labels);
+            let want = Want::PodLabels(failing.iter().copied().cloned().collect());
+            let got = Got::Labels(values_of(failing.iter().copied(), &has));
+            let mut marks = marks(ItemField::PodSelector, &peer.pods, &class.labels);
             for failed in marks.iter_mut().filter_map(|mark| mark.requirement.as_mut()) {
                 failed.value = has.get(&failed.requirement.key).cloned();
             }
@@ -205,68 +207,63 @@ impl RuleMatcher<'_> {
     }
 
     /// The other end is no endpoint, so no selector can select it.
-    fn no_endpoint(&self, path: &str, peer: &PodPeer) -> Conjunct {
+    fn no_endpoint(&self, path: ItemPath, peer: &PodPeer) -> Conjunct {
         let is_node = match self.other {
             Party::Host(_) | Party::OtherNode(_) => true,
             Party::End(End::Address(address) | End::Unread(address)) => self.cluster.is_node(address),
             Party::End(End::Pod(_)) => false,
         };
         let (got, code) = if is_node {
-            ("a hostNetwork pod".to_owned(), Code::PeerHostNetwork)
+            (Got::HostNetworkPod, Code::PeerHostNetwork)
         } else {
-            (self.address().unwrap_or_else(|| "no pod".to_owned()), Code::IpBlockOutside)
+            (self.address().map_or(Got::NoPod, Got::Address), Code::IpBlockOutside)
         };
-        let want = if peer.pods.is_empty() { "a pod".to_owned() } else { format!("a pod with {}", peer.pods) };
         // The namespaceSelector may be right.
-        let of_pods = Mark::field(format!("{path}.podSelector"));
+        let of_pods = Mark::field(path.field(ItemField::PodSelector));
         let marks = if peer.pods.is_empty() { Vec::new() } else { vec![of_pods] };
-        Conjunct::new(Of::Peer, path.to_owned(), Part::Pod, want, got, code).with_marks(marks)
+        Conjunct::new(path, Part::Pod, Want::Pods(peer.pods.clone()), got, code).with_marks(marks)
     }
 
-    fn address(&self) -> Option<String> {
-        Some(self.other.address(self.cluster, self.question.family?)?.to_string())
+    /// The address of the other end that policies see.
+    fn address(&self) -> Option<IpAddr> {
+        self.other.address(self.cluster, self.question.family?)
     }
 
-    fn block(&self, path: &str, written: &IpBlock) -> Option<Conjunct> {
-        let address = self.question.family.and_then(|family| self.other.address(self.cluster, family));
-        let conjunct = |field: &str, part, want: String, code| {
-            let got = match self.other {
-                Party::OtherNode(None) => "the address of a node".to_owned(),
-                _ => self.address().unwrap_or_else(|| "no address in the input".to_owned()),
-            };
-            let path = format!("{path}.ipBlock{field}");
-            Some(Conjunct::new(Of::Peer, path, part, want, got, code))
+    fn block(&self, path: ItemPath, written: &IpBlock) -> Option<Conjunct> {
+        let address = self.address();
+        let got = match self.other {
+            Party::OtherNode(None) => Got::NodeAddress,
+            _ => address.map_or(Got::NoAddress, Got::Address),
         };
-        let cidr = written.cidr.network().to_string();
+        let of_cidr =
+            |part, got, code| Conjunct::new(path.field(ItemField::Cidr), part, Want::Block(written.cidr), got, code);
         let is_outside = address.is_none_or(|address| !written.cidr.holds(address));
         // A block of the other family fails by that, whatever else it holds.
         let is_of_family = self.question.family.is_none_or(|family| family == written.cidr.family);
         let translated = || Translated::of_block(written, self.cluster, self.question, self.direction, self.other);
         if let Some(translated) = (is_outside && is_of_family).then(translated).flatten() {
-            let (path, code) = (format!("{path}.ipBlock.cidr"), Code::IpBlockIsServiceAddress);
             let holds_asked_node = matches!(translated, Translated::AskedNode(_));
-            let conjunct = Conjunct::new(Of::Peer, path, Part::Block, cidr, translated.to_string(), code);
+            let got = Got::Translated(translated);
+            let conjunct = of_cidr(Part::Block, got, Code::IpBlockIsServiceAddress);
             return Some(Conjunct { holds_asked_node, ..conjunct });
         }
         let family = address.as_ref().map(Family::of).or(self.question.family);
         if family.is_some_and(|family| family != written.cidr.family) {
-            return conjunct(".cidr", Part::Family, cidr, Code::IpBlockFamily);
+            return Some(of_cidr(Part::Family, got, Code::IpBlockFamily));
         }
         let Some(address) = address else {
             let seen = self.other.seen(self.cluster, self.question.ends(self.direction).0, self.question.family);
             let is_in = Atom::Block(written.block.clone()).holds(self.cluster, seen);
-            return if is_in { None } else { conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside) };
+            return (!is_in).then(|| of_cidr(Part::Block, got, Code::IpBlockOutside));
         };
         if !written.cidr.holds(address) {
-            return conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside);
+            return Some(of_cidr(Part::Block, got, Code::IpBlockOutside));
         }
-        let mut holding = written.except.iter().enumerate().filter(|(_, cidr)| cidr.holds(address));
-        let (i, except) = holding.next()?;
+        let first = written.except.iter().position(|except| except.holds(address))?;
         // Without the first, the others would still leave the address out.
-        let others: Vec<String> = holding.map(|(_, except)| except.network().to_string()).collect();
-        let others = if others.is_empty() { String::new() } else { format!(" and {}", others.join(" and ")) };
-        let want = format!("not {}{others}", except.network());
-        conjunct(&format!(".except[{i}]"), Part::Except, want, Code::IpBlockExcept)
+        let holding = written.except.iter().filter(|except| except.holds(address)).copied();
+        let (path, want) = (path.field(ItemField::Except(first)), Want::OutsideOf(holding.collect()));
+        Some(Conjunct::new(path, Part::Except, want, got, Code::IpBlockExcept))
     }
 
     /// What fails of the nearest port; none where the rule has no port that could be any.
@@ -275,20 +272,20 @@ impl RuleMatcher<'_> {
             Ports::Everything => return Some(Half::everything()),
             Ports::AnyOf(ports) => ports,
         };
-        let judged = ports.iter().enumerate().filter_map(|(i, port)| {
-            let path = format!("ports[{i}]");
+        let judged = ports.iter().enumerate().filter_map(|(place, port)| {
+            let path = ItemPath::of_port(place);
             let conjuncts = match port {
                 PortMatch::Nothing => return None,
-                PortMatch::Range(protocol, first, last) => self.range(&path, *protocol, *first, *last, None),
-                PortMatch::Named(protocol, name) => self.named(&path, *protocol, name),
+                PortMatch::Range(protocol, first, last) => self.range(path, *protocol, *first, *last, None),
+                PortMatch::Named(protocol, name) => self.named(path, *protocol, name),
             };
             Some((conjuncts, path, self.is_outside(port)))
         });
-        let judged: Vec<(Vec<Conjunct>, String, bool)> = judged.collect();
+        let judged: Vec<(Vec<Conjunct>, ItemPath, bool)> = judged.collect();
         // A name that the destination gives to another protocol is nearer than a port that is right as it is for
         // the protocol that it names.
         let is_meant_name = |of: &Conjunct| of.code == Code::PortNamedOtherProtocol;
-        let rank = |(conjuncts, _, is_outside): &(Vec<Conjunct>, String, bool)| {
+        let rank = |(conjuncts, _, is_outside): &(Vec<Conjunct>, ItemPath, bool)| {
             (conjuncts.len(), *is_outside, slip_rank(conjuncts), !conjuncts.iter().any(is_meant_name))
         };
         let fewest = judged.iter().map(rank).min()?;
@@ -344,19 +341,18 @@ impl RuleMatcher<'_> {
         !declared.intersection(&Traffic::ports(protocol, first, last)).is_none()
     }
 
-    fn range(&self, path: &str, protocol: Protocol, first: u16, last: u16, name: Option<&str>) -> Vec<Conjunct> {
+    fn range(&self, path: ItemPath, protocol: Protocol, first: u16, last: u16, name: Option<&str>) -> Vec<Conjunct> {
+        let conjunct = |field, part, want, got, code| {
+            let conjunct = Conjunct::new(path, part, want, got, code).with_marks(vec![Mark::field(path.field(field))]);
+            Conjunct { number: (first == last).then_some(first), ..conjunct }
+        };
+        let number = |field, protocol, got, code| {
+            let want = Want::Ports(WantedPorts { first, last, name: name.map(str::to_owned), protocol });
+            conjunct(field, Part::Number, want, got, code)
+        };
+        let of_protocol =
+            |got| conjunct(ItemField::Protocol, Part::Protocol, Want::Protocol(protocol), got, Code::PortProtocol);
         let mut conjuncts = Vec::new();
-        let mut add = |field: &str, part, want: String, got: String, code| {
-            let marks = vec![Mark::field(format!("{path}.{field}"))];
-            let conjunct = Conjunct::new(Of::Port, path.to_owned(), part, want, got, code).with_marks(marks);
-            conjuncts.push(Conjunct { number: (first == last).then_some(first), ..conjunct });
-        };
-        let range = |first: u16, last: u16| match (first, last) {
-            (0 | 1, u16::MAX) => "all ports".to_owned(),
-            _ if first == last => first.to_string(),
-            _ => format!("{first}-{last}"),
-        };
-        let want = name.map_or_else(|| range(first, last), |name| format!("{name} = {}", range(first, last)));
         match self.denied.single() {
             Some((asked, low, high)) => {
                 if low < first || last < high {
@@ -368,35 +364,34 @@ impl RuleMatcher<'_> {
                         true => Code::PortNumber,
                         false => Code::PortRange,
                     };
-                    let field = if low >= first && first < last { "endPort" } else { "port" };
-                    add(field, Part::Number, want, range(low, high), code);
+                    let field = if low >= first && first < last { ItemField::EndPort } else { ItemField::Port };
+                    conjuncts.push(number(field, None, Got::Ports(low, high), code));
                 }
                 if asked != protocol {
-                    add("protocol", Part::Protocol, protocol.to_string(), asked.to_string(), Code::PortProtocol);
+                    conjuncts.push(of_protocol(Got::Protocol(asked)));
                 }
             }
             // ICMP alone has no port.
-            None if self.denied.difference(&Traffic::icmp()).is_none() => {
-                add("protocol", Part::Protocol, protocol.to_string(), "ICMP".to_owned(), Code::PortProtocol);
-            }
+            None if self.denied.difference(&Traffic::icmp()).is_none() => conjuncts.push(of_protocol(Got::Icmp)),
             None if !self.denied.difference(&Traffic::ports(protocol, first, last)).is_none() => {
                 let of_one = one_protocol(self.denied);
-                match &of_one {
-                    Some((asked, ranges)) => {
-                        let (field, code) =
-                            if first < last { ("endPort", Code::PortRange) } else { ("port", Code::PortNumber) };
-                        add(field, Part::Number, want, ranges.clone(), code);
-                        if *asked != protocol {
-                            let want = protocol.to_string();
-                            add("protocol", Part::Protocol, want, asked.to_string(), Code::PortProtocol);
+                match of_one {
+                    Some(asked) => {
+                        let (field, code) = if first < last {
+                            (ItemField::EndPort, Code::PortRange)
+                        } else {
+                            (ItemField::Port, Code::PortNumber)
+                        };
+                        conjuncts.push(number(field, None, first_ranges(self.denied, asked), code));
+                        if asked != protocol {
+                            conjuncts.push(of_protocol(Got::Protocol(asked)));
                         }
                     }
                     None => {
-                        let got = "every other port and protocol".to_owned();
-                        add("port", Part::Number, format!("{protocol} {want}"), got, Code::PortNumber);
+                        conjuncts.push(number(ItemField::Port, Some(protocol), Got::OtherTraffic, Code::PortNumber));
                     }
                 }
-                let is_other_protocol = of_one.is_some_and(|(asked, _)| asked != protocol);
+                let is_other_protocol = of_one.is_some_and(|asked| asked != protocol);
                 let admits_a_part = !is_other_protocol && self.may_be_meant(protocol, first, last);
                 for of in &mut conjuncts {
                     of.admits_a_part = admits_a_part;
@@ -407,13 +402,12 @@ impl RuleMatcher<'_> {
         conjuncts
     }
 
-    fn named(&self, path: &str, protocol: Protocol, name: &str) -> Vec<Conjunct> {
-        let unresolved = |got: String, code: Code| {
-            let is_other_protocol = code == Code::PortNamedOtherProtocol;
-            let want = if is_other_protocol { format!("{name} as {protocol}") } else { name.to_owned() };
-            let marks = vec![Mark::field(format!("{path}.port"))];
-            vec![Conjunct::new(Of::Port, path.to_owned(), Part::Name, want, got, code).with_marks(marks)]
+    fn named(&self, path: ItemPath, protocol: Protocol, name: &str) -> Vec<Conjunct> {
+        let of_name = |want, got, code| {
+            let marks = vec![Mark::field(path.field(ItemField::Port))];
+            vec![Conjunct::new(path, Part::Name, want, got, code).with_marks(marks)]
         };
+        let unresolved = |got| of_name(Want::PortName(name.to_owned()), got, Code::PortNamedUnresolved);
         let numbers: BTreeSet<u16> = match self.direction {
             Direction::Ingress => self.resolution.get(&(protocol, name.to_owned())).cloned().unwrap_or_default(),
             Direction::Egress => {
@@ -426,33 +420,32 @@ impl RuleMatcher<'_> {
             return nearest;
         }
         let Some(ports) = self.destination else {
-            return unresolved("no pod that could name a port".to_owned(), Code::PortNamedUnresolved);
+            return unresolved(Got::NoPodWithPorts);
         };
         match ports.iter().find(|port| port.name == name) {
-            Some(port) => unresolved(format!("{name} = {} {}", port.protocol, port.port), Code::PortNamedOtherProtocol),
-            None if ports.is_empty() => unresolved("no port with a name".to_owned(), Code::PortNamedUnresolved),
-            None => {
-                let names: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
-                unresolved(names.join(", "), Code::PortNamedUnresolved)
+            Some(port) => {
+                let got = Got::NamedPort { name: name.to_owned(), protocol: port.protocol, port: port.port };
+                of_name(Want::PortNameAs(name.to_owned(), protocol), got, Code::PortNamedOtherProtocol)
             }
+            None if ports.is_empty() => unresolved(Got::NoPortName),
+            None => unresolved(Got::PortNames(ports.iter().map(|port| port.name.clone()).collect())),
         }
     }
 }
 
-/// The protocol and the ranges of its ports, of traffic that is of one protocol alone.
-fn one_protocol(traffic: &Traffic) -> Option<(Protocol, String)> {
-    /// So many ranges are written out.
-    const LISTED: usize = 4;
+/// The protocol of traffic that is of one protocol alone.
+fn one_protocol(traffic: &Traffic) -> Option<Protocol> {
     let mut all = Protocol::ALL.into_iter().filter(|protocol| !traffic.of(*protocol).is_empty());
     let (Some(protocol), None, false) = (all.next(), all.next(), traffic.other) else { return None };
-    let range = |(first, last): (u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
-    let mut ranges: Vec<String> = traffic.port_ranges(protocol).map(range).collect();
-    let more = ranges.len().saturating_sub(LISTED);
-    if more > 0 {
-        ranges.truncate(LISTED);
-        ranges.push(format!("+{more} more"));
-    }
-    Some((protocol, ranges.join(",")))
+    Some(protocol)
+}
+
+/// The first few ranges of a protocol's ports, and how many more there are.
+fn first_ranges(traffic: &Traffic, protocol: Protocol) -> Got {
+    /// So many ranges are listed.
+    const LISTED: usize = 4;
+    let mut ranges = traffic.port_ranges(protocol);
+    Got::PortRanges(ranges.by_ref().take(LISTED).collect(), ranges.count())
 }
 
 /// How far what fails is from a slip of its author, the nearest first: an item that means the same in
@@ -503,15 +496,10 @@ fn failing<'a>(selector: &'a Selector, labels: &'a Labels) -> impl Iterator<Item
     selector.requirements().filter(|requirement| !requirement.matches(labels))
 }
 
-/// What labels have for the keys that a selector asks about.
-fn values(selector: &Selector, labels: &Labels) -> String {
-    values_of(failing(selector, labels).map(|requirement| requirement.key.as_str()), labels)
-}
-
-fn values_of<'a>(keys: impl Iterator<Item = &'a str>, labels: &Labels) -> String {
-    let word = |key: &str| match labels.get(key) {
-        Some(value) => format!("{key}={value}"),
-        None => format!("no label {key}"),
-    };
-    keys.map(word).collect::<Vec<_>>().join(",")
+/// What labels have for the keys that requirements are about.
+fn values_of<'a>(
+    requirements: impl Iterator<Item = &'a Requirement>,
+    labels: &Labels,
+) -> Vec<(String, Option<String>)> {
+    requirements.map(|of| (of.key.clone(), labels.get(&of.key).cloned())).collect()
 }

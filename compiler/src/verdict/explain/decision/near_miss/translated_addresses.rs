@@ -15,7 +15,9 @@ use crate::verdict::flow::End;
 const SERVICES: u8 = 12;
 
 /// An address that a block holds and no policy sees.
-pub(in crate::verdict::explain) enum Translated {
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum Translated {
     /// That of a Service, which leads to the other end: its address, namespace and name.
     OfService(IpAddr, String, String),
     /// That of the Service that was asked for.
