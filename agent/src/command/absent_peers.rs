@@ -1,10 +1,9 @@
-//! What rules admit whose other ends are not in the input.
+//! What rules admit whose other ends are not in the input, as it is printed.
 
-use npc_compiler::algebra::selector::{Operator, Requirement};
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::{Cluster, PolicyId};
-use npc_compiler::object::NAMESPACE_NAME_LABEL;
-use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, PortMatch, Ports};
+use npc_compiler::policy::Direction;
+use npc_compiler::verdict::absent_peer::{Absent, absent_peers};
 use serde::Serialize;
 
 use super::rule_text::{self, Style};
@@ -28,85 +27,24 @@ pub(super) struct Elsewhere {
     pub(super) found: Absent,
 }
 
-/// Why the input has none of the pods that a peer means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Absent {
-    /// There is none.
-    None,
-    /// They may be there and were not read.
-    NotRead,
-    /// Those that there are are hostNetwork pods, and no selector means these.
-    HostNetwork,
-}
-
-impl Absent {
-    /// Behind a peer, in brackets.
-    pub(super) const fn words(self) -> &'static str {
-        match self {
-            Self::None => "(none in the input)",
-            Self::NotRead => "(not read)",
-            Self::HostNetwork => "(only hostNetwork pods have these labels; no selector selects them)",
-        }
+/// Why none of a peer's pods is judged, behind the peer, in brackets.
+pub(super) const fn words(absent: Absent) -> &'static str {
+    match absent {
+        Absent::None => "(none in the input)",
+        Absent::NotRead => "(not read)",
+        Absent::HostNetwork => "(only hostNetwork pods have these labels; no selector selects them)",
     }
 }
 
 /// What rules of a policy admit whose other ends are not in the input.
 pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -> Vec<Elsewhere> {
-    let policy = cluster.policy(id);
-    let of_rule = |rule: &PolicyRule| -> Vec<Elsewhere> {
-        let Peers::AnyOf(peers) = &rule.peers else { return Vec::new() };
-        let (ports, traffic) = (rule_text::ports(&rule.ports), meant(&rule.ports));
-        let absent = peers.iter().enumerate().filter_map(|(i, peer)| match peer {
-            Peer::Pods(of) if is_elsewhere(cluster, policy, of) => Some((i, peer, why_absent(cluster, of))),
-            Peer::Pods(_) | Peer::Block(_) | Peer::Nothing => None,
-        });
-        let absent = absent.map(|(i, peer, found)| Elsewhere {
-            found,
-            ports: ports.clone(),
-            traffic: traffic.clone(),
-            peer: rule_text::peer(peer, Style::Short),
-            policy: policy_name(cluster, id),
-            path: format!("{}.{}[{i}]", rule.path, direction.peers_field()),
-        });
-        absent.filter(|of| !of.ports.is_empty()).collect()
-    };
-    policy.rules(direction).iter().flat_map(of_rule).collect()
-}
-
-/// Whether the pods that a peer means are not in the input: it selects none there, or the input has
-/// the pods of the policy's own namespace alone and the peer means those of other namespaces too.
-fn is_elsewhere(cluster: &Cluster, policy: &Policy, peer: &PodPeer) -> bool {
-    let selected = cluster.selected(peer);
-    if selected.is_empty() {
-        return true;
-    }
-    let Namespaces::Selected(selector) = &peer.namespaces else { return false };
-    let is_own_name = |of: &Requirement| {
-        of.key == NAMESPACE_NAME_LABEL
-            && matches!(&of.operator, Operator::In(names) if names.iter().all(|name| *name == policy.namespace))
-    };
-    let is_of_own = || cluster.endpoints().all(|(_, pod)| pod.namespace == policy.namespace);
-    !selector.requirements().any(is_own_name) && is_of_own()
-}
-
-/// Why none of the pods that a peer means is judged.
-fn why_absent(cluster: &Cluster, peer: &PodPeer) -> Absent {
-    if cluster.may_select_unread(peer) {
-        return Absent::NotRead;
-    }
-    let has_host = cluster.selected(peer).is_empty() && cluster.host_pods_of(peer).next().is_some();
-    if has_host { Absent::HostNetwork } else { Absent::None }
-}
-
-/// What ports may mean.
-fn meant(ports: &Ports) -> Traffic {
-    let Ports::AnyOf(ports) = ports else { return Traffic::all() };
-    let (first, last) = Traffic::PORTS;
-    let meant = ports.iter().filter_map(|port| match port {
-        PortMatch::Range(protocol, first, last) => Some(Traffic::ports(*protocol, *first, *last)),
-        PortMatch::Named(protocol, _) => Some(Traffic::ports(*protocol, first, last)),
-        PortMatch::Nothing => None,
+    let absent = absent_peers(cluster, id, direction).into_iter().map(|of| Elsewhere {
+        ports: rule_text::ports(&of.rule.ports),
+        traffic: of.traffic,
+        peer: rule_text::peer(of.peer, Style::Short),
+        policy: policy_name(cluster, id),
+        path: format!("{}.{}[{}]", of.rule.path, direction.peers_field(), of.place),
+        found: of.why,
     });
-    meant.fold(Traffic::none(), |all, of| all.union(&of))
+    absent.collect()
 }

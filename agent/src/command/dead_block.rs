@@ -1,10 +1,8 @@
-//! Blocks of rules that hold a Service's address alone. kube-proxy translates such an address before
-//! policies judge, and no packet comes from one, so a rule for it admits nothing.
+//! Blocks of rules that hold a Service's address alone, in words.
 
-use npc_compiler::algebra::cidr::Cidr;
+use npc_compiler::algebra::block_text::WrittenBlock;
 use npc_compiler::cluster::{Cluster, PolicyId};
-use npc_compiler::object::Service;
-use npc_compiler::policy::{Direction, Peer, Peers, PolicyRule};
+use npc_compiler::verdict::dead_block::{DeadBlock, dead_blocks, is_dead};
 use npc_compiler::verdict::outside::Outside;
 
 use super::words::{policy_name, shorten};
@@ -18,34 +16,31 @@ pub(super) const DEAD: &str = "a Service's address: no packet has it after trans
 /// The mark behind a dead block in a table.
 pub(super) const MARK: &str = "!";
 
-/// The Service whose address alone a block holds, as it is written: `10.96.0.1/32`.
-pub(super) fn service<'c>(cluster: &'c Cluster, block: &str) -> Option<&'c Service> {
-    service_of(cluster, &Cidr::parse(block.trim_start_matches('[').trim_end_matches(']')).ok()?)
-}
-
-fn service_of<'c>(cluster: &'c Cluster, block: &Cidr) -> Option<&'c Service> {
-    Some(cluster.cluster_ip_alone_in(block.family, &block.addresses())?.0)
-}
-
 /// The text of an entry, with marks before and behind each block, and one more behind what is dead.
 pub(super) fn marked(cluster: &Cluster, entry: &Outside, before: &str, behind: &str) -> String {
     let blocks = entry.blocks();
-    let is_dead = |block: &String| service(cluster, block).is_some();
-    if !blocks.iter().any(is_dead) {
+    if !blocks.iter().any(|block| is_dead(cluster, block)) {
         return entry.marked(before, behind);
     }
-    let text = |block: &String| {
-        let mark = if is_dead(block) { MARK } else { "" };
-        format!("{before}{block}:{}{behind}{mark}", entry.traffic)
+    let text = |block: &WrittenBlock| {
+        let mark = if is_dead(cluster, block) { MARK } else { "" };
+        format!("{before}{}:{}{behind}{mark}", block.before_port(), entry.traffic)
     };
     blocks.iter().map(text).collect::<Vec<_>>().join(" ")
 }
 
 /// The dead blocks of policies, in words.
 pub(super) fn warning(cluster: &Cluster, policies: impl IntoIterator<Item = PolicyId>) -> Option<String> {
-    let of_policy = |id: PolicyId| -> Vec<String> {
-        let rules = cluster.policy(id).rules_in_force();
-        rules.flat_map(|(direction, rule)| of_rule(cluster, id, direction, rule)).collect()
+    let of_policy = |id: PolicyId| {
+        dead_blocks(cluster, id).map(move |of: DeadBlock<'_>| {
+            let (policy, block, service) = (policy_name(cluster, id), of.cidr.network(), of.service);
+            format!(
+                "networkpolicy {policy} {} {block}, the address of {}/svc/{}",
+                of.path(),
+                service.namespace,
+                service.name
+            )
+        })
     };
     let all: Vec<String> = policies.into_iter().flat_map(of_policy).collect();
     (!all.is_empty()).then(|| {
@@ -55,22 +50,4 @@ pub(super) fn warning(cluster: &Cluster, policies: impl IntoIterator<Item = Poli
             shorten(&all, NAMED, "; ")
         )
     })
-}
-
-fn of_rule(cluster: &Cluster, id: PolicyId, direction: Direction, rule: &PolicyRule) -> Vec<String> {
-    let Peers::AnyOf(peers) = &rule.peers else { return Vec::new() };
-    let dead = peers.iter().enumerate().filter_map(|(place, peer)| {
-        let Peer::Block(block) = peer else { return None };
-        let text = block.cidr.network().to_string();
-        let service = service_of(cluster, &block.cidr)?;
-        Some(format!(
-            "networkpolicy {} {}.{}[{place}] {text}, the address of {}/svc/{}",
-            policy_name(cluster, id),
-            rule.path,
-            direction.peers_field(),
-            service.namespace,
-            service.name
-        ))
-    });
-    dead.collect()
 }

@@ -17,6 +17,14 @@ pub struct WrittenBlock {
     pub except: Vec<IpNetwork>,
 }
 
+impl WrittenBlock {
+    /// Its text before a port: one of IPv6 stands in brackets.
+    #[must_use]
+    pub fn before_port(&self) -> String {
+        if self.prefix.is_ipv6() { format!("[{self}]") } else { self.to_string() }
+    }
+}
+
 /// Sets of more ranges than this are written as prefixes: the shortest text of a set takes
 /// time that grows with the square of its ranges.
 const MOST_RANGES: usize = 64;

@@ -2,10 +2,12 @@
 //!
 //! | module | answers |
 //! |---|---|
+//! | [`absent_peer`] | what rules admit whose other ends are not in the input |
 //! | [`bounds`] | what passes at least and at most, where the input does not say all |
 //! | [`flow`] | what passes from one end to another |
 //! | [`matrix`] | what passes between all ends |
 //! | [`pairs`] | the same as sets of pairs, each with the policies behind it |
+//! | [`dead_block`] | blocks of rules that hold a Service's address alone |
 //! | [`division`] | addresses outside, divided by what rules admit to them |
 //! | [`outside`] | what ends exchange with addresses outside the cluster |
 //! | [`explain`] | why a flow is or is not allowed; what isolates an end |
@@ -13,7 +15,9 @@
 //! | [`lint`] | what in policies has no effect or cannot work |
 //! | [`zone`] | which addresses no rule distinguishes |
 
+pub mod absent_peer;
 pub mod bounds;
+pub mod dead_block;
 pub mod division;
 pub mod explain;
 pub mod fix;

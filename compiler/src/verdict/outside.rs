@@ -5,7 +5,7 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use crate::algebra::block_text::{length, written_blocks};
+use crate::algebra::block_text::{WrittenBlock, length, written_blocks};
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::ranges::RangeSet;
 use crate::algebra::traffic::Traffic;
@@ -42,16 +42,8 @@ pub struct OutsideBounds {
 impl Outside {
     /// The addresses as they would be written in ipBlocks; none for all of both families.
     #[must_use]
-    pub fn blocks(&self) -> Vec<String> {
-        let bracketed = |family: Family, text: String| match family {
-            Family::V4 => text,
-            Family::V6 => format!("[{text}]"),
-        };
-        let written = |(family, set): &(Family, AddressSet)| {
-            let blocks = written_blocks(*family, set).into_iter();
-            blocks.map(|block| bracketed(*family, block.to_string())).collect()
-        };
-        self.addresses.as_ref().map(written).unwrap_or_default()
+    pub fn blocks(&self) -> Vec<WrittenBlock> {
+        self.addresses.as_ref().map(|(family, set)| written_blocks(*family, set)).unwrap_or_default()
     }
 
     /// The text with marks before and behind each block or traffic.
@@ -62,7 +54,7 @@ impl Outside {
         if blocks.is_empty() {
             return text(String::new());
         }
-        blocks.into_iter().map(|block| text(format!("{block}:"))).collect::<Vec<_>>().join(" ")
+        blocks.iter().map(|block| text(format!("{}:", block.before_port()))).collect::<Vec<_>>().join(" ")
     }
 
     /// One text for each prefix of the addresses: `*`, `443` with all addresses,

@@ -16,7 +16,7 @@ use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::pairs::{Because, PairSet, PairSetVerdict, Region};
 use serde_json::{Map, Value, json};
 
-use crate::command::absent_peers::{Elsewhere, elsewhere};
+use crate::command::absent_peers::{self, Elsewhere, elsewhere};
 use crate::command::input::Input;
 use crate::command::output::{BAD, Columns, FAINT, GOOD, width};
 use crate::command::words::{policy_name, shorten};
@@ -61,7 +61,10 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
         let elsewhere: BTreeSet<Elsewhere> = elsewhere.collect();
         let lines = elsewhere.into_iter().map(|Elsewhere { ports, peer, policy, path, found, .. }| {
             let way = direction.peers_field();
-            (PairSetVerdict::Allowed, [ports, format!("{way} {peer} {}", found.words()), format!("{policy} {path}")])
+            (
+                PairSetVerdict::Allowed,
+                [ports, format!("{way} {peer} {}", absent_peers::words(found)), format!("{policy} {path}")],
+            )
         });
         add(&mut columns, &lines.collect::<Vec<_>>(), "");
         columns.write_within(out, "  ", width())?;

@@ -10,7 +10,6 @@ mod yaml;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::net::IpAddr;
 
 use json_patch::jsonptr::Token;
 use json_patch::{Patch, PatchOperation};
@@ -210,7 +209,7 @@ pub(super) fn help(
                 if let Some(place) = anchor::shared_text(input, change) {
                     writeln!(out, "{INDENT}{}", anchor::words(&place))?;
                 }
-                match nodes_admitted(cluster, change) {
+                match change.adds.nodes(cluster) {
                     0 => {}
                     1 => writeln!(
                         out,
@@ -225,7 +224,7 @@ pub(super) fn help(
             }
             if is_last {
                 writeln!(out, "{INDENT}{}", checked(cluster, fix, found.is_after_others, &more_flows))?;
-                if fix.changes.iter().any(admits_every_port) {
+                if fix.changes.iter().any(|change| change.adds.has_every_port) {
                     writeln!(
                         out,
                         "{INDENT}(every port, because no port was asked about; ask about one, and the change names it)"
@@ -263,61 +262,6 @@ fn not_proposed(cluster: &Cluster, change: &Change, verb: &str, what_else: &[Ope
     let others = others(cluster, what_else.iter());
     let count = if others.len() == 1 { "1 other".to_owned() } else { format!("{} others", others.len()) };
     format!("{what} would admit it too, and {verb} {count}: {}", shorten(&others, NAMED, "; "))
-}
-
-/// How many nodes a change admits by their addresses.
-fn nodes_admitted(cluster: &Cluster, change: &Change) -> usize {
-    let mut addresses = BTreeSet::new();
-    match &change.edit {
-        Edit::NewPolicy(document) => blocks_in(document, &mut addresses),
-        Edit::Policy(Patch(operations)) => {
-            for operation in operations {
-                if let PatchOperation::Add(add) = operation {
-                    blocks_in(&add.value, &mut addresses);
-                }
-            }
-        }
-        _ => {}
-    }
-    addresses.retain(|address| cluster.is_node(*address));
-    let nodes = cluster.nodes().values().filter(|of| of.iter().any(|address| addresses.contains(address)));
-    // An address may be known by a pod alone.
-    nodes.count().max(usize::from(!addresses.is_empty()))
-}
-
-/// Whether a change adds a rule without ports.
-fn admits_every_port(change: &Change) -> bool {
-    let is_open = |rule: &Value| {
-        let has_peers = rule.get("from").or_else(|| rule.get("to")).is_some();
-        has_peers && rule.get("ports").is_none()
-    };
-    let any_is_open = |rules: &Value| rules.as_array().is_some_and(|rules| rules.iter().any(is_open));
-    match &change.edit {
-        Edit::NewPolicy(document) => {
-            ["ingress", "egress"].into_iter().any(|section| any_is_open(&document["spec"][section]))
-        }
-        Edit::Policy(Patch(operations)) => operations.iter().any(|operation| match operation {
-            PatchOperation::Add(add) => is_open(&add.value) || any_is_open(&add.value),
-            _ => false,
-        }),
-        Edit::MovedPolicy(..) | Edit::Labels(..) => false,
-    }
-}
-
-/// The first addresses of the blocks that are written somewhere in a value.
-fn blocks_in(value: &Value, addresses: &mut BTreeSet<IpAddr>) {
-    match value {
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                match value.as_str().filter(|_| key == "cidr") {
-                    Some(cidr) => addresses.extend(cidr.split('/').next().and_then(|of| of.parse::<IpAddr>().ok())),
-                    None => blocks_in(value, addresses),
-                }
-            }
-        }
-        Value::Array(items) => items.iter().for_each(|item| blocks_in(item, addresses)),
-        _ => {}
-    }
 }
 
 /// What the changes do, as it was found out.
@@ -416,7 +360,7 @@ fn write_change(input: &Input, change: &Change, only: Option<usize>, out: &mut i
             write_lines(&then(change).into_iter().collect::<Vec<_>>(), out)
         }
         Edit::Labels(labels, Patch(operations), lacking) => {
-            let path = operations.last().map(|operation| path_of(operation, is_map(operation))).unwrap_or_default();
+            let tokens = operations.last().map(|operation| tokens(operation, is_map(operation))).unwrap_or_default();
             let label = if labels.len() == 1 { "the label" } else { "the labels" };
             let end = if change.direction == Direction::Egress { "destination" } else { "source" };
             let (name, by) = match lacking {
@@ -426,8 +370,9 @@ fn write_change(input: &Input, change: &Change, only: Option<usize>, out: &mut i
                 Lacking::Peer => (format!("the {end}, {name},"), "the rule asks"),
                 Lacking::Subject => (name, "the podSelector of a policy asks"),
             };
-            writeln!(out, "   = help: {name} lacks {label} that {by} for; add this to its {path}:")?;
-            let has_parent = path.ends_with(".metadata");
+            writeln!(out, "   = help: {name} lacks {label} that {by} for; add this to its {}:", field_path(&tokens))?;
+            // A template without metadata gets it, and the labels in it.
+            let has_parent = tokens.last().is_some_and(|last| last == "metadata");
             let lines: Vec<String> = if has_parent {
                 vec![yaml::pair("labels", &serde_json::json!(labels))]
             } else {
@@ -514,22 +459,21 @@ fn write_operations(
         }
         PatchOperation::Replace(replace) => {
             let path = path_of(operation, true);
-            let what = match last.as_str() {
-                "port" if replace.value.is_string() => "is no port of the destination",
-                "port" => "means a name",
-                "protocol" => "is no protocol",
-                "operator" => "is no operator",
-                "cidr" => "is no prefix",
-                index if index.parse::<usize>().is_ok() => "matches nothing as it is written",
-                "namespaceSelector" => "selects no namespace",
-                _ => "selects no pod",
-            };
-            // Files may not have all that a cluster has.
-            let is_of_input = what.starts_with("selects") && input.source == Source::Files;
-            let of_input = if is_of_input { " of the input" } else { "" };
-            writeln!(out, "   = help: {path} of {policy} {what}{of_input}; write in its place:")?;
             // An item of a list has no name.
             let is_item = last.parse::<usize>().is_ok();
+            // Files may not have all that a cluster has.
+            let of_input = if input.source == Source::Files { " of the input" } else { "" };
+            let what = match last.as_str() {
+                "port" if replace.value.is_string() => "is no port of the destination".to_owned(),
+                "port" => "means a name".to_owned(),
+                "protocol" => "is no protocol".to_owned(),
+                "operator" => "is no operator".to_owned(),
+                "cidr" => "is no prefix".to_owned(),
+                _ if is_item => "matches nothing as it is written".to_owned(),
+                "namespaceSelector" => format!("selects no namespace{of_input}"),
+                _ => format!("selects no pod{of_input}"),
+            };
+            writeln!(out, "   = help: {path} of {policy} {what}; write in its place:")?;
             let lines = if is_item { yaml::item(&replace.value) } else { vec![yaml::pair(&last, &replace.value)] };
             write_lines(&lines, out)
         }
@@ -551,9 +495,14 @@ fn is_map(operation: &PatchOperation) -> bool {
 /// The path of an operation as the API writes it; without its last part, the path of the
 /// list or map that it is in.
 fn path_of(operation: &PatchOperation, is_whole: bool) -> String {
-    let tokens: Vec<String> = operation.path().tokens().map(|token| token.decoded().into_owned()).collect();
-    let kept = if is_whole { tokens.len() } else { tokens.len().saturating_sub(1) };
-    field_path(&tokens[..kept])
+    field_path(&tokens(operation, is_whole))
+}
+
+/// The keys and indexes of the path of an operation; without the last, those of the list or map that it is in.
+fn tokens(operation: &PatchOperation, is_whole: bool) -> Vec<String> {
+    let mut tokens: Vec<String> = operation.path().tokens().map(|token| token.decoded().into_owned()).collect();
+    tokens.truncate(if is_whole { tokens.len() } else { tokens.len().saturating_sub(1) });
+    tokens
 }
 
 /// Keys and indexes as the API writes a path: `spec.ingress[0]`.

@@ -8,12 +8,13 @@ use indexmap::IndexSet;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::{Cluster, PolicyId};
 use npc_compiler::policy::Direction;
+use npc_compiler::verdict::absent_peer::Absent;
 use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::Matrix;
 use serde::Serialize;
 
 use super::filter::OutsideShown;
-use crate::command::absent_peers::{self, Absent};
+use crate::command::absent_peers;
 use crate::command::words::shorten;
 
 /// As text for people, as a list in Markdown, and as comments of a dot file.
@@ -85,7 +86,8 @@ pub(super) fn text(all: &[Elsewhere], names: &[String], before: Before, out: &mu
     let mut lines = BTreeMap::<String, IndexSet<&str>>::new();
     for Elsewhere { place, direction, rule, .. } in all {
         let way = direction.peers_field();
-        let why = if rule.found == Absent::None { String::new() } else { format!(" {}", rule.found.words()) };
+        let why =
+            if rule.found == Absent::None { String::new() } else { format!(" {}", absent_peers::words(rule.found)) };
         lines.entry(format!("{} {way} {}{why}", rule.ports, rule.peer)).or_default().insert(&names[*place]);
     }
     let Before(heading, item) = before;

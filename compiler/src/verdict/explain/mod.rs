@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `question` | one question about two ends, what these are, and how one names them |
 //! | `decision` | what one direction says of a question. `near_miss`: the rules that miss it by least. `misleading`: policies that look as if they decided |
+//! | `miss_facts` | what the other end is, and what the ports are that a rule names, where it misses by little |
 //! | `walk` | from two targets over all pairs of their ends, and back to one answer. Of very many ends, `by_class` asks about classes of ends that no rule distinguishes. `ineffective`, `unresolved_names`: what the asker should know besides |
 //! | `routes` | what goes by a Service, a node's port or a load balancer, or by nodes of which each gets its own answer |
 //! | `overview` | one endpoint or one policy alone |
@@ -23,6 +24,7 @@
 mod answer;
 mod code;
 mod decision;
+mod miss_facts;
 mod overview;
 mod question;
 mod routes;
@@ -44,6 +46,7 @@ pub use decision::near_miss::translated_addresses::Translated;
 pub use decision::near_miss::want_and_got::{Got, Want, WantedPorts};
 pub use decision::near_miss::{Candidate, NEAREST};
 pub use decision::{Decision, LISTED, Reason};
+pub use miss_facts::{EndFact, MissFacts, RuleFact, miss_facts};
 pub use overview::endpoint::{EndpointExplanation, EndpointPart, Side, explain_endpoint, explain_parts};
 pub(in crate::verdict) use overview::policy::numbers_named;
 pub use overview::policy::{

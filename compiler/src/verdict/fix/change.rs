@@ -6,6 +6,7 @@ use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOp
 use k8s_openapi::api::networking::v1 as networking;
 use serde_json::{Map, Value, json};
 
+use super::added::Added;
 pub use super::object_name::ObjectName;
 use super::rollout::Rollout;
 use crate::object::{Labels, NetworkPolicy, Objects, Pod};
@@ -23,6 +24,8 @@ pub struct Change {
     pub edit: Edit,
     /// What else the pods of a changed template need; none where the workload replaces them.
     pub rollout: Option<Rollout>,
+    /// What a change of a policy, or a new policy, adds to rules; nothing if the change is another one.
+    pub adds: Added,
 }
 
 /// What changes.
@@ -120,6 +123,7 @@ pub(super) fn merged(changes: Vec<Change>) -> Vec<Change> {
                 let mut document = document.clone();
                 json_patch::patch(&mut document, patch).ok()?;
                 of.edit = Edit::NewPolicy(document);
+                of.adds.join(change.adds.clone());
                 Some(())
             }
             _ => None,

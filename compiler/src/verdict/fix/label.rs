@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use json_patch::PatchOperation;
 use serde_json::json;
 
+use super::added::Added;
 use super::change::{Change, Edit, Lacking, ObjectName, add, test};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::TRIED;
@@ -55,7 +56,7 @@ pub(super) fn of_namespace(
     // Each namespace of a cluster has labels: its name.
     let operations = own_labels(view, &object, true, &labels);
     let edit = Edit::Labels(labels, json_patch::Patch(operations), Lacking::Peer);
-    let change = Change { direction, object, edit, rollout: None };
+    let change = Change { direction, object, edit, rollout: None, adds: Added::default() };
     let cause = if view.cluster.has_namespace_with(selector) { Cause::Policy } else { Cause::Mistake };
     written::has_name(view, &change.object).then_some(Proposal { change, cause, size: Size::Wide })
 }
@@ -238,7 +239,7 @@ pub(super) fn of_pods(
         (Some(_), false) => with_parents(view, &object, &path, &labels),
     };
     let edit = Edit::Labels(labels, json_patch::Patch(operations), lacking_end);
-    let change = Change { direction, object, edit, rollout };
+    let change = Change { direction, object, edit, rollout, adds: Added::default() };
     written::has_name(view, &change.object).then_some(Proposal { change, cause: Cause::Mistake, size: Size::Value })
 }
 

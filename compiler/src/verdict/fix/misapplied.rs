@@ -5,6 +5,7 @@
 use json_patch::PatchOperation;
 use serde_json::{Map, Value, json};
 
+use super::added::Added;
 use super::change::{Change, Edit, Lacking, ObjectName, append, match_labels, remove, replace};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, TRIED};
@@ -132,8 +133,8 @@ impl Proposer<'_> {
         });
         let old = ObjectName::new("NetworkPolicy", &policy.namespace, &policy.name);
         let object = ObjectName::new("NetworkPolicy", &self.namespace, &name);
-        let change =
-            Change { direction: self.direction, object, edit: Edit::MovedPolicy(document, old), rollout: None };
+        let (edit, adds) = (Edit::MovedPolicy(document, old), Added::default());
+        let change = Change { direction: self.direction, object, edit, rollout: None, adds };
         Some(Proposal { change, cause: Cause::Policy, size: Size::Value })
     }
 

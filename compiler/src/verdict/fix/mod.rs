@@ -17,6 +17,7 @@
 //! A proposal names its peer and its ports; for a question about everything that two ends may exchange, its
 //! peer alone. None admits every peer.
 
+mod added;
 mod affected;
 mod change;
 mod dead_port;
@@ -45,6 +46,7 @@ use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::{Code, Flow, FlowExplanation, Pair, Way};
 
+pub use added::Added;
 use change::merged;
 pub use change::{Change, Edit, Lacking, ObjectName};
 use difference::{Difference, difference};

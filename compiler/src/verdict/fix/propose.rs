@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use json_patch::PatchOperation;
+use json_patch::{Patch, PatchOperation};
 use serde_json::{Value, json};
 
+use super::added::Added;
 use super::change::{Change, Edit, ObjectName, append, field_path, match_labels};
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
@@ -209,13 +210,19 @@ impl Proposer<'_> {
         operations: impl FnOnce(&Value) -> Vec<PatchOperation>,
     ) -> Option<Proposal> {
         let policy = self.view.cluster.policy(id);
-        let operations = operations(&self.document(id)?);
+        let document = self.document(id)?;
+        let operations = operations(&document);
         let object = ObjectName::new("NetworkPolicy", &policy.namespace, &policy.name);
         if operations.is_empty() || !written::has_name(self.view, &object) || self.is_refused(id, &operations) {
             return None;
         }
-        let edit = Edit::Policy(json_patch::Patch(operations));
-        let change = Change { direction: self.direction, object, edit, rollout: None };
+        let (mut changed, patch) = (document.clone(), Patch(operations));
+        let adds = match json_patch::patch(&mut changed, &patch) {
+            Ok(()) => Added::of(Some(&document), &changed),
+            // A change that does not fit is not tried.
+            Err(_) => Added::default(),
+        };
+        let change = Change { direction: self.direction, object, edit: Edit::Policy(patch), rollout: None, adds };
         Some(Proposal { change, cause: Cause::Policy, size })
     }
 
@@ -262,7 +269,8 @@ impl Proposer<'_> {
             },
         });
         let object = ObjectName::new("NetworkPolicy", &self.namespace, &name_of);
-        let change = Change { direction: self.direction, object, edit: Edit::NewPolicy(document), rollout: None };
+        let (adds, edit) = (Added::of(None, &document), Edit::NewPolicy(document));
+        let change = Change { direction: self.direction, object, edit, rollout: None, adds };
         Some(Proposal { change, cause: Cause::Policy, size: Size::Policy })
     }
 }

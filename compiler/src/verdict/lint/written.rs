@@ -2,7 +2,8 @@
 
 use super::{Code, Mistake};
 use crate::cluster::{Cluster, PolicyId};
-use crate::policy::{Direction, Peer, Peers};
+use crate::policy::Direction;
+use crate::verdict::dead_block::dead_blocks;
 
 pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
     let policy = cluster.policy(id);
@@ -23,23 +24,12 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
                 let problem = format!("the list is empty, which the API takes as left out, and {types}");
                 add(format!("spec.{section}"), Code::PolicyTypesEgressLost, problem);
             }
-            continue;
         }
-        for rule in policy.rules(direction) {
-            let Peers::AnyOf(peers) = &rule.peers else { continue };
-            for (place, peer) in peers.iter().enumerate() {
-                let Peer::Block(block) = peer else { continue };
-                let written = block.cidr.addresses();
-                let Some((service, address)) = cluster.cluster_ip_alone_in(block.cidr.family, &written) else {
-                    continue;
-                };
-                let problem = format!(
-                    "{address} is the address of service {}/{}, which no packet has where policies judge",
-                    service.namespace, service.name
-                );
-                let path = format!("{}.{}[{place}].ipBlock.cidr", rule.path, direction.peers_field());
-                add(path, Code::IpBlockServiceAddress, problem);
-            }
-        }
+    }
+    for block in dead_blocks(cluster, id) {
+        let (address, service) = (block.address, block.service.full_name());
+        let problem =
+            format!("{address} is the address of service {service}, which no packet has where policies judge");
+        add(format!("{}.ipBlock.cidr", block.path()), Code::IpBlockServiceAddress, problem);
     }
 }

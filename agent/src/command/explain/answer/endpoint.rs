@@ -5,15 +5,17 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use npc_compiler::API_VERSION;
+use npc_compiler::algebra::block_text::WrittenBlock;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::{PodId, PolicyId};
 use npc_compiler::policy::Direction;
+use npc_compiler::verdict::dead_block::is_dead;
 use npc_compiler::verdict::explain::{EndpointExplanation, EndpointPart, MisleadingPolicy, Side};
 use npc_compiler::verdict::outside::{Outside, OutsideBounds, shortest_entries};
 use serde_json::{Value, json};
 
 use super::json::{misleading as misleading_json, policy};
-use crate::command::absent_peers::{Elsewhere, elsewhere};
+use crate::command::absent_peers::{self, Elsewhere, elsewhere};
 use crate::command::dead_block;
 use crate::command::endpoint::short_kind;
 use crate::command::explain::reasons::misleading;
@@ -217,20 +219,23 @@ impl About<'_> {
                     columns.push([marked(traffic), format!("{way} {}", shorten(&names, LISTED, ", "))]);
                 }
                 for entry in shortest_entries(outside) {
-                    let blocks = entry.blocks();
-                    let all = vec![String::new()];
-                    for block in if blocks.is_empty() { &all } else { &blocks } {
-                        let space = if block.is_empty() { "" } else { " " };
-                        let dead = dead_block::service(cluster, block).map(|_| format!(" ({})", dead_block::DEAD));
-                        let dead = dead.unwrap_or_default();
-                        columns.push([marked(&entry.traffic), format!("{way} outside{space}{block}{dead}")]);
+                    let of_block = |block: &WrittenBlock| {
+                        let dead = is_dead(cluster, block).then(|| format!(" ({})", dead_block::DEAD));
+                        format!(" {}{}", block.before_port(), dead.unwrap_or_default())
+                    };
+                    let mut blocks: Vec<String> = entry.blocks().iter().map(of_block).collect();
+                    if blocks.is_empty() {
+                        blocks.push(String::new());
+                    }
+                    for block in blocks {
+                        columns.push([marked(&entry.traffic), format!("{way} outside{block}")]);
                     }
                 }
             }
             let elsewhere: BTreeSet<_> =
                 self.elsewhere(side).into_iter().map(|of| (of.ports, of.peer, of.found)).collect();
             for (ports, peer, found) in &elsewhere {
-                columns.push([ports.clone(), format!("{way} {peer} {}", found.words())]);
+                columns.push([ports.clone(), format!("{way} {peer} {}", absent_peers::words(*found))]);
             }
             if elsewhere.is_empty()
                 && side.peers.is_empty()

@@ -6,4 +6,3 @@ pub(super) mod dns;
 pub(super) mod headline;
 pub(super) mod misleading;
 mod other_end;
-mod port_name;
