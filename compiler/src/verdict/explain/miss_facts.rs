@@ -8,9 +8,10 @@ use crate::object::{Family, HostPort, Labels, Pod, Service, ServicePort, TargetP
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer};
 use crate::verdict::explain::answer::{Flow, Way};
 use crate::verdict::explain::code::Code;
+use crate::verdict::explain::decision::item_path::Of;
 use crate::verdict::explain::decision::mark::FailedRequirement;
 use crate::verdict::explain::decision::near_miss::Candidate;
-use crate::verdict::explain::decision::near_miss::conjunct::{Conjunct, Of, Part};
+use crate::verdict::explain::decision::near_miss::conjunct::{Conjunct, Part};
 use crate::verdict::explain::decision::near_miss::want_and_got::Want;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::flow::End;

@@ -36,12 +36,12 @@ pub use answer::{
     Alike, DnsServer, Flow, FlowExplanation, Missing, Pairs, Ranges, ReplacedPolicy, Unanswerable, Via, Warning, Way,
 };
 pub use code::Code;
+pub use decision::item_path::{ItemField, ItemList, ItemPath, Of};
 pub use decision::mark::{FailedRequirement, Mark};
 pub use decision::misleading::{
     Discrepancy, Extent, MisleadingPolicy, OtherDirection, OtherPart, SeparateItems, ValueElsewhere,
 };
-pub use decision::near_miss::conjunct::{Conjunct, Of, Part};
-pub use decision::near_miss::item_path::{ItemField, ItemList, ItemPath};
+pub use decision::near_miss::conjunct::{Conjunct, Part};
 pub use decision::near_miss::translated_addresses::Translated;
 pub use decision::near_miss::want_and_got::{Got, Want, WantedPorts};
 pub use decision::near_miss::{Candidate, NEAREST};

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 
-use super::View;
+use super::changed::View;
 use crate::cluster::group::GroupId;
 use crate::cluster::{Cluster, PodId};
 use crate::object::Family;

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::View;
 use super::affected::{Affected, Views};
+use super::changed::View;
 use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::Atom;

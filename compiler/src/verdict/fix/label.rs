@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::added::Added;
 use super::change::{Change, Edit, Lacking, ObjectName, add, test};
+use super::changed::View;
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::TRIED;
 use super::rollout::rollout;
-use super::{View, written};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{Labels, Pod, ROLLOUT_HASH_LABEL, Service, is_controller_label};
@@ -58,7 +58,7 @@ pub(super) fn of_namespace(
     let edit = Edit::Labels(labels, json_patch::Patch(operations), Lacking::Peer);
     let change = Change { direction, object, edit, rollout: None, adds: Added::default() };
     let cause = if view.cluster.has_namespace_with(selector) { Cause::Policy } else { Cause::Mistake };
-    written::has_name(view, &change.object).then_some(Proposal { change, cause, size: Size::Wide })
+    view.has_name(&change.object).then_some(Proposal { change, cause, size: Size::Wide })
 }
 
 /// Whether a label is none that a namespace may be given for a rule: one by which another namespace is known,
@@ -240,7 +240,7 @@ pub(super) fn of_pods(
     };
     let edit = Edit::Labels(labels, json_patch::Patch(operations), lacking_end);
     let change = Change { direction, object, edit, rollout, adds: Added::default() };
-    written::has_name(view, &change.object).then_some(Proposal { change, cause: Cause::Mistake, size: Size::Value })
+    view.has_name(&change.object).then_some(Proposal { change, cause: Cause::Mistake, size: Size::Value })
 }
 
 /// Adds the labels of a template that has none, with `metadata` where it lacks that.

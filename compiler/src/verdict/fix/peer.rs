@@ -6,8 +6,9 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
+use super::answer::NoFix;
 use super::change::match_labels;
-use super::{NoFix, View};
+use super::changed::View;
 use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::algebra::selector::Selector;
 use crate::algebra::traffic::Traffic;

@@ -9,10 +9,11 @@ use json_patch::{Patch, PatchOperation};
 use serde_json::{Value, json};
 
 use super::added::Added;
+use super::answer::NoFix;
 use super::change::{Change, Edit, ObjectName, append, field_path, match_labels};
+use super::changed::View;
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
-use super::{NoFix, View, written};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{DNS_PORT, NetworkPolicy, Protocol};
@@ -213,7 +214,7 @@ impl Proposer<'_> {
         let document = self.document(id)?;
         let operations = operations(&document);
         let object = ObjectName::new("NetworkPolicy", &policy.namespace, &policy.name);
-        if operations.is_empty() || !written::has_name(self.view, &object) || self.is_refused(id, &operations) {
+        if operations.is_empty() || !self.view.has_name(&object) || self.is_refused(id, &operations) {
             return None;
         }
         let (mut changed, patch) = (document.clone(), Patch(operations));

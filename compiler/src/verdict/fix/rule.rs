@@ -4,12 +4,13 @@
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
+use super::answer::NoFix;
 use super::change::{Lacking, ObjectName, add, append, match_labels, remove, replace, value_at};
 use super::dead_port::is_meant;
+use super::label;
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, Shown};
-use super::{NoFix, label};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
 use crate::algebra::typo::{asks_for, asks_for_labels_of, is_close, is_slip, may_mean_namespace};

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{DeclaredPort, NoFix, View, admits};
+use super::answer::{DeclaredPort, NoFix, UndeclaredTarget};
+use super::changed::View;
 use crate::algebra::traffic::Traffic;
-use crate::object::{Protocol, TargetPort};
+use crate::object::TargetPort;
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::{Flow, Pair, Party};
@@ -28,22 +29,6 @@ pub(super) fn service_port(view: View<'_>, flow: &Flow, pairs: &[Pair]) -> Optio
     } else {
         NoFix::ServicePort { service, port, of_pods }
     })
-}
-
-/// A targetPort that none of a Service's pods declares, where all of them declare other ports. A declaration
-/// proves nothing: a container may listen on a port that it does not declare.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UndeclaredTarget {
-    /// The Service: its namespace and name.
-    pub service: (String, String),
-    /// The protocol of its port.
-    pub protocol: Protocol,
-    /// Its port.
-    pub port: u16,
-    /// The targetPort.
-    pub target: u16,
-    /// The ports that all its pods declare, sorted; at least one.
-    pub declared: Vec<DeclaredPort>,
 }
 
 /// The targetPort of the Service by which a flow comes, if none of its pods declares it and all declare others.
@@ -81,7 +66,7 @@ pub(super) fn undeclared_target(view: View<'_>, flow: &Flow, pairs: &[Pair]) -> 
 pub(super) fn wrong_target_port(view: View<'_>, flow: &Flow, pairs: &[Pair]) -> Option<NoFix> {
     let UndeclaredTarget { service, protocol, port, target, declared } = undeclared_target(view, flow, pairs)?;
     let is_admitted = |of: &DeclaredPort| {
-        Direction::ALL.into_iter().filter(|direction| !admits(view, pairs, *direction)).any(|direction| {
+        Direction::ALL.into_iter().filter(|direction| !view.admits(pairs, *direction)).any(|direction| {
             let other = Traffic::ports(protocol, of.port, of.port);
             pairs.iter().all(|pair| {
                 // A node port has another number than the pods' port.

@@ -9,7 +9,7 @@ use proptest::sample::select;
 use super::difference::difference;
 use super::*;
 use crate::algebra::traffic::Traffic;
-use crate::object::Family;
+use crate::object::{Family, Protocol};
 use crate::sample_services::objects_with_services;
 use crate::verdict::explain::{Port, Target, explain};
 

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use super::View;
 use super::object_name::ObjectName;
 
 /// Fields of objects as the input has them written.
@@ -34,11 +33,4 @@ impl Written for () {
     fn text(&self, _: &ObjectName, _: &[&str]) -> Option<String> {
         None
     }
-}
-
-/// Whether an object has a name by which a patch can mean it. One that has `metadata.generateName`
-/// in its place gets its name from the API server.
-pub(super) fn has_name(view: View<'_>, object: &ObjectName) -> bool {
-    let has = |key| view.written.text(object, &["metadata", key]).is_some_and(|text| !text.is_empty());
-    has("name") || !has("generateName")
 }

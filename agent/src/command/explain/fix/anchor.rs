@@ -5,7 +5,8 @@ use json_patch::PatchOperation;
 use npc_agent::source::manifests::Location;
 use npc_compiler::verdict::fix::Change;
 
-use super::{path_of, reference};
+use super::path::path_of;
+use super::written::reference;
 use crate::command::input::Input;
 
 /// Where the text stands that a change is made in, if other places may share it.

@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::service::{self, ServiceJson};
-use super::{Fixes, anchor, apply, then, why_not};
+use super::why_not::why_not;
+use super::words::then;
+use super::{Fixes, anchor, apply};
 use crate::command::explain::traffic::by_protocol;
 use crate::command::input::Input;
 

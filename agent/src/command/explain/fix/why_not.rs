@@ -3,8 +3,8 @@
 use npc_compiler::verdict::explain::Code;
 use npc_compiler::verdict::fix::NoFix;
 
-use super::object_name;
 use super::service::{PORTS, declared_port};
+use super::words::object_name;
 use crate::command::words::shorten;
 
 /// Why there is no fix, and what to do.

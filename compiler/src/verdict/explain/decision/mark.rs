@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::typo::is_slip_of;
 use crate::object::Labels;
-use crate::verdict::explain::decision::near_miss::item_path::ItemPath;
+use crate::verdict::explain::decision::item_path::ItemPath;
 
 /// The very thing that a [`Conjunct`](crate::verdict::explain::Conjunct) fails by: a label, an operator, an
 /// item, a number.

@@ -1,6 +1,7 @@
 //! What a direction says of a question, and which rules say so.
 
 mod dns;
+pub(super) mod item_path;
 pub(super) mod mark;
 pub(super) mod misleading;
 pub(super) mod near_miss;

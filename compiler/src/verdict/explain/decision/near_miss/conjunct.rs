@@ -1,8 +1,8 @@
 //! The parts of a rule that can fail, and what of one fails.
 
-use super::item_path::ItemPath;
 use super::want_and_got::{Got, Want};
 use crate::verdict::explain::code::Code;
+use crate::verdict::explain::decision::item_path::{ItemPath, Of};
 use crate::verdict::explain::decision::mark::{FailedRequirement, Mark};
 
 /// A part of a rule that fails.
@@ -28,16 +28,6 @@ pub struct Conjunct {
     /// Whether it is a block that holds the address of a node that was asked for, which the node
     /// translates.
     pub holds_asked_node: bool,
-}
-
-/// The two halves of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the words of the API")]
-#[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Of {
-    Peer,
-    Port,
 }
 
 /// The parts of a rule that can fail.

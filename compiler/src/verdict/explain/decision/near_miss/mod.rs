@@ -4,7 +4,8 @@
 //! which fewest labels would have to change. [`RuleMatcher`] judges the parts of a rule.
 
 pub(in crate::verdict::explain) mod conjunct;
-pub(in crate::verdict::explain) mod item_path;
+mod peers;
+mod ports;
 mod rule_matcher;
 pub(in crate::verdict::explain) mod translated_addresses;
 pub(in crate::verdict::explain) mod want_and_got;
@@ -18,10 +19,10 @@ use crate::policy::Direction;
 use crate::verdict::flow::End;
 
 use crate::verdict::explain::code::Code;
+use crate::verdict::explain::decision::item_path::{ItemPath, Of};
 use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
-use conjunct::{Conjunct, Of};
-use item_path::ItemPath;
+use conjunct::Conjunct;
 use rule_matcher::{RuleMatcher, block_rank, slip_rank};
 
 /// A rule that does not admit what was asked about, and by what it misses.

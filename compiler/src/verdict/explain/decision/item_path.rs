@@ -4,8 +4,6 @@ use std::fmt;
 
 use crate::policy::Direction;
 
-use super::conjunct::Of;
-
 /// The path of a thing below a rule: `from[0].podSelector`, `ports[1]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ItemPath {
@@ -15,6 +13,16 @@ pub struct ItemPath {
     pub place: usize,
     /// What of the item is meant.
     pub field: ItemField,
+}
+
+/// The two halves of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the words of the API")]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum Of {
+    Peer,
+    Port,
 }
 
 /// The lists of a rule.

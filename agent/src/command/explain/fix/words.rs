@@ -1,0 +1,152 @@
+//! What changes do, and what else must be done, in words.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use json_patch::{Patch, PatchOperation};
+use npc_compiler::cluster::Cluster;
+use npc_compiler::verdict::fix::{Change, Edit, Fix, ObjectName, Opened, OpenedEnd, Rollout};
+
+use super::INDENT;
+use super::path::{is_end, path_of};
+use crate::command::endpoint::short_kind;
+use crate::command::explain::traffic::traffic;
+use crate::command::words::shorten;
+
+/// So many of the flows that a fix opens are named.
+const NAMED: usize = 3;
+
+/// Why a change is not proposed that mends what the denial names: what else it would close or open.
+pub(super) fn not_proposed(cluster: &Cluster, change: &Change, verb: &str, what_else: &[Opened]) -> String {
+    let what = match &change.edit {
+        Edit::MovedPolicy(_, old) => {
+            let namespace = change.object.namespace.as_deref().unwrap_or_default();
+            format!("{} in namespace {namespace}", object_name(old))
+        }
+        Edit::Policy(Patch(operations)) => {
+            let is_whole = |of: &PatchOperation| !is_end(of.path().last().as_ref());
+            let path = operations.first().map(|first| path_of(first, is_whole(first))).unwrap_or_default();
+            format!("a change of {path} of {}", object_name(&change.object))
+        }
+        Edit::NewPolicy(_) | Edit::Labels(..) => format!("a change of {}", object_name(&change.object)),
+    };
+    let others = others(cluster, what_else.iter());
+    let count = if others.len() == 1 { "1 other".to_owned() } else { format!("{} others", others.len()) };
+    format!("{what} would admit it too, and {verb} {count}: {}", shorten(&others, NAMED, "; "))
+}
+
+/// What the changes do, as it was found out.
+pub(super) fn checked(cluster: &Cluster, fix: &Fix, is_after_others: bool, more_flows: &[String]) -> String {
+    let verb = |one: &str, more: &str| if fix.changes.len() > 1 { more.to_owned() } else { one.to_owned() };
+    // As `verified` in JSON: what closes something is no fix to apply unseen.
+    let word = if fix.closes.is_empty() { "checked" } else { "tried, and not called safe" };
+    let word = if is_after_others { format!("{word} after the changes above") } else { word.to_owned() };
+    let subject = format!("{word}: {}", verb("turns", "the changes of both directions together turn"));
+    let flows = match more_flows.len() {
+        0 => "this flow".to_owned(),
+        count => {
+            // The ways of a flow by nodes are told apart where it is shown.
+            let named: BTreeSet<&String> = more_flows.iter().filter(|of| !of.is_empty()).collect();
+            let named: Vec<String> = named.into_iter().cloned().collect();
+            let named = if named.is_empty() { String::new() } else { format!(" ({})", shorten(&named, NAMED, ", ")) };
+            format!("this flow and {count} more of this answer{named}")
+        }
+    };
+    let opens = verb("opens", "open");
+    // What is certain, and what depends on a fact that the input lacks.
+    let parts = |of: &[Opened], certainly: &str, perhaps: &str| {
+        let part = |certain: bool, verb: &str| {
+            let others = others(cluster, of.iter().filter(|of| of.certain == certain));
+            match others.len() {
+                0 => None,
+                1 => Some(format!("{verb} 1 other: {}", others[0])),
+                count => Some(format!("{verb} {count} others: {}", shorten(&others, NAMED, "; "))),
+            }
+        };
+        [part(true, certainly), part(false, perhaps)].into_iter().flatten().collect::<Vec<String>>()
+    };
+    let mut said = parts(&fix.opens, &opens, "may open");
+    if said.is_empty() {
+        said.push(format!("{opens} no other"));
+    }
+    let closed = parts(&fix.closes, &verb("closes", "close"), "may close");
+    let mut reason = String::new();
+    if !closed.is_empty() {
+        let _ = write!(
+            reason,
+            "\n{INDENT}(policies that select by this label then apply to these pods for the first time; npc prints no \
+             command for a change that closes something)"
+        );
+    }
+    if !fix.backend_of.is_empty() {
+        let services = shorten(&services(fix), NAMED, ", ");
+        let _ = write!(reason, "\n{INDENT}(with this label the pods become backends of {services})");
+    }
+    said.extend(closed);
+    let last = said.pop().unwrap_or_default();
+    if said.is_empty() {
+        return format!("{subject} {flows} to ALLOWED and {last}{reason}");
+    }
+    format!("{subject} {flows} to ALLOWED, {}\n{INDENT}and {last}{reason}", said.join(&format!(",\n{INDENT}")))
+}
+
+/// The Services that get backends by a label of the changes.
+fn services(fix: &Fix) -> Vec<String> {
+    fix.backend_of.iter().map(|(namespace, name)| format!("{namespace}/svc/{name}")).collect()
+}
+
+/// What is opened, by workload.
+fn others<'a>(cluster: &Cluster, opens: impl Iterator<Item = &'a Opened>) -> Vec<String> {
+    let end = |end: &OpenedEnd| match end.pod.map(|pod| cluster.pod(pod)) {
+        None => end.id.to_string(),
+        Some(pod) => {
+            let (kind, name) = pod.identity();
+            format!("{}/{}/{name}", pod.namespace, short_kind(kind))
+        }
+    };
+    let text = |of: &Opened| format!("{} -> {} {}", end(&of.from), end(&of.to), traffic(&of.traffic));
+    opens.map(text).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// What else must be done: what the pods of a changed template need, and where an object was.
+pub(super) fn then(change: &Change) -> Option<String> {
+    if let Edit::MovedPolicy(_, old) = &change.edit {
+        let (name, namespace) = (&old.name, old.namespace.as_deref().unwrap_or_default());
+        return Some(format!(
+            "then delete the one in namespace {namespace} (kubectl -n {namespace} delete networkpolicy {name}); kubectl \
+             moves no object"
+        ));
+    }
+    let kind = &change.object.kind;
+    let pods_keep = format!("the pods that run keep their labels; then delete them, because the {kind}");
+    Some(match change.rollout? {
+        Rollout::Resume => {
+            let ObjectName { namespace, name, .. } = &change.object;
+            format!(
+                "the {kind} is paused; then resume it, so that it replaces its pods (kubectl -n {} rollout resume \
+                 deploy/{name})",
+                namespace.as_deref().unwrap_or_default()
+            )
+        }
+        Rollout::DeletePods if matches!(kind.as_str(), "StatefulSet" | "DaemonSet") => {
+            format!("{pods_keep} does not replace them (updateStrategy OnDelete)")
+        }
+        Rollout::DeletePods => format!("{pods_keep} does not replace them"),
+        Rollout::NextJob => "the pods of its next Job have it; those of a Job that runs do not".to_owned(),
+        Rollout::UnlessPaused => format!("the {kind} then replaces its pods, unless it is paused"),
+        Rollout::UnlessOnDelete => format!(
+            "the {kind} then replaces its pods, unless its updateStrategy is OnDelete (delete the pods then) or has \
+             a partition"
+        ),
+    })
+}
+
+/// `networkpolicy shop/api`, `shop/deploy/cart`, `namespace monitoring`.
+pub(super) fn object_name(object: &ObjectName) -> String {
+    let ObjectName { kind, namespace, name } = object;
+    match (kind.as_str(), namespace) {
+        ("NetworkPolicy", Some(namespace)) => format!("networkpolicy {namespace}/{name}"),
+        (kind, Some(namespace)) => format!("{namespace}/{}/{name}", short_kind(kind)),
+        (kind, None) => format!("{} {name}", kind.to_lowercase()),
+    }
+}
