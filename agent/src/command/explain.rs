@@ -129,7 +129,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             Ok(explanation) => explanation,
             Err(error) => {
                 let stop = without_policies(cluster, &error, &from);
-                return endpoint::without_policies(&input, &from.name, stop, args.output);
+                return endpoint::without_policies(&input, &from, stop, args.output);
             }
         };
         let parts = explain_parts(cluster, &groups, &from.target);

@@ -47,7 +47,9 @@ pub use decision::near_miss::want_and_got::{Got, Want, WantedPorts};
 pub use decision::near_miss::{Candidate, NEAREST};
 pub use decision::{Decision, LISTED, Reason};
 pub use miss_facts::{EndFact, MissFacts, RuleFact, miss_facts};
-pub use overview::endpoint::{EndpointExplanation, EndpointPart, Side, explain_endpoint, explain_parts};
+pub use overview::endpoint::{
+    EndpointExplanation, EndpointPart, Side, explain_endpoint, explain_parts, may_be_isolated,
+};
 pub(in crate::verdict) use overview::policy::numbers_named;
 pub use overview::policy::{
     PeerExplanation, PeerWithoutEffect, PolicyExplanation, PortExplanation, PortWithoutEffect, RuleExplanation,

@@ -10,14 +10,14 @@ use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::{PodId, PolicyId};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::dead_block::is_dead;
-use npc_compiler::verdict::explain::{EndpointExplanation, EndpointPart, MisleadingPolicy, Side};
+use npc_compiler::verdict::explain::{EndpointExplanation, EndpointPart, MisleadingPolicy, Side, may_be_isolated};
 use npc_compiler::verdict::outside::{Outside, OutsideBounds, shortest_entries};
 use serde_json::{Value, json};
 
 use super::json::{misleading as misleading_json, policy};
 use crate::command::absent_peers::{self, Elsewhere, elsewhere};
 use crate::command::dead_block;
-use crate::command::endpoint::short_kind;
+use crate::command::endpoint::{Resolved, short_kind};
 use crate::command::explain::reasons::misleading;
 use crate::command::explain::traffic::by_protocol;
 use crate::command::explain::{Context, warnings};
@@ -45,22 +45,26 @@ pub(in crate::command::explain) struct About<'a> {
 /// neither.
 pub(in crate::command::explain) fn without_policies(
     input: &Input,
-    name: &str,
+    from: &Resolved<'_>,
     stop: Stop,
     format: Format,
 ) -> anyhow::Result<Exit> {
     let is_unknown = stop.exit == Exit::Unknown;
     match (stop.exit, format) {
         (Exit::Fine | Exit::Unknown, Format::Json) => {
-            let side = json!({
-                "isolatedBy": [], "mayBeIsolated": is_unknown, "allowed": [], "outside": [], "differs": [],
-                "differsOutside": [], "unknown": [], "unknownOutside": [], "elsewhere": [],
-            });
+            let side = |direction| {
+                let may_be_isolated = may_be_isolated(&input.cluster, &from.target, direction);
+                json!({
+                    "isolatedBy": [], "mayBeIsolated": may_be_isolated, "allowed": [], "outside": [], "differs": [],
+                    "differsOutside": [], "unknown": [], "unknownOutside": [], "elsewhere": [],
+                })
+            };
             let (unknowns, said) = if is_unknown { (vec![stop.message], None) } else { (vec![], Some(stop.message)) };
             let warnings = input.with_passed_over(said.into_iter().chain(input.warnings.iter().cloned()).collect());
             output::json(&json!({
-                "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": name, "ingress": side,
-                "egress": side, "warnings": warnings, "unknowns": unknowns, "near": [], "parts": [],
+                "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": from.name,
+                "ingress": side(Direction::Ingress),
+                "egress": side(Direction::Egress), "warnings": warnings, "unknowns": unknowns, "near": [], "parts": [],
                 "findings": input.findings(),
             }))?;
         }

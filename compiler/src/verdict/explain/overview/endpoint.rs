@@ -90,6 +90,19 @@ pub fn explain_endpoint(
     Ok(of_ends(cluster, groups, &[], &addresses))
 }
 
+/// Whether policies may isolate pods in a direction that a target without an endpoint means: those behind a
+/// Service of which the input does not say where it leads. No policy isolates what else has no endpoint: a DNS
+/// name, a hostNetwork pod, a node.
+#[must_use]
+pub fn may_be_isolated(cluster: &Cluster, target: &Target<'_>, direction: Direction) -> bool {
+    let (Target::Service(service) | Target::ServiceAddress(service, _)) = target else { return false };
+    let isolates = || {
+        cluster.has_unread_policies(&service.namespace)
+            || cluster.policies_in(&service.namespace).any(|(_, policy)| policy.isolates(direction))
+    };
+    service.routing.external_name.is_none() && cluster.behind(service).is_none() && isolates()
+}
+
 /// The addresses to which no policy applies that a target means.
 fn addresses_of(cluster: &Cluster, target: &Target<'_>) -> Vec<IpAddr> {
     let of_hosts = |pods: &[PodId]| -> Vec<IpAddr> {
