@@ -33,9 +33,11 @@ impl ServiceManager {
         let Some(address) = env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty()) else {
             return Ok(Self::default());
         };
-        let number = |name: &str| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-        let is_meant = number("WATCHDOG_PID").is_none_or(|process| process == u64::from(std::process::id()));
-        let patience = number("WATCHDOG_USEC").filter(|micros| is_meant && *micros > 0).map(Duration::from_micros);
+        let number = |text: Result<String, env::VarError>| text.ok().and_then(|text| text.parse::<u64>().ok());
+        let process = number(env::var("WATCHDOG_PID"));
+        let is_meant = process.is_none_or(|process| process == u64::from(std::process::id()));
+        let patience =
+            number(env::var("WATCHDOG_USEC")).filter(|micros| is_meant && *micros > 0).map(Duration::from_micros);
         Self::connect(&address, patience)
     }
 

@@ -53,7 +53,13 @@ Examples:
   npc agent --node node-1 --manifests policies/ --once      program the kernel once, and exit";
 
 /// What help ends with.
-const EXITS: &str = "\
+const VARIABLES_AND_EXITS: &str = "\
+Environment variables without a flag:
+  NPC_FLOW_INDEX=0           with --cni-socket: keep no index of addresses that have connections. ADDs of the
+                             CNI plugin then wait until the kernel's table of connections is searched
+  NPC_LARGE_CHANGES_FIRST=0  write a large change at once. Changes of other namespaces then wait for it
+  XTABLES_LOCKFILE=FILE      the lock that iptables takes, if it is not /run/xtables.lock
+
 Exit codes: 0 a signal ended it, or --once is done, 1 it had to end (the log says why), 2 bad flags or manifests,
 3 the input has no node of this name, 5 no kubeconfig can be used.";
 
@@ -63,7 +69,7 @@ Exit codes: 0 a signal ended it, or --once is done, 1 it had to end (the log say
 /// follows every change. When it ends, its rules stay in the kernel and enforce. A
 /// second agent in the same network namespace does not start.
 #[derive(Debug, clap::Args)]
-#[command(before_help = EXAMPLES, after_help = EXITS)]
+#[command(before_help = EXAMPLES, after_help = VARIABLES_AND_EXITS)]
 pub(super) struct Args {
     /// A YAML file of settings. Its keys are the flags in camelCase, such as
     /// `logLevel: debug`. Flags and environment variables override it.

@@ -5,7 +5,7 @@
 //! `NPC_GOLDEN=write` in the environment adds the names that are new.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use npc_agent::metrics::Metrics;
 use serde_json::Value;
@@ -57,6 +57,44 @@ fn flags(names: &mut BTreeSet<String>) {
     }
 }
 
+/// The variables that programs read themselves, beside those of flags: `npc` and `npc-cni`, by their sources.
+fn variables(names: &mut BTreeSet<String>) {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    // The CNI plugin gives its reader of variables a function, so that tests give it others.
+    for (program, folder, reads) in [
+        ("npc", "agent/src", &["env::var(", "env::var_os("][..]),
+        ("npc-cni", "cni-plugin/src", &["env::var(", "env::var_os(", "given("][..]),
+    ] {
+        let mut files = Vec::new();
+        sources(&repository.join(folder), &mut files);
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap();
+            // Of a file, its tests come last.
+            let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            for argument in reads.iter().flat_map(|call| text.split(*call).skip(1)) {
+                match argument.strip_prefix('"').and_then(|rest| rest.split_once('"')) {
+                    Some((variable, _)) => drop(names.insert(format!("variable {program} {variable}"))),
+                    None => assert!(argument.starts_with("name)"), "{}: name the variable here", file.display()),
+                }
+            }
+        }
+    }
+    // A library reads it for npc.
+    names.insert("variable npc NPC_COMPLETE".to_owned());
+}
+
+/// The sources below a folder, without those of tests.
+fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+            files.push(path);
+        }
+    }
+}
+
 /// The keys of a document, by the schema that ships with it.
 fn keys(document: &str, schema: &Value, path: &str, names: &mut BTreeSet<String>) {
     let Some(schema) = schema.as_object() else { return };
@@ -80,6 +118,7 @@ fn names_that_operators_see_stay() {
     let mut names = BTreeSet::new();
     metrics(&mut names);
     flags(&mut names);
+    variables(&mut names);
     for (document, schema) in SCHEMAS {
         keys(document, &serde_json::from_str(schema).unwrap(), "", &mut names);
     }
@@ -96,7 +135,7 @@ fn names_that_operators_see_stay() {
     assert!(new.is_empty(), "not in the list yet: NPC_GOLDEN=write adds {new:#?}");
     let gone: Vec<&str> = golden.lines().filter(|name| !names.contains(*name)).collect();
     assert!(gone.is_empty(), "scripts and dashboards may use these, and they are gone: {gone:#?}");
-    for kind in ["metric ", "command ", "flag agent ", "variable agent ", "key flow-explanation "] {
+    for kind in ["metric ", "command ", "flag agent ", "variable agent ", "variable npc ", "key flow-explanation "] {
         assert!(golden.lines().any(|name| name.starts_with(kind)), "no {kind}in the list");
     }
 }

@@ -69,6 +69,20 @@ fn the_agents_flags_are_documented() {
 }
 
 #[test]
+fn variables_without_a_flag_are_documented() {
+    let (text, names) = (read("docs/configure.md"), read("agent/tests/cli/names.txt"));
+    let variables: Vec<&str> = names
+        .lines()
+        .filter_map(|name| name.strip_prefix("variable npc ").or_else(|| name.strip_prefix("variable npc-cni ")))
+        .collect();
+    assert!(variables.contains(&"NPC_FLOW_INDEX") && variables.contains(&"CNI_COMMAND"), "{variables:?}");
+    for variable in variables {
+        let (alone, with_value) = (format!("`{variable}`"), format!("`{variable}=0`"));
+        assert!(text.contains(&alone) || text.contains(&with_value), "docs/configure.md has no {variable}");
+    }
+}
+
+#[test]
 fn the_agent_takes_the_charts_configuration() {
     let Some(npc) = npc() else { return };
     let schema: Value = serde_json::from_str(&read("deploy/chart/values.schema.json")).unwrap();
