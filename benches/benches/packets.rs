@@ -23,7 +23,7 @@ use npc_compiler::object::{Labels, Namespace, Pod};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::Options;
 use npc_compiler::ruleset::names::SetRole;
-use npc_compiler::ruleset::seed::Seed;
+use npc_compiler::ruleset::names::seed::Seed;
 use npc_compiler::ruleset::set::Member;
 use socket2::SockRef;
 

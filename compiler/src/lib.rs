@@ -107,9 +107,9 @@ pub use verdict::{explain, matrix};
 pub mod node {
     pub use crate::plan::{ChainWrites, Delta, FamilyState, KernelState, Plan, SetDelta, SetWrite, Step, Unexpected};
     pub use crate::ruleset::layout::{MissingMatches, Options, SelfMatch, ruleset};
+    pub use crate::ruleset::names::seed::Seed;
     pub use crate::ruleset::node::{
         ChainName, ChainRole, FamilyRuleset, Foreign, InterfaceName, Match, Member, NodeRuleset, Rule, Set, SetField,
         SetKind, SetName, SetRole, Target,
     };
-    pub use crate::ruleset::seed::Seed;
 }

@@ -58,6 +58,15 @@ impl Question {
     }
 }
 
+/// A chain, and a set or chain that a rule in it names and that does not exist. A kernel refuses such a rule.
+fn dangling(state: &FamilyState) -> Option<(&ChainName, &str)> {
+    state.chains.iter().find_map(|(chain, rules)| {
+        let sets = rules.iter().flat_map(node::Rule::sets).filter(|set| !state.sets.contains_key(*set));
+        let chains = rules.iter().filter_map(node::Rule::leads_to).filter(|next| !state.chains.contains_key(*next));
+        Some((chain, sets.map(SetName::as_str).chain(chains.map(ChainName::as_str)).next()?))
+    })
+}
+
 /// A chain, by a number in its model: a packet's way names many.
 type ChainId = usize;
 
@@ -162,7 +171,7 @@ impl Model {
     /// A kernel refuses a rule that names a set or chain which is not there.
     fn expect(&self, done: Result<(), Unexpected>, may_dangle: bool) {
         done.unwrap_or_else(|unexpected| panic!("{unexpected}"));
-        if may_dangle && let Some((chain, absent)) = self.held.dangling() {
+        if may_dangle && let Some((chain, absent)) = dangling(&self.held) {
             panic!("chain {chain} names {absent}, which is not there");
         }
     }

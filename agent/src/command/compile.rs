@@ -8,7 +8,7 @@ mod ruleset;
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::ruleset::layout;
-use npc_compiler::ruleset::seed::Seed;
+use npc_compiler::ruleset::names::seed::Seed;
 use npc_compiler::verdict::pairs::pair_sets;
 
 use super::endpoint::check_namespace;

@@ -19,7 +19,7 @@ use npc_agent::words::near;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::{self, Options, SetMembers};
-use npc_compiler::ruleset::seed::Seed;
+use npc_compiler::ruleset::names::seed::Seed;
 
 use super::input::{self, Input, Source};
 use super::migrate::options::{self, AgentAnswer};

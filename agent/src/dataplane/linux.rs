@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{ChainWrites, FamilyState, KernelState, Plan, SetWrite, Step};
+use npc_compiler::ruleset::names::seed::Seed;
 use npc_compiler::ruleset::node::SetName;
-use npc_compiler::ruleset::seed::Seed;
 use tracing::{debug, info, warn};
 
 use super::audit::alias::Aliases;

@@ -27,8 +27,8 @@ use std::time::Instant;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
+use npc_compiler::ruleset::names::seed::Seed;
 use npc_compiler::ruleset::node::SetName;
-use npc_compiler::ruleset::seed::Seed;
 
 pub mod audit;
 pub mod bridge;

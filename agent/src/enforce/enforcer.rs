@@ -13,7 +13,7 @@ use npc_compiler::plan;
 use npc_compiler::plan::Plan;
 use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::ruleset::layout::{self, SelfMatch};
-use npc_compiler::ruleset::seed::Seed;
+use npc_compiler::ruleset::names::seed::Seed;
 use tokio::time;
 use tracing::{debug, warn};
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub const PERIOD: Duration = Duration::from_secs(30);
 
 /// After how long a report says nothing any more.
-pub const STALE: Duration = Duration::from_secs(120);
+const STALE: Duration = Duration::from_secs(120);
 
 /// More than a report has, in bytes.
 const LONGEST: u64 = 1 << 20;

@@ -180,10 +180,6 @@ pub const TUNNEL_PORTS: [u16; 5] = {
     kept
 };
 
-/// Where clients' own ports begin on Linux, to which answers go; IANA's begin at
-/// 49152.
-pub const CLIENT_PORTS: u16 = 32768;
-
 /// The table as documentation has it, in Markdown.
 #[must_use]
 pub fn markdown() -> String {
@@ -208,6 +204,9 @@ pub fn markdown() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Where clients' own ports begin on Linux, to which answers go; IANA's begin at 49152.
+    const CLIENT_PORTS: u16 = 32768;
 
     #[test]
     fn nothing_is_kept_that_takes_a_key_or_may_be_an_answer() {

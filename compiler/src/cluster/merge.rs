@@ -117,7 +117,7 @@ pub(super) struct Collected {
 }
 
 impl Collected {
-    pub(super) fn add_ports(&mut self, ports: &Ports, direction: Direction, resolution: &Resolution) {
+    fn add_ports(&mut self, ports: &Ports, direction: Direction, resolution: &Resolution) {
         let ports = match ports {
             Ports::Everything => {
                 self.is_everything = true;

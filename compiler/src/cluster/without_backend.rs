@@ -158,11 +158,7 @@ impl Cluster {
 
     /// The pods of which the input does not say whether a service's selector selects them: their
     /// controller adds a label that it asks for.
-    pub(super) fn possibly_behind<'a>(
-        &'a self,
-        service: &'a Service,
-        selector: &'a Selector,
-    ) -> impl Iterator<Item = &'a Pod> {
+    fn possibly_behind<'a>(&'a self, service: &'a Service, selector: &'a Selector) -> impl Iterator<Item = &'a Pod> {
         let is_possible = |pod: &&Pod| {
             pod.namespace == service.namespace
                 && pod.is_template()

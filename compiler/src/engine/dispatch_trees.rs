@@ -7,9 +7,9 @@ use crate::plan::{Delta, KernelState, SetDelta};
 use crate::policy::Direction;
 use crate::ruleset::dispatch::TreeNode;
 use crate::ruleset::layout::{lead, set_at};
-use crate::ruleset::name::Hash;
+use crate::ruleset::names::hash::Hash;
+use crate::ruleset::names::seed::Seed;
 use crate::ruleset::node::{ChainName, Member, SetKind, SetName};
-use crate::ruleset::seed::Seed;
 
 /// The chain of a group, or of several that decide together, and the addresses
 /// that are led there, by family.

@@ -33,7 +33,7 @@ use crate::policy::finding::Finding;
 use crate::policy::{Direction, PodPeer, Policy, PolicyRule};
 use crate::ruleset::layout::{Options, identity};
 use crate::ruleset::members::{self, Demand, Size, Sizes};
-use crate::ruleset::name::Hash;
+use crate::ruleset::names::hash::Hash;
 use crate::ruleset::node::SetName;
 
 /// How many selectors, or sets, the engine is asked about at once.

@@ -23,9 +23,9 @@ use crate::object::{Family, Labels};
 use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, Policy};
 use crate::ruleset::layout::{DecidingGroups, Options, SelfMatch, identity};
-use crate::ruleset::name::Hash;
+use crate::ruleset::names::hash::Hash;
+use crate::ruleset::names::seed::Seed;
 use crate::ruleset::node::{ChainName, Rule, SetName};
-use crate::ruleset::seed::Seed;
 
 /// Chains that came, or went.
 type Touched = BTreeMap<ChainName, Wanted>;

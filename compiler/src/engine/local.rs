@@ -11,7 +11,7 @@ use crate::cluster::group::{Resolution, names_to_resolve, resolve};
 use crate::object::{ContainerPort, Labels, NetworkPolicy, Protocol};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Peers, Policy, Ports};
-use crate::ruleset::name::Hash;
+use crate::ruleset::names::hash::Hash;
 
 /// How many ports one rule takes at least, if none of them joins another.
 const PORTS_OF_RULE: usize = 7;

@@ -53,7 +53,7 @@ use crate::plan::KernelState;
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Policy};
 use crate::ruleset::layout::Options;
-use crate::ruleset::name::Hash;
+use crate::ruleset::names::hash::Hash;
 #[cfg(doc)]
 use crate::ruleset::node::SetName;
 use crate::ruleset::node::{InterfaceName, Member};

@@ -10,7 +10,7 @@ use crate::plan::KernelState;
 use crate::policy::{Direction, Policy};
 use crate::ruleset::group_chain::Leaf;
 use crate::ruleset::layout::{Options, chain_of_leaf};
-use crate::ruleset::name::Hash;
+use crate::ruleset::names::hash::Hash;
 use crate::ruleset::node::{ChainName, Rule, SetName};
 use crate::ruleset::set_definition::Definition;
 
@@ -142,14 +142,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::ruleset::name::Fields;
+    use crate::ruleset::names::hash::FieldHasher;
     use crate::sample;
 
     fn group() -> PreparedGroup {
         let ports: Vec<_> = (0..150).map(|port| json!({"port": 1 + 2 * port})).collect();
         let spec = json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}], "ports": ports}]});
         let (policy, _) = Policy::read(&sample::policy(&format!("shop/np {spec}")));
-        let id = (Direction::Ingress, Fields::of("group").finish(), &Resolution::new());
+        let id = (Direction::Ingress, FieldHasher::of("group").finish(), &Resolution::new());
         PreparedGroup::new(id, vec![Arc::new(policy)], &Options::default(), &[("shop", "np")].into_iter())
     }
 

@@ -330,7 +330,7 @@ impl Workload {
     /// ReplicaSets `NAME-HASH` and gives their pods the label
     /// `pod-template-hash: HASH`, so the pair names the Deployment for certain.
     #[must_use]
-    pub fn of_owner(kind: &str, name: &str, labels: &Labels) -> Self {
+    fn of_owner(kind: &str, name: &str, labels: &Labels) -> Self {
         let deployment = (labels.get(POD_TEMPLATE_HASH).filter(|_| kind == "ReplicaSet"))
             .and_then(|hash| name.strip_suffix(hash.as_str())?.strip_suffix('-'));
         match deployment {

@@ -10,15 +10,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::ruleset::name::Hash;
-use crate::ruleset::seed::Seed;
+use crate::ruleset::names::hash::Hash;
+use crate::ruleset::names::seed::Seed;
 
 /// How many bits of a place the tree distinguishes. nft refuses a hook from
 /// which chains nest too deep: below the entry 13 load and 14 do not. Eight inner
 /// levels, a list, the chain of several pods that list one address, a group's chain
 /// and the two after it are 13 whatever the groups are, so no choice of names or labels
 /// deepens the tree.
-pub const DEPTH: usize = 9;
+const DEPTH: usize = 9;
 
 /// The bits that lead to a node, in the tree of a seed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -190,11 +190,11 @@ pub enum DispatchSet {
 #[allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 mod tests {
     use super::*;
-    use crate::ruleset::name::Fields;
+    use crate::ruleset::names::hash::FieldHasher;
 
     fn hashes(range: std::ops::Range<u32>) -> Vec<Hash> {
         let hash = |i: u32| {
-            let mut fields = Fields::of("test");
+            let mut fields = FieldHasher::of("test");
             fields.add(i.to_le_bytes());
             fields.finish()
         };

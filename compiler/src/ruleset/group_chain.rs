@@ -11,7 +11,7 @@ use crate::cluster::group::{Admitted, Atom};
 use crate::cluster::merge::{Admission, AdmittingRule};
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
-use crate::ruleset::name::{Fields, Hash};
+use crate::ruleset::names::hash::{FieldHasher, Hash};
 use crate::ruleset::node::{ChainName, Match, Rule, SetField, SetName, Target};
 use crate::ruleset::options::Options;
 use crate::ruleset::origin::{self, Origin, PortsOf};
@@ -390,7 +390,7 @@ impl Leaf {
     /// A hash of the chain's content, which is the same under any name. Text for iptables is no
     /// part of it: what goes into names has an encoding of its own.
     pub(crate) fn hash(&self) -> Hash {
-        let mut fields = Fields::of("chain");
+        let mut fields = FieldHasher::of("chain");
         for rule in &self.rules {
             fields.add(text::name_encoding(rule));
         }

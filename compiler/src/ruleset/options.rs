@@ -1,7 +1,7 @@
 //! What a ruleset depends on besides the cluster.
 
+use crate::ruleset::names::seed::Seed;
 use crate::ruleset::node::Match;
-use crate::ruleset::seed::Seed;
 use crate::ruleset::state::KernelState;
 
 /// How rules recognise a pod's traffic to itself, and an ICMP error about what was sent

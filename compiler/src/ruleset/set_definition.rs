@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::cluster::group::Atom;
 use crate::object::{ContainerPort, Family, Protocol};
 use crate::policy::{Namespaces, PodPeer};
-use crate::ruleset::name::{Fields, Hash};
+use crate::ruleset::names::hash::{FieldHasher, Hash};
 use crate::ruleset::node::{Member, Set, SetKind, SetName};
 use crate::verdict::flow::End;
 
@@ -53,7 +53,7 @@ impl Definition {
     pub(super) fn name(&self, family: Family) -> SetName {
         match self {
             Self::Peers { pods, addresses } => {
-                let mut fields = Fields::of("peers");
+                let mut fields = FieldHasher::of("peers");
                 fields.count(pods.len());
                 for peer in pods {
                     add_pod_peer(&mut fields, peer);
@@ -62,7 +62,7 @@ impl Definition {
                 SetName::peers(family, &fields.finish())
             }
             Self::NamedPorts(entries) if entries.values().map(|names| names.len()).sum::<usize>() <= MOST_PAIRS => {
-                let mut fields = Fields::of("named ports");
+                let mut fields = FieldHasher::of("named ports");
                 for (atom, names) in entries {
                     for (protocol, name) in &**names {
                         add_atom(&mut fields, atom);
@@ -74,11 +74,11 @@ impl Definition {
             }
             Self::NamedPorts(entries) => {
                 let mut hashes = FxHashMap::<*const BTreeSet<_>, Hash>::default();
-                let mut fields = Fields::of("many named ports");
+                let mut fields = FieldHasher::of("many named ports");
                 for (atom, names) in entries {
                     add_atom(&mut fields, atom);
                     let hash = hashes.entry(Arc::as_ptr(names)).or_insert_with(|| {
-                        let mut fields = Fields::of("port names");
+                        let mut fields = FieldHasher::of("port names");
                         for (protocol, name) in &**names {
                             fields.add(protocol.as_str());
                             fields.add(name);
@@ -209,7 +209,7 @@ fn describe(peer: &PodPeer) -> String {
     words
 }
 
-fn add_atom(fields: &mut Fields, atom: &Atom) {
+fn add_atom(fields: &mut FieldHasher, atom: &Atom) {
     match atom {
         Atom::Everyone => fields.add("everyone"),
         Atom::Pods(peer) => {
@@ -223,7 +223,7 @@ fn add_atom(fields: &mut Fields, atom: &Atom) {
     }
 }
 
-fn add_addresses(fields: &mut Fields, addresses: &AddressSet) {
+fn add_addresses(fields: &mut FieldHasher, addresses: &AddressSet) {
     fields.count(addresses.ranges().len());
     for (first, last) in addresses.ranges() {
         fields.add(first.to_le_bytes());
@@ -231,7 +231,7 @@ fn add_addresses(fields: &mut Fields, addresses: &AddressSet) {
     }
 }
 
-fn add_pod_peer(fields: &mut Fields, peer: &PodPeer) {
+fn add_pod_peer(fields: &mut FieldHasher, peer: &PodPeer) {
     match &peer.namespaces {
         Namespaces::Own(name) => {
             fields.add("own");
@@ -245,7 +245,7 @@ fn add_pod_peer(fields: &mut Fields, peer: &PodPeer) {
     add_selector(fields, &peer.pods);
 }
 
-fn add_selector(fields: &mut Fields, selector: &Selector) {
+fn add_selector(fields: &mut FieldHasher, selector: &Selector) {
     fields.count(selector.requirements().count());
     for requirement in selector.requirements() {
         fields.add(&requirement.key);

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::object::Family;
+use crate::ruleset::names::seed::Seed;
 use crate::ruleset::node::{ChainName, FamilyRuleset, Member, NodeRuleset, Rule, SetKind, SetName};
-use crate::ruleset::seed::Seed;
 
 /// What one family of a kernel holds of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,22 +22,6 @@ pub struct KernelState {
     pub v4: FamilyState,
     /// IPv6.
     pub v6: FamilyState,
-}
-
-impl FamilyState {
-    /// A chain, and a set or chain that a rule in it names and that is not there. No
-    /// kernel holds such a rule.
-    #[must_use]
-    pub fn dangling(&self) -> Option<(&ChainName, &str)> {
-        self.chains.iter().find_map(|(chain, rules)| {
-            let absent = |rule| {
-                let set = Rule::sets(rule).find(|set| !self.sets.contains_key(*set)).map(SetName::as_str);
-                let next = || rule.leads_to().filter(|next| !self.chains.contains_key(*next)).map(ChainName::as_str);
-                set.or_else(next)
-            };
-            rules.iter().find_map(absent).map(|absent| (chain, absent))
-        })
-    }
 }
 
 impl KernelState {

@@ -4,6 +4,7 @@
 
 mod beside;
 mod examples;
+mod stand_ins;
 mod together;
 
 use std::cell::Cell;
@@ -112,7 +113,7 @@ impl History {
             self.objects(&Given::new()).pods.iter().map(|pod| (PodKey::of(pod), pod.labels.clone())).collect();
         let is_relabelled = |pod: &Pod| newest.get(&PodKey::of(pod)).is_some_and(|labels| *labels != pod.labels);
         objects.pods.extend(engine.stand_ins().cloned());
-        objects.policies.extend(engine.policies_of_stand_ins());
+        objects.policies.extend(stand_ins::policies(engine.stand_ins()));
         let mut state = fresh(&objects, options, engine, &[]);
         if !objects.pods.iter().any(is_relabelled) {
             return state;

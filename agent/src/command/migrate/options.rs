@@ -96,7 +96,7 @@ mod tests {
     use npc_agent::status::RuleOptions;
     use npc_compiler::cluster::Cluster;
     use npc_compiler::ruleset::layout;
-    use npc_compiler::ruleset::seed::Seed;
+    use npc_compiler::ruleset::names::seed::Seed;
 
     use super::*;
     use crate::command::migrate::node::distance;

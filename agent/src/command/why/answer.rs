@@ -426,13 +426,7 @@ impl Facts<'_> {
         rules.iter().enumerate().map(|(index, rule)| self.rule_answer(family, chain, Some(index), rule)).collect()
     }
 
-    pub(super) fn rule_answer(
-        &self,
-        family: Family,
-        chain: &ChainName,
-        index: Option<usize>,
-        rule: &Rule,
-    ) -> RuleAnswer {
+    fn rule_answer(&self, family: Family, chain: &ChainName, index: Option<usize>, rule: &Rule) -> RuleAnswer {
         let named = self.named(family, chain, rule).filter(|_| rule.target == Target::Return);
         let (origins, more) = match named {
             Some(Named::Rules { rules, more }) => (rules, more),

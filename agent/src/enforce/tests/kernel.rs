@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::conntrack::{FlowKey, Scope};
-use npc_compiler::plan::{Delta, KernelState, Plan, SetWrite, Step, Unexpected};
+use npc_compiler::plan::{Delta, FamilyState, KernelState, Plan, SetWrite, Step, Unexpected};
 use npc_compiler::ruleset::node::ChainName;
 use tokio::sync::mpsc;
 
@@ -384,10 +384,18 @@ fn carry_out(state: &mut KernelState, step: &Step, refused_words: &[&str], faile
             // A chain that is not there is declared, and then deleted.
             let _ = writes.apply(held);
             // What a rule names has to be there.
-            if held.dangling().is_some() {
+            if !is_complete(held) {
                 held.chains = before;
                 failed.add(*family, refused());
             }
         }
     }
+}
+
+/// Whether all that rules name exists: their sets, and the chains to which they lead.
+fn is_complete(held: &FamilyState) -> bool {
+    held.chains.values().flatten().all(|rule| {
+        rule.sets().all(|set| held.sets.contains_key(set))
+            && rule.leads_to().is_none_or(|next| held.chains.contains_key(next))
+    })
 }

@@ -13,7 +13,7 @@ use kube::core::Status;
 use kube::{Api, Client, ResourceExt as _};
 use npc_compiler::algebra::short_text::truncate;
 use npc_compiler::policy::finding::Finding;
-use npc_compiler::ruleset::name::Fields;
+use npc_compiler::ruleset::names::hash::FieldHasher;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time;
@@ -128,7 +128,7 @@ fn is_pointless(status: &Status) -> bool {
 }
 
 fn event(finding: &Finding, uid: Option<String>, node: &str) -> Event {
-    let mut identity = Fields::of("event");
+    let mut identity = FieldHasher::of("event");
     for field in
         [uid.as_deref().unwrap_or_default(), &finding.namespace, &finding.name, &finding.path, &finding.problem]
     {

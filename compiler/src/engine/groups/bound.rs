@@ -13,7 +13,7 @@ use crate::engine::store::Store;
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, PodPeer, Policy, PolicyRule};
 use crate::ruleset::members::{self, Demand, Size, Sizes};
-use crate::ruleset::name::Hash;
+use crate::ruleset::names::hash::Hash;
 use crate::ruleset::node::SetName;
 
 /// Which of the policies over the bound may come back.

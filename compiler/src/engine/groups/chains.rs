@@ -15,7 +15,7 @@ use crate::object::Family;
 use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, Policy};
 use crate::ruleset::layout::{SelfMatch, forward, joint};
-use crate::ruleset::name::Hash;
+use crate::ruleset::names::hash::Hash;
 use crate::ruleset::node::{ChainName, Member};
 
 impl LocalGroups {

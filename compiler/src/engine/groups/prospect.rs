@@ -11,7 +11,7 @@ use crate::engine::prospect::PreparedGroup;
 use crate::engine::store::{PodId, Store};
 use crate::object::{ContainerPort, Family, Labels, Pod};
 use crate::policy::{Direction, Policy};
-use crate::ruleset::name::Hash;
+use crate::ruleset::names::hash::Hash;
 use crate::ruleset::node::ChainName;
 
 /// Trying so many policies on the labels of pods takes some milliseconds.

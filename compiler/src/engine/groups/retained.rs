@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Age, LocalGroups, OfFamilies};
 use crate::cluster::group::RetainedGroup;
 use crate::policy::Direction;
-use crate::ruleset::name::Hash;
+use crate::ruleset::names::hash::Hash;
 
 /// How many empty groups of a namespace are retained in a direction. Those that have been
 /// empty for longest go first. Pods whose labels change all the time make a new group with

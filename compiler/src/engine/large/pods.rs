@@ -112,11 +112,6 @@ impl Engine {
         self.large.stand_ins.values().flat_map(|stand_ins| stand_ins.values())
     }
 
-    /// The policies by which stand-ins are isolated.
-    pub fn policies_of_stand_ins(&self) -> impl Iterator<Item = crate::object::NetworkPolicy> {
-        self.large.stand_ins.keys().flat_map(|namespace| stand_in::policies(namespace))
-    }
-
     /// How many policies isolate stand-ins.
     pub(in crate::engine) fn count_of_stand_in_policies(&self) -> usize {
         Direction::ALL.len() * self.large.stand_ins.len()

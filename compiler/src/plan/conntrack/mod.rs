@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::object::{Family, Protocol};
-use crate::plan::{FamilyState, KernelState, Plan};
+use crate::plan::{FamilyState, KernelState};
 use crate::ruleset::node::{ChainName, FORWARD_CHAIN, Match, Member, SetField, SetName, Target};
 
 mod scope;
@@ -173,13 +173,6 @@ fn is_in(held: &FamilyState, name: &SetName, field: SetField, ported: Option<Pro
 fn prefix_holds(members: &BTreeSet<Member>, address: IpAddr) -> bool {
     let last = members.range(..=Member::Prefix(address.into())).next_back();
     matches!(last, Some(Member::Prefix(prefix)) if prefix.contains(address))
-}
-
-/// Whether some packet may be dropped after a plan that was let through before it: whether
-/// [`narrowed`] finds any flow to judge.
-#[must_use]
-pub fn may_narrow(plan: &Plan) -> bool {
-    !narrowed(plan).is_empty()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::object::{Family, Objects};
 use crate::plan::{KernelState, Plan, Step};
 use crate::ruleset::layout::{self, MissingMatches, Options, SelfMatch, SetMembers};
-use crate::ruleset::seed::Seed;
+use crate::ruleset::names::seed::Seed;
 use crate::ruleset::text;
 use crate::sample::{self, pod, policy};
 

@@ -34,7 +34,7 @@ use crate::policy::Direction;
 use crate::ruleset::dispatch::{DispatchSet, TreeNode};
 use crate::ruleset::group_chain::Leaf;
 use crate::ruleset::members::over_bound;
-use crate::ruleset::name::{Fields, Hash};
+use crate::ruleset::names::hash::{FieldHasher, Hash};
 use crate::ruleset::node::{
     ChainName, FamilyRuleset, Match, Member, NodeRuleset, Rule, Set, SetField, SetKind, SetName, Target,
 };
@@ -124,7 +124,7 @@ pub(crate) fn identity<'a>(
     policies: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
     resolution: &Resolution,
 ) -> Hash {
-    let mut fields = Fields::of("group");
+    let mut fields = FieldHasher::of("group");
     fields.add(direction.as_str());
     fields.count(policies.len());
     for (namespace, name) in policies {
@@ -166,7 +166,7 @@ impl DecidingGroups {
             [] => return None,
             [group] => *group,
             several => {
-                let mut fields = Fields::of("joint");
+                let mut fields = FieldHasher::of("joint");
                 fields.add(direction.as_str());
                 fields.count(several.len());
                 for group in several {
@@ -183,7 +183,7 @@ impl DecidingGroups {
 /// chain admits comes back here, and the last one's verdict stands. `None`
 /// where one of them has no chain.
 pub(crate) fn joint(direction: Direction, chains: &[ChainName]) -> Option<(ChainName, Vec<Rule>)> {
-    let mut fields = Fields::of("joint chain");
+    let mut fields = FieldHasher::of("joint chain");
     fields.count(chains.len());
     for chain in chains {
         fields.add(chain.as_str());

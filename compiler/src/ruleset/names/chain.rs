@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 
 use crate::policy::Direction;
-use crate::ruleset::name::Hash;
+use crate::ruleset::names::hash::Hash;
 use crate::ruleset::short::Short;
 
 /// What every chain of ours begins with.
@@ -275,11 +275,11 @@ impl Borrow<str> for ChainName {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ruleset::name::Fields;
+    use crate::ruleset::names::hash::FieldHasher;
 
     #[test]
     fn a_chains_name_is_read_as_it_was_made() {
-        let hash = Fields::of("test").finish();
+        let hash = FieldHasher::of("test").finish();
         let of_direction = |direction| {
             [
                 ChainName::entry(direction),

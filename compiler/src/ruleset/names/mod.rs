@@ -1,4 +1,4 @@
-//! The names of chains and sets. A name of ours is made from what it stands for and
+//! The names of chains and sets, and the hashes and the secret that they are made from. A name of ours is made from what it stands for and
 //! carries that as data, so nothing has to take its text apart again. One that is read
 //! from a kernel gets its role once, where it is read.
 
@@ -40,6 +40,8 @@ macro_rules! as_its_text {
 }
 
 mod chain;
+pub mod hash;
+pub mod seed;
 mod set;
 
 pub use chain::{CHAIN_PREFIX, ChainName, ChainRole, FORWARD_CHAIN};

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use crate::object::Family;
 use crate::policy::Direction;
-use crate::ruleset::name::Hash;
-use crate::ruleset::seed::Seed;
+use crate::ruleset::names::hash::Hash;
+use crate::ruleset::names::seed::Seed;
 use crate::ruleset::set::SetKind;
 use crate::ruleset::short::Short;
 
@@ -302,11 +302,11 @@ as_its_text!(SetName);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ruleset::name::Fields;
+    use crate::ruleset::names::hash::FieldHasher;
 
     #[test]
     fn a_sets_name_is_read_as_it_was_made() {
-        let hash = Fields::of("test").finish();
+        let hash = FieldHasher::of("test").finish();
         for family in Family::ALL {
             let of_direction = |direction| {
                 [

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use crate::object::Protocol;
     use crate::policy::Direction;
-    use crate::ruleset::name::Fields;
+    use crate::ruleset::names::hash::FieldHasher;
     use crate::ruleset::node::{ChainName, SetName};
 
     /// Each form that a rule of a group chain has. A line here never changes.
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_chains_name_is_what_it_was() {
         let rule = Rule { matches: vec![Match::Protocol(Protocol::Tcp)], target: Target::Return };
-        let mut fields = Fields::of("chain");
+        let mut fields = FieldHasher::of("chain");
         fields.add(name_encoding(&rule));
         let name = ChainName::group(Direction::Ingress, &fields.finish());
         assert_eq!(name.as_str(), "NPC-I-5s5wm75avezobhsy");

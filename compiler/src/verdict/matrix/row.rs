@@ -134,7 +134,7 @@ pub(super) struct Likeness {
 }
 
 impl Row {
-    pub(super) fn likeness(&self, cluster: &Cluster, place: usize, addresses: &[End]) -> Likeness {
+    fn likeness(&self, cluster: &Cluster, place: usize, addresses: &[End]) -> Likeness {
         let exempt = |view: &EndKinds| addresses.iter().any(|address| exemption(cluster, view.end, *address).is_some());
         let may_be = |view: &EndKinds| addresses.iter().any(|address| may_be_own_node(cluster, view.end, *address));
         let judged = self.judged_likeness(place);

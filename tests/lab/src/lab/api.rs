@@ -15,7 +15,7 @@ use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::{Family, Objects};
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
-use npc_compiler::ruleset::seed::Seed;
+use npc_compiler::ruleset::names::seed::Seed;
 
 use super::error::{Doing, Error, Result};
 use super::{Backend, Kind, Lab, Place, inspect, manifests, own};

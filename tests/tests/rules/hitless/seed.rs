@@ -4,7 +4,7 @@
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
 use npc_compiler::ruleset::layout::Options;
-use npc_compiler::ruleset::seed::Seed;
+use npc_compiler::ruleset::names::seed::Seed;
 use npc_tests::model::{Model, Question};
 use npc_tests::random;
 

@@ -104,7 +104,7 @@ impl Follower {
     }
 
     /// Writes into the agent's status what is held back.
-    pub(super) fn write_status(&self) {
+    fn write_status(&self) {
         let Some(status) = &self.status else { return };
         let held = Kind::ALL.map(|kind| (kind, self.held(kind)));
         status.update(|status| {

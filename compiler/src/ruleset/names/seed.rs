@@ -12,7 +12,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::ruleset::name::{self, Fields};
+use crate::ruleset::names::hash::{FieldHasher, Hash};
 
 /// How many letters and digits it has: 80 bits, as many as a name has of a hash.
 const LENGTH: usize = 16;
@@ -34,7 +34,7 @@ impl Seed {
     /// The seed that these bytes make, which should be random.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        let mut fields = Fields::of("seed");
+        let mut fields = FieldHasher::of("seed");
         fields.add(bytes);
         let mut seed = [0; LENGTH];
         seed.copy_from_slice(fields.finish().short().as_bytes());
@@ -48,8 +48,8 @@ impl Seed {
     }
 
     /// What a group with this identity has in its place to decide where it stands.
-    pub(crate) fn place(&self, identity: &name::Hash) -> name::Hash {
-        let mut fields = Fields::of("place");
+    pub(crate) fn place(&self, identity: &Hash) -> Hash {
+        let mut fields = FieldHasher::of("place");
         fields.add(self.0);
         fields.add(identity.bytes());
         fields.finish()
@@ -58,7 +58,7 @@ impl Seed {
     /// What distinguishes the names of this seed's tree. It is a hash, so it shows nothing of
     /// the seed.
     pub(crate) fn tag(&self) -> String {
-        let mut fields = Fields::of("tag");
+        let mut fields = FieldHasher::of("tag");
         fields.add(self.0);
         let mut tag = fields.finish().short();
         tag.truncate(TAG);

@@ -1,14 +1,14 @@
-//! Names of sets and chains that cannot collide: hashes of all that makes a
-//! thing, with every field's length before it.
+//! Hashes of all that defines a set, a chain or a group, with every field's length before it, so
+//! that names of different things cannot collide.
 
 use sha2::{Digest, Sha256};
 
-/// Collects what makes a thing.
+/// Hashes the fields of a definition.
 #[derive(Debug, Default)]
-pub struct Fields(Sha256);
+pub struct FieldHasher(Sha256);
 
-impl Fields {
-    /// The fields of a kind of thing.
+impl FieldHasher {
+    /// With the kind of what is defined as the first field.
     #[must_use]
     pub fn of(kind: &str) -> Self {
         let mut fields = Self::default();
@@ -36,7 +36,7 @@ impl Fields {
     }
 }
 
-/// The hash of a thing.
+/// The hash of a definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash([u8; 32]);
 
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     fn name(fields: &[&str]) -> String {
-        let mut all = Fields::of("test");
+        let mut all = FieldHasher::of("test");
         for field in fields {
             all.add(field);
         }
