@@ -67,7 +67,7 @@ pub fn short_kind(kind: &str) -> String {
 }
 
 /// What a name may mean: a namespace, a kind, and a name in it.
-pub type Reading<'n> = (&'n str, Option<&'n str>, &'n str);
+pub type NameMeaning<'n> = (&'n str, Option<&'n str>, &'n str);
 
 /// What an object as it was written may mean, in the order in which it is looked for.
 #[must_use]
@@ -76,7 +76,7 @@ pub fn readings<'n>(
     kind: Option<&'n str>,
     name: &'n str,
     default_namespace: &'n str,
-) -> Vec<Reading<'n>> {
+) -> Vec<NameMeaning<'n>> {
     // An exact name wins over what DNS would make of it.
     let mut all = vec![(namespace.unwrap_or(default_namespace), kind, name)];
     if namespace.is_none() {
@@ -87,7 +87,7 @@ pub fn readings<'n>(
 
 /// What a name with dots may mean besides: `NAME.NS`, `NAME.NS.svc[.DOMAIN]` of a Service.
 #[must_use]
-pub fn as_dns<'a>(name: &'a str, kind: Option<&'a str>) -> Vec<Reading<'a>> {
+pub fn as_dns<'a>(name: &'a str, kind: Option<&'a str>) -> Vec<NameMeaning<'a>> {
     let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
     match labels.as_slice() {
         [name, namespace] => match kind {

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 /// systemd, if it started this process and wants to know. All clones are one.
 #[derive(Debug, Clone, Default)]
-pub struct ServiceManager(Option<Arc<Connection>>);
+pub struct ServiceManager(Option<Arc<NotifySocket>>);
 
 #[derive(Debug)]
-struct Connection {
+struct NotifySocket {
     socket: UnixDatagram,
     /// How long systemd waits for a sign of life before it ends this process.
     patience: Option<Duration>,
@@ -54,7 +54,7 @@ impl ServiceManager {
         socket.connect_addr(&address)?;
         // Should systemd be stuck, the agent is not.
         socket.set_nonblocking(true)?;
-        Ok(Self(Some(Arc::new(Connection { socket, patience }))))
+        Ok(Self(Some(Arc::new(NotifySocket { socket, patience }))))
     }
 
     /// The agent has started: it is the only one, has read the kernel, and takes events. It

@@ -112,7 +112,7 @@ pub struct AgentStatus {
     pub contested: Vec<ContestedAddress>,
     /// The table of the bridge family.
     #[serde(default)]
-    pub bridge: Bridge,
+    pub bridge: BridgeStatus,
     /// What the rules depend on besides the cluster; null before the first were written.
     /// Agents up to 0.1.0 do not say it.
     #[serde(default)]
@@ -219,7 +219,7 @@ pub struct ContestedAddress {
 /// is isolated, or no pod is behind a bridge.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Bridge {
+pub struct BridgeStatus {
     /// Ports of pods from which nothing but plain IPv4, IPv6 and ARP comes.
     pub ports: usize,
     /// Of these, those from which nothing comes but by their pods' own addresses.
@@ -374,7 +374,7 @@ impl AgentStatus {
             loading: Vec::new(),
             spoofable: Vec::new(),
             contested: Vec::new(),
-            bridge: Bridge::default(),
+            bridge: BridgeStatus::default(),
             options: None,
             retained: Vec::new(),
             unfiltered_bridges: Vec::new(),

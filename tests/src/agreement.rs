@@ -21,7 +21,7 @@ use npc_compiler::verdict::pairs::{self, PairSet, Region};
 use crate::interpreter;
 use crate::oracle::{End, Oracle, Packet, Payload};
 use crate::random;
-use flow::{Answers, Flow, Here};
+use flow::{Answers, ForwardedFlows, Here};
 
 /// After so many differences the rest says nothing new.
 const ENOUGH: usize = 10;
@@ -40,7 +40,7 @@ type Rows = BTreeMap<(String, String, Family, String), Option<Vec<[u16; 2]>>>;
 /// and at every port where something can change.
 #[must_use]
 pub fn differences(objects: &Objects, addresses: &[IpAddr]) -> Vec<String> {
-    let question = Question::new(objects, addresses);
+    let question = ComparedCluster::new(objects, addresses);
     let cluster = Cluster::new(objects);
     let mut found = Vec::new();
     let answers = Answers::new(&question.oracle);
@@ -53,7 +53,7 @@ pub fn differences(objects: &Objects, addresses: &[IpAddr]) -> Vec<String> {
 }
 
 /// What is asked about a cluster.
-struct Question<'a> {
+struct ComparedCluster<'a> {
     objects: &'a Objects,
     oracle: Oracle<'a>,
     /// The ends by the name that the matrix gives them.
@@ -61,7 +61,7 @@ struct Question<'a> {
     ports: Vec<u16>,
 }
 
-impl<'a> Question<'a> {
+impl<'a> ComparedCluster<'a> {
     fn new(objects: &'a Objects, addresses: &[IpAddr]) -> Self {
         let oracle = Oracle::new(objects);
         let edges: Vec<IpAddr> = random::addresses(objects).into_iter().filter(|ip| !is_past_all_sets(*ip)).collect();
@@ -172,7 +172,7 @@ impl<'a> Question<'a> {
                     let (Some(from), Some(to)) = (here(from), here(to)) else { continue };
                     let (from, to) = (&from, &to);
                     let (oracle, objects) = (&self.oracle, self.objects);
-                    let flow = Flow { oracle, answers, objects, node, self_match, family, from, to };
+                    let flow = ForwardedFlows { oracle, answers, objects, node, self_match, family, from, to };
                     if let Err(difference) = flow.compare(&ruleset, &self.ports) {
                         found.push(format!("ruleset of {node}: {from_name} -> {to_name} {difference}"));
                     }

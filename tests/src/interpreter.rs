@@ -17,7 +17,7 @@ pub use fault::faults;
 
 /// What conntrack says of a packet's flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum ConntrackState {
     /// Its first packet.
     New,
     /// A later one, either way.
@@ -51,7 +51,7 @@ pub struct Packet {
     /// Its payload.
     pub payload: Payload,
     /// Its flow's state.
-    pub state: State,
+    pub state: ConntrackState,
     /// The interface of pods that it came by, if it was one.
     pub interface: Option<InterfaceName>,
     /// Its hop limit (IPv6).
@@ -74,7 +74,7 @@ impl Packet {
             source,
             destination,
             payload,
-            state: State::New,
+            state: ConntrackState::New,
             interface: None,
             hop_limit: 63,
             length: 100,
@@ -153,9 +153,9 @@ fn matches_all(ruleset: &FamilyRuleset, rule: &Rule, packet: &Packet) -> bool {
 
 fn matches(ruleset: &FamilyRuleset, one: &Match, packet: &Packet) -> bool {
     match one {
-        Match::EstablishedOrRelated => matches!(packet.state, State::Established | State::Related),
-        Match::Established => packet.state == State::Established,
-        Match::RelatedError => packet.state == State::Related && matches!(packet.payload, Payload::Icmp(_)),
+        Match::EstablishedOrRelated => matches!(packet.state, ConntrackState::Established | ConntrackState::Related),
+        Match::Established => packet.state == ConntrackState::Established,
+        Match::RelatedError => packet.state == ConntrackState::Related && matches!(packet.payload, Payload::Icmp(_)),
         Match::Translated => packet.translated,
         Match::HopLimit255 => packet.source.is_ipv6() && packet.hop_limit == 255,
         Match::Length(first, last) => (*first..=*last).contains(&packet.length),
@@ -163,8 +163,10 @@ fn matches(ruleset: &FamilyRuleset, one: &Match, packet: &Packet) -> bool {
         Match::ErrorFromQuotedDestination => {
             matches!(packet.payload, Payload::Icmp(_)) && packet.quoted_destination == Some(packet.source)
         }
-        Match::NewOrInvalid => matches!(packet.state, State::New | State::Stray),
-        Match::NotSyn => packet.state != State::New && matches!(packet.payload, Payload::Port(Protocol::Tcp, _)),
+        Match::NewOrInvalid => matches!(packet.state, ConntrackState::New | ConntrackState::Stray),
+        Match::NotSyn => {
+            packet.state != ConntrackState::New && matches!(packet.payload, Payload::Port(Protocol::Tcp, _))
+        }
         Match::ProtocolNumber(number) => packet.payload == Payload::Tunnel(*number),
         Match::Source(prefix) => prefix.contains(packet.source),
         Match::Destination(prefix) => prefix.contains(packet.destination),

@@ -34,11 +34,11 @@ use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::KernelState;
 use npc_compiler::plan::conntrack::FlowKey;
 
-use crate::lab::{Builder, Demand, Doing as _, Kind, Lab, Result, Share};
+use crate::lab::{Builder, Doing as _, Kind, Lab, Load, Result, Share};
 
 pub use edits::{ADMITTED, Edit, Editor, PORTS};
 pub use flow::{Flow, Flows, UNNAMED_PORT, Verdicts};
-pub use record::{Count, Report};
+pub use record::{Count, TrafficReport};
 pub use timeline::{Sure, Timeline};
 pub use traffic::{Load, Traffic};
 
@@ -70,7 +70,7 @@ impl Live {
         let has_server = builder.has_api_server();
         let builder = if has_server { builder } else { builder.change(|objects| progress::marked(objects, 0)) };
         // The traffic never ends, and what comes late counts as lost. The lab keeps this.
-        let _share = Share::wait(Demand::Busy);
+        let _share = Share::wait(Load::Busy);
         let lab = builder.start()?;
         lab.forget_flows_soon()?;
         let flows = Arc::new(Flows::between(lab.places(), &PORTS));
@@ -350,7 +350,7 @@ impl Live {
     ///
     /// # Errors
     /// When the traffic could not go on.
-    pub fn finish(self) -> Result<(Lab, Report)> {
+    pub fn finish(self) -> Result<(Lab, TrafficReport)> {
         Ok((self.lab, self.traffic.finish()?))
     }
 }

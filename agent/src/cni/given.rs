@@ -11,7 +11,7 @@ use super::endpoints::{deny_all, has_addresses, key_of_unidentified, keys, unide
 
 /// The addresses of this node as they are now.
 #[derive(Debug, Default)]
-pub(super) struct Addresses {
+pub(super) struct CurrentAddresses {
     /// Those that are each object's.
     pub(super) of_objects: BTreeMap<PodKey, Vec<IpAddr>>,
     /// Those that are to be isolated without an object.
@@ -39,8 +39,8 @@ impl Given {
 
     /// What the engine has to be given, so that it knows these addresses of these objects, and
     /// no others of this node.
-    pub(super) fn update(&mut self, node: &str, objects: &BTreeMap<PodKey, Pod>, now: Addresses) -> Vec<Event> {
-        let Addresses { of_objects, unidentified } = now;
+    pub(super) fn update(&mut self, node: &str, objects: &BTreeMap<PodKey, Pod>, now: CurrentAddresses) -> Vec<Event> {
+        let CurrentAddresses { of_objects, unidentified } = now;
         let mut different = Vec::new();
         for (key, addresses) in &of_objects {
             let Some(pod) = objects.get(key) else { continue };

@@ -20,7 +20,7 @@ use crate::source::{Change, PolicyList};
 const OVERDUE: Duration = Duration::from_secs(10);
 
 /// Namespace and name.
-type Key = (String, String);
+type PolicyKey = (String, String);
 
 /// A policy of our own list which the watch has not delivered yet.
 #[derive(Debug)]
@@ -34,21 +34,21 @@ struct Ahead {
 
 /// Which versions of policies the agent's loop was given.
 #[derive(Debug, Default)]
-pub(super) struct Policies {
+pub(super) struct PolicyVersions {
     /// The newest version of each policy that the watch has delivered.
-    seen: BTreeMap<Key, u64>,
+    seen: BTreeMap<PolicyKey, u64>,
     /// What our own lists had and the watch has not delivered yet.
-    ahead: BTreeMap<Key, Ahead>,
+    ahead: BTreeMap<PolicyKey, Ahead>,
     /// Policies whose deletion the watch delivered while a list was requested, with
     /// the moment.
-    gone: BTreeMap<Key, u64>,
+    gone: BTreeMap<PolicyKey, u64>,
     /// Counts what happens.
     moment: u64,
     /// How many lists are asked for.
     asked: usize,
 }
 
-impl Policies {
+impl PolicyVersions {
     /// Takes a watch event in. Drops it if a list has delivered something newer.
     pub(super) fn watch_event(&mut self, change: Change) -> Option<Change> {
         self.moment += 1;
@@ -120,10 +120,11 @@ impl Policies {
     fn lacking(&mut self, namespace: &str, since: u64, listed: &PolicyList) -> Vec<Event> {
         let mut has: BTreeSet<&str> = listed.policies.iter().map(NetworkPolicy::name).collect();
         has.extend(listed.unreadable.iter().map(String::as_str));
-        let is_gone =
-            |(space, name): &Key, ahead: &Ahead| space == namespace && ahead.moment < since && !has.contains(&**name);
+        let is_gone = |(space, name): &PolicyKey, ahead: &Ahead| {
+            space == namespace && ahead.moment < since && !has.contains(&**name)
+        };
         let gone = self.ahead.iter().filter(|(key, ahead)| is_gone(key, ahead) && !self.seen.contains_key(*key));
-        let gone: Vec<Key> = gone.map(|(key, _)| key.clone()).collect();
+        let gone: Vec<PolicyKey> = gone.map(|(key, _)| key.clone()).collect();
         for key in &gone {
             self.ahead.remove(key);
         }
@@ -153,7 +154,7 @@ impl Policies {
     }
 }
 
-fn key(policy: &NetworkPolicy) -> Key {
+fn key(policy: &NetworkPolicy) -> PolicyKey {
     (policy.namespace().to_owned(), policy.name().to_owned())
 }
 
@@ -188,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_list_adds_what_the_watch_has_not_delivered_and_nothing_twice() {
-        let mut policies = Policies::default();
+        let mut policies = PolicyVersions::default();
         assert!(policies.watch_event(came("a", 5)).is_some());
         let since = policies.ask();
         let events = policies.listed("shop", since, vec![policy("a", 5), policy("b", 7)]);
@@ -203,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_list_that_is_late_brings_no_policy_back() {
-        let mut policies = Policies::default();
+        let mut policies = PolicyVersions::default();
         policies.watch_event(came("a", 5));
         let since = policies.ask();
         policies.watch_event(gone("a"));
@@ -216,7 +217,7 @@ mod tests {
 
     #[test]
     fn the_end_of_an_older_policy_of_the_name_is_past() {
-        let mut policies = Policies::default();
+        let mut policies = PolicyVersions::default();
         policies.watch_event(came("a", 5));
         let since = policies.ask();
         assert_eq!(policies.listed("shop", since, vec![policy("a", 9)]).len(), 1);
@@ -231,7 +232,7 @@ mod tests {
 
     #[test]
     fn only_a_later_list_of_the_namespace_ends_a_policy_and_only_one_that_the_watch_never_delivered() {
-        let mut policies = Policies::default();
+        let mut policies = PolicyVersions::default();
         let early = policies.ask();
         let since = policies.ask();
         assert_eq!(policies.listed("shop", since, vec![policy("a", 5), policy("b", 6)]).len(), 2);

@@ -17,7 +17,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use tokio::task::JoinHandle;
 use tokio::time::{self, Instant};
 
-use super::policies::Policies;
+use super::policies::PolicyVersions;
 use crate::source::{AskError, PolicyList};
 use crate::words::rounded::rounded;
 
@@ -56,10 +56,10 @@ impl fmt::Debug for AskPolicies {
 
 /// The list that runs for a namespace.
 #[derive(Debug)]
-struct Running {
+struct RunningList {
     /// How many ran before it.
     turn: u64,
-    /// The moment of the request ([`Policies::ask`]).
+    /// The moment of the request ([`PolicyVersions::ask`]).
     since: u64,
     /// The same by the clock.
     begun: Instant,
@@ -82,7 +82,7 @@ pub(super) struct ListedPolicies {
     pub(super) namespace: String,
     /// Which of the namespace's lists it is.
     pub(super) turn: u64,
-    /// The moment of the request ([`Policies::ask`]).
+    /// The moment of the request ([`PolicyVersions::ask`]).
     pub(super) since: u64,
     /// What came.
     pub(super) policies: Result<PolicyList, String>,
@@ -120,7 +120,7 @@ async fn listed(ask: impl Fn() -> PolicyAnswer) -> Result<PolicyList, String> {
 /// The lists that are requested.
 pub(super) struct PolicyLists {
     ask: Option<AskPolicies>,
-    running: BTreeMap<String, Running>,
+    running: BTreeMap<String, RunningList>,
     /// The last list of each namespace that came: the moment of the request, and the time.
     came: BTreeMap<String, (u64, Instant)>,
     answers: FuturesUnordered<JoinHandle<ListedPolicies>>,
@@ -133,8 +133,8 @@ impl PolicyLists {
     }
 
     /// Requests the policies of a namespace for a pod whose object came at a moment
-    /// ([`Policies::now`]), unless a list that began later has come or runs.
-    pub(super) fn want(&mut self, namespace: &str, arrived: u64, policies: &mut Policies) -> Needs {
+    /// ([`PolicyVersions::now`]), unless a list that began later has come or runs.
+    pub(super) fn want(&mut self, namespace: &str, arrived: u64, policies: &mut PolicyVersions) -> Needs {
         if self.ask.is_none() {
             return Needs::Nothing;
         }
@@ -154,10 +154,10 @@ impl PolicyLists {
         Needs::Turn(0)
     }
 
-    fn request(&mut self, namespace: String, turn: u64, policies: &mut Policies) {
+    fn request(&mut self, namespace: String, turn: u64, policies: &mut PolicyVersions) {
         let Some(AskPolicies(ask)) = &self.ask else { return };
         let (ask, since) = (Arc::clone(ask), policies.ask());
-        self.running.insert(namespace.clone(), Running { turn, since, begun: Instant::now(), is_wanted: false });
+        self.running.insert(namespace.clone(), RunningList { turn, since, begun: Instant::now(), is_wanted: false });
         self.answers.push(tokio::spawn(async move {
             let policies = listed(|| ask(namespace.clone())).await;
             ListedPolicies { namespace, turn, since, policies }
@@ -178,7 +178,7 @@ impl PolicyLists {
 
     /// A list is over, and has come or failed. Begins the next one of its namespace, if that is
     /// wanted.
-    pub(super) fn over(&mut self, namespace: String, has_come: bool, policies: &mut Policies) {
+    pub(super) fn over(&mut self, namespace: String, has_come: bool, policies: &mut PolicyVersions) {
         let Some(running) = self.running.remove(&namespace) else { return };
         if has_come {
             self.came.retain(|_, (_, begun)| begun.elapsed() < FRESH);

@@ -25,7 +25,7 @@ use npc_cni::protocol::{Add, Attachment, HostInterface};
 use npc_compiler::engine::{Event, PodKey};
 use npc_compiler::object::Pod;
 
-use super::given::{Addresses, Given};
+use super::given::{CurrentAddresses, Given};
 use super::sandbox::{Sandbox, Saved, SavedSandbox, ToSave, mark, object_of, report};
 
 /// For how many rounds ([`Sandboxes::age`]) the API may go on to list an address whose
@@ -406,7 +406,7 @@ impl Sandboxes {
     }
 
     /// The addresses as they are now.
-    fn addresses(&self) -> Addresses {
+    fn addresses(&self) -> CurrentAddresses {
         let in_order = self.in_order();
         let mut owners: BTreeMap<IpAddr, (Moment, u64)> = BTreeMap::new();
         for sandbox in &in_order {
@@ -449,12 +449,12 @@ impl Sandboxes {
             of_objects.insert(key.clone(), addresses);
         }
         if !self.is_synced {
-            return Addresses { of_objects, unidentified: BTreeSet::new() };
+            return CurrentAddresses { of_objects, unidentified: BTreeSet::new() };
         }
         let without_sandbox = self.released.keys().chain(self.held.keys()).copied();
         unidentified
             .extend(without_sandbox.filter(|address| !owners.contains_key(address) && !claimed.contains(address)));
-        Addresses { of_objects, unidentified }
+        CurrentAddresses { of_objects, unidentified }
     }
 
     /// The sandbox that has an address: of several, the latest.

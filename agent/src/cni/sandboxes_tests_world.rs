@@ -91,7 +91,7 @@ impl World {
 
     /// The pods that the engine has to know, all made anew.
     pub(super) fn wanted(&self) -> BTreeMap<PodKey, Pod> {
-        let Addresses { of_objects, unidentified } = self.sandboxes.addresses();
+        let CurrentAddresses { of_objects, unidentified } = self.sandboxes.addresses();
         let pods = of_objects.iter().flat_map(|(key, addresses)| with_addresses(&self.sandboxes.pods[key], addresses));
         let pods = pods.chain(unidentified.into_iter().map(|address| unidentified_pod(NODE, address)));
         pods.map(|pod| (PodKey::of(&pod), pod)).collect()

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use npc_agent::dataplane::cleanup::{Removed, cleanup};
 
-use super::install_cni::Places;
+use super::install_cni::NodePaths;
 use super::{Exit, agent};
 
 /// What help begins with.
@@ -46,7 +46,7 @@ pub(super) struct Args {
     purge: bool,
 
     #[command(flatten)]
-    places: Places,
+    places: NodePaths,
 }
 
 /// Removes, and reports what was removed and what could not be.

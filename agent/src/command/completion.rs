@@ -67,25 +67,25 @@ struct OnlyInput {
 
 /// The endpoints that a word may become, in the input that the line names so far.
 pub(super) fn endpoints(word: &OsStr) -> Vec<CompletionCandidate> {
-    let Some(line) = Line::read(word, |_| {}) else { return Vec::new() };
+    let Some(line) = CommandLine::read(word, |_| {}) else { return Vec::new() };
     line.beginning(line.endpoints())
 }
 
 /// What a word may become that is asked about alone: endpoints, and policies.
 pub(super) fn endpoints_and_policies(word: &OsStr) -> Vec<CompletionCandidate> {
-    let Some(line) = Line::read(word, |_| {}) else { return Vec::new() };
+    let Some(line) = CommandLine::read(word, |_| {}) else { return Vec::new() };
     line.beginning(line.endpoints()).into_iter().chain(line.beginning(line.policies())).collect()
 }
 
 /// The namespaces that a word may become.
 pub(super) fn namespaces(word: &OsStr) -> Vec<CompletionCandidate> {
     // The line names the namespace by the word that is not whole yet.
-    let Some(line) = Line::read(word, input::Args::forget_namespace) else { return Vec::new() };
+    let Some(line) = CommandLine::read(word, input::Args::forget_namespace) else { return Vec::new() };
     line.beginning(line.input.cluster.namespaces().cloned().collect())
 }
 
 /// A line with a word that is not whole yet.
-struct Line<'w> {
+struct CommandLine<'w> {
     word: &'w str,
     /// The input that it names so far.
     input: Input,
@@ -93,7 +93,7 @@ struct Line<'w> {
     is_in_namespace: bool,
 }
 
-impl<'w> Line<'w> {
+impl<'w> CommandLine<'w> {
     /// Reads the input of npc's own line, whose flags may be changed before.
     fn read(word: &'w OsStr, change: impl FnOnce(&mut input::Args)) -> Option<Self> {
         let word = word.to_str()?;

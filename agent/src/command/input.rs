@@ -127,7 +127,7 @@ pub(super) struct Input {
 
 /// What the API server says.
 #[derive(Debug, Default)]
-struct Asked {
+struct ClusterAnswer {
     loaded: Loaded,
     namespace: String,
     /// What it listed and npc cannot read.
@@ -254,11 +254,17 @@ impl Args {
             Source::Cluster => self.ask(ends)?,
             Source::Files => {
                 let namespace = self.namespace_of_files()?;
-                Asked { loaded: self.load(&namespace)?, namespace, ..Asked::default() }
+                ClusterAnswer { loaded: self.load(&namespace)?, namespace, ..ClusterAnswer::default() }
             }
         };
-        let Asked { mut loaded, namespace, problems: listed, warnings: of_server, own_labels, unknown_workloads } =
-            asked;
+        let ClusterAnswer {
+            mut loaded,
+            namespace,
+            problems: listed,
+            warnings: of_server,
+            own_labels,
+            unknown_workloads,
+        } = asked;
         if !self.overlay.is_empty() {
             let options = self.options(&namespace, source == Source::Files);
             let overlay = manifests::load(&self.overlay, &options).context("--overlay")?;
@@ -349,7 +355,7 @@ impl Args {
     }
 
     /// Lists the cluster's objects; with ends, looks for what these name and for what decides besides.
-    fn ask(&self, ends: Option<&NamedEnds<'_>>) -> anyhow::Result<Asked> {
+    fn ask(&self, ends: Option<&NamedEnds<'_>>) -> anyhow::Result<ClusterAnswer> {
         let asked = async {
             let connector = kube::connect(self.kubeconfig.as_deref(), self.context.clone()).await?;
             let client = connector.client()?;
@@ -376,7 +382,14 @@ impl Args {
                 own_labels::read(&client, named_objects, &settings, &loaded.objects, &mut own_labels).await;
             }
             let warnings = named.warnings(&loaded.unread).into_iter().chain(report::other_policies(&others)).collect();
-            anyhow::Ok(Asked { loaded, namespace, problems, warnings, own_labels, unknown_workloads: named.unknown })
+            anyhow::Ok(ClusterAnswer {
+                loaded,
+                namespace,
+                problems,
+                warnings,
+                own_labels,
+                unknown_workloads: named.unknown,
+            })
         };
         let unreachable = |error: anyhow::Error| {
             Stop::new(Exit::Cluster, format!("{error:#}; to judge files instead of a cluster, name them with -f"))

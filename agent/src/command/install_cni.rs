@@ -39,7 +39,7 @@ kubeconfig can be used.";
 #[command(before_help = EXAMPLES, after_help = EXITS)]
 pub(super) struct Args {
     #[command(flatten)]
-    places: Places,
+    places: NodePaths,
 
     /// The plugin to install [default: npc-cni beside this program].
     #[arg(long, value_name = "FILE", env = "NPC_CNI_PLUGIN")]
@@ -105,7 +105,7 @@ pub(super) struct Args {
 
 /// Where a node has what the plugin needs.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct Places {
+pub(super) struct NodePaths {
     /// The folder in which the container runtime has its network configurations. It has the
     /// same path on the node and here.
     #[arg(long = "cni-conf-dir", value_name = "DIR", env = "NPC_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
@@ -158,7 +158,7 @@ fn daemon_set(text: &str) -> Result<(String, String), &'static str> {
     }
 }
 
-impl Places {
+impl NodePaths {
     /// What is installed, with settings that matter only to the installer.
     pub(super) fn options(&self) -> Options {
         let settings = Settings {

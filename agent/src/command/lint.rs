@@ -67,7 +67,7 @@ enum FailOn {
 /// All findings.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Report<'a> {
+struct LintReport<'a> {
     api_version: &'static str,
     kind: &'static str,
     findings: &'a [Finding],
@@ -95,7 +95,7 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
     match args.output {
         Format::Text => text(&findings, &mut output::stdout(), output::width())?,
         Format::Json => {
-            output::json(&Report {
+            output::json(&LintReport {
                 api_version: API_VERSION,
                 kind: "FindingReport",
                 findings: &findings,

@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// Where Azure NPM's jump stands in FORWARD [default: as in this node's kernel,
     /// else behind-kube-proxy, which lists more].
     #[arg(long, value_enum, value_name = "WHERE")]
-    azure_chain: Option<Jump>,
+    azure_chain: Option<AzureJump>,
 
     /// Read this machine's kernel too; it is the node of this name. Needs root.
     #[arg(long, value_name = "NAME")]
@@ -45,7 +45,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Jump {
+enum AzureJump {
     /// Before everything else (PlaceAzureChainFirst; AKS since 1.27).
     First,
     /// Behind kube-proxy's jumps.
@@ -62,8 +62,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     }
     let node = args.node.as_deref().map(|node| NodeKernel::read(node, &input)).transpose()?;
     let placement = match args.azure_chain {
-        Some(Jump::First) => Placement::First,
-        Some(Jump::BehindKubeProxy) => Placement::BehindKubeProxy,
+        Some(AzureJump::First) => Placement::First,
+        Some(AzureJump::BehindKubeProxy) => Placement::BehindKubeProxy,
         None => node.as_ref().and_then(NodeKernel::placement).unwrap_or_default(),
     };
     let groups = Groups::of_cluster(cluster);

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use npc_agent::status::{
-    self, AgentStatus, Bridge, CniPlugin, ContestedAddress, HeldRemovals, LoadingNamespace, ManifestError, Spoofable,
-    UnfilteredBridge, UnreadableObject,
+    self, AgentStatus, BridgeStatus, CniPlugin, ContestedAddress, HeldRemovals, LoadingNamespace, ManifestError,
+    Spoofable, UnfilteredBridge, UnreadableObject,
 };
 use npc_agent::words::counted::counted;
 use npc_agent::words::rounded::rounded;
@@ -82,7 +82,7 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
             counted(held.entries, "entry")
         )?;
     }
-    let Bridge { ports, held, guarded, lack } = &status.bridge;
+    let BridgeStatus { ports, held, guarded, lack } = &status.bridge;
     match lack {
         Some(lack) => writeln!(out, "  bridges   foreign frames are not dropped: {lack}")?,
         None if *ports + *held == 0 => {}

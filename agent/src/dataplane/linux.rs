@@ -15,10 +15,10 @@ use tracing::{debug, info, warn};
 use super::audit::alias::Aliases;
 use super::audit::notifications::ChangeWaiter;
 use super::audit::{Audit, AuditScope, Auditor};
-use super::bridge::{self, Bridge, BridgeTable};
+use super::bridge::{self, BridgeFilter, BridgeTable};
 use super::flows::flow_index::{self, Index};
 use super::flows::passage::grace;
-use super::flows::{Facts, Flows, LinuxFlows};
+use super::flows::{CutSupport, Flows, LinuxFlows};
 use super::ipset::{self, Ipset, OddSet};
 use super::iptables::counters::Counters;
 use super::iptables::{self, Hook, Iptables, Restored};
@@ -60,9 +60,9 @@ pub struct Linux {
     /// Rules of ours in the other backend.
     others: OtherBackend,
     /// What was found about the table of flows.
-    flows: Arc<Facts>,
+    flows: Arc<CutSupport>,
     index: Arc<Index>,
-    bridge: Bridge,
+    bridge: BridgeFilter,
 }
 
 impl Linux {
@@ -92,7 +92,7 @@ impl Linux {
             others: OtherBackend::default(),
             flows: Arc::default(),
             index: Arc::default(),
-            bridge: Bridge::default(),
+            bridge: BridgeFilter::default(),
         })
     }
 

@@ -48,7 +48,7 @@ pub mod supported;
 
 pub use audit::notifications;
 pub use failures::Failures;
-pub use flows::{Cut, CutResult, Flows, conntrack, conntrack_table, flow_index};
+pub use flows::{CutRequest, CutResult, Flows, conntrack, conntrack_table, flow_index};
 pub use iptables::counters;
 pub use linux::Linux;
 pub use netlink::nflog;

@@ -17,10 +17,10 @@ use super::enforcer::Enforcer;
 use super::foresights::{self, Foresights};
 use super::obstacle::{self, IPVS, NodeName};
 use super::ready::{Readiness, UNPROVEN, Unready};
-use super::report::Report;
-use super::schedule::{Failure, Schedule, Task, until};
+use super::report::Reporter;
+use super::schedule::{PassFailure, Schedule, Task, until};
 use super::settings::{Error, Event, Settings};
-use super::sweeps::{self, FlowBatch, Next, Sweeps, Which};
+use super::sweeps::{self, FlowBatch, SweepStep, Sweeps, Which};
 use super::view::View;
 use super::waiters::{Waiter, Waiters};
 use crate::dataplane::audit::AuditScope;
@@ -117,7 +117,7 @@ struct Agent<K> {
     readiness: Readiness,
     /// Elsewhere while it works.
     takeover: Option<Takeover>,
-    report: Report,
+    report: Reporter,
     denied: DeniedFlows,
     waiters: Waiters,
     sweeps: Sweeps,
@@ -141,7 +141,7 @@ impl<K: Kernel> Agent<K> {
             once: settings.once,
             liveness: settings.liveness.clone(),
             watchdog: Watchdog::new(settings.service.clone()),
-            report: Report::new(settings).map_err(Error::Ready)?,
+            report: Reporter::new(settings).map_err(Error::Ready)?,
         })
     }
 
@@ -294,14 +294,14 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Goes on with finding out what a large change will make.
-    fn foresee(&mut self, next: foresights::Next) -> Result<(), Error> {
+    fn foresee(&mut self, next: foresights::ForesightStep) -> Result<(), Error> {
         let Some(enforcer) = &mut self.enforcer else { return Ok(()) };
         match next {
-            foresights::Next::Question(question) => {
+            foresights::ForesightStep::Question(question) => {
                 let counts = enforcer.count(&question.asked);
                 question.answer(counts);
             }
-            foresights::Next::Ended(foreseen) => {
+            foresights::ForesightStep::Ended(foreseen) => {
                 if let Some(foreseen) = foreseen? {
                     enforcer.foreseen(foreseen);
                     self.schedule.request_load(Instant::now());
@@ -320,11 +320,11 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Goes on with sweeps through the flows that the kernel knows.
-    fn sweep(&mut self, next: Next) -> Result<(), Error> {
+    fn sweep(&mut self, next: SweepStep) -> Result<(), Error> {
         match next {
-            Next::Batch(batch) => self.answer(batch),
-            Next::Start => self.start_sweeps(Vec::new()),
-            Next::Ended(which, result) => drop(self.swept(which, result?)),
+            SweepStep::Batch(batch) => self.answer(batch),
+            SweepStep::Start => self.start_sweeps(Vec::new()),
+            SweepStep::Ended(which, result) => drop(self.swept(which, result?)),
         }
         Ok(())
     }
@@ -375,7 +375,7 @@ impl<K: Kernel> Agent<K> {
     async fn finish_sweeps(&mut self) -> Result<(), Error> {
         while self.enforcer.as_ref().is_some_and(|enforcer| !self.sweeps.is_idle(enforcer.established())) {
             match self.sweeps.next().await {
-                Next::Ended(which, result) => self.swept(which, result?)?,
+                SweepStep::Ended(which, result) => self.swept(which, result?)?,
                 next => self.sweep(next)?,
             }
         }
@@ -470,12 +470,12 @@ impl<K: Kernel> Agent<K> {
 }
 
 /// What an error means for the next pass.
-fn failure(error: &dataplane::Error) -> Failure {
+fn failure(error: &dataplane::Error) -> PassFailure {
     if error.is_contention() {
-        Failure::Locked
+        PassFailure::Locked
     } else if error.is_of_one_family() {
-        Failure::OneFamily
+        PassFailure::OneFamily
     } else {
-        Failure::Other
+        PassFailure::Other
     }
 }

@@ -18,17 +18,17 @@ use crate::dataplane::network::Network;
 use crate::words::causes::with_causes;
 
 /// Namespace, name and UID of a pod.
-type Pod = [String; 3];
+type PodName = [String; 3];
 
 /// The pods of this node, with their addresses.
-type Here = BTreeMap<Pod, BTreeSet<IpAddr>>;
+type LocalPods = BTreeMap<PodName, BTreeSet<IpAddr>>;
 
 /// What is known of a port that leads to a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Bound {
     /// One; or several, if the port claims addresses of several and nothing shows which of
     /// them is its own.
-    pods: BTreeSet<Pod>,
+    pods: BTreeSet<PodName>,
     ethernet: EthernetAddress,
 }
 
@@ -107,7 +107,7 @@ impl Frames {
             (self.bound, self.wanted, self.is_incomplete) = Default::default();
             return;
         }
-        let mut here = Here::new();
+        let mut here = LocalPods::new();
         for (address, pod) in engine.local_owners() {
             here.entry(pod).or_default().insert(address);
         }
@@ -144,11 +144,11 @@ impl Frames {
     /// A pod that has `CAP_NET_ADMIN` can give itself the address of another. But its port
     /// shows its own address too, and the other pod's port shows that one alone. So ports
     /// that claim one pod are bound first, and others to the pods that are left.
-    fn bind(&mut self, here: &Here, ask: impl FnOnce(&[u32]) -> Vec<(u32, Peer)>) -> BTreeMap<u32, Bound> {
+    fn bind(&mut self, here: &LocalPods, ask: impl FnOnce(&[u32]) -> Vec<(u32, Peer)>) -> BTreeMap<u32, Bound> {
         let ports: BTreeSet<u32> = self.network.bridge_ports.values().flatten().copied().collect();
         self.bound.retain(|port, bound| ports.contains(port) && bound.pods.iter().all(|pod| here.contains_key(pod)));
-        let taken: BTreeSet<&Pod> = self.bound.values().flat_map(|bound| &bound.pods).collect();
-        let free: BTreeMap<IpAddr, &Pod> = here
+        let taken: BTreeSet<&PodName> = self.bound.values().flat_map(|bound| &bound.pods).collect();
+        let free: BTreeMap<IpAddr, &PodName> = here
             .iter()
             .filter(|(pod, _)| !taken.contains(pod))
             .flat_map(|(pod, addresses)| addresses.iter().map(move |address| (*address, pod)))
@@ -166,7 +166,7 @@ impl Frames {
             })
             .collect();
         loop {
-            let mut rivals = BTreeMap::<Pod, usize>::new();
+            let mut rivals = BTreeMap::<PodName, usize>::new();
             for pod in claims.values().filter(|bound| bound.pods.len() == 1).flat_map(|bound| &bound.pods) {
                 *rivals.entry(pod.clone()).or_default() += 1;
             }
@@ -190,7 +190,13 @@ impl Frames {
     }
 
     /// What the table is to hold.
-    fn table(&self, here: &Here, unclear: &BTreeMap<u32, Bound>, isolated: &Isolated, anti_spoof: bool) -> BridgeTable {
+    fn table(
+        &self,
+        here: &LocalPods,
+        unclear: &BTreeMap<u32, Bound>,
+        isolated: &Isolated,
+        anti_spoof: bool,
+    ) -> BridgeTable {
         let known = || self.bound.iter().chain(unclear);
         let mut table = BridgeTable::default();
         if !isolated.is_anything && !anti_spoof {
@@ -260,11 +266,11 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    fn pod(name: &str) -> Pod {
+    fn pod(name: &str) -> PodName {
         ["n", name, name].map(str::to_owned)
     }
 
-    fn here(pods: &[(&str, &[&str])]) -> Here {
+    fn here(pods: &[(&str, &[&str])]) -> LocalPods {
         pods.iter()
             .map(|(name, addresses)| (pod(name), addresses.iter().map(|address| ip(address)).collect()))
             .collect()

@@ -29,7 +29,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 const CAPACITY: usize = 4096;
 
 /// Knows which pods have which addresses.
-pub(super) trait Names {
+pub(super) trait PodLookup {
     /// `NAMESPACE/NAME` of the endpoint that has an address.
     fn endpoint(&self, address: IpAddr) -> Option<String>;
 
@@ -39,7 +39,7 @@ pub(super) trait Names {
 }
 
 /// Before the first pass nothing is known.
-impl Names for Option<&Engine> {
+impl PodLookup for Option<&Engine> {
     fn endpoint(&self, address: IpAddr) -> Option<String> {
         self.and_then(|engine| engine.owner(address)).map(|[namespace, name, _]| format!("{namespace}/{name}"))
     }
@@ -79,7 +79,7 @@ struct Recent {
 
 /// What is to be logged of a flow.
 #[derive(Debug, PartialEq, Eq)]
-enum Line {
+enum LogEntry {
     /// It is denied.
     First(Denied),
     /// So many packets followed.
@@ -88,7 +88,7 @@ enum Line {
 
 impl DeniedFlows {
     /// Takes in what a reader received, and logs the flows that are new.
-    pub(super) fn take(&mut self, received: Received, now: Instant, names: &impl Names) {
+    pub(super) fn take(&mut self, received: Received, now: Instant, names: &impl PodLookup) {
         match received {
             Received::Packets(packets) => {
                 for packet in packets {
@@ -104,7 +104,7 @@ impl DeniedFlows {
         }
     }
 
-    fn count(&mut self, packet: Denied, now: Instant, names: &impl Names) -> Vec<Line> {
+    fn count(&mut self, packet: Denied, now: Instant, names: &impl PodLookup) -> Vec<LogEntry> {
         if let Some(recent) = self.recent.get_mut(&packet) {
             recent.more += 1;
             return Vec::new();
@@ -124,7 +124,7 @@ impl DeniedFlows {
         self.shares.entry(namespace.clone()).or_default().entry(denying).or_default().push_back(packet);
         self.recent.insert(packet, Recent { end, more: 0, namespace });
         self.ends.push_back((end, packet));
-        lines.push(Line::First(packet));
+        lines.push(LogEntry::First(packet));
         lines
     }
 
@@ -147,7 +147,7 @@ impl DeniedFlows {
     }
 
     /// Forgets a flow; the line about what followed its first packet.
-    fn forget(&mut self, flow: &Denied) -> Option<Line> {
+    fn forget(&mut self, flow: &Denied) -> Option<LogEntry> {
         let Recent { more, namespace, .. } = self.recent.remove(flow)?;
         if let Some(pods) = self.shares.get_mut(&namespace) {
             if let Some(flows) = pods.get_mut(&denying(flow)) {
@@ -161,7 +161,7 @@ impl DeniedFlows {
                 self.shares.remove(&namespace);
             }
         }
-        (more > 0).then_some(Line::More(*flow, more))
+        (more > 0).then_some(LogEntry::More(*flow, more))
     }
 
     /// When the first window ends.
@@ -170,7 +170,7 @@ impl DeniedFlows {
     }
 
     /// Logs the numbers of the windows that have ended by now; of all, without a time.
-    pub(super) fn end(&mut self, now: Option<Instant>, names: &impl Names) {
+    pub(super) fn end(&mut self, now: Option<Instant>, names: &impl PodLookup) {
         for line in self.ended(now) {
             log(&line, names);
         }
@@ -181,7 +181,7 @@ impl DeniedFlows {
         self.lost = false;
     }
 
-    fn ended(&mut self, now: Option<Instant>) -> Vec<Line> {
+    fn ended(&mut self, now: Option<Instant>) -> Vec<LogEntry> {
         let mut lines = Vec::new();
         while let Some((end, _)) = self.ends.front()
             && now.is_none_or(|now| *end <= now)
@@ -205,8 +205,8 @@ fn denying(flow: &Denied) -> IpAddr {
 }
 
 /// Logs a line. An end that is no endpoint has no name.
-fn log(line: &Line, names: &impl Names) {
-    let (Line::First(flow) | Line::More(flow, _)) = line;
+fn log(line: &LogEntry, names: &impl PodLookup) {
+    let (LogEntry::First(flow) | LogEntry::More(flow, _)) = line;
     let (tuple, direction) = (&flow.tuple, flow.direction);
     let denying = denying(flow);
     let known = Protocol::ALL.into_iter().find(|protocol| protocol.number() == tuple.protocol);
@@ -219,8 +219,8 @@ fn log(line: &Line, names: &impl Names) {
     let (from, to) = (names.endpoint(tuple.source), names.endpoint(tuple.destination));
     let policies = names.isolated_by(denying, direction).join(" ");
     let more = match line {
-        Line::First(_) => None,
-        Line::More(_, more) => Some(*more),
+        LogEntry::First(_) => None,
+        LogEntry::More(_, more) => Some(*more),
     };
     info!(
         target: "npc::denied",
@@ -256,7 +256,7 @@ mod tests {
     /// of `quiet`.
     struct Pods;
 
-    impl Names for Pods {
+    impl PodLookup for Pods {
         fn endpoint(&self, address: IpAddr) -> Option<String> {
             match address {
                 IpAddr::V4(address) if address.octets()[..2] == [10, 1] => Some(format!("loud/{address}")),
@@ -286,21 +286,21 @@ mod tests {
     fn a_flow_is_logged_once_in_a_window_and_then_its_number() {
         let mut flows = DeniedFlows::default();
         let begin = Instant::now();
-        assert_eq!(flows.count(packet(1), begin, &Pods), [Line::First(packet(1))]);
+        assert_eq!(flows.count(packet(1), begin, &Pods), [LogEntry::First(packet(1))]);
         for second in 1..10 {
             assert_eq!(flows.count(packet(1), begin + Duration::from_secs(second), &Pods), []);
         }
         let other = Denied { direction: Direction::Egress, ..packet(1) };
-        assert_eq!(flows.count(other, begin + Duration::from_secs(5), &Pods), [Line::First(other)]);
+        assert_eq!(flows.count(other, begin + Duration::from_secs(5), &Pods), [LogEntry::First(other)]);
         assert_eq!(flows.next_end(), Some(begin + WINDOW));
-        assert_eq!(flows.ended(Some(begin + WINDOW)), [Line::More(packet(1), 9)]);
+        assert_eq!(flows.ended(Some(begin + WINDOW)), [LogEntry::More(packet(1), 9)]);
         // A flow that did not come again has no second line.
         assert_eq!(flows.ended(Some(begin + WINDOW * 2)), []);
         assert_eq!(flows.next_end(), None);
         let later = begin + WINDOW * 3;
-        assert_eq!(flows.count(packet(1), later, &Pods), [Line::First(packet(1))]);
+        assert_eq!(flows.count(packet(1), later, &Pods), [LogEntry::First(packet(1))]);
         assert_eq!(flows.count(packet(1), later, &Pods), []);
-        assert_eq!(flows.ended(None), [Line::More(packet(1), 1)], "at the end of all time");
+        assert_eq!(flows.ended(None), [LogEntry::More(packet(1), 1)], "at the end of all time");
     }
 
     #[test]
@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(flows.recent.len(), CAPACITY);
         let scan: Vec<Denied> = (0..1_000).map(|n| to([10, 0, 0, 1], n)).collect();
         for flow in &scan {
-            assert_eq!(flows.count(*flow, now, &Pods).last(), Some(&Line::First(*flow)));
+            assert_eq!(flows.count(*flow, now, &Pods).last(), Some(&LogEntry::First(*flow)));
         }
         assert_eq!((flows.recent.len(), remembered(&flows, [10, 0, 0, 1])), (CAPACITY, 1_000));
         // It has no more than its share, and no two namespaces take turns.
@@ -351,13 +351,13 @@ mod tests {
         }
         flows.count(to([10, 1, 0, 1], 4_095), now, &Pods);
         for n in 0..100 {
-            assert_eq!(flows.count(to([10, 1, 0, 2], n), now, &Pods), [Line::First(to([10, 1, 0, 2], n))]);
+            assert_eq!(flows.count(to([10, 1, 0, 2], n), now, &Pods), [LogEntry::First(to([10, 1, 0, 2], n))]);
         }
         assert_eq!(remembered(&flows, [10, 1, 0, 2]), 100);
         // One whose place was taken can come again, and its first window says nothing of that.
         let first = to([10, 1, 0, 1], 0);
         assert_eq!(flows.count(first, now + WINDOW / 2, &Pods), [], "its pod has the largest share");
-        assert_eq!(flows.ended(Some(now + WINDOW)), [Line::More(to([10, 1, 0, 1], 4_095), 1)]);
-        assert_eq!(flows.count(first, now + WINDOW, &Pods), [Line::First(first)]);
+        assert_eq!(flows.ended(Some(now + WINDOW)), [LogEntry::More(to([10, 1, 0, 1], 4_095), 1)]);
+        assert_eq!(flows.count(first, now + WINDOW, &Pods), [LogEntry::First(first)]);
     }
 }

@@ -26,7 +26,7 @@ use super::flows::Established;
 use super::loading::Loading;
 use super::pace::{BESIDE, LARGE};
 use super::pass::Pass;
-use super::pod_interfaces::{Asked, PodInterfaces};
+use super::pod_interfaces::{InterfaceQuestion, PodInterfaces};
 use super::writer::Writer;
 use super::writes::Writes;
 use crate::dataplane::audit::AuditScope;
@@ -192,9 +192,9 @@ impl<K: Kernel> Enforcer<K> {
             self.changed = Changed::Pods;
         }
         let asked = match &self.options {
-            options if options.anti_spoof => Asked::Sources,
-            options if options.lacks.device_group => Asked::Nothing,
-            _ => Asked::Group,
+            options if options.anti_spoof => InterfaceQuestion::Sources,
+            options if options.lacks.device_group => InterfaceQuestion::Nothing,
+            _ => InterfaceQuestion::Group,
         };
         let mut interfaces = PodInterfaces::new(asked, network, engine.local_addresses());
         self.group.leave(&mut interfaces, &mut self.writer, engine);
@@ -207,7 +207,7 @@ impl<K: Kernel> Enforcer<K> {
         }
         // Nothing is waited for where no sources are held: an error of one family must
         // not let forged ICMP errors through the other.
-        if asked == Asked::Group {
+        if asked == InterfaceQuestion::Group {
             DeviceGroup::join(&mut interfaces, &mut self.writer, network);
         }
         let engine = &mut self.engine;
@@ -219,7 +219,7 @@ impl<K: Kernel> Enforcer<K> {
         let (writes, rehooked) = self.writer.write_each(change, engine.state(), engine.is_loading(), &mut failed)?;
         let enforced = self.writer.enforced();
         // An interface is of both families, and joins once the sources of both are known.
-        if asked == Asked::Sources && failed.is_empty() {
+        if asked == InterfaceQuestion::Sources && failed.is_empty() {
             DeviceGroup::join(&mut interfaces, &mut self.writer, network);
         }
         let unfiltered_bridges = self.check_bridges(network).clone();

@@ -16,12 +16,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use npc_compiler::plan::conntrack::Scope;
+use npc_compiler::plan::conntrack::FlowScope;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::dataplane::Cut;
-use crate::dataplane::flow_index::{Answer, Forget, RenewalRequest};
+use crate::dataplane::CutRequest;
+use crate::dataplane::flow_index::{Forget, IndexLookup, RenewalRequest};
 
 /// Renewals that only ADDs ask for begin so long after each other at least. The kernel remembers
 /// most flows for longer when they have ended.
@@ -135,7 +135,7 @@ impl FlowIndex {
 
     /// A sweep went well. If an address that it asked about was in the index, or the index does not
     /// count, or was not renewed, it is renewed later.
-    pub(super) fn swept(&mut self, cut: &Cut, answer: &Answer) {
+    pub(super) fn swept(&mut self, cut: &CutRequest, answer: &IndexLookup) {
         if answer.is_unsupported {
             // The kernel is asked once.
             (self.is_on, self.is_due) = (false, false);
@@ -149,7 +149,7 @@ impl FlowIndex {
     }
 
     /// A sweep did not renew what it was to renew.
-    pub(super) fn failed(&mut self, cut: &Cut) {
+    pub(super) fn failed(&mut self, cut: &CutRequest) {
         self.is_due |= cut.renewal.as_ref().is_some_and(|renewal| matches!(renewal.forget, Forget::AllBut(_)));
     }
 
@@ -168,7 +168,7 @@ impl FlowIndex {
     /// and the `owned` addresses are those of pods.
     pub(super) fn renewal(
         &mut self,
-        scope: &Scope,
+        scope: &FlowScope,
         departed: &BTreeSet<IpAddr>,
         owned: impl Iterator<Item = IpAddr>,
     ) -> Option<RenewalRequest> {
@@ -176,7 +176,7 @@ impl FlowIndex {
             return None;
         }
         let now = Instant::now();
-        let is_whole = *scope == Scope::All || self.due(now).is_some_and(|due| due <= now);
+        let is_whole = *scope == FlowScope::All || self.due(now).is_some_and(|due| due <= now);
         let forget = if is_whole {
             (self.is_due, self.not_before) = (false, Some(now + PAUSE));
             Forget::AllBut(owned.collect())
@@ -205,7 +205,7 @@ mod tests {
         let now = Instant::now();
         let mut index = FlowIndex::default();
         index.nodes_say(&networks(&["10.0.0.0/24"]));
-        assert_eq!(index.renewal(&Scope::All, &BTreeSet::new(), std::iter::empty()), None, "it is off");
+        assert_eq!(index.renewal(&FlowScope::All, &BTreeSet::new(), std::iter::empty()), None, "it is off");
         index.turn_on();
         index.nodes_say(&networks(&["10.0.0.0/24"]));
         let mut epochs = vec![index.epoch];
@@ -218,7 +218,7 @@ mod tests {
         assert!(epochs.is_sorted_by(|a, b| a < b), "{epochs:?}");
         // While they do, the index is not asked, and not renewed.
         assert_eq!((index.asked_by(&address), index.due(now)), (None, None));
-        assert_eq!(index.renewal(&Scope::All, &BTreeSet::new(), std::iter::empty()), None);
+        assert_eq!(index.renewal(&FlowScope::All, &BTreeSet::new(), std::iter::empty()), None);
         index.is_bypassed(false);
         assert_eq!(index.due(now), Some(now), "at once");
         assert_eq!(index.asked_by(&address), epochs.last().copied());

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use npc_compiler::engine::Engine;
 use npc_compiler::plan::Plan;
-use npc_compiler::plan::conntrack::{Ends, FlowKey, Judge, Scope, narrowed};
+use npc_compiler::plan::conntrack::{AddressOwners, FlowKey, FlowScope, Judge, narrowed};
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::flow_index::FlowIndex;
-use crate::dataplane::Cut;
+use crate::dataplane::CutRequest;
 use crate::dataplane::network::Network;
 
 /// How long an address of this node has had no owner when its flows are cut. A pod may
@@ -33,9 +33,9 @@ pub(super) struct Established {
     /// Some may be forbidden once what is being written is in the kernel: the agent has not
     /// judged them since it started, or since policies became narrower, or since rules were
     /// missing in the kernel.
-    due: Scope,
+    due: FlowScope,
     /// Some may be forbidden, and the rules that forbid them are in the kernel.
-    pending: Scope,
+    pending: FlowScope,
     /// The endpoints of this node by their addresses.
     owners: BTreeMap<IpAddr, Owner>,
     /// Addresses that an endpoint of this node had and none has now, since when.
@@ -53,7 +53,7 @@ pub(super) struct Established {
 /// Flows that a sweep is to judge.
 #[derive(Debug)]
 pub(super) struct Due {
-    pub(super) cut: Cut,
+    pub(super) cut: CutRequest,
     /// Addresses that have had no owner for long when it begins.
     departed: BTreeSet<IpAddr>,
 }
@@ -65,8 +65,8 @@ impl Established {
     /// No flow was judged yet.
     pub(super) fn new() -> Self {
         Self {
-            due: Scope::All,
-            pending: Scope::default(),
+            due: FlowScope::All,
+            pending: FlowScope::default(),
             owners: BTreeMap::new(),
             vacant: BTreeMap::new(),
             departed: BTreeSet::new(),
@@ -78,7 +78,7 @@ impl Established {
 
     /// Packets may have passed without meeting our rules.
     pub(super) fn rules_were_lost(&mut self) {
-        self.due = Scope::All;
+        self.due = FlowScope::All;
     }
 
     /// A plan is going to the kernel.
@@ -118,7 +118,7 @@ impl Established {
     /// addresses are not its own, so they are cut all the same.
     pub(super) fn let_be(&mut self) {
         self.keeps_all = true;
-        (self.due, self.pending) = (Scope::default(), Scope::default());
+        (self.due, self.pending) = (FlowScope::default(), FlowScope::default());
         self.vacant.clear();
         self.departed.clear();
     }
@@ -131,7 +131,7 @@ impl Established {
         self.vacant.retain(|address, since| since.elapsed() < VACANT || engine.owner(*address).is_none());
         let departed: BTreeSet<IpAddr> = self.long_vacant().collect();
         self.pending.add(std::mem::take(&mut self.due));
-        self.pending.add(Scope::Of(departed.clone()));
+        self.pending.add(FlowScope::Of(departed.clone()));
         self.departed.extend(departed);
     }
 
@@ -139,7 +139,7 @@ impl Established {
     pub(super) fn enforced_for(&mut self, addresses: &BTreeSet<IpAddr>, network: &Network) {
         self.own_are(network);
         if !self.keeps_all {
-            self.pending.add(Scope::Of(addresses.clone()));
+            self.pending.add(FlowScope::Of(addresses.clone()));
         }
     }
 
@@ -153,7 +153,7 @@ impl Established {
     }
 
     /// Which flows are to be judged now.
-    pub(super) fn pending(&self) -> &Scope {
+    pub(super) fn pending(&self) -> &FlowScope {
         &self.pending
     }
 
@@ -161,7 +161,10 @@ impl Established {
     pub(super) fn take_pending(&mut self) -> Due {
         let scope = std::mem::take(&mut self.pending);
         let renewal = self.index.renewal(&scope, &self.departed, self.owners.keys().copied());
-        Due { cut: Cut { scope, new: BTreeSet::new(), index_epoch: None, renewal }, departed: self.departed.clone() }
+        Due {
+            cut: CutRequest { scope, new: BTreeSet::new(), index_epoch: None, renewal },
+            departed: self.departed.clone(),
+        }
     }
 
     /// The flows of these addresses, which the caller has judged. The `new` ones are those of new
@@ -169,7 +172,7 @@ impl Established {
     pub(super) fn take_pending_of(&mut self, addresses: &BTreeSet<IpAddr>, new: BTreeSet<IpAddr>) -> Due {
         self.pending.remove(addresses);
         let index_epoch = self.index.asked_by(addresses);
-        let cut = Cut { scope: Scope::Of(addresses.clone()), new, index_epoch, renewal: None };
+        let cut = CutRequest { scope: FlowScope::Of(addresses.clone()), new, index_epoch, renewal: None };
         Due { cut, departed: BTreeSet::new() }
     }
 
@@ -192,7 +195,7 @@ impl Established {
     /// its present owner's, not as that of the owner when the flows were listed.
     pub(super) fn forbidden(&self, engine: &Engine, flows: &[FlowKey]) -> Vec<bool> {
         let gone = self.departed.iter().copied().filter(|address| engine.owner(*address).is_none());
-        let here = Here { owners: &self.owners, departed: gone.collect(), own: &self.own };
+        let here = NodeAddresses { owners: &self.owners, departed: gone.collect(), own: &self.own };
         let judge = Judge::new(engine.state(), &here);
         let forbidden = flows.iter().map(|flow| {
             let forbidden = judge.forbids(flow);
@@ -211,13 +214,13 @@ impl Established {
 
 /// Which addresses of this node are whose.
 #[derive(Debug)]
-struct Here<'a> {
+struct NodeAddresses<'a> {
     owners: &'a BTreeMap<IpAddr, Owner>,
     departed: BTreeSet<IpAddr>,
     own: &'a BTreeSet<IpAddr>,
 }
 
-impl Ends for Here<'_> {
+impl AddressOwners for NodeAddresses<'_> {
     fn is_local(&self, address: IpAddr) -> bool {
         self.owners.contains_key(&address)
     }
@@ -231,7 +234,7 @@ impl Ends for Here<'_> {
     }
 }
 
-impl Here<'_> {
+impl NodeAddresses<'_> {
     /// An address by the name of this node's endpoint that owns it, for the log.
     fn name(&self, address: IpAddr) -> String {
         match self.owners.get(&address) {

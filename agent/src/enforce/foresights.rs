@@ -28,7 +28,7 @@ impl Question {
 
 /// What [`Foresights::next`] has.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(super) enum ForesightStep {
     Question(Question),
     /// Nothing is at work any more; what it found out, if it had all answers.
     Ended(Result<Option<Foreseen>, JoinError>),
@@ -67,7 +67,7 @@ impl Foresights {
     }
 
     /// What comes next. Nothing is lost where this is not waited for to its end.
-    pub(super) async fn next(&mut self) -> Next {
+    pub(super) async fn next(&mut self) -> ForesightStep {
         let ended = async {
             match &mut self.running {
                 Some(running) => running.await,
@@ -78,9 +78,9 @@ impl Foresights {
             biased;
             ended = ended => {
                 self.running = None;
-                Next::Ended(ended)
+                ForesightStep::Ended(ended)
             }
-            Some(question) = self.questions.recv() => Next::Question(question),
+            Some(question) = self.questions.recv() => ForesightStep::Question(question),
         }
     }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use npc_compiler::engine::{Engine, Wait};
 use tracing::info;
 
-use super::pace::Pace;
+use super::pace::LoadPace;
 use crate::status::LoadingNamespace;
 
 /// So many of the objects that wait are named.
@@ -16,14 +16,14 @@ const NAMED: usize = 10;
 #[derive(Debug, Default)]
 pub(super) struct Loading {
     /// How much is loaded at once.
-    pub(super) pace: Pace,
+    pub(super) pace: LoadPace,
     /// The namespaces.
-    namespaces: BTreeMap<String, Known>,
+    namespaces: BTreeMap<String, WaitingNamespace>,
 }
 
 /// A namespace whose events wait.
 #[derive(Debug, Clone, Default)]
-struct Known {
+struct WaitingNamespace {
     /// The numbers of the oldest events of both turns that wait, and since when they do.
     since: BTreeMap<u64, Timestamp>,
     /// The log has it. What turns out to be small is in force before it is worth a line.
@@ -43,7 +43,7 @@ impl Loading {
             let since = |number| (number, known.since.get(&number).copied().unwrap_or_else(Timestamp::now));
             let since = [Some(first), next].into_iter().flatten().map(since).collect();
             let is_logged = is_foreseen || known.is_logged;
-            self.namespaces.insert(namespace.to_owned(), Known { since, is_logged });
+            self.namespaces.insert(namespace.to_owned(), WaitingNamespace { since, is_logged });
         }
         for namespace in before.into_iter().filter(|(_, known)| known.is_logged).map(|(namespace, _)| namespace) {
             info!(namespace, "a large change was loaded and takes effect");

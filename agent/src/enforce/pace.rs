@@ -26,7 +26,7 @@ const FRESH: u32 = 12;
 
 /// How much is loaded at once.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct LoadPace {
     sets: Share,
     rules: Share,
 }
@@ -50,7 +50,7 @@ impl Default for Share {
     }
 }
 
-impl Pace {
+impl LoadPace {
     /// What is to be loaded next.
     pub(super) fn portion(&self) -> Portion {
         Portion { sets: SIZES[self.sets.size], rules: SIZES[self.rules.size] }

@@ -18,7 +18,7 @@ const SHARED: usize = 32;
 
 /// What the rules of a node ask of the interfaces of pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum InterfaceQuestion {
     /// Nothing: this kernel does not support the question.
     Nothing,
     /// Whether a packet came from one, for ICMP errors.
@@ -59,11 +59,11 @@ enum Way<'a> {
 impl PodInterfaces {
     /// Every interface of pods is in the group, if rules ask for that, and held to
     /// what the node routes to it, if they ask for that too.
-    pub(super) fn new(asked: Asked, network: &Network, local: impl IntoIterator<Item = IpAddr>) -> Self {
-        if asked == Asked::Nothing {
+    pub(super) fn new(asked: InterfaceQuestion, network: &Network, local: impl IntoIterator<Item = IpAddr>) -> Self {
+        if asked == InterfaceQuestion::Nothing {
             return Self { leave: network.in_pod_group.iter().copied().collect(), ..Self::default() };
         }
-        let is_held = asked == Asked::Sources;
+        let is_held = asked == InterfaceQuestion::Sources;
         let of_pods: Vec<(InterfaceName, &Interface)> = network.pod_interfaces(local).collect();
         let mut shared = BTreeMap::<IpNetwork, usize>::new();
         for route in of_pods.iter().flat_map(|(_, interface)| &interface.routes) {
@@ -169,10 +169,10 @@ mod tests {
     #[test]
     fn an_interface_is_held_to_what_is_routed_to_it_and_joins_once() {
         let network = network(&[("a", 1, 0, &["10.0.0.1/32", "fd00::1/128"]), ("b", 2, POD_GROUP, &["10.0.0.2/32"])]);
-        let interfaces = PodInterfaces::new(Asked::Sources, &network, []);
+        let interfaces = PodInterfaces::new(InterfaceQuestion::Sources, &network, []);
         assert_eq!(own(&interfaces), ["10.0.0.1/32 a", "fd00::1/128 a", "10.0.0.2/32 b"]);
         assert_eq!((interfaces.join, interfaces.leave), (vec![1], vec![]));
-        let none = PodInterfaces::new(Asked::Nothing, &network, []);
+        let none = PodInterfaces::new(InterfaceQuestion::Nothing, &network, []);
         assert_eq!((own(&none), none.join, none.leave), (vec![], vec![], vec![2]));
     }
 
@@ -183,7 +183,7 @@ mod tests {
         links.push(("x", 77, 5, &["10.0.0.2/32"]));
         let mut network = network(&links);
         network.in_pod_group.insert(99);
-        let interfaces = PodInterfaces::new(Asked::Group, &network, []);
+        let interfaces = PodInterfaces::new(InterfaceQuestion::Group, &network, []);
         assert_eq!((interfaces.own.len(), interfaces.join.len(), interfaces.leave), (0, 40, vec![99]));
         assert_eq!(interfaces.unheld.keys().copied().collect::<Vec<_>>(), [name("x")]);
     }
@@ -191,9 +191,10 @@ mod tests {
     #[test]
     fn a_bridge_is_of_pods_while_one_is_behind_it() {
         let network = network(&[("br", 1, POD_GROUP, &["10.0.0.0/24"])]);
-        let here = PodInterfaces::new(Asked::Sources, &network, ["10.0.0.7".parse().expect("an address")]);
+        let here = PodInterfaces::new(InterfaceQuestion::Sources, &network, ["10.0.0.7".parse().expect("an address")]);
         assert_eq!((own(&here), here.leave), (vec!["10.0.0.0/24 br".to_owned()], vec![]));
-        let elsewhere = PodInterfaces::new(Asked::Sources, &network, ["10.0.1.7".parse().expect("an address")]);
+        let elsewhere =
+            PodInterfaces::new(InterfaceQuestion::Sources, &network, ["10.0.1.7".parse().expect("an address")]);
         assert_eq!((own(&elsewhere), elsewhere.leave), (vec![], vec![1]));
     }
 
@@ -201,7 +202,7 @@ mod tests {
     fn what_is_in_the_group_and_no_interface_of_pods_leaves_it() {
         let mut network = network(&[]);
         network.in_pod_group.insert(9);
-        assert_eq!(PodInterfaces::new(Asked::Sources, &network, []).leave, [9]);
+        assert_eq!(PodInterfaces::new(InterfaceQuestion::Sources, &network, []).leave, [9]);
     }
 
     #[test]
@@ -209,7 +210,7 @@ mod tests {
         let mut network = network(&[("a", 1, 0, &["10.0.0.1/32"]), ("x", 2, 5, &["10.0.0.2/32"])]);
         let routes = ["10.0.0.0/24".parse().expect("a route")].into();
         network.elsewhere.insert(name("eth0"), OtherInterface { why: NotPodInterface::Default, routes });
-        let interfaces = PodInterfaces::new(Asked::Sources, &network, []);
+        let interfaces = PodInterfaces::new(InterfaceQuestion::Sources, &network, []);
         let local = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.4", "fd00::1"];
         let local = local.map(|address| address.parse().expect("an address"));
         let words: Vec<String> = interfaces
@@ -233,7 +234,7 @@ mod tests {
         let crowd: Vec<(String, u32)> = (0..40).map(|n| (format!("v{n}"), n)).collect();
         let mut links: Vec<_> = crowd.iter().map(|(name, n)| (name.as_str(), *n, 0, &["10.0.0.1/32"][..])).collect();
         links.push(("x", 77, 5, &["10.0.0.2/32"]));
-        let interfaces = PodInterfaces::new(Asked::Sources, &network(&links), []);
+        let interfaces = PodInterfaces::new(InterfaceQuestion::Sources, &network(&links), []);
         assert_eq!((interfaces.own.len(), interfaces.join.len(), interfaces.unheld.len()), (0, 0, 41));
         assert!(interfaces.unheld[&name("x")].contains("group 5"));
         assert!(interfaces.unheld[&name("v3")].contains("10.0.0.1/32"));

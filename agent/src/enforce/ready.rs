@@ -42,7 +42,7 @@ pub(super) enum Unready {
 
 /// Whether the flows that policies deny are cut.
 #[derive(Debug)]
-enum Cut {
+enum CutState {
     /// No flow was judged since the agent started.
     NotYet,
     /// They are, or soon will be.
@@ -66,7 +66,7 @@ pub(super) struct Readiness {
     /// Why not, and in words.
     unready: Option<(Unready, String)>,
     doubt: Option<Doubt>,
-    flows: Cut,
+    flows: CutState,
     /// When the last pass or audit began that proved that the kernel holds everything.
     proved: Instant,
 }
@@ -75,7 +75,12 @@ impl Readiness {
     /// Of an agent that has just started.
     pub(super) fn new() -> Self {
         let words = "it does not know the whole cluster yet".to_owned();
-        Self { unready: Some((Unready::FirstView, words)), doubt: None, flows: Cut::NotYet, proved: Instant::now() }
+        Self {
+            unready: Some((Unready::FirstView, words)),
+            doubt: None,
+            flows: CutState::NotYet,
+            proved: Instant::now(),
+        }
     }
 
     /// Why the agent is not ready, in words; nothing if it is.
@@ -86,8 +91,8 @@ impl Readiness {
     /// When [`Readiness::expire`] has something to do, if nothing else happens.
     pub(super) fn expires(&self) -> Option<Instant> {
         let failing = match &self.flows {
-            Cut::Failing(doubt) => Some(doubt),
-            Cut::NotYet | Cut::Done => None,
+            CutState::Failing(doubt) => Some(doubt),
+            CutState::NotYet | CutState::Done => None,
         };
         let all = self.doubt.iter().chain(failing).map(|doubt| doubt.from);
         all.min().filter(|_| self.unready.is_none())
@@ -108,16 +113,16 @@ impl Readiness {
     /// Why established flows make the agent unready, if they do.
     fn uncut(&self) -> Option<(Unready, String)> {
         let words = match &self.flows {
-            Cut::NotYet => "it has not judged the established flows yet".to_owned(),
-            Cut::Failing(doubt) if doubt.from <= Instant::now() => doubt.words.clone(),
-            Cut::Failing(_) | Cut::Done => return None,
+            CutState::NotYet => "it has not judged the established flows yet".to_owned(),
+            CutState::Failing(doubt) if doubt.from <= Instant::now() => doubt.words.clone(),
+            CutState::Failing(_) | CutState::Done => return None,
         };
         Some((Unready::Flows, words))
     }
 
     /// A sweep has judged established flows.
     pub(super) fn flows_judged(&mut self) {
-        self.flows = Cut::Done;
+        self.flows = CutState::Done;
         if matches!(self.unready, Some((Unready::Flows, _))) {
             self.unready = None;
             self.expire();
@@ -127,12 +132,12 @@ impl Readiness {
     /// A sweep that began then could not judge established flows, or not cut them.
     pub(super) fn cut_failed(&mut self, begun: Instant, words: &str) {
         match &mut self.flows {
-            Cut::Failing(doubt) => words.clone_into(&mut doubt.words),
+            CutState::Failing(doubt) => words.clone_into(&mut doubt.words),
             // It is unready already.
-            Cut::NotYet => {}
-            Cut::Done => {
+            CutState::NotYet => {}
+            CutState::Done => {
                 let doubt = Doubt { cause: Unready::Flows, words: words.to_owned(), from: begun + UNPROVEN };
-                self.flows = Cut::Failing(doubt);
+                self.flows = CutState::Failing(doubt);
             }
         }
         self.expire();

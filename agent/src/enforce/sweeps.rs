@@ -62,7 +62,7 @@ pub(super) type Work = (Result<CutResult, Error>, Duration);
 
 /// One sweep at work.
 #[derive(Debug)]
-struct Running {
+struct RunningSweep {
     due: Due,
     /// The pass that it judges by, or a later one.
     passed: Passed,
@@ -74,7 +74,7 @@ struct Running {
 
 /// A sweep that ended.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct EndedSweep {
     pub(super) begun: Instant,
     /// A pass had brought the kernel up to date before.
     pub(super) is_of_a_pass: bool,
@@ -85,7 +85,7 @@ pub(super) struct Ended {
 
 /// What [`Sweeps::next`] has.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(super) enum SweepStep {
     /// A sweep needs verdicts.
     Batch(FlowBatch),
     /// A sweep has ended, perhaps because it broke off.
@@ -108,8 +108,8 @@ pub(super) enum Which {
 pub(super) struct Sweeps {
     batches: mpsc::Receiver<FlowBatch>,
     sender: mpsc::Sender<FlowBatch>,
-    pending: Option<Running>,
-    urgent: Option<Running>,
+    pending: Option<RunningSweep>,
+    urgent: Option<RunningSweep>,
     /// What waits for the next urgent sweep.
     waiters: Vec<Waiter>,
     /// When the next sweep of what is pending may begin.
@@ -152,7 +152,7 @@ impl Sweeps {
     }
 
     /// What comes next. Nothing is lost where this is not waited for to its end.
-    pub(super) async fn next(&mut self) -> Next {
+    pub(super) async fn next(&mut self) -> SweepStep {
         let has_urgent = !self.waiters.is_empty() && self.urgent.is_none();
         let pending = self.is_waiting.then_some(self.not_before);
         let urgent = has_urgent.then_some(self.urgent_not_before);
@@ -160,10 +160,10 @@ impl Sweeps {
         tokio::select! {
             biased;
             // Ends before batches: those of a long sweep would hold up the end of an urgent one.
-            ended = ended(self.urgent.as_mut()) => Next::Ended(Which::Urgent, ended),
-            ended = ended(self.pending.as_mut()) => Next::Ended(Which::Pending, ended),
-            Some(batch) = self.batches.recv() => Next::Batch(batch),
-            () = until(start) => Next::Start,
+            ended = ended(self.urgent.as_mut()) => SweepStep::Ended(Which::Urgent, ended),
+            ended = ended(self.pending.as_mut()) => SweepStep::Ended(Which::Pending, ended),
+            Some(batch) = self.batches.recv() => SweepStep::Batch(batch),
+            () = until(start) => SweepStep::Start,
         }
     }
 
@@ -216,7 +216,7 @@ impl Sweeps {
         }
     }
 
-    fn run(&self, due: Due, waiters: Vec<Waiter>, mut flows: Box<dyn Flows>) -> Running {
+    fn run(&self, due: Due, waiters: Vec<Waiter>, mut flows: Box<dyn Flows>) -> RunningSweep {
         let (cut, sender) = (due.cut.clone(), self.sender.clone());
         let work = task::spawn_blocking(move || {
             let (begun, mut waited) = (std::time::Instant::now(), Duration::ZERO);
@@ -230,7 +230,7 @@ impl Sweeps {
             });
             (swept, begun.elapsed().saturating_sub(waited))
         });
-        Running { due, passed: self.passed, waiters, begun: Instant::now(), work }
+        RunningSweep { due, passed: self.passed, waiters, begun: Instant::now(), work }
     }
 
     /// Whether no flow is to be judged, and none is being judged.
@@ -242,7 +242,12 @@ impl Sweeps {
 
     /// A sweep has ended. What waited for it is answered if it went well; otherwise it waits
     /// for the next try. `None` if there was none.
-    pub(super) fn ended(&mut self, which: Which, (result, busy): Work, established: &mut Established) -> Option<Ended> {
+    pub(super) fn ended(
+        &mut self,
+        which: Which,
+        (result, busy): Work,
+        established: &mut Established,
+    ) -> Option<EndedSweep> {
         let now = Instant::now();
         let sweep = match which {
             Which::Pending => self.pending.take(),
@@ -277,7 +282,7 @@ impl Sweeps {
                 }
             }
         }
-        Some(Ended { begun: sweep.begun, is_of_a_pass: sweep.passed.number > 0, result, retry })
+        Some(EndedSweep { begun: sweep.begun, is_of_a_pass: sweep.passed.number > 0, result, retry })
     }
 
     /// The latest pass whose flows are judged; none before the first sweep.
@@ -298,7 +303,7 @@ fn new(waiters: &[Waiter]) -> BTreeSet<IpAddr> {
     addresses
 }
 
-async fn ended(sweep: Option<&mut Running>) -> Result<Work, JoinError> {
+async fn ended(sweep: Option<&mut RunningSweep>) -> Result<Work, JoinError> {
     match sweep {
         Some(sweep) => (&mut sweep.work).await,
         None => std::future::pending().await,

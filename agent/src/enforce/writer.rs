@@ -39,7 +39,7 @@ pub struct Writer<K> {
 }
 
 /// What a write did, and where the jump was that was not in its place.
-type Written = (Writes, Vec<(Family, Hook)>);
+type WriteOutcome = (Writes, Vec<(Family, Hook)>);
 
 impl<K: Kernel> Writer<K> {
     /// Will write to this kernel. Nothing is read or written yet.
@@ -110,7 +110,7 @@ impl<K: Kernel> Writer<K> {
     /// # Errors
     /// If the kernel cannot be read or written, in a family at least. It may then
     /// hold a part of the change, in the order in which a plan is safe.
-    pub fn write(&mut self, change: Plan, wanted: &KernelState) -> Result<Written, Error> {
+    pub fn write(&mut self, change: Plan, wanted: &KernelState) -> Result<WriteOutcome, Error> {
         let mut failed = Failures::default();
         let written = self.write_each(change, wanted, false, &mut failed)?;
         failed.into_result().map(|()| written)
@@ -129,7 +129,7 @@ impl<K: Kernel> Writer<K> {
         wanted: &KernelState,
         is_loading: bool,
         failed: &mut Failures,
-    ) -> Result<Written, Error> {
+    ) -> Result<WriteOutcome, Error> {
         let written = self.try_write(change, wanted, is_loading, failed);
         match &written {
             Err(error) => self.state.failed(error.is_unhooked()),
@@ -145,7 +145,7 @@ impl<K: Kernel> Writer<K> {
         wanted: &KernelState,
         is_loading: bool,
         failed: &mut Failures,
-    ) -> Result<Written, Error> {
+    ) -> Result<WriteOutcome, Error> {
         let (plan, held) = match self.state.forget() {
             SyncState::InSync { .. } => (change, None),
             state => {

@@ -20,10 +20,10 @@ use crate::source::manifests::{self, Options};
 mod tests;
 
 /// A target: its name, which is the name of its corpus, and the function.
-pub type Named = (&'static str, fn(&[u8]));
+pub type FuzzTarget = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Named; 11] = [
+pub const TARGETS: [FuzzTarget; 11] = [
     ("blocks", blocks),
     ("cni", cni),
     ("conntrack", conntrack),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
-use super::{Named, TARGETS};
+use super::{FuzzTarget, TARGETS};
 
 /// How often a file of the corpus is changed: slow targets take a second (`make fuzz` goes on).
 const CHANGED: usize = 1_000;
@@ -27,7 +27,7 @@ impl Drop for Input<'_> {
     }
 }
 
-fn run((name, target): Named) {
+fn run((name, target): FuzzTarget) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
     let mut paths: Vec<_> =
         fs::read_dir(&folder).expect("a corpus").map(|entry| entry.expect("a file").path()).collect();

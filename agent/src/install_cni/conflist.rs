@@ -199,8 +199,8 @@ impl ConfList {
 pub fn leads_to(own_file: &str, bytes: &[u8]) -> Result<bool, Unusable> {
     let Leads(found) = read(bytes)?;
     Ok(found.iter().any(|found| match found {
-        Found::Type => true,
-        Found::Network(path) => path.rsplit('/').next() == Some(own_file),
+        RuntimeReference::Type => true,
+        RuntimeReference::Network(path) => path.rsplit('/').next() == Some(own_file),
     }))
 }
 
@@ -239,9 +239,9 @@ impl<'de> Deserialize<'de> for Fields {
 
 /// What leads to a plugin or to a file, from all of a JSON text: also from keys that stand
 /// there twice, where a map would keep one.
-struct Leads(Vec<Found>);
+struct Leads(Vec<RuntimeReference>);
 
-enum Found {
+enum RuntimeReference {
     /// An entry of our type.
     Type,
     /// Multus's `clusterNetwork`.
@@ -249,18 +249,18 @@ enum Found {
 }
 
 /// A value, and itself if it is a text.
-struct Part {
+struct JsonPart {
     text: Option<String>,
-    inside: Vec<Found>,
+    inside: Vec<RuntimeReference>,
 }
 
 impl<'de> Deserialize<'de> for Leads {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Part::deserialize(deserializer).map(|part| Self(part.inside))
+        JsonPart::deserialize(deserializer).map(|part| Self(part.inside))
     }
 }
 
-impl<'de> Deserialize<'de> for Part {
+impl<'de> Deserialize<'de> for JsonPart {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(AnyPart)
     }
@@ -269,56 +269,58 @@ impl<'de> Deserialize<'de> for Part {
 struct AnyPart;
 
 impl<'de> Visitor<'de> for AnyPart {
-    type Value = Part;
+    type Value = JsonPart;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Part, E> {
-        Ok(Part { text: None, inside: Vec::new() })
+    fn visit_bool<E>(self, _: bool) -> Result<JsonPart, E> {
+        Ok(JsonPart { text: None, inside: Vec::new() })
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Part, E> {
-        Ok(Part { text: None, inside: Vec::new() })
+    fn visit_i64<E>(self, _: i64) -> Result<JsonPart, E> {
+        Ok(JsonPart { text: None, inside: Vec::new() })
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Part, E> {
-        Ok(Part { text: None, inside: Vec::new() })
+    fn visit_u64<E>(self, _: u64) -> Result<JsonPart, E> {
+        Ok(JsonPart { text: None, inside: Vec::new() })
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Part, E> {
-        Ok(Part { text: None, inside: Vec::new() })
+    fn visit_f64<E>(self, _: f64) -> Result<JsonPart, E> {
+        Ok(JsonPart { text: None, inside: Vec::new() })
     }
 
-    fn visit_unit<E>(self) -> Result<Part, E> {
-        Ok(Part { text: None, inside: Vec::new() })
+    fn visit_unit<E>(self) -> Result<JsonPart, E> {
+        Ok(JsonPart { text: None, inside: Vec::new() })
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Part, E> {
-        Ok(Part { text: Some(text.to_owned()), inside: Vec::new() })
+    fn visit_str<E>(self, text: &str) -> Result<JsonPart, E> {
+        Ok(JsonPart { text: Some(text.to_owned()), inside: Vec::new() })
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Part, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<JsonPart, A::Error> {
         let mut inside = Vec::new();
-        while let Some(part) = list.next_element::<Part>()? {
+        while let Some(part) = list.next_element::<JsonPart>()? {
             inside.extend(part.inside);
         }
-        Ok(Part { text: None, inside })
+        Ok(JsonPart { text: None, inside })
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Part, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonPart, A::Error> {
         let mut inside = Vec::new();
-        while let Some((key, part)) = map.next_entry::<String, Part>()? {
+        while let Some((key, part)) = map.next_entry::<String, JsonPart>()? {
             inside.extend(part.inside);
             // A plugin's keys are read without regard to case.
             match part.text {
-                Some(text) if key.eq_ignore_ascii_case("type") && text == TYPE => inside.push(Found::Type),
-                Some(text) if key.eq_ignore_ascii_case("clusterNetwork") => inside.push(Found::Network(text)),
+                Some(text) if key.eq_ignore_ascii_case("type") && text == TYPE => inside.push(RuntimeReference::Type),
+                Some(text) if key.eq_ignore_ascii_case("clusterNetwork") => {
+                    inside.push(RuntimeReference::Network(text))
+                }
                 _ => {}
             }
         }
-        Ok(Part { text: None, inside })
+        Ok(JsonPart { text: None, inside })
     }
 }
 

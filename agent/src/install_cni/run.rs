@@ -100,7 +100,7 @@ pub struct Run {
 
 /// What was removed.
 #[derive(Debug, Default)]
-pub struct Removed {
+pub struct RemovedFiles {
     /// The conflists that were there: ours, and those that an installer of ours wrote under
     /// another name.
     pub conflists: Vec<PathBuf>,
@@ -449,7 +449,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 ///
 /// # Errors
 /// If one of them cannot be removed. The plugin stays if the conflist does.
-pub fn remove(options: &Options, purge: bool) -> Result<Removed, Error> {
+pub fn remove(options: &Options, purge: bool) -> Result<RemovedFiles, Error> {
     let own = &options.settings.file;
     let folder = Folder::new(&options.conf_dir, own);
     let failed = |path: PathBuf| move |error| Error::Remove(path, error);
@@ -477,7 +477,7 @@ pub fn remove(options: &Options, purge: bool) -> Result<Removed, Error> {
         Some(_) => false,
         None => remove_plugin(&options.bin_dir).map_err(failed(options.bin_dir.join(TYPE)))?,
     };
-    Ok(Removed { conflists, plugin, kept_for })
+    Ok(RemovedFiles { conflists, plugin, kept_for })
 }
 
 #[cfg(test)]

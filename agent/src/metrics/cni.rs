@@ -10,7 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::seconds;
-use crate::dataplane::flow_index::Answer;
+use crate::dataplane::flow_index::IndexLookup;
 
 /// The counts of the CNI plugin's requests. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -72,7 +72,7 @@ impl Cni {
     }
 
     /// The index of addresses that have flows was asked for ADDs.
-    pub(crate) fn flow_index_answered(&self, answer: &Answer) {
+    pub(crate) fn flow_index_answered(&self, answer: &IndexLookup) {
         let counts = [("index", answer.without_flows.len() as u64), ("walk", answer.others)];
         for (label, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
             self.lookups.get_or_create(&OfAnswer { answer: label }).inc_by(count);

@@ -20,7 +20,7 @@ use tracing::warn;
 
 /// How many connections there may be.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct ConnectionLimits {
     /// In all.
     pub(super) connections: usize,
     /// From one address.
@@ -52,7 +52,7 @@ const REFUSED: Duration = Duration::from_secs(1);
 const TURNS: usize = 3;
 
 /// Answers the requests that come to a listener, until the process ends.
-pub(super) async fn accept(listener: TcpListener, router: Router, limits: Limits) {
+pub(super) async fn accept(listener: TcpListener, router: Router, limits: ConnectionLimits) {
     let connections = Connections { limits, open: Arc::default(), next: Arc::default(), room: Arc::default() };
     let mut is_refused = false;
     loop {
@@ -81,7 +81,7 @@ pub(super) async fn accept(listener: TcpListener, router: Router, limits: Limits
 /// The connections that there are.
 #[derive(Debug, Clone)]
 struct Connections {
-    limits: Limits,
+    limits: ConnectionLimits,
     /// From the oldest to the newest.
     open: Arc<Mutex<Vec<Connection>>>,
     next: Arc<AtomicUsize>,

@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tracing::info;
 
 pub use self::beside::run_beside;
-use self::connections::Limits;
+use self::connections::ConnectionLimits;
 use self::text::SharedText;
 use crate::metrics::{self, Metrics};
 use crate::status::SharedStatus;
@@ -73,10 +73,10 @@ pub enum Purpose {
 
 impl Purpose {
     /// A scraper has one connection, or few.
-    const fn limits(self) -> Limits {
+    const fn limits(self) -> ConnectionLimits {
         match self {
-            Self::Metrics => Limits { connections: 64, of_one_address: 8 },
-            Self::Health => Limits { connections: 16, of_one_address: 16 },
+            Self::Metrics => ConnectionLimits { connections: 64, of_one_address: 8 },
+            Self::Health => ConnectionLimits { connections: 16, of_one_address: 16 },
         }
     }
 }
@@ -97,7 +97,7 @@ pub struct Served {
 impl Served {
     fn router(self, purpose: Purpose) -> Router {
         let Self { metrics, status, liveness, main } = self;
-        let readiness = Arc::new(Readiness::new(status.clone()));
+        let readiness = Arc::new(ReadinessCache::new(status.clone()));
         let router = Router::new()
             .route("/healthz", get(async move || health(&liveness)))
             .route("/readyz", get(async move || readiness.answer()));
@@ -145,13 +145,13 @@ fn health(liveness: &Liveness) -> Response {
 /// Whether the agent is ready. It locks the status once for each change, and not for each request: the agent's loop waits for
 /// that lock, and clients may send requests without end.
 #[derive(Debug)]
-struct Readiness {
+struct ReadinessCache {
     status: SharedStatus,
     /// How often the status had changed, and the answer.
     last: Mutex<Option<(u64, (StatusCode, String))>>,
 }
 
-impl Readiness {
+impl ReadinessCache {
     fn new(status: SharedStatus) -> Self {
         Self { status, last: Mutex::default() }
     }

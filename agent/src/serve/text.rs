@@ -31,7 +31,7 @@ pub(super) enum Error {
 
 /// The text as it was made last.
 #[derive(Debug, Clone)]
-struct Made {
+struct RenderedText {
     begun: Instant,
     /// How many changes of the status were made before it was begun.
     changes: u64,
@@ -48,7 +48,7 @@ pub(super) struct SharedText {
     registry: Arc<Registry>,
     packets: Packets,
     status: SharedStatus,
-    made: Mutex<Option<Made>>,
+    made: Mutex<Option<RenderedText>>,
     /// One makes it at a time; the others wait for that one.
     making: TurnMutex<()>,
     /// When a request last made the agent ask the kernel for the number of denied packets. One request at a time does
@@ -88,7 +88,7 @@ impl SharedText {
         let registry = Arc::clone(&self.registry);
         let text = self.main.spawn(async move { Metrics::text(&registry) }).await??;
         let text = Bytes::from(text);
-        *self.made() = Some(Made { begun, changes, text: text.clone() });
+        *self.made() = Some(RenderedText { begun, changes, text: text.clone() });
         Ok(text)
     }
 
@@ -100,7 +100,7 @@ impl SharedText {
         (is_new || made.begun > asked).then(|| made.text.clone())
     }
 
-    fn made(&self) -> MutexGuard<'_, Option<Made>> {
+    fn made(&self) -> MutexGuard<'_, Option<RenderedText>> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

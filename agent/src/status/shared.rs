@@ -7,10 +7,10 @@ use super::AgentStatus;
 
 /// The status of an agent as it is now. All clones are one.
 #[derive(Debug, Clone)]
-pub struct SharedStatus(Arc<Kept>);
+pub struct SharedStatus(Arc<StatusCell>);
 
 #[derive(Debug)]
-struct Kept {
+struct StatusCell {
     status: Mutex<AgentStatus>,
     changes: AtomicU64,
 }
@@ -19,7 +19,7 @@ impl SharedStatus {
     /// Of an agent that has just started.
     #[must_use]
     pub fn new(status: AgentStatus) -> Self {
-        Self(Arc::new(Kept { status: Mutex::new(status), changes: AtomicU64::default() }))
+        Self(Arc::new(StatusCell { status: Mutex::new(status), changes: AtomicU64::default() }))
     }
 
     /// As it is now.

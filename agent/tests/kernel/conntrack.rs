@@ -10,7 +10,7 @@ use netlink_packet_netfilter::conntrack::{
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use npc_agent::dataplane::conntrack::{Error, Swept, cut_all_of, sweep, sweep_in, sweep_whole};
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::{FlowKey, Scope};
+use npc_compiler::plan::conntrack::{FlowKey, FlowScope};
 use npc_skip::{Lack, skipped};
 use rtnetlink::packet_core::{
     DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
@@ -279,7 +279,7 @@ fn a_table_of_many_parts_is_judged_to_its_end() {
 
 /// Sweeps the flows of some addresses; what was judged of them, and what the kernel said.
 fn of(family: Family, addresses: &[&str], filters: bool) -> (BTreeSet<FlowKey>, Swept) {
-    let scope = Scope::Of(addresses.iter().map(|text| address(text)).collect());
+    let scope = FlowScope::Of(addresses.iter().map(|text| address(text)).collect());
     let mut judged = BTreeSet::new();
     let swept = sweep_in(family, &scope, filters, &mut |flows| {
         judged.extend(flows.iter().copied());
@@ -327,7 +327,7 @@ fn the_flows_of_an_address_are_judged_whichever_end_it_is() {
     let (judged, _) = of(Family::V4, &many.iter().map(String::as_str).collect::<Vec<_>>(), true);
     assert_eq!(judged.len(), 4);
     // They go as others do. A sweep that gets no verdicts ends, and does not count as done.
-    let scope = Scope::Of([pod.0].into());
+    let scope = FlowScope::Of([pod.0].into());
     let unanswered = sweep_in(Family::V4, &scope, true, &mut |_| None);
     assert!(matches!(unanswered, Err(Error::Unanswered)), "{unanswered:?}");
     assert_eq!(list(Family::V4).len(), 4);
@@ -351,7 +351,7 @@ fn one_list_has_the_flows_of_both_families_and_those_that_are_denied_go() {
     }
     flow("10.0.0.1", 4000, "10.0.0.3", Zone::None);
     flow("fd00::1", 4000, "fd00::3", Zone::None);
-    let scope = Scope::Of([address("10.0.0.2"), address("fd00::2")].into());
+    let scope = FlowScope::Of([address("10.0.0.2"), address("fd00::2")].into());
     let mut judged = BTreeSet::new();
     let swept = sweep_whole(&scope, &mut |flows| {
         judged.extend(flows.iter().copied());
@@ -361,7 +361,7 @@ fn one_list_has_the_flows_of_both_families_and_those_that_are_denied_go() {
     assert_eq!(judged, [tuple("10.0.0.1", "10.0.0.2", UDP, 53), tuple("fd00::1", "fd00::2", UDP, 53)].into());
     assert_eq!(list(Family::V4), [tuple("10.0.0.1", "10.0.0.3", UDP, 53)].into());
     assert_eq!(list(Family::V6), [tuple("fd00::1", "fd00::3", UDP, 53)].into());
-    assert_eq!(sweep_whole(&Scope::All, &mut |flows| Some(vec![true; flows.len()])).unwrap().cut, 2);
+    assert_eq!(sweep_whole(&FlowScope::All, &mut |flows| Some(vec![true; flows.len()])).unwrap().cut, 2);
 }
 
 /// The kernel does it by itself since Linux 6.8; an older one changes nothing.

@@ -13,8 +13,8 @@ use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::cleanup::cleanup;
 use npc_agent::dataplane::flow_index::{Forget, RenewalRequest};
 use npc_agent::dataplane::nftables::Socket;
-use npc_agent::dataplane::{Cut, CutResult, Kernel, Linux};
-use npc_compiler::plan::conntrack::Scope;
+use npc_agent::dataplane::{CutRequest, CutResult, Kernel, Linux};
+use npc_compiler::plan::conntrack::FlowScope;
 use socket2::{Domain, Protocol, Type};
 
 use super::namespace::{Beyond, Namespace, feed, ip, output, run};
@@ -77,12 +77,12 @@ impl Node {
 
     /// Renews all of the index but for addresses that pods have.
     fn renew(&self, owned: &[&str]) {
-        self.sweep(Scope::default(), Self::request(1, Forget::AllBut(set(owned))));
+        self.sweep(FlowScope::default(), Self::request(1, Forget::AllBut(set(owned))));
     }
 
     /// A sweep that finds no flow forbidden.
-    fn sweep(&self, scope: Scope, renewal: RenewalRequest) {
-        let cut = Cut { scope, new: BTreeSet::new(), index_epoch: None, renewal: Some(renewal) };
+    fn sweep(&self, scope: FlowScope, renewal: RenewalRequest) {
+        let cut = CutRequest { scope, new: BTreeSet::new(), index_epoch: None, renewal: Some(renewal) };
         self.kernel.flows().cut(&cut, &mut |flows| Some(vec![false; flows.len()])).unwrap();
     }
 
@@ -94,8 +94,8 @@ impl Node {
 
     /// A sweep of addresses that asks the index first, and finds no flow forbidden.
     fn ask(&self, addresses: &[&str], epoch: u64) -> CutResult {
-        let scope = Scope::Of(set(addresses));
-        let cut = Cut { scope, new: BTreeSet::new(), index_epoch: Some(epoch), renewal: None };
+        let scope = FlowScope::Of(set(addresses));
+        let cut = CutRequest { scope, new: BTreeSet::new(), index_epoch: Some(epoch), renewal: None };
         let result = self.kernel.flows().cut(&cut, &mut |flows| Some(vec![false; flows.len()])).unwrap();
         assert!(!result.index.is_unsupported, "the kernel has an index");
         result
@@ -195,7 +195,7 @@ fn flows_that_began_before_the_index_are_in_it_after_a_sweep() {
     node.renew(&[]);
     assert_eq!(node.free(&all), ["10.1.0.4", "fd01::4"]);
     // The same by a sweep that judges all flows, and one that judges some.
-    for scope in [Scope::All, Scope::Of(set(&["10.1.0.4"]))] {
+    for scope in [FlowScope::All, FlowScope::Of(set(&["10.1.0.4"]))] {
         run("nft", &["delete", "table", "inet", "npc"]);
         assert_eq!(node.free(&all), [""; 0]);
         node.sweep(scope, Node::request(1, Forget::AllBut(BTreeSet::new())));
@@ -241,7 +241,7 @@ fn an_index_that_another_program_changed_does_not_count_until_it_is_renewed() {
     assert_eq!(node.free(&free), free);
     // Packets that passed by FORWARD are of another epoch.
     assert_eq!(node.ask(&free, 2).index.without_flows, BTreeSet::new());
-    node.sweep(Scope::default(), Node::request(2, Forget::AllBut(BTreeSet::new())));
+    node.sweep(FlowScope::default(), Node::request(2, Forget::AllBut(BTreeSet::new())));
     assert_eq!(node.ask(&free, 2).index.without_flows, set(&free));
     assert_eq!(node.free(&free), [""; 0]);
 }
@@ -286,7 +286,7 @@ fn the_next_agent_takes_the_table_over_and_writes_nothing() {
     assert_eq!(Socket::open().unwrap().generation().unwrap(), generation);
     // Another network is another table.
     let domain = vec!["10.2.0.0/24".parse().unwrap()];
-    node.sweep(Scope::All, RenewalRequest { domain, ..Node::request(1, Forget::AllBut(BTreeSet::new())) });
+    node.sweep(FlowScope::All, RenewalRequest { domain, ..Node::request(1, Forget::AllBut(BTreeSet::new())) });
     assert_eq!(node.free(&["10.1.0.4", "10.2.0.4"]), ["10.2.0.4"]);
     let removed = cleanup();
     assert!(removed.flow_index && removed.errors.is_empty(), "{removed:?}");

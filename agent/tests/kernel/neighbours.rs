@@ -5,8 +5,8 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use npc_agent::dataplane::backend::Backend;
-use npc_agent::dataplane::{Cut, Kernel, Linux};
-use npc_compiler::plan::conntrack::Scope;
+use npc_agent::dataplane::{CutRequest, Kernel, Linux};
+use npc_compiler::plan::conntrack::FlowScope;
 
 use super::namespace::{Beyond, Namespace, feed, ip, output};
 
@@ -100,7 +100,7 @@ impl Node {
 /// The sweep that an ADD of these addresses waits for.
 fn cut(addresses: &[&str]) {
     let addresses: BTreeSet<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
-    let cut = Cut { scope: Scope::Of(addresses.clone()), new: addresses, index_epoch: None, renewal: None };
+    let cut = CutRequest { scope: FlowScope::Of(addresses.clone()), new: addresses, index_epoch: None, renewal: None };
     let kernel = Linux::open(Some(Backend::Nft)).unwrap();
     kernel.flows().cut(&cut, &mut |flows| Some(vec![true; flows.len()])).unwrap();
 }

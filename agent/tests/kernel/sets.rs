@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use npc_agent::dataplane::ipset::{Error, Ipset, PATIENCE, Reading, Refusal, Sets};
+use npc_agent::dataplane::ipset::{ActualSets, Error, Ipset, PATIENCE, Refusal, Sets};
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::SetWrite;
 use npc_compiler::ruleset::constants::MAXELEM;
@@ -51,8 +51,8 @@ fn making(sets: &Sets) -> Vec<SetWrite> {
     sets.iter().flat_map(each).collect()
 }
 
-fn reading(v4: Sets, v6: Sets) -> Reading {
-    Reading { v4, v6, odd: Vec::new() }
+fn reading(v4: Sets, v6: Sets) -> ActualSets {
+    ActualSets { v4, v6, odd: Vec::new() }
 }
 
 /// What `ipset save` prints of these sets, sorted, less what the kernel
@@ -197,7 +197,7 @@ fn what_is_there_already_and_what_is_gone_already_are_no_failures() {
     for _ in 0..2 {
         write(&mut ipset, &destroying).unwrap();
         assert_eq!(ipset.destroy(&[SetName::new(Family::V6, "never")], Duration::ZERO).unwrap().len(), 0);
-        assert_eq!(ipset.read().unwrap(), Reading::default());
+        assert_eq!(ipset.read().unwrap(), ActualSets::default());
     }
 }
 
@@ -354,7 +354,7 @@ fn any_member(family: Family, kind: SetKind) -> impl Strategy<Value = Member> {
 }
 
 /// Sets of every kind and family.
-fn any_sets() -> impl Strategy<Value = Reading> {
+fn any_sets() -> impl Strategy<Value = ActualSets> {
     let of = |family: Family| {
         let each = SetKind::ALL.map(|kind| {
             let name = SetName::new(family, &kind.as_str().replace([':', ','], "-"));
@@ -365,7 +365,7 @@ fn any_sets() -> impl Strategy<Value = Reading> {
     (of(Family::V4), of(Family::V6)).prop_map(|(v4, v6)| reading(v4, v6))
 }
 
-fn all(reading: &Reading) -> Sets {
+fn all(reading: &ActualSets) -> Sets {
     reading.v4.clone().into_iter().chain(reading.v6.clone()).collect()
 }
 
@@ -374,7 +374,7 @@ fn random_sets_are_read_back_as_written_and_as_changed() {
     let _namespace = Namespace::enter();
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = TestRunner::new(config);
-    let check = |(before, after): (Reading, Reading)| {
+    let check = |(before, after): (ActualSets, ActualSets)| {
         let mut ipset = open();
         write(&mut ipset, &making(&all(&before))).unwrap();
         prop_assert_eq!(ipset.read().unwrap(), before.clone());

@@ -26,7 +26,7 @@ mod model;
 mod reason;
 mod translate;
 
-pub use compare::{Cause, Difference, Ends, FlowChange, Flows, Share, differences};
+pub use compare::{FlowCause, FlowChange, FlowDifference, FlowEnds, Flows, Share, differences};
 pub use model::Model;
 pub use reason::{NOTES, Note, Reason};
 pub use translate::{PodSet, Refusal, SetMatch, Term, TermPeer, Translation};

@@ -36,7 +36,7 @@ fn lines(objects: &Objects, placement: Placement) -> Vec<String> {
     let cluster = Cluster::new(objects);
     let model = Model::new(&cluster, &objects.policies, placement);
     let groups = Groups::of_cluster(&cluster);
-    let ends = |ends: &Ends| {
+    let ends = |ends: &FlowEnds| {
         let pods = ends.shares.iter().map(|share| {
             let Share { namespace, name, pods, of, .. } = share;
             format!("{namespace}/{name} {pods}/{of}")
@@ -50,7 +50,7 @@ fn lines(objects: &Objects, placement: Placement) -> Vec<String> {
         pods.chain(outside).collect::<Vec<_>>().join(", ")
     };
     let mut lines = Vec::new();
-    for Difference { cause, flows } in differences(&model, &groups, &objects.services) {
+    for FlowDifference { cause, flows } in differences(&model, &groups, &objects.services) {
         let sign = if cause.change == FlowChange::NewlyAllowed { '+' } else { '-' };
         let place = cause.path.or(cause.service).unwrap_or_default();
         for Flows { from, to, traffic, .. } in flows {
@@ -149,7 +149,7 @@ fn agrees(objects: &Objects) -> Result<(), TestCaseError> {
     let outside = ["10.0.0.0", "10.0.0.4", "10.0.0.130", "192.0.2.9", "8.8.8.8", "2001:db8::", "2001:db9::"];
     let outside = outside.iter().map(|text| End::of_address(&cluster, text.parse::<IpAddr>().unwrap()));
     let ends: Vec<End> = cluster.endpoints().map(|(id, _)| End::Pod(id)).chain(outside).collect();
-    let holds = |ends: &Ends, end: End| match end {
+    let holds = |ends: &FlowEnds, end: End| match end {
         End::Pod(pod) => {
             let pod = cluster.pod(pod);
             ends.shares.iter().any(|share| (&share.namespace, &share.name) == (&pod.namespace, &pod.name))

@@ -135,11 +135,11 @@ fn isolates(spec: &api::NetworkPolicySpec) -> [bool; 2] {
     }
 }
 
-type Rule<'a> = (Option<&'a [api::NetworkPolicyPeer]>, Option<&'a [api::NetworkPolicyPort]>);
+type ApiRule<'a> = (Option<&'a [api::NetworkPolicyPeer]>, Option<&'a [api::NetworkPolicyPort]>);
 
-fn read_rules(direction: Direction, namespace: &str, rules: &[Rule<'_>]) -> Result<Vec<Term>, Refusal> {
+fn read_rules(direction: Direction, namespace: &str, rules: &[ApiRule<'_>]) -> Result<Vec<Term>, Refusal> {
     let (section, field) = (direction.section(), direction.peers_field());
-    let list = |rule: &Rule<'_>| (rule.0.unwrap_or_default().len(), rule.1.unwrap_or_default().len());
+    let list = |rule: &ApiRule<'_>| (rule.0.unwrap_or_default().len(), rule.1.unwrap_or_default().len());
     // One rule without anything, and no other is looked at.
     if let Some(i) = rules.iter().position(|rule| list(rule) == (0, 0)) {
         let path = format!("spec.{section}[{i}]");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
 use super::peer_sets::SetId;
-use super::store::PodId;
+use super::store::PodSlot;
 use crate::object::Family;
 use crate::plan::{Delta, Plan, SetDelta};
 use crate::policy::Direction;
@@ -26,7 +26,7 @@ impl Engine {
         self.give();
         // Endpoints whose groups change without an event of their own, because
         // a policy did.
-        let moving: Vec<PodId> = self.groups.regrouping().collect();
+        let moving: Vec<PodSlot> = self.groups.regrouping().collect();
         for pod in moving {
             for family in Family::ALL {
                 if let Some(address) = self.store.address(pod, family) {
@@ -57,7 +57,7 @@ impl Engine {
         // What is over the bound is gone by now.
         self.peers.settle(&self.store);
 
-        let mut changes = Changes::default();
+        let mut changes = MembersBySet::default();
         for (address, before) in std::mem::take(&mut self.touched) {
             let family = Family::of(&address);
             let now = self.sets.memberships(&self.store, &self.peers, address);
@@ -108,11 +108,11 @@ impl Engine {
 
 /// The members that come and go, by set.
 #[derive(Debug, Default)]
-struct Changes {
+struct MembersBySet {
     of_set: BTreeMap<SetId, (BTreeSet<Member>, BTreeSet<Member>)>,
 }
 
-impl Changes {
+impl MembersBySet {
     fn differ(&mut self, before: &[(SetId, Member)], now: &[(SetId, Member)]) {
         for (id, member) in now.iter().filter(|member| before.binary_search(member).is_err()) {
             self.of_set.entry(*id).or_default().0.insert(member.clone());

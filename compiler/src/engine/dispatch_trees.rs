@@ -21,7 +21,7 @@ pub(super) struct Leaves {
 
 /// The trees of both directions, and their chains, at the last commit.
 #[derive(Debug)]
-struct Before {
+struct CommittedTrees {
     trees: [Option<TreeNode>; 2],
     chains: [[BTreeSet<ChainName>; 2]; 2],
 }
@@ -33,7 +33,7 @@ pub(super) struct DispatchTrees {
     /// By what groups stand in the trees.
     seed: Option<Seed>,
     /// The trees as of the last commit, while others are made.
-    before: Option<Before>,
+    before: Option<CommittedTrees>,
     /// The chains of the trees, by direction and family.
     chains: [[BTreeSet<ChainName>; 2]; 2],
 }
@@ -58,7 +58,7 @@ impl DispatchTrees {
         state: &KernelState,
         deltas: &mut [Delta; 2],
     ) {
-        let new = || Before { trees: self.trees.clone(), chains: self.chains.clone() };
+        let new = || CommittedTrees { trees: self.trees.clone(), chains: self.chains.clone() };
         let before = self.before.get_or_insert_with(new);
         let tree = TreeNode::new(groups.keys().copied(), self.seed);
         let was = before.trees[direction as usize].as_ref().map(TreeNode::sets).unwrap_or_default();

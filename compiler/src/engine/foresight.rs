@@ -32,7 +32,7 @@ use crate::object::{ContainerPort, Family, NetworkPolicy};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, PodPeer, Policy, PolicyRule};
 use crate::ruleset::layout::{Options, identity};
-use crate::ruleset::members::{self, Demand, Size, Sizes};
+use crate::ruleset::members::{self, Demand, MemberCount, Sizes};
 use crate::ruleset::names::hash::Hash;
 use crate::ruleset::node::SetName;
 
@@ -45,7 +45,7 @@ pub(super) enum PolicyChange {
     /// It goes.
     Gone,
     /// It will be this one, which takes long to read and is not read yet; with what it isolates.
-    Unread(Arc<NetworkPolicy>, Arc<Isolating>),
+    Unread(Arc<NetworkPolicy>, Arc<SharedPolicy>),
     /// It will be this one, which was read already: one of a megabyte is read once.
     Read(Arc<Policy>, Arc<[Finding]>),
 }
@@ -78,9 +78,9 @@ impl PolicyChange {
 /// What a policy isolates, once it was asked: a podSelector may have forty thousand values, and most policies
 /// are read before a pod of their namespace comes.
 #[derive(Debug, Default)]
-pub(super) struct Isolating(OnceLock<Policy>);
+pub(super) struct SharedPolicy(OnceLock<Policy>);
 
-impl Isolating {
+impl SharedPolicy {
     /// That policy without its rules.
     fn of(&self, policy: &NetworkPolicy) -> &Policy {
         self.0.get_or_init(|| Policy::read_without_rules(policy))
@@ -111,7 +111,7 @@ pub struct Foresight {
     /// The groups that have their chains, by direction.
     pub(super) there: [BTreeMap<Hash, SetsOfGroup>; 2],
     /// The size of all pods.
-    pub(super) of_all: Size,
+    pub(super) of_all: MemberCount,
 }
 
 /// What a [`Foresight`] asks the engine: how many members some selectors and some sets make.
@@ -124,7 +124,7 @@ pub struct CountQuestion {
 /// The answer to a [`CountQuestion`], in its order.
 #[derive(Debug)]
 pub struct Counts {
-    pub(super) peers: Vec<Size>,
+    pub(super) peers: Vec<MemberCount>,
     pub(super) sets: Vec<u64>,
 }
 
@@ -135,7 +135,7 @@ pub struct Foreseen {
     pub(super) namespace: Arc<str>,
     /// The policies that were read for it.
     pub(super) read: Vec<ReadPolicy>,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: ForeseenChanges,
 }
 
 /// A policy, by its name, and what was not understood of it.
@@ -143,7 +143,7 @@ pub(super) type ReadPolicy = (Arc<str>, Arc<Policy>, Vec<Finding>);
 
 /// What will be made, if something holds still.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) struct ForeseenChanges {
     /// The policies that were over the bound on set members.
     pub(super) over: BTreeSet<Arc<str>>,
     pub(super) prospect: Prospect,
@@ -172,7 +172,7 @@ impl Foresight {
         let stay: BTreeSet<&str> = stay.iter().filter(stays).map(|name| &**name).collect();
         let (there, new): (Vec<&FutureGroup>, Vec<&FutureGroup>) =
             groups.iter().partition(|group| is_there(group, &stay));
-        let mut known = Known { of_all, ..Known::default() };
+        let mut known = MemberCounts { of_all, ..MemberCounts::default() };
         let prospect = if new.is_empty() {
             Prospect { over: future.names(&stay), ..Prospect::default() }
         } else {
@@ -202,7 +202,7 @@ impl Foresight {
                 Prospect::new(groups_made, members, future.names(&out))
             }
         };
-        Some(Foreseen { number, namespace, read, outcome: Outcome { over, prospect } })
+        Some(Foreseen { number, namespace, read, outcome: ForeseenChanges { over, prospect } })
     }
 }
 
@@ -341,7 +341,7 @@ impl<'a> FutureNamespace<'a> {
 fn count(
     present: &BTreeSet<&SetName>,
     prepared: &[PreparedGroup],
-    known: &mut Known<'_>,
+    known: &mut MemberCounts<'_>,
 ) -> (u64, BTreeMap<SetName, u64>) {
     let mut of_new = BTreeMap::new();
     for leaf in prepared.iter().flat_map(|group| &group.leaves) {
@@ -359,13 +359,13 @@ fn count(
 
 /// What the engine answered.
 #[derive(Default)]
-struct Known<'a> {
-    of_all: Size,
-    peers: FxHashMap<&'a PodPeer, Size>,
+struct MemberCounts<'a> {
+    of_all: MemberCount,
+    peers: FxHashMap<&'a PodPeer, MemberCount>,
     sets: FxHashMap<SetName, u64>,
 }
 
-impl<'a> Known<'a> {
+impl<'a> MemberCounts<'a> {
     /// Asks how many members the pods of selectors make.
     fn learn_peers(
         &mut self,
@@ -397,13 +397,13 @@ impl<'a> Known<'a> {
     }
 }
 
-impl Sizes for Known<'_> {
-    fn of_peer(&mut self, peer: &PodPeer) -> Size {
+impl Sizes for MemberCounts<'_> {
+    fn of_peer(&mut self, peer: &PodPeer) -> MemberCount {
         // What is counted is an upper bound, so one that was not asked about may be everything.
         self.peers.get(peer).copied().unwrap_or(self.of_all)
     }
 
-    fn of_all(&mut self) -> Size {
+    fn of_all(&mut self) -> MemberCount {
         self.of_all
     }
 

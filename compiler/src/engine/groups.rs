@@ -17,7 +17,7 @@ use super::local::{LocalClass, LocalNamespace};
 use super::peer_sets::PeerSets;
 use super::peers::PeerIndex;
 use super::prospect::PreparedGroup;
-use super::store::{ClassId, PodId, Store};
+use super::store::{ClassSlot, PodSlot, Store};
 use crate::cluster::group::Resolution;
 use crate::object::{Family, Labels};
 use crate::plan::{Delta, KernelState};
@@ -47,7 +47,7 @@ pub(super) struct LiveGroup {
     namespace: Arc<str>,
     policies: Box<[Arc<str>]>,
     resolution: Resolution,
-    pub(super) pods: BTreeSet<PodId>,
+    pub(super) pods: BTreeSet<PodSlot>,
     /// Its chain in each family, and the sets that it asks.
     leaves: Option<OfFamilies>,
     age: Age,
@@ -95,8 +95,8 @@ pub(super) struct LocalGroups {
     namespaces: BTreeMap<Arc<str>, LocalNamespace>,
     policy_count: usize,
     /// The endpoints of this node, and their groups as of the last commit.
-    local: BTreeMap<PodId, [Option<Hash>; 2]>,
-    classes: BTreeMap<ClassId, LocalClass>,
+    local: BTreeMap<PodSlot, [Option<Hash>; 2]>,
+    classes: BTreeMap<ClassSlot, LocalClass>,
     groups: [BTreeMap<Hash, LiveGroup>; 2],
     joints: [BTreeMap<Hash, Joint>; 2],
     /// How many groups have a chain; two may have one in common.
@@ -107,7 +107,7 @@ pub(super) struct LocalGroups {
     prepared: [BTreeMap<Hash, PreparedGroup>; 2],
     pub(super) trees: DispatchTrees,
     /// Endpoints that are to be grouped anew.
-    regrouping: BTreeSet<PodId>,
+    regrouping: BTreeSet<PodSlot>,
     /// Groups that are new, that may have lost their last endpoint or been
     /// given their first, or of which a policy was edited.
     changed: [BTreeSet<Hash>; 2],
@@ -168,7 +168,7 @@ impl LocalGroups {
     }
 
     /// The groups of an endpoint as of the last commit.
-    pub(super) fn of(&self, pod: PodId) -> [Option<Hash>; 2] {
+    pub(super) fn of(&self, pod: PodSlot) -> [Option<Hash>; 2] {
         self.local.get(&pod).copied().unwrap_or_default()
     }
 
@@ -194,11 +194,11 @@ impl LocalGroups {
     }
 
     /// The endpoints of this node.
-    pub(super) fn here(&self) -> impl Iterator<Item = PodId> {
+    pub(super) fn here(&self) -> impl Iterator<Item = PodSlot> {
         self.local.keys().copied()
     }
 
-    pub(super) fn pod_came(&mut self, store: &Store, id: PodId) {
+    pub(super) fn pod_came(&mut self, store: &Store, id: PodSlot) {
         let pod = store.pod(id);
         if !store.is_here(id) {
             return;
@@ -218,7 +218,7 @@ impl LocalGroups {
         self.is_stale = true;
     }
 
-    pub(super) fn pod_goes(&mut self, store: &Store, id: PodId) {
+    pub(super) fn pod_goes(&mut self, store: &Store, id: PodSlot) {
         let Some(groups) = self.local.remove(&id) else { return };
         self.is_stale = true;
         self.regrouping.remove(&id);
@@ -236,7 +236,7 @@ impl LocalGroups {
         }
     }
 
-    fn leave(&mut self, direction: Direction, hash: Option<Hash>, pod: PodId) {
+    fn leave(&mut self, direction: Direction, hash: Option<Hash>, pod: PodSlot) {
         let Some(hash) = hash else { return };
         if let Some(group) = self.groups[direction as usize].get_mut(&hash) {
             group.pods.remove(&pod);
@@ -316,7 +316,7 @@ impl LocalGroups {
     }
 
     /// The endpoints whose groups may change.
-    pub(super) fn regrouping(&self) -> impl Iterator<Item = PodId> {
+    pub(super) fn regrouping(&self) -> impl Iterator<Item = PodSlot> {
         self.regrouping.iter().copied()
     }
 
@@ -376,7 +376,7 @@ impl LocalGroups {
 
     /// Puts the endpoints to regroup into the groups that they belong to.
     fn settle(&mut self, store: &Store) {
-        let mut known = BTreeMap::<(ClassId, Direction, Resolution), Hash>::new();
+        let mut known = BTreeMap::<(ClassSlot, Direction, Resolution), Hash>::new();
         for pod in std::mem::take(&mut self.regrouping) {
             let id = store.pod(pod).class;
             let Some(class) = self.classes.get_mut(&id) else { continue };

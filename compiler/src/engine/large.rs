@@ -34,7 +34,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use self::batch::{Batch, Change, Expected, Object, Progress, Released, Waiting};
+use self::batch::{Batch, Expected, Object, ObjectChange, Progress, Released, Waiting};
 use super::foresight::PolicyChange;
 use super::key::PodKey;
 use super::local::Weight;
@@ -85,7 +85,7 @@ pub struct Wait<'a> {
 
 /// Events of a namespace that came together.
 #[derive(Debug, Default)]
-struct Together {
+struct EventBurst {
     count: usize,
     /// What the policies among them make.
     weight: Weight,
@@ -152,7 +152,7 @@ impl Engine {
 
     /// The namespaces of several of these events whose events are to wait.
     fn large_together(&mut self, events: &[Event], limit: usize) -> Vec<String> {
-        let mut together = BTreeMap::<&str, Together>::new();
+        let mut together = BTreeMap::<&str, EventBurst>::new();
         for event in events {
             match event {
                 Event::Policy(policy) => {
@@ -177,7 +177,7 @@ impl Engine {
                 _ => {}
             }
         }
-        let waits = |(namespace, of): &(&str, Together)| {
+        let waits = |(namespace, of): &(&str, EventBurst)| {
             of.count > 1 && (of.has_large || of.has_policies && self.upper_bound(namespace, of.weight, of.pods) > limit)
         };
         together.into_iter().filter(waits).map(|(namespace, _)| namespace.to_owned()).collect()
@@ -207,7 +207,7 @@ impl Engine {
                     self.pod_is_gone(key.clone());
                 }
                 let namespace = pod.namespace.clone();
-                self.wait(namespace.clone(), Object::Pod(key.clone()), Change::Pod(pod));
+                self.wait(namespace.clone(), Object::Pod(key.clone()), ObjectChange::Pod(pod));
                 // What may be small after all is known at the next commit.
                 let is_new = |waiting: &Waiting| matches!(waiting.progress, Progress::New);
                 if self.large.waiting.get(&namespace).is_some_and(|waiting| !is_new(waiting)) {
@@ -227,14 +227,14 @@ impl Engine {
                     }
                     PolicyChange::Read(Arc::new(read), findings.into())
                 };
-                self.wait(namespace, Object::Policy(name), Change::Policy(change));
+                self.wait(namespace, Object::Policy(name), ObjectChange::Policy(change));
             }
             Event::PolicyGone(namespace, name) => {
                 let waits = self.large.waiting.contains_key(&namespace);
                 if !waits && self.upper_bound(&namespace, Weight::default(), 0) <= limit {
                     return self.apply(Event::PolicyGone(namespace, name));
                 }
-                self.wait(namespace, Object::Policy(name), Change::Policy(PolicyChange::Gone));
+                self.wait(namespace, Object::Policy(name), ObjectChange::Policy(PolicyChange::Gone));
             }
             event => self.apply(event),
         }
@@ -251,7 +251,7 @@ impl Engine {
         rules.saturating_add(usize::try_from(members).unwrap_or(usize::MAX) / MEMBERS)
     }
 
-    fn wait(&mut self, namespace: String, object: Object, change: Change) {
+    fn wait(&mut self, namespace: String, object: Object, change: ObjectChange) {
         drop(self.last_batch(namespace).changes.insert(object, change));
     }
 
@@ -357,10 +357,10 @@ impl Engine {
     /// The objects of a namespace whose events wait, as `KIND NAME`, sorted.
     pub fn waiting_objects(&self, namespace: &str) -> impl Iterator<Item = String> {
         let batches = self.large.waiting.get(namespace).into_iter().flat_map(Waiting::batches);
-        let objects: BTreeMap<&Object, &Change> = batches.flat_map(|batch| &batch.changes).collect();
+        let objects: BTreeMap<&Object, &ObjectChange> = batches.flat_map(|batch| &batch.changes).collect();
         objects.into_iter().map(|(object, change)| match (object, change) {
             (Object::Policy(name), _) => format!("NetworkPolicy {name}"),
-            (Object::Pod(_), Change::Pod(pod)) => format!("Pod {}", pod.name),
+            (Object::Pod(_), ObjectChange::Pod(pod)) => format!("Pod {}", pod.name),
             (Object::Pod(_), _) => "Pod".to_owned(),
         })
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::store::{ClassId, PodId, Store};
+use super::store::{ClassSlot, PodSlot, Store};
 use crate::cluster::group::{Resolution, names_to_resolve, resolve};
 use crate::object::{ContainerPort, Labels, NetworkPolicy, Protocol};
 use crate::policy::finding::Finding;
@@ -82,7 +82,7 @@ pub(super) struct LocalNamespace {
     /// The sum of what its policies make ([`Weight`]); `None` until [`Self::weighed`] is called.
     /// [`Self::reweigh`] keeps it up to date from then on.
     pub(super) weight: Option<Weight>,
-    pub(super) classes: BTreeSet<ClassId>,
+    pub(super) classes: BTreeSet<ClassSlot>,
     pub(super) groups: [BTreeSet<Hash>; 2],
     /// Policies that are over the bound on set members, and what is said of each to its owner.
     pub(super) over_bound: BTreeMap<Arc<str>, Finding>,
@@ -115,7 +115,7 @@ pub(super) struct LocalClass {
     pub(super) namespace: Arc<str>,
     /// Its labels, sorted by their keys.
     labels: Box<[(Box<str>, Box<str>)]>,
-    pub(super) pods: BTreeSet<PodId>,
+    pub(super) pods: BTreeSet<PodSlot>,
     /// The policies that isolate it, by direction.
     pub(super) policies: [BTreeSet<Arc<str>>; 2],
     /// The port names in their ingress rules, once they were needed.
@@ -123,7 +123,7 @@ pub(super) struct LocalClass {
 }
 
 impl LocalClass {
-    pub(super) fn new(store: &Store, id: ClassId) -> Self {
+    pub(super) fn new(store: &Store, id: ClassSlot) -> Self {
         let class = store.class(id);
         let text = |text| store.strings.text(text);
         let mut labels: Box<[_]> =

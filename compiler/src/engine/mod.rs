@@ -66,7 +66,7 @@ use large::Large;
 pub use large::{Portion, Wait};
 use peer_sets::{PeerSets, SetId};
 use peers::PeerIndex;
-use store::{PodId, Store};
+use store::{PodSlot, Store};
 
 /// Something changed in the cluster. Events may come repeated and in any
 /// order; of two about one object the later counts.
@@ -112,7 +112,7 @@ pub struct Contested {
 
 /// How an address stood at the last commit.
 #[derive(Debug, Default)]
-struct Before {
+struct CommittedAddress {
     memberships: Vec<(SetId, Member)>,
     groups: [Option<Hash>; 2],
 }
@@ -126,7 +126,7 @@ pub struct Engine {
     groups: LocalGroups,
     findings: Findings,
     /// The addresses that events touched since the last commit.
-    touched: BTreeMap<IpAddr, Before>,
+    touched: BTreeMap<IpAddr, CommittedAddress>,
     /// What may come from which interface of pods; `None` if no rule asks.
     own: Option<[BTreeSet<Member>; 2]>,
     /// Events that wait until what they make is loaded.
@@ -244,7 +244,7 @@ impl Engine {
         self.held_here().map(|(address, _)| address)
     }
 
-    fn held_here(&self) -> impl Iterator<Item = (IpAddr, PodId)> {
+    fn held_here(&self) -> impl Iterator<Item = (IpAddr, PodSlot)> {
         self.groups.here().flat_map(move |pod| {
             let listed = Family::ALL.into_iter().filter_map(move |family| self.store.listed(pod, family));
             let held = listed.filter(move |address| self.store.holders(*address).first() == Some(&pod));
@@ -256,8 +256,8 @@ impl Engine {
     #[must_use]
     pub fn contests(&self) -> impl ExactSizeIterator<Item = Contested> {
         self.store.contests().iter().map(|(address, contest)| {
-            let sorted = |pods: &[PodId]| {
-                let name = |pod: &PodId| {
+            let sorted = |pods: &[PodSlot]| {
+                let name = |pod: &PodSlot| {
                     let [namespace, name, _] = self.store.identity(*pod);
                     [namespace, name]
                 };
@@ -276,7 +276,7 @@ impl Engine {
                 nodes,
                 is_here: contest.claimants.iter().any(|pod| self.store.is_here(*pod)),
                 is_asked: {
-                    let of_class = |pod: &PodId| self.peers.of_class(self.store.pod(*pod).class);
+                    let of_class = |pod: &PodSlot| self.peers.of_class(self.store.pod(*pod).class);
                     contest.claimants.iter().any(|pod| !of_class(pod).is_empty())
                 },
             }
@@ -385,7 +385,7 @@ impl Engine {
         self.groups.pod_came(&self.store, id);
     }
 
-    fn remove_pod(&mut self, pod: PodId) {
+    fn remove_pod(&mut self, pod: PodSlot) {
         for family in Family::ALL {
             if let Some(address) = self.store.listed(pod, family) {
                 self.touch(address);
@@ -428,7 +428,7 @@ impl Engine {
         if self.is_first || self.touched.contains_key(&address) {
             return;
         }
-        let before = Before {
+        let before = CommittedAddress {
             memberships: self.sets.memberships(&self.store, &self.peers, address),
             groups: self.groups.groups_of_address(&self.store, address),
         };

@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 
 /// Where a name is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Name(u32);
+pub(super) struct NameId(u32);
 
 /// The names. Before each stands its length: one byte, or for a long one 255
 /// and then four.
@@ -14,14 +14,14 @@ pub(super) struct Names {
     bytes: Vec<u8>,
     /// Places that were given back, by the length of the names that they had,
     /// to be used by others of that length.
-    free: FxHashMap<usize, Vec<Name>>,
+    free: FxHashMap<usize, Vec<NameId>>,
 }
 
 const LONG: u8 = u8::MAX;
 
 impl Names {
     /// Keeps a name, until it is released.
-    pub(super) fn keep(&mut self, text: &str) -> Name {
+    pub(super) fn keep(&mut self, text: &str) -> NameId {
         if let Some(name) = self.free.get_mut(&text.len()).and_then(Vec::pop) {
             let (start, end) = self.place(name);
             self.bytes[start..end].copy_from_slice(text.as_bytes());
@@ -37,23 +37,23 @@ impl Names {
             }
         }
         self.bytes.extend(text.as_bytes());
-        Name(name)
+        NameId(name)
     }
 
     /// Gives a name's place back.
-    pub(super) fn release(&mut self, name: Name) {
+    pub(super) fn release(&mut self, name: NameId) {
         let (start, end) = self.place(name);
         self.free.entry(end - start).or_default().push(name);
     }
 
     /// The name.
-    pub(super) fn text(&self, name: Name) -> &str {
+    pub(super) fn text(&self, name: NameId) -> &str {
         let (start, end) = self.place(name);
         std::str::from_utf8(&self.bytes[start..end]).unwrap_or_default()
     }
 
     /// Where the text of a name begins and ends.
-    fn place(&self, name: Name) -> (usize, usize) {
+    fn place(&self, name: NameId) -> (usize, usize) {
         let at = name.0 as usize;
         match self.bytes[at] {
             LONG => {
@@ -74,7 +74,7 @@ mod tests {
     fn names_of_any_length_are_kept_and_their_places_used_again() {
         let mut names = Names::default();
         let texts: Vec<String> = [0, 1, 254, 255, 256, 70_000].iter().map(|length| "x".repeat(*length)).collect();
-        let kept: Vec<Name> = texts.iter().map(|text| names.keep(text)).collect();
+        let kept: Vec<NameId> = texts.iter().map(|text| names.keep(text)).collect();
         for (name, text) in kept.iter().zip(&texts) {
             assert_eq!(names.text(*name), text);
         }

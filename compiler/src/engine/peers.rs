@@ -11,10 +11,10 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use super::intern::{Interner, Text};
-use super::selector::{Compiled, Pair};
-use super::store::{ClassId, PodId, Store};
+use super::selector::{Compiled, LabelPair};
+use super::store::{ClassSlot, PodSlot, Store};
 use crate::policy::{Namespaces, PodPeer};
-use crate::ruleset::members::Size;
+use crate::ruleset::members::MemberCount;
 
 /// A selector's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,18 +31,18 @@ pub(super) enum LabelsOf {
 
 /// Where pods are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Scope {
+enum NamespaceScope {
     /// In this namespace.
     Own(Text),
     /// In namespaces with this label.
-    Labelled(Pair),
+    Labelled(LabelPair),
     /// Anywhere.
     Any,
 }
 
 /// What a class must have for a selector to be worth a look: a scope, and a
 /// label of the pods if the selector asks for one.
-type Key = (Scope, Option<Pair>);
+type SelectorKey = (NamespaceScope, Option<LabelPair>);
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Place {
@@ -56,15 +56,15 @@ struct IndexedPeer {
     pods: Compiled,
     uses: usize,
     /// The classes that it selects now.
-    classes: BTreeSet<ClassId>,
+    classes: BTreeSet<ClassSlot>,
     /// How many members their pods make.
-    size: Size,
-    known: Known,
+    size: MemberCount,
+    known: KnownPods,
 }
 
 /// What is known of the pods of a selector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
+enum KnownPods {
     Nothing,
     /// [`IndexedPeer::size`], as of now.
     Size,
@@ -80,14 +80,14 @@ type PeerIds = SmallVec<[PeerId; 4]>;
 pub(super) struct PeerIndex {
     entries: Slab<IndexedPeer>,
     by_content: HashTable<PeerId>,
-    by_key: FxHashMap<Key, PeerIds>,
+    by_key: FxHashMap<SelectorKey, PeerIds>,
     /// The selectors that select a class; a class without any is not here.
-    of_class: FxHashMap<ClassId, PeerIds>,
+    of_class: FxHashMap<ClassSlot, PeerIds>,
     /// Selectors that are new since the last [`PeerIndex::settle`].
     fresh: Vec<PeerId>,
     /// Selectors whose pods make other members now, with the size at the last
     /// [`PeerIndex::take_resized`].
-    resized: FxHashMap<PeerId, Size>,
+    resized: FxHashMap<PeerId, MemberCount>,
 }
 
 /// A selector that is new alone is tried on every class of its namespaces. Of more than
@@ -107,7 +107,7 @@ impl PeerIndex {
             return id;
         }
         let keys = keys(&namespaces, &pods);
-        let (classes, size, known) = (BTreeSet::new(), Size::default(), Known::Nothing);
+        let (classes, size, known) = (BTreeSet::new(), MemberCount::default(), KnownPods::Nothing);
         let place = self.entries.insert(IndexedPeer { namespaces, pods, uses: 1, classes, size, known });
         let id = PeerId(u32::try_from(place).unwrap_or_else(|_| unreachable!("2^32 selectors")));
         let entries = &self.entries;
@@ -126,44 +126,44 @@ impl PeerIndex {
     /// select is not kept: thousands of selectors may select each of thousands of classes, and most
     /// of the sets that ask them may turn out to be too large.
     pub(super) fn measure(&mut self, store: &Store) {
-        let new = self.fresh(|known| known == Known::Nothing);
+        let new = self.fresh(|known| known == KnownPods::Nothing);
         if new.len() <= FEW {
             self.find_classes(store, &new);
             return;
         }
         for id in &new {
             // A class may have come to it since it is kept.
-            self.resize(*id, |_| Size::default());
+            self.resize(*id, |_| MemberCount::default());
         }
         self.each_selected(store, &new, |index, id, class| {
             index.resize(id, |size| size.plus(store.class(class).size));
         });
         for id in new {
-            self.entries[id.place()].known = Known::Size;
+            self.entries[id.place()].known = KnownPods::Size;
         }
     }
 
     /// Finds the classes that new selectors select.
     pub(super) fn settle(&mut self, store: &Store) {
-        let new = self.fresh(|known| known != Known::Classes);
+        let new = self.fresh(|known| known != KnownPods::Classes);
         self.find_classes(store, &new);
         self.fresh.clear();
     }
 
     /// The new selectors of which this is known.
-    fn fresh(&mut self, is_wanted: impl Fn(Known) -> bool) -> Vec<PeerId> {
+    fn fresh(&mut self, is_wanted: impl Fn(KnownPods) -> bool) -> Vec<PeerId> {
         let entries = &self.entries;
         self.fresh.sort_unstable();
         self.fresh.dedup();
         // Some may have been released. Of the others not all may be settled before many more come.
-        self.fresh.retain(|id| entries.get(id.place()).is_some_and(|entry| entry.known != Known::Classes));
+        self.fresh.retain(|id| entries.get(id.place()).is_some_and(|entry| entry.known != KnownPods::Classes));
         self.fresh.iter().copied().filter(|id| is_wanted(entries[id.place()].known)).collect()
     }
 
     fn find_classes(&mut self, store: &Store, ids: &[PeerId]) {
         for id in ids {
-            self.resize(*id, |_| Size::default());
-            self.entries[id.place()].known = Known::Classes;
+            self.resize(*id, |_| MemberCount::default());
+            self.entries[id.place()].known = KnownPods::Classes;
         }
         self.each_selected(store, ids, |index, id, class| {
             index.entries[id.place()].classes.insert(class);
@@ -175,13 +175,13 @@ impl PeerIndex {
     /// Pods or classes are different, so selectors whose classes are not known yet are to be
     /// measured again.
     fn unmeasure(&mut self) {
-        for id in self.fresh(|known| known == Known::Size) {
-            self.entries[id.place()].known = Known::Nothing;
+        for id in self.fresh(|known| known == KnownPods::Size) {
+            self.entries[id.place()].known = KnownPods::Nothing;
         }
     }
 
     /// Does something with each class that some selectors select.
-    fn each_selected(&mut self, store: &Store, ids: &[PeerId], mut work: impl FnMut(&mut Self, PeerId, ClassId)) {
+    fn each_selected(&mut self, store: &Store, ids: &[PeerId], mut work: impl FnMut(&mut Self, PeerId, ClassSlot)) {
         if ids.len() <= FEW {
             for id in ids {
                 let entry = &self.entries[id.place()];
@@ -191,7 +191,7 @@ impl PeerIndex {
             }
             return;
         }
-        let mut by_key = FxHashMap::<Key, PeerIds>::default();
+        let mut by_key = FxHashMap::<SelectorKey, PeerIds>::default();
         let mut spaces = BTreeSet::new();
         for id in ids {
             let entry = &self.entries[id.place()];
@@ -210,14 +210,14 @@ impl PeerIndex {
         }
     }
 
-    fn resize(&mut self, id: PeerId, change: impl FnOnce(Size) -> Size) {
+    fn resize(&mut self, id: PeerId, change: impl FnOnce(MemberCount) -> MemberCount) {
         let size = &mut self.entries[id.place()].size;
         let before = std::mem::replace(size, change(*size));
         self.resized.entry(id).or_insert(before);
     }
 
     /// A pod of this size comes to a class.
-    pub(super) fn pod_comes(&mut self, class: ClassId, size: Size) {
+    pub(super) fn pod_comes(&mut self, class: ClassSlot, size: MemberCount) {
         self.unmeasure();
         for id in self.of_class(class).to_vec() {
             self.resize(id, |total| total.plus(size));
@@ -225,7 +225,7 @@ impl PeerIndex {
     }
 
     /// A pod of this size goes from a class.
-    pub(super) fn pod_goes(&mut self, class: ClassId, size: Size) {
+    pub(super) fn pod_goes(&mut self, class: ClassSlot, size: MemberCount) {
         self.unmeasure();
         for id in self.of_class(class).to_vec() {
             self.resize(id, |total| total.minus(size));
@@ -234,7 +234,7 @@ impl PeerIndex {
 
     /// The selectors whose pods make other members than when this was last asked: each with the
     /// size at that time and the size now.
-    pub(super) fn take_resized(&mut self) -> Vec<(PeerId, Size, Size)> {
+    pub(super) fn take_resized(&mut self) -> Vec<(PeerId, MemberCount, MemberCount)> {
         let resized = std::mem::take(&mut self.resized);
         let mut all: Vec<_> = resized.into_iter().map(|(id, before)| (id, before, self.size(id))).collect();
         all.sort_unstable_by_key(|(id, ..)| *id);
@@ -242,7 +242,7 @@ impl PeerIndex {
     }
 
     /// How many members the pods make that a selector selects.
-    pub(super) fn size(&self, id: PeerId) -> Size {
+    pub(super) fn size(&self, id: PeerId) -> MemberCount {
         self.entries[id.place()].size
     }
 
@@ -252,7 +252,7 @@ impl PeerIndex {
         &mut self,
         store: &mut Store,
         peers: impl IntoIterator<Item = &'p PodPeer>,
-    ) -> FxHashMap<&'p PodPeer, Size> {
+    ) -> FxHashMap<&'p PodPeer, MemberCount> {
         let mut seen = FxHashSet::default();
         let peers: Vec<&PodPeer> = peers.into_iter().filter(|peer| seen.insert(*peer)).collect();
         let sizes = self.sizes(store, peers.iter().copied());
@@ -260,7 +260,11 @@ impl PeerIndex {
     }
 
     /// The same, in the order of the selectors.
-    pub(super) fn sizes<'p>(&mut self, store: &mut Store, peers: impl Iterator<Item = &'p PodPeer>) -> Vec<Size> {
+    pub(super) fn sizes<'p>(
+        &mut self,
+        store: &mut Store,
+        peers: impl Iterator<Item = &'p PodPeer>,
+    ) -> Vec<MemberCount> {
         let ids: Vec<PeerId> = peers.map(|peer| self.keep(store, peer)).collect();
         self.measure(store);
         let sizes = ids.iter().map(|id| self.size(*id)).collect();
@@ -296,17 +300,17 @@ impl PeerIndex {
     }
 
     /// The classes that a selector selects.
-    pub(super) fn classes(&self, id: PeerId) -> &BTreeSet<ClassId> {
+    pub(super) fn classes(&self, id: PeerId) -> &BTreeSet<ClassSlot> {
         &self.entries[id.place()].classes
     }
 
     /// The selectors that select a class.
-    pub(super) fn of_class(&self, class: ClassId) -> &[PeerId] {
+    pub(super) fn of_class(&self, class: ClassSlot) -> &[PeerId] {
         self.of_class.get(&class).map_or(&[], |peers| peers.as_slice())
     }
 
     /// Whether a selector selects all of some pods by these labels of them.
-    pub(super) fn selects_all(&self, store: &Store, id: PeerId, pods: &[PodId], labels: LabelsOf) -> bool {
+    pub(super) fn selects_all(&self, store: &Store, id: PeerId, pods: &[PodSlot], labels: LabelsOf) -> bool {
         pods.iter().all(|pod| {
             let class = store.pod(*pod).class;
             match store.newest_labels(*pod).filter(|_| labels == LabelsOf::Newest) {
@@ -317,7 +321,7 @@ impl PeerIndex {
     }
 
     /// The selectors that select a pod by these labels of it.
-    pub(super) fn of_pod(&self, store: &Store, pod: PodId, labels: LabelsOf) -> Cow<'_, [PeerId]> {
+    pub(super) fn of_pod(&self, store: &Store, pod: PodSlot, labels: LabelsOf) -> Cow<'_, [PeerId]> {
         let class = store.pod(pod).class;
         match store.newest_labels(pod).filter(|_| labels == LabelsOf::Newest) {
             Some(labels) => {
@@ -328,7 +332,7 @@ impl PeerIndex {
     }
 
     /// Looks a new class up, or one whose namespace changed.
-    pub(super) fn update(&mut self, store: &Store, id: ClassId) {
+    pub(super) fn update(&mut self, store: &Store, id: ClassSlot) {
         self.unmeasure();
         let now = self.candidates_of(&self.by_key, store, id);
         let size = store.class(id).size;
@@ -349,17 +353,23 @@ impl PeerIndex {
     }
 
     /// The selectors of an index that select a class, sorted.
-    fn candidates_of(&self, by_key: &FxHashMap<Key, PeerIds>, store: &Store, id: ClassId) -> PeerIds {
+    fn candidates_of(&self, by_key: &FxHashMap<SelectorKey, PeerIds>, store: &Store, id: ClassSlot) -> PeerIds {
         let class = store.class(id);
         self.candidates(by_key, store, class.namespace, &class.labels)
     }
 
     /// The selectors of an index that select pods with these labels in a namespace, sorted.
-    fn candidates(&self, by_key: &FxHashMap<Key, PeerIds>, store: &Store, namespace: Text, labels: &[Pair]) -> PeerIds {
+    fn candidates(
+        &self,
+        by_key: &FxHashMap<SelectorKey, PeerIds>,
+        store: &Store,
+        namespace: Text,
+        labels: &[LabelPair],
+    ) -> PeerIds {
         let mut found = PeerIds::new();
         let space = store.spaces.get(&namespace).and_then(|space| space.labels.as_deref());
-        let labelled = space.unwrap_or_default().iter().map(|pair| Scope::Labelled(*pair));
-        for scope in [Scope::Own(namespace), Scope::Any].into_iter().chain(labelled) {
+        let labelled = space.unwrap_or_default().iter().map(|pair| NamespaceScope::Labelled(*pair));
+        for scope in [NamespaceScope::Own(namespace), NamespaceScope::Any].into_iter().chain(labelled) {
             for label in labels.iter().map(|pair| Some(*pair)).chain([None]) {
                 let peers = by_key.get(&(scope, label)).into_iter().flatten();
                 found.extend(peers.filter(|peer| self.selects(store, **peer, namespace, labels)).copied());
@@ -371,18 +381,18 @@ impl PeerIndex {
     }
 
     /// Takes a class out that is gone.
-    pub(super) fn remove_class(&mut self, id: ClassId) {
+    pub(super) fn remove_class(&mut self, id: ClassSlot) {
         for peer in self.forget(id) {
             self.entries[peer.place()].classes.remove(&id);
         }
     }
 
-    fn forget(&mut self, id: ClassId) -> PeerIds {
+    fn forget(&mut self, id: ClassSlot) -> PeerIds {
         self.of_class.remove(&id).unwrap_or_default()
     }
 
     /// As [`crate::cluster::Cluster::selects`].
-    fn selects(&self, store: &Store, id: PeerId, namespace: Text, labels: &[Pair]) -> bool {
+    fn selects(&self, store: &Store, id: PeerId, namespace: Text, labels: &[LabelPair]) -> bool {
         let entry = &self.entries[id.place()];
         let is_of_namespace = match &entry.namespaces {
             Place::Own(name) => *name == namespace,
@@ -396,8 +406,8 @@ impl PeerIndex {
 }
 
 /// The classes that a selector selects: those of its namespaces.
-fn search(store: &Store, namespaces: &Place, pods: &Compiled) -> BTreeSet<ClassId> {
-    let selected = |class: &&ClassId| pods.matches(&store.class(**class).labels);
+fn search(store: &Store, namespaces: &Place, pods: &Compiled) -> BTreeSet<ClassSlot> {
+    let selected = |class: &&ClassSlot| pods.matches(&store.class(**class).labels);
     match namespaces {
         Place::Own(name) => {
             let classes = store.spaces.get(name).map_or(&[][..], |space| &space.classes);
@@ -443,12 +453,12 @@ fn give_back(strings: &mut Interner, namespaces: Place, pods: Compiled) {
     pods.release(strings);
 }
 
-fn keys(namespaces: &Place, pods: &Compiled) -> Vec<Key> {
+fn keys(namespaces: &Place, pods: &Compiled) -> Vec<SelectorKey> {
     let scopes = match namespaces {
-        Place::Own(name) => vec![Scope::Own(*name)],
+        Place::Own(name) => vec![NamespaceScope::Own(*name)],
         Place::Selected(selector) => match selector.needs() {
-            Some(pairs) => pairs.into_iter().map(Scope::Labelled).collect(),
-            None => vec![Scope::Any],
+            Some(pairs) => pairs.into_iter().map(NamespaceScope::Labelled).collect(),
+            None => vec![NamespaceScope::Any],
         },
     };
     let labels = pods.needs().map_or_else(|| vec![None], |pairs| pairs.into_iter().map(Some).collect());

@@ -5,28 +5,29 @@ use crate::algebra::selector::{Operator, Selector};
 use crate::object::Labels;
 
 /// A label: key and value.
-pub(super) type Pair = (Text, Text);
+pub(super) type LabelPair = (Text, Text);
 
 /// Labels, sorted by the numbers of their keys.
-pub(super) type Pairs = Box<[Pair]>;
+pub(super) type LabelPairs = Box<[LabelPair]>;
 
 /// Interns labels; [`release`] them.
-pub(super) fn keep(strings: &mut Interner, labels: &Labels) -> Pairs {
-    let mut pairs: Vec<Pair> = labels.iter().map(|(key, value)| (strings.keep(key), strings.keep(value))).collect();
+pub(super) fn keep(strings: &mut Interner, labels: &Labels) -> LabelPairs {
+    let mut pairs: Vec<LabelPair> =
+        labels.iter().map(|(key, value)| (strings.keep(key), strings.keep(value))).collect();
     pairs.sort_unstable();
     pairs.into()
 }
 
 /// Labels whose strings are kept already, sorted as by [`keep`]; `None` if one is not.
-pub(super) fn find(strings: &Interner, labels: &Labels) -> Option<Pairs> {
+pub(super) fn find(strings: &Interner, labels: &Labels) -> Option<LabelPairs> {
     let pairs = labels.iter().map(|(key, value)| Some((strings.find(key)?, strings.find(value)?)));
-    let mut pairs: Vec<Pair> = pairs.collect::<Option<_>>()?;
+    let mut pairs: Vec<LabelPair> = pairs.collect::<Option<_>>()?;
     pairs.sort_unstable();
     Some(pairs.into())
 }
 
 /// Gives interned labels back.
-pub(super) fn release(strings: &mut Interner, pairs: &[Pair]) {
+pub(super) fn release(strings: &mut Interner, pairs: &[LabelPair]) {
     for (key, value) in pairs {
         strings.release(*key);
         strings.release(*value);
@@ -36,11 +37,11 @@ pub(super) fn release(strings: &mut Interner, pairs: &[Pair]) {
 /// A selector whose strings are kept.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Compiled {
-    requirements: Box<[Requirement]>,
+    requirements: Box<[InternedRequirement]>,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Requirement {
+struct InternedRequirement {
     key: Text,
     /// Whether having one of the values, sorted, or any at all, is asked for.
     values: Option<Box<[Text]>>,
@@ -57,7 +58,7 @@ impl Compiled {
                 Operator::Exists => (None, true),
                 Operator::DoesNotExist => (None, false),
             };
-            requirements.push(Requirement {
+            requirements.push(InternedRequirement {
                 key: strings.keep(&requirement.key),
                 values: values.map(|values| {
                     let mut values: Box<[Text]> = values.iter().map(|value| strings.keep(value)).collect();
@@ -78,7 +79,7 @@ impl Compiled {
     }
 
     /// As [`Selector::matches`].
-    pub(super) fn matches(&self, labels: &[Pair]) -> bool {
+    pub(super) fn matches(&self, labels: &[LabelPair]) -> bool {
         self.requirements.iter().all(|requirement| {
             let value = labels.binary_search_by_key(&requirement.key, |(key, _)| *key).ok().map(|at| labels[at].1);
             let has = match &requirement.values {
@@ -91,9 +92,9 @@ impl Compiled {
 
     /// Labels of which every selected pod has one; none where nothing can be
     /// said, or too much.
-    pub(super) fn needs(&self) -> Option<Vec<Pair>> {
+    pub(super) fn needs(&self) -> Option<Vec<LabelPair>> {
         const MANY: usize = 16;
-        let needs = |requirement: &&Requirement| {
+        let needs = |requirement: &&InternedRequirement| {
             requirement.wanted && requirement.values.as_ref().is_some_and(|values| values.len() <= MANY)
         };
         let requirement = self.requirements.iter().find(needs)?;

@@ -17,21 +17,21 @@ use slab::Slab;
 
 use super::intern::{Interner, Text};
 use super::key::PodKey;
-use super::names::{Name, Names};
+use super::names::{NameId, Names};
 use super::ports::{PortList, PortLists};
-use super::selector::{self, Pair, Pairs};
+use super::selector::{self, LabelPair, LabelPairs};
 use super::stand_in;
 use crate::object::{ContainerPort, Family, Labels, Pod};
-use crate::ruleset::members::Size;
-pub(super) use holders::Contest;
+use crate::ruleset::members::MemberCount;
+pub(super) use holders::StoredContest;
 
 /// A pod's place; it is given anew after the pod is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct PodId(u32);
+pub(super) struct PodSlot(u32);
 
 /// A class's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct ClassId(u32);
+pub(super) struct ClassSlot(u32);
 
 /// An endpoint: 48 bytes, of which there may be hundreds of thousands. What few
 /// pods have is elsewhere.
@@ -39,11 +39,11 @@ pub(super) struct ClassId(u32);
 pub(super) struct StoredPod {
     /// The UID; [`NO_UID`] where the key is another, in [`Store::odd_keys`].
     uid: [u32; 4],
-    name: Name,
-    pub(super) class: ClassId,
+    name: NameId,
+    pub(super) class: ClassSlot,
     /// The next and the previous pod of its class, in a ring.
-    next: PodId,
-    previous: PodId,
+    next: PodSlot,
+    previous: PodSlot,
     pub(super) node: Option<Text>,
     /// The null address, which no pod has, if it has none.
     v4: Ipv4Addr,
@@ -57,23 +57,23 @@ const NO_UID: [u32; 4] = [0; 4];
 
 /// The endpoints of one namespace with the same labels.
 #[derive(Debug)]
-pub(super) struct Class {
+pub(super) struct StoredClass {
     pub(super) namespace: Text,
     /// Its place among the classes of its namespace.
     place: u32,
-    pub(super) labels: Pairs,
+    pub(super) labels: LabelPairs,
     /// One of its pods, from which the others are found.
-    first: PodId,
+    first: PodSlot,
     /// How many members all of its pods make.
-    pub(super) size: Size,
+    pub(super) size: MemberCount,
 }
 
 /// A namespace that is known, or that some pod lives in.
 #[derive(Debug, Default)]
 pub(super) struct Space {
     /// Its labels; none while it is not known.
-    pub(super) labels: Option<Pairs>,
-    pub(super) classes: Vec<ClassId>,
+    pub(super) labels: Option<LabelPairs>,
+    pub(super) classes: Vec<ClassSlot>,
 }
 
 /// All endpoints, as one node sees them.
@@ -85,26 +85,26 @@ pub(super) struct Store {
     pub(super) spaces: FxHashMap<Text, Space>,
     pods: Slab<StoredPod>,
     /// The keys that are no UUIDs.
-    odd_keys: FxHashMap<PodId, PodKey>,
-    by_key: HashTable<PodId>,
+    odd_keys: FxHashMap<PodSlot, PodKey>,
+    by_key: HashTable<PodSlot>,
     names: Names,
-    classes: Slab<Class>,
-    by_labels: HashTable<ClassId>,
+    classes: Slab<StoredClass>,
+    by_labels: HashTable<ClassSlot>,
     ports: PortLists,
     v6: Slab<Ipv6Addr>,
-    terminating: FxHashSet<PodId>,
+    terminating: FxHashSet<PodSlot>,
     /// The labels that events give to pods which wait: see [`super::large`]. They do not
     /// decide yet in which group a pod is.
-    newest_labels: BTreeMap<PodId, Pairs>,
+    newest_labels: BTreeMap<PodSlot, LabelPairs>,
     /// When the pods of this node started.
-    started: FxHashMap<PodId, i64>,
+    started: FxHashMap<PodSlot, i64>,
     /// The prefixes of the Nodes that are known.
     nodes: FxHashMap<Text, Box<[IpNetwork]>>,
     /// The endpoint that lists each address; one of them, where several do.
-    owners: [HashTable<PodId>; 2],
-    contests: BTreeMap<IpAddr, Contest>,
+    owners: [HashTable<PodSlot>; 2],
+    contests: BTreeMap<IpAddr, StoredContest>,
     /// How many members all pods make.
-    pub(super) size: Size,
+    pub(super) size: MemberCount,
 }
 
 fn id(place: usize) -> u32 {
@@ -146,12 +146,12 @@ impl Store {
             nodes: FxHashMap::default(),
             owners: Default::default(),
             contests: BTreeMap::new(),
-            size: Size::default(),
+            size: MemberCount::default(),
         }
     }
 
     /// Whether a pod is on this node.
-    pub(super) fn is_here(&self, pod: PodId) -> bool {
+    pub(super) fn is_here(&self, pod: PodSlot) -> bool {
         self.pod(pod).node == Some(self.here)
     }
 
@@ -160,32 +160,32 @@ impl Store {
         name == Some(self.strings.text(self.here))
     }
 
-    pub(super) fn pod(&self, pod: PodId) -> &StoredPod {
+    pub(super) fn pod(&self, pod: PodSlot) -> &StoredPod {
         &self.pods[pod.0 as usize]
     }
 
-    pub(super) fn class(&self, class: ClassId) -> &Class {
+    pub(super) fn class(&self, class: ClassSlot) -> &StoredClass {
         &self.classes[class.0 as usize]
     }
 
     /// The pods of a class.
-    pub(super) fn members(&self, class: ClassId) -> impl Iterator<Item = PodId> {
+    pub(super) fn members(&self, class: ClassSlot) -> impl Iterator<Item = PodSlot> {
         let first = self.class(class).first;
-        let next = move |pod: &PodId| Some(self.pod(*pod).next).filter(|next| *next != first);
+        let next = move |pod: &PodSlot| Some(self.pod(*pod).next).filter(|next| *next != first);
         std::iter::successors(Some(first), next)
     }
 
-    pub(super) fn pods(&self) -> impl Iterator<Item = (PodId, &StoredPod)> {
-        self.pods.iter().map(|(place, pod)| (PodId(id(place)), pod))
+    pub(super) fn pods(&self) -> impl Iterator<Item = (PodSlot, &StoredPod)> {
+        self.pods.iter().map(|(place, pod)| (PodSlot(id(place)), pod))
     }
 
     /// The ports that a pod declares.
-    pub(super) fn ports(&self, pod: PodId) -> &[ContainerPort] {
+    pub(super) fn ports(&self, pod: PodSlot) -> &[ContainerPort] {
         self.pod(pod).ports.map(|list| self.ports.get(list)).unwrap_or_default()
     }
 
     /// The address of a family that a pod lists, whichever pod owns it.
-    pub(super) fn listed(&self, pod: PodId, family: Family) -> Option<IpAddr> {
+    pub(super) fn listed(&self, pod: PodSlot, family: Family) -> Option<IpAddr> {
         let pod = self.pod(pod);
         match family {
             Family::V4 => Some(IpAddr::V4(pod.v4)).filter(|address| !address.is_unspecified()),
@@ -194,14 +194,14 @@ impl Store {
     }
 
     /// Namespace, name and UID of a pod; of the one that it stands for, if it is a stand-in.
-    pub(super) fn identity(&self, pod: PodId) -> [String; 3] {
+    pub(super) fn identity(&self, pod: PodSlot) -> [String; 3] {
         let entry = self.pod(pod);
         let namespace = self.strings.text(self.class(entry.class).namespace);
         let (namespace, uid) = stand_in::without_mark(namespace, self.key(pod).uid());
         [namespace.to_owned(), self.names.text(entry.name).to_owned(), uid]
     }
 
-    fn key(&self, pod: PodId) -> PodKey {
+    fn key(&self, pod: PodSlot) -> PodKey {
         match self.pod(pod).uid {
             NO_UID => self.odd_keys[&pod].clone(),
             uid => PodKey::Uid(uuid(uid)),
@@ -209,14 +209,14 @@ impl Store {
     }
 
     /// The hash of a pod's key.
-    fn hash_of(pods: &Slab<StoredPod>, odd_keys: &FxHashMap<PodId, PodKey>, pod: PodId) -> u64 {
+    fn hash_of(pods: &Slab<StoredPod>, odd_keys: &FxHashMap<PodSlot, PodKey>, pod: PodSlot) -> u64 {
         match pods[pod.0 as usize].uid {
             NO_UID => hash(&odd_keys[&pod]),
             uid => hash(uid),
         }
     }
 
-    pub(super) fn find(&self, key: &PodKey) -> Option<PodId> {
+    pub(super) fn find(&self, key: &PodKey) -> Option<PodSlot> {
         let found = match key {
             PodKey::Uid(uid) if *uid != 0 => {
                 let uid = words(*uid);
@@ -228,8 +228,8 @@ impl Store {
     }
 
     /// The class of a namespace and labels, if some endpoint is of it.
-    fn find_class(&self, namespace: Text, labels: &[(Text, Text)]) -> Option<ClassId> {
-        let same = |class: &ClassId| {
+    fn find_class(&self, namespace: Text, labels: &[(Text, Text)]) -> Option<ClassSlot> {
+        let same = |class: &ClassSlot| {
             let class = self.class(*class);
             class.namespace == namespace && *class.labels == *labels
         };
@@ -237,14 +237,14 @@ impl Store {
     }
 
     /// The class that a pod would be of, if some endpoint is of it.
-    pub(super) fn class_of(&self, pod: &Pod) -> Option<ClassId> {
+    pub(super) fn class_of(&self, pod: &Pod) -> Option<ClassSlot> {
         self.find_class(self.strings.find(&pod.namespace)?, &selector::find(&self.strings, &pod.labels)?)
     }
 
     /// Puts an endpoint in that is not there. Its place, and its class if that
     /// is new.
-    pub(super) fn insert(&mut self, pod: &Pod) -> (PodId, Option<ClassId>) {
-        let place = PodId(id(self.pods.vacant_key()));
+    pub(super) fn insert(&mut self, pod: &Pod) -> (PodSlot, Option<ClassSlot>) {
+        let place = PodSlot(id(self.pods.vacant_key()));
         let (class, is_new) = self.class_for(pod, place);
         let uid = match PodKey::of(pod) {
             PodKey::Uid(uid) if uid != 0 => words(uid),
@@ -279,7 +279,7 @@ impl Store {
             self.started.insert(place, started);
         }
         let (pods, odd_keys) = (&self.pods, &self.odd_keys);
-        let of = |pod: &PodId| Self::hash_of(pods, odd_keys, *pod);
+        let of = |pod: &PodSlot| Self::hash_of(pods, odd_keys, *pod);
         self.by_key.insert_unique(of(&place), place, of);
         for family in Family::ALL {
             if let Some(address) = self.listed(place, family) {
@@ -290,12 +290,12 @@ impl Store {
     }
 
     /// How many members a pod makes.
-    pub(super) fn size_of(&self, pod: PodId) -> Size {
-        Size::of_pod(Family::ALL.map(|family| self.listed(pod, family).is_some()), self.ports(pod).len())
+    pub(super) fn size_of(&self, pod: PodSlot) -> MemberCount {
+        MemberCount::of_pod(Family::ALL.map(|family| self.listed(pod, family).is_some()), self.ports(pod).len())
     }
 
     /// The class of a pod that comes to this place, and whether it is new.
-    fn class_for(&mut self, pod: &Pod, place: PodId) -> (ClassId, bool) {
+    fn class_for(&mut self, pod: &Pod, place: PodSlot) -> (ClassSlot, bool) {
         let namespace = self.strings.keep(&pod.namespace);
         let labels = selector::keep(&mut self.strings, &pod.labels);
         if let Some(class) = self.find_class(namespace, &labels) {
@@ -305,8 +305,9 @@ impl Store {
         }
         let hashed = hash((namespace, &*labels));
         let siblings = &mut self.spaces.entry(namespace).or_default().classes;
-        let class = Class { namespace, labels, first: place, place: id(siblings.len()), size: Size::default() };
-        let class = ClassId(id(self.classes.insert(class)));
+        let class =
+            StoredClass { namespace, labels, first: place, place: id(siblings.len()), size: MemberCount::default() };
+        let class = ClassSlot(id(self.classes.insert(class)));
         siblings.push(class);
         let classes = &self.classes;
         self.by_labels.insert_unique(hashed, class, |class| {
@@ -317,7 +318,7 @@ impl Store {
     }
 
     /// Puts a pod into the ring of another, before it.
-    fn join(&mut self, pod: PodId, other: PodId) {
+    fn join(&mut self, pod: PodSlot, other: PodSlot) {
         let previous = std::mem::replace(&mut self.pods[other.0 as usize].previous, pod);
         self.pods[previous.0 as usize].next = pod;
         let entry = &mut self.pods[pod.0 as usize];
@@ -325,7 +326,7 @@ impl Store {
     }
 
     /// Takes an endpoint out. Its class, if it was the last one of it.
-    pub(super) fn remove(&mut self, pod: PodId) -> Option<ClassId> {
+    pub(super) fn remove(&mut self, pod: PodSlot) -> Option<ClassSlot> {
         let size = self.size_of(pod);
         self.size = self.size.minus(size);
         let class = self.pod(pod).class;
@@ -372,7 +373,7 @@ impl Store {
     }
 
     /// Takes a class out that has no endpoint any more.
-    pub(super) fn remove_class(&mut self, class: ClassId) {
+    pub(super) fn remove_class(&mut self, class: ClassSlot) {
         let entry = self.classes.remove(class.0 as usize);
         if let Ok(found) = self.by_labels.find_entry(hash((entry.namespace, &*entry.labels)), |other| *other == class) {
             found.remove();
@@ -426,7 +427,7 @@ impl Store {
 
     /// These are the labels of a pod by an event that waits; `None` if none does, or they are those that
     /// the pod has.
-    pub(super) fn set_newest_labels(&mut self, pod: PodId, labels: Option<&Labels>) {
+    pub(super) fn set_newest_labels(&mut self, pod: PodSlot, labels: Option<&Labels>) {
         let labels = labels.map(|labels| selector::keep(&mut self.strings, labels));
         let is_same = labels.as_ref().is_some_and(|labels| *labels == self.class(self.pod(pod).class).labels);
         let before = match labels {
@@ -443,17 +444,17 @@ impl Store {
     }
 
     /// The labels of a pod by an event that waits, if they are others than it has.
-    pub(super) fn newest_labels(&self, pod: PodId) -> Option<&[Pair]> {
+    pub(super) fn newest_labels(&self, pod: PodSlot) -> Option<&[LabelPair]> {
         self.newest_labels.get(&pod).map(|labels| &**labels)
     }
 
     /// The pods whose labels are others by events that wait.
-    pub(super) fn relabelled(&self) -> impl Iterator<Item = PodId> {
+    pub(super) fn relabelled(&self) -> impl Iterator<Item = PodSlot> {
         self.newest_labels.keys().copied()
     }
 
     /// The namespaces of those of some pods whose labels are others by events that wait.
-    pub(super) fn namespaces_of_relabelled<'s>(&'s self, pods: &'s [PodId]) -> impl Iterator<Item = &'s str> {
+    pub(super) fn namespaces_of_relabelled<'s>(&'s self, pods: &'s [PodSlot]) -> impl Iterator<Item = &'s str> {
         let relabelled = pods.iter().filter(|pod| self.newest_labels.contains_key(pod));
         relabelled.map(|pod| self.strings.text(self.class(self.pod(*pod).class).namespace))
     }
@@ -461,7 +462,7 @@ impl Store {
     /// The addresses about which the Node of this name has a say.
     pub(super) fn concerned_by(&self, node: &str) -> Vec<IpAddr> {
         let Some(node) = self.strings.find(node) else { return Vec::new() };
-        let concerned = |contest: &Contest| contest.claimants.iter().any(|pod| self.pod(*pod).node == Some(node));
+        let concerned = |contest: &StoredContest| contest.claimants.iter().any(|pod| self.pod(*pod).node == Some(node));
         self.contests.iter().filter(|(_, contest)| concerned(contest)).map(|(address, _)| *address).collect()
     }
 

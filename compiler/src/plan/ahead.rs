@@ -85,7 +85,7 @@ fn go_ahead(
         if refused.iter().any(|name| name.family() == family && name.is_dispatch()) {
             return;
         }
-        let sides = Direction::ALL.map(|direction| Side::new([was, is], direction));
+        let sides = Direction::ALL.map(|direction| TreeTransition::new([was, is], direction));
         newcomers(ahead, wanted, &sides);
         let [one, other] = &sides;
         endpoints(ahead, wanted, [one, other], peers_change);
@@ -165,7 +165,7 @@ impl Staying {
 }
 
 /// The tree of a direction, as it is and as it is to be.
-struct Side<'a> {
+struct TreeTransition<'a> {
     isolated: SetName,
     direction: Direction,
     was: Tree<'a>,
@@ -174,7 +174,7 @@ struct Side<'a> {
     leaves: BTreeMap<Vec<&'a Rule>, Vec<(&'a SetName, bool)>>,
 }
 
-impl<'a> Side<'a> {
+impl<'a> TreeTransition<'a> {
     fn new([was, is]: [StateView<'a>; 2], direction: Direction) -> Self {
         let isolated = SetName::isolated(was.family, direction);
         let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
@@ -212,7 +212,7 @@ fn answers_as_wanted(ahead: &FamilyState, wanted: &FamilyState, set: &SetName, a
 }
 
 /// Has an address join the groups that are to judge it in these directions, or none of them.
-fn join(ahead: &mut FamilyState, wanted: &FamilyState, sides: &[&Side<'_>], address: IpAddr) {
+fn join(ahead: &mut FamilyState, wanted: &FamilyState, sides: &[&TreeTransition<'_>], address: IpAddr) {
     let ways: Option<Vec<_>> = sides.iter().map(|side| side.way(address)).collect();
     let Some(ways) = ways else { return };
     let steps = ways.into_iter().flatten();
@@ -228,7 +228,7 @@ fn join(ahead: &mut FamilyState, wanted: &FamilyState, sides: &[&Side<'_>], addr
 
 /// Has endpoints that nothing isolates, and that are to be isolated in both directions, join both groups at once:
 /// the rules of each may ask whether the endpoint is isolated in the other direction.
-fn newcomers(ahead: &mut FamilyState, wanted: &FamilyState, [one, other]: &[Side<'_>; 2]) {
+fn newcomers(ahead: &mut FamilyState, wanted: &FamilyState, [one, other]: &[TreeTransition<'_>; 2]) {
     let is_new = |address: &IpAddr| {
         other.is.is_isolated(*address) && !one.was.is_isolated(*address) && !other.was.is_isolated(*address)
     };
@@ -244,8 +244,13 @@ fn newcomers(ahead: &mut FamilyState, wanted: &FamilyState, [one, other]: &[Side
 /// in the other as it is to be, and changes groups only once it has joined the
 /// other; and while peers change, isolation changes only where the other direction
 /// has no say.
-fn endpoints(ahead: &mut FamilyState, wanted: &FamilyState, [side, other]: [&Side<'_>; 2], peers_change: bool) {
-    let Side { was, is, isolated, .. } = side;
+fn endpoints(
+    ahead: &mut FamilyState,
+    wanted: &FamilyState,
+    [side, other]: [&TreeTransition<'_>; 2],
+    peers_change: bool,
+) {
+    let TreeTransition { was, is, isolated, .. } = side;
     let stays_in_other = |address| other.was.is_isolated(address) && other.is.is_isolated(address);
     let may_leave = |ahead: &FamilyState, address| {
         let (before, after) = (other.was.traverse(address).rules, other.is.traverse(address).rules);

@@ -63,12 +63,12 @@ pub(super) struct Stages {
 
 /// How the members of a set that stays change.
 #[derive(Clone, Copy)]
-struct Change<'a> {
+struct MemberChange<'a> {
     added: &'a BTreeSet<Member>,
     removed: &'a BTreeSet<Member>,
 }
 
-impl<'a> Change<'a> {
+impl<'a> MemberChange<'a> {
     fn members(self) -> impl Iterator<Item = &'a Member> {
         self.added.iter().chain(self.removed)
     }
@@ -84,12 +84,12 @@ impl<'a> Change<'a> {
     }
 }
 
-type Changes<'a> = BTreeMap<&'a SetName, Change<'a>>;
+type MemberChanges<'a> = BTreeMap<&'a SetName, MemberChange<'a>>;
 
 impl Stages {
     pub(super) fn new(family: Family, old: &FamilyState, delta: &Delta) -> Self {
         let mut stages = Self::default();
-        let (mut tree, mut peers) = (Changes::new(), Changes::new());
+        let (mut tree, mut peers) = (MemberChanges::new(), MemberChanges::new());
         let mut remade = BTreeMap::new();
         for (name, change) in &delta.sets {
             match change {
@@ -103,7 +103,7 @@ impl Stages {
                 }
                 SetDelta::Changed { added, removed } => {
                     let changes = if name.is_dispatch() { &mut tree } else { &mut peers };
-                    changes.insert(name, Change { added, removed });
+                    changes.insert(name, MemberChange { added, removed });
                 }
                 SetDelta::Gone => {}
             }
@@ -125,7 +125,7 @@ impl Stages {
             }
             match old.sets.get(&shadow) {
                 Some((held, present)) if *held == kind => {
-                    let change = Change {
+                    let change = MemberChange {
                         added: &members.difference(present).cloned().collect(),
                         removed: &present.difference(members).cloned().collect(),
                     };
@@ -212,7 +212,7 @@ impl Stages {
     }
 
     /// The writes that lead endpoints to other groups by sets alone.
-    fn ways(&mut self, was: StateView<'_>, is: StateView<'_>, changes: &Changes<'_>) {
+    fn ways(&mut self, was: StateView<'_>, is: StateView<'_>, changes: &MemberChanges<'_>) {
         for direction in Direction::ALL {
             let mut of_address = BTreeMap::<IpAddr, BTreeMap<&SetName, SetWrite>>::new();
             for (name, change) in changes.iter().filter(|(name, _)| name.is_of(direction)) {
@@ -261,8 +261,8 @@ impl Stages {
 fn conflict<'a>(
     was: StateView<'_>,
     is: StateView<'_>,
-    tree: &Changes<'_>,
-    peers: &Changes<'a>,
+    tree: &MemberChanges<'_>,
+    peers: &MemberChanges<'a>,
     rules_change: bool,
 ) -> BTreeSet<&'a SetName> {
     if peers.is_empty() || (tree.is_empty() && !rules_change) {
@@ -313,11 +313,11 @@ fn conflict<'a>(
 
 /// The rules of an endpoint that is isolated in a direction; those are unknown where its way ends
 /// nowhere.
-type Isolating<'a> = Option<Vec<&'a Rule>>;
+type JudgingRules<'a> = Option<Vec<&'a Rule>>;
 
 /// Whether an endpoint's rules are known and the same. Mostly they are the very same ones, and may
 /// be many.
-fn is_same(before: Option<&Isolating<'_>>, after: Option<&Isolating<'_>>) -> bool {
+fn is_same(before: Option<&JudgingRules<'_>>, after: Option<&JudgingRules<'_>>) -> bool {
     match (before, after) {
         (None, None) => true,
         (Some(Some(before)), Some(Some(after))) => {
@@ -331,7 +331,7 @@ fn is_same(before: Option<&Isolating<'_>>, after: Option<&Isolating<'_>>) -> boo
 /// Whether some endpoint is isolated no more in a direction, and changes groups
 /// in the other: a packet that has met its old group's chain must not find that
 /// it has left already.
-fn leaves_and_moves(was: StateView<'_>, is: StateView<'_>, changes: &Changes<'_>) -> bool {
+fn leaves_and_moves(was: StateView<'_>, is: StateView<'_>, changes: &MemberChanges<'_>) -> bool {
     Direction::ALL.into_iter().any(|direction| {
         let Some(change) = changes.get(&SetName::isolated(was.family, direction)) else { return false };
         let (was, is) = (Tree::new(was, direction.opposite()), Tree::new(is, direction.opposite()));

@@ -44,14 +44,14 @@ pub(crate) fn count_of_sets(sets: u64) -> u64 {
 
 /// How many members some pods make, by family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Size {
+pub(crate) struct MemberCount {
     /// By their addresses.
     pub(crate) addresses: [u64; 2],
     /// By their ports, if all are meant.
     pub(crate) ports: [u64; 2],
 }
 
-impl Size {
+impl MemberCount {
     /// The size of one pod, from the families in which it has an address, and how many ports.
     pub(crate) fn of_pod(has_address: [bool; 2], ports: usize) -> Self {
         let ports = u64::try_from(ports).unwrap_or(u64::MAX);
@@ -82,9 +82,9 @@ impl Size {
 /// What tells how many members peers make.
 pub(crate) trait Sizes {
     /// The size of the pods that a peer selects.
-    fn of_peer(&mut self, peer: &PodPeer) -> Size;
+    fn of_peer(&mut self, peer: &PodPeer) -> MemberCount;
     /// The size of all pods.
-    fn of_all(&mut self) -> Size;
+    fn of_all(&mut self) -> MemberCount;
     /// What a set counts that is in use, if that is known.
     fn of_set(&self, _set: &SetName) -> Option<u64> {
         None
@@ -123,7 +123,7 @@ fn size_of(policy: &Policy, direction: Direction, sizes: &mut dyn Sizes) -> u64 
     let mut total = 0_u64;
     for rule in policy.rules(direction) {
         let has_names = direction == Direction::Egress && rule.named_ports().next().is_some();
-        let named = |size: Size| if has_names { size.all() } else { size.addresses.iter().sum() };
+        let named = |size: MemberCount| if has_names { size.all() } else { size.addresses.iter().sum() };
         let of_rule = match &rule.peers {
             Peers::Everyone if has_names => sizes.of_all().ports.iter().sum(),
             Peers::Everyone => 0,

@@ -168,17 +168,17 @@ pub fn outside(
 }
 
 /// Groups that decide together, of each family.
-type Together = [SmallVec<[GroupId; 1]>; 2];
+type GroupsOfFamilies = [SmallVec<[GroupId; 1]>; 2];
 
 fn both_families(
     [v4, v6]: &[Deciding; 2],
     of: impl Fn(&Deciding) -> Option<SmallVec<[GroupId; 1]>>,
-) -> Option<Together> {
+) -> Option<GroupsOfFamilies> {
     Some([of(v4)?, of(v6)?])
 }
 
 /// What any of these lets pass.
-fn union(groups: &Groups, all: impl Iterator<Item = Together>) -> Vec<Outside> {
+fn union(groups: &Groups, all: impl Iterator<Item = GroupsOfFamilies>) -> Vec<Outside> {
     let mut alone = Vec::new();
     // Where several pods hold one address, what the groups of all admit.
     let mut together = [BTreeSet::new(), BTreeSet::new()];

@@ -7,12 +7,12 @@ use std::fmt;
 use std::net::IpAddr;
 
 use npc_compiler::object::{Family, Objects, Protocol};
-use npc_compiler::plan::conntrack::{Ends, FlowKey, Judge};
+use npc_compiler::plan::conntrack::{AddressOwners, FlowKey, Judge};
 use npc_compiler::ruleset::layout::SelfMatch;
 use npc_compiler::ruleset::node::{InterfaceName, NodeRuleset};
 use rustc_hash::FxHashMap;
 
-use crate::interpreter::{self, Outcome, State};
+use crate::interpreter::{self, ConntrackState, Outcome};
 use crate::oracle::{Demand, End, Oracle, Packet, Payload, Verdict};
 
 /// IP protocols that carry packets of others, and whether a kernel unpacks what any
@@ -64,7 +64,7 @@ impl<'a> Answers<'a> {
 }
 
 /// The flows between two ends in one family, as forwarded by one node.
-pub(super) struct Flow<'a> {
+pub(super) struct ForwardedFlows<'a> {
     pub(super) oracle: &'a Oracle<'a>,
     pub(super) answers: &'a Answers<'a>,
     pub(super) objects: &'a Objects,
@@ -75,7 +75,7 @@ pub(super) struct Flow<'a> {
     pub(super) to: &'a End,
 }
 
-impl Flow<'_> {
+impl ForwardedFlows<'_> {
     pub(super) fn compare(&self, program: &NodeRuleset, ports: &[u16]) -> Result<(), Different> {
         let address = |end| self.oracle.address(end, self.family);
         let (Some(source), Some(destination)) = (address(self.from), address(self.to)) else { return Ok(()) };
@@ -111,31 +111,31 @@ impl Flow<'_> {
         for protocol in Protocol::ALL {
             for &port in if sends || receives { ports } else { &ports[..1] } {
                 let expected = judge(Payload::Port(protocol, port));
-                expect(expected, interpreter::Payload::Port(protocol, port), State::New)?;
+                expect(expected, interpreter::Payload::Port(protocol, port), ConntrackState::New)?;
             }
         }
         let echo = if self.family == Family::V4 { 8 } else { 128 };
         let portless = judge(Payload::Icmp);
-        expect(portless, interpreter::Payload::Icmp(echo), State::New)?;
-        expect(portless, interpreter::Payload::Other, State::New)?;
+        expect(portless, interpreter::Payload::Icmp(echo), ConntrackState::New)?;
+        expect(portless, interpreter::Payload::Other, ConntrackState::New)?;
         // No tunnel leads past policies for egress, whatever they admit.
         let source_is = sends && self.oracle.isolated(self.from, self.family)[0];
         for (number, is_kept) in CARRIERS {
             let expected = itself || portless && !(source_is && is_kept);
-            expect(expected, interpreter::Payload::Tunnel(number), State::New)?;
+            expect(expected, interpreter::Payload::Tunnel(number), ConntrackState::New)?;
         }
         for &port in if sends || receives { ports } else { &ports[..1] } {
             let payload = interpreter::Payload::Port(Protocol::Tcp, port);
-            let seen = returned(payload, State::Stray);
+            let seen = returned(payload, ConntrackState::Stray);
             if !itself && !self.mid_stream(port, sends, receives).is_met(seen) || itself && !seen {
-                return Err(Different { payload, state: State::Stray, expected: !seen, seen });
+                return Err(Different { payload, state: ConntrackState::Stray, expected: !seen, seen });
             }
         }
-        expect(true, interpreter::Payload::Icmp(echo), State::Established)?;
-        expect(true, interpreter::Payload::Port(Protocol::Tcp, 1), State::Established)?;
+        expect(true, interpreter::Payload::Icmp(echo), ConntrackState::Established)?;
+        expect(true, interpreter::Payload::Port(Protocol::Tcp, 1), ConntrackState::Established)?;
         // What a helper expects is a first packet where anything is isolated.
         let first = !self.is_isolating() || judge(Payload::Port(Protocol::Tcp, 1));
-        expect(first, interpreter::Payload::Port(Protocol::Tcp, 1), State::Related)?;
+        expect(first, interpreter::Payload::Port(Protocol::Tcp, 1), ConntrackState::Related)?;
         self.compare_errors(|expected, error| {
             expect_of(expected, interpreter::Packet { translated: itself, ..error })
         })?;
@@ -153,7 +153,7 @@ impl Flow<'_> {
                     Payload::Port(protocol, port) => interpreter::Payload::Port(protocol, port),
                     Payload::Icmp => interpreter::Payload::Icmp(echo),
                 };
-                let forged = packet(payload, State::New);
+                let forged = packet(payload, ConntrackState::New);
                 expect_of(expected, interpreter::Packet { translated: false, ..forged })?;
             }
         }
@@ -176,7 +176,7 @@ impl Flow<'_> {
                     let is_about_own = self.self_match == SelfMatch::Bpf && quoted_destination == Some(source);
                     let passes = length <= longest && (interface.is_none() || is_about_own);
                     let first = interpreter::Packet::first(source, destination, interpreter::Payload::Icmp(kind));
-                    let state = State::Related;
+                    let state = ConntrackState::Related;
                     let error = interpreter::Packet { state, interface, length, quoted_destination, ..first };
                     expect(passes || !self.is_isolating(), error)?;
                 }
@@ -220,7 +220,7 @@ impl Flow<'_> {
             if seen == expected {
                 Ok(())
             } else {
-                Err(Different { payload, state: State::Established, expected, seen })
+                Err(Different { payload, state: ConntrackState::Established, expected, seen })
             }
         };
         for protocol in Protocol::ALL {
@@ -239,7 +239,7 @@ impl Flow<'_> {
             let seen = !judge.forbids(&tuple);
             if !demand.is_met(seen) {
                 let payload = interpreter::Payload::Port(Protocol::Tcp, port);
-                return Err(Different { payload, state: State::Stray, expected: !seen, seen });
+                return Err(Different { payload, state: ConntrackState::Stray, expected: !seen, seen });
             }
         }
         let expect = |expected: bool, payload, protocol, port| {
@@ -247,7 +247,7 @@ impl Flow<'_> {
             if seen == expected {
                 Ok(())
             } else {
-                Err(Different { payload, state: State::Established, expected, seen })
+                Err(Different { payload, state: ConntrackState::Established, expected, seen })
             }
         };
         let portless = allowed(Payload::Icmp);
@@ -272,7 +272,7 @@ impl Flow<'_> {
 fn compare_discovery(
     portless: bool,
     expect: impl Fn(bool, interpreter::Packet) -> Result<(), Different>,
-    packet: impl Fn(interpreter::Payload, State) -> interpreter::Packet,
+    packet: impl Fn(interpreter::Payload, ConntrackState) -> interpreter::Packet,
 ) -> Result<(), Different> {
     for (kind, lengths) in [(133, 48..=128), (135, 64..=128), (136, 64..=128), (134, 56..=1280), (137, 80..=1280)] {
         for interface in [None, InterfaceName::new("azv1")] {
@@ -280,7 +280,7 @@ fn compare_discovery(
                 for length in [lengths.start() - 1, *lengths.start(), *lengths.end(), lengths.end() + 1] {
                     let may_send = interface.is_none() || !matches!(kind, 134 | 137);
                     let passes = hop_limit == 255 && lengths.contains(&length) && may_send;
-                    let first = packet(interpreter::Payload::Icmp(kind), State::New);
+                    let first = packet(interpreter::Payload::Icmp(kind), ConntrackState::New);
                     let sent = interpreter::Packet { interface, hop_limit, length, ..first };
                     expect(passes || portless, sent)?;
                 }
@@ -303,7 +303,7 @@ pub(super) struct Here<'a> {
     pub(super) own: BTreeSet<IpAddr>,
 }
 
-impl Ends for Here<'_> {
+impl AddressOwners for Here<'_> {
     fn is_local(&self, address: IpAddr) -> bool {
         is_at(self.objects, self.oracle, self.node, address)
     }
@@ -320,7 +320,7 @@ impl Ends for Here<'_> {
 /// A packet about which a node's program differs.
 pub(super) struct Different {
     payload: interpreter::Payload,
-    state: State,
+    state: ConntrackState,
     expected: bool,
     seen: bool,
 }

@@ -32,14 +32,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The sockets of all flows.
 #[derive(Debug)]
-pub(crate) struct Flows {
+pub(crate) struct FlowSockets {
     datagrams: Vec<(UdpSocket, UdpSocket)>,
     connections: Vec<(TcpStream, TcpStream)>,
     /// First packets of the flows, as an ICMP error would quote them.
     pub known: Vec<Quote>,
 }
 
-impl Flows {
+impl FlowSockets {
     /// Begins them, with an answer to each.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::lab::{Doing, Lab, Result};
 use arrival::{Arrival, Ground};
-use flows::Flows;
+use flows::FlowSockets;
 use grammar::Grammar;
 pub use report::{Finding, Report, UNKNOWN};
 use shape::Shape;
@@ -49,7 +49,7 @@ const SHRUNK: usize = 2;
 #[derive(Debug)]
 pub struct Fuzzer {
     world: World,
-    flows: Flows,
+    flows: FlowSockets,
     /// By station; nodes have none.
     ports: BTreeMap<usize, Port>,
     tried: u32,
@@ -73,7 +73,7 @@ impl Fuzzer {
     pub fn new(lab: &Lab, anti_spoof: bool) -> Result<Self> {
         let world = World::of(lab, anti_spoof)?;
         world::pin_neighbours(lab, &world)?;
-        let flows = Flows::begin(lab, &world)?;
+        let flows = FlowSockets::begin(lab, &world)?;
         let mut ports = BTreeMap::new();
         for (number, place) in lab.places().iter().enumerate() {
             if !world.stations[number].name.starts_with("node-") {

@@ -37,7 +37,7 @@ impl fmt::Display for Count {
 
 /// What became of live traffic.
 #[derive(Debug, Clone, Default)]
-pub struct Report {
+pub struct TrafficReport {
     /// Packets that all states allowed, and that came.
     pub passed: Count,
     /// Packets that all states denied, and that did not come.
@@ -65,7 +65,7 @@ pub struct Report {
     pub told: Vec<String>,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for TrafficReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "passed    {}", self.passed)?;
         writeln!(f, "stopped   {}", self.stopped)?;
@@ -87,13 +87,13 @@ pub(super) struct Record {
     pub(super) begun: Instant,
     looked: Instant,
     stalled: Instant,
-    pub(super) report: Report,
+    pub(super) report: TrafficReport,
 }
 
 impl Record {
     pub(super) fn new(flows: Arc<Flows>, timeline: Arc<Mutex<Timeline>>) -> Self {
         let now = Instant::now();
-        Self { flows, timeline, begun: now, looked: now, stalled: now, report: Report::default() }
+        Self { flows, timeline, begun: now, looked: now, stalled: now, report: TrafficReport::default() }
     }
 
     pub(super) fn flow(&self, flow: usize) -> &Flow {

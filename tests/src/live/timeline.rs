@@ -22,7 +22,7 @@ pub enum Sure {
 
 /// One state of the cluster.
 #[derive(Debug)]
-struct State {
+struct ClusterState {
     written: Instant,
     what: String,
     verdicts: Verdicts,
@@ -31,7 +31,7 @@ struct State {
 /// The states of a cluster, in their order.
 #[derive(Debug)]
 pub struct Timeline {
-    states: Vec<State>,
+    states: Vec<ClusterState>,
     /// Per place that is a node: which states were said to be in its kernel.
     confirmed: Vec<Vec<(Instant, usize)>>,
     /// Nothing is sure in these times.
@@ -53,7 +53,7 @@ impl Timeline {
     #[must_use]
     pub fn new(places: usize, verdicts: Verdicts) -> Self {
         let written = Instant::now();
-        let states = vec![State { written, what: "the beginning".to_owned(), verdicts }];
+        let states = vec![ClusterState { written, what: "the beginning".to_owned(), verdicts }];
         Self { states, confirmed: vec![vec![(written, 0)]; places], excused: Vec::new(), interferences: Vec::new() }
     }
 
@@ -71,7 +71,7 @@ impl Timeline {
 
     /// A state is about to be written down. What led to it is for people.
     pub fn begin(&mut self, verdicts: Verdicts, what: String) {
-        self.states.push(State { written: Instant::now(), what, verdicts });
+        self.states.push(ClusterState { written: Instant::now(), what, verdicts });
     }
 
     /// A state is in a node's kernel.
@@ -162,7 +162,7 @@ impl Timeline {
         flows[flow].judges.into_iter().enumerate().any(|(direction, node)| {
             let Some(node) = node else { return false };
             let (first, last) = self.window(node, begin, end);
-            let denies = |state: &State| {
+            let denies = |state: &ClusterState| {
                 let of = &state.verdicts.of;
                 !of[flow][direction] && !of[back][1 - direction]
             };

@@ -14,7 +14,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 use super::burst::Burst;
 use super::flow::Flows;
 use super::message::{Kind, LENGTH, Message};
-use super::record::{Record, Report};
+use super::record::{Record, TrafficReport};
 use super::shots::Shots;
 use super::sockets::{Sockets, Token};
 use super::streams::{End, Streams};
@@ -57,7 +57,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct Traffic {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<Result<Report>>>,
+    thread: Option<JoinHandle<Result<TrafficReport>>>,
 }
 
 impl Traffic {
@@ -106,12 +106,12 @@ impl Traffic {
     ///
     /// # Errors
     /// When the thread could not go on.
-    pub fn finish(mut self) -> Result<Report> {
+    pub fn finish(mut self) -> Result<TrafficReport> {
         self.shared.ends.store(true, Ordering::Relaxed);
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(report)) => report,
             Some(Err(panic)) => std::panic::resume_unwind(panic),
-            None => Ok(Report::default()),
+            None => Ok(TrafficReport::default()),
         }
     }
 }
@@ -140,7 +140,7 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(mut self) -> Result<Report> {
+    fn run(mut self) -> Result<TrafficReport> {
         self.begin_datagrams()?;
         while !self.shared.ends.load(Ordering::Relaxed) {
             let round = Instant::now();

@@ -10,7 +10,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod, Protocol};
 use npc_compiler::ruleset::layout::{self, Options};
 use npc_compiler::ruleset::node::{ChainName, InterfaceName, Match, Member, NodeRuleset, SetName, Target};
-use npc_tests::interpreter::{Outcome, Packet, Payload, State, faults, run};
+use npc_tests::interpreter::{ConntrackState, Outcome, Packet, Payload, faults, run};
 
 const NODE: &str = "n1";
 
@@ -53,15 +53,15 @@ fn passes(
     interface: Option<InterfaceName>,
     source: &str,
     destination: &str,
-    state: State,
+    state: ConntrackState,
 ) -> bool {
     let (source, destination): (IpAddr, IpAddr) = (source.parse().unwrap(), destination.parse().unwrap());
     // What is related is an error about a datagram that went to its sender.
     let payload = match state {
-        State::Related => Payload::Icmp(3),
+        ConntrackState::Related => Payload::Icmp(3),
         _ => Payload::Port(Protocol::Udp, 53),
     };
-    let quoted_destination = (state == State::Related).then_some(source);
+    let quoted_destination = (state == ConntrackState::Related).then_some(source);
     let first = Packet::first(source, destination, payload);
     run(ruleset, &Packet { state, interface, quoted_destination, ..first }).outcome == Outcome::Returned
 }
@@ -70,9 +70,9 @@ fn passes(
 fn from_its_interface_a_pod_sends_by_its_own_address_and_no_other() {
     let ruleset = ruleset(true);
     for (web, db, other) in [("10.0.0.1", "10.0.0.2", "10.0.0.3"), ("fd00::1", "fd00::2", "fd00::3")] {
-        for state in [State::New, State::Established, State::Related] {
+        for state in [ConntrackState::New, ConntrackState::Established, ConntrackState::Related] {
             assert!(passes(&ruleset, interface("web"), web, db, state));
-            assert_eq!(passes(&ruleset, interface("other"), other, db, state), state != State::New);
+            assert_eq!(passes(&ruleset, interface("other"), other, db, state), state != ConntrackState::New);
             // Of a pod, of the destination, of no pod here.
             let foreign = if web.contains(':') { "2001:db8::1" } else { "192.0.2.1" };
             for claim in [web, db, foreign] {
@@ -87,7 +87,7 @@ fn from_its_interface_a_pod_sends_by_its_own_address_and_no_other() {
 #[test]
 fn without_the_option_there_is_nothing_of_it() {
     let ruleset = ruleset(false);
-    assert!(passes(&ruleset, interface("other"), "10.0.0.1", "10.0.0.2", State::New));
+    assert!(passes(&ruleset, interface("other"), "10.0.0.1", "10.0.0.2", ConntrackState::New));
     for part in [&ruleset.v4, &ruleset.v6] {
         assert!(!part.chains.contains_key(&ChainName::spoof()));
         assert!(part.sets.keys().all(|name| !name.is_own()));

@@ -15,10 +15,10 @@ use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod, Protocol};
 use npc_compiler::plan::KernelState;
-use npc_compiler::plan::conntrack::{Ends, FlowKey, Judge};
+use npc_compiler::plan::conntrack::{AddressOwners, FlowKey, Judge};
 use npc_compiler::ruleset::layout::{self, Options};
 use npc_compiler::ruleset::node::NodeRuleset;
-use npc_tests::interpreter::{self, Outcome, Packet, Payload, State};
+use npc_tests::interpreter::{self, ConntrackState, Outcome, Packet, Payload};
 use serde_json::{Value, json};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -195,7 +195,7 @@ struct Network {
 /// All addresses that are asked about are of pods.
 struct Pods<'a>(&'a Case, &'a str);
 
-impl Ends for Pods<'_> {
+impl AddressOwners for Pods<'_> {
     fn is_local(&self, address: IpAddr) -> bool {
         let place = usize::from(address == IpAddr::from(SERVER));
         self.0.nodes[place] == self.1
@@ -289,7 +289,7 @@ impl Network {
 fn passes(case: &Case, program: &NodeRuleset, way: Way) -> bool {
     let (source, destination, port) = case.ends(way);
     let payload = Payload::Port(Protocol::Tcp, port);
-    let packet = Packet { state: State::Stray, ..Packet::first(source, destination, payload) };
+    let packet = Packet { state: ConntrackState::Stray, ..Packet::first(source, destination, payload) };
     interpreter::run(program, &packet).outcome == Outcome::Returned
 }
 

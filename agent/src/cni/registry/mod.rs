@@ -19,7 +19,7 @@ use crate::cni::files::Files;
 use crate::cni::last_deletes::LastDeletes;
 use crate::cni::netns::SeenNetns;
 use crate::cni::pending::{Answered, Awaits, Pending};
-use crate::cni::policies::Policies;
+use crate::cni::policies::PolicyVersions;
 use crate::cni::policy_lists::PolicyLists;
 use crate::cni::sandboxes::Sandboxes;
 use crate::cni::server::PendingRequest;
@@ -43,7 +43,7 @@ pub(super) const REQUESTS: usize = 256;
 /// What CNI reports, and the requests that wait.
 pub(super) struct Registry {
     sandboxes: Sandboxes,
-    policies: Policies,
+    policies: PolicyVersions,
     netns: SeenNetns,
     files: Files,
     agent: mpsc::Sender<Event>,
@@ -77,7 +77,7 @@ impl Registry {
     ) -> Self {
         Self {
             sandboxes,
-            policies: Policies::default(),
+            policies: PolicyVersions::default(),
             netns: SeenNetns::default(),
             files,
             agent,

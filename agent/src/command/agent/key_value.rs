@@ -20,20 +20,20 @@ pub(super) struct KeyValue;
 
 impl<'writer> FormatFields<'writer> for KeyValue {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut line = Line { writer, is_empty: true, result: Ok(()) };
+        let mut line = LogLine { writer, is_empty: true, result: Ok(()) };
         fields.record(&mut line);
         line.result
     }
 }
 
 /// A line that is being written.
-struct Line<'writer> {
+struct LogLine<'writer> {
     writer: Writer<'writer>,
     is_empty: bool,
     result: fmt::Result,
 }
 
-impl Line<'_> {
+impl LogLine<'_> {
     fn push(&mut self, field: &Field, value: &str) {
         if self.result.is_ok() {
             self.result = self.write(field.name(), value);
@@ -57,7 +57,7 @@ impl Line<'_> {
     }
 }
 
-impl Visit for Line<'_> {
+impl Visit for LogLine<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == MESSAGE {
             self.push(field, value);

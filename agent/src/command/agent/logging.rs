@@ -49,14 +49,14 @@ pub(in crate::command) struct Level {
 
 /// Writes lines, and counts those that cannot be written.
 #[derive(Debug)]
-struct Lines<W> {
+struct CountedLines<W> {
     out: W,
     lost: Counter,
     /// The last line may have been written in part, without its end.
     torn: &'static AtomicBool,
 }
 
-impl<W: Write> Write for Lines<W> {
+impl<W: Write> Write for CountedLines<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.write_all(line).map(|()| line.len())
     }
@@ -123,7 +123,7 @@ pub(in crate::command) fn to_stderr(level: &str, format: LogFormat) -> anyhow::R
     let (filter, handle) = reload::Layer::new(filter);
     let lost = Counter::default();
     let counted = lost.clone();
-    let lines = move || Lines { out: io::stderr(), lost: counted.clone(), torn: &TORN };
+    let lines = move || CountedLines { out: io::stderr(), lost: counted.clone(), torn: &TORN };
     // Without this option the layer prints a failed write to the same standard error,
     // and panics if no program reads that any more. The agent has to go on.
     let lines = fmt::layer().with_writer(lines).with_target(false).log_internal_errors(false);
@@ -338,7 +338,7 @@ mod tests {
         static TORN: AtomicBool = AtomicBool::new(false);
         let (lost, mut disk) = (Counter::default(), Disk(Vec::new(), 8));
         let write = |disk: &mut Disk, line: &str| {
-            Lines { out: disk, lost: lost.clone(), torn: &TORN }.write_all(line.as_bytes()).is_ok()
+            CountedLines { out: disk, lost: lost.clone(), torn: &TORN }.write_all(line.as_bytes()).is_ok()
         };
         assert!(write(&mut disk, "one\n"));
         assert!(!write(&mut disk, "two, long\n") && !write(&mut disk, "three\n"));

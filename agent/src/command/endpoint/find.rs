@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use npc_agent::endpoint::{Reading, as_dns, is_type, readings};
+use npc_agent::endpoint::{NameMeaning, as_dns, is_type, readings};
 use npc_agent::source::manifests::ObjectRef;
 use npc_agent::words::near;
 use npc_compiler::algebra::cidr::{self, Cidr};
@@ -25,14 +25,14 @@ const UNREAD: usize = 3;
 const SUGGESTED: usize = 8;
 
 /// Something of the input that has the name that was written.
-struct Found<'a> {
+struct NamedTarget<'a> {
     kind: String,
     namespace: String,
     name: String,
     target: Target<'a>,
 }
 
-impl Found<'_> {
+impl NamedTarget<'_> {
     fn shown(&self) -> String {
         match self.namespace.as_str() {
             "" => format!("{}/{}", short_kind(&self.kind), self.name),
@@ -110,7 +110,7 @@ impl EndpointText {
                     _ => as_dns(name, None),
                 };
                 // A name of outside: what stands behind its first dot is no namespace of the input.
-                let is_known = |(namespace, ..): &Reading<'_>| {
+                let is_known = |(namespace, ..): &NameMeaning<'_>| {
                     *namespace == default_namespace || input.cluster.namespace(namespace).is_some()
                 };
                 let is_inside = readings.iter().any(is_known) || name.split('.').any(|label| label == "svc");
@@ -127,7 +127,7 @@ impl EndpointText {
 
     /// The Service that a client means by `NAME.NS:PORT`, its name in DNS, where it has this port: its pods
     /// may be of a workload with the same name.
-    fn service_with_port<'n>(&self, input: &Input, name: &'n str, kind: Option<&str>) -> Option<Reading<'n>> {
+    fn service_with_port<'n>(&self, input: &Input, name: &'n str, kind: Option<&str>) -> Option<NameMeaning<'n>> {
         let (name, namespace) = name.split_once('.').filter(|_| kind.is_none())?;
         let service = input.cluster.service(namespace, name)?;
         let has_port = match self.port.as_ref()? {
@@ -144,7 +144,7 @@ impl EndpointText {
     fn found<'a>(
         &self,
         input: &'a Input,
-        readings: &[Reading<'_>],
+        readings: &[NameMeaning<'_>],
         member: Option<&Member<'_>>,
     ) -> Result<(String, Target<'a>), Stop> {
         let found = self.find(input, readings, member)?;
@@ -156,12 +156,12 @@ impl EndpointText {
     fn find<'a>(
         &self,
         input: &'a Input,
-        readings: &[Reading<'_>],
+        readings: &[NameMeaning<'_>],
         member: Option<&Member<'_>>,
-    ) -> Result<Found<'a>, Stop> {
+    ) -> Result<NamedTarget<'a>, Stop> {
         let mut all = everything(input);
         for (namespace, kind, name) in readings {
-            let fits = |found: &Found<'_>| found.name == *name && found.is_in(namespace) && found.is_a(*kind);
+            let fits = |found: &NamedTarget<'_>| found.name == *name && found.is_in(namespace) && found.is_a(*kind);
             let places: Vec<usize> = (0..all.len()).filter(|place| fits(&all[*place])).collect();
             match places.as_slice() {
                 [] => {}
@@ -221,7 +221,7 @@ fn is_name_of(text: &str, kind: &str) -> bool {
 
 /// The pods of a ReplicaSet that a Deployment has made: they belong to the Deployment, which is asked about
 /// in most cases, so ReplicaSets stand in no list.
-fn replica_set<'a>(input: &'a Input, (namespace, kind, name): &Reading<'_>) -> Option<Found<'a>> {
+fn replica_set<'a>(input: &'a Input, (namespace, kind, name): &NameMeaning<'_>) -> Option<NamedTarget<'a>> {
     if kind.is_some_and(|kind| kind != "ReplicaSet" && kind != "Workload") {
         return None;
     }
@@ -230,7 +230,7 @@ fn replica_set<'a>(input: &'a Input, (namespace, kind, name): &Reading<'_>) -> O
     };
     let pods: Vec<PodId> = input.cluster.named().filter(of_it).map(|(id, _)| id).collect();
     let (kind, namespace, name) = ("ReplicaSet".to_owned(), (*namespace).to_owned(), (*name).to_owned());
-    (!pods.is_empty()).then_some(Found { kind, namespace, name, target: Target::Pods(pods) })
+    (!pods.is_empty()).then_some(NamedTarget { kind, namespace, name, target: Target::Pods(pods) })
 }
 
 /// A pod as DNS names it by its headless Service: `POD.SERVICE.NAMESPACE.svc`.
@@ -257,7 +257,7 @@ fn member<'n>(name: &'n str, here: &'n str) -> Option<Member<'n>> {
 
 impl Member<'_> {
     /// The place of the pod, or of the StatefulSet that would make it.
-    fn place(&self, input: &Input, all: &[Found<'_>]) -> Option<usize> {
+    fn place(&self, input: &Input, all: &[NamedTarget<'_>]) -> Option<usize> {
         let cluster = &input.cluster;
         let service = cluster.service(self.namespace, self.service);
         if service.is_none() && !self.is_certain {
@@ -315,7 +315,12 @@ fn follow_external_name<'a>(input: &'a Input, mut target: Target<'a>) -> Target<
 
 /// Why there is no such object, and which one may be meant; unknown is one that may be there and was not
 /// read. Of its workloads, it is said why it is not known whether they are there.
-fn missing(input: &Input, all: &[Found<'_>], unknown: &[String], (namespace, kind, name): Reading<'_>) -> Stop {
+fn missing(
+    input: &Input,
+    all: &[NamedTarget<'_>],
+    unknown: &[String],
+    (namespace, kind, name): NameMeaning<'_>,
+) -> Stop {
     let not_found = |message: String| Stop::new(Exit::NotFound, message);
     let fits_idle = |of: &str| kind.is_none_or(|kind| kind == "Workload" || kind == of);
     let mut idle = input.loaded.idle.keys();
@@ -350,7 +355,7 @@ fn missing(input: &Input, all: &[Found<'_>], unknown: &[String], (namespace, kin
         }
         _ => false,
     });
-    let candidates: BTreeSet<String> = same.chain(close).chain(of_template).map(Found::shown).collect();
+    let candidates: BTreeSet<String> = same.chain(close).chain(of_template).map(NamedTarget::shown).collect();
     let unread = match kind {
         // Of the namespaces of pods that no object declares, the names are known.
         Some("Namespace") => input.unread_namespaces(name),
@@ -468,7 +473,7 @@ fn is_one_address_of_cluster(input: &Input, cidr: Cidr) -> bool {
 
 /// The names of all that can be an endpoint, as the answers show them, sorted.
 pub(in crate::command) fn names(input: &Input) -> Vec<String> {
-    let names: BTreeSet<String> = everything(input).iter().map(Found::shown).collect();
+    let names: BTreeSet<String> = everything(input).iter().map(NamedTarget::shown).collect();
     names.into_iter().collect()
 }
 
@@ -482,9 +487,9 @@ fn cron_job_of<'i>(input: &'i Input, namespace: &str, workload: &Workload) -> Op
 }
 
 /// All that can be an endpoint.
-fn everything(input: &Input) -> Vec<Found<'_>> {
+fn everything(input: &Input) -> Vec<NamedTarget<'_>> {
     let cluster = &input.cluster;
-    let mut all: Vec<Found<'_>> = Vec::new();
+    let mut all: Vec<NamedTarget<'_>> = Vec::new();
     let mut workloads = BTreeMap::<(String, String, String), Vec<PodId>>::new();
     let mut namespaces = BTreeMap::<String, Vec<PodId>>::new();
     for (id, pod) in cluster.named() {
@@ -499,28 +504,28 @@ fn everything(input: &Input) -> Vec<Found<'_>> {
         }
         if !pod.is_template() {
             let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
-            all.push(Found { kind: "Pod".to_owned(), namespace, name, target: Target::Pod(id) });
+            all.push(NamedTarget { kind: "Pod".to_owned(), namespace, name, target: Target::Pod(id) });
         }
     }
-    all.extend(workloads.into_iter().map(|((namespace, kind, name), pods)| Found {
+    all.extend(workloads.into_iter().map(|((namespace, kind, name), pods)| NamedTarget {
         kind,
         namespace,
         name,
         target: Target::Pods(pods),
     }));
-    all.extend(cluster.services().map(|service| Found {
+    all.extend(cluster.services().map(|service| NamedTarget {
         kind: "Service".to_owned(),
         namespace: service.namespace.clone(),
         name: service.name.clone(),
         target: Target::Service(service),
     }));
-    all.extend(namespaces.into_iter().map(|(name, pods)| Found {
+    all.extend(namespaces.into_iter().map(|(name, pods)| NamedTarget {
         kind: "Namespace".to_owned(),
         namespace: String::new(),
         name,
         target: Target::Pods(pods),
     }));
-    all.extend(cluster.nodes().iter().map(|(name, addresses)| Found {
+    all.extend(cluster.nodes().iter().map(|(name, addresses)| NamedTarget {
         kind: "Node".to_owned(),
         namespace: String::new(),
         name: name.clone(),

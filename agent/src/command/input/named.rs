@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
-use npc_agent::endpoint::{Reading, readings, short_kind};
+use npc_agent::endpoint::{NameMeaning, readings, short_kind};
 use npc_agent::source::kube::{self, WorkloadAnswer};
 use npc_agent::source::manifests::{self, Loaded, ObjectRef, Problem};
 use npc_compiler::cluster::unread::Unread;
@@ -139,7 +139,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Whether a pod says that there is what a name means.
-pub(super) fn is_of(pod: &Pod, (namespace, kind, name): Reading<'_>) -> bool {
+pub(super) fn is_of(pod: &Pod, (namespace, kind, name): NameMeaning<'_>) -> bool {
     let kind = kind.filter(|kind| *kind != "Workload");
     let is_it = pod.workload.as_ref().is_some_and(|of| of.name == name && kind.is_none_or(|kind| kind == of.kind))
         || (kind.is_none_or(|kind| kind == "Pod") && pod.name == name)

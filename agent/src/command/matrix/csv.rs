@@ -11,12 +11,12 @@ use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::{self, Matrix};
 
 use super::elsewhere::Elsewhere;
-use super::list::{self, Written, outside};
+use super::list::{self, AddressStyle, outside};
 use super::table::{OUTSIDE, TextMatrix};
 
 /// What is known of a connection.
 #[derive(Debug, Clone, Copy)]
-enum State {
+enum RowState {
     /// It is allowed from some replica to some replica.
     Allowed,
     /// What of that does not hold for all replicas.
@@ -27,7 +27,7 @@ enum State {
     Elsewhere,
 }
 
-impl State {
+impl RowState {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
@@ -43,23 +43,23 @@ impl State {
 pub(super) fn write(matrix: &Matrix<'_>, view: &TextMatrix<'_>, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "from,to,family,protocol,ports,state")?;
     let allowed = matrix.connections().chain(matrix.pending());
-    allowed.map(|row| inside(&row, State::Allowed)).try_for_each(|line| writeln!(out, "{line}"))?;
-    matrix.differs().map(|row| inside(&row, State::Differs)).try_for_each(|line| writeln!(out, "{line}"))?;
-    matrix.unknowns().map(|row| inside(&row, State::Unknown)).try_for_each(|line| writeln!(out, "{line}"))?;
-    let states = [State::Allowed, State::Differs, State::Unknown];
-    for (rows, state) in outside(matrix, view, Written::Blocks).iter().zip(states) {
+    allowed.map(|row| inside(&row, RowState::Allowed)).try_for_each(|line| writeln!(out, "{line}"))?;
+    matrix.differs().map(|row| inside(&row, RowState::Differs)).try_for_each(|line| writeln!(out, "{line}"))?;
+    matrix.unknowns().map(|row| inside(&row, RowState::Unknown)).try_for_each(|line| writeln!(out, "{line}"))?;
+    let states = [RowState::Allowed, RowState::Differs, RowState::Unknown];
+    for (rows, state) in outside(matrix, view, AddressStyle::Blocks).iter().zip(states) {
         rows.iter().map(|row| with_outside(row, state)).try_for_each(|line| writeln!(out, "{line}"))?;
     }
     view.elsewhere().iter().map(with_elsewhere).try_for_each(|line| writeln!(out, "{line}"))?;
     out.flush()
 }
 
-fn inside(row: &matrix::Connection, state: State) -> String {
+fn inside(row: &matrix::Connection, state: RowState) -> String {
     let family = row.family.map(|family| family.to_string()).unwrap_or_default();
     line([&row.from, &row.to, &family, row.protocol, &ports(row.ports.as_deref())], state)
 }
 
-fn with_outside(row: &list::Connection, state: State) -> String {
+fn with_outside(row: &list::OutsideConnection, state: RowState) -> String {
     let end = |end: &str| match (&row.prefix, end) {
         (Some(prefix), OUTSIDE) => prefix.clone(),
         (_, end) => end.to_owned(),
@@ -73,10 +73,10 @@ fn with_elsewhere(of: &Elsewhere) -> String {
         Direction::Egress => (of.endpoint.as_str(), of.rule.peer.as_str()),
         Direction::Ingress => (of.rule.peer.as_str(), of.endpoint.as_str()),
     };
-    line([from, to, "", "", &of.rule.ports], State::Elsewhere)
+    line([from, to, "", "", &of.rule.ports], RowState::Elsewhere)
 }
 
-fn line(fields: [&str; 5], state: State) -> String {
+fn line(fields: [&str; 5], state: RowState) -> String {
     let fields = fields.map(field);
     format!("{},{}", fields.join(","), state.as_str())
 }

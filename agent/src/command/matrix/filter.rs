@@ -10,7 +10,7 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::{Protocol, Service};
 use npc_compiler::verdict::explain::{Port, Target};
 use npc_compiler::verdict::flow::End;
-use npc_compiler::verdict::matrix::{Matrix, Options, Selection, TooLarge};
+use npc_compiler::verdict::matrix::{Matrix, MatrixFilter, Options, TooLarge};
 
 use super::Args;
 use crate::command::endpoint::{EndpointText, check_namespace, is_of_hosts};
@@ -26,7 +26,7 @@ pub(super) struct OutsideShown {
 
 /// The ends that a flag names.
 #[derive(Debug, Default)]
-struct Named {
+struct ShownEnds {
     pods: BTreeSet<PodId>,
     addresses: BTreeSet<IpAddr>,
     outside: bool,
@@ -45,7 +45,7 @@ impl Args {
         let to = named(&self.to, input)?;
         let namespace = self.input.only_namespace();
         let traffic = self.port.as_ref().map_or_else(|| Ok(Traffic::all()), traffic)?;
-        let is_asked_for = |end: &End, named: &Named| match end {
+        let is_asked_for = |end: &End, named: &ShownEnds| match end {
             End::Pod(id) => {
                 let pod = input.cluster.pod(*id);
                 // An end that is named is shown, in whichever namespace it is.
@@ -54,7 +54,7 @@ impl Args {
             }
             End::Address(address) | End::Unread(address) => named.any || named.addresses.contains(address),
         };
-        let asked = |ends: &[End], named: &Named| ends.iter().any(|end| is_asked_for(end, named));
+        let asked = |ends: &[End], named: &ShownEnds| ends.iter().any(|end| is_asked_for(end, named));
         let shown = |ends: &[End]| (asked(ends, &from), asked(ends, &to));
         if let Some(namespace) = namespace {
             check_namespace(input, namespace)?;
@@ -69,8 +69,8 @@ impl Args {
                 _ => say!("npc: -n {namespace} hides {hidden} pods of other namespaces; {HOW_TO_SHOW}"),
             }
         }
-        let matrix = Matrix::select(&input.cluster, groups, options, &Selection { shown: &shown, traffic }).map_err(
-            |TooLarge { sources, destinations }| {
+        let matrix = Matrix::select(&input.cluster, groups, options, &MatrixFilter { shown: &shown, traffic })
+            .map_err(|TooLarge { sources, destinations }| {
                 Stop::new(
                     Exit::Input,
                     format!(
@@ -78,8 +78,7 @@ impl Args {
                          many for one matrix; {SHOW_LESS}"
                     ),
                 )
-            },
-        )?;
+            })?;
         Ok((matrix, OutsideShown { from: from.any || from.outside, to: to.any || to.outside }))
     }
 }
@@ -91,8 +90,8 @@ const HOW_TO_SHOW: &str = "for these say -A, and endpoints as NAMESPACE/NAME";
 pub(super) const SHOW_LESS: &str = "show a part of it: -n NAMESPACE, --from ENDPOINT, --to ENDPOINT or -l LABELS";
 
 /// What the endpoints of a flag stand for.
-fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<Named> {
-    let mut named = Named { any: written.is_empty(), ..Named::default() };
+fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<ShownEnds> {
+    let mut named = ShownEnds { any: written.is_empty(), ..ShownEnds::default() };
     for written in written {
         if written.port.is_some() {
             return Err(Stop::new(Exit::Input, "--from and --to take no port; say --port").into());

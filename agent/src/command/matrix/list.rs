@@ -17,11 +17,11 @@ use super::table::{OUTSIDE, TextMatrix};
 pub(super) struct Json<'a> {
     #[serde(flatten)]
     matrix: Printed<'a>,
-    outside: Vec<Connection>,
+    outside: Vec<OutsideConnection>,
     /// What of these holds for some replicas only.
-    outside_differs: Vec<Connection>,
+    outside_differs: Vec<OutsideConnection>,
     /// What may be allowed besides: the input lacks a fact.
-    outside_unknowns: Vec<Connection>,
+    outside_unknowns: Vec<OutsideConnection>,
     elsewhere: Vec<Elsewhere>,
     /// What is wrong with the objects.
     findings: Vec<Finding>,
@@ -29,7 +29,7 @@ pub(super) struct Json<'a> {
 
 /// How addresses outside are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Written {
+pub(super) enum AddressStyle {
     /// As prefixes, each with a connection of its own.
     Prefixes,
     /// As ipBlocks, with exceptions where that is shorter; those of several connections may overlap.
@@ -38,7 +38,7 @@ pub(super) enum Written {
 
 /// What is allowed between an endpoint and addresses outside, of one protocol.
 #[derive(Debug, Serialize)]
-pub(super) struct Connection {
+pub(super) struct OutsideConnection {
     /// The id of the endpoint, or `outside`.
     pub(super) from: String,
     pub(super) to: String,
@@ -55,14 +55,18 @@ impl<'a> Json<'a> {
         warnings: &'a [String],
         findings: Vec<Finding>,
     ) -> Self {
-        let [outside, outside_differs, outside_unknowns] = outside(matrix, view, Written::Prefixes);
+        let [outside, outside_differs, outside_unknowns] = outside(matrix, view, AddressStyle::Prefixes);
         let (matrix, elsewhere) = (Printed { matrix, warnings }, view.elsewhere());
         Self { matrix, outside, outside_differs, outside_unknowns, elsewhere, findings }
     }
 }
 
 /// What passes from and to outside, by endpoint: for some replica, not for each, and perhaps.
-pub(super) fn outside(matrix: &Matrix<'_>, view: &TextMatrix<'_>, written: Written) -> [Vec<Connection>; 3] {
+pub(super) fn outside(
+    matrix: &Matrix<'_>,
+    view: &TextMatrix<'_>,
+    written: AddressStyle,
+) -> [Vec<OutsideConnection>; 3] {
     let mut all = [const { Vec::new() }; 3];
     for (place, endpoint) in matrix.endpoints().iter().enumerate() {
         for direction in [Direction::Egress, Direction::Ingress] {
@@ -72,7 +76,7 @@ pub(super) fn outside(matrix: &Matrix<'_>, view: &TextMatrix<'_>, written: Writt
             };
             let OutsideBounds { allowed, differs, unknown, .. } = view.outside(place, direction);
             for (rows, entries) in all.iter_mut().zip([allowed, differs, unknown]) {
-                let entries = if written == Written::Blocks { shortest_entries(&entries) } else { entries };
+                let entries = if written == AddressStyle::Blocks { shortest_entries(&entries) } else { entries };
                 rows.extend(entries.iter().flat_map(|entry| rows_of(entry, from, to, written)));
             }
         }
@@ -81,18 +85,18 @@ pub(super) fn outside(matrix: &Matrix<'_>, view: &TextMatrix<'_>, written: Writt
 }
 
 /// The rows of an entry, one for each prefix or block and protocol.
-fn rows_of(entry: &Outside, from: &str, to: &str, written: Written) -> Vec<Connection> {
+fn rows_of(entry: &Outside, from: &str, to: &str, written: AddressStyle) -> Vec<OutsideConnection> {
     let prefixes = match (&entry.addresses, written) {
         (None, _) => vec![None],
-        (Some((family, set)), Written::Prefixes) => {
+        (Some((family, set)), AddressStyle::Prefixes) => {
             cidr::prefixes(*family, set).iter().map(|of| Some(of.to_string())).collect()
         }
-        (Some((family, set)), Written::Blocks) => {
+        (Some((family, set)), AddressStyle::Blocks) => {
             written_blocks(*family, set).iter().map(|of| Some(of.to_string())).collect()
         }
     };
     let of_prefix = |prefix: Option<String>| {
-        protocols(&entry.traffic).map(move |(protocol, ports)| Connection {
+        protocols(&entry.traffic).map(move |(protocol, ports)| OutsideConnection {
             from: from.to_owned(),
             to: to.to_owned(),
             prefix: prefix.clone(),

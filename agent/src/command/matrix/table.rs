@@ -32,15 +32,15 @@ pub(super) const OUTSIDE: &str = "outside";
 const REPLICAS: usize = usize::MAX;
 
 /// Classes of destinations, by what passes to them.
-type Targets = BTreeMap<String, Vec<usize>>;
+type DestinationClasses = BTreeMap<String, Vec<usize>>;
 
 /// What the lines of a matrix say.
 struct Merged {
     /// The endpoints of each class, by name.
     alike: Vec<Vec<usize>>,
     /// Sources and what they may send; the class behind the last one is what is outside.
-    rows: Vec<(Vec<usize>, Targets)>,
-    from_outside: Targets,
+    rows: Vec<(Vec<usize>, DestinationClasses)>,
+    from_outside: DestinationClasses,
 }
 
 /// A matrix with names that are short and distinct.
@@ -224,10 +224,10 @@ impl<'a> TextMatrix<'a> {
         alike.sort_by(|a, b| by_name(&a[0], &b[0]));
         // Only what passes is kept, because there are thousands of classes. The row of an endpoint
         // that is alone in its class lacks itself, so no other row is the same.
-        let mut by_row = IndexMap::<(Option<usize>, Targets), Vec<usize>>::new();
+        let mut by_row = IndexMap::<(Option<usize>, DestinationClasses), Vec<usize>>::new();
         let outside = alike.len();
         for (place, sources) in alike.iter().enumerate() {
-            let mut row = Targets::new();
+            let mut row = DestinationClasses::new();
             for (other, targets) in alike.iter().enumerate() {
                 let text = match (place == other, sources.as_slice()) {
                     (true, [one]) if !self.matrix.has_replicas(*one) => continue,
@@ -246,7 +246,7 @@ impl<'a> TextMatrix<'a> {
             let alone = Some(place).filter(|_| sources.len() == 1);
             by_row.entry((alone, row)).or_default().extend(sources);
         }
-        let mut from_outside = Targets::new();
+        let mut from_outside = DestinationClasses::new();
         for (place, targets) in alike.iter().enumerate() {
             let text = self.with_outside(targets[0], Direction::Ingress, LISTED);
             from_outside.entry(text).or_default().push(place);
@@ -281,7 +281,7 @@ impl<'a> TextMatrix<'a> {
         let mut columns = Columns::default();
         // What is outside comes last.
         let by_name = |a: &String, b: &String| (a == OUTSIDE, a).cmp(&(b == OUTSIDE, b));
-        let mut add = |sources: &[String], row: &Targets| {
+        let mut add = |sources: &[String], row: &DestinationClasses| {
             let sources = parts(sources);
             let mut is_silent = true;
             let named = |(text, targets): (&String, &Vec<usize>)| {

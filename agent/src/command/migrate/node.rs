@@ -29,15 +29,15 @@ pub(super) struct NodeKernel {
     /// Why they are those that come nearest to the kernel; null where the agent says its
     /// options.
     pub(super) options_guessed: Option<String>,
-    pub(super) azure_npm: AzureNpm,
+    pub(super) azure_npm: AzureNpmTraces,
     #[serde(skip)]
     behind_kube_proxy: Option<bool>,
 }
 
 /// What there is of Azure NPM.
 #[derive(Debug, Serialize)]
-pub(super) struct AzureNpm {
-    pub(super) tables: Vec<Table>,
+pub(super) struct AzureNpmTraces {
+    pub(super) tables: Vec<AzureTable>,
     pub(super) sets: usize,
     /// How many processes of its name are seen from here.
     pub(super) processes: usize,
@@ -45,7 +45,7 @@ pub(super) struct AzureNpm {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Table {
+pub(super) struct AzureTable {
     pub(super) backend: String,
     pub(super) family: Family,
     pub(super) chains: usize,
@@ -94,7 +94,7 @@ impl NodeKernel {
             options: RuleOptions::from(&options),
             options_guessed: why_not,
             behind_kube_proxy: in_force.map(|table| table.is_behind_kube_proxy),
-            azure_npm: AzureNpm {
+            azure_npm: AzureNpmTraces {
                 tables: leftovers.tables.iter().map(table).collect(),
                 sets: leftovers.sets.len(),
                 processes: azure::processes().len(),
@@ -127,8 +127,8 @@ pub(in crate::command) fn open() -> Result<(Linux, KernelState), dataplane::Erro
     Ok((kernel, held))
 }
 
-fn table(table: &azure::Table) -> Table {
-    Table {
+fn table(table: &azure::AzureTable) -> AzureTable {
+    AzureTable {
         backend: table.backend.to_string(),
         family: table.family,
         chains: table.chains.len(),

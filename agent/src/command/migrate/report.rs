@@ -5,7 +5,7 @@ use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::cidr::{self, Cidr};
 use npc_compiler::algebra::traffic::Traffic;
-use npc_compiler::azure::{Difference, Ends, FlowChange, Flows, NOTES, Placement, Share};
+use npc_compiler::azure::{FlowChange, FlowDifference, FlowEnds, Flows, NOTES, Placement, Share};
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::protocols;
@@ -22,7 +22,7 @@ pub(super) struct MigrationReport<'a> {
     kind: &'static str,
     /// Where Azure NPM's jump is taken to stand.
     placement: &'static str,
-    pub(super) differences: Vec<Item>,
+    pub(super) differences: Vec<ChangedFlows>,
     pub(super) notes: Vec<Note>,
     pub(super) node: Option<&'a NodeKernel>,
     /// What is wrong with the objects.
@@ -36,12 +36,12 @@ pub(super) struct MigrationReport<'a> {
 /// Flows that change for one reason at one place.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Item {
+pub(super) struct ChangedFlows {
     pub(super) code: &'static str,
     pub(super) change: &'static str,
     pub(super) family: Family,
     pub(super) direction: Option<&'static str>,
-    pub(super) policies: Vec<Policy>,
+    pub(super) policies: Vec<PolicyRef>,
     pub(super) path: Option<String>,
     pub(super) service: Option<String>,
     pub(super) location: Option<Place>,
@@ -52,7 +52,7 @@ pub(super) struct Item {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Policy {
+pub(super) struct PolicyRef {
     kind: &'static str,
     pub(super) namespace: String,
     pub(super) name: String,
@@ -61,8 +61,8 @@ pub(super) struct Policy {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Flow {
-    pub(super) from: Side,
-    pub(super) to: Side,
+    pub(super) from: FlowSide,
+    pub(super) to: FlowSide,
     /// Each source sends to itself.
     pub(super) to_itself: bool,
     traffic: Vec<Ports>,
@@ -72,7 +72,7 @@ pub(super) struct Flow {
 
 /// One side: pods by workload, and prefixes whose addresses of no pod are meant.
 #[derive(Debug, Serialize)]
-pub(super) struct Side {
+pub(super) struct FlowSide {
     pub(super) workloads: Vec<Workload>,
     addresses: Vec<String>,
     #[serde(skip)]
@@ -108,7 +108,7 @@ impl<'a> MigrationReport<'a> {
     pub(super) fn new(
         input: &Input,
         placement: Placement,
-        differences: &[Difference],
+        differences: &[FlowDifference],
         node: Option<&'a NodeKernel>,
     ) -> Self {
         Self {
@@ -141,10 +141,14 @@ impl MigrationReport<'_> {
     }
 }
 
-fn item(input: &Input, Difference { cause, flows }: &Difference) -> Item {
-    let policies: Vec<Policy> = (cause.policies.iter())
+fn item(input: &Input, FlowDifference { cause, flows }: &FlowDifference) -> ChangedFlows {
+    let policies: Vec<PolicyRef> = (cause.policies.iter())
         .map(|id| input.cluster.policy(*id))
-        .map(|policy| Policy { kind: "NetworkPolicy", namespace: policy.namespace.clone(), name: policy.name.clone() })
+        .map(|policy| PolicyRef {
+            kind: "NetworkPolicy",
+            namespace: policy.namespace.clone(),
+            name: policy.name.clone(),
+        })
         .collect();
     let locate = |kind: &str, namespace: &str, name: &str, path: &str| {
         input.loaded.positions.locate(kind, namespace, name, path).as_ref().map(Place::from)
@@ -156,7 +160,7 @@ fn item(input: &Input, Difference { cause, flows }: &Difference) -> Item {
         }
         (None, []) => None,
     };
-    Item {
+    ChangedFlows {
         code: cause.reason.code(),
         change: match cause.change {
             FlowChange::NewlyAllowed => "NewlyAllowed",
@@ -185,7 +189,7 @@ fn flow(family: Family, flows: &Flows) -> Flow {
     }
 }
 
-fn side(family: Family, ends: &Ends) -> Side {
+fn side(family: Family, ends: &FlowEnds) -> FlowSide {
     let workload = |share: &Share| Workload {
         id: format!("{}/{}/{}", share.namespace, share.kind, share.name),
         namespace: share.namespace.clone(),
@@ -195,7 +199,7 @@ fn side(family: Family, ends: &Ends) -> Side {
         of: share.of,
     };
     let networks = cidr::prefixes(family, &ends.outside);
-    Side {
+    FlowSide {
         workloads: ends.shares.iter().map(workload).collect(),
         addresses: networks.iter().map(ToString::to_string).collect(),
         prefixes: networks.iter().map(Cidr::of_network).collect(),

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use npc_agent::words::counted::counted;
 
 use super::node::NodeKernel;
-use super::report::{Item, MigrationReport, Side};
+use super::report::{ChangedFlows, FlowSide, MigrationReport};
 use crate::command::output::{BAD, Columns, DOUBT, FAINT, GOOD, width};
 use crate::command::words::{blocks, shorten};
 
@@ -53,7 +53,7 @@ pub(super) fn write(report: &MigrationReport<'_>, out: &mut impl Write) -> io::R
 }
 
 /// Where it is: the policy, the field, the place in the file.
-fn heading(item: &Item, out: &mut impl Write) -> io::Result<()> {
+fn heading(item: &ChangedFlows, out: &mut impl Write) -> io::Result<()> {
     let mut words = Vec::new();
     if let Some(service) = &item.service {
         words.push(format!("service {service}"));
@@ -71,7 +71,7 @@ fn heading(item: &Item, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "  {}", words.join("  "))
 }
 
-fn flows(item: &Item, out: &mut impl Write) -> io::Result<()> {
+fn flows(item: &ChangedFlows, out: &mut impl Write) -> io::Result<()> {
     let (sign, style) = if item.change == "NewlyAllowed" { ("+", GOOD) } else { ("-", BAD) };
     let mut columns = Columns::default();
     for flow in &item.flows {
@@ -83,7 +83,7 @@ fn flows(item: &Item, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// The ends on a side: `shop/web, shop/api (2 of 3 pods), outside 10.0.0.0/8`.
-fn names(side: &Side) -> String {
+fn names(side: &FlowSide) -> String {
     let mut names: Vec<String> = (side.workloads.iter())
         .map(|workload| match (workload.pods, workload.of) {
             (pods, of) if pods == of => workload.name.clone(),

@@ -133,14 +133,14 @@ pub(super) struct RuleAnswer {
     pub(super) text: String,
     pub(super) means: String,
     /// The rules of policies that it came from.
-    pub(super) origins: Vec<Origin>,
+    pub(super) origins: Vec<RuleOrigin>,
     /// How many more there are, for which its comment has no room.
     pub(super) more: usize,
 }
 
 /// A rule of a policy.
 #[derive(Debug, Serialize)]
-pub(super) struct Origin {
+pub(super) struct RuleOrigin {
     pub(super) policy: String,
     pub(super) path: String,
     pub(super) location: Option<Place>,
@@ -464,9 +464,9 @@ impl Facts<'_> {
         answer
     }
 
-    fn origin(&self, (policy, path): (String, String)) -> Origin {
+    fn origin(&self, (policy, path): (String, String)) -> RuleOrigin {
         let location = self.place(&policy, &path);
-        Origin { policy, path, location }
+        RuleOrigin { policy, path, location }
     }
 
     /// What the members of a set are.

@@ -38,7 +38,7 @@ use self::alias::Aliases;
 use self::left_chains::LeftChains;
 use self::notifications::{Author, Notifications, ReportedChanges, Touched};
 use super::Error;
-use super::ipset::{Head, Ipset};
+use super::ipset::{Ipset, SetSummary};
 use super::iptables::{Hook, Iptables, Listing, lock_path};
 use super::programs::backend::Backend;
 use super::supported::spelling::{Differing, Others, PrintedForms};
@@ -136,7 +136,7 @@ pub(super) struct Auditor {
     by_others: Others,
     /// When the tables may and have to be read as a whole next; both at once,
     /// because a program that flushes one flushes the other.
-    reading: Option<Reading>,
+    reading: Option<PeriodicRead>,
     /// The set behind which the round goes on.
     behind: Option<(Family, SetName)>,
     /// What is not needed any more and could not go.
@@ -147,7 +147,7 @@ pub(super) struct Auditor {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Reading {
+struct PeriodicRead {
     not_before: Instant,
     at_last: Instant,
     /// The same while the agent is alert, where the kernel reports no changes.
@@ -189,7 +189,7 @@ impl Auditor {
     /// Our chains in a table were read or written just now by other means.
     pub(super) fn is_known(&mut self) {
         let now = Instant::now();
-        self.reading = Some(Reading { not_before: now, at_last: now + self.first(), alert: None });
+        self.reading = Some(PeriodicRead { not_before: now, at_last: now + self.first(), alert: None });
         self.unsure = false;
     }
 
@@ -239,7 +239,7 @@ impl Auditor {
         audit: &mut Audit,
     ) -> Result<(), Error> {
         let (is_notified, now, first) = (self.is_notified(), Instant::now(), self.first());
-        let reading = *self.reading.get_or_insert(Reading { not_before: now, at_last: now + first, alert: None });
+        let reading = *self.reading.get_or_insert(PeriodicRead { not_before: now, at_last: now + first, alert: None });
         let is_much = changes.touched.values().any(|touched| touched.table || touched.chains.len() > FEW);
         let is_alert = depth == AuditScope::Recheck && !is_notified && reading.alert.is_none_or(|alert| now >= alert);
         let is_allowed = is_much || is_alert || self.unsure && now >= reading.not_before;
@@ -263,7 +263,7 @@ impl Auditor {
             let pause = took * SHARE;
             let at_last = now + if is_notified { NOTIFIED.max(pause) } else { pause.clamp(OFTEN, SELDOM) };
             let alert = Some(now + took * (ALERT_SHARE + 1));
-            self.reading = Some(Reading { not_before: now + pause.min(SELDOM), at_last, alert });
+            self.reading = Some(PeriodicRead { not_before: now + pause.min(SELDOM), at_last, alert });
             self.unsure = failed.is_some();
             return failed.map_or(Ok(()), Err);
         }
@@ -421,7 +421,7 @@ impl Auditor {
                         audit.family_mut(*family).sets.insert(name.clone(), SetDelta::Gone);
                     }
                     Some(head) if head.kind != Some(*kind) => audit.replaced.push((*family, name.clone())),
-                    Some(Head { members: Some(count), .. }) if *count == members.len() => {
+                    Some(SetSummary { members: Some(count), .. }) if *count == members.len() => {
                         alike.push((*family, name, members));
                     }
                     Some(_) => members_of(ipset, aliases, (*family, name, members), audit)?,

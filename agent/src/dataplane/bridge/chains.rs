@@ -2,7 +2,7 @@
 
 /// A chain of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Chain {
+pub(super) struct BridgeChain {
     /// Its name.
     pub(super) name: &'static str,
     /// The number of the hook by which frames enter it; the others are led to.
@@ -14,29 +14,29 @@ pub(super) struct Chain {
 pub(super) const PRIORITY: i32 = -300;
 
 /// Frames that a port of a bridge receives.
-pub(super) const RECEIVED: Chain = Chain { name: "PREROUTING", hook: Some(0) };
+pub(super) const RECEIVED: BridgeChain = BridgeChain { name: "PREROUTING", hook: Some(0) };
 /// Frames that a bridge hands from one port to another.
-pub(super) const FORWARDED: Chain = Chain { name: "FORWARD", hook: Some(2) };
+pub(super) const FORWARDED: BridgeChain = BridgeChain { name: "FORWARD", hook: Some(2) };
 
 // One question of a set leads a frame to its chain, and one of its type on: asked in
 // each rule, they would cost more than all else (measured: 1.8 µs a frame instead of 0.5).
-pub(super) const FROM_PODS: Chain = led_to("from-pods");
-pub(super) const FROM_PODS_ARP: Chain = led_to("from-pods-arp");
-pub(super) const FROM_PODS_IPV4: Chain = led_to("from-pods-ip");
-pub(super) const FROM_PODS_IPV6: Chain = led_to("from-pods-ip6");
-pub(super) const FRAGMENTS: Chain = led_to("fragments");
-pub(super) const HELD: Chain = led_to("held");
-pub(super) const HELD_ARP: Chain = led_to("held-arp");
-pub(super) const HELD_IPV4: Chain = led_to("held-ip");
-pub(super) const HELD_IPV6: Chain = led_to("held-ip6");
-pub(super) const GUARDED: Chain = led_to("guarded");
+pub(super) const FROM_PODS: BridgeChain = led_to("from-pods");
+pub(super) const FROM_PODS_ARP: BridgeChain = led_to("from-pods-arp");
+pub(super) const FROM_PODS_IPV4: BridgeChain = led_to("from-pods-ip");
+pub(super) const FROM_PODS_IPV6: BridgeChain = led_to("from-pods-ip6");
+pub(super) const FRAGMENTS: BridgeChain = led_to("fragments");
+pub(super) const HELD: BridgeChain = led_to("held");
+pub(super) const HELD_ARP: BridgeChain = led_to("held-arp");
+pub(super) const HELD_IPV4: BridgeChain = led_to("held-ip");
+pub(super) const HELD_IPV6: BridgeChain = led_to("held-ip6");
+pub(super) const GUARDED: BridgeChain = led_to("guarded");
 
-const fn led_to(name: &'static str) -> Chain {
-    Chain { name, hook: None }
+const fn led_to(name: &'static str) -> BridgeChain {
+    BridgeChain { name, hook: None }
 }
 
 /// All of them.
-pub(super) const CHAINS: [Chain; 12] = [
+pub(super) const CHAINS: [BridgeChain; 12] = [
     RECEIVED,
     FORWARDED,
     FROM_PODS,
@@ -53,7 +53,7 @@ pub(super) const CHAINS: [Chain; 12] = [
 
 /// The sets that rules ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Set {
+pub(super) enum BridgeSet {
     /// Ports of pods.
     Ports,
     /// Ports held to their own sources.
@@ -72,7 +72,7 @@ pub(super) enum Set {
     Addresses6,
 }
 
-impl Set {
+impl BridgeSet {
     pub(super) const ALL: [Self; 8] = [
         Self::Ports,
         Self::Held,

@@ -85,7 +85,7 @@ pub struct TableWrite {
 
 /// The table of one network namespace.
 #[derive(Debug, Default)]
-pub(super) struct Bridge {
+pub(super) struct BridgeFilter {
     socket: Option<Socket>,
     /// What the kernel holds, as far as that is known.
     known: Option<BridgeTable>,
@@ -96,7 +96,7 @@ pub(super) struct Bridge {
     is_ours: bool,
 }
 
-impl Bridge {
+impl BridgeFilter {
     /// Makes the kernel's table equal to what is wanted; reads it where it is not
     /// known, or where anything of nf_tables was changed since it was read.
     ///
@@ -130,19 +130,19 @@ impl Bridge {
         if self.known.is_none() || self.generation != Some(generation) {
             let found = table::read(socket)?;
             let as_known = match (&self.known, &found) {
-                (Some(known), table::Found::Sound(found)) => known == found,
-                (Some(known), table::Found::Absent) => known.is_empty(),
-                (Some(_), table::Found::Changed(_)) => false,
+                (Some(known), table::ActualTable::Sound(found)) => known == found,
+                (Some(known), table::ActualTable::Absent) => known.is_empty(),
+                (Some(_), table::ActualTable::Changed(_)) => false,
                 (None, _) => true,
             };
             drifted = self.is_ours && !as_known;
-            if let (table::Found::Changed(what), false) = (&found, drifted) {
+            if let (table::ActualTable::Changed(what), false) = (&found, drifted) {
                 info!(what, "replacing the table bridge npc of another version");
             }
             let held = match found {
-                table::Found::Sound(held) => Some(held),
-                table::Found::Absent => Some(BridgeTable::default()),
-                table::Found::Changed(_) => None,
+                table::ActualTable::Sound(held) => Some(held),
+                table::ActualTable::Absent => Some(BridgeTable::default()),
+                table::ActualTable::Changed(_) => None,
             };
             // From here on it is what is written that counts.
             self.generation = held.is_some().then_some(generation);

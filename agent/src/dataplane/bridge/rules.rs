@@ -2,10 +2,10 @@
 //! sets say.
 
 use super::super::nftables::steps::Comparison::{self, Equal, Greater, NotEqual};
-use super::super::nftables::steps::{Header, Meta, Rule, Step};
+use super::super::nftables::steps::{Meta, PacketHeader, Rule, Step};
 use super::chains::{
-    Chain, FORWARDED, FRAGMENTS, FROM_PODS, FROM_PODS_ARP, FROM_PODS_IPV4, FROM_PODS_IPV6, GUARDED, HELD, HELD_ARP,
-    HELD_IPV4, HELD_IPV6, RECEIVED, Set,
+    BridgeChain, BridgeSet, FORWARDED, FRAGMENTS, FROM_PODS, FROM_PODS_ARP, FROM_PODS_IPV4, FROM_PODS_IPV6, GUARDED,
+    HELD, HELD_ARP, HELD_IPV4, HELD_IPV6, RECEIVED,
 };
 
 const IPV4: [u8; 2] = [0x08, 0x00];
@@ -51,33 +51,33 @@ fn link_local(register: u32, comparison: Comparison) -> [Step; 2] {
 }
 
 fn ethertype(is: [u8; 2]) -> Vec<Step> {
-    vec![Step::Payload(Header::Ethernet, 12, 2, 0), Step::Is(Equal, 0, is.to_vec())]
+    vec![Step::Payload(PacketHeader::Ethernet, 12, 2, 0), Step::Is(Equal, 0, is.to_vec())]
 }
 
-fn port(port: Meta, set: Set) -> Vec<Step> {
+fn port(port: Meta, set: BridgeSet) -> Vec<Step> {
     vec![Step::Meta(port, 0), Step::In(set.name(), 0)]
 }
 
 /// The port, and beside it these bytes of a header, are no member of the set.
-fn foreign(port: Meta, header: Header, offset: u32, length: u32, set: Set) -> Vec<Step> {
+fn foreign(port: Meta, header: PacketHeader, offset: u32, length: u32, set: BridgeSet) -> Vec<Step> {
     vec![Step::Meta(port, 0), Step::Payload(header, offset, length, 1), Step::NotIn(set.name(), 0)]
 }
 
 /// These bytes of a header compare so.
-fn bytes(header: Header, offset: u32, how: Comparison, with: &[u8]) -> Vec<Step> {
+fn bytes(header: PacketHeader, offset: u32, how: Comparison, with: &[u8]) -> Vec<Step> {
     let length = u32::try_from(with.len()).unwrap_or(u32::MAX);
     vec![Step::Payload(header, offset, length, 0), Step::Is(how, 0, with.to_vec())]
 }
 
 /// The Ethernet destination is a group.
 fn for_many() -> Vec<Step> {
-    vec![Step::Payload(Header::Ethernet, 0, 1, 0), Step::Mask(0, vec![1]), Step::Is(NotEqual, 0, vec![0])]
+    vec![Step::Payload(PacketHeader::Ethernet, 0, 1, 0), Step::Mask(0, vec![1]), Step::Is(NotEqual, 0, vec![0])]
 }
 
 /// An IPv4 address at this place of its header is, or is not, a multicast one.
 fn multicast_ipv4(offset: u32, how: Comparison) -> Vec<Step> {
     let mask = Step::Mask(0, vec![0xf0]);
-    vec![Step::Payload(Header::Network, offset, 1, 0), mask, Step::Is(how, 0, MULTICAST_IPV4.to_vec())]
+    vec![Step::Payload(PacketHeader::Network, offset, 1, 0), mask, Step::Is(how, 0, MULTICAST_IPV4.to_vec())]
 }
 
 /// It is ICMPv6, behind whatever extension headers.
@@ -86,21 +86,21 @@ fn icmpv6() -> Vec<Step> {
 }
 
 fn icmpv6_of(kind: u8) -> Vec<Step> {
-    [icmpv6(), bytes(Header::Transport, 0, Equal, &[kind])].concat()
+    [icmpv6(), bytes(PacketHeader::Transport, 0, Equal, &[kind])].concat()
 }
 
 /// The rules, each with the chain that it is in, in their order.
-pub(super) fn rules() -> Vec<(Chain, Rule)> {
+pub(super) fn rules() -> Vec<(BridgeChain, Rule)> {
     let mut all = Vec::new();
     let mut add = |chain, parts: &[Vec<Step>], verdict| {
         let mut steps = parts.concat();
         steps.push(verdict);
         all.push((chain, Rule(steps)));
     };
-    add(RECEIVED, &[port(Meta::InputIndex, Set::Ports)], Step::Jump(FROM_PODS.name));
-    add(RECEIVED, &[port(Meta::InputIndex, Set::Held)], Step::Jump(HELD.name));
-    add(FORWARDED, &[port(Meta::OutputIndex, Set::Guarded)], Step::Jump(GUARDED.name));
-    let confined = [port(Meta::InputIndex, Set::Confined), port(Meta::OutputIndex, Set::Known)];
+    add(RECEIVED, &[port(Meta::InputIndex, BridgeSet::Ports)], Step::Jump(FROM_PODS.name));
+    add(RECEIVED, &[port(Meta::InputIndex, BridgeSet::Held)], Step::Jump(HELD.name));
+    add(FORWARDED, &[port(Meta::OutputIndex, BridgeSet::Guarded)], Step::Jump(GUARDED.name));
+    let confined = [port(Meta::InputIndex, BridgeSet::Confined), port(Meta::OutputIndex, BridgeSet::Known)];
     add(FORWARDED, &confined, Step::Jump(GUARDED.name));
     from_pods(&mut add);
     held(&mut add);
@@ -109,7 +109,7 @@ pub(super) fn rules() -> Vec<(Chain, Rule)> {
 }
 
 /// What no pod sends.
-fn from_pods(add: &mut impl FnMut(Chain, &[Vec<Step>], Step)) {
+fn from_pods(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
     add(FROM_PODS, &[ethertype(IPV4)], Step::Goto(FROM_PODS_IPV4.name));
     add(FROM_PODS, &[ethertype(IPV6)], Step::Goto(FROM_PODS_IPV6.name));
     add(FROM_PODS, &[ethertype(ARP)], Step::Goto(FROM_PODS_ARP.name));
@@ -117,7 +117,7 @@ fn from_pods(add: &mut impl FnMut(Chain, &[Vec<Step>], Step)) {
     // not see.
     add(FROM_PODS, &[], Step::Drop);
     // ARP of anything but Ethernet and IPv4, and more than fits.
-    add(FROM_PODS_ARP, &[bytes(Header::Network, 0, NotEqual, &[0, 1, 8, 0, 6, 4])], Step::Drop);
+    add(FROM_PODS_ARP, &[bytes(PacketHeader::Network, 0, NotEqual, &[0, 1, 8, 0, 6, 4])], Step::Drop);
     let too_long = vec![
         Step::Meta(Meta::Length, 0),
         Step::NetworkOrder(0),
@@ -128,12 +128,12 @@ fn from_pods(add: &mut impl FnMut(Chain, &[Vec<Step>], Step)) {
     // (br_nf_local_in), whatever FORWARD says of the others. What claims to be for one
     // in such a frame would make that one's denied flow ESTABLISHED; and so would an
     // answer from the many.
-    let for_one = [multicast_ipv4(16, NotEqual), bytes(Header::Network, 16, NotEqual, &BROADCAST_IPV4)].concat();
+    let for_one = [multicast_ipv4(16, NotEqual), bytes(PacketHeader::Network, 16, NotEqual, &BROADCAST_IPV4)].concat();
     add(FROM_PODS_IPV4, &[for_many(), for_one], Step::Drop);
     add(FROM_PODS_IPV4, &[multicast_ipv4(12, Equal)], Step::Drop);
-    add(FROM_PODS_IPV4, &[bytes(Header::Network, 12, Equal, &BROADCAST_IPV4)], Step::Drop);
-    add(FROM_PODS_IPV6, &[for_many(), bytes(Header::Network, 24, NotEqual, &[MANY_IPV6])], Step::Drop);
-    add(FROM_PODS_IPV6, &[bytes(Header::Network, 8, Equal, &[MANY_IPV6])], Step::Drop);
+    add(FROM_PODS_IPV4, &[bytes(PacketHeader::Network, 12, Equal, &BROADCAST_IPV4)], Step::Drop);
+    add(FROM_PODS_IPV6, &[for_many(), bytes(PacketHeader::Network, 24, NotEqual, &[MANY_IPV6])], Step::Drop);
+    add(FROM_PODS_IPV6, &[bytes(PacketHeader::Network, 8, Equal, &[MANY_IPV6])], Step::Drop);
     // What is cut into fragments behind further headers does not tell here what it is, and
     // neighbour discovery in fragments not what it is about. It is whole again before
     // ip6tables sees it, and at the receiver. No host sends either (RFC 6980).
@@ -153,31 +153,32 @@ fn from_pods(add: &mut impl FnMut(Chain, &[Vec<Step>], Step)) {
 }
 
 /// What a pod sends as another.
-fn held(add: &mut impl FnMut(Chain, &[Vec<Step>], Step)) {
-    let sender = |header, offset| foreign(Meta::InputIndex, header, offset, 6, Set::Senders);
-    add(HELD, &[sender(Header::Ethernet, 6)], Step::Drop);
+fn held(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
+    let sender = |header, offset| foreign(Meta::InputIndex, header, offset, 6, BridgeSet::Senders);
+    add(HELD, &[sender(PacketHeader::Ethernet, 6)], Step::Drop);
     add(HELD, &[ethertype(IPV4)], Step::Goto(HELD_IPV4.name));
     add(HELD, &[ethertype(IPV6)], Step::Goto(HELD_IPV6.name));
     add(HELD, &[ethertype(ARP)], Step::Goto(HELD_ARP.name));
-    let said = |offset| bytes(Header::Network, offset, NotEqual, &[0; 4]);
-    let not_own4 = |offset| foreign(Meta::InputIndex, Header::Network, offset, 4, Set::Addresses4);
-    add(HELD_ARP, &[sender(Header::Network, 8)], Step::Drop);
+    let said = |offset| bytes(PacketHeader::Network, offset, NotEqual, &[0; 4]);
+    let not_own4 = |offset| foreign(Meta::InputIndex, PacketHeader::Network, offset, 4, BridgeSet::Addresses4);
+    add(HELD_ARP, &[sender(PacketHeader::Network, 8)], Step::Drop);
     // A pod that asks whether an address is taken claims none.
     add(HELD_ARP, &[said(14), not_own4(14)], Step::Drop);
     add(HELD_IPV4, &[said(12), not_own4(12)], Step::Drop);
     // One that asks for its address by DHCP has none.
-    let unspecified4 = bytes(Header::Network, 12, Equal, &[0; 4]);
-    add(HELD_IPV4, &[unspecified4, bytes(Header::Network, 16, NotEqual, &[0xff; 4])], Step::Drop);
+    let unspecified4 = bytes(PacketHeader::Network, 12, Equal, &[0; 4]);
+    add(HELD_IPV4, &[unspecified4, bytes(PacketHeader::Network, 16, NotEqual, &[0xff; 4])], Step::Drop);
 
-    let not_own6 = |header, offset| foreign(Meta::InputIndex, header, offset, 16, Set::Addresses6);
-    let unspecified6 = |how| bytes(Header::Network, 8, how, &[0; 16]);
-    let source = [unspecified6(NotEqual), link_local(0, NotEqual).to_vec(), not_own6(Header::Network, 8)].concat();
+    let not_own6 = |header, offset| foreign(Meta::InputIndex, header, offset, 16, BridgeSet::Addresses6);
+    let unspecified6 = |how| bytes(PacketHeader::Network, 8, how, &[0; 16]);
+    let source =
+        [unspecified6(NotEqual), link_local(0, NotEqual).to_vec(), not_own6(PacketHeader::Network, 8)].concat();
     add(HELD_IPV6, &[source], Step::Drop);
     // It answers for its own addresses, and asks for itself only about those.
     let target = [
-        vec![Step::Payload(Header::Transport, 8, 16, 0)],
+        vec![Step::Payload(PacketHeader::Transport, 8, 16, 0)],
         link_local(0, NotEqual).to_vec(),
-        not_own6(Header::Transport, 8),
+        not_own6(PacketHeader::Transport, 8),
     ]
     .concat();
     add(HELD_IPV6, &[icmpv6_of(NEIGHBOUR_ADVERTISEMENT), target.clone()], Step::Drop);
@@ -186,21 +187,21 @@ fn held(add: &mut impl FnMut(Chain, &[Vec<Step>], Step)) {
     let no_icmp = vec![Step::Meta(Meta::Protocol, 0), Step::Is(NotEqual, 0, vec![ICMPV6])];
     add(HELD_IPV6, &[unspecified6(Equal), no_icmp], Step::Drop);
     let others = OF_THE_LINK.map(|kind| Step::Is(NotEqual, 0, vec![kind])).to_vec();
-    let other = [icmpv6(), vec![Step::Payload(Header::Transport, 0, 1, 0)], others].concat();
+    let other = [icmpv6(), vec![Step::Payload(PacketHeader::Transport, 0, 1, 0)], others].concat();
     add(HELD_IPV6, &[unspecified6(Equal), other], Step::Drop);
 }
 
 /// What goes to an isolated pod and is for none of its own addresses; or what comes
 /// from one, of which the policies judge the destination, in a frame for another than
 /// has that. What is for many, or link-local, ip6tables judges.
-fn guarded(add: &mut impl FnMut(Chain, &[Vec<Step>], Step)) {
-    let not_own = |offset, length, set| foreign(Meta::OutputIndex, Header::Network, offset, length, set);
-    add(GUARDED, &[ethertype(IPV4), not_own(16, 4, Set::Addresses4)], Step::Drop);
+fn guarded(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
+    let not_own = |offset, length, set| foreign(Meta::OutputIndex, PacketHeader::Network, offset, length, set);
+    add(GUARDED, &[ethertype(IPV4), not_own(16, 4, BridgeSet::Addresses4)], Step::Drop);
     let for_one = [
-        bytes(Header::Network, 24, NotEqual, &[MANY_IPV6]),
-        vec![Step::Payload(Header::Network, 24, 16, 0)],
+        bytes(PacketHeader::Network, 24, NotEqual, &[MANY_IPV6]),
+        vec![Step::Payload(PacketHeader::Network, 24, 16, 0)],
         link_local(0, NotEqual).to_vec(),
     ]
     .concat();
-    add(GUARDED, &[ethertype(IPV6), for_one, not_own(24, 16, Set::Addresses6)], Step::Drop);
+    add(GUARDED, &[ethertype(IPV6), for_one, not_own(24, 16, BridgeSet::Addresses6)], Step::Drop);
 }

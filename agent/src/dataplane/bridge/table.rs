@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::super::nftables::own_table::{self, OwnTable};
 use super::super::nftables::{Attributes, Error, Request, Socket, family};
-use super::chains::{CHAINS, Chain, PRIORITY, Set};
+use super::chains::{BridgeChain, BridgeSet, CHAINS, PRIORITY};
 use super::rules;
 use super::{BridgeTable, EthernetAddress};
 
@@ -17,7 +17,7 @@ const LIMIT: usize = 16 << 10;
 
 /// What the kernel has under the table's name.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum ActualTable {
     /// No table.
     Absent,
     /// A table of ours, and what it says.
@@ -27,62 +27,62 @@ pub(super) enum Found {
 }
 
 /// A member of a set as the kernel has it.
-type Key = Vec<u8>;
+type ElementKey = Vec<u8>;
 
 /// Reads it. A change while it is read shows in the next generation.
-pub(super) fn read(socket: &mut Socket) -> Result<Found, Error> {
+pub(super) fn read(socket: &mut Socket) -> Result<ActualTable, Error> {
     match OWN.head(socket)? {
-        None => return Ok(Found::Absent),
+        None => return Ok(ActualTable::Absent),
         Some(head) if head.flags == 0 => {}
-        Some(_) => return Ok(Found::Changed("it is dormant, or has another flag")),
+        Some(_) => return Ok(ActualTable::Changed("it is dormant, or has another flag")),
     }
     let listed = read_parts(socket);
     match listed {
         // It went meanwhile.
-        Err(error) if error.is_absent() => Ok(Found::Absent),
+        Err(error) if error.is_absent() => Ok(ActualTable::Absent),
         listed => listed,
     }
 }
 
-fn read_parts(socket: &mut Socket) -> Result<Found, Error> {
+fn read_parts(socket: &mut Socket) -> Result<ActualTable, Error> {
     if !OWN.has_chains(socket, CHAINS.iter().map(made))? {
-        return Ok(Found::Changed("its chains are others"));
+        return Ok(ActualTable::Changed("its chains are others"));
     }
-    if OWN.sets(socket, &Set::ALL.map(as_own))?.is_none() {
-        return Ok(Found::Changed("its sets are others"));
+    if OWN.sets(socket, &BridgeSet::ALL.map(as_own))?.is_none() {
+        return Ok(ActualTable::Changed("its sets are others"));
     }
     let rules = rules::rules();
     for one in CHAINS {
         let wanted = rules.iter().filter(|(chain, _)| *chain == one).map(|(_, rule)| rule);
         if OWN.rules(socket, one.name, wanted)?.is_none() {
-            return Ok(Found::Changed("its rules are others"));
+            return Ok(ActualTable::Changed("its rules are others"));
         }
     }
     let mut held = BridgeTable::default();
-    for one in Set::ALL {
+    for one in BridgeSet::ALL {
         for key in OWN.members(socket, one.name())? {
             if !take(&mut held, one, &key) {
-                return Ok(Found::Changed("a member of a set is none that we write"));
+                return Ok(ActualTable::Changed("a member of a set is none that we write"));
             }
         }
     }
-    Ok(Found::Sound(held))
+    Ok(ActualTable::Sound(held))
 }
 
 /// A chain as it is made.
-fn made(chain: &Chain) -> own_table::Chain<'static> {
+fn made(chain: &BridgeChain) -> own_table::BaseChain<'static> {
     (chain.name, chain.hook.map(|hook| (hook, PRIORITY)))
 }
 
 /// A set as it is made.
-fn as_own(set: Set) -> own_table::Set {
+fn as_own(set: BridgeSet) -> own_table::TableSet {
     // For nft, which would take indexes for numbers in the order of the network: the key's byte order
     // (0), four bytes, is the machine's (1).
     const NATIVE_ORDER: [u8; 6] = {
         let [a, b, c, d] = 1_u32.to_ne_bytes();
         [0, 4, a, b, c, d]
     };
-    own_table::Set {
+    own_table::TableSet {
         name: set.name(),
         key_type: set.key_type(),
         key_length: u32::try_from(set.key_length()).unwrap_or(u32::MAX),
@@ -93,30 +93,30 @@ fn as_own(set: Set) -> own_table::Set {
 }
 
 /// Takes a member in; whether it is one that we could have written.
-fn take(held: &mut BridgeTable, set: Set, key: &[u8]) -> bool {
+fn take(held: &mut BridgeTable, set: BridgeSet, key: &[u8]) -> bool {
     let Some((port, rest)) = key.split_at_checked(4) else { return false };
     let Ok(port) = port.try_into().map(u32::from_ne_bytes) else { return false };
     match (set, rest.len()) {
-        (Set::Ports, 0) => held.ports.insert(port),
-        (Set::Held, 0) => held.held.insert(port),
-        (Set::Guarded, 0) => held.guarded.insert(port),
-        (Set::Confined, 0) => held.confined.insert(port),
-        (Set::Known, 0) => held.known.insert(port),
-        (Set::Senders, 8) => {
+        (BridgeSet::Ports, 0) => held.ports.insert(port),
+        (BridgeSet::Held, 0) => held.held.insert(port),
+        (BridgeSet::Guarded, 0) => held.guarded.insert(port),
+        (BridgeSet::Confined, 0) => held.confined.insert(port),
+        (BridgeSet::Known, 0) => held.known.insert(port),
+        (BridgeSet::Senders, 8) => {
             let mut address = EthernetAddress::default();
             address.copy_from_slice(&rest[..6]);
             held.senders.insert((port, address))
         }
-        (Set::Addresses4, 4) => <[u8; 4]>::try_from(rest)
+        (BridgeSet::Addresses4, 4) => <[u8; 4]>::try_from(rest)
             .is_ok_and(|address| held.addresses.insert((port, IpAddr::V4(Ipv4Addr::from(address))))),
-        (Set::Addresses6, 16) => <[u8; 16]>::try_from(rest)
+        (BridgeSet::Addresses6, 16) => <[u8; 16]>::try_from(rest)
             .is_ok_and(|address| held.addresses.insert((port, IpAddr::V6(Ipv6Addr::from(address))))),
         _ => false,
     }
 }
 
 /// The members of a set.
-fn members(table: &BridgeTable, set: Set) -> BTreeSet<Key> {
+fn members(table: &BridgeTable, set: BridgeSet) -> BTreeSet<ElementKey> {
     // The kernel compares indexes in this machine's order.
     let of_ports = |ports: &BTreeSet<u32>| ports.iter().map(|port| port.to_ne_bytes().to_vec()).collect();
     let of = |port: u32, address: &[u8]| {
@@ -127,19 +127,19 @@ fn members(table: &BridgeTable, set: Set) -> BTreeSet<Key> {
     };
     let addresses = table.addresses.iter();
     match set {
-        Set::Ports => of_ports(&table.ports),
-        Set::Held => of_ports(&table.held),
-        Set::Guarded => of_ports(&table.guarded),
-        Set::Confined => of_ports(&table.confined),
-        Set::Known => of_ports(&table.known),
-        Set::Senders => table.senders.iter().map(|(port, address)| of(*port, address)).collect(),
-        Set::Addresses4 => addresses
+        BridgeSet::Ports => of_ports(&table.ports),
+        BridgeSet::Held => of_ports(&table.held),
+        BridgeSet::Guarded => of_ports(&table.guarded),
+        BridgeSet::Confined => of_ports(&table.confined),
+        BridgeSet::Known => of_ports(&table.known),
+        BridgeSet::Senders => table.senders.iter().map(|(port, address)| of(*port, address)).collect(),
+        BridgeSet::Addresses4 => addresses
             .filter_map(|(port, address)| match address {
                 IpAddr::V4(address) => Some(of(*port, &address.octets())),
                 IpAddr::V6(_) => None,
             })
             .collect(),
-        Set::Addresses6 => addresses
+        BridgeSet::Addresses6 => addresses
             .filter_map(|(port, address)| match address {
                 IpAddr::V6(address) => Some(of(*port, &address.octets())),
                 IpAddr::V4(_) => None,
@@ -174,10 +174,10 @@ pub(super) fn batch(held: Option<&BridgeTable>, wanted: &BridgeTable) -> Vec<Req
 /// The changes of members.
 fn changes(held: &BridgeTable, wanted: &BridgeTable) -> Vec<Request> {
     let mut batch = Vec::new();
-    for set in Set::ALL {
+    for set in BridgeSet::ALL {
         let (held, wanted) = (members(held, set), members(wanted, set));
-        let added: Vec<&Key> = wanted.difference(&held).collect();
-        let removed: Vec<&Key> = held.difference(&wanted).collect();
+        let added: Vec<&ElementKey> = wanted.difference(&held).collect();
+        let removed: Vec<&ElementKey> = held.difference(&wanted).collect();
         let in_one = LIMIT / (set.key_length() + 16);
         batch.extend(added.chunks(in_one).map(|keys| OWN.add(set.name(), keys)));
         batch.extend(removed.chunks(in_one).map(|keys| OWN.remove_members(set.name(), keys)));
@@ -188,7 +188,7 @@ fn changes(held: &BridgeTable, wanted: &BridgeTable) -> Vec<Request> {
 /// The table with its sets, chains and rules.
 fn make_all() -> Vec<Request> {
     let mut batch = vec![OWN.make()];
-    batch.extend((1..).zip(Set::ALL).map(|(number, set)| OWN.make_set(number, &as_own(set))));
+    batch.extend((1..).zip(BridgeSet::ALL).map(|(number, set)| OWN.make_set(number, &as_own(set))));
     batch.extend(CHAINS.iter().map(|chain| OWN.make_chain(made(chain))));
     batch.extend(rules::rules().iter().map(|(chain, one)| OWN.make_rule(chain.name, one)));
     batch
@@ -201,7 +201,7 @@ pub(in super::super) fn fuzz(data: &[u8]) {
     for attributes in crate::dataplane::netlink::fuzz_input::attributes(data) {
         let mut held = BridgeTable::default();
         for key in OWN.fuzz(Attributes(attributes), &rules) {
-            let _ = Set::ALL.map(|set| take(&mut held, set, &key));
+            let _ = BridgeSet::ALL.map(|set| take(&mut held, set, &key));
         }
     }
 }

@@ -21,11 +21,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::{FlowKey, Scope};
+use npc_compiler::plan::conntrack::{FlowKey, FlowScope};
 use tracing::{debug, warn};
 
 use self::conntrack::{Judge, Swept, cut_all_of, each_end, sweep_in, sweep_whole, takes_whole_list};
-use self::flow_index::{Answer, Index, Renewal, RenewalRequest};
+use self::flow_index::{Index, IndexLookup, Renewal, RenewalRequest};
 use self::passage::packets_passed;
 use super::Error;
 use super::network::neighbours::drop_waiting;
@@ -45,9 +45,9 @@ const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
 /// What a sweep through the flows is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cut {
+pub struct CutRequest {
     /// Which flows are judged.
-    pub scope: Scope,
+    pub scope: FlowScope,
     /// No flow of these addresses is their pods' own, so all flows of those in the scope may be
     /// deleted without a verdict. What the kernel deletes so is not counted. The kernel also drops the
     /// packets that wait for the link-layer addresses of these.
@@ -60,13 +60,13 @@ pub struct Cut {
     pub renewal: Option<RenewalRequest>,
 }
 
-/// What came of a [`Cut`].
+/// What came of a [`CutRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CutResult {
     /// Of the flows that were listed.
     pub flows: Swept,
     /// Of the index of addresses that have flows.
-    pub index: Answer,
+    pub index: IndexLookup,
 }
 
 /// The flows that a kernel knows.
@@ -76,12 +76,12 @@ pub trait Flows: Send + 'static {
     ///
     /// # Errors
     /// If the flows cannot be listed or deleted.
-    fn cut(&mut self, cut: &Cut, judge: &mut Judge<'_>) -> Result<CutResult, Error>;
+    fn cut(&mut self, cut: &CutRequest, judge: &mut Judge<'_>) -> Result<CutResult, Error>;
 }
 
 /// What was found about the kernel's table.
 #[derive(Debug, Default)]
-pub(super) struct Facts {
+pub(super) struct CutSupport {
     /// That flows cannot be cut was logged.
     is_unsupported: AtomicBool,
     /// The kernel lists more than it is asked for.
@@ -94,12 +94,12 @@ pub(super) struct Facts {
 #[derive(Debug)]
 pub(super) struct LinuxFlows {
     pub(super) families: Vec<Family>,
-    pub(super) facts: Arc<Facts>,
+    pub(super) facts: Arc<CutSupport>,
     pub(super) index: Arc<Index>,
 }
 
 impl Flows for LinuxFlows {
-    fn cut(&mut self, cut: &Cut, judge: &mut Judge<'_>) -> Result<CutResult, Error> {
+    fn cut(&mut self, cut: &CutRequest, judge: &mut Judge<'_>) -> Result<CutResult, Error> {
         let begun = Instant::now();
         let renewal = cut.renewal.as_ref().and_then(|request| self.index.renew(request, &self.families));
         // The kernel lists a flow once its first packet has passed the last hook; one that
@@ -110,8 +110,8 @@ impl Flows for LinuxFlows {
             packets_passed();
         }
         let mut index = match (&cut.scope, cut.index_epoch) {
-            (Scope::Of(addresses), Some(epoch)) => self.index.ask(addresses, epoch),
-            _ => Answer::default(),
+            (FlowScope::Of(addresses), Some(epoch)) => self.index.ask(addresses, epoch),
+            _ => IndexLookup::default(),
         };
         let mut scope = cut.scope.clone();
         scope.remove(&index.without_flows);
@@ -137,12 +137,12 @@ impl LinuxFlows {
     /// renewed.
     fn cut_and_renew(
         &self,
-        scope: Scope,
+        scope: FlowScope,
         new: &BTreeSet<IpAddr>,
         mut renewal: Renewal<'_>,
         judge: &mut Judge<'_>,
     ) -> Result<(Swept, bool), Error> {
-        let covers_all = scope == Scope::All;
+        let covers_all = scope == FlowScope::All;
         let mut noting = |flows: Vec<FlowKey>| {
             let ends: Vec<[IpAddr; 2]> = flows.iter().map(|flow| [flow.source, flow.destination]).collect();
             let verdicts = judge(flows)?;
@@ -166,7 +166,12 @@ impl LinuxFlows {
     }
 
     /// Cuts flows. Answers also whether all that are in the scope could be listed.
-    fn cut_in(&self, mut scope: Scope, new: &BTreeSet<IpAddr>, judge: &mut Judge<'_>) -> Result<(Swept, bool), Error> {
+    fn cut_in(
+        &self,
+        mut scope: FlowScope,
+        new: &BTreeSet<IpAddr>,
+        judge: &mut Judge<'_>,
+    ) -> Result<(Swept, bool), Error> {
         let mut all = Swept::default();
         let entries = fs::read_to_string(COUNT).ok().and_then(|count| count.trim().parse::<usize>().ok());
         // Walking through an empty table takes milliseconds, because it has room for many.
@@ -211,7 +216,7 @@ impl LinuxFlows {
     /// of which addresses it did.
     fn cut_new(
         &self,
-        scope: &Scope,
+        scope: &FlowScope,
         new: &BTreeSet<IpAddr>,
         few: usize,
         cut_all_of: impl FnOnce(&BTreeSet<Ipv4Addr>) -> Result<bool, conntrack::Error>,
@@ -223,7 +228,7 @@ impl LinuxFlows {
         let addresses: BTreeSet<Ipv4Addr> = new.iter().filter_map(is_v4).collect();
         // One by one they would be more walks than a list, which the others need anyway.
         let is_few = !addresses.is_empty() && addresses.len() <= few;
-        if !is_few || matches!(scope, Scope::All) || self.facts.lists_only.load(Ordering::Relaxed) {
+        if !is_few || matches!(scope, FlowScope::All) || self.facts.lists_only.load(Ordering::Relaxed) {
             return BTreeSet::new();
         }
         match cut_all_of(&addresses) {
@@ -245,14 +250,14 @@ mod tests {
         let new: BTreeSet<IpAddr> =
             ["10.0.0.1", "10.0.0.2", "fd00::1"].map(|text| text.parse().expect("an address")).into();
         let v4: BTreeSet<IpAddr> = new.iter().copied().filter(IpAddr::is_ipv4).collect();
-        let scope = Scope::Of(new.clone());
+        let scope = FlowScope::Of(new.clone());
         let says = |answer: Result<bool, conntrack::Error>| move |_: &BTreeSet<Ipv4Addr>| answer;
         let flows = LinuxFlows { families: Family::ALL.to_vec(), facts: Arc::default(), index: Arc::default() };
         assert_eq!(flows.cut_new(&scope, &new, 2, says(Ok(true))), v4);
         // Too many of them, or all flows are listed in any case.
         let never = |_: &BTreeSet<Ipv4Addr>| -> Result<bool, conntrack::Error> { panic!("the kernel is asked") };
         assert_eq!(flows.cut_new(&scope, &new, 1, never), BTreeSet::new());
-        assert_eq!(flows.cut_new(&Scope::All, &new, 9, never), BTreeSet::new());
+        assert_eq!(flows.cut_new(&FlowScope::All, &new, 9, never), BTreeSet::new());
         assert_eq!(flows.cut_new(&scope, &BTreeSet::new(), 9, never), BTreeSet::new());
         // A failure says nothing about the next time.
         assert_eq!(flows.cut_new(&scope, &new, 2, says(Err(conntrack::Error::Lost(1)))), BTreeSet::new());

@@ -16,7 +16,7 @@ pub(super) const NETFILTER_HEADER: [u8; 4] = [2, 0, 0, 0];
 /// What a message asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Command {
+pub(super) enum SetCommand {
     Protocol = 1,
     Create = 2,
     Destroy = 3,

@@ -22,7 +22,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-use attribute::{Attributes, Command, message};
+use attribute::{Attributes, SetCommand, message};
 pub use error::{Error, Refusal};
 use request::Request;
 use rtnetlink::packet_core::DecodeError;
@@ -65,7 +65,7 @@ pub type OneSet = (Option<SetKind>, BTreeSet<Member>);
 
 /// What the kernel holds under our names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Reading {
+pub struct ActualSets {
     /// The IPv4 sets.
     pub v4: Sets,
     /// The IPv6 sets.
@@ -85,7 +85,7 @@ pub struct OddSet {
 
 /// What the kernel reports of a set without its members.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
+pub struct SetSummary {
     /// Its kind, if it is as we make sets.
     pub kind: Option<SetKind>,
     /// How many members it has, where the kernel says so.
@@ -156,8 +156,8 @@ impl Ipset {
                     created.map_err(|refusal| refused(first, refusal))?;
                     1
                 }
-                SetWrite::Add(name, _) => self.members(Command::Add, name, rest)?,
-                SetWrite::Delete(name, _) => self.members(Command::Delete, name, rest)?,
+                SetWrite::Add(name, _) => self.members(SetCommand::Add, name, rest)?,
+                SetWrite::Delete(name, _) => self.members(SetCommand::Delete, name, rest)?,
                 SetWrite::Destroy(name) => {
                     self.destroy_by(name.as_str(), deadline)?.map_err(|refusal| refused(first, refusal))?;
                     1
@@ -195,10 +195,10 @@ impl Ipset {
 
     /// Carries out, in one message, the writes at the front that are of one
     /// sort and to one set, as many as fit; answers how many.
-    fn members(&mut self, command: Command, name: &SetName, writes: &[&SetWrite]) -> Result<usize, Error> {
+    fn members(&mut self, command: SetCommand, name: &SetName, writes: &[&SetWrite]) -> Result<usize, Error> {
         let alike = writes.iter().map_while(|write| match write {
-            SetWrite::Add(set, member) if command == Command::Add && set == name => Some(member),
-            SetWrite::Delete(set, member) if command == Command::Delete && set == name => Some(member),
+            SetWrite::Add(set, member) if command == SetCommand::Add && set == name => Some(member),
+            SetWrite::Delete(set, member) if command == SetCommand::Delete && set == name => Some(member),
             _ => None,
         });
         let (mut request, count) = Request::members(self.version, command, name, alike);
@@ -313,12 +313,12 @@ impl Ipset {
     ///
     /// # Errors
     /// If the kernel does not list them.
-    pub fn heads(&mut self) -> Result<BTreeMap<SetName, Head>, Error> {
+    pub fn heads(&mut self) -> Result<BTreeMap<SetName, SetSummary>, Error> {
         self.list(Request::heads(self.version), |heads: &mut BTreeMap<_, _>, answer| {
             let (Some(name), Some(header)) = (ours(answer)?, answer.header()?) else { return Ok(()) };
             let kind = header.kind(name.family());
             let members = header.elements.and_then(|count| usize::try_from(count).ok());
-            heads.insert(name, Head { kind, members });
+            heads.insert(name, SetSummary { kind, members });
             Ok(())
         })
     }
@@ -329,7 +329,7 @@ impl Ipset {
     /// # Errors
     /// If the kernel does not list it.
     pub fn members_of(&mut self, name: &SetName, family: Family) -> Result<Option<OneSet>, Error> {
-        let listed = self.list(Request::one(self.version, name), |set: &mut Listed, answer| match ours(answer)? {
+        let listed = self.list(Request::one(self.version, name), |set: &mut PartialSet, answer| match ours(answer)? {
             Some(_) => set.take(family, answer),
             None => Ok(()),
         });
@@ -344,16 +344,16 @@ impl Ipset {
     ///
     /// # Errors
     /// If the kernel does not list them.
-    pub fn read(&mut self) -> Result<Reading, Error> {
+    pub fn read(&mut self) -> Result<ActualSets, Error> {
         // All at once: asked for by name, the kernel looks through all sets for
         // each. Others' sets pass by unread, whatever type they are of.
-        let listed = self.list(Request::dump(self.version), |sets: &mut BTreeMap<_, Listed>, answer| {
+        let listed = self.list(Request::dump(self.version), |sets: &mut BTreeMap<_, PartialSet>, answer| {
             let Some(name) = ours(answer)? else { return Ok(()) };
             let family = name.family();
             sets.entry(name).or_default().take(family, answer)
         })?;
-        let mut reading = Reading::default();
-        for (name, Listed { header, kind, members }) in listed {
+        let mut reading = ActualSets::default();
+        for (name, PartialSet { header, kind, members }) in listed {
             match (kind, name.family()) {
                 (Some(kind), Family::V4) => reading.v4.extend([(name, (kind, members))]),
                 (Some(kind), Family::V6) => reading.v6.extend([(name, (kind, members))]),
@@ -414,14 +414,14 @@ fn refused(write: &SetWrite, refusal: Refusal) -> Error {
 
 /// A set as far as it has been listed.
 #[derive(Debug, Default)]
-struct Listed {
+struct PartialSet {
     header: String,
     /// None where it is not as we make sets.
     kind: Option<SetKind>,
     members: BTreeSet<Member>,
 }
 
-impl Listed {
+impl PartialSet {
     fn take(&mut self, family: Family, answer: Attributes<'_>) -> Result<(), Error> {
         if let Some(header) = answer.header()? {
             self.kind = header.kind(family);

@@ -14,9 +14,9 @@ use super::request;
 
 impl Attributes<'_> {
     /// The head of a set's list: in the first of its messages only.
-    pub(super) fn header(self) -> Result<Option<Header>, DecodeError> {
+    pub(super) fn header(self) -> Result<Option<SetHeader>, DecodeError> {
         let Some(type_name) = self.text(message::TYPE)? else { return Ok(None) };
-        let mut header = Header {
+        let mut header = SetHeader {
             type_name: type_name.to_owned(),
             family: self.u8(message::FAMILY)?.unwrap_or_default(),
             maxelem: None,
@@ -46,7 +46,7 @@ impl Attributes<'_> {
 
 /// How a set was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct SetHeader {
     type_name: String,
     family: u8,
     maxelem: Option<u32>,
@@ -57,7 +57,7 @@ pub(super) struct Header {
     options: Vec<u16>,
 }
 
-impl Header {
+impl SetHeader {
     /// The kind of the set, if it is as we make those of a family.
     pub(super) fn kind(&self, family: Family) -> Option<SetKind> {
         let kind = SetKind::ALL.into_iter().find(|kind| kind.as_str() == self.type_name)?;
@@ -66,7 +66,7 @@ impl Header {
     }
 }
 
-impl fmt::Display for Header {
+impl fmt::Display for SetHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.type_name)?;
         match self.family {

@@ -8,7 +8,7 @@ use npc_compiler::ruleset::node::{Member, SetKind, SetName};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer};
 
 use super::attribute::{
-    self, Command, LIST_HEADS, LIST_NAMES, NETFILTER_HEADER, NETLINK_HEADER_LENGTH, SUBSYSTEM, WriteAttributes as _,
+    self, LIST_HEADS, LIST_NAMES, NETFILTER_HEADER, NETLINK_HEADER_LENGTH, SUBSYSTEM, SetCommand, WriteAttributes as _,
     message, option,
 };
 
@@ -28,12 +28,12 @@ pub(super) struct Request(Vec<u8>);
 impl Request {
     /// Which version the kernel speaks.
     pub(super) fn protocol(newest: u8) -> Self {
-        Self::new(Command::Protocol, newest, |_| ())
+        Self::new(SetCommand::Protocol, newest, |_| ())
     }
 
     /// Which revisions of a set type it has.
     pub(super) fn revisions(version: u8, family: Family, kind: SetKind) -> Self {
-        Self::new(Command::Type, version, |bytes| {
+        Self::new(SetCommand::Type, version, |bytes| {
             bytes.put_text(message::TYPE, kind.as_str());
             bytes.put(message::FAMILY, &[number(family)]);
         })
@@ -41,7 +41,7 @@ impl Request {
 
     /// Makes an empty set, unless the same is there already.
     pub(super) fn create(version: u8, name: &SetName, family: Family, kind: SetKind, revision: u8) -> Self {
-        Self::new(Command::Create, version, |bytes| {
+        Self::new(SetCommand::Create, version, |bytes| {
             bytes.put_text(message::SET, name.as_str());
             bytes.put_text(message::TYPE, kind.as_str());
             bytes.put(message::REVISION, &[revision]);
@@ -52,12 +52,12 @@ impl Request {
 
     /// Removes a set.
     pub(super) fn destroy(version: u8, name: &str) -> Self {
-        Self::new(Command::Destroy, version, |bytes| bytes.put_text(message::SET, name))
+        Self::new(SetCommand::Destroy, version, |bytes| bytes.put_text(message::SET, name))
     }
 
     /// Empties a set.
     pub(super) fn flush(version: u8, name: &SetName) -> Self {
-        Self::new(Command::Flush, version, |bytes| bytes.put_text(message::SET, name.as_str()))
+        Self::new(SetCommand::Flush, version, |bytes| bytes.put_text(message::SET, name.as_str()))
     }
 
     /// Adds (or deletes) as many of these members as fit into one message,
@@ -65,7 +65,7 @@ impl Request {
     /// there already (or is not) counts as done.
     pub(super) fn members<'a>(
         version: u8,
-        command: Command,
+        command: SetCommand,
         name: &SetName,
         members: impl IntoIterator<Item = &'a Member>,
     ) -> (Self, usize) {
@@ -109,15 +109,15 @@ impl Request {
     }
 
     fn list(version: u8, attributes: impl FnOnce(&mut Vec<u8>)) -> Self {
-        Self::build(Command::List, NLM_F_DUMP, version, attributes)
+        Self::build(SetCommand::List, NLM_F_DUMP, version, attributes)
     }
 
-    fn new(command: Command, version: u8, attributes: impl FnOnce(&mut Vec<u8>)) -> Self {
+    fn new(command: SetCommand, version: u8, attributes: impl FnOnce(&mut Vec<u8>)) -> Self {
         // Without NLM_F_EXCL, what is as it is to be already is no error.
         Self::build(command, 0, version, attributes)
     }
 
-    fn build(command: Command, flags: u16, version: u8, attributes: impl FnOnce(&mut Vec<u8>)) -> Self {
+    fn build(command: SetCommand, flags: u16, version: u8, attributes: impl FnOnce(&mut Vec<u8>)) -> Self {
         let mut bytes = vec![0; NETLINK_HEADER_LENGTH];
         bytes.extend_from_slice(&NETFILTER_HEADER);
         bytes.put(message::PROTOCOL, &[version]);

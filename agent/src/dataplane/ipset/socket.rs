@@ -16,7 +16,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
-use super::attribute::{Attributes, Command, NETFILTER_HEADER, NETLINK_HEADER_LENGTH, SUBSYSTEM, message};
+use super::attribute::{Attributes, NETFILTER_HEADER, NETLINK_HEADER_LENGTH, SUBSYSTEM, SetCommand, message};
 use super::error::{Error, Refusal};
 use super::request::Request;
 
@@ -166,7 +166,7 @@ fn outcome(payload: &[u8]) -> Result<Outcome, Error> {
     // Only requests with members have a line, and not every refusal quotes
     // all of one.
     let line = NetlinkBuffer::new_checked(quoted).ok().and_then(|request| {
-        let of_members = [Command::Add, Command::Delete].map(|command| command as u8);
+        let of_members = [SetCommand::Add, SetCommand::Delete].map(|command| command as u8);
         let [_, command] = request.message_type().to_be_bytes();
         let attributes = quoted.get(NETLINK_HEADER_LENGTH + NETFILTER_HEADER.len()..)?;
         let line = Attributes(attributes).get(message::LINE).ok()??;

@@ -72,11 +72,11 @@ fn members_v4() -> [Member; 2] {
 #[test]
 fn members_are_written_as_ipset_writes_them() {
     let name = SetName::new(Family::V4, "n");
-    let (mut request, count) = Request::members(7, Command::Add, &name, &members_v4());
+    let (mut request, count) = Request::members(7, SetCommand::Add, &name, &members_v4());
     assert_eq!((request.numbered(SEQUENCE), count), (&bytes(ADDS_V4)[..], 2));
     let name = SetName::new(Family::V6, "p");
     let members = [with_port("fd00::1", Protocol::Sctp, 80), with_port("fd00::2", Protocol::Udp, 53)];
-    let (mut request, count) = Request::members(7, Command::Add, &name, &members);
+    let (mut request, count) = Request::members(7, SetCommand::Add, &name, &members);
     assert_eq!((request.numbered(SEQUENCE), count), (&bytes(ADDS_V6)[..], 2));
 }
 
@@ -84,7 +84,7 @@ fn members_are_written_as_ipset_writes_them() {
 fn a_message_ends_before_its_lengths_overflow() {
     let name = SetName::new(Family::V6, "p");
     let member = with_port("fd00::1", Protocol::Tcp, 1);
-    let (mut request, count) = Request::members(7, Command::Add, &name, std::iter::repeat_n(&member, 100_000));
+    let (mut request, count) = Request::members(7, SetCommand::Add, &name, std::iter::repeat_n(&member, 100_000));
     let length = request.numbered(0).len();
     assert!(count > 200 && length < 1 << 15, "{count} members in {length} bytes");
     assert_eq!(NetlinkBuffer::new(request.numbered(0)).length() as usize, length);
@@ -132,14 +132,14 @@ fn a_list_is_read_as_the_sets_that_it_shows() {
     let v4 = Sets::from([(SetName::new(Family::V4, "n"), (SetKind::HashNet, members_v4().into()))]);
     let port = with_port("fd00::1", Protocol::Sctp, 80);
     let v6 = Sets::from([(SetName::new(Family::V6, "p"), (SetKind::HashIpPort, [port].into()))]);
-    let both = Reading { v4: v4.clone(), v6, odd: Vec::new() };
+    let both = ActualSets { v4: v4.clone(), v6, odd: Vec::new() };
     assert_eq!(ipset(&answers).0.read().expect("it reads"), both);
 
     // Several messages at once, as names come; and a set with another limit.
     let together = [bytes(LIST_V4), small(LIST_V6), bytes(LIST_END)].concat();
     let header = "hash:ip,port family inet6 maxelem 65536".to_owned();
     let odd = vec![OddSet { name: SetName::new(Family::V6, "p"), header }];
-    assert_eq!(ipset(&[(1, together)]).0.read().expect("it reads"), Reading { v4, v6: Sets::new(), odd });
+    assert_eq!(ipset(&[(1, together)]).0.read().expect("it reads"), ActualSets { v4, v6: Sets::new(), odd });
 }
 
 #[test]

@@ -25,7 +25,7 @@ impl Iptables {
                     return Err(Error::ForeignForward { family: self.family, found });
                 }
                 let rules = native.rules(Some("FORWARD")).map_err(|source| self.of_kernel(source))?;
-                Ok(Hook::of(rules.iter().map(native::Rule::is_our_jump)))
+                Ok(Hook::of(rules.iter().map(native::NativeRule::is_our_jump)))
             }
         }
     }

@@ -47,7 +47,7 @@ pub use native::ForeignForward;
 pub(super) use native::fuzz as fuzz_native;
 
 pub(super) use filter_table::Overview;
-pub(super) use native::{Chain as NativeChain, Native, Rule as NativeRule};
+pub(super) use native::{Native, NativeChain, NativeRule};
 pub(super) use reading::native_residents;
 
 /// How long a command waits for the xtables lock before it gives up.

@@ -40,7 +40,7 @@ mod immediate {
 
 /// A chain of one of the tables of iptables.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) struct Chain {
+pub(in super::super) struct NativeChain {
     /// The table that it is in.
     pub(in super::super) table: String,
     /// Its name.
@@ -53,7 +53,7 @@ pub(in super::super) struct Chain {
 
 /// A rule of one of the tables of iptables.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) struct Rule {
+pub(in super::super) struct NativeRule {
     /// The table that it is in.
     pub(in super::super) table: String,
     /// The chain that it is in.
@@ -66,7 +66,7 @@ pub(in super::super) struct Rule {
     is_plain_jump: bool,
 }
 
-impl Rule {
+impl NativeRule {
     /// Whether it is the jump to our chains.
     pub(in super::super) fn is_our_jump(&self) -> bool {
         self.is_plain_jump && self.leads_to.as_deref() == Some(FORWARD_CHAIN)
@@ -132,7 +132,7 @@ impl Native {
     ///
     /// # Errors
     /// If they cannot be listed.
-    pub(in super::super) fn chains(&mut self) -> Result<Vec<Chain>, Error> {
+    pub(in super::super) fn chains(&mut self) -> Result<Vec<NativeChain>, Error> {
         let what = format!("list the chains of {}", self.family);
         let request = Request::list(message::GET_CHAIN, self.number(), what, |_| {});
         self.socket.ask(&request, |attributes| Ok(read_chain(attributes)))
@@ -143,7 +143,7 @@ impl Native {
     ///
     /// # Errors
     /// If they cannot be listed.
-    pub(in super::super) fn rules(&mut self, of: Option<&str>) -> Result<Vec<Rule>, Error> {
+    pub(in super::super) fn rules(&mut self, of: Option<&str>) -> Result<Vec<NativeRule>, Error> {
         let what = format!("list rules of {}", self.family);
         let request = Request::list(message::GET_RULE, self.number(), what, |attributes| {
             if let Some(name) = of {
@@ -152,7 +152,7 @@ impl Native {
             }
         });
         // A kernel that does not look at what was asked for lists all.
-        let is_asked = |rule: &Rule| of.is_none_or(|name| rule.table == FILTER && rule.chain == name);
+        let is_asked = |rule: &NativeRule| of.is_none_or(|name| rule.table == FILTER && rule.chain == name);
         self.socket.ask(&request, |attributes| Ok(read_rule(attributes).filter(is_asked)))
     }
 
@@ -213,7 +213,7 @@ fn is_of_iptables(table: &str) -> bool {
 
 /// A chain, if it is one of a table of iptables. What cannot be understood is of
 /// another program.
-fn read_chain(attributes: Attributes<'_>) -> Option<Chain> {
+fn read_chain(attributes: Attributes<'_>) -> Option<NativeChain> {
     let table = text(attributes, chain::TABLE).filter(|table| is_of_iptables(table))?;
     let hooked = attributes.nested(chain::HOOK).ok();
     let base = hooked.and_then(|hooked| {
@@ -221,10 +221,10 @@ fn read_chain(attributes: Attributes<'_>) -> Option<Chain> {
         Some((number, priority, text(attributes, chain::TYPE).unwrap_or_default()))
     });
     let drops = attributes.u32(chain::POLICY).ok().flatten() == Some(POLICY_DROP);
-    Some(Chain { table, name: text(attributes, chain::NAME)?, base, drops })
+    Some(NativeChain { table, name: text(attributes, chain::NAME)?, base, drops })
 }
 
-fn read_rule(attributes: Attributes<'_>) -> Option<Rule> {
+fn read_rule(attributes: Attributes<'_>) -> Option<NativeRule> {
     let table = text(attributes, rule::TABLE).filter(|table| is_of_iptables(table))?;
     let handle = attributes.u64(rule::HANDLE).ok()??;
     let (mut leads_to, mut is_plain, mut is_jump) = (None, true, false);
@@ -245,7 +245,7 @@ fn read_rule(attributes: Attributes<'_>) -> Option<Rule> {
         }
     }
     let is_plain_jump = is_plain && is_jump;
-    Some(Rule { table, chain: text(attributes, rule::CHAIN)?, handle, leads_to, is_plain_jump })
+    Some(NativeRule { table, chain: text(attributes, rule::CHAIN)?, handle, leads_to, is_plain_jump })
 }
 
 /// The verdict that an immediate expression gives, and the chain that it names.

@@ -15,7 +15,7 @@ use crate::dataplane::programs::backend::Backend;
 use crate::dataplane::programs::process;
 
 /// What was listed of chains.
-struct Listed {
+struct ListedChains {
     /// As `iptables -S` prints them, one after another.
     text: String,
     /// Those that cannot be listed.
@@ -184,8 +184,8 @@ impl Iptables {
     /// Lists chains by as few processes as can be: a restore carries out `-S`, too,
     /// one for each line, and stops at the first chain with a rule that it does
     /// not understand. The next process goes on behind that chain.
-    fn list(&self, names: &[ChainName], with_counters: bool) -> Result<Listed, Error> {
-        let mut listed = Listed { text: String::new(), unread: Vec::new() };
+    fn list(&self, names: &[ChainName], with_counters: bool) -> Result<ListedChains, Error> {
+        let mut listed = ListedChains { text: String::new(), unread: Vec::new() };
         let mut rest = names;
         while !rest.is_empty() {
             self.wait_for_lock()?;
@@ -255,7 +255,7 @@ fn culprit(names: &[ChainName], place: &error::RefusedLine, output: &process::Ou
 /// Counts what one backend and family hold in all tables of iptables, over netlink.
 pub(in super::super) fn native_residents(
     family: Family,
-) -> Result<(Vec<native::Chain>, Vec<native::Rule>), super::super::nftables::Error> {
+) -> Result<(Vec<native::NativeChain>, Vec<native::NativeRule>), super::super::nftables::Error> {
     let mut native = Native::open(family)?;
     Ok((native.chains()?, native.rules(None)?))
 }

@@ -32,7 +32,7 @@ pub(super) struct Tables {
 #[derive(Debug, PartialEq, Eq)]
 struct Link {
     name: String,
-    kind: Kind,
+    kind: LinkKind,
     group: u32,
     /// The bridge that it is a port of, or another link that rules it.
     controller: Option<u32>,
@@ -47,12 +47,12 @@ impl Link {
     /// Whether nothing can come from this port of a bridge but what a pod, or a
     /// machine, behind it sends.
     fn is_port_of_pod(&self) -> bool {
-        self.kind == Kind::Tap || self.kind == Kind::Veth && self.leads_away
+        self.kind == LinkKind::Tap || self.kind == LinkKind::Veth && self.leads_away
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum LinkKind {
     Bridge,
     Veth,
     Tap,
@@ -131,7 +131,7 @@ impl Tables {
         let index = message.header.index;
         let mut link = Link {
             name: String::new(),
-            kind: Kind::Other,
+            kind: LinkKind::Other,
             group: 0,
             controller: None,
             leads_away: false,
@@ -147,9 +147,9 @@ impl Tables {
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         match info {
-                            LinkInfo::Kind(InfoKind::Bridge) => link.kind = Kind::Bridge,
-                            LinkInfo::Kind(InfoKind::Veth) => link.kind = Kind::Veth,
-                            LinkInfo::Kind(InfoKind::Tun) => link.kind = Kind::Tap,
+                            LinkInfo::Kind(InfoKind::Bridge) => link.kind = LinkKind::Bridge,
+                            LinkInfo::Kind(InfoKind::Veth) => link.kind = LinkKind::Veth,
+                            LinkInfo::Kind(InfoKind::Tun) => link.kind = LinkKind::Tap,
                             LinkInfo::Data(InfoData::Bridge(facts)) => {
                                 for fact in facts {
                                     match fact {
@@ -207,7 +207,7 @@ impl Tables {
         // gateway.
         let behind = |route: &&Route| !route.onward && route.to.prefix() > 0 && counts(&route.to);
         for route in self.routes.iter().filter(behind) {
-            if let Some(link) = self.links.get(&route.link).filter(|link| link.kind == Kind::Bridge) {
+            if let Some(link) = self.links.get(&route.link).filter(|link| link.kind == LinkKind::Bridge) {
                 network.bridged.entry(link.name.clone()).or_default().insert(route.to);
             }
         }
@@ -216,7 +216,7 @@ impl Tables {
 
     fn bridges(&self) -> BTreeMap<String, Bridge> {
         let mut bridges = BTreeMap::new();
-        for (index, link) in self.links.iter().filter(|(_, link)| link.kind == Kind::Bridge) {
+        for (index, link) in self.links.iter().filter(|(_, link)| link.kind == LinkKind::Bridge) {
             let ports =
                 self.links.values().filter(|port| port.controller == Some(*index)).take(2).fold(0, |n, _| n + 1);
             let [v4, v6] = link.calls;
@@ -228,7 +228,7 @@ impl Tables {
     fn bridge_ports(&self) -> BTreeMap<String, BTreeSet<u32>> {
         let mut ports = BTreeMap::<String, BTreeSet<u32>>::new();
         for (index, link) in self.links.iter().filter(|(_, link)| link.is_port_of_pod()) {
-            let bridge = link.controller.and_then(|of| self.links.get(&of)).filter(|of| of.kind == Kind::Bridge);
+            let bridge = link.controller.and_then(|of| self.links.get(&of)).filter(|of| of.kind == LinkKind::Bridge);
             if let Some(bridge) = bridge {
                 ports.entry(bridge.name.clone()).or_default().insert(*index);
             }
@@ -261,17 +261,17 @@ impl Tables {
             let why_not = match link.kind {
                 _ if link.controller.is_some() => Some(NotPodInterface::Ruled),
                 _ if routes.iter().any(|route| route.to.prefix() == 0) => Some(NotPodInterface::Default),
-                Kind::Veth if !link.leads_away => Some(NotPodInterface::PairHere),
-                Kind::Veth if !routes.iter().any(|route| !route.onward && is_host(&route.to)) => {
+                LinkKind::Veth if !link.leads_away => Some(NotPodInterface::PairHere),
+                LinkKind::Veth if !routes.iter().any(|route| !route.onward && is_host(&route.to)) => {
                     Some(NotPodInterface::NoHostRoute)
                 }
-                Kind::Bridge if open.contains(&index) => Some(NotPodInterface::OpenBridge),
-                Kind::Veth | Kind::Bridge => None,
-                Kind::Tap | Kind::Other => Some(NotPodInterface::Kind),
+                LinkKind::Bridge if open.contains(&index) => Some(NotPodInterface::OpenBridge),
+                LinkKind::Veth | LinkKind::Bridge => None,
+                LinkKind::Tap | LinkKind::Other => Some(NotPodInterface::Kind),
             };
             let Some(why) = why_not else {
                 let routes = routes.into_iter().map(|route| route.to).collect();
-                let is_bridge = link.kind == Kind::Bridge;
+                let is_bridge = link.kind == LinkKind::Bridge;
                 network.interfaces.insert(name, Interface { index, group: link.group, is_bridge, routes });
                 continue;
             };

@@ -20,18 +20,18 @@ pub(in super::super) struct OwnTable {
 
 /// What is said of the table itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) struct Head {
+pub(in super::super) struct TableHeader {
     pub(in super::super) flags: u32,
     /// Its number, which no later table has. Kernels before Linux 4.16 give none.
     pub(in super::super) handle: Option<u64>,
 }
 
 /// A chain: its name, and the number and the priority of its hook if packets enter it.
-pub(in super::super) type Chain<'a> = (&'a str, Option<(u32, i32)>);
+pub(in super::super) type BaseChain<'a> = (&'a str, Option<(u32, i32)>);
 
 /// A set as it is made, or listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) struct Set {
+pub(in super::super) struct TableSet {
     pub(in super::super) name: &'static str,
     /// For `nft`, which prints members by it. Not compared when the set is read back.
     pub(in super::super) key_type: u32,
@@ -58,12 +58,12 @@ impl OwnTable {
     }
 
     /// The table itself, if it is there.
-    pub(in super::super) fn head(self, socket: &mut Socket) -> Result<Option<Head>, Error> {
+    pub(in super::super) fn head(self, socket: &mut Socket) -> Result<Option<TableHeader>, Error> {
         let what = format!("look for the table {}", self.title());
         let ask = Request::get(message::GET_TABLE, self.family, what, self.named(table::NAME));
         let heads = socket.ask(&ask, |attributes| {
             let flags = attributes.u32(table::FLAGS)?.unwrap_or_default();
-            Ok(Some(Head { flags, handle: attributes.u64(table::HANDLE)? }))
+            Ok(Some(TableHeader { flags, handle: attributes.u64(table::HANDLE)? }))
         });
         match heads {
             Ok(heads) => Ok(heads.first().copied()),
@@ -76,7 +76,7 @@ impl OwnTable {
     pub(in super::super) fn has_chains<'a>(
         self,
         socket: &mut Socket,
-        chains: impl Iterator<Item = Chain<'a>>,
+        chains: impl Iterator<Item = BaseChain<'a>>,
     ) -> Result<bool, Error> {
         // The kernel lists chains and sets of all tables of the family.
         let what = format!("list the chains of the table {}", self.title());
@@ -90,7 +90,7 @@ impl OwnTable {
     }
 
     /// The numbers of its sets, in the order of their names; nothing if it has others than these.
-    pub(in super::super) fn sets(self, socket: &mut Socket, sets: &[Set]) -> Result<Option<Vec<u64>>, Error> {
+    pub(in super::super) fn sets(self, socket: &mut Socket, sets: &[TableSet]) -> Result<Option<Vec<u64>>, Error> {
         let what = format!("list the sets of the table {}", self.title());
         let ask = Request::list(message::GET_SET, self.family, what, self.named(set::TABLE));
         let mut found = socket.ask(&ask, |attributes| self.in_it(attributes, set::TABLE, as_set))?;
@@ -196,7 +196,7 @@ impl OwnTable {
     }
 
     /// Makes a set. The number is its own within the batch.
-    pub(in super::super) fn make_set(self, number: u32, one: &Set) -> Request {
+    pub(in super::super) fn make_set(self, number: u32, one: &TableSet) -> Request {
         let what = format!("make the set {} of the table {}", one.name, self.title());
         Request::create(message::NEW_SET, self.family, what, |bytes| {
             bytes.put_text(set::TABLE, self.name);
@@ -215,7 +215,7 @@ impl OwnTable {
     }
 
     /// Makes a chain.
-    pub(in super::super) fn make_chain(self, (name, place): Chain<'_>) -> Request {
+    pub(in super::super) fn make_chain(self, (name, place): BaseChain<'_>) -> Request {
         let what = format!("make the chain {name} of the table {}", self.title());
         Request::create(message::NEW_CHAIN, self.family, what, |bytes| {
             bytes.put_text(chain::TABLE, self.name);

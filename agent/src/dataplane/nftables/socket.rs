@@ -189,7 +189,7 @@ pub struct Socket {
 }
 
 /// What was read of an answer until it ended.
-enum End {
+enum ReplyPart {
     /// The message of this number was carried out, or refused.
     Of(u32, Result<(), Errno>),
     /// What came may not be all, or what was listed changed meanwhile.
@@ -230,9 +230,9 @@ impl Socket {
                 Ok(())
             });
             match end {
-                Ok(End::Of(_, Ok(()))) => return Ok(found),
-                Ok(End::Of(_, Err(errno))) => return Err(refused(request, errno)),
-                Ok(End::Interrupted) => self.renew()?,
+                Ok(ReplyPart::Of(_, Ok(()))) => return Ok(found),
+                Ok(ReplyPart::Of(_, Err(errno))) => return Err(refused(request, errno)),
+                Ok(ReplyPart::Interrupted) => self.renew()?,
                 Err(error) => {
                     // What is left of the answer would be in the next one's way.
                     self.renew()?;
@@ -309,7 +309,7 @@ impl Socket {
         let mut failed = None;
         loop {
             match self.receive(last, first..=number, |_| Ok(())) {
-                Ok(End::Of(number, outcome)) => {
+                Ok(ReplyPart::Of(number, outcome)) => {
                     if let Err(errno) = outcome {
                         failed.get_or_insert_with(|| refused(which(number), errno));
                     }
@@ -318,7 +318,7 @@ impl Socket {
                         break;
                     }
                 }
-                Ok(End::Interrupted) => {
+                Ok(ReplyPart::Interrupted) => {
                     self.renew()?;
                     // A refusal that came is certain, whatever was lost after it.
                     return Err(failed.unwrap_or_else(|| Error::Interrupted(last.what.clone())));
@@ -347,13 +347,13 @@ impl Socket {
         request: &Request,
         numbers: std::ops::RangeInclusive<u32>,
         mut each: impl FnMut(Attributes<'_>) -> Result<(), DecodeError>,
-    ) -> Result<End, Error> {
+    ) -> Result<ReplyPart, Error> {
         let malformed = |source| Error::Malformed { what: request.what.clone(), source };
         let mut interrupted = false;
         loop {
             let length = match retry_on_intr(|| recv(&self.fd, &mut self.buffer[..], RecvFlags::TRUNC)) {
                 Ok((_, length)) => length,
-                Err(Errno::NOBUFS) => return Ok(End::Interrupted),
+                Err(Errno::NOBUFS) => return Ok(ReplyPart::Interrupted),
                 Err(Errno::AGAIN) => return Err(Error::Silent(PATIENCE, request.what.clone())),
                 Err(error) => return Err(failed("read from")(error)),
             };
@@ -393,7 +393,7 @@ impl Socket {
                         continue;
                     }
                 };
-                return Ok(if interrupted { End::Interrupted } else { End::Of(number, outcome) });
+                return Ok(if interrupted { ReplyPart::Interrupted } else { ReplyPart::Of(number, outcome) });
             }
         }
     }

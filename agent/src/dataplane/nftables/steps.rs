@@ -8,7 +8,7 @@ pub(in super::super) enum Step {
     /// Loads a fact about the packet.
     Meta(Meta, u32),
     /// Loads bytes of a header.
-    Payload(Header, u32, u32, u32),
+    Payload(PacketHeader, u32, u32, u32),
     /// Loads the first byte of an IPv6 extension header; not so where there is none of
     /// this number.
     Extension(u8, u32),
@@ -54,7 +54,7 @@ pub(in super::super) enum Meta {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Header {
+pub(in super::super) enum PacketHeader {
     Ethernet = 0,
     Network = 1,
     Transport = 2,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use super::other_programs::{Kind, NAMES, names_of};
+use super::other_programs::{NAMES, NamedThing, names_of};
 use crate::dataplane::ipset::Ipset;
 use crate::dataplane::iptables::Iptables;
 
@@ -25,7 +25,7 @@ pub fn other_engines() -> Result<BTreeMap<&'static str, String>, crate::dataplan
         }
     }
     let mut ipset = Ipset::open()?;
-    for names in NAMES.iter().filter(|names| names.is_engine && names.kind == Kind::Set) {
+    for names in NAMES.iter().filter(|names| names.is_engine && names.kind == NamedThing::Set) {
         if let Some(set) = ipset.names_with(names.begin)?.first() {
             found.entry(names.program).or_insert_with(|| format!("set {set}"));
         }
@@ -36,7 +36,7 @@ pub fn other_engines() -> Result<BTreeMap<&'static str, String>, crate::dataplan
 fn engines_in(chains: &BTreeSet<String>) -> BTreeMap<&'static str, String> {
     let mut found = BTreeMap::new();
     for chain in chains {
-        if let Some(names) = names_of(chain).filter(|names| names.is_engine && names.kind == Kind::Chain) {
+        if let Some(names) = names_of(chain).filter(|names| names.is_engine && names.kind == NamedThing::Chain) {
             found.entry(names.program).or_insert_with(|| chain.clone());
         }
     }

@@ -8,7 +8,7 @@ pub const AZURE_SETS: &str = "azure-npm-";
 
 /// What has such a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum NamedThing {
     /// A chain of iptables.
     Chain,
     /// A set of ipset.
@@ -17,54 +17,54 @@ pub enum Kind {
 
 /// Names of one program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Names {
+pub struct ProgramNames {
     /// What they begin with.
     pub begin: &'static str,
     /// What has them.
-    pub kind: Kind,
+    pub kind: NamedThing,
     /// The program, as people call it.
     pub program: &'static str,
     /// Whether they show that the program enforces network policies here.
     pub is_engine: bool,
 }
 
-const fn engine(begin: &'static str, kind: Kind, program: &'static str) -> Names {
-    Names { begin, kind, program, is_engine: true }
+const fn engine(begin: &'static str, kind: NamedThing, program: &'static str) -> ProgramNames {
+    ProgramNames { begin, kind, program, is_engine: true }
 }
 
-const fn other(begin: &'static str, kind: Kind, program: &'static str) -> Names {
-    Names { begin, kind, program, is_engine: false }
+const fn other(begin: &'static str, kind: NamedThing, program: &'static str) -> ProgramNames {
+    ProgramNames { begin, kind, program, is_engine: false }
 }
 
 /// The names. The first that fits a name is the right one, so what begins with another's stands
 /// before it.
-pub const NAMES: [Names; 21] = [
-    engine(AZURE_CHAINS, Kind::Chain, "Azure NPM"),
-    engine(AZURE_SETS, Kind::Set, "Azure NPM"),
-    engine("cali-", Kind::Chain, "Calico"),
-    engine("cali40", Kind::Set, "Calico"),
-    engine("cali60", Kind::Set, "Calico"),
-    engine("KUBE-ROUTER", Kind::Chain, "kube-router"),
-    engine("KUBE-NWPLCY", Kind::Chain, "kube-router"),
-    engine("KUBE-POD-FW", Kind::Chain, "kube-router"),
-    engine("kube-router-", Kind::Set, "kube-router"),
-    engine("KUBE-SRC-", Kind::Set, "kube-router"),
-    engine("KUBE-DST-", Kind::Set, "kube-router"),
-    engine("CILIUM_", Kind::Chain, "Cilium"),
-    engine("WEAVE-NPC", Kind::Chain, "Weave Net"),
-    engine("weave-", Kind::Set, "Weave Net"),
-    engine("ANTREA-POD-IP", Kind::Set, "Antrea"),
-    engine("ANTREA-", Kind::Chain, "Antrea"),
-    other("WEAVE-", Kind::Chain, "Weave Net"),
-    other("KUBE-", Kind::Chain, "kube-proxy or kubelet"),
-    other("FLANNEL-", Kind::Chain, "flannel"),
-    other("CNI-", Kind::Chain, "a CNI plugin (portmap, firewall or bridge)"),
-    other("DOCKER", Kind::Chain, "Docker"),
+pub const NAMES: [ProgramNames; 21] = [
+    engine(AZURE_CHAINS, NamedThing::Chain, "Azure NPM"),
+    engine(AZURE_SETS, NamedThing::Set, "Azure NPM"),
+    engine("cali-", NamedThing::Chain, "Calico"),
+    engine("cali40", NamedThing::Set, "Calico"),
+    engine("cali60", NamedThing::Set, "Calico"),
+    engine("KUBE-ROUTER", NamedThing::Chain, "kube-router"),
+    engine("KUBE-NWPLCY", NamedThing::Chain, "kube-router"),
+    engine("KUBE-POD-FW", NamedThing::Chain, "kube-router"),
+    engine("kube-router-", NamedThing::Set, "kube-router"),
+    engine("KUBE-SRC-", NamedThing::Set, "kube-router"),
+    engine("KUBE-DST-", NamedThing::Set, "kube-router"),
+    engine("CILIUM_", NamedThing::Chain, "Cilium"),
+    engine("WEAVE-NPC", NamedThing::Chain, "Weave Net"),
+    engine("weave-", NamedThing::Set, "Weave Net"),
+    engine("ANTREA-POD-IP", NamedThing::Set, "Antrea"),
+    engine("ANTREA-", NamedThing::Chain, "Antrea"),
+    other("WEAVE-", NamedThing::Chain, "Weave Net"),
+    other("KUBE-", NamedThing::Chain, "kube-proxy or kubelet"),
+    other("FLANNEL-", NamedThing::Chain, "flannel"),
+    other("CNI-", NamedThing::Chain, "a CNI plugin (portmap, firewall or bridge)"),
+    other("DOCKER", NamedThing::Chain, "Docker"),
 ];
 
 /// The names that this name belongs to, if they are known.
 #[must_use]
-pub fn names_of(name: &str) -> Option<&'static Names> {
+pub fn names_of(name: &str) -> Option<&'static ProgramNames> {
     NAMES.iter().find(|names| name.starts_with(names.begin))
 }
 

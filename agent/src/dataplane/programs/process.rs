@@ -159,7 +159,7 @@ fn run_within(limit: Duration, program: &str, args: &[&str], input: &str) -> Res
 /// This thread does it all, because a node without free process ids has no thread for it.
 fn communicate(child: &mut Child, input: &str, deadline: Instant) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
     let mut feeding = Feeding::of(child.stdin.take(), input.as_bytes())?;
-    let mut reading = [Reading::of(child.stdout.take())?, Reading::of(child.stderr.take())?];
+    let mut reading = [ChildPipe::of(child.stdout.take())?, ChildPipe::of(child.stderr.take())?];
     while reading.iter().any(|one| one.pipe.is_some()) {
         let mut open: Vec<PollFd<'_>> = Vec::with_capacity(3);
         open.extend(feeding.pipe.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
@@ -243,12 +243,12 @@ impl<'a> Feeding<'a> {
 }
 
 /// What a child prints to one pipe.
-struct Reading {
+struct ChildPipe {
     pipe: Option<File>,
     bytes: Vec<u8>,
 }
 
-impl Reading {
+impl ChildPipe {
     fn of(pipe: Option<impl Into<OwnedFd>>) -> io::Result<Self> {
         let pipe = pipe.map(|pipe| File::from(pipe.into()));
         pipe.as_ref().map_or(Ok(()), never_waits)?;

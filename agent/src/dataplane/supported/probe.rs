@@ -79,7 +79,7 @@ enum Lack {
     AntiSpoof,
 }
 
-fn probes(family: Family, sets: &Sets) -> Vec<Probe> {
+fn probes(family: Family, sets: &ScratchSets) -> Vec<Probe> {
     let set = sets.name(SetKind::HashIp);
     let ports = |protocol| vec![Match::Protocol(protocol), Match::DestinationPorts(vec![(1, 2), (4, 4)])];
     let needed = |what, matches| Probe { what, lack: Lack::Fatal, matches, target: Target::Return };
@@ -178,7 +178,7 @@ pub(in super::super) fn probe(tables: &[Iptables], ipset: &mut Ipset, failed: &m
 fn probe_family(table: &Iptables, ipset: &mut Ipset, before: &Supported) -> Result<Supported, Error> {
     let mut capabilities = before.clone();
     let mut fatal = Vec::new();
-    let sets = Sets::create(ipset, table.family(), &mut fatal)?;
+    let sets = ScratchSets::create(ipset, table.family(), &mut fatal)?;
     capabilities.no_anti_spoof = capabilities.no_anti_spoof.or_else(|| sets.lacks_interfaces.clone());
     // Without sets there is no asking for the match.
     let answers = if fatal.is_empty() { ask(table, probes(table.family(), &sets)) } else { Ok(Vec::new()) };
@@ -244,14 +244,14 @@ pub(in super::super) fn remove(table: &Iptables, chain: &ChainName) -> Result<()
 }
 
 /// One scratch set of each kind.
-struct Sets {
+struct ScratchSets {
     family: Family,
     /// The kind for interfaces is missing, which nothing but `--anti-spoof`
     /// needs.
     lacks_interfaces: Option<Missing>,
 }
 
-impl Sets {
+impl ScratchSets {
     fn create(ipset: &mut Ipset, family: Family, fatal: &mut Vec<Missing>) -> Result<Self, Error> {
         let mut sets = Self { family, lacks_interfaces: None };
         for kind in SetKind::ALL {

@@ -36,19 +36,19 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(5 * 60), Duration::from
 #[derive(Debug, Default)]
 pub(in super::super) struct PrintedForms {
     /// For what is read, what was written.
-    printed: BTreeMap<Place, BTreeMap<Rule, BTreeSet<Rule>>>,
+    printed: BTreeMap<PrintedPlace, BTreeMap<Rule, BTreeSet<Rule>>>,
     /// Rules that are printed as they were written.
     plain: BTreeSet<(Family, Rule)>,
     /// Chains that are not printed as they were written, however often that is.
-    mismatches: BTreeMap<(Family, ChainName), Mismatch>,
+    mismatches: BTreeMap<(Family, ChainName), SpellingMismatch>,
 }
 
 /// Where a rule is printed so: in a family, and in one chain if the rule's text names the
 /// chain.
-type Place = (Family, Option<ChainName>);
+type PrintedPlace = (Family, Option<ChainName>);
 
 #[derive(Debug)]
-struct Mismatch {
+struct SpellingMismatch {
     wanted: Vec<Rule>,
     found: Vec<Rule>,
     /// So often it was found just so after it was written.
@@ -82,7 +82,7 @@ pub(in super::super) struct Differing<'a> {
 }
 
 /// Where a rule that was written into a chain is printed in one way.
-fn place(family: Family, chain: &ChainName, written: &Rule) -> Place {
+fn place(family: Family, chain: &ChainName, written: &Rule) -> PrintedPlace {
     (family, (written.target == Target::Log).then(|| chain.clone()))
 }
 
@@ -202,7 +202,8 @@ impl PrintedForms {
             Some(mismatch) if mismatch.wanted == *wanted && mismatch.found == *found => mismatch,
             _ => {
                 let (wanted, found) = (wanted.to_vec(), found.to_vec());
-                let first = Mismatch { wanted, found, repairs: 0, is_written: false, until: None, pause: PAUSE.0 };
+                let first =
+                    SpellingMismatch { wanted, found, repairs: 0, is_written: false, until: None, pause: PAUSE.0 };
                 self.mismatches.insert(key, first);
                 return true;
             }

@@ -9,7 +9,7 @@ use npc_compiler::policy::finding::Finding;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::Report;
+use super::Reporter;
 use crate::enforce::pass::Pass;
 use crate::source::notice::Notice;
 
@@ -97,7 +97,7 @@ impl Findings {
     }
 }
 
-impl Report {
+impl Reporter {
     /// A pass found these; reports what is new.
     pub(super) fn take_findings(&mut self, pass: &Pass) {
         if let Some(findings) = &pass.findings {

@@ -86,7 +86,7 @@ impl PassLine {
 
 /// Reports what is new, each thing once while it holds.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct Reporter {
     node: String,
     metrics: Metrics,
     status: SharedStatus,
@@ -122,7 +122,7 @@ pub(super) struct Report {
     spoofable: BTreeMap<Spoofable, (Instant, bool)>,
 }
 
-impl Report {
+impl Reporter {
     /// Removes the ready file of an earlier agent, which says nothing of this one.
     pub(super) fn new(settings: Settings) -> io::Result<Self> {
         Ok(Self {

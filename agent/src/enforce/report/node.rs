@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use npc_compiler::engine::Contested;
 use tracing::{info, warn};
 
-use super::Report;
+use super::Reporter;
 use crate::enforce::bridge_table::BridgeState;
 use crate::enforce::bridges::UnfilteredBridge;
 use crate::enforce::drift;
@@ -18,7 +18,7 @@ use crate::status::{self, Spoofable};
 /// interface when the API still has it.
 const SETTLED: Duration = Duration::from_secs(10);
 
-impl Report {
+impl Reporter {
     /// Iptables sees no frame that goes from port to port of these bridges.
     pub(in crate::enforce) fn bridges(&mut self, now: &BTreeSet<UnfilteredBridge>) {
         if *now == self.bridges {
@@ -69,7 +69,7 @@ impl Report {
     pub(super) fn bridge_is(&self, state: &BridgeState) {
         self.metrics.bridge(state.ports, state.held, state.lack.is_some());
         let BridgeState { ports, held, guarded, lack } = state.clone();
-        self.status.update(|status| status.bridge = status::Bridge { ports, held, guarded, lack });
+        self.status.update(|status| status.bridge = status::BridgeStatus { ports, held, guarded, lack });
     }
 
     pub(super) fn unheld(&mut self, pass: &Pass) {

@@ -6,12 +6,12 @@ use k8s_openapi::jiff::Timestamp;
 use npc_compiler::engine::Contested;
 use npc_compiler::policy::finding::Finding;
 
-use super::Report;
+use super::Reporter;
 use super::node::name;
 use crate::enforce::pass::Pass;
 use crate::status::{self, LastChange, Rejected};
 
-impl Report {
+impl Reporter {
     pub(super) fn publish(&mut self, pass: &Pass, generation: u64) {
         self.metrics.synced(pass.policies, self.findings.rejected, pass.endpoints, &pass.held);
         self.metrics.took(pass.compiled, pass.applied);

@@ -82,7 +82,7 @@ pub(super) struct AuditRequest {
 
 /// Why a pass or an audit failed, as far as that decides when the next pass comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum PassFailure {
     /// Another program holds the xtables lock. Sets can be written all the same.
     Locked,
     /// One family is up to date, the other failed.
@@ -99,7 +99,7 @@ enum NextPass {
     /// There is something to write.
     At(Instant),
     /// The last pass or audit failed in this way.
-    RetryAt(Instant, Failure),
+    RetryAt(Instant, PassFailure),
 }
 
 /// When the agent writes to the kernel and when it audits it.
@@ -202,8 +202,8 @@ impl Schedule {
     /// The cluster or the node's network changed.
     pub(super) fn changed(&mut self, now: Instant) {
         match self.pass {
-            NextPass::RetryAt(_, Failure::Locked) => self.pass = NextPass::At(now),
-            NextPass::RetryAt(_, Failure::OneFamily) => self.bring_forward(now),
+            NextPass::RetryAt(_, PassFailure::Locked) => self.pass = NextPass::At(now),
+            NextPass::RetryAt(_, PassFailure::OneFamily) => self.bring_forward(now),
             _ => self.request_pass(now),
         }
     }
@@ -211,7 +211,7 @@ impl Schedule {
     /// A request waits for the next pass.
     pub(super) fn waited_for(&mut self, now: Instant) {
         match self.pass {
-            NextPass::RetryAt(_, Failure::Other) => self.bring_forward(now),
+            NextPass::RetryAt(_, PassFailure::Other) => self.bring_forward(now),
             _ => self.changed(now),
         }
     }
@@ -251,20 +251,20 @@ impl Schedule {
     }
 
     /// A pass that took so long has failed. Answers how long the next one waits.
-    pub(super) fn pass_failed(&mut self, now: Instant, took: Duration, failure: Failure) -> Duration {
+    pub(super) fn pass_failed(&mut self, now: Instant, took: Duration, failure: PassFailure) -> Duration {
         (self.took, self.ended) = (took, now);
         self.failed(now, failure)
     }
 
     /// An audit could not read the kernel, or repair what it found. The next pass reads
     /// everything. Answers how long it waits.
-    pub(super) fn failed(&mut self, now: Instant, failure: Failure) -> Duration {
+    pub(super) fn failed(&mut self, now: Instant, failure: PassFailure) -> Duration {
         self.load = None;
         // What a pass costs counts from the second failure on: most first ones are over at once.
         let cost = if self.retry > FIRST_RETRY { self.cost() } else { Duration::ZERO };
         let wait = match failure {
-            Failure::Locked => self.retry.min(LOCK_RETRY),
-            Failure::OneFamily | Failure::Other => self.retry.max(cost),
+            PassFailure::Locked => self.retry.min(LOCK_RETRY),
+            PassFailure::OneFamily | PassFailure::Other => self.retry.max(cost),
         };
         self.pass = NextPass::RetryAt(now + wait, failure);
         self.retry = (wait.min(LAST_RETRY) * 2).min(LAST_RETRY);

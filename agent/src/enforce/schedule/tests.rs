@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const FAILURES: [Failure; 3] = [Failure::Locked, Failure::OneFamily, Failure::Other];
+const FAILURES: [PassFailure; 3] = [PassFailure::Locked, PassFailure::OneFamily, PassFailure::Other];
 
 /// Long enough for any wait to be over.
 const LONG: Duration = Duration::from_secs(60);
@@ -14,7 +14,7 @@ fn millis(millis: u64) -> Duration {
 }
 
 /// A schedule with a change that a pass failed to write, so long as that took.
-fn failed(now: Instant, took: Duration, failure: Failure) -> (Schedule, Duration) {
+fn failed(now: Instant, took: Duration, failure: PassFailure) -> (Schedule, Duration) {
     let mut schedule = Schedule::new(now);
     schedule.changed(now);
     assert_eq!(schedule.take_due(now), Some(Task::Pass));
@@ -86,7 +86,7 @@ fn a_change_comes_before_the_next_portion_and_brings_it() {
     schedule.pass_succeeded(now, millis(1));
     assert_eq!(schedule.take_due(now + millis(2_000)), None, "the pass loaded it");
     schedule.request_load(now);
-    schedule.failed(now, Failure::Other);
+    schedule.failed(now, PassFailure::Other);
     assert_eq!(schedule.take_due(now), None, "a kernel that refuses is not asked more often");
     // It is found out beside the loop what a large change makes, and that ends now.
     schedule.request_load(now);
@@ -124,10 +124,10 @@ fn a_lock_is_tried_again_by_the_next_change_and_one_family_soon() {
         schedule.changed(later);
         schedule.pass_due()
     };
-    assert_eq!(due(Failure::Locked, Duration::ZERO), Some(later));
-    assert_eq!(due(Failure::OneFamily, Duration::ZERO), Some(later + FIRST_RETRY));
-    assert_eq!(due(Failure::OneFamily, millis(100)), Some(later + millis(400)));
-    assert_eq!(due(Failure::Other, Duration::ZERO), Some(now + FIRST_RETRY * 4));
+    assert_eq!(due(PassFailure::Locked, Duration::ZERO), Some(later));
+    assert_eq!(due(PassFailure::OneFamily, Duration::ZERO), Some(later + FIRST_RETRY));
+    assert_eq!(due(PassFailure::OneFamily, millis(100)), Some(later + millis(400)));
+    assert_eq!(due(PassFailure::Other, Duration::ZERO), Some(now + FIRST_RETRY * 4));
 }
 
 #[test]
@@ -135,10 +135,10 @@ fn a_request_that_waits_brings_a_pass_forward_after_any_failure_but_not_at_once(
     let now = Instant::now();
     let later = now + millis(10);
     for (failure, took, due) in [
-        (Failure::Locked, Duration::ZERO, later),
-        (Failure::OneFamily, Duration::ZERO, later + FIRST_RETRY),
-        (Failure::Other, Duration::ZERO, later + FIRST_RETRY),
-        (Failure::Other, millis(100), later + millis(400)),
+        (PassFailure::Locked, Duration::ZERO, later),
+        (PassFailure::OneFamily, Duration::ZERO, later + FIRST_RETRY),
+        (PassFailure::Other, Duration::ZERO, later + FIRST_RETRY),
+        (PassFailure::Other, millis(100), later + millis(400)),
     ] {
         let (mut schedule, _) = failed(now, took, failure);
         for _ in 0..3 {
@@ -169,9 +169,9 @@ fn a_notification_is_followed_by_an_audit_at_once_and_after_a_find_not_before_a_
 fn a_notification_brings_a_retry_forward_unless_it_is_an_echo() {
     let now = Instant::now();
     for (after, is_echo) in [(millis(400), true), (millis(401), false)] {
-        let (mut schedule, _) = failed(now, Duration::ZERO, Failure::Other);
+        let (mut schedule, _) = failed(now, Duration::ZERO, PassFailure::Other);
         for _ in 0..5 {
-            schedule.failed(now, Failure::Other);
+            schedule.failed(now, PassFailure::Other);
         }
         let due = schedule.pass_due();
         schedule.notified_out_of_sync(now + after);
@@ -243,10 +243,10 @@ enum Event {
 enum Outcome {
     Fine,
     Drift,
-    Fails(Failure),
+    Fails(PassFailure),
 }
 
-fn failure() -> impl Strategy<Value = Failure> {
+fn failure() -> impl Strategy<Value = PassFailure> {
     prop::sample::select(FAILURES.to_vec())
 }
 
@@ -355,9 +355,9 @@ proptest! {
         took in 0_u64..5000, failures in 1_usize..10, changes in prop::collection::vec(0_u64..20_000, 0..20)
     ) {
         let now = Instant::now();
-        let (mut schedule, _) = failed(now, millis(took), Failure::Other);
+        let (mut schedule, _) = failed(now, millis(took), PassFailure::Other);
         for _ in 1..failures {
-            schedule.failed(now, Failure::Other);
+            schedule.failed(now, PassFailure::Other);
         }
         let due = schedule.pass_due();
         for change in changes {
@@ -372,12 +372,12 @@ proptest! {
         took in 0_u64..20_000, failures in prop::collection::vec(failure(), 1..30)
     ) {
         let (now, took) = (Instant::now(), millis(took));
-        let (mut schedule, mut last) = failed(now, took, Failure::Other);
+        let (mut schedule, mut last) = failed(now, took, PassFailure::Other);
         prop_assert_eq!(last, FIRST_RETRY);
         let mut was_locked = false;
         for failure in failures {
             let wait = schedule.pass_failed(now, took, failure);
-            let is_locked = failure == Failure::Locked;
+            let is_locked = failure == PassFailure::Locked;
             if is_locked {
                 prop_assert!((FIRST_RETRY..=LOCK_RETRY).contains(&wait));
             } else {
@@ -388,6 +388,6 @@ proptest! {
             (last, was_locked) = (wait, is_locked);
         }
         schedule.pass_succeeded(now, took);
-        prop_assert_eq!(schedule.failed(now, Failure::Other), FIRST_RETRY);
+        prop_assert_eq!(schedule.failed(now, PassFailure::Other), FIRST_RETRY);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use npc_compiler::object::Node;
-use npc_compiler::plan::conntrack::Scope;
+use npc_compiler::plan::conntrack::FlowScope;
 use tokio::sync::oneshot;
 
 use super::super::Waiter;
@@ -37,7 +37,7 @@ impl World {
         answered
     }
 
-    fn sweeps(&self) -> Vec<(Scope, Option<Forget>)> {
+    fn sweeps(&self) -> Vec<(FlowScope, Option<Forget>)> {
         let memory = self.memory.lock().expect("no thread panicked");
         let forget = |renewal: &Option<RenewalRequest>| renewal.as_ref().map(|renewal| renewal.forget.clone());
         memory.scopes.iter().cloned().zip(memory.renewals.iter().map(forget)).collect()
@@ -50,7 +50,7 @@ async fn flows_of_an_address_that_is_not_in_the_index_are_not_looked_for() {
     let mut world = World::with_flow_index(layout::Options::default(), queued);
     world.free(&["10.0.0.2", "10.0.0.3"]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
-    let first = (Scope::All, Some(Forget::AllBut(set(&["10.0.0.1"]))));
+    let first = (FlowScope::All, Some(Forget::AllBut(set(&["10.0.0.1"]))));
     assert_eq!(world.sweeps(), std::slice::from_ref(&first));
     // One that the index does not have shows that none is looked for.
     world.flows(&[flow("10.0.0.2")]);
@@ -60,7 +60,7 @@ async fn flows_of_an_address_that_is_not_in_the_index_are_not_looked_for() {
     assert_eq!(world.left(), [flow("10.0.0.2")]);
     // No other sweep comes, and no renewal.
     tokio::time::sleep(Duration::from_secs(300)).await;
-    assert_eq!(world.sweeps(), [first, (Scope::Of(set(&["10.0.0.2", "10.0.0.3"])), None)]);
+    assert_eq!(world.sweeps(), [first, (FlowScope::Of(set(&["10.0.0.2", "10.0.0.3"])), None)]);
     assert_eq!(world.memory.lock().expect("no thread panicked").epochs, [1]);
     world.end().await;
 }
@@ -83,9 +83,9 @@ async fn an_address_in_the_index_waits_for_its_sweep_and_then_the_index_is_renew
     world.cut_between_audits().await;
     assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
     let sweeps = world.sweeps();
-    assert_eq!(sweeps[1], (Scope::Of(set(&["10.0.0.2", "10.0.0.3"])), None));
+    assert_eq!(sweeps[1], (FlowScope::Of(set(&["10.0.0.2", "10.0.0.3"])), None));
     let owned = set(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
-    assert_eq!(sweeps[2..], [(Scope::default(), Some(Forget::AllBut(owned)))]);
+    assert_eq!(sweeps[2..], [(FlowScope::default(), Some(Forget::AllBut(owned)))]);
     // None comes but where another ADD needs it.
     tokio::time::sleep(Duration::from_secs(300)).await;
     assert_eq!(world.sweeps().len(), 3);
@@ -101,7 +101,7 @@ async fn a_departed_address_is_forgotten_by_the_sweep_that_cuts_its_flows() {
     world.calls([Apply]).await;
     world.cut_between_audits().await;
     let gone = set(&["10.0.0.2"]);
-    assert_eq!(world.sweeps()[1..], [(Scope::Of(gone.clone()), Some(Forget::Only(gone)))]);
+    assert_eq!(world.sweeps()[1..], [(FlowScope::Of(gone.clone()), Some(Forget::Only(gone)))]);
     world.end().await;
 }
 
@@ -111,14 +111,14 @@ async fn where_flows_are_kept_a_new_sandboxs_are_asked_for_all_the_same() {
     let mut world = World::with_flow_index(options, vec![network(), on_node(&["10.0.0.1"])]);
     world.free(&["10.0.0.2"]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
-    assert_eq!(world.sweeps(), [(Scope::default(), Some(Forget::AllBut(set(&["10.0.0.1"]))))]);
+    assert_eq!(world.sweeps(), [(FlowScope::default(), Some(Forget::AllBut(set(&["10.0.0.1"]))))]);
     let answered = world.add(on_node(&["10.0.0.1", "10.0.0.2"]), &["10.0.0.2"]).await;
     world.calls([Apply, Cut]).await;
     answered.await.expect("an answer");
     let answered = world.add(on_node(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]), &["10.0.0.3"]).await;
     world.calls([Apply, Cut]).await;
     answered.await.expect("an answer");
-    let of = |address| (Scope::Of(set(&[address])), None);
+    let of = |address| (FlowScope::Of(set(&[address])), None);
     assert_eq!(world.sweeps()[1..], [of("10.0.0.2"), of("10.0.0.3")]);
     world.end().await;
 }
@@ -132,8 +132,8 @@ async fn without_a_network_of_pods_or_an_index_in_the_kernel_all_is_as_before() 
     let answered = world.add(Input::Objects(objects(&["10.0.0.1", "10.0.0.2"])), &["10.0.0.2"]).await;
     world.calls([Apply, Cut]).await;
     answered.await.expect("an answer");
-    let two = Scope::Of(set(&["10.0.0.2"]));
-    assert_eq!(world.sweeps(), [(Scope::All, None), (two.clone(), None)]);
+    let two = FlowScope::Of(set(&["10.0.0.2"]));
+    assert_eq!(world.sweeps(), [(FlowScope::All, None), (two.clone(), None)]);
     world.end().await;
 
     let mut world = begin(on_node(&["10.0.0.1"]));
@@ -161,7 +161,7 @@ async fn a_kernel_that_refuses_the_index_is_asked_once_and_the_table_of_before_i
         let answered = world.add(on_node(addresses), &[new]).await;
         world.calls([Apply, Cut]).await;
         answered.await.expect("an answer");
-        assert_eq!(world.sweeps().last(), Some(&(Scope::Of(set(&[new])), None)), "no renewal");
+        assert_eq!(world.sweeps().last(), Some(&(FlowScope::Of(set(&[new])), None)), "no renewal");
     }
     assert_eq!(world.memory.lock().expect("no thread panicked").epochs, [0; 0], "and no question");
     // The first pass without an index could not remove the table; the second did.

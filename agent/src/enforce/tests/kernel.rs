@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::{FlowKey, Scope};
+use npc_compiler::plan::conntrack::{FlowKey, FlowScope};
 use npc_compiler::plan::{Delta, FamilyState, KernelState, Plan, SetWrite, Step, Unexpected};
 use npc_compiler::ruleset::node::ChainName;
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ use super::faults::Fault;
 use crate::dataplane::audit::{Audit, AuditScope};
 use crate::dataplane::bridge::{self, BridgeTable, peer::Peer};
 use crate::dataplane::conntrack::{self, Judge, Swept};
-use crate::dataplane::flow_index::{Answer, RenewalRequest};
+use crate::dataplane::flow_index::{IndexLookup, RenewalRequest};
 use crate::dataplane::ipset::Refusal;
 use crate::dataplane::iptables::{self, Hook};
 use crate::dataplane::probe::Supported;
@@ -72,7 +72,7 @@ pub(super) struct Memory {
     /// Another program keeps the lock that rules need.
     pub(super) locked: bool,
     /// The scopes of all sweeps.
-    pub(super) scopes: Vec<Scope>,
+    pub(super) scopes: Vec<FlowScope>,
     /// Of each of them, the addresses of which no flow is their pods' own.
     pub(super) new: Vec<BTreeSet<IpAddr>>,
     /// Of each of them, what it renewed of the index.
@@ -305,8 +305,8 @@ struct RecordedFlows {
 }
 
 impl Flows for RecordedFlows {
-    fn cut(&mut self, cut: &dataplane::Cut, judge: &mut Judge<'_>) -> Result<CutResult, dataplane::Error> {
-        let dataplane::Cut { scope, new, renewal, index_epoch } = cut;
+    fn cut(&mut self, cut: &dataplane::CutRequest, judge: &mut Judge<'_>) -> Result<CutResult, dataplane::Error> {
+        let dataplane::CutRequest { scope, new, renewal, index_epoch } = cut;
         let (hangs, refusal) = {
             let mut memory = self.memory.lock().expect("no thread panicked");
             memory.scopes.push(scope.clone());
@@ -320,11 +320,12 @@ impl Flows for RecordedFlows {
             let error = io::Error::from_raw_os_error(1);
             return Err(conntrack::Error::Refused { doing: "list", source: error }.into());
         }
-        let (mut scope, mut index) = (scope.clone(), Answer { is_renewed: renewal.is_some(), ..Answer::default() });
+        let (mut scope, mut index) =
+            (scope.clone(), IndexLookup { is_renewed: renewal.is_some(), ..IndexLookup::default() });
         {
             let mut memory = self.memory.lock().expect("no thread panicked");
             memory.epochs.extend(*index_epoch);
-            if let (Scope::Of(asked), Some(_), Some(free)) = (&mut scope, index_epoch, &memory.index) {
+            if let (FlowScope::Of(asked), Some(_), Some(free)) = (&mut scope, index_epoch, &memory.index) {
                 index.without_flows = asked.intersection(free).copied().collect();
                 asked.retain(|address| !free.contains(address));
                 index.others = asked.len() as u64;

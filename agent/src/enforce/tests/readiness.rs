@@ -51,7 +51,7 @@ fn read(path: &str) -> String {
 }
 
 /// An agent and how ready it says it is.
-struct Watched {
+struct ObservedAgent {
     world: World,
     settings: Settings,
     /// What a write waits for that does not end.
@@ -59,7 +59,7 @@ struct Watched {
     _folder: tempfile::TempDir,
 }
 
-impl Watched {
+impl ObservedAgent {
     async fn start(queued: Vec<Input>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let settings = Settings { ready_file: Some(folder.path().join("ready")), ..settings() };
@@ -101,16 +101,16 @@ impl Watched {
 }
 
 /// Brings it about in an agent that is ready if anything can make it so.
-async fn comes_about(what: &str) -> Watched {
+async fn comes_about(what: &str) -> ObservedAgent {
     let network_with = |change: fn(&mut Network)| {
         let mut network = Network::default();
         change(&mut network);
         Input::Network(network)
     };
     if what == "The agent does not know the whole cluster yet" {
-        return Watched::start(vec![network()]).await;
+        return ObservedAgent::start(vec![network()]).await;
     }
-    let mut watched = Watched::enforcing().await;
+    let mut watched = ObservedAgent::enforcing().await;
     match what {
         "A write is refused" => {
             watched.memory(|memory| memory.refusals = usize::MAX);
@@ -216,7 +216,7 @@ fn every_row_has_a_metric_and_an_alert_that_there_are() {
 
 #[tokio::test(start_paused = true)]
 async fn the_ready_file_counts_only_changes_that_are_in_the_kernel() {
-    let mut watched = Watched::enforcing().await;
+    let mut watched = ObservedAgent::enforcing().await;
     let file = watched.settings.ready_file.clone().expect("there is one");
     let counted = || fs::read_to_string(&file).ok();
     assert_eq!(counted().as_deref(), Some("1\n"));
@@ -235,7 +235,7 @@ async fn the_ready_file_counts_only_changes_that_are_in_the_kernel() {
 async fn a_kernel_that_lost_our_rules_and_takes_none_back_is_unready_within_10_s() {
     // At whatever moment between two audits.
     for tenth in 0..50 {
-        let watched = Watched::enforcing().await;
+        let watched = ObservedAgent::enforcing().await;
         time::sleep(Duration::from_millis(tenth * 100)).await;
         watched.memory(|memory| {
             *memory = Memory { refusals: usize::MAX, ..Memory::default() };

@@ -5,7 +5,7 @@ use std::io;
 use tracing::subscriber;
 
 use super::super::flow_index::FlowIndex;
-use super::super::report::Report;
+use super::super::report::Reporter;
 use super::*;
 
 /// Held by a test while agents run in it: tracing may lose the lines of a place in the code that
@@ -82,7 +82,7 @@ fn collect() -> (Lines, subscriber::DefaultGuard) {
 async fn an_agent_that_is_unready_again_does_not_log_that_it_is_ready() {
     let _alone = ALONE.lock().await;
     let (lines, _guard) = collect();
-    let mut report = Report::new(settings()).expect("no file is asked for");
+    let mut report = Reporter::new(settings()).expect("no file is asked for");
     let logs_ready = || lines.take().iter().any(|line| line.contains(" ready"));
     report.readiness_is(None, Some(1));
     report.log_passes(None);

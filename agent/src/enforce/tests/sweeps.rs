@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::mpsc::{SendError, Sender, channel};
 
-use npc_compiler::plan::conntrack::Scope;
+use npc_compiler::plan::conntrack::FlowScope;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -48,7 +48,7 @@ impl World {
     }
 
     /// The scopes of all sweeps that have begun.
-    fn scopes(&self) -> Vec<Scope> {
+    fn scopes(&self) -> Vec<FlowScope> {
         self.memory.lock().expect("no thread panicked").scopes.clone()
     }
 
@@ -63,8 +63,8 @@ impl World {
     }
 }
 
-fn of(addresses: &[&str]) -> Scope {
-    Scope::Of(addresses.iter().map(|text| text.parse::<IpAddr>().expect("an address")).collect())
+fn of(addresses: &[&str]) -> FlowScope {
+    FlowScope::Of(addresses.iter().map(|text| text.parse::<IpAddr>().expect("an address")).collect())
 }
 
 /// One flow that a peer of each address has with it.
@@ -87,7 +87,7 @@ async fn new_pods_are_isolated_while_a_sweep_reads_a_long_list() {
         world.calls([Apply]).await;
     }
     assert_eq!(world.ingress().len(), 5);
-    assert_eq!(world.scopes(), [Scope::All], "one at a time");
+    assert_eq!(world.scopes(), [FlowScope::All], "one at a time");
     go_on.send(()).expect("it waits");
     // One more sweep for all four.
     world.calls([Cut, Cut]).await;

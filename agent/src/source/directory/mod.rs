@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use super::manifests::{Loaded, Options, Problem, walk};
-use read::Reading;
+use read::DirectoryContents;
 use state::DirectoryState;
 use watch::{DirectoryEvent, Watch};
 
@@ -134,7 +134,7 @@ impl Follower {
             let refused = self.renew_watch().err();
             let open = self.open.keys().map(PathBuf::as_path).collect();
             self.written.clear();
-            let mut reading = Reading::of(&self.root, &open, QUIET);
+            let mut reading = DirectoryContents::of(&self.root, &open, QUIET);
             // A program that gets no processor while it writes in place leaves a file that is
             // half and not fresh. The kernel has reported that write.
             let Ok(changed) = self.wait(Some(Duration::ZERO)) else { return };

@@ -20,7 +20,7 @@ pub(super) const EMPTY: Duration = Duration::from_secs(1);
 
 /// What was read.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct DirectoryContents {
     /// The files, or why the directory cannot be listed.
     pub(super) files: io::Result<BTreeMap<PathBuf, ReadFile>>,
     /// The directories below that cannot be listed, and why.
@@ -40,7 +40,7 @@ pub(super) enum ReadFile {
     Busy,
 }
 
-impl Reading {
+impl DirectoryContents {
     /// Reads a directory. Files with a path (symlinks resolved) in `open` are busy, and so
     /// are those that changed less than `quiet` ago.
     pub(super) fn of(root: &Path, open: &BTreeSet<&Path>, quiet: Duration) -> Self {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use npc_compiler::object::Objects;
 
 use super::Update;
-use super::read::{ReadFile, Reading};
+use super::read::{DirectoryContents, ReadFile};
 use crate::source::manifests::{Code, Options, Parsed, Problem, Severity, assemble, parse, shown};
 
 /// What is known of the directory.
@@ -60,7 +60,7 @@ impl DirectoryState {
 
     /// Takes over what was read; the update, if anything is different.
     /// `unwatched` is why changes will not be noticed, if so.
-    pub(super) fn take(&mut self, reading: Reading, unwatched: Option<&io::Error>) -> Option<Update> {
+    pub(super) fn take(&mut self, reading: DirectoryContents, unwatched: Option<&io::Error>) -> Option<Update> {
         let mut problems = Vec::new();
         if let Some(error) = unwatched {
             let message = format!("its changes cannot be seen: {error}");

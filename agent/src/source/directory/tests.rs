@@ -361,7 +361,7 @@ fn a_file_with_a_writer_is_not_read_until_patience_ends() {
     fs::write(&file, pod("a", "1")).unwrap();
     let look = |follower: &Follower| {
         let open = follower.open.keys().map(PathBuf::as_path).collect();
-        let reading = Reading::of(&root, &open, Duration::ZERO);
+        let reading = DirectoryContents::of(&root, &open, Duration::ZERO);
         (reading.is_changing, matches!(reading.files.unwrap()[&file], read::ReadFile::Busy))
     };
     assert_eq!(look(&follower), (false, false));
@@ -389,7 +389,7 @@ fn a_file_that_changed_just_now_is_not_read() {
     let file = temporary.path().join("a.yaml");
     fs::write(&file, pod("a", "1")).unwrap();
     let look = |quiet| {
-        let reading = Reading::of(temporary.path(), &BTreeSet::new(), quiet);
+        let reading = DirectoryContents::of(temporary.path(), &BTreeSet::new(), quiet);
         (reading.is_changing, matches!(reading.files.unwrap()[&file], read::ReadFile::Busy))
     };
     assert_eq!(look(LONG), (true, true));

@@ -46,11 +46,11 @@ const MAX_LINKS: usize = 40;
 /// changes what a directory of manifests holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Interest {
-    directories: BTreeMap<PathBuf, Watched>,
+    directories: BTreeMap<PathBuf, WatchedNames>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Watched {
+struct WatchedNames {
     /// Device and inode: a directory made anew is another one.
     identity: (u64, u64),
     /// Everything inside matters.
@@ -83,7 +83,7 @@ impl Interest {
         interest
     }
 
-    fn watched(&mut self, directory: PathBuf) -> &mut Watched {
+    fn watched(&mut self, directory: PathBuf) -> &mut WatchedNames {
         self.directories.entry(directory).or_default()
     }
 

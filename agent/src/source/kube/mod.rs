@@ -45,7 +45,7 @@ use tracing::{debug, info, warn};
 
 pub use self::connection::client::{Connector, Error, connect, context_namespace};
 use self::connection::failure::Failure;
-use self::connection::pace::{Ended, Pace, Reach};
+use self::connection::pace::{AttemptEnd, Backoff, Reach};
 use self::follower::Follower;
 pub use self::list::other_policies::{OtherPolicies, other_policies};
 pub use self::list::workload::{WorkloadAnswer, workload, workload_kinds};
@@ -53,7 +53,7 @@ pub use self::list::{Error as ListError, ListSettings, ListedObjects, list, poli
 pub use self::nodes::look_up;
 pub use self::notices::{Notice, STARTUP_TAINT, write_notices};
 use self::objects::decode::Item;
-use self::objects::named::Named;
+use self::objects::named::PolicyNames;
 use self::objects::slim::{Namespace, Node, Pod, Policy};
 use self::objects::watched::{ObjectEvent, Trimmed};
 pub use self::owner::daemon_set;
@@ -132,7 +132,7 @@ pub async fn follow<T>(
 ) {
     let streams = streams_lists(&connector).await;
     let (events, mut reports) = mpsc::channel(EVENTS);
-    let (named, wanted) = (Named::default(), Wanted::default());
+    let (named, wanted) = (PolicyNames::default(), Wanted::default());
     let (policies, has_policies) = watch_channel(false);
     let common = Common {
         connector,
@@ -217,12 +217,12 @@ fn backoff() -> DefaultBackoff {
 
 /// Asks the API server for its version until it answers.
 async fn streams_lists(connector: &Connector) -> bool {
-    let mut pace = Pace::default();
+    let mut pace = Backoff::default();
     loop {
         pace.starts(Instant::now());
         let asked = async { connector.client()?.apiserver_version().await };
         let Ok(answer) = time::timeout(watch::BEGINS, asked).await else {
-            let next = pace.ended(Ended::Failed, Instant::now(), fastrand::f64());
+            let next = pace.ended(AttemptEnd::Failed, Instant::now(), fastrand::f64());
             warn!(
                 server = connector.server(), within = ?rounded(watch::BEGINS),
                 retry = ?rounded(next.saturating_duration_since(Instant::now())),
@@ -244,7 +244,7 @@ async fn streams_lists(connector: &Connector) -> bool {
                 return false;
             }
             Err(error) => {
-                let next = pace.ended(Ended::Failed, Instant::now(), fastrand::f64());
+                let next = pace.ended(AttemptEnd::Failed, Instant::now(), fastrand::f64());
                 warn!(
                     server = connector.server(), error = words(&error),
                     retry = ?rounded(next.saturating_duration_since(Instant::now())),

@@ -8,7 +8,7 @@ use npc_compiler::algebra::syntax::wrong_label_key;
 
 use super::scalar::Scalar;
 use super::span::Span;
-use super::tree::{Node, Value};
+use super::tree::{Value, YamlNode};
 
 /// How many bytes all keys and values of an object may have together.
 const MOST: usize = 256 << 10;
@@ -23,7 +23,7 @@ pub(super) struct Wrong {
 }
 
 /// Takes the annotations out of an object.
-pub(super) fn take(object: &mut Node) -> Option<Node> {
+pub(super) fn take(object: &mut YamlNode) -> Option<YamlNode> {
     let Value::Map(entries) = &mut object.value else { return None };
     let metadata = entries.iter_mut().find(|entry| &*entry.key == "metadata")?;
     let Value::Map(entries) = &mut metadata.node.value else { return None };
@@ -32,7 +32,7 @@ pub(super) fn take(object: &mut Node) -> Option<Node> {
 }
 
 /// What the API server refuses of them.
-pub(super) fn wrong(annotations: &Node) -> Vec<Wrong> {
+pub(super) fn wrong(annotations: &YamlNode) -> Vec<Wrong> {
     const PATH: &str = "metadata.annotations";
     if annotations.is_null() {
         return Vec::new();

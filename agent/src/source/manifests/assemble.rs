@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use npc_compiler::object::Workload;
 
-use super::kinds::Body;
+use super::kinds::ManifestObject;
 use super::parsed::{Parsed, ParsedObject};
-use super::position::{Location, Origin};
+use super::position::{Location, ReadFrom};
 use super::problem::{Code, ObjectRef, Problem};
 use super::{Loaded, Options, ReplacedPolicy, undeclared};
 
@@ -30,7 +30,7 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
         for item in file.items {
             // Pods with different UIDs are different pods, one after the other.
             let uid = match &item.body {
-                Body::Pod(pod) => pod.uid.clone(),
+                ManifestObject::Pod(pod) => pod.uid.clone(),
                 _ => String::new(),
             };
             match index.entry((item.object.clone(), uid)) {
@@ -54,30 +54,30 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
     let represented = Represented::of(&slots);
     let is_scaled = |object: &ObjectRef| scaled.contains(object);
     for item in slots {
-        if let (Body::Template(_) | Body::Idle(_), Some(owner)) = (&item.body, &item.owner) {
+        if let (ManifestObject::Template(_) | ManifestObject::Idle(_), Some(owner)) = (&item.body, &item.owner) {
             let owner = ObjectRef::new(&owner.kind, &item.object.namespace, &owner.name);
             loaded.owned.insert(item.object.clone(), owner);
         }
         if let Some(labels) = item.workload_labels {
             loaded.workload_labels.insert(item.object.clone(), labels);
         }
-        let origin = Origin { file: item.file, node: item.node, is_in_parts: item.is_in_parts };
+        let origin = ReadFrom { file: item.file, node: item.node, is_in_parts: item.is_in_parts };
         match item.body {
-            Body::Namespace(namespace) => loaded.objects.namespaces.push(namespace),
-            Body::Pod(pod) => loaded.objects.pods.push(*pod),
-            Body::Template(mut pod) => {
+            ManifestObject::Namespace(namespace) => loaded.objects.namespaces.push(namespace),
+            ManifestObject::Pod(pod) => loaded.objects.pods.push(*pod),
+            ManifestObject::Template(mut pod) => {
                 pod.is_single &= !is_scaled(&item.object);
                 if !represented.contains(&item.object, item.owner.as_ref()) {
                     loaded.objects.pods.push(*pod);
                 }
             }
-            Body::Idle(labels) => {
+            ManifestObject::Idle(labels) => {
                 loaded.idle.insert(item.object.clone(), labels);
             }
-            Body::Node(node) => loaded.objects.nodes.push(node),
-            Body::Service(service) => loaded.objects.services.push(*service),
-            Body::EndpointSlices(slices) => loaded.objects.endpoint_slices.extend(slices),
-            Body::Policy(policy) => loaded.objects.policies.push(*policy),
+            ManifestObject::Node(node) => loaded.objects.nodes.push(node),
+            ManifestObject::Service(service) => loaded.objects.services.push(*service),
+            ManifestObject::EndpointSlices(slices) => loaded.objects.endpoint_slices.extend(slices),
+            ManifestObject::Policy(policy) => loaded.objects.policies.push(*policy),
         }
         loaded.positions.add_object(item.object, origin);
     }
@@ -105,7 +105,7 @@ fn duplicate(earlier: &ParsedObject, later: &ParsedObject) -> Problem {
 
 /// The same of policies, with its place.
 fn replaced(earlier: ParsedObject) -> Option<ReplacedPolicy> {
-    let Body::Policy(policy) = earlier.body else { return None };
+    let ManifestObject::Policy(policy) = earlier.body else { return None };
     let place = Location { file: earlier.file, span: earlier.node.span, exact: true };
     Some(ReplacedPolicy { policy: *policy, place })
 }
@@ -125,7 +125,9 @@ impl Represented {
             |namespace: &str, workload: &Workload| ObjectRef::new(&workload.kind, namespace, &workload.name);
         let mut owners: BTreeMap<&ObjectRef, ObjectRef> = BTreeMap::new();
         let mut declared = BTreeSet::new();
-        for item in items.iter().filter(|item| matches!(item.body, Body::Template(_) | Body::Idle(_))) {
+        for item in
+            items.iter().filter(|item| matches!(item.body, ManifestObject::Template(_) | ManifestObject::Idle(_)))
+        {
             declared.insert(item.object.clone());
             if let Some(owner) = &item.owner {
                 owners.insert(&item.object, reference(&item.object.namespace, owner));
@@ -133,7 +135,7 @@ impl Represented {
         }
         let mut live = BTreeSet::new();
         let pods = items.iter().filter_map(|item| match &item.body {
-            Body::Pod(pod) => Some((item, pod)),
+            ManifestObject::Pod(pod) => Some((item, pod)),
             _ => None,
         });
         let (finished, running): (Vec<_>, Vec<_>) = pods.partition(|(_, pod)| pod.finished);

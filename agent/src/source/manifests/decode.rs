@@ -1,4 +1,4 @@
-//! Decodes a [`Node`] into Kubernetes' types, and says where it does not fit.
+//! Decodes a [`YamlNode`] into Kubernetes' types, and says where it does not fit.
 //!
 //! Decoding follows the type that is wanted, as the API server does: nothing
 //! (`null`) is the empty value of any type, `yes` is a boolean where a boolean
@@ -12,11 +12,11 @@ use serde::forward_to_deserialize_any;
 
 use super::scalar::{Scalar, resolve};
 use super::span::Span;
-use super::tree::{Entry, Node, Value};
+use super::tree::{MappingEntry, Value, YamlNode};
 
 /// Why a node does not fit its type, and which one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mismatch {
+pub(super) struct TypeMismatch {
     /// The node; `None` until the error reaches the node that it is about.
     pub(super) span: Option<Span>,
     pub(super) path: String,
@@ -24,15 +24,15 @@ pub(super) struct Mismatch {
     pub(super) help: &'static str,
 }
 
-impl fmt::Display for Mismatch {
+impl fmt::Display for TypeMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for Mismatch {}
+impl std::error::Error for TypeMismatch {}
 
-impl de::Error for Mismatch {
+impl de::Error for TypeMismatch {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self { span: None, path: String::new(), message: message.to_string(), help: "" }
     }
@@ -59,8 +59,8 @@ pub(super) struct DoubtfulValue {
 impl Notes {
     /// Notes that a policy has no spec. The API takes that for an empty one. A spec in its metadata is said
     /// to be there.
-    pub(super) fn doubt_without_spec(&mut self, policy: &Node) {
-        if policy.get("spec").is_none_or(Node::is_null) && policy.at(&["metadata", "spec"]).is_none() {
+    pub(super) fn doubt_without_spec(&mut self, policy: &YamlNode) {
+        if policy.get("spec").is_none_or(YamlNode::is_null) && policy.at(&["metadata", "spec"]).is_none() {
             self.doubts.push(DoubtfulValue {
                 path: "spec".to_owned(),
                 span: policy.span,
@@ -75,10 +75,10 @@ impl Notes {
 
 /// Decodes the field at a path; the empty value where it is absent.
 pub(super) fn field<T: de::DeserializeOwned + Default>(
-    node: &Node,
+    node: &YamlNode,
     path: &[&str],
     notes: &mut Notes,
-) -> Result<T, Mismatch> {
+) -> Result<T, TypeMismatch> {
     match node.at(path) {
         Some(field) => decode(field, &path.join("."), notes),
         None => Ok(T::default()),
@@ -86,7 +86,11 @@ pub(super) fn field<T: de::DeserializeOwned + Default>(
 }
 
 /// Decodes a node that stands at `path` in its object.
-pub(super) fn decode<T: de::DeserializeOwned>(node: &Node, path: &str, notes: &mut Notes) -> Result<T, Mismatch> {
+pub(super) fn decode<T: de::DeserializeOwned>(
+    node: &YamlNode,
+    path: &str,
+    notes: &mut Notes,
+) -> Result<T, TypeMismatch> {
     let shared = RefCell::new(std::mem::take(notes));
     let result = T::deserialize(De { node, path: &Path::Root(path), notes: &shared });
     *notes = shared.into_inner();
@@ -113,14 +117,14 @@ impl fmt::Display for Path<'_> {
 
 #[derive(Clone, Copy)]
 struct De<'de, 'p> {
-    node: &'de Node,
+    node: &'de YamlNode,
     path: &'p Path<'p>,
     notes: &'p RefCell<Notes>,
 }
 
 impl<'de> De<'de, '_> {
     /// Puts the place on an error that has none yet.
-    fn here(self, mut error: Mismatch) -> Mismatch {
+    fn here(self, mut error: TypeMismatch) -> TypeMismatch {
         if error.span.is_none() {
             error.span = Some(self.node.span);
             error.path = self.path.to_string();
@@ -128,7 +132,7 @@ impl<'de> De<'de, '_> {
         error
     }
 
-    fn wanted(self, what: &str) -> Mismatch {
+    fn wanted(self, what: &str) -> TypeMismatch {
         let (found, help) = match &self.node.resolved().value {
             Value::List(_) => ("a list".to_owned(), ""),
             Value::Map(_) if what == "a list" => ("a mapping".to_owned(), "begin the item with \"- \""),
@@ -143,10 +147,10 @@ impl<'de> De<'de, '_> {
             }
             Value::Shared(_) => ("an alias".to_owned(), ""),
         };
-        self.here(Mismatch { help, ..de::Error::custom(format_args!("expected {what}, found {found}")) })
+        self.here(TypeMismatch { help, ..de::Error::custom(format_args!("expected {what}, found {found}")) })
     }
 
-    fn list<V: Visitor<'de>>(self, items: &'de [Node], visitor: V) -> Result<V::Value, Mismatch> {
+    fn list<V: Visitor<'de>>(self, items: &'de [YamlNode], visitor: V) -> Result<V::Value, TypeMismatch> {
         let items = Items { items: items.iter().enumerate(), parent: self };
         visitor.visit_seq(items).map_err(|error| self.here(error))
     }
@@ -156,7 +160,7 @@ impl<'de> De<'de, '_> {
         self.notes.borrow_mut().doubts.push(doubt);
     }
 
-    fn number<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn number<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         let result = match self.node.scalar() {
             Some(Scalar::Null) => visitor.visit_i64(0),
             Some(Scalar::Int(number)) => visitor.visit_i64(number),
@@ -188,11 +192,11 @@ fn whole(number: f64) -> Option<i64> {
 }
 
 impl<'de> Deserializer<'de> for De<'de, '_> {
-    type Error = Mismatch;
+    type Error = TypeMismatch;
 
     /// Only where the type itself says what it takes: a port, which is a
     /// number or a name.
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         match &self.node.resolved().value {
             Value::List(_) | Value::Map(_) => Err(self.wanted(PORT)),
             Value::Scalar { text, plain: false } => visitor.visit_str(text).map_err(|error| self.here(error)),
@@ -209,7 +213,7 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
         }
     }
 
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         match self.node.scalar() {
             Some(Scalar::Null) => visitor.visit_bool(false),
             Some(Scalar::Bool(value)) => visitor.visit_bool(value),
@@ -217,15 +221,15 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
         }
     }
 
-    fn deserialize_i32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_i32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         self.number(visitor)
     }
 
-    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         self.number(visitor)
     }
 
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         let Value::Scalar { text, plain } = &self.node.resolved().value else { return Err(self.wanted("text")) };
         if *plain {
             let word = resolve(text);
@@ -242,19 +246,23 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
         visitor.visit_str(text).map_err(|error| self.here(error))
     }
 
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         self.deserialize_str(visitor)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         if self.node.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, TypeMismatch> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         match &self.node.resolved().value {
             Value::List(items) => self.list(items, visitor),
             _ if self.node.is_null() => self.list(&[], visitor),
@@ -262,7 +270,7 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
         }
     }
 
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         self.deserialize_struct("", &[], visitor)
     }
 
@@ -271,8 +279,8 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
         _: &'static str,
         _: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Mismatch> {
-        let entries: &'de [Entry] = match &self.node.resolved().value {
+    ) -> Result<V::Value, TypeMismatch> {
+        let entries: &'de [MappingEntry] = match &self.node.resolved().value {
             Value::Map(entries) => entries,
             _ if self.node.is_null() => {
                 if matches!(self.path, Path::Index(..)) {
@@ -287,7 +295,7 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
     }
 
     /// Asked for the value of a field that the type does not have.
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         self.notes.borrow_mut().unknown.push(self.path.to_string());
         visitor.visit_unit()
     }
@@ -298,14 +306,14 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
 }
 
 struct Items<'de, 'p> {
-    items: std::iter::Enumerate<std::slice::Iter<'de, Node>>,
+    items: std::iter::Enumerate<std::slice::Iter<'de, YamlNode>>,
     parent: De<'de, 'p>,
 }
 
 impl<'de> SeqAccess<'de> for Items<'de, '_> {
-    type Error = Mismatch;
+    type Error = TypeMismatch;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Mismatch> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, TypeMismatch> {
         let Some((index, node)) = self.items.next() else { return Ok(None) };
         let child = De { node, path: &Path::Index(self.parent.path, index), notes: self.parent.notes };
         seed.deserialize(child).map_err(|error| child.here(error)).map(Some)
@@ -313,22 +321,22 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
 }
 
 struct Entries<'de, 'p> {
-    rest: std::slice::Iter<'de, Entry>,
-    current: Option<&'de Entry>,
+    rest: std::slice::Iter<'de, MappingEntry>,
+    current: Option<&'de MappingEntry>,
     parent: De<'de, 'p>,
 }
 
 impl<'de> MapAccess<'de> for Entries<'de, '_> {
-    type Error = Mismatch;
+    type Error = TypeMismatch;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Mismatch> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, TypeMismatch> {
         self.current = self.rest.next();
         let Some(entry) = self.current else { return Ok(None) };
-        let key: de::value::StrDeserializer<'_, Mismatch> = (&*entry.key).into_deserializer();
+        let key: de::value::StrDeserializer<'_, TypeMismatch> = (&*entry.key).into_deserializer();
         seed.deserialize(key).map(Some)
     }
 
-    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Mismatch> {
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, TypeMismatch> {
         let Some(entry) = self.current.take() else { return Err(de::Error::custom("a value without a key")) };
         let path = Path::Key(self.parent.path, &entry.key);
         let child = De { node: &entry.node, path: &path, notes: self.parent.notes };

@@ -1,11 +1,11 @@
 //! Where a field stands in the tree of a document.
 
 use super::span::Span;
-use super::tree::{Node, Value};
+use super::tree::{Value, YamlNode};
 
 /// Follows a path as far as it leads; the span of what it led to, and whether
 /// that was all of it.
-pub(super) fn span_of(root: &Node, path: &str) -> (Span, bool) {
+pub(super) fn span_of(root: &YamlNode, path: &str) -> (Span, bool) {
     let found = find(root, path);
     (found.span, found.exact)
 }
@@ -13,18 +13,18 @@ pub(super) fn span_of(root: &Node, path: &str) -> (Span, bool) {
 /// Where the text stands that a field shares with other places of its document, if it does: the value
 /// of a YAML anchor, which aliases or merge keys (`<<`) use too. A change of that text would change all
 /// of them.
-pub(super) fn shared_text_of(root: &Node, path: &str) -> Option<Span> {
+pub(super) fn shared_text_of(root: &YamlNode, path: &str) -> Option<Span> {
     find(root, path).shared
 }
 
 /// What a path led to.
-struct Found {
+struct FieldAt {
     span: Span,
     exact: bool,
     shared: Option<Span>,
 }
 
-fn find(root: &Node, path: &str) -> Found {
+fn find(root: &YamlNode, path: &str) -> FieldAt {
     let (mut node, mut span, mut rest, mut shared) = (root, root.span, path, None);
     loop {
         if let Value::Shared(_) = node.value {
@@ -32,7 +32,7 @@ fn find(root: &Node, path: &str) -> Found {
         }
         rest = rest.strip_prefix('.').unwrap_or(rest);
         if rest.is_empty() {
-            return Found { span, exact: true, shared };
+            return FieldAt { span, exact: true, shared };
         }
         let whole = node.resolved().span;
         let step = match &node.resolved().value {
@@ -51,7 +51,7 @@ fn find(root: &Node, path: &str) -> Found {
         };
         match step {
             Some((next, at, left)) => (node, span, rest) = (next, at, left),
-            None => return Found { span, exact: false, shared },
+            None => return FieldAt { span, exact: false, shared },
         }
     }
 }

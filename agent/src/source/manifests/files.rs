@@ -23,9 +23,9 @@ const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
 /// and all those directories. Names that begin with a dot stand apart:
 /// editors keep their half-written copies there, and a mounted ConfigMap its
 /// old versions. Symlinks are followed, each directory once. Only a failure of the directory
-/// itself is an error; those below it are in [`Listing::unlisted`].
-pub(in crate::source) fn walk(root: &Path) -> io::Result<Listing> {
-    let mut listing = Listing::default();
+/// itself is an error; those below it are in [`DirectoryListing::unlisted`].
+pub(in crate::source) fn walk(root: &Path) -> io::Result<DirectoryListing> {
+    let mut listing = DirectoryListing::default();
     let mut seen = BTreeSet::new();
     let mut open = vec![root.to_owned()];
     while let Some(directory) = open.pop() {
@@ -88,7 +88,7 @@ pub(super) fn is_kustomization(name: &[u8]) -> bool {
 
 /// What a directory holds.
 #[derive(Debug, Default)]
-pub(in crate::source) struct Listing {
+pub(in crate::source) struct DirectoryListing {
     pub(in crate::source) files: Vec<PathBuf>,
     /// The manifests whose names begin with a dot, which kubectl reads and an agent does not;
     /// without what Emacs (`.#`) and macOS (`._`) write beside a file.
@@ -98,7 +98,7 @@ pub(in crate::source) struct Listing {
     pub(in crate::source) unlisted: Vec<(PathBuf, io::Error)>,
 }
 
-impl Listing {
+impl DirectoryListing {
     /// With the hidden manifests among the others, as kubectl reads a directory.
     pub(super) fn with_hidden(mut self) -> Self {
         self.files.append(&mut self.hidden);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use npc_compiler::cluster::unread::FileFault;
 use npc_compiler::object::consequence;
 
-use super::tree::{Node, Value};
+use super::tree::{Value, YamlNode};
 use super::{pod_template, types};
 
 /// What a document is that is no Kubernetes object as it stands.
@@ -142,7 +142,7 @@ fn mentions_object(text: &str) -> bool {
 }
 
 /// Whether a document is a list of JSON patch operations.
-pub(super) fn is_json_patch(node: &Node) -> bool {
+pub(super) fn is_json_patch(node: &YamlNode) -> bool {
     match &node.resolved().value {
         Value::List(items) => {
             !items.is_empty() && items.iter().all(|item| item.get("op").is_some() && item.get("path").is_some())
@@ -164,12 +164,12 @@ impl Unfinished {
 }
 
 /// Whether an object is one that another program has yet to finish.
-pub(super) fn unfinished(object: &Node) -> Option<Unfinished> {
+pub(super) fn unfinished(object: &YamlNode) -> Option<Unfinished> {
     unfinished_part(object).or_else(|| is_named_by_parameter(object).then_some(Unfinished::Parameters))
 }
 
 /// What of this stands in some text or key of a node.
-fn unfinished_part(node: &Node) -> Option<Unfinished> {
+fn unfinished_part(node: &YamlNode) -> Option<Unfinished> {
     match &node.resolved().value {
         Value::Scalar { text, .. } => of_text(text),
         Value::List(items) => items.iter().find_map(unfinished_part),
@@ -206,7 +206,7 @@ pub(super) fn is_unfinished_namespace(namespace: &str) -> bool {
 
 /// Whether the name or namespace of an object is a mark that a person or a program is to replace:
 /// `<NAMESPACE>`, `$NS`, `%NS%`, `__NS__`. No API server ever took such a name.
-fn is_named_by_parameter(object: &Node) -> bool {
+fn is_named_by_parameter(object: &YamlNode) -> bool {
     let metadata = object.get("metadata");
     ["name", "generateName", "namespace"]
         .iter()
@@ -226,16 +226,16 @@ pub(super) fn is_encrypted(api_version: &str, kind: &str) -> bool {
 }
 
 /// Whether a document is a strategic merge patch: no object has such a field.
-pub(super) fn is_merge_patch(node: &Node) -> bool {
+pub(super) fn is_merge_patch(node: &YamlNode) -> bool {
     node.get("$patch").is_some()
 }
 
 /// The first object that decides about connectivity and is an item of a list that stands for a
 /// document. kubectl refuses such a list.
-pub(super) fn object_in_list(node: &Node) -> Option<&Node> {
+pub(super) fn object_in_list(node: &YamlNode) -> Option<&YamlNode> {
     let Value::List(items) = &node.resolved().value else { return None };
     items.iter().find(|item| {
-        let text = |key| item.get(key).and_then(Node::text).unwrap_or_default();
+        let text = |key| item.get(key).and_then(YamlNode::text).unwrap_or_default();
         let (api_version, kind) = (text("apiVersion"), text("kind"));
         let has_object = ["apiVersion", "metadata", "spec"].iter().any(|key| item.get(key).is_some());
         let (group, _) = api_version.split_once('/').unwrap_or_default();
@@ -249,12 +249,12 @@ pub(super) fn object_in_list(node: &Node) -> Option<&Node> {
 
 /// The kinds of the objects that a Template of OpenShift makes, as far as they are read; none for one that
 /// may be any.
-pub(super) fn kinds_of_template(template: &Node) -> BTreeSet<Option<&'static str>> {
+pub(super) fn kinds_of_template(template: &YamlNode) -> BTreeSet<Option<&'static str>> {
     let Some(Value::List(objects)) = template.get("objects").map(|objects| &objects.resolved().value) else {
         return BTreeSet::new();
     };
-    let kind_of = |object: &Node| {
-        let kind = object.get("kind").and_then(Node::text)?;
+    let kind_of = |object: &YamlNode| {
+        let kind = object.get("kind").and_then(YamlNode::text)?;
         match types::kind_that_is_read(kind) {
             Some(kind) => Some(Some(kind)),
             None if begins_unfinished(kind) || kind.ends_with("List") => Some(None),
@@ -269,13 +269,13 @@ pub(super) fn kinds_of_template(template: &Node) -> BTreeSet<Option<&'static str
 pub(super) const OTHER_WORKLOAD: &str = "Deployment";
 
 /// The files that a kustomization names as patches.
-pub(super) fn patches(kustomization: &Node) -> Vec<String> {
+pub(super) fn patches(kustomization: &YamlNode) -> Vec<String> {
     let items = |key: &str| match kustomization.get(key).map(|list| &list.resolved().value) {
         Some(Value::List(items)) => items.as_slice(),
         _ => &[],
     };
     let by_path =
         ["patches", "patchesJson6902"].into_iter().flat_map(items).filter_map(|item| item.get("path")?.text());
-    let by_name = items("patchesStrategicMerge").iter().filter_map(Node::text);
+    let by_name = items("patchesStrategicMerge").iter().filter_map(YamlNode::text);
     by_path.chain(by_name).map(str::to_owned).collect()
 }

@@ -1,15 +1,15 @@
 //! JSON objects one behind the other, as `kubectl get -o json` twice and `jq` print them.
 //! To YAML they are one broken document.
 
-use super::span::Mark;
+use super::span::TextPosition;
 
 /// The objects of a text and where each begins, if the text is nothing but several JSON
 /// objects.
-pub(super) fn values(text: &str) -> Option<Vec<(Mark, &str)>> {
+pub(super) fn values(text: &str) -> Option<Vec<(TextPosition, &str)>> {
     let mut values = Vec::new();
     let (mut depth, mut start) = (0_usize, None);
     let (mut in_text, mut escaped) = (false, false);
-    let mut mark = Mark::FIRST;
+    let mut mark = TextPosition::FIRST;
     for (at, char) in text.char_indices() {
         match char {
             _ if escaped => escaped = false,

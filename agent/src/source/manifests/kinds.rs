@@ -10,12 +10,12 @@ use npc_compiler::object::{
     CONFIG_HASH, EndpointSlice, Labels, Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload,
 };
 
-use super::decode::{Mismatch, Notes, field};
+use super::decode::{Notes, TypeMismatch, field};
 use super::foreign::{DIRECTIVE, SOPS};
 use super::pod_template::{makes_pods, template};
 use super::replicas::{of_cron_job, of_workload};
 use super::span::Span;
-use super::tree::{Entry, Node, Value};
+use super::tree::{MappingEntry, Value, YamlNode};
 
 /// The part of a kind's fields that is kept.
 #[derive(Debug)]
@@ -265,12 +265,12 @@ impl DocumentKind {
     /// and managed fields, and a cluster has a hundred thousand pods. A field
     /// that is not asked for can also not be wrong. Of a policy only what the
     /// API server fills in goes: an unknown field there is a finding.
-    pub(super) fn trim(self, node: &mut Node) {
+    pub(super) fn trim(self, node: &mut YamlNode) {
         if self == Self::Policy {
             unshare(node);
             if let Value::Map(entries) = &mut node.value {
                 // SOPS takes its own field away when it decrypts.
-                let is_of_sops = |entry: &Entry| &*entry.key == SOPS && entry.node.get("mac").is_some();
+                let is_of_sops = |entry: &MappingEntry| &*entry.key == SOPS && entry.node.get("mac").is_some();
                 entries.retain(|entry| &*entry.key != "status" && !is_of_sops(entry));
                 for metadata in entries.iter_mut().filter(|entry| &*entry.key == "metadata") {
                     unshare(&mut metadata.node);
@@ -302,8 +302,8 @@ pub(super) fn qualified(api_version: &str, kind: &str) -> String {
 
 /// Trims a document or list item as soon as it has been built, if it says
 /// itself what it is.
-pub(super) fn trim_early(node: &mut Node) {
-    let text = |key| node.get(key).and_then(Node::text).unwrap_or_default();
+pub(super) fn trim_early(node: &mut YamlNode) {
+    let text = |key| node.get(key).and_then(YamlNode::text).unwrap_or_default();
     let (api_version, name) = (text("apiVersion"), text("kind"));
     if name.is_empty() || name.ends_with("List") {
         return;
@@ -315,7 +315,7 @@ pub(super) fn trim_early(node: &mut Node) {
     }
 }
 
-fn retain(node: &mut Node, keep: &Keep) {
+fn retain(node: &mut YamlNode, keep: &Keep) {
     let Fields(fields) = keep else { return };
     unshare(node);
     match &mut node.value {
@@ -333,7 +333,7 @@ fn retain(node: &mut Node, keep: &Keep) {
 }
 
 /// Makes a node that has an anchor, or is an alias, one of its own.
-fn unshare(node: &mut Node) {
+fn unshare(node: &mut YamlNode) {
     if let Value::Shared(_) = node.value {
         node.value = node.resolved().value.clone();
     }
@@ -341,7 +341,7 @@ fn unshare(node: &mut Node) {
 
 /// An object as far as it decides about connectivity.
 #[derive(Debug, Clone)]
-pub(super) enum Body {
+pub(super) enum ManifestObject {
     Namespace(Namespace),
     Pod(Box<Pod>),
     /// The pod that a workload would make.
@@ -363,7 +363,7 @@ pub(super) struct Decoded {
     pub(super) owner: Option<Workload>,
     /// The labels that a workload has itself; none of another object.
     pub(super) workload_labels: Option<Labels>,
-    pub(super) body: Body,
+    pub(super) body: ManifestObject,
 }
 
 /// Decodes an object of a kind that is not [`DocumentKind::Other`]. `kind_name` is how
@@ -371,11 +371,11 @@ pub(super) struct Decoded {
 pub(super) fn read(
     kind: DocumentKind,
     kind_name: &str,
-    node: &Node,
+    node: &YamlNode,
     file: &str,
     default_namespace: &str,
     notes: &mut Notes,
-) -> Result<Decoded, Mismatch> {
+) -> Result<Decoded, TypeMismatch> {
     let mut metadata: ObjectMeta = field(node, &["metadata"], notes)?;
     let name = match named(node, "name", metadata.name.as_deref())? {
         Some(name) => name,
@@ -404,28 +404,28 @@ pub(super) fn read(
     let is_workload = matches!(kind, DocumentKind::Workload | DocumentKind::CronJob);
     let workload_labels = is_workload.then(|| metadata.labels.take().unwrap_or_default());
     let body = match kind {
-        DocumentKind::Namespace => Body::Namespace(core::Namespace { metadata, ..Default::default() }.into()),
+        DocumentKind::Namespace => ManifestObject::Namespace(core::Namespace { metadata, ..Default::default() }.into()),
         DocumentKind::Pod => {
             let (spec, status) = (field(node, &["spec"], notes)?, field(node, &["status"], notes)?);
-            Body::Pod(Box::new(core::Pod { metadata, spec: Some(spec), status: Some(status) }.into()))
+            ManifestObject::Pod(Box::new(core::Pod { metadata, spec: Some(spec), status: Some(status) }.into()))
         }
         DocumentKind::Node => {
             let (spec, status) = (field(node, &["spec"], notes)?, field(node, &["status"], notes)?);
-            Body::Node(core::Node { metadata, spec: Some(spec), status: Some(status) }.into())
+            ManifestObject::Node(core::Node { metadata, spec: Some(spec), status: Some(status) }.into())
         }
         DocumentKind::Service => {
             let (spec, status) = (field(node, &["spec"], notes)?, field(node, &["status"], notes)?);
-            Body::Service(Box::new(core::Service { metadata, spec: Some(spec), status: Some(status) }.into()))
+            ManifestObject::Service(Box::new(core::Service { metadata, spec: Some(spec), status: Some(status) }.into()))
         }
         DocumentKind::EndpointSlice => {
             let (endpoints, ports) = (field(node, &["endpoints"], notes)?, field(node, &["ports"], notes)?);
             let address_type = field::<Option<String>>(node, &["addressType"], notes)?.unwrap_or_default();
             let slice = discovery::EndpointSlice { address_type, endpoints, metadata, ports };
-            Body::EndpointSlices(vec![slice.into()])
+            ManifestObject::EndpointSlices(vec![slice.into()])
         }
         DocumentKind::Endpoints => {
             let subsets = field(node, &["subsets"], notes)?;
-            Body::EndpointSlices(EndpointSlice::of_endpoints(core::Endpoints { metadata, subsets }))
+            ManifestObject::EndpointSlices(EndpointSlice::of_endpoints(core::Endpoints { metadata, subsets }))
         }
         DocumentKind::Policy => {
             let mut policy =
@@ -433,7 +433,7 @@ pub(super) fn read(
             notes.doubt_without_spec(node);
             unknown_beside_spec(node, notes);
             policy.unknown_fields.clone_from(&notes.unknown);
-            Body::Policy(Box::new(policy))
+            ManifestObject::Policy(Box::new(policy))
         }
         DocumentKind::Workload => {
             let mut pod = template(kind_name, &name, &namespace, node, &["spec", "template"], notes)?;
@@ -452,7 +452,7 @@ pub(super) fn read(
 
 /// Notes the fields of a policy that stand beside its spec, where most likely
 /// a part of it was meant.
-fn unknown_beside_spec(node: &Node, notes: &mut Notes) {
+fn unknown_beside_spec(node: &YamlNode, notes: &mut Notes) {
     let Value::Map(entries) = &node.resolved().value else { return };
     let unknown = entries.iter().filter(|entry| !matches!(&*entry.key, "apiVersion" | "kind" | "metadata" | "spec"));
     notes.unknown.extend(unknown.map(|entry| entry.key.to_string()));
@@ -467,12 +467,12 @@ fn has_ended(job: &Node, notes: &mut Notes) -> Result<bool, Mismatch> {
 }
 
 /// What a workload is that makes so many pods like this one; without a number, any number of them.
-fn body_of(mut pod: Pod, number: Option<i32>) -> Body {
+fn body_of(mut pod: Pod, number: Option<i32>) -> ManifestObject {
     if number == Some(0) {
-        return Body::Idle(pod.labels);
+        return ManifestObject::Idle(pod.labels);
     }
     pod.is_single = number == Some(1);
-    Body::Template(Box::new(pod))
+    ManifestObject::Template(Box::new(pod))
 }
 
 /// The name of an object that leaves its end to the API server: five letters or digits, as
@@ -496,7 +496,7 @@ fn generated(prefix: &str, file: &str, span: Span) -> String {
 /// A name or namespace, if it is there. The API allows little more than
 /// letters, digits, `-` and `.`; what would break a path or a line of output
 /// is refused here, all else does no harm.
-fn named(node: &Node, key: &str, text: Option<&str>) -> Result<Option<String>, Mismatch> {
+fn named(node: &YamlNode, key: &str, text: Option<&str>) -> Result<Option<String>, TypeMismatch> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     if text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
         let span = node.get("metadata").and_then(|metadata| metadata.get(key)).map_or(node.span, |name| name.span);
@@ -506,6 +506,6 @@ fn named(node: &Node, key: &str, text: Option<&str>) -> Result<Option<String>, M
     Ok(Some(text.to_owned()))
 }
 
-fn wrong(span: Span, path: &str, message: String, help: &'static str) -> Mismatch {
-    Mismatch { span: Some(span), path: path.to_owned(), message, help }
+fn wrong(span: Span, path: &str, message: String, help: &'static str) -> TypeMismatch {
+    TypeMismatch { span: Some(span), path: path.to_owned(), message, help }
 }

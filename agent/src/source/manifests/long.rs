@@ -25,8 +25,8 @@ use super::kinds::{self, DocumentKind};
 use super::parse::DocumentReader;
 use super::parsed::{Parsed, ParsedObject};
 use super::prune;
-use super::span::{Mark, Span};
-use super::tree::{self, Node, TreeError, Value};
+use super::span::{Span, TextPosition};
+use super::tree::{self, TreeError, Value, YamlNode};
 
 /// How many bytes are read at once.
 const READ: usize = 4 << 20;
@@ -87,7 +87,7 @@ pub(super) fn read_by(
     count: &AtomicUsize,
     sizes: Sizes,
 ) -> io::Result<Option<Parsed>> {
-    let mut text = Text { from, buffer: Vec::new(), is_at_end: false, sizes };
+    let mut text = TextReader { from, buffer: Vec::new(), is_at_end: false, sizes };
     let Some((form, first)) = text.form()? else { return Ok(None) };
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let (send, batches) = sync_channel(cores);
@@ -133,14 +133,14 @@ fn next(batches: &Mutex<Receiver<Batch>>) -> Option<Batch> {
 }
 
 /// A text on its way in.
-struct Text<R> {
+struct TextReader<R> {
     from: R,
     buffer: Vec<u8>,
     is_at_end: bool,
     sizes: Sizes,
 }
 
-impl<R: Read> Text<R> {
+impl<R: Read> TextReader<R> {
     fn more(&mut self) -> io::Result<()> {
         let limit = u64::try_from(self.sizes.read).unwrap_or(u64::MAX);
         let read = self.from.by_ref().take(limit).read_to_end(&mut self.buffer)?;
@@ -288,11 +288,11 @@ fn is_rest_of_list(form: Form, frame: &[u8], rest: &[u8]) -> bool {
         Form::Yaml => {
             let Ok(rest) = str::from_utf8(rest) else { return false };
             let mut documents = Vec::new();
-            tree::documents(rest, Mark::FIRST, |_| {}, &mut |document| documents.push(document));
+            tree::documents(rest, TextPosition::FIRST, |_| {}, &mut |document| documents.push(document));
             let [Ok(node)] = documents.as_slice() else { return false };
             let Value::Map(entries) = &node.value else { return false };
             entries.iter().all(|entry| matches!(&*entry.key, "kind" | "metadata"))
-                && node.get("kind").and_then(Node::text) == Some("List")
+                && node.get("kind").and_then(YamlNode::text) == Some("List")
         }
     }
 }
@@ -356,14 +356,14 @@ fn read_batch(
 /// Forgets where the fields of a policy stand. Its text is kept, which takes a tenth of the memory.
 fn forget_fields(item: &mut ParsedObject) {
     if item.object.kind == "NetworkPolicy" {
-        item.node = Arc::new(Node { span: item.node.span, value: Value::Map(Vec::new()) });
+        item.node = Arc::new(YamlNode { span: item.node.span, value: Value::Map(Vec::new()) });
         item.is_in_parts = true;
     }
 }
 
 /// What is kept of an item whose kind has many, and whose fields have no places.
-fn pruned(text: &str, line: u32, form: Form) -> Option<Node> {
-    let begin = Mark { line, column: 1 };
+fn pruned(text: &str, line: u32, form: Form) -> Option<YamlNode> {
+    let begin = TextPosition { line, column: 1 };
     let mut lines = text.lines();
     let (api_version, kind) = match form {
         Form::Json(_) => {
@@ -382,8 +382,8 @@ fn pruned(text: &str, line: u32, form: Form) -> Option<Node> {
     }
     match form {
         Form::Json(indent) => {
-            let start = Mark { line, column: column(indent) };
-            let end = Mark { line: line + self::lines(text.as_bytes()), column: start.column + 1 };
+            let start = TextPosition { line, column: column(indent) };
+            let end = TextPosition { line: line + self::lines(text.as_bytes()), column: start.column + 1 };
             prune::json(text, Span { start, end }, kind.keep())
         }
         Form::Yaml => {
@@ -392,7 +392,7 @@ fn pruned(text: &str, line: u32, form: Form) -> Option<Node> {
             tree::documents(&kept, begin, kinds::trim_early, &mut |document| found.push(document));
             let [found] = <[_; 1]>::try_from(found).ok()?;
             let mut node = found.ok()?;
-            node.span.end = Mark { line: line + self::lines(text.as_bytes()), column: 1 };
+            node.span.end = TextPosition { line: line + self::lines(text.as_bytes()), column: 1 };
             Some(node)
         }
     }
@@ -403,13 +403,13 @@ fn column(indent: usize) -> u32 {
 }
 
 /// Reads an item whose text begins in this line of its file.
-pub(super) fn document(item: &str, line: u32, each: &mut dyn FnMut(Result<Node, TreeError>)) {
+pub(super) fn document(item: &str, line: u32, each: &mut dyn FnMut(Result<YamlNode, TreeError>)) {
     if let Some(rest) = item.strip_prefix("- ") {
         // So its columns are those of the file.
-        tree::documents(&format!("  {rest}"), Mark { line, column: 1 }, kinds::trim_early, each);
+        tree::documents(&format!("  {rest}"), TextPosition { line, column: 1 }, kinds::trim_early, each);
     } else {
         let text = item.trim_start_matches(' ');
-        let begin = Mark { line, column: column(item.len() - text.len()) };
+        let begin = TextPosition { line, column: column(item.len() - text.len()) };
         tree::documents(text, begin, kinds::trim_early, each);
     }
 }

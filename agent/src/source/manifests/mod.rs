@@ -71,10 +71,10 @@ pub use foreign::OtherDocument;
 pub use passed_over::PassedOver;
 pub use position::{Location, Positions};
 pub use problem::{Code, Errors, ObjectRef, Problem, Severity};
-pub use span::{Mark, Span};
+pub use span::{Span, TextPosition};
 
 pub(super) use assemble::assemble;
-use files::{GIVEN, Listing, is_long, open_regular, read_bounded};
+use files::{DirectoryListing, GIVEN, is_long, open_regular, read_bounded};
 
 pub(super) use files::{FOLLOWED, read_regular, walk};
 use parse::parse_counted;
@@ -184,7 +184,7 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
             }
         } else if path.is_dir() {
             let listing = walk(path);
-            match if options.pass_over { listing.map(Listing::with_hidden) } else { listing } {
+            match if options.pass_over { listing.map(DirectoryListing::with_hidden) } else { listing } {
                 Ok(listing) if listing.files.is_empty() && listing.unlisted.is_empty() => {
                     let message = "no *.yaml, *.yml or *.json file is in this directory";
                     jobs.push(Job::Done(Box::new(Parsed::failed(path, message, ""))));

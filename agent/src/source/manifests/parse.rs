@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::annotations::{self, Wrong};
-use super::decode::{Mismatch, Notes};
+use super::decode::{Notes, TypeMismatch};
 use super::documents::Documents;
 use super::field::{shared_text_of, span_of};
 use super::files;
@@ -19,8 +19,8 @@ use super::pod_template;
 use super::problem::{Code, ObjectRef, Problem};
 use super::references;
 use super::replicas;
-use super::span::{Mark, Span};
-use super::tree::{self, Node, Value};
+use super::span::{Span, TextPosition};
+use super::tree::{self, Value, YamlNode};
 use super::types::{self, Misspelt, misspelt};
 use npc_compiler::algebra::syntax::{wrong_label_key, wrong_label_value};
 use npc_compiler::object::Workload;
@@ -54,7 +54,7 @@ pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: 
                 Some(values) => values.into_iter().for_each(|(at, value)| {
                     tree::documents(value, at, kinds::trim_early, &mut each);
                 }),
-                None => tree::documents(&text, Mark::FIRST, kinds::trim_early, &mut each),
+                None => tree::documents(&text, TextPosition::FIRST, kinds::trim_early, &mut each),
             }
             reader.parsed.text = text;
         }
@@ -78,7 +78,7 @@ fn behind(text: &[u8]) -> Span {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let line = text.split(|byte| *byte == b'\n').count();
     let last = text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    let at = Mark { line: number(line), column: number(String::from_utf8_lossy(last).chars().count() + 1) };
+    let at = TextPosition { line: number(line), column: number(String::from_utf8_lossy(last).chars().count() + 1) };
     Span { start: at, end: at }
 }
 
@@ -101,8 +101,8 @@ struct TypeMeta {
 /// Of an object only what a change of it needs: the labels of a workload itself, which its pods do
 /// not have, how it replaces its pods, its template where that has no labels or shares them by a YAML
 /// anchor, the ports, pods and traffic policies of a Service, and that an object has no name of its own.
-fn needed(kind: DocumentKind, mut node: Node) -> Node {
-    let has = |key| node.at(&["metadata", key]).and_then(Node::text).is_some_and(|text| !text.is_empty());
+fn needed(kind: DocumentKind, mut node: YamlNode) -> YamlNode {
+    let has = |key| node.at(&["metadata", key]).and_then(YamlNode::text).is_some_and(|text| !text.is_empty());
     let is_workload = matches!(kind, DocumentKind::Workload | DocumentKind::CronJob);
     let is_unnamed = !has("name") && has("generateName");
     // A change that gives labels to a template without any depends on whether it has metadata.
@@ -116,7 +116,9 @@ fn needed(kind: DocumentKind, mut node: Node) -> Node {
             labels.is_some_and(|of| matches!(&of.resolved().value, Value::Map(labels) if !labels.is_empty()));
         !has_labels || shared_text_of(&node, path).is_some()
     };
-    let Value::Map(entries) = &mut node.value else { return Node { span: node.span, value: Value::Map(Vec::new()) } };
+    let Value::Map(entries) = &mut node.value else {
+        return YamlNode { span: node.span, value: Value::Map(Vec::new()) };
+    };
     let kept = |field: &str, key: &str| match (field, key) {
         ("metadata", "labels") | ("spec", "paused" | "updateStrategy") => is_workload,
         ("metadata", "generateName") => is_unnamed,
@@ -192,12 +194,12 @@ impl DocumentReader<'_> {
     }
 
     /// Reads an item of a `List`.
-    pub(super) fn item(&mut self, node: Node) {
+    pub(super) fn item(&mut self, node: YamlNode) {
         self.document(node, None, 1);
     }
 
     /// Reads a document, or an item of a list whose items are of one type.
-    fn document(&mut self, mut node: Node, of_list: Option<&TypeMeta>, lists: usize) {
+    fn document(&mut self, mut node: YamlNode, of_list: Option<&TypeMeta>, lists: usize) {
         if node.is_null() {
             return;
         }
@@ -272,7 +274,7 @@ impl DocumentReader<'_> {
 
     /// Reads an object of a kind that is not Kubernetes' own as the workload that its pod
     /// template makes of it; whether that can be read.
-    fn foreign_workload(&mut self, types: &TypeMeta, node: &Node) -> bool {
+    fn foreign_workload(&mut self, types: &TypeMeta, node: &YamlNode) -> bool {
         let mut node = node.clone();
         DocumentKind::Workload.trim(&mut node);
         let kind = kinds::foreign_workload(&types.api_version, &types.kind);
@@ -284,12 +286,16 @@ impl DocumentReader<'_> {
         is_read
     }
 
-    fn kustomization(&mut self, node: &Node) {
+    fn kustomization(&mut self, node: &YamlNode) {
         self.parsed.kustomization.get_or_insert_default().extend(foreign::patches(node));
     }
 
     /// What a document says it is; `None` for a file that kustomize reads.
-    fn types(&self, node: &Node, of_list: Option<&TypeMeta>) -> Result<Option<TypeMeta>, (Span, String, &'static str)> {
+    fn types(
+        &self,
+        node: &YamlNode,
+        of_list: Option<&TypeMeta>,
+    ) -> Result<Option<TypeMeta>, (Span, String, &'static str)> {
         if !matches!(node.resolved().value, Value::Map(_)) {
             let help = "only Kubernetes objects are read";
             return Err((node.span, "not an object with apiVersion and kind".to_owned(), help));
@@ -312,7 +318,7 @@ impl DocumentReader<'_> {
         }
     }
 
-    fn list(&mut self, list: Node, of: Option<&TypeMeta>, lists: usize) {
+    fn list(&mut self, list: YamlNode, of: Option<&TypeMeta>, lists: usize) {
         let Value::Map(entries) = list.into_value() else { return };
         let Some(items) = entries.into_iter().find(|entry| &*entry.key == "items") else { return };
         if lists >= MAX_LISTS {
@@ -330,7 +336,7 @@ impl DocumentReader<'_> {
     /// Reports labels of an object and of its pod template that no API server takes. They count
     /// as they stand, because commands and an agent that follows a directory judge what the file
     /// says.
-    fn labels(&mut self, object: &ObjectRef, node: &Node) {
+    fn labels(&mut self, object: &ObjectRef, node: &YamlNode) {
         for path in LABELS {
             let found = path.split('.').try_fold(node, |node, key| node.get(key));
             let Some(Value::Map(entries)) = found.map(|found| &found.resolved().value) else { continue };
@@ -361,7 +367,7 @@ impl DocumentReader<'_> {
         self.problem(Code::DocumentUnreadable, span, object, "", message.to_owned(), help);
     }
 
-    fn object(&mut self, kind: DocumentKind, kind_name: &str, mut node: Node) {
+    fn object(&mut self, kind: DocumentKind, kind_name: &str, mut node: YamlNode) {
         // They decide nothing, so a policy is in force whatever they say.
         let annotations = Some(&mut node).filter(|_| kind == DocumentKind::Policy).and_then(annotations::take);
         let unfinished = foreign::unfinished(&node);
@@ -398,7 +404,7 @@ impl DocumentReader<'_> {
                 // Of other objects than policies little is asked for, and there are a hundred
                 // thousand.
                 let is_needed = kind == DocumentKind::Policy;
-                let namespace = node.at(&["metadata", "namespace"]).filter(|of| !of.is_null()).and_then(Node::text);
+                let namespace = node.at(&["metadata", "namespace"]).filter(|of| !of.is_null()).and_then(YamlNode::text);
                 let has_namespace = kind.is_cluster_scoped() || namespace.is_some_and(|name| !name.is_empty());
                 let node = if is_needed { node } else { needed(kind, node) };
                 self.parsed.items.push(ParsedObject {
@@ -413,7 +419,7 @@ impl DocumentReader<'_> {
                     body: decoded.body,
                 });
             }
-            Err(Mismatch { span, path, message, help }) => {
+            Err(TypeMismatch { span, path, message, help }) => {
                 let span = span.unwrap_or(node.span);
                 let fault = unfinished.map_or(DocumentFault::Mismatch, DocumentFault::Unfinished);
                 self.faults.push((self.parsed.problems.len(), fault));
@@ -423,8 +429,8 @@ impl DocumentReader<'_> {
     }
 
     /// The name of an object that could not be read.
-    fn best_name(&self, kind: DocumentKind, kind_name: &str, node: &Node) -> ObjectRef {
-        let metadata = |key| node.at(&["metadata", key]).and_then(Node::text).unwrap_or_default();
+    fn best_name(&self, kind: DocumentKind, kind_name: &str, node: &YamlNode) -> ObjectRef {
+        let metadata = |key| node.at(&["metadata", key]).and_then(YamlNode::text).unwrap_or_default();
         let namespace = match metadata("namespace") {
             _ if kind.is_cluster_scoped() => "",
             "" => self.default_namespace,
@@ -435,10 +441,10 @@ impl DocumentReader<'_> {
 }
 
 /// Whether a document without apiVersion or kind looks like an object all the same.
-fn is_meant_as_object(node: &Node) -> bool {
+fn is_meant_as_object(node: &YamlNode) -> bool {
     let has = |key| node.get(key).is_some_and(|value| !value.is_null());
     let is_read = |kind: &str| types::kind_that_is_read(kind).is_some();
-    has("metadata") || node.get("kind").and_then(Node::text).is_some_and(is_read)
+    has("metadata") || node.get("kind").and_then(YamlNode::text).is_some_and(is_read)
 }
 
 /// Whether kustomize reads a file by its name.

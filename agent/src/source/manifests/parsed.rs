@@ -7,9 +7,9 @@ use std::sync::Arc;
 use npc_compiler::object::{Labels, Workload};
 
 use super::foreign::{OtherDocument, Unfinished};
-use super::kinds::Body;
+use super::kinds::ManifestObject;
 use super::problem::{Code, ObjectRef, Problem};
-use super::tree::Node;
+use super::tree::YamlNode;
 
 /// What a file holds.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ pub(in crate::source) struct Parsed {
 pub(super) struct ParsedObject {
     pub(super) object: ObjectRef,
     pub(super) file: Arc<str>,
-    pub(super) node: Arc<Node>,
+    pub(super) node: Arc<YamlNode>,
     /// Its fields stand in [`Parsed::parts`] only.
     pub(super) is_in_parts: bool,
     /// Its document names its namespace, or it lives outside namespaces.
@@ -50,7 +50,7 @@ pub(super) struct ParsedObject {
     pub(super) owner: Option<Workload>,
     /// The labels that a workload has itself; none of another object.
     pub(super) workload_labels: Option<Labels>,
-    pub(super) body: Body,
+    pub(super) body: ManifestObject,
 }
 
 impl Parsed {

@@ -3,18 +3,18 @@
 use k8s_openapi::api::core::v1 as core;
 use npc_compiler::object::{Pod, Workload};
 
-use super::decode::{Mismatch, Notes, field};
-use super::tree::{Node, Value};
+use super::decode::{Notes, TypeMismatch, field};
+use super::tree::{Value, YamlNode};
 
 /// Whether an object of a kind that is not read has a pod template where Kubernetes' own
 /// workloads have theirs. Its pods are then those that a Deployment of it would have.
-pub(super) fn has_pod_template(node: &Node) -> bool {
+pub(super) fn has_pod_template(node: &YamlNode) -> bool {
     let containers = node.at(&["spec", "template", "spec", "containers"]);
     containers.is_some_and(|containers| matches!(containers.resolved().value, Value::List(_)))
 }
 
 /// Whether a pod's `spec.containers` stands anywhere in a node.
-pub(super) fn has_pod_spec(node: &Node) -> bool {
+pub(super) fn has_pod_spec(node: &YamlNode) -> bool {
     match &node.resolved().value {
         Value::Map(entries) => entries.iter().any(|entry| {
             let containers = (&*entry.key == "spec").then(|| entry.node.get("containers")).flatten();
@@ -26,7 +26,7 @@ pub(super) fn has_pod_spec(node: &Node) -> bool {
 }
 
 /// Whether the controller of an object makes pods, as far as a pod's `spec.containers` tells.
-pub(super) fn makes_pods(api_version: &str, kind: &str, node: &Node) -> bool {
+pub(super) fn makes_pods(api_version: &str, kind: &str, node: &YamlNode) -> bool {
     !has_templates_only(api_version, kind) && has_pod_spec(node)
 }
 
@@ -57,14 +57,14 @@ pub(super) fn template(
     kind: &str,
     name: &str,
     namespace: &str,
-    node: &Node,
+    node: &YamlNode,
     path: &[&str],
     notes: &mut Notes,
-) -> Result<Pod, Mismatch> {
-    if node.at(path).is_none_or(Node::is_null) {
+) -> Result<Pod, TypeMismatch> {
+    if node.at(path).is_none_or(YamlNode::is_null) {
         let help = "it makes no pods without one; add it, or leave the object out";
         let message = "the workload has no pod template".to_owned();
-        return Err(Mismatch { span: Some(node.span), path: path.join("."), message, help });
+        return Err(TypeMismatch { span: Some(node.span), path: path.join("."), message, help });
     }
     let template: core::PodTemplateSpec = field(node, path, notes)?;
     let mut labels = template.metadata.and_then(|metadata| metadata.labels).unwrap_or_default();

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::field::{shared_text_of, span_of};
 use super::long;
 use super::problem::ObjectRef;
-use super::span::{Mark, Span};
-use super::tree::{self, Node};
+use super::span::{Span, TextPosition};
+use super::tree::{self, YamlNode};
 
 /// Where a field stands.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,7 +47,7 @@ impl fmt::Display for Location {
 /// and the files' text.
 #[derive(Debug, Clone, Default)]
 pub struct Positions {
-    objects: BTreeMap<ObjectRef, Origin>,
+    objects: BTreeMap<ObjectRef, ReadFrom>,
     sources: BTreeMap<Arc<str>, FileText>,
 }
 
@@ -61,9 +61,9 @@ struct FileText {
 
 /// Where one object was read.
 #[derive(Debug, Clone)]
-pub(super) struct Origin {
+pub(super) struct ReadFrom {
     pub(super) file: Arc<str>,
-    pub(super) node: Arc<Node>,
+    pub(super) node: Arc<YamlNode>,
     /// Its fields are read again from the text when they are asked for.
     pub(super) is_in_parts: bool,
 }
@@ -73,7 +73,7 @@ impl Positions {
         self.sources.insert(file, FileText { text, parts: Arc::new(parts) });
     }
 
-    pub(super) fn add_object(&mut self, object: ObjectRef, origin: Origin) {
+    pub(super) fn add_object(&mut self, object: ObjectRef, origin: ReadFrom) {
         self.objects.insert(object, origin);
     }
 
@@ -139,12 +139,12 @@ impl Positions {
             text.push('\n');
         }
         let mut read = None;
-        tree::documents(&text, Mark::FIRST, |_| {}, &mut |document| read = read.take().or(document.ok()));
+        tree::documents(&text, TextPosition::FIRST, |_| {}, &mut |document| read = read.take().or(document.ok()));
         Some(read?.get("metadata")?.json())
     }
 
     /// The tree of an object, if only its text is kept.
-    fn read_again(&self, origin: &Origin) -> Option<Node> {
+    fn read_again(&self, origin: &ReadFrom) -> Option<YamlNode> {
         if !origin.is_in_parts {
             return None;
         }

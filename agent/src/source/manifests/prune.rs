@@ -11,13 +11,13 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 
 use super::kinds::Keep;
 use super::span::Span;
-use super::tree::{Entry, Node, Value, distinct};
+use super::tree::{MappingEntry, Value, YamlNode, distinct};
 
 /// Builds of a JSON object what is kept of it. All nodes have one place, that of the object.
 ///
 /// None where the text is no JSON, or has what only [`tree::documents`](super::tree::documents)
 /// reads as kubectl does.
-pub(super) fn json(text: &str, span: Span, keep: &'static Keep) -> Option<Node> {
+pub(super) fn json(text: &str, span: Span, keep: &'static Keep) -> Option<YamlNode> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let node = Pruned { span, keep }.deserialize(&mut deserializer).ok()?;
     deserializer.end().ok()?;
@@ -31,55 +31,55 @@ struct Pruned {
 }
 
 impl Pruned {
-    const fn scalar(self, text: Box<str>, plain: bool) -> Node {
-        Node { span: self.span, value: Value::Scalar { text, plain } }
+    const fn scalar(self, text: Box<str>, plain: bool) -> YamlNode {
+        YamlNode { span: self.span, value: Value::Scalar { text, plain } }
     }
 }
 
 impl<'de> DeserializeSeed<'de> for Pruned {
-    type Value = Node;
+    type Value = YamlNode;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<YamlNode, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Pruned {
-    type Value = Node;
+    type Value = YamlNode;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+    fn visit_bool<E>(self, value: bool) -> Result<YamlNode, E> {
         Ok(self.scalar(value.to_string().into(), true))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+    fn visit_i64<E>(self, value: i64) -> Result<YamlNode, E> {
         Ok(self.scalar(value.to_string().into(), true))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
+    fn visit_u64<E>(self, value: u64) -> Result<YamlNode, E> {
         Ok(self.scalar(value.to_string().into(), true))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
+    fn visit_str<E>(self, value: &str) -> Result<YamlNode, E> {
         Ok(self.scalar(value.into(), false))
     }
 
-    fn visit_unit<E>(self) -> Result<Node, E> {
+    fn visit_unit<E>(self) -> Result<YamlNode, E> {
         Ok(self.scalar("null".into(), true))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<YamlNode, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element_seed(self)? {
             list.push(item);
         }
-        Ok(Node { span: self.span, value: Value::List(list) })
+        Ok(YamlNode { span: self.span, value: Value::List(list) })
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<YamlNode, A::Error> {
         let mut entries = Vec::new();
         while let Some(Key(key)) = map.next_key::<Key<'_>>()? {
             let keep = match self.keep {
@@ -89,13 +89,13 @@ impl<'de> Visitor<'de> for Pruned {
             match keep {
                 Some(keep) => {
                     let node = map.next_value_seed(Self { keep, ..self })?;
-                    entries.push(Entry { key: key.into(), at: self.span, node });
+                    entries.push(MappingEntry { key: key.into(), at: self.span, node });
                 }
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         let entries = distinct(entries).map_err(|fault| A::Error::custom(fault.message))?;
-        Ok(Node { span: self.span, value: Value::Map(entries) })
+        Ok(YamlNode { span: self.span, value: Value::Map(entries) })
     }
 }
 

@@ -3,14 +3,14 @@
 
 use npc_compiler::object::Workload;
 
-use super::decode::{Mismatch, Notes, field};
-use super::tree::Node;
+use super::decode::{Notes, TypeMismatch, field};
+use super::tree::YamlNode;
 
 /// How many pods a workload has at once; none where that is not known: of a DaemonSet, and of a kind
 /// that is not Kubernetes' own and leaves it to its default. The API's default is 1
 /// (<https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/>). Of a suspended Job
 /// the pods come when it is resumed, as it stands.
-pub(super) fn of_workload(kind: &str, node: &Node, notes: &mut Notes) -> Result<Option<i32>, Mismatch> {
+pub(super) fn of_workload(kind: &str, node: &YamlNode, notes: &mut Notes) -> Result<Option<i32>, TypeMismatch> {
     match kind {
         "DaemonSet" => Ok(None),
         "Job" => of_job(node, &["spec"], notes).map(Some),
@@ -23,7 +23,7 @@ pub(super) fn of_workload(kind: &str, node: &Node, notes: &mut Notes) -> Result<
 }
 
 /// How many pods a Job has at once: `parallelism`, and no more than are to complete.
-fn of_job(node: &Node, spec: &[&str], notes: &mut Notes) -> Result<i32, Mismatch> {
+fn of_job(node: &YamlNode, spec: &[&str], notes: &mut Notes) -> Result<i32, TypeMismatch> {
     let parallelism: Option<i32> = field(node, &[spec, &["parallelism"]].concat(), notes)?;
     let completions: Option<i32> = field(node, &[spec, &["completions"]].concat(), notes)?;
     let at_once = parallelism.unwrap_or(1);
@@ -32,7 +32,7 @@ fn of_job(node: &Node, spec: &[&str], notes: &mut Notes) -> Result<i32, Mismatch
 
 /// How many pods a CronJob has at once: those of one Job, unless its Jobs may overlap, which they may
 /// where it does not say otherwise.
-pub(super) fn of_cron_job(node: &Node, notes: &mut Notes) -> Result<Option<i32>, Mismatch> {
+pub(super) fn of_cron_job(node: &YamlNode, notes: &mut Notes) -> Result<Option<i32>, TypeMismatch> {
     let number = of_job(node, &["spec", "jobTemplate", "spec"], notes)?;
     let policy: Option<String> = field(node, &["spec", "concurrencyPolicy"], notes)?;
     let may_overlap = !matches!(policy.as_deref(), Some("Forbid" | "Replace"));
@@ -41,8 +41,8 @@ pub(super) fn of_cron_job(node: &Node, notes: &mut Notes) -> Result<Option<i32>,
 
 /// The workload whose number of replicas an object changes, where it is an autoscaler that may make
 /// more than one.
-pub(super) fn scaled_by(api_version: &str, kind: &str, node: &Node) -> Option<Workload> {
-    let at = |path: &[&str]| node.at(path).and_then(Node::text);
+pub(super) fn scaled_by(api_version: &str, kind: &str, node: &YamlNode) -> Option<Workload> {
+    let at = |path: &[&str]| node.at(path).and_then(YamlNode::text);
     let (group, _) = api_version.split_once('/')?;
     let (most, default_kind) = match (group, kind) {
         ("autoscaling", "HorizontalPodAutoscaler") => ("maxReplicas", None),

@@ -2,14 +2,14 @@
 
 /// A place in a text: line and column, both from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-pub struct Mark {
+pub struct TextPosition {
     /// The line, from 1.
     pub line: u32,
     /// The column, from 1.
     pub column: u32,
 }
 
-impl Mark {
+impl TextPosition {
     /// The beginning of a text.
     pub(super) const FIRST: Self = Self { line: 1, column: 1 };
 
@@ -34,7 +34,7 @@ impl Mark {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct Span {
     /// Where it begins.
-    pub start: Mark,
+    pub start: TextPosition,
     /// Just behind its last character.
-    pub end: Mark,
+    pub end: TextPosition,
 }

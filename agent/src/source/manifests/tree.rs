@@ -10,7 +10,7 @@ use std::sync::Arc;
 use granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
 use super::scalar::{Scalar, resolve};
-use super::span::{Mark, Span};
+use super::span::{Span, TextPosition};
 
 /// How deep a document may nest, aliases followed. Kubernetes objects stay
 /// below 20.
@@ -22,7 +22,7 @@ const MAX_ALIASED: usize = 1_000_000;
 
 /// A node of a document.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Node {
+pub(super) struct YamlNode {
     pub(super) span: Span,
     pub(super) value: Value,
 }
@@ -35,21 +35,21 @@ pub(super) enum Value {
         text: Box<str>,
         plain: bool,
     },
-    List(Vec<Node>),
-    Map(Vec<Entry>),
+    List(Vec<YamlNode>),
+    Map(Vec<MappingEntry>),
     /// A node with an anchor, or an alias of it.
-    Shared(Arc<Node>),
+    Shared(Arc<YamlNode>),
 }
 
 /// A key of a mapping and its value.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Entry {
+pub(super) struct MappingEntry {
     pub(super) key: Box<str>,
     pub(super) at: Span,
-    pub(super) node: Node,
+    pub(super) node: YamlNode,
 }
 
-impl Node {
+impl YamlNode {
     /// The node itself, or what an alias stands for.
     pub(super) fn resolved(&self) -> &Self {
         let mut node = self;
@@ -139,7 +139,12 @@ pub(super) struct TreeError {
 /// goes on behind the next `---`. The text begins at this place of its file. `trim` is shown
 /// each document, and each item of a list as soon as it is complete, and may drop what npc
 /// will not ask for.
-pub(super) fn documents(text: &str, at: Mark, trim: fn(&mut Node), each: &mut dyn FnMut(Result<Node, TreeError>)) {
+pub(super) fn documents(
+    text: &str,
+    at: TextPosition,
+    trim: fn(&mut YamlNode),
+    each: &mut dyn FnMut(Result<YamlNode, TreeError>),
+) {
     let mut options = granit_parser::options! { flow_nesting_limit: MAX_DEPTH, block_nesting_limit: MAX_DEPTH };
     options.set_emit_comments(false);
     let mut parser = Parser::new_from_str_with_options(text.strip_prefix('\u{feff}').unwrap_or(text), options);
@@ -166,7 +171,7 @@ pub(super) fn documents(text: &str, at: Mark, trim: fn(&mut Node), each: &mut dy
 }
 
 impl TreeError {
-    fn of(error: &ScanError, begin: Mark) -> Self {
+    fn of(error: &ScanError, begin: TextPosition) -> Self {
         let at = mark(*error.marker()).from(begin);
         let message = error.info();
         let help = if message.contains("tab") {
@@ -180,9 +185,9 @@ impl TreeError {
     }
 }
 
-fn mark(marker: Marker) -> Mark {
+fn mark(marker: Marker) -> TextPosition {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Mark { line: number(marker.line()).max(1), column: number(marker.col()).saturating_add(1) }
+    TextPosition { line: number(marker.line()).max(1), column: number(marker.col()).saturating_add(1) }
 }
 
 /// The collections that are still open, and the anchors of the document.
@@ -194,21 +199,21 @@ struct Builder {
     aliased: usize,
     /// The end of the last thing with any extent: a block collection ends
     /// there, while the parser sees its end only at what follows.
-    end: Mark,
+    end: TextPosition,
     /// Where the text begins in its file.
-    begin: Mark,
-    trim: fn(&mut Node),
+    begin: TextPosition,
+    trim: fn(&mut YamlNode),
 }
 
 struct Anchored {
-    node: Arc<Node>,
+    node: Arc<YamlNode>,
     nodes: usize,
     depth: usize,
 }
 
 /// A collection whose end has not come yet.
 struct Frame {
-    start: Mark,
+    start: TextPosition,
     anchor: usize,
     /// Nodes inside it, aliases expanded.
     nodes: usize,
@@ -218,8 +223,8 @@ struct Frame {
 }
 
 enum Inside {
-    List(Vec<Node>),
-    Map { entries: Vec<Entry>, key: Option<Key>, merged: Vec<Node> },
+    List(Vec<YamlNode>),
+    Map { entries: Vec<MappingEntry>, key: Option<Key>, merged: Vec<YamlNode> },
 }
 
 struct Key {
@@ -231,18 +236,18 @@ struct Key {
 
 /// A complete node with its measures.
 struct Done {
-    node: Node,
+    node: YamlNode,
     nodes: usize,
     depth: usize,
 }
 
 impl Builder {
-    fn new(begin: Mark, trim: fn(&mut Node)) -> Self {
+    fn new(begin: TextPosition, trim: fn(&mut YamlNode)) -> Self {
         Self { open: Vec::new(), anchors: HashMap::new(), aliased: 0, end: begin, begin, trim }
     }
 
     /// Takes one event; the document, once it is complete.
-    fn take(&mut self, event: Event<'_>, span: granit_parser::Span) -> Result<Option<Node>, TreeError> {
+    fn take(&mut self, event: Event<'_>, span: granit_parser::Span) -> Result<Option<YamlNode>, TreeError> {
         let (start, end) = (mark(span.start).from(self.begin), mark(span.end).from(self.begin));
         let has_extent = start != end;
         if has_extent && !matches!(event, Event::SequenceEnd | Event::MappingEnd) {
@@ -277,7 +282,7 @@ impl Builder {
                 // A value that is left out stands behind its key or dash.
                 let span = Span { start, end };
                 self.end = end;
-                let node = Node { span, value: Value::Scalar { text: text.into(), plain } };
+                let node = YamlNode { span, value: Value::Scalar { text: text.into(), plain } };
                 let done = self.anchor(anchor, Done { node, nodes: 1, depth: 1 });
                 self.add(done)
             }
@@ -292,7 +297,7 @@ impl Builder {
                     return Err(fault("the aliases of this document expand to too much", "write the values out"));
                 }
                 let value = Value::Shared(Arc::clone(&target.node));
-                let node = Node { span: Span { start, end }, value };
+                let node = YamlNode { span: Span { start, end }, value };
                 let done = Done { node, nodes: target.nodes, depth: target.depth };
                 self.add(done)
             }
@@ -300,7 +305,7 @@ impl Builder {
         }
     }
 
-    fn begin(&mut self, start: Mark, anchor: usize, inside: Inside) -> Result<Option<Node>, TreeError> {
+    fn begin(&mut self, start: TextPosition, anchor: usize, inside: Inside) -> Result<Option<YamlNode>, TreeError> {
         if self.open.len() >= MAX_DEPTH {
             let message = format!("nested more than {MAX_DEPTH} levels deep");
             return Err(TreeError {
@@ -329,7 +334,7 @@ impl Builder {
             }
         };
         let span = Span { start: frame.start, end: self.end.max(frame.start) };
-        let mut node = Node { span, value };
+        let mut node = YamlNode { span, value };
         if self.is_item_of_list() {
             (self.trim)(&mut node);
         }
@@ -354,14 +359,14 @@ impl Builder {
             let (span, node) = (done.node.span, Arc::new(done.node));
             let kept = Anchored { node: Arc::clone(&node), nodes: done.nodes, depth: done.depth };
             self.anchors.insert(anchor, kept);
-            done.node = Node { span, value: Value::Shared(node) };
+            done.node = YamlNode { span, value: Value::Shared(node) };
         }
         done
     }
 
     /// Puts a complete node into the collection around it; the document, if
     /// there is none.
-    fn add(&mut self, done: Done) -> Result<Option<Node>, TreeError> {
+    fn add(&mut self, done: Done) -> Result<Option<YamlNode>, TreeError> {
         let Some(frame) = self.open.last_mut() else { return Ok(Some(done.node)) };
         frame.nodes += done.nodes;
         frame.depth = frame.depth.max(done.depth + 1);
@@ -370,7 +375,7 @@ impl Builder {
             Inside::Map { entries, key, merged } => match key.take() {
                 None => *key = Some(as_key(&done.node)?),
                 Some(Key { merge: true, .. }) => merged.push(done.node),
-                Some(Key { text, at, .. }) => entries.push(Entry { key: text, at, node: done.node }),
+                Some(Key { text, at, .. }) => entries.push(MappingEntry { key: text, at, node: done.node }),
             },
         }
         Ok(None)
@@ -378,7 +383,7 @@ impl Builder {
 }
 
 /// A node as the key of a mapping.
-fn as_key(node: &Node) -> Result<Key, TreeError> {
+fn as_key(node: &YamlNode) -> Result<Key, TreeError> {
     let at = node.span;
     match &node.resolved().value {
         Value::Scalar { text, plain } => Ok(Key { text: text.clone(), at, merge: *plain && &**text == "<<" }),
@@ -392,7 +397,7 @@ fn as_key(node: &Node) -> Result<Key, TreeError> {
 
 /// The entries, if no key comes twice: JSON has no answer to that, and
 /// Kubernetes refuses it.
-pub(super) fn distinct(entries: Vec<Entry>) -> Result<Vec<Entry>, TreeError> {
+pub(super) fn distinct(entries: Vec<MappingEntry>) -> Result<Vec<MappingEntry>, TreeError> {
     let mut seen: HashSet<&str> = HashSet::with_capacity(entries.len());
     match entries.iter().find(|entry| !seen.insert(&entry.key)) {
         None => Ok(entries),
@@ -406,7 +411,7 @@ pub(super) fn distinct(entries: Vec<Entry>) -> Result<Vec<Entry>, TreeError> {
 
 /// Adds the entries of the mapping (or list of mappings) behind a `<<`; what
 /// is there stays. `keys` are those of `entries`.
-fn merge(entries: &mut Vec<Entry>, keys: &mut HashSet<Box<str>>, source: &Node) -> Result<(), TreeError> {
+fn merge(entries: &mut Vec<MappingEntry>, keys: &mut HashSet<Box<str>>, source: &YamlNode) -> Result<(), TreeError> {
     let mappings = match &source.resolved().value {
         Value::List(items) => items.as_slice(),
         _ => std::slice::from_ref(source),

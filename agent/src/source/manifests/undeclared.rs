@@ -22,7 +22,7 @@ pub(super) fn problems(loaded: &Loaded) -> Vec<Problem> {
         return Vec::new();
     }
     let names = loaded.objects.namespaces.iter().map(|namespace| namespace.name.as_str());
-    let declared = Known::of(names.filter(|name| !implied.contains(*name)));
+    let declared = NearNames::of(names.filter(|name| !implied.contains(*name)));
     let mut first_policies: BTreeMap<&str, &str> = BTreeMap::new();
     for policy in &loaded.objects.policies {
         let first = first_policies.entry(policy.namespace()).or_insert(policy.name());
@@ -46,13 +46,13 @@ pub(super) fn problems(loaded: &Loaded) -> Vec<Problem> {
 
 /// Names that are known, by hashes of what is left of each without one of its letters. Two names that
 /// are one slip apart have such a text in common, so of a hundred thousand names few are compared.
-struct Known<'a> {
+struct NearNames<'a> {
     hasher: RandomState,
     /// In order.
     names: Vec<(u64, &'a str)>,
 }
 
-impl<'a> Known<'a> {
+impl<'a> NearNames<'a> {
     fn of(names: impl Iterator<Item = &'a str>) -> Self {
         let hasher = RandomState::new();
         let mut names: Vec<_> = names
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-        Known::of(known.iter().copied()).meant_by(name)
+        NearNames::of(known.iter().copied()).meant_by(name)
     }
 
     #[test]

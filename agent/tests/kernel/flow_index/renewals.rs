@@ -8,9 +8,9 @@ use std::thread;
 
 use npc_agent::dataplane::conntrack::sweep;
 use npc_agent::dataplane::flow_index::Forget;
-use npc_agent::dataplane::{Cut, Kernel as _};
+use npc_agent::dataplane::{CutRequest, Kernel as _};
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::{FlowKey, Scope};
+use npc_compiler::plan::conntrack::{FlowKey, FlowScope};
 
 use super::{Node, address, set};
 use crate::namespace::run;
@@ -35,14 +35,18 @@ fn what_has_no_flow_any_more_is_forgotten_and_what_has_one_is_not() {
     // Some alone; one of them has a flow.
     forget(&["fd01::4"]);
     let some = set(&["10.1.0.4", "10.1.0.5", "10.1.0.77", "fd01::4"]);
-    node.sweep(Scope::Of(some.clone()), Node::request(1, Forget::Only(some)));
+    node.sweep(FlowScope::Of(some.clone()), Node::request(1, Forget::Only(some)));
     assert_eq!(node.free(&all), ["10.1.0.3", "10.1.0.4", "fd01::3", "fd01::4"]);
     // Of a sweep that could not judge all, nothing is forgotten.
     forget(&["10.1.0.5"]);
     node.send_to("10.1.0.4");
     for forget in [Forget::Only(set(&["10.1.0.5"])), Forget::AllBut(BTreeSet::new())] {
-        let cut =
-            Cut { scope: Scope::All, new: BTreeSet::new(), index_epoch: None, renewal: Some(Node::request(1, forget)) };
+        let cut = CutRequest {
+            scope: FlowScope::All,
+            new: BTreeSet::new(),
+            index_epoch: None,
+            renewal: Some(Node::request(1, forget)),
+        };
         node.kernel.flows().cut(&cut, &mut |_| None).unwrap_err();
         assert_eq!(node.free(&all), ["10.1.0.3", "fd01::3", "fd01::4"]);
     }
@@ -157,7 +161,7 @@ fn a_renewal_whose_table_goes_meanwhile_fails_and_the_next_one_does_not() {
     node.send_to("10.1.0.3");
     node.send_to("10.1.0.4");
     let renewal = || Some(Node::request(1, Forget::AllBut(BTreeSet::new())));
-    let cut = || Cut { scope: Scope::All, new: BTreeSet::new(), index_epoch: None, renewal: renewal() };
+    let cut = || CutRequest { scope: FlowScope::All, new: BTreeSet::new(), index_epoch: None, renewal: renewal() };
     // A set of one family that was emptied says nothing about the other one.
     let damages =
         [("delete table inet npc", false), ("flush set inet npc flows4", true), ("flush chain inet npc to-ip", false)];

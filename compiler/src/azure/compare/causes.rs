@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
-use super::{Cause, FlowChange};
+use super::{FlowCause, FlowChange};
 use crate::algebra::traffic::Traffic;
 use crate::azure::translate::{Term, TermPeer};
 use crate::azure::{Model, Reason};
@@ -15,7 +15,7 @@ use crate::policy::{Direction, Peers, PolicyRule};
 use crate::verdict::matrix::judge::{KindId, TrafficId};
 
 /// Causes, with what of the flows is due to each.
-pub(super) type Causes = BTreeMap<Cause, Traffic>;
+pub(super) type Causes = BTreeMap<FlowCause, Traffic>;
 
 /// What was worked out, by group, other end, traffic and change.
 pub(super) type Found = FxHashMap<(GroupId, KindId, TrafficId, FlowChange), Causes>;
@@ -23,10 +23,10 @@ pub(super) type Found = FxHashMap<(GroupId, KindId, TrafficId, FlowChange), Caus
 /// Why a group's traffic with an end changes.
 pub(super) fn of(model: &Model<'_>, group: &Group, other: OtherEnd<'_>, flows: &Traffic, change: FlowChange) -> Causes {
     let mut causes = Causes::new();
-    let finder = Finder { model, group, other };
+    let finder = CauseFinder { model, group, other };
     let mut add = |reason, policy, path: &str, traffic: Traffic| {
         if !traffic.is_none() {
-            let cause = Cause {
+            let cause = FlowCause {
                 reason,
                 change,
                 policies: vec![policy],
@@ -69,13 +69,13 @@ pub(super) fn of(model: &Model<'_>, group: &Group, other: OtherEnd<'_>, flows: &
     causes
 }
 
-struct Finder<'a> {
+struct CauseFinder<'a> {
     model: &'a Model<'a>,
     group: &'a Group,
     other: OtherEnd<'a>,
 }
 
-impl Finder<'_> {
+impl CauseFinder<'_> {
     fn admitted(&self, ports: &crate::policy::Ports) -> Traffic {
         let Group { key, .. } = self.group;
         Admitted::of_ports(ports, key.direction, &key.resolution).traffic_to(self.other.ports)

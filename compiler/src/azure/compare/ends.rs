@@ -12,7 +12,7 @@ use crate::verdict::zone::free_address;
 
 /// One side of some flows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Ends {
+pub struct FlowEnds {
     /// Pods, by workload.
     pub shares: Vec<Share>,
     /// Addresses; those of pods are not meant.
@@ -34,7 +34,7 @@ pub struct Share {
     pub of: usize,
 }
 
-impl Ends {
+impl FlowEnds {
     /// Whether it means no end.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -43,13 +43,13 @@ impl Ends {
 }
 
 /// A workload: its namespace, kind and name.
-type Name<'a> = (&'a str, &'a str, &'a str);
+type WorkloadKey<'a> = (&'a str, &'a str, &'a str);
 
 /// The pods of each workload, and the kinds of all ends.
 pub(super) struct Workloads<'a> {
     cluster: &'a Cluster,
-    counts: BTreeMap<Name<'a>, usize>,
-    of_kind: BTreeMap<KindId, BTreeMap<Name<'a>, usize>>,
+    counts: BTreeMap<WorkloadKey<'a>, usize>,
+    of_kind: BTreeMap<KindId, BTreeMap<WorkloadKey<'a>, usize>>,
     kind_of: BTreeMap<PodId, KindId>,
     /// Kinds of templates, which stand for several pods.
     templates: BTreeSet<KindId>,
@@ -105,27 +105,27 @@ impl<'a> Workloads<'a> {
         self.outside.keys().copied().collect()
     }
 
-    fn ends(&self, counts: BTreeMap<Name<'_>, usize>, outside: AddressSet) -> Ends {
-        let share = |((namespace, kind, name), pods): (Name<'_>, usize)| Share {
+    fn ends(&self, counts: BTreeMap<WorkloadKey<'_>, usize>, outside: AddressSet) -> FlowEnds {
+        let share = |((namespace, kind, name), pods): (WorkloadKey<'_>, usize)| Share {
             namespace: namespace.to_owned(),
             kind: kind.to_owned(),
             name: name.to_owned(),
             pods,
             of: self.counts.get(&(namespace, kind, name)).copied().unwrap_or(pods),
         };
-        Ends { shares: counts.into_iter().map(share).collect(), outside }
+        FlowEnds { shares: counts.into_iter().map(share).collect(), outside }
     }
 
-    pub(super) fn of_pods(&self, pods: &[PodId]) -> Ends {
-        let mut counts = BTreeMap::<Name<'_>, usize>::new();
+    pub(super) fn of_pods(&self, pods: &[PodId]) -> FlowEnds {
+        let mut counts = BTreeMap::<WorkloadKey<'_>, usize>::new();
         for pod in pods {
             *counts.entry(name(self.cluster, *pod)).or_default() += 1;
         }
         self.ends(counts, AddressSet::default())
     }
 
-    pub(super) fn of_kinds(&self, kinds: impl IntoIterator<Item = KindId>) -> Ends {
-        let mut counts = BTreeMap::<Name<'_>, usize>::new();
+    pub(super) fn of_kinds(&self, kinds: impl IntoIterator<Item = KindId>) -> FlowEnds {
+        let mut counts = BTreeMap::<WorkloadKey<'_>, usize>::new();
         let mut outside = Vec::new();
         for kind in kinds {
             outside.extend(self.outside.get(&kind).copied());
@@ -137,7 +137,7 @@ impl<'a> Workloads<'a> {
     }
 }
 
-fn name(cluster: &Cluster, pod: PodId) -> Name<'_> {
+fn name(cluster: &Cluster, pod: PodId) -> WorkloadKey<'_> {
     let pod = cluster.pod(pod);
     let (kind, name) = match &pod.workload {
         Some(workload) => (workload.kind.as_str(), &workload.name),

@@ -26,7 +26,7 @@ use crate::verdict::matrix::judge::{KindId, Kinds, PairVerdicts, TrafficId, Traf
 use crate::verdict::pairs;
 use ends::Workloads;
 
-pub use ends::{Ends, Share};
+pub use ends::{FlowEnds, Share};
 
 /// What becomes of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,16 +39,16 @@ pub enum FlowChange {
 
 /// Flows that change for one reason at one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
+pub struct FlowDifference {
     /// Where and why.
-    pub cause: Cause,
+    pub cause: FlowCause,
     /// The flows.
     pub flows: Vec<Flows>,
 }
 
 /// Where and why flows change.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cause {
+pub struct FlowCause {
     /// Why.
     pub reason: Reason,
     /// What becomes of them.
@@ -70,9 +70,9 @@ pub struct Cause {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flows {
     /// The sources.
-    pub from: Ends,
+    pub from: FlowEnds,
     /// The destinations.
-    pub to: Ends,
+    pub to: FlowEnds,
     /// By protocol and destination port.
     pub traffic: Traffic,
     /// Each source sends to itself.
@@ -81,7 +81,7 @@ pub struct Flows {
 
 /// Every difference, by reason, policies and place.
 #[must_use]
-pub fn differences(model: &Model<'_>, groups: &Groups, services: &[Service]) -> Vec<Difference> {
+pub fn differences(model: &Model<'_>, groups: &Groups, services: &[Service]) -> Vec<FlowDifference> {
     let mut comparison = Comparison::new(model, groups);
     comparison.by_policies();
     for service in services {
@@ -103,8 +103,8 @@ struct Comparison<'a> {
     known: TrafficTable,
     /// What Azure NPM lets each group exchange with each kind.
     azure: Vec<Vec<TrafficId>>,
-    by_kind: BTreeMap<Cause, ByKind>,
-    flows: BTreeMap<Cause, Vec<Flows>>,
+    by_kind: BTreeMap<FlowCause, ByKind>,
+    flows: BTreeMap<FlowCause, Vec<Flows>>,
 }
 
 impl<'a> Comparison<'a> {
@@ -218,7 +218,7 @@ impl<'a> Comparison<'a> {
         }
         let cause = |reason, change, policies, direction| {
             let service = Some(name.clone());
-            Cause { reason, change, policies, path: None, service, direction, family: Family::V4 }
+            FlowCause { reason, change, policies, path: None, service, direction, family: Family::V4 }
         };
         let behind = self.model.placement == Placement::BehindKubeProxy;
         // What policies deny each to itself.
@@ -273,7 +273,7 @@ impl<'a> Comparison<'a> {
         }
         for (group, subjects) in subjects {
             let group = self.groups.get(group);
-            let cause = Cause {
+            let cause = FlowCause {
                 reason: Reason::Ipv6,
                 change: FlowChange::NewlyDenied,
                 policies: group.key.policies.clone(),
@@ -302,7 +302,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// All of them, with equal ends joined.
-    fn finish(mut self) -> Vec<Difference> {
+    fn finish(mut self) -> Vec<FlowDifference> {
         for (cause, by_traffic) in std::mem::take(&mut self.by_kind) {
             for (traffic, by_source) in by_traffic {
                 for (to, from) in joined(by_source) {
@@ -312,8 +312,8 @@ impl<'a> Comparison<'a> {
                 }
             }
         }
-        let mut all: Vec<Difference> =
-            self.flows.into_iter().map(|(cause, flows)| Difference { cause, flows }).collect();
+        let mut all: Vec<FlowDifference> =
+            self.flows.into_iter().map(|(cause, flows)| FlowDifference { cause, flows }).collect();
         for difference in &mut all {
             difference.flows.sort_by(|a, b| (&a.from, &a.to, &a.traffic).cmp(&(&b.from, &b.to, &b.traffic)));
         }

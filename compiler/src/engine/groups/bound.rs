@@ -12,7 +12,7 @@ use crate::engine::peers::PeerIndex;
 use crate::engine::store::Store;
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, PodPeer, Policy, PolicyRule};
-use crate::ruleset::members::{self, Demand, Size, Sizes};
+use crate::ruleset::members::{self, Demand, MemberCount, Sizes};
 use crate::ruleset::names::hash::Hash;
 use crate::ruleset::node::SetName;
 
@@ -202,18 +202,18 @@ impl LocalGroups {
 
 /// The sizes of peers among the pods that the engine knows.
 pub(super) struct InStore<'a> {
-    pub(super) of_all: Size,
+    pub(super) of_all: MemberCount,
     pub(super) sets: &'a PeerSets,
-    pub(super) known: FxHashMap<&'a PodPeer, Size>,
+    pub(super) known: FxHashMap<&'a PodPeer, MemberCount>,
 }
 
 impl Sizes for InStore<'_> {
-    fn of_peer(&mut self, peer: &PodPeer) -> Size {
+    fn of_peer(&mut self, peer: &PodPeer) -> MemberCount {
         // What is counted is an upper bound, so one that was not looked up may be everything.
         self.known.get(peer).copied().unwrap_or(self.of_all)
     }
 
-    fn of_all(&mut self) -> Size {
+    fn of_all(&mut self) -> MemberCount {
         self.of_all
     }
 
@@ -230,11 +230,12 @@ mod tests {
 
     #[test]
     fn a_peer_that_was_not_looked_up_counts_as_all_pods() {
-        let of_all = Size { addresses: [3, 1], ports: [7, 2] };
+        let of_all = MemberCount { addresses: [3, 1], ports: [7, 2] };
         let peer = |name: &str| PodPeer { namespaces: Namespaces::Own(name.to_owned()), pods: Selector::default() };
         let (known, unknown) = (peer("known"), peer("unknown"));
         let sets = PeerSets::default();
-        let mut sizes = InStore { of_all, sets: &sets, known: [(&known, Size::default())].into_iter().collect() };
-        assert_eq!((sizes.of_peer(&known), sizes.of_peer(&unknown)), (Size::default(), of_all));
+        let mut sizes =
+            InStore { of_all, sets: &sets, known: [(&known, MemberCount::default())].into_iter().collect() };
+        assert_eq!((sizes.of_peer(&known), sizes.of_peer(&unknown)), (MemberCount::default(), of_all));
     }
 }

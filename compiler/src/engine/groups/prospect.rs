@@ -8,7 +8,7 @@ use crate::engine::foresight::{Foresight, FutureClass, PolicyChange, SetsOfGroup
 use crate::engine::key::PodKey;
 use crate::engine::local::{LocalClass, LocalNamespace, Weight};
 use crate::engine::prospect::PreparedGroup;
-use crate::engine::store::{PodId, Store};
+use crate::engine::store::{PodSlot, Store};
 use crate::object::{ContainerPort, Family, Labels, Pod};
 use crate::policy::{Direction, Policy};
 use crate::ruleset::names::hash::Hash;
@@ -168,7 +168,7 @@ impl LocalGroups {
     /// The classes of a namespace on this node, once these pods are there.
     fn future_classes(&self, store: &Store, namespace: &str, pods: &[&Pod]) -> Vec<FutureClass> {
         let here = self.namespaces.get(namespace);
-        let changing: BTreeSet<PodId> = pods.iter().filter_map(|pod| store.find(&PodKey::of(pod))).collect();
+        let changing: BTreeSet<PodSlot> = pods.iter().filter_map(|pod| store.find(&PodKey::of(pod))).collect();
         let mut classes = Vec::new();
         for class in here.iter().flat_map(|here| &here.classes).filter_map(|class| self.classes.get(class)) {
             let stay = class.pods.iter().filter(|pod| !changing.contains(pod));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::engine::foresight::{Outcome, PolicyChange, ReadPolicy};
+use crate::engine::foresight::{ForeseenChanges, PolicyChange, ReadPolicy};
 use crate::engine::groups::{ToCome, WeighedPolicies};
 use crate::engine::key::PodKey;
 use crate::engine::peer_sets::expecting;
@@ -21,7 +21,7 @@ pub(super) enum Object {
 
 /// What an event makes of an object. A pod that goes waits for nothing.
 #[derive(Debug)]
-pub(super) enum Change {
+pub(super) enum ObjectChange {
     Pod(Box<Pod>),
     Policy(PolicyChange),
 }
@@ -30,7 +30,7 @@ pub(super) enum Change {
 /// their order says nothing, nor do those before them.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub(super) changes: BTreeMap<Object, Change>,
+    pub(super) changes: BTreeMap<Object, ObjectChange>,
     /// Which policies are over the bound on set members is to be chosen anew.
     pub(super) reconsiders_bound: bool,
     /// The number of the first event, among all that waited.
@@ -45,7 +45,7 @@ impl Batch {
     /// The event about a pod.
     pub(super) fn pod(&self, key: &PodKey) -> Option<&Pod> {
         match self.changes.get(&Object::Pod(key.clone())) {
-            Some(Change::Pod(pod)) => Some(pod),
+            Some(ObjectChange::Pod(pod)) => Some(pod),
             _ => None,
         }
     }
@@ -55,11 +55,11 @@ impl Batch {
         let mut to_come = ToCome { reconsiders_bound: self.reconsiders_bound, ..ToCome::default() };
         for (object, change) in &self.changes {
             match (object, change) {
-                (Object::Policy(name), Change::Policy(change)) => {
+                (Object::Policy(name), ObjectChange::Policy(change)) => {
                     to_come.policies.push((Arc::from(name.as_str()), change.clone()));
                 }
-                (_, Change::Pod(pod)) => to_come.pods.push(pod),
-                (Object::Pod(_), Change::Policy(_)) => {}
+                (_, ObjectChange::Pod(pod)) => to_come.pods.push(pod),
+                (Object::Pod(_), ObjectChange::Policy(_)) => {}
             }
         }
         to_come
@@ -68,7 +68,7 @@ impl Batch {
     /// The policies of it.
     pub(super) fn policies(&self) -> WeighedPolicies<'_> {
         let policies = self.changes.iter().filter_map(|(object, change)| {
-            let (Object::Policy(name), Change::Policy(change)) = (object, change) else { return None };
+            let (Object::Policy(name), ObjectChange::Policy(change)) = (object, change) else { return None };
             Some((name.as_str(), change.isolates().zip(change.weight())))
         });
         policies.collect()
@@ -77,8 +77,8 @@ impl Batch {
     /// How many bytes of policies are not read yet.
     pub(super) fn unread(&self) -> usize {
         let bytes = self.changes.values().map(|change| match change {
-            Change::Policy(PolicyChange::Unread(policy, _)) => policy.retained_bytes(),
-            Change::Policy(_) | Change::Pod(_) => 0,
+            ObjectChange::Policy(PolicyChange::Unread(policy, _)) => policy.retained_bytes(),
+            ObjectChange::Policy(_) | ObjectChange::Pod(_) => 0,
         });
         bytes.fold(0, usize::saturating_add)
     }
@@ -104,7 +104,7 @@ pub(super) enum Progress {
     /// It is being found out, by the foresight of this number.
     Foreseeing(u64),
     /// It is found out.
-    Foreseen(Box<Outcome>),
+    Foreseen(Box<ForeseenChanges>),
     /// It is found out, is much, and comes in portions.
     Expected(Expected),
 }
@@ -149,7 +149,7 @@ impl Waiting {
     pub(super) fn take_in(&mut self, read: Vec<ReadPolicy>) {
         for (name, policy, findings) in read {
             let change = PolicyChange::Read(policy, findings.into());
-            self.now.changes.insert(Object::Policy(name.to_string()), Change::Policy(change));
+            self.now.changes.insert(Object::Policy(name.to_string()), ObjectChange::Policy(change));
         }
     }
 
@@ -164,8 +164,8 @@ impl Waiting {
         let changes = self.batches().flat_map(|batch| batch.changes.values());
         let policies: Vec<&Policy> = changes
             .filter_map(|change| match change {
-                Change::Policy(change) => change.isolates(),
-                Change::Pod(_) => None,
+                ObjectChange::Policy(change) => change.isolates(),
+                ObjectChange::Pod(_) => None,
             })
             .collect();
         let isolates = |policy: &&Policy, direction| policy.isolates(direction) && policy.subject.matches(labels);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::batch::{Batch, Change, Expected, Object, Progress, Released, Waiting};
+use super::batch::{Batch, Expected, Object, ObjectChange, Progress, Released, Waiting};
 use super::{MEMBERS, UNREAD};
 use crate::engine::foresight::{CountQuestion, Counts, Foreseen, Foresight, PolicyChange};
 use crate::engine::key::PodKey;
@@ -121,20 +121,22 @@ impl Engine {
         }
         for (object, change) in now.changes {
             match (object, change) {
-                (_, Change::Pod(pod)) => {
+                (_, ObjectChange::Pod(pod)) => {
                     // Or it would claim the same address for a moment.
                     self.remove_stand_in(&PodKey::of(&pod));
                     self.apply(Event::Pod(pod));
                 }
-                (_, Change::Policy(PolicyChange::Read(policy, findings))) => self.policy(&policy, findings.to_vec()),
+                (_, ObjectChange::Policy(PolicyChange::Read(policy, findings))) => {
+                    self.policy(&policy, findings.to_vec())
+                }
                 // The foresight has read it, and what it read took the place of this.
-                (_, Change::Policy(PolicyChange::Unread(policy, _))) => {
+                (_, ObjectChange::Policy(PolicyChange::Unread(policy, _))) => {
                     self.apply(Event::Policy(Arc::unwrap_or_clone(policy).into()));
                 }
-                (Object::Policy(name), Change::Policy(PolicyChange::Gone)) => {
+                (Object::Policy(name), ObjectChange::Policy(PolicyChange::Gone)) => {
                     self.apply(Event::PolicyGone(namespace.to_owned(), name));
                 }
-                (Object::Pod(_), Change::Policy(PolicyChange::Gone)) => {}
+                (Object::Pod(_), ObjectChange::Policy(PolicyChange::Gone)) => {}
             }
         }
         self.groups.prepare(prospect.groups);

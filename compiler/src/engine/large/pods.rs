@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::batch::{Batch, Change, Waiting};
+use super::batch::{Batch, ObjectChange, Waiting};
 use crate::engine::Engine;
 use crate::engine::key::PodKey;
 use crate::engine::stand_in;
-use crate::engine::store::PodId;
+use crate::engine::store::PodSlot;
 use crate::object::{Family, Pod};
 use crate::policy::{Direction, Policy};
 
@@ -73,7 +73,7 @@ impl Engine {
     }
 
     /// What stands for a pod that waits, under the addresses that it does not have yet.
-    fn make_stand_in(&mut self, pod: &Pod, known: Option<PodId>) -> Option<Pod> {
+    fn make_stand_in(&mut self, pod: &Pod, known: Option<PodSlot>) -> Option<Pod> {
         let is_new = |address: &IpAddr| {
             known.is_none_or(|known| self.store.listed(known, Family::of(address)) != Some(*address))
         };
@@ -91,7 +91,7 @@ impl Engine {
         Some(stand_in::stand_in(pod, &addresses, isolated))
     }
 
-    fn touch_listed(&mut self, pod: PodId) {
+    fn touch_listed(&mut self, pod: PodSlot) {
         for family in Family::ALL {
             if let Some(address) = self.store.listed(pod, family) {
                 self.touch(address);
@@ -102,7 +102,7 @@ impl Engine {
     /// What the last commit may have written about pods that wait is compared with what is right now:
     /// who uses a set decides by which labels they are in it.
     pub(in crate::engine) fn touch_relabelled(&mut self) {
-        for pod in self.store.relabelled().collect::<Vec<PodId>>() {
+        for pod in self.store.relabelled().collect::<Vec<PodSlot>>() {
             self.touch_listed(pod);
         }
     }
@@ -135,8 +135,8 @@ impl Batch {
     /// The pods that wait, as they will be.
     pub(super) fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.changes.values().filter_map(|change| match change {
-            Change::Pod(pod) => Some(&**pod),
-            Change::Policy(_) => None,
+            ObjectChange::Pod(pod) => Some(&**pod),
+            ObjectChange::Policy(_) => None,
         })
     }
 }

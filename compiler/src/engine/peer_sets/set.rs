@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::is_expecting;
 use crate::algebra::cidr::{self, AddressSet};
 use crate::engine::peers::{LabelsOf, PeerId, PeerIndex};
-use crate::engine::store::{PodId, Store};
+use crate::engine::store::{PodSlot, Store};
 use crate::object::{ContainerPort, Family, Protocol};
-use crate::ruleset::members::{Size, count_of_prefixes};
+use crate::ruleset::members::{MemberCount, count_of_prefixes};
 use crate::ruleset::node::{Member, SetKind, SetName};
 use crate::ruleset::set_definition::{self, PortNames};
 
@@ -107,7 +107,7 @@ impl PeerSet {
     /// Events of one namespace keep their order: policies of a pod's own namespace go by the labels of
     /// events that do not wait. For all others it would be a right that it keeps by waiting, so they go by
     /// the newest labels. A set that both use takes nothing away from either.
-    pub(super) fn takes(&self, store: &Store, holders: &[PodId], is_selected: impl Fn(LabelsOf) -> bool) -> bool {
+    pub(super) fn takes(&self, store: &Store, holders: &[PodSlot], is_selected: impl Fn(LabelsOf) -> bool) -> bool {
         let is_own = |user: &str| store.namespaces_of_relabelled(holders).any(|namespace| namespace == user);
         if store.namespaces_of_relabelled(holders).next().is_none() {
             return is_selected(LabelsOf::Force);
@@ -121,7 +121,7 @@ impl PeerSet {
     }
 
     /// What a peer of this size counts in it.
-    pub(super) const fn share_of(&self, size: Size) -> u64 {
+    pub(super) const fn share_of(&self, size: MemberCount) -> u64 {
         match self.content {
             Content::Peers(..) => size.addresses[self.family as usize],
             Content::Named(_) => size.ports[self.family as usize],

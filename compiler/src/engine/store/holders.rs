@@ -3,22 +3,22 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{PodId, Store, hash};
+use super::{PodSlot, Store, hash};
 use crate::cluster::claim::{self, Claim, Standing};
 use crate::object::Family;
 
 /// An address that several endpoints list.
 #[derive(Debug)]
-pub(in crate::engine) struct Contest {
+pub(in crate::engine) struct StoredContest {
     /// All that list it.
-    pub(in crate::engine) claimants: Vec<PodId>,
+    pub(in crate::engine) claimants: Vec<PodSlot>,
     /// Those that hold it, as this node sees it.
-    pub(in crate::engine) holders: Vec<PodId>,
+    pub(in crate::engine) holders: Vec<PodSlot>,
 }
 
 impl Store {
     /// One of the endpoints that list an address.
-    fn lister(&self, address: IpAddr) -> Option<&PodId> {
+    fn lister(&self, address: IpAddr) -> Option<&PodSlot> {
         let family = Family::of(&address);
         let owners = &self.owners[family as usize];
         owners.find(hash(address), |owner| self.listed(*owner, family) == Some(address))
@@ -26,7 +26,7 @@ impl Store {
 
     /// The endpoints that hold an address: none if no endpoint lists it, several
     /// where nothing tells which of them has it.
-    pub(in crate::engine) fn holders(&self, address: IpAddr) -> &[PodId] {
+    pub(in crate::engine) fn holders(&self, address: IpAddr) -> &[PodSlot] {
         match self.contests.get(&address) {
             Some(contest) => &contest.holders,
             None => self.lister(address).map(std::slice::from_ref).unwrap_or_default(),
@@ -34,41 +34,41 @@ impl Store {
     }
 
     /// The addresses that several endpoints list.
-    pub(in crate::engine) fn contests(&self) -> &BTreeMap<IpAddr, Contest> {
+    pub(in crate::engine) fn contests(&self) -> &BTreeMap<IpAddr, StoredContest> {
         &self.contests
     }
 
     /// The address of a family that a pod lists and holds.
-    pub(in crate::engine) fn address(&self, pod: PodId, family: Family) -> Option<IpAddr> {
+    pub(in crate::engine) fn address(&self, pod: PodSlot, family: Family) -> Option<IpAddr> {
         self.listed(pod, family).filter(|address| self.holders(*address).contains(&pod))
     }
 
-    fn disown(&mut self, address: IpAddr, pod: PodId) {
+    fn disown(&mut self, address: IpAddr, pod: PodSlot) {
         let owners = &mut self.owners[Family::of(&address) as usize];
         if let Ok(found) = owners.find_entry(hash(address), |owner| *owner == pod) {
             found.remove();
         }
     }
 
-    fn own(&mut self, address: IpAddr, pod: PodId) {
+    fn own(&mut self, address: IpAddr, pod: PodSlot) {
         let family = Family::of(&address);
         let mut owners = std::mem::take(&mut self.owners[family as usize]);
         owners.insert_unique(hash(address), pod, |owner| self.listed(*owner, family).map_or(0, hash));
         self.owners[family as usize] = owners;
     }
 
-    pub(super) fn claim(&mut self, address: IpAddr, pod: PodId) {
+    pub(super) fn claim(&mut self, address: IpAddr, pod: PodSlot) {
         match self.lister(address).copied() {
             None => self.own(address, pod),
             Some(lister) => {
-                let new = || Contest { claimants: vec![lister], holders: Vec::new() };
+                let new = || StoredContest { claimants: vec![lister], holders: Vec::new() };
                 self.contests.entry(address).or_insert_with(new).claimants.push(pod);
                 self.decide(address);
             }
         }
     }
 
-    pub(super) fn give_up(&mut self, address: IpAddr, pod: PodId) {
+    pub(super) fn give_up(&mut self, address: IpAddr, pod: PodSlot) {
         let is_lister = self.lister(address) == Some(&pod);
         if is_lister {
             self.disown(address, pod);
@@ -89,7 +89,7 @@ impl Store {
     /// Decides anew which pods hold a contested address.
     pub(in crate::engine) fn decide(&mut self, address: IpAddr) {
         let Some(contest) = self.contests.get(&address) else { return };
-        let claim = |pod: &PodId| {
+        let claim = |pod: &PodSlot| {
             let node = self.pod(*pod).node;
             let of_node = |node| Standing::of(self.nodes.get(&node).map(|cidrs| &**cidrs), address);
             let standing = node.map_or(Standing::Silent, of_node);

@@ -15,7 +15,7 @@ use crate::ruleset::node::{ChainName, FORWARD_CHAIN, Match, Member, SetField, Se
 
 mod scope;
 
-pub use scope::{Scope, narrowed};
+pub use scope::{FlowScope, narrowed};
 
 /// A flow as its first packet was when it was forwarded: after the destination
 /// was translated (a Service's address is a pod's by then), before the source
@@ -36,7 +36,7 @@ pub struct FlowKey {
 }
 
 /// Whose addresses are whose on a node.
-pub trait Ends {
+pub trait AddressOwners {
     /// Whether an endpoint of this node has it.
     fn is_local(&self, address: IpAddr) -> bool;
 
@@ -59,12 +59,12 @@ pub struct Judge<'a, E> {
 
 /// How a walk through chains ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+enum WalkEnd {
     Returned,
     Dropped,
 }
 
-impl<'a, E: Ends> Judge<'a, E> {
+impl<'a, E: AddressOwners> Judge<'a, E> {
     /// Will judge by this state, which has to be one that npc made.
     #[must_use]
     pub fn new(state: &'a KernelState, ends: &'a E) -> Self {
@@ -90,31 +90,31 @@ impl<'a, E: Ends> Judge<'a, E> {
         }
         let family = Family::of(&source);
         let held = self.state.family(family);
-        held.chains.contains_key(FORWARD_CHAIN) && walk(held, &ChainName::forward(), tuple) == Outcome::Dropped
+        held.chains.contains_key(FORWARD_CHAIN) && walk(held, &ChainName::forward(), tuple) == WalkEnd::Dropped
     }
 }
 
 /// Walks a chain and those that it leads to. No chain of ours leads back to one before
 /// it.
-fn walk(held: &FamilyState, chain: &ChainName, tuple: &FlowKey) -> Outcome {
+fn walk(held: &FamilyState, chain: &ChainName, tuple: &FlowKey) -> WalkEnd {
     for rule in held.chains.get(chain).into_iter().flatten() {
         if !rule.matches.iter().all(|one| matches(held, one, tuple)) {
             continue;
         }
         match &rule.target {
-            Target::Return => return Outcome::Returned,
+            Target::Return => return WalkEnd::Returned,
             // What npc did not write is not in a state that it made.
             Target::Log | Target::Foreign(_) => {}
-            Target::Drop => return Outcome::Dropped,
+            Target::Drop => return WalkEnd::Dropped,
             Target::Jump(next) => {
-                if walk(held, next, tuple) == Outcome::Dropped {
-                    return Outcome::Dropped;
+                if walk(held, next, tuple) == WalkEnd::Dropped {
+                    return WalkEnd::Dropped;
                 }
             }
             Target::Goto(next) => return walk(held, next, tuple),
         }
     }
-    Outcome::Returned
+    WalkEnd::Returned
 }
 
 /// Whether the first packet of a flow meets a condition. It opens its flow, unless

@@ -9,20 +9,20 @@ use crate::ruleset::node::Member;
 
 /// Flows that have to be judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
+pub enum FlowScope {
     /// Those that one of these addresses sends or gets, as FORWARD sees them.
     Of(BTreeSet<IpAddr>),
     /// All.
     All,
 }
 
-impl Default for Scope {
+impl Default for FlowScope {
     fn default() -> Self {
         Self::Of(BTreeSet::new())
     }
 }
 
-impl Scope {
+impl FlowScope {
     /// Whether there is no flow to judge.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -69,9 +69,9 @@ impl Scope {
 /// isolated no more narrow nothing, and a member that goes or an endpoint that is isolated
 /// concerns flows of its own address only. New rules may forbid any flow.
 #[must_use]
-pub fn narrowed(plan: &Plan) -> Scope {
+pub fn narrowed(plan: &Plan) -> FlowScope {
     if plan.steps.iter().any(|step| matches!(step, Step::Chains(..))) {
-        return Scope::All;
+        return FlowScope::All;
     }
     let writes = || {
         plan.steps.iter().flat_map(|step| match step {
@@ -100,8 +100,8 @@ pub fn narrowed(plan: &Plan) -> Scope {
         match member {
             Member::Address(address) | Member::AddressPort(address, ..) => addresses.insert(*address),
             // The addresses of a prefix are too many to name.
-            _ => return Scope::All,
+            _ => return FlowScope::All,
         };
     }
-    Scope::Of(addresses)
+    FlowScope::Of(addresses)
 }

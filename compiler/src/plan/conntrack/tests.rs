@@ -59,7 +59,7 @@ struct World {
     departed: Vec<IpAddr>,
 }
 
-impl Ends for World {
+impl AddressOwners for World {
     fn is_local(&self, address: IpAddr) -> bool {
         self.local.contains(&address)
     }

@@ -79,12 +79,12 @@ pub fn ruleset_with(cluster: &Cluster, node: &str, options: &Options, retained: 
         let mut layout = Layout { cluster, node, options, family, sets: BTreeMap::new(), chains: BTreeMap::new() };
         let mut isolated = BTreeSet::new();
         for (direction, ways) in Direction::ALL.into_iter().zip(&ways) {
-            let mut sides = BTreeMap::<Hash, Side<'_>>::new();
+            let mut sides = BTreeMap::<Hash, DispatchTarget<'_>>::new();
             for (id, group) in groups.iter().filter(|(_, group)| group.key.direction == direction) {
-                sides.insert(identities[&id], Side { rules: Rules::Of(group), addresses: BTreeSet::new() });
+                sides.insert(identities[&id], DispatchTarget { rules: Rules::Of(group), addresses: BTreeSet::new() });
             }
             for (address, way) in ways {
-                let new = || Side { rules: Rules::Joint(&way.groups), addresses: BTreeSet::new() };
+                let new = || DispatchTarget { rules: Rules::Joint(&way.groups), addresses: BTreeSet::new() };
                 let side = sides.entry(way.identity).or_insert_with(new);
                 if Family::of(address) == family {
                     side.addresses.insert(Member::Address(*address));
@@ -197,7 +197,7 @@ pub(crate) fn joint(direction: Direction, chains: &[ChainName]) -> Option<(Chain
 }
 
 /// The chain of one group or of several, and the addresses of its endpoints.
-struct Side<'a> {
+struct DispatchTarget<'a> {
     rules: Rules<'a>,
     addresses: BTreeSet<Member>,
 }
@@ -301,7 +301,7 @@ struct Layout<'a> {
 
 impl Layout<'_> {
     /// The sets and chains of one direction, from its isolated set to its groups.
-    fn direction(&mut self, direction: Direction, sides: &BTreeMap<Hash, Side<'_>>) {
+    fn direction(&mut self, direction: Direction, sides: &BTreeMap<Hash, DispatchTarget<'_>>) {
         let address_set = |members, meaning: &str| Set { kind: SetKind::HashIp, members, meaning: meaning.to_owned() };
         let members = |groups: &[Hash]| groups.iter().flat_map(|group| &sides[group].addresses).cloned().collect();
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rustc_hash::FxHashMap;
 
-use super::{Demand, Size, Sizes, choose_over_bound, count_of_sets, finding, size_of};
+use super::{Demand, MemberCount, Sizes, choose_over_bound, count_of_sets, finding, size_of};
 use crate::cluster::group::{GroupId, Groups};
 use crate::cluster::over_bound::OverBound;
 use crate::cluster::{Cluster, PodId, PolicyId};
@@ -19,8 +19,8 @@ const SETS_OF_PEER: u64 = 7;
 /// The sizes of peers in a cluster.
 struct InCluster<'a> {
     cluster: &'a Cluster,
-    all: Option<Size>,
-    known: FxHashMap<PodPeer, Size>,
+    all: Option<MemberCount>,
+    known: FxHashMap<PodPeer, MemberCount>,
 }
 
 impl<'a> InCluster<'a> {
@@ -29,24 +29,26 @@ impl<'a> InCluster<'a> {
     }
 }
 
-fn size_of_pod(pod: &Pod) -> Size {
-    Size::of_pod(Family::ALL.map(|family| pod.address(family).is_some()), pod.ports.len())
+fn size_of_pod(pod: &Pod) -> MemberCount {
+    MemberCount::of_pod(Family::ALL.map(|family| pod.address(family).is_some()), pod.ports.len())
 }
 
 impl Sizes for InCluster<'_> {
-    fn of_peer(&mut self, peer: &PodPeer) -> Size {
+    fn of_peer(&mut self, peer: &PodPeer) -> MemberCount {
         if let Some(known) = self.known.get(peer) {
             return *known;
         }
         let cluster = self.cluster;
         let pods = cluster.selected(peer).into_iter().flat_map(|class| &cluster.class(class).endpoints);
-        let size = pods.map(|pod| size_of_pod(cluster.pod(*pod))).fold(Size::default(), Size::plus);
+        let size = pods.map(|pod| size_of_pod(cluster.pod(*pod))).fold(MemberCount::default(), MemberCount::plus);
         self.known.insert(peer.clone(), size);
         size
     }
 
-    fn of_all(&mut self) -> Size {
-        let all = || self.cluster.endpoints().map(|(_, pod)| size_of_pod(pod)).fold(Size::default(), Size::plus);
+    fn of_all(&mut self) -> MemberCount {
+        let all = || {
+            self.cluster.endpoints().map(|(_, pod)| size_of_pod(pod)).fold(MemberCount::default(), MemberCount::plus)
+        };
         *self.all.get_or_insert_with(all)
     }
 }

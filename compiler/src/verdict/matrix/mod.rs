@@ -33,8 +33,8 @@ use crate::verdict::flow::End;
 use judge::{Kinds, PairVerdicts, TrafficId, TrafficTable};
 use reached::Reached;
 use row::{Row, Unjudged};
-use select::Shown;
-pub use select::{MOST_CELLS, MOST_PAIRS, Selection, TooLarge};
+use select::ShownRows;
+pub use select::{MOST_CELLS, MOST_PAIRS, MatrixFilter, TooLarge};
 
 /// What is one endpoint of the matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -118,7 +118,7 @@ pub struct Matrix<'a> {
     rows: Vec<Row>,
     judge: PairVerdicts,
     known: RefCell<TrafficTable>,
-    only: Option<Shown>,
+    only: Option<ShownRows>,
 }
 
 /// The matrix written down.
@@ -170,7 +170,7 @@ impl<'a> Matrix<'a> {
         by: By,
         endpoints: Vec<Endpoint>,
         rows: Vec<Row>,
-        only: Option<Shown>,
+        only: Option<ShownRows>,
     ) -> Self {
         let mut known = TrafficTable::new();
         let judge = kinds.judge(&mut known);

@@ -20,7 +20,7 @@ pub const MOST_CELLS: usize = 50_000_000;
 pub const MOST_PAIRS: usize = 10_000_000;
 
 /// What of a matrix is shown.
-pub struct Selection<'s> {
+pub struct MatrixFilter<'s> {
     /// Whether an endpoint is shown as a source and as a destination, by the ends that it
     /// stands for.
     pub shown: &'s dyn Fn(&[End]) -> (bool, bool),
@@ -28,9 +28,9 @@ pub struct Selection<'s> {
     pub traffic: Traffic,
 }
 
-impl fmt::Debug for Selection<'_> {
+impl fmt::Debug for MatrixFilter<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Selection").field("traffic", &self.traffic).finish_non_exhaustive()
+        f.debug_struct("MatrixFilter").field("traffic", &self.traffic).finish_non_exhaustive()
     }
 }
 
@@ -45,13 +45,13 @@ pub struct TooLarge {
 
 /// What of a matrix is shown, by place.
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct ShownRows {
     /// Whether as a source and as a destination.
     endpoints: Vec<(bool, bool)>,
     traffic: Traffic,
 }
 
-impl Shown {
+impl ShownRows {
     /// Whether something of this traffic is shown.
     pub(super) fn shows_some_of(&self, traffic: &Traffic) -> bool {
         self.traffic.is_all() || !traffic.intersection(&self.traffic).is_none()
@@ -59,18 +59,18 @@ impl Shown {
 }
 
 /// The rows that are asked for, before they are judged.
-struct Part<'a> {
+struct MatrixPart<'a> {
     kinds: Kinds<'a>,
     endpoints: Vec<Endpoint>,
     rows: Vec<Row>,
-    shown: Shown,
+    shown: ShownRows,
 }
 
-impl<'a> Part<'a> {
-    fn of(cluster: &'a Cluster, groups: &'a Groups, options: &Options, selection: &Selection<'_>) -> Self {
+impl<'a> MatrixPart<'a> {
+    fn of(cluster: &'a Cluster, groups: &'a Groups, options: &Options, selection: &MatrixFilter<'_>) -> Self {
         let mut kinds = Kinds::new(cluster, groups);
         let (mut endpoints, mut rows) = (Vec::new(), Vec::new());
-        let mut shown = Shown { endpoints: Vec::new(), traffic: selection.traffic.clone() };
+        let mut shown = ShownRows { endpoints: Vec::new(), traffic: selection.traffic.clone() };
         for row in unjudged(cluster, options) {
             let (source, destination) = (selection.shown)(&row.ends);
             if source || destination {
@@ -98,7 +98,7 @@ impl<'a> Matrix<'a> {
         cluster: &'a Cluster,
         groups: &Groups,
         options: &Options,
-        selection: &Selection<'_>,
+        selection: &MatrixFilter<'_>,
     ) -> Result<Self, TooLarge> {
         Self::within(cluster, groups, options, selection, MOST_CELLS)
     }
@@ -108,10 +108,10 @@ impl<'a> Matrix<'a> {
         cluster: &'a Cluster,
         groups: &Groups,
         options: &Options,
-        selection: &Selection<'_>,
+        selection: &MatrixFilter<'_>,
         most: usize,
     ) -> Result<Self, TooLarge> {
-        let part = Part::of(cluster, groups, options, selection);
+        let part = MatrixPart::of(cluster, groups, options, selection);
         let alike = row::alike(cluster, &part.rows, |place| part.shown.endpoints[place]);
         let count =
             |is: fn((bool, bool)) -> bool| alike.iter().filter(|members| is(part.shown.endpoints[members[0]])).count();
@@ -123,8 +123,8 @@ impl<'a> Matrix<'a> {
     }
 
     /// The same, however large.
-    pub(crate) fn part(cluster: &'a Cluster, groups: &Groups, options: &Options, selection: &Selection<'_>) -> Self {
-        Part::of(cluster, groups, options, selection).judged(cluster, options.by)
+    pub(crate) fn part(cluster: &'a Cluster, groups: &Groups, options: &Options, selection: &MatrixFilter<'_>) -> Self {
+        MatrixPart::of(cluster, groups, options, selection).judged(cluster, options.by)
     }
 
     /// Whether an endpoint is shown as a source and as a destination.

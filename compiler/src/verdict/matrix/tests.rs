@@ -150,7 +150,7 @@ proptest! {
         let places: BTreeMap<Vec<End>, usize> =
             (0..whole.endpoints().len()).map(|place| (whole.ends(place).collect(), place)).collect();
         let is_shown = |ends: &[End]| shown[places[ends] % shown.len()];
-        let selection = Selection { shown: &is_shown, traffic: traffic.clone() };
+        let selection = MatrixFilter { shown: &is_shown, traffic: traffic.clone() };
         let part = Matrix::select(&cluster, &groups, &options, &selection);
         let part = part.unwrap_or_else(|error| panic!("{error:?}"));
         let said = |matrix: &Matrix<'_>| -> Said {
@@ -185,7 +185,7 @@ fn a_matrix_of_too_many_classes_is_refused_before_it_is_judged() {
     let groups = Groups::of_cluster(&cluster);
     let first = |ends: &[End]| (matches!(ends, [End::Pod(pod)] if cluster.pod(*pod).name == "p1"), true);
     let size = |shown: &dyn Fn(&[End]) -> (bool, bool), most| {
-        let selection = Selection { shown, traffic: Traffic::all() };
+        let selection = MatrixFilter { shown, traffic: Traffic::all() };
         Matrix::within(&cluster, &groups, &Options::default(), &selection, most).map(|matrix| matrix.shape())
     };
     assert_eq!(size(&|_| (true, true), 16), Ok((4, 4)));

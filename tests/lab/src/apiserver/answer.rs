@@ -11,7 +11,7 @@ use axum::response::Response;
 use super::discovery;
 use super::failure::Failure;
 use super::fault::{Action, Answer};
-use super::path::{ListOptions, Path, Place};
+use super::path::{ListOptions, Path, ResourcePath};
 use super::read;
 use super::resource::Verb;
 use super::shared::{Request, Shared};
@@ -85,7 +85,7 @@ fn verb(method: &Method, path: Option<&Path>, options: Option<&ListOptions>) -> 
 
 async fn objects(
     shared: &Arc<Shared>,
-    place: &Place,
+    place: &ResourcePath,
     verb: Verb,
     options: &ListOptions,
     request: HttpRequest,

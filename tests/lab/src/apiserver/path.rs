@@ -20,12 +20,12 @@ pub(crate) enum Path {
     Group(Group),
     /// `/api/v1`, `/apis/networking.k8s.io/v1`
     Resources(Group),
-    Objects(Place),
+    Objects(ResourcePath),
 }
 
 /// A collection, or one object, or its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ResourcePath {
     pub(crate) group: Group,
     pub(crate) resource: Resource,
     /// Empty for all namespaces, and where there are none.
@@ -74,7 +74,7 @@ impl Path {
         };
         let sound = in_place && (!status || resource.has_status());
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        sound.then_some(Self::Objects(Place { group, resource, namespace, name, status }))
+        sound.then_some(Self::Objects(ResourcePath { group, resource, namespace, name, status }))
     }
 }
 

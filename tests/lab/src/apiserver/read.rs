@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use super::object::Key;
-use super::path::{ListOptions, Place};
+use super::path::{ListOptions, ResourcePath};
 use super::selector::Selector;
 use super::store::State;
 
 /// One object, as JSON.
-pub(crate) fn get(state: &State, place: &Place) -> Result<String, Failure> {
+pub(crate) fn get(state: &State, place: &ResourcePath) -> Result<String, Failure> {
     let object = state.get(&place.key()).ok_or_else(|| Failure::not_found(place.resource, &place.name))?;
     Ok(object.whole(place.group))
 }
 
 /// A list without objects, and if it is asked for, with a page behind it.
-pub(crate) fn nothing(place: &Place, revision: u64, has_more: bool) -> String {
+pub(crate) fn nothing(place: &ResourcePath, revision: u64, has_more: bool) -> String {
     let mut metadata = serde_json::json!({"resourceVersion": revision.to_string()});
     if has_more {
         metadata["continue"] = "more".into();
@@ -61,7 +61,7 @@ struct View {
 }
 
 /// A list, or a page of it, as JSON.
-pub(crate) fn list(state: &State, place: &Place, options: &ListOptions) -> Result<String, Failure> {
+pub(crate) fn list(state: &State, place: &ResourcePath, options: &ListOptions) -> Result<String, Failure> {
     let selector = Selector::parse(place.resource, &options.label_selector, &options.field_selector)?;
     let view = view(state, place, options)?;
     let all = state.all_at(place.resource, view.revision).map_err(|_| expired(&view, options))?;
@@ -97,7 +97,7 @@ pub(crate) fn list(state: &State, place: &Place, options: &ListOptions) -> Resul
 
 /// What the options mean:
 /// <https://kubernetes.io/docs/reference/using-api/api-concepts/#semantics-for-get-and-list>.
-fn view(state: &State, place: &Place, options: &ListOptions) -> Result<View, Failure> {
+fn view(state: &State, place: &ResourcePath, options: &ListOptions) -> Result<View, Failure> {
     let limit = match ListOptions::number(&options.limit)? {
         0 => usize::MAX,
         limit => usize::try_from(limit).unwrap_or(usize::MAX),
@@ -157,7 +157,7 @@ fn expired(view: &View, options: &ListOptions) -> Failure {
     Failure { continue_token: Some(token.write()), ..Failure::expired(message) }
 }
 
-impl Place {
+impl ResourcePath {
     /// The key of its object.
     pub(crate) fn key(&self) -> Key {
         Key { resource: self.resource, namespace: self.namespace.clone(), name: self.name.clone() }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, Interval};
 use super::failure::Failure;
 use super::fault::Disturbance;
 use super::object::Object;
-use super::path::{ListOptions, Place};
+use super::path::{ListOptions, ResourcePath};
 use super::selector::Selector;
 use super::shared::Shared;
 use super::store::{Change, Message, Subscription};
@@ -40,17 +40,17 @@ pub(crate) struct WatchFaults {
 }
 
 /// A watch that is open.
-struct Watch {
+struct OpenWatch {
     shared: Arc<Shared>,
     subscription: Subscription,
-    place: Place,
+    place: ResourcePath,
     selector: Selector,
     bookmarks: bool,
     faults: WatchFaults,
     initial: VecDeque<Arc<Object>>,
     /// The revision of the initial events, if their end is to be marked.
     initial_end: Option<u64>,
-    end: End,
+    end: StreamEnd,
     break_in_next: bool,
     /// When the bookmark before the end is due, if it is still to come.
     parting: Option<Instant>,
@@ -59,13 +59,13 @@ struct Watch {
 }
 
 /// What comes after what was sent last.
-enum End {
+enum StreamEnd {
     NotYet,
     Orderly,
     Broken,
 }
 
-impl Drop for Watch {
+impl Drop for OpenWatch {
     fn drop(&mut self) {
         self.shared.store.state().unwatch(self.subscription.id);
         self.shared.changes.announce();
@@ -75,7 +75,7 @@ impl Drop for Watch {
 /// Begins a watch; the body is its lines.
 pub(crate) fn begin(
     shared: &Arc<Shared>,
-    place: &Place,
+    place: &ResourcePath,
     options: &ListOptions,
     faults: WatchFaults,
 ) -> Result<Body, Failure> {
@@ -117,7 +117,7 @@ pub(crate) fn begin(
     let now = Instant::now();
     let deadline = now + Duration::from_secs(seconds);
     let every = shared.settings().bookmark_period;
-    let watch = Watch {
+    let watch = OpenWatch {
         shared: Arc::clone(shared),
         subscription,
         place: place.clone(),
@@ -126,14 +126,14 @@ pub(crate) fn begin(
         faults,
         initial,
         initial_end: streaming_list.then_some(current),
-        end: End::NotYet,
+        end: StreamEnd::NotYet,
         break_in_next: false,
         parting: deadline.checked_sub(PARTING).filter(|due| *due > now),
         deadline,
         period: tokio::time::interval_at(now + every, every),
     };
     shared.changes.announce();
-    Ok(Body::from_stream(futures::stream::unfold(watch, Watch::next)))
+    Ok(Body::from_stream(futures::stream::unfold(watch, OpenWatch::next)))
 }
 
 /// <https://github.com/kubernetes/apimachinery/blob/v0.34.0/pkg/apis/meta/internalversion/validation/validation.go>
@@ -147,15 +147,15 @@ fn check_match(options: &ListOptions) -> Result<(), Failure> {
     Err(ListOptions::forbidden("resourceVersionMatch", why))
 }
 
-impl Watch {
+impl OpenWatch {
     /// The next chunk, and the watch after it.
     async fn next(mut self) -> Option<(io::Result<Bytes>, Self)> {
         loop {
             match self.end {
-                End::NotYet => {}
-                End::Orderly => return None,
-                End::Broken => {
-                    self.end = End::Orderly;
+                StreamEnd::NotYet => {}
+                StreamEnd::Orderly => return None,
+                StreamEnd::Broken => {
+                    self.end = StreamEnd::Orderly;
                     // What was sent last leaves the house only while we wait.
                     tokio::task::yield_now().await;
                     return Some((Err(io::ErrorKind::ConnectionReset.into()), self));
@@ -190,7 +190,7 @@ impl Watch {
                 Some(Message::Bookmark(_)) => String::new(),
                 Some(Message::Disturbed(disturbance)) => self.disturb(disturbance),
                 None => {
-                    self.end = End::Orderly;
+                    self.end = StreamEnd::Orderly;
                     String::new()
                 }
             },
@@ -200,7 +200,7 @@ impl Watch {
                 String::new()
             }
             () = tokio::time::sleep_until(self.deadline) => {
-                self.end = End::Orderly;
+                self.end = StreamEnd::Orderly;
                 String::new()
             }
             _ = self.period.tick() => {
@@ -214,7 +214,7 @@ impl Watch {
     /// The next of the events with which the watch begins.
     fn initial_lines(&mut self) -> Option<String> {
         let mut lines = String::new();
-        while lines.len() < CHUNK && matches!(self.end, End::NotYet) {
+        while lines.len() < CHUNK && matches!(self.end, StreamEnd::NotYet) {
             let line = if let Some(object) = self.initial.pop_front() {
                 self.line("ADDED", &object)
             } else if let Some(revision) = self.initial_end.take() {
@@ -237,18 +237,18 @@ impl Watch {
         if !breaks {
             return line;
         }
-        self.end = End::Broken;
+        self.end = StreamEnd::Broken;
         line.chars().take(line.chars().count() / 2).collect()
     }
 
     fn disturb(&mut self, disturbance: Disturbance) -> String {
         match disturbance {
-            Disturbance::End => self.end = End::Orderly,
-            Disturbance::Break => self.end = End::Broken,
+            Disturbance::End => self.end = StreamEnd::Orderly,
+            Disturbance::Break => self.end = StreamEnd::Broken,
             Disturbance::BreakInLine => self.break_in_next = true,
             Disturbance::Hang => self.faults.hangs = true,
             Disturbance::Expire => {
-                self.end = End::Orderly;
+                self.end = StreamEnd::Orderly;
                 let current = self.shared.store.state().revision();
                 return error_line(&Failure::too_old(current, current));
             }
@@ -286,7 +286,7 @@ impl Watch {
     }
 }
 
-impl Place {
+impl ResourcePath {
     /// Whether an object of the resource lives here.
     fn shows(&self, object: &Object) -> bool {
         self.namespace.is_empty() || object.field("metadata.namespace") == self.namespace

@@ -6,7 +6,7 @@ use super::defaults;
 use super::event;
 use super::failure::Failure;
 use super::object::Object;
-use super::path::Place;
+use super::path::ResourcePath;
 use super::resource::{Group, Resource};
 use super::store::State;
 
@@ -26,7 +26,7 @@ pub(crate) enum PatchKind {
 }
 
 /// Makes an object; answers it as JSON.
-pub(crate) fn create(state: &mut State, place: &Place, body: &[u8]) -> Result<String, Failure> {
+pub(crate) fn create(state: &mut State, place: &ResourcePath, body: &[u8]) -> Result<String, Failure> {
     let mut object = parse(place, body)?;
     let metadata = &mut object["metadata"];
     let generated = metadata["generateName"].as_str().map(|prefix| format!("{prefix}{:05x}", state.revision() + 1));
@@ -50,7 +50,7 @@ pub(crate) fn create(state: &mut State, place: &Place, body: &[u8]) -> Result<St
     if place.resource == Resource::Events && place.group == Group::Events {
         event::check(&object, &name)?;
     }
-    let place = Place { name, ..place.clone() };
+    let place = ResourcePath { name, ..place.clone() };
     let key = place.key();
     if state.get(&key).is_some() {
         return Err(Failure::already_exists(place.resource, &place.name));
@@ -65,7 +65,7 @@ pub(crate) fn create(state: &mut State, place: &Place, body: &[u8]) -> Result<St
 }
 
 /// Replaces an object, or its status; answers it as JSON.
-pub(crate) fn update(state: &mut State, place: &Place, body: &[u8]) -> Result<String, Failure> {
+pub(crate) fn update(state: &mut State, place: &ResourcePath, body: &[u8]) -> Result<String, Failure> {
     let object = parse(place, body)?;
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     if name != place.name {
@@ -79,11 +79,11 @@ pub(crate) fn update(state: &mut State, place: &Place, body: &[u8]) -> Result<St
 }
 
 /// Changes an object in part; answers it as JSON.
-pub(crate) fn patch(state: &mut State, place: &Place, kind: PatchKind, body: &[u8]) -> Result<String, Failure> {
+pub(crate) fn patch(state: &mut State, place: &ResourcePath, kind: PatchKind, body: &[u8]) -> Result<String, Failure> {
     let patch: Value =
         serde_json::from_slice(body).map_err(|error| Failure::bad_request(format!("error decoding patch: {error}")))?;
     if kind == PatchKind::Apply && state.get(&place.key()).is_none() {
-        return create(state, &Place { name: String::new(), ..place.clone() }, body);
+        return create(state, &ResourcePath { name: String::new(), ..place.clone() }, body);
     }
     replace(state, place, |current| {
         let mut object = event::as_seen_by(place.group, current);
@@ -102,7 +102,7 @@ pub(crate) fn patch(state: &mut State, place: &Place, kind: PatchKind, body: &[u
 /// Puts what `make` makes of the current object in its place.
 fn replace(
     state: &mut State,
-    place: &Place,
+    place: &ResourcePath,
     make: impl FnOnce(Value) -> Result<Value, Failure>,
 ) -> Result<String, Failure> {
     let key = place.key();
@@ -138,7 +138,7 @@ fn replace(
 }
 
 /// Removes an object, or asks a running pod to end; answers JSON.
-pub(crate) fn delete(state: &mut State, place: &Place, query: &str, body: &[u8]) -> Result<String, Failure> {
+pub(crate) fn delete(state: &mut State, place: &ResourcePath, query: &str, body: &[u8]) -> Result<String, Failure> {
     let options: Value = match body {
         [] => Value::Null,
         body => serde_json::from_slice(body)
@@ -191,7 +191,7 @@ pub(crate) fn delete(state: &mut State, place: &Place, query: &str, body: &[u8])
     Ok(status.to_string())
 }
 
-fn parse(place: &Place, body: &[u8]) -> Result<Value, Failure> {
+fn parse(place: &ResourcePath, body: &[u8]) -> Result<Value, Failure> {
     let object: Value = serde_json::from_slice(body).map_err(|error| {
         Failure::bad_request(format!(
             "the object provided is unrecognized (must be of type {}): {error}",
@@ -215,7 +215,7 @@ fn parse(place: &Place, body: &[u8]) -> Result<Value, Failure> {
 }
 
 /// An object of a client as it is stored.
-fn stored(place: &Place, object: Value) -> Value {
+fn stored(place: &ResourcePath, object: Value) -> Value {
     let mut object = event::as_stored(place.group, object);
     if let Some(fields) = object.as_object_mut() {
         fields.remove("apiVersion");
@@ -228,7 +228,7 @@ fn stored(place: &Place, object: Value) -> Value {
     object
 }
 
-fn check_uid(place: &Place, asked: &Value, current: &Value) -> Result<(), Failure> {
+fn check_uid(place: &ResourcePath, asked: &Value, current: &Value) -> Result<(), Failure> {
     let (asked, uid) = (asked.as_str().unwrap_or_default(), current["metadata"]["uid"].as_str().unwrap_or_default());
     if asked.is_empty() || asked == uid {
         return Ok(());

@@ -150,7 +150,7 @@ impl Agent {
     /// # Errors
     /// When it ends before, or takes too long; and those of `lacks`.
     pub fn wait_until(&mut self, mut lacks: impl FnMut(&Self) -> Result<Option<String>>) -> Result<()> {
-        let watch = Watch::new(self.ready.parent().unwrap_or(Path::new("/")))?;
+        let watch = FolderWatch::new(self.ready.parent().unwrap_or(Path::new("/")))?;
         let deadline = Instant::now() + self.patience;
         loop {
             let Some(lack) = lacks(self)? else { return Ok(()) };
@@ -206,11 +206,11 @@ impl Drop for Agent {
 }
 
 /// Watches a folder for files that are written to or renamed into it.
-struct Watch {
+struct FolderWatch {
     inotify: Inotify,
 }
 
-impl Watch {
+impl FolderWatch {
     fn new(folder: &Path) -> Result<Self> {
         let watching = || format!("watch {}", folder.display());
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).doing(watching)?;

@@ -99,7 +99,7 @@ struct Round<'a> {
 }
 
 /// What probes from one address share.
-type Shared = BTreeMap<(Option<IpAddr>, Family, &'static str, u8), Socket>;
+type SharedSockets = BTreeMap<(Option<IpAddr>, Family, &'static str, u8), Socket>;
 
 impl<'a> Round<'a> {
     fn new(engine: &'a mut Engine, probes: &'a [Probe]) -> Self {
@@ -121,7 +121,7 @@ impl<'a> Round<'a> {
         order.sort_by_key(|index| self.probes[*index].from);
         for group in order.chunk_by(|one, other| self.probes[*one].from == self.probes[*other].from) {
             places[self.probes[group[0]].from].netns.enter()?;
-            let mut shared = Shared::new();
+            let mut shared = SharedSockets::new();
             for (count, index) in group.iter().enumerate() {
                 if self.connections.len() >= self.engine.connections {
                     self.settle()?;
@@ -149,7 +149,7 @@ impl<'a> Round<'a> {
         self.first_id.wrapping_add(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
-    fn send(&mut self, index: usize, shared: &mut Shared) -> io::Result<()> {
+    fn send(&mut self, index: usize, shared: &mut SharedSockets) -> io::Result<()> {
         let probe = &self.probes[index];
         let id = self.id(index);
         let (address, dscp) = probe.via.map_or((probe.address, 0), |via| (via.address, via.backend));
@@ -284,7 +284,7 @@ fn scoped(address: IpAddr, port: u16) -> io::Result<SocketAddr> {
 
 /// The socket that probes of this kind share, opened where there is none.
 fn socket<'s>(
-    shared: &'s mut Shared,
+    shared: &'s mut SharedSockets,
     key: (Option<IpAddr>, Family, &'static str, u8),
     open: impl FnOnce() -> io::Result<Socket>,
 ) -> io::Result<&'s Socket> {

@@ -14,7 +14,7 @@ use npc_compiler::plan::{FamilyState, KernelState, Plan};
 use npc_compiler::ruleset::layout::{self, Options};
 use npc_compiler::ruleset::node::{ChainName, FamilyRuleset, InterfaceName, Match, Member, NodeRuleset, Set, SetKind};
 use npc_compiler::ruleset::text;
-use npc_tests::interpreter::{Outcome, Packet, Payload, State, faults, run};
+use npc_tests::interpreter::{ConntrackState, Outcome, Packet, Payload, faults, run};
 use npc_tests::model::Model;
 
 const BEFORE: &str = include_str!("before.txt");
@@ -68,7 +68,8 @@ fn packets(family: Family) -> Vec<Packet> {
     let mut packets = Vec::new();
     for (source, destination) in ends.iter().flat_map(|from| ends.iter().map(move |to| (*from, *to))) {
         for (payload, state) in payloads().flat_map(|payload| {
-            [State::New, State::Established, State::Related, State::Stray].map(|state| (payload, state))
+            [ConntrackState::New, ConntrackState::Established, ConntrackState::Related, ConntrackState::Stray]
+                .map(|state| (payload, state))
         }) {
             for interface in [None, InterfaceName::new("azv1")] {
                 for (hop_limit, length) in [(64, 100), (255, 100), (255, 1_200), (255, 1_400)] {

@@ -32,12 +32,12 @@ pub(super) enum Deleted {
 }
 
 /// A socket to the kernel's netfilter.
-pub(super) struct Connection {
+pub(super) struct ConntrackSocket {
     socket: Socket,
     buffer: Vec<u8>,
 }
 
-impl Connection {
+impl ConntrackSocket {
     pub(super) fn open() -> Result<Self, Error> {
         let open = || {
             let socket = Socket::new(NETLINK_NETFILTER)?;
@@ -103,7 +103,7 @@ impl Connection {
         Ok(false)
     }
 
-    /// Receives one part of a list, entry by entry; whether it was the last. As [`Connection::receive`].
+    /// Receives one part of a list, entry by entry; whether it was the last. As [`ConntrackSocket::receive`].
     pub(super) fn receive_entries(
         &self,
         buffer: &mut [u8],

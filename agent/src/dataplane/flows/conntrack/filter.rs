@@ -32,30 +32,30 @@ const CTA_FILTER_F_CTA_IP_SRC: u32 = 1;
 
 /// A list to ask the kernel for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct List(Option<(End, IpAddr)>);
+pub(super) struct ListRequest(Option<(FlowEnd, IpAddr)>);
 
 /// Which end of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum FlowEnd {
     Source,
     Destination,
 }
 
 /// The lists that have all flows of these addresses, in a family.
-pub(super) fn lists(addresses: &BTreeSet<IpAddr>, family: Family) -> Vec<List> {
+pub(super) fn lists(addresses: &BTreeSet<IpAddr>, family: Family) -> Vec<ListRequest> {
     let of_family: Vec<IpAddr> = addresses.iter().copied().filter(|address| Family::of(address) == family).collect();
     if of_family.len() > FEW || family == Family::V6 && !of_family.is_empty() {
-        return vec![List::whole()];
+        return vec![ListRequest::whole()];
     }
     of_family.into_iter().flat_map(ends).collect()
 }
 
 /// The lists that have all flows of an address: those that it sends, and those that it answers.
-pub(super) fn ends(address: IpAddr) -> [List; 2] {
-    [End::Source, End::Destination].map(|end| List(Some((end, address))))
+pub(super) fn ends(address: IpAddr) -> [ListRequest; 2] {
+    [FlowEnd::Source, FlowEnd::Destination].map(|end| ListRequest(Some((end, address))))
 }
 
-impl List {
+impl ListRequest {
     /// The list of everything.
     pub(super) const fn whole() -> Self {
         Self(None)
@@ -69,8 +69,8 @@ impl List {
     /// Whether a flow belongs to it.
     pub(super) fn matches(&self, flow: &FlowKey) -> bool {
         match self.0 {
-            Some((End::Source, address)) => flow.source == address,
-            Some((End::Destination, address)) => flow.destination == address,
+            Some((FlowEnd::Source, address)) => flow.source == address,
+            Some((FlowEnd::Destination, address)) => flow.destination == address,
             None => true,
         }
     }
@@ -80,8 +80,8 @@ impl List {
         let Some((end, address)) = self.0 else { return (Vec::new(), None) };
         let tuple = vec![Part::Ip(vec![IPTuple::SourceAddress(address)])];
         let (tuple, original, reply) = match end {
-            End::Source => (ConntrackAttribute::CtaTupleOrig(tuple), CTA_FILTER_F_CTA_IP_SRC, 0),
-            End::Destination => (ConntrackAttribute::CtaTupleReply(tuple), 0, CTA_FILTER_F_CTA_IP_SRC),
+            FlowEnd::Source => (ConntrackAttribute::CtaTupleOrig(tuple), CTA_FILTER_F_CTA_IP_SRC, 0),
+            FlowEnd::Destination => (ConntrackAttribute::CtaTupleReply(tuple), 0, CTA_FILTER_F_CTA_IP_SRC),
         };
         let flags = [(CTA_FILTER_ORIG_FLAGS, original), (CTA_FILTER_REPLY_FLAGS, reply)];
         let mut nested = Vec::new();
@@ -104,9 +104,9 @@ mod tests {
         let address = |n: u8| IpAddr::from([10, 0, 0, n]);
         let few: BTreeSet<IpAddr> = [address(1), "fd00::1".parse().expect("an address")].into();
         assert_eq!(lists(&few, Family::V4), ends(address(1)));
-        assert_eq!(lists(&few, Family::V6), [List::whole()]);
+        assert_eq!(lists(&few, Family::V6), [ListRequest::whole()]);
         let many: BTreeSet<IpAddr> = (0..=4).map(address).collect();
-        assert_eq!(lists(&many, Family::V4), [List::whole()]);
+        assert_eq!(lists(&many, Family::V4), [ListRequest::whole()]);
         assert_eq!(lists(&many, Family::V6), []);
     }
 }

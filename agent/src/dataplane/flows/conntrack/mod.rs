@@ -14,11 +14,11 @@ use netlink_packet_netfilter::conntrack::{
 };
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::{FlowKey, Scope};
+use npc_compiler::plan::conntrack::{FlowKey, FlowScope};
 use rtnetlink::packet_core::{DefaultNla, NLM_F_DUMP, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla};
 use rustix::io::Errno;
 
-use self::connection::{Connection, Deleted, TRIES};
+use self::connection::{ConntrackSocket, Deleted, TRIES};
 use crate::dataplane::netlink::attribute::{Attributes, ip_address};
 use crate::dataplane::netlink::datagram::messages;
 
@@ -128,7 +128,7 @@ pub type Judge<'a> = dyn FnMut(Vec<FlowKey>) -> Option<Vec<bool>> + 'a;
 /// # Errors
 /// If the table cannot be read or written.
 pub fn sweep(family: Family, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<Swept, Error> {
-    sweep_in(family, &Scope::All, true, &mut |flows| Some(flows.iter().map(&mut *forbids).collect()))
+    sweep_in(family, &FlowScope::All, true, &mut |flows| Some(flows.iter().map(&mut *forbids).collect()))
 }
 
 /// Judges the flows of a family in a scope that the kernel knows, in this network namespace,
@@ -145,12 +145,12 @@ pub fn sweep(family: Family, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Resul
 ///
 /// # Errors
 /// If the table cannot be read or written.
-pub fn sweep_in(family: Family, scope: &Scope, filters: bool, judge: &mut Judge<'_>) -> Result<Swept, Error> {
+pub fn sweep_in(family: Family, scope: &FlowScope, filters: bool, judge: &mut Judge<'_>) -> Result<Swept, Error> {
     let mut swept = Swept::default();
-    let mut sweep = Sweep { family: Some(family), scope, delete: Connection::open()?, cut: 0 };
+    let mut sweep = Sweep { family: Some(family), scope, delete: ConntrackSocket::open()?, cut: 0 };
     let lists = match scope {
-        Scope::Of(addresses) if filters => filter::lists(addresses, family),
-        _ => vec![filter::List::whole()],
+        FlowScope::Of(addresses) if filters => filter::lists(addresses, family),
+        _ => vec![filter::ListRequest::whole()],
     };
     for list in lists {
         let listed = sweep.listed(&list, judge)?;
@@ -158,7 +158,7 @@ pub fn sweep_in(family: Family, scope: &Scope, filters: bool, judge: &mut Judge<
         if listed.is_odd {
             // A kernel that ignores the filter, as those before Linux 5.8 do.
             swept.unfiltered = true;
-            swept += sweep.listed(&filter::List::whole(), judge)?.swept;
+            swept += sweep.listed(&filter::ListRequest::whole(), judge)?.swept;
         }
         if listed.is_odd {
             break;
@@ -172,33 +172,33 @@ pub fn sweep_in(family: Family, scope: &Scope, filters: bool, judge: &mut Judge<
 ///
 /// # Errors
 /// If the table cannot be read or written.
-pub fn sweep_whole(scope: &Scope, judge: &mut Judge<'_>) -> Result<Swept, Error> {
-    let mut sweep = Sweep { family: None, scope, delete: Connection::open()?, cut: 0 };
-    let listed = sweep.listed(&filter::List::whole(), judge)?;
+pub fn sweep_whole(scope: &FlowScope, judge: &mut Judge<'_>) -> Result<Swept, Error> {
+    let mut sweep = Sweep { family: None, scope, delete: ConntrackSocket::open()?, cut: 0 };
+    let listed = sweep.listed(&filter::ListRequest::whole(), judge)?;
     Ok(Swept { cut: sweep.cut, ..listed.swept })
 }
 
 /// Whether [`sweep_in`] lists the whole table, though the kernel filters.
 #[must_use]
-pub(in super::super) fn takes_whole_list(family: Family, scope: &Scope) -> bool {
+pub(in super::super) fn takes_whole_list(family: Family, scope: &FlowScope) -> bool {
     match scope {
-        Scope::Of(addresses) => filter::lists(addresses, family).iter().any(filter::List::is_whole),
-        Scope::All => true,
+        FlowScope::Of(addresses) => filter::lists(addresses, family).iter().any(filter::ListRequest::is_whole),
+        FlowScope::All => true,
     }
 }
 
 /// A sweep through the table of a family, or of all.
 struct Sweep<'a> {
     family: Option<Family>,
-    scope: &'a Scope,
-    delete: Connection,
+    scope: &'a FlowScope,
+    delete: ConntrackSocket,
     /// How many entries were deleted, also where a list breaks off.
     cut: u64,
 }
 
 /// What came of a list.
 #[derive(Default)]
-struct Listed {
+struct ListResult {
     swept: Swept,
     /// The kernel listed what it was not asked for, or could not be asked.
     is_odd: bool,
@@ -207,23 +207,23 @@ struct Listed {
 impl Sweep<'_> {
     /// One list, from its beginning again if parts of it are lost. What is listed twice is
     /// judged twice, and what was deleted is not there any more.
-    fn listed(&mut self, list: &filter::List, judge: &mut Judge<'_>) -> Result<Listed, Error> {
+    fn listed(&mut self, list: &filter::ListRequest, judge: &mut Judge<'_>) -> Result<ListResult, Error> {
         match unless_lost(|| self.list(list, judge)) {
             // A kernel that knows the filter, and not this one.
             Err(Error::Unsupported(_) | Error::Refused { doing: "list", .. }) if !list.is_whole() => {
-                Ok(Listed { is_odd: true, ..Listed::default() })
+                Ok(ListResult { is_odd: true, ..ListResult::default() })
             }
             listed => listed,
         }
     }
 
     /// Lists flows once, and deletes those that are forbidden.
-    fn list(&mut self, list: &filter::List, judge: &mut Judge<'_>) -> Result<Listed, Error> {
-        let dump = Connection::open()?;
+    fn list(&mut self, list: &filter::ListRequest, judge: &mut Judge<'_>) -> Result<ListResult, Error> {
+        let dump = ConntrackSocket::open()?;
         let (tuple, filter) = list.attributes();
         dump.send(self.family, NLM_F_DUMP, ConntrackMessage::Get(tuple), filter)?;
         let mut buffer = vec![0; PART];
-        let mut listed = Listed::default();
+        let mut listed = ListResult::default();
         let mut failed = None;
         loop {
             let (mut flows, mut names) = (Vec::new(), Vec::new());
@@ -282,7 +282,7 @@ fn unless_lost<T>(mut list: impl FnMut() -> Result<T, Error>) -> Result<T, Error
 }
 
 fn list_ends(each: &mut impl FnMut(IpAddr)) -> Result<(), Error> {
-    let dump = Connection::open()?;
+    let dump = ConntrackSocket::open()?;
     dump.send(None, NLM_F_DUMP, ConntrackMessage::Get(Vec::new()), None)?;
     let mut buffer = vec![0; PART];
     let read = RefCell::new(Vec::new());
@@ -309,8 +309,8 @@ fn list_ends(each: &mut impl FnMut(IpAddr)) -> Result<(), Error> {
 
 /// Whether an entry may be in a scope: in a long list most are not, and to read all of each takes
 /// far longer than to read its addresses.
-fn may_be_in(scope: &Scope, message: &[u8]) -> bool {
-    let Scope::Of(addresses) = scope else { return true };
+fn may_be_in(scope: &FlowScope, message: &[u8]) -> bool {
+    let FlowScope::Of(addresses) = scope else { return true };
     // What cannot be read so is read in whole, and is an error then.
     ends(message).into_iter().any(|end| end.is_none_or(|end| addresses.contains(&end)))
 }
@@ -439,7 +439,7 @@ pub(in super::super) fn fuzz(data: &[u8]) {
         }
     };
     for part in data.chunks(PART) {
-        let _ = may_be_in(&Scope::default(), part);
+        let _ = may_be_in(&FlowScope::default(), part);
     }
     messages(data, SUBSYSTEM).for_each(take);
     messages(&crate::dataplane::netlink::fuzz_input::message(NEW, &[2, 0, 0, 0], data), SUBSYSTEM).for_each(take);

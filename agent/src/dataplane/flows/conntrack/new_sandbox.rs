@@ -16,7 +16,7 @@ use npc_compiler::object::Family;
 use rustix::io::Errno;
 use tracing::debug;
 
-use super::connection::{Connection, TRIES, refused};
+use super::connection::{ConntrackSocket, TRIES, refused};
 use super::{Error, filter};
 
 /// Cuts all flows that these addresses send or get, whatever policies say. Answers whether the
@@ -28,7 +28,7 @@ use super::{Error, filter};
 /// # Errors
 /// If the kernel cannot be asked, or refuses for another reason.
 pub fn cut_all_of(addresses: &BTreeSet<Ipv4Addr>) -> Result<bool, Error> {
-    let mut connection = Connection::open()?;
+    let mut connection = ConntrackSocket::open()?;
     for list in addresses.iter().flat_map(|address| filter::ends(IpAddr::V4(*address))) {
         if let Some(error) = cut(&mut connection, &list)? {
             debug!(%error, "this kernel does not delete connections by address");
@@ -39,7 +39,7 @@ pub fn cut_all_of(addresses: &BTreeSet<Ipv4Addr>) -> Result<bool, Error> {
 }
 
 /// Cuts the flows of a list. Answers why the kernel refused it, if it did.
-fn cut(connection: &mut Connection, list: &filter::List) -> Result<Option<Error>, Error> {
+fn cut(connection: &mut ConntrackSocket, list: &filter::ListRequest) -> Result<Option<Error>, Error> {
     for _ in 0..TRIES {
         let (tuple, filter) = list.attributes();
         // Without a tuple the kernel would delete all.
@@ -53,7 +53,7 @@ fn cut(connection: &mut Connection, list: &filter::List) -> Result<Option<Error>
                 return if is_unknown { Ok(Some(error)) } else { Err(error) };
             }
             // A late answer would be taken for the next one's.
-            Err(error) if error.is_lost() => *connection = Connection::open()?,
+            Err(error) if error.is_lost() => *connection = ConntrackSocket::open()?,
             Err(error) => return Err(error),
         }
     }

@@ -72,7 +72,7 @@ pub enum Forget {
 
 /// What came of an index, for one sweep.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Answer {
+pub struct IndexLookup {
     /// Addresses of the sweep that have no flow, by the index. Their flows were not looked for.
     pub without_flows: BTreeSet<IpAddr>,
     /// How many of the other addresses are of the domain. They are in the index, or the index does not count.
@@ -106,17 +106,17 @@ struct State {
 struct Whole {
     domain: Vec<IpNetwork>,
     epoch: u64,
-    identity: table::Identity,
+    identity: table::TableHandles,
     /// The number of nf_tables' last commit when the table was last read.
     generation: u32,
 }
 
 impl Index {
     /// Finds which of these addresses have no flow, and counts the other addresses of the domain.
-    pub(in super::super) fn ask(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Answer {
+    pub(in super::super) fn ask(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> IndexLookup {
         let mut state = self.state();
         if state.is_unsupported {
-            return Answer { is_unsupported: true, ..Answer::default() };
+            return IndexLookup { is_unsupported: true, ..IndexLookup::default() };
         }
         let without_flows = state.without_flows(addresses, epoch).unwrap_or_else(|error| {
             debug!(%error, "cannot ask the flow index; looking for flows in conntrack's table");
@@ -127,7 +127,7 @@ impl Index {
         // Of other networks it never says anything.
         let is_other = |address: &&IpAddr| covers(&state.domain, **address) && !without_flows.contains(*address);
         let others = addresses.iter().filter(is_other).count() as u64;
-        Answer { without_flows, others, ..Answer::default() }
+        IndexLookup { without_flows, others, ..IndexLookup::default() }
     }
 
     /// Whether the kernel has no such table, as far as that is known.
@@ -177,7 +177,7 @@ impl Whole {
     fn holds(&mut self, socket: &mut Socket) -> Result<bool, Error> {
         let generation = socket.generation()?;
         if generation != self.generation {
-            if table::read(socket, &self.domain)? != table::Found::Sound(self.identity.clone()) {
+            if table::read(socket, &self.domain)? != table::ActualTable::Sound(self.identity.clone()) {
                 return Ok(false);
             }
             self.generation = generation;

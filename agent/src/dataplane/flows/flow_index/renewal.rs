@@ -26,7 +26,7 @@ pub(in super::super::super) struct Renewal<'a> {
     /// What has flows.
     found: BTreeSet<IpAddr>,
     /// Of the table when it began.
-    identity: table::Identity,
+    identity: table::TableHandles,
     /// The networks of the families that the kernel has.
     domain: Vec<IpNetwork>,
     /// How many places the kernel's table of flows has. If that changes, a list of it may lack
@@ -89,7 +89,7 @@ impl Index {
                 if there.is_empty() {
                     return Ok(None);
                 }
-                (table::Identity::new(), BTreeSet::new(), there)
+                (table::TableHandles::new(), BTreeSet::new(), there)
             }
             Forget::AllBut(kept) => {
                 let identity = self.make(&mut socket, &domain)?;
@@ -124,10 +124,10 @@ impl Index {
     }
 
     /// Makes the table, unless it is there.
-    fn make(&self, socket: &mut Socket, domain: &[IpNetwork]) -> Result<table::Identity, Error> {
+    fn make(&self, socket: &mut Socket, domain: &[IpNetwork]) -> Result<table::TableHandles, Error> {
         let found = table::read(socket, domain)?;
         let known = self.state().whole.as_ref().map(|whole| whole.identity.clone());
-        if let table::Found::Sound(identity) = found {
+        if let table::ActualTable::Sound(identity) = found {
             if known.is_some_and(|known| known != identity) {
                 self.state().whole = None;
             }
@@ -141,7 +141,7 @@ impl Index {
             made => made?,
         }
         for _ in 0..2 {
-            if let table::Found::Sound(identity) = table::read(socket, domain)? {
+            if let table::ActualTable::Sound(identity) = table::read(socket, domain)? {
                 debug!(?domain, was = ?found, "wrote the table inet npc");
                 return Ok(identity);
             }

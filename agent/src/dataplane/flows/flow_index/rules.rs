@@ -5,7 +5,7 @@ use npc_compiler::object::Family;
 
 use crate::dataplane::nftables::family;
 use crate::dataplane::nftables::steps::Comparison::{Equal, NotEqual};
-use crate::dataplane::nftables::steps::{Header, Meta, Rule, STATE_ESTABLISHED, STATE_UNTRACKED, Step};
+use crate::dataplane::nftables::steps::{Meta, PacketHeader, Rule, STATE_ESTABLISHED, STATE_UNTRACKED, Step};
 
 /// Where packets enter the table: those that the node forwards, gets and sends. A flow of the
 /// node's own is forwarded later if its address moves to another host.
@@ -31,7 +31,7 @@ pub(super) const MISSED: &str = "missed";
 
 /// The sets that packets write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Set {
+pub(super) enum FlowIndexSet {
     /// Noted addresses.
     V4,
     /// The same of IPv6.
@@ -40,7 +40,7 @@ pub(super) enum Set {
     Short,
 }
 
-impl Set {
+impl FlowIndexSet {
     /// By their names.
     pub(super) const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Short];
 
@@ -81,17 +81,17 @@ impl Set {
 }
 
 /// One end of a packet: where its address is in the header, and the chain that notes it.
-struct End {
-    set: Set,
+struct PacketEnd {
+    set: FlowIndexSet,
     offset: u32,
     chain: &'static str,
 }
 
-const ENDS: [End; 4] = [
-    End { set: Set::V4, offset: 16, chain: "to-ip" },
-    End { set: Set::V4, offset: 12, chain: "from-ip" },
-    End { set: Set::V6, offset: 24, chain: "to-ip6" },
-    End { set: Set::V6, offset: 8, chain: "from-ip6" },
+const ENDS: [PacketEnd; 4] = [
+    PacketEnd { set: FlowIndexSet::V4, offset: 16, chain: "to-ip" },
+    PacketEnd { set: FlowIndexSet::V4, offset: 12, chain: "from-ip" },
+    PacketEnd { set: FlowIndexSet::V6, offset: 24, chain: "to-ip6" },
+    PacketEnd { set: FlowIndexSet::V6, offset: 8, chain: "from-ip6" },
 ];
 
 /// The rules, each with the chain that it is in, in their order.
@@ -113,8 +113,8 @@ pub(super) fn rules(domain: &[IpNetwork]) -> Vec<(&'static str, Rule)> {
     all.extend(BASES.map(|base| (base, Rule(passed_over.clone()))));
     for end in &ENDS {
         let set = end.set;
-        let address = || Step::Payload(Header::Network, end.offset, set.key_length(), 0);
-        for network in domain.iter().filter(|network| network.is_ipv4() == (set == Set::V4)) {
+        let address = || Step::Payload(PacketHeader::Network, end.offset, set.key_length(), 0);
+        for network in domain.iter().filter(|network| network.is_ipv4() == (set == FlowIndexSet::V4)) {
             let (mask, prefix) = match network {
                 IpNetwork::V4(v4) => (v4.mask().octets().to_vec(), v4.network().octets().to_vec()),
                 IpNetwork::V6(v6) => (v6.mask().octets().to_vec(), v6.network().octets().to_vec()),
@@ -132,7 +132,7 @@ pub(super) fn rules(domain: &[IpNetwork]) -> Vec<(&'static str, Rule)> {
         all.push((end.chain, Rule(vec![address(), Step::Add(set.name(), 0), Step::Return])));
         // Only what could not be noted comes here.
         all.push((end.chain, Rule(vec![Step::Count(MISSED)])));
-        let short = vec![Step::Meta(Meta::Family, 0), Step::Add(Set::Short.name(), 0), Step::Return];
+        let short = vec![Step::Meta(Meta::Family, 0), Step::Add(FlowIndexSet::Short.name(), 0), Step::Return];
         all.push((end.chain, Rule(short)));
         all.push((end.chain, Rule(vec![Step::Drop])));
     }

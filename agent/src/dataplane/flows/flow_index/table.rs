@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use npc_compiler::object::Family;
 
-use super::rules::{self, CHAINS, MISSED, PRIORITY, Set};
+use super::rules::{self, CHAINS, FlowIndexSet, MISSED, PRIORITY};
 use crate::dataplane::netlink::attribute::ip_address;
 use crate::dataplane::nftables::own_table::{self, OwnTable};
 use crate::dataplane::nftables::{
@@ -25,53 +25,53 @@ const IN_COMMIT: usize = 8_000;
 
 /// The numbers that the kernel gave to the table, its sets and its rules. A table that was made
 /// again, or has a rule that was, has others.
-pub(super) type Identity = Vec<u64>;
+pub(super) type TableHandles = Vec<u64>;
 
 /// What the kernel has under the table's name.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum ActualTable {
     /// No table.
     Absent,
     /// The table for a domain.
-    Sound(Identity),
+    Sound(TableHandles),
     /// Another one.
     Other,
 }
 
 /// Reads it. A change while it is read shows in the next generation.
-pub(super) fn read(socket: &mut Socket, domain: &[IpNetwork]) -> Result<Found, Error> {
+pub(super) fn read(socket: &mut Socket, domain: &[IpNetwork]) -> Result<ActualTable, Error> {
     match read_parts(socket, domain) {
-        Err(error) if error.is_absent() => Ok(Found::Absent),
+        Err(error) if error.is_absent() => Ok(ActualTable::Absent),
         read => read,
     }
 }
 
-fn read_parts(socket: &mut Socket, domain: &[IpNetwork]) -> Result<Found, Error> {
-    let Some(head) = OWN.head(socket)? else { return Ok(Found::Absent) };
-    let (0, Some(handle)) = (head.flags, head.handle) else { return Ok(Found::Other) };
+fn read_parts(socket: &mut Socket, domain: &[IpNetwork]) -> Result<ActualTable, Error> {
+    let Some(head) = OWN.head(socket)? else { return Ok(ActualTable::Absent) };
+    let (0, Some(handle)) = (head.flags, head.handle) else { return Ok(ActualTable::Other) };
     let mut identity = vec![handle];
     if !OWN.has_chains(socket, CHAINS.into_iter().map(made))? {
-        return Ok(Found::Other);
+        return Ok(ActualTable::Other);
     }
-    let Some(sets) = OWN.sets(socket, &Set::ALL.map(as_own))? else { return Ok(Found::Other) };
+    let Some(sets) = OWN.sets(socket, &FlowIndexSet::ALL.map(as_own))? else { return Ok(ActualTable::Other) };
     identity.extend(sets);
     let rules = rules::rules(domain);
     for (name, _) in CHAINS {
         let wanted = rules.iter().filter(|(chain, _)| *chain == name).map(|(_, rule)| rule);
-        let Some(handles) = OWN.rules(socket, name, wanted)? else { return Ok(Found::Other) };
+        let Some(handles) = OWN.rules(socket, name, wanted)? else { return Ok(ActualTable::Other) };
         identity.extend(handles);
     }
-    Ok(Found::Sound(identity))
+    Ok(ActualTable::Sound(identity))
 }
 
 /// A chain as it is made.
-fn made((name, hook): (&'static str, Option<u32>)) -> own_table::Chain<'static> {
+fn made((name, hook): (&'static str, Option<u32>)) -> own_table::BaseChain<'static> {
     (name, hook.map(|hook| (hook, PRIORITY)))
 }
 
 /// A set as it is made.
-fn as_own(set: Set) -> own_table::Set {
-    own_table::Set {
+fn as_own(set: FlowIndexSet) -> own_table::TableSet {
+    own_table::TableSet {
         name: set.name(),
         key_type: set.key_type(),
         key_length: set.key_length(),
@@ -88,27 +88,27 @@ pub(super) fn has(socket: &mut Socket, address: IpAddr) -> Result<bool, Error> {
 
 /// Whether an address of a family could not be noted.
 pub(super) fn is_short(socket: &mut Socket, of: Family) -> Result<bool, Error> {
-    OWN.has(socket, Set::Short.name(), &[family::of(of)])
+    OWN.has(socket, FlowIndexSet::Short.name(), &[family::of(of)])
 }
 
 /// From now on it shows anew whether an address of a family cannot be noted.
 pub(super) fn clear_short(socket: &mut Socket, of: Family) -> Result<(), Error> {
-    socket.commit(&[OWN.remove_members(Set::Short.name(), [[family::of(of)]])])
+    socket.commit(&[OWN.remove_members(FlowIndexSet::Short.name(), [[family::of(of)]])])
 }
 
 /// All that are noted.
 pub(super) fn noted(socket: &mut Socket) -> Result<BTreeSet<IpAddr>, Error> {
     let mut all = BTreeSet::new();
-    for set in [Set::V4, Set::V6] {
+    for set in [FlowIndexSet::V4, FlowIndexSet::V6] {
         all.extend(OWN.members(socket, set.name())?.iter().filter_map(|member| ip_address(member)));
     }
     Ok(all)
 }
 
-const fn set_of(address: IpAddr) -> Set {
+const fn set_of(address: IpAddr) -> FlowIndexSet {
     match address {
-        IpAddr::V4(_) => Set::V4,
-        IpAddr::V6(_) => Set::V6,
+        IpAddr::V4(_) => FlowIndexSet::V4,
+        IpAddr::V6(_) => FlowIndexSet::V6,
     }
 }
 
@@ -122,7 +122,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 /// Adds addresses, or removes them, which must be there then.
 pub(super) fn change(socket: &mut Socket, addresses: &BTreeSet<IpAddr>, add: bool) -> Result<(), Error> {
     let mut batch = Vec::new();
-    for one in [Set::V4, Set::V6] {
+    for one in [FlowIndexSet::V4, FlowIndexSet::V6] {
         let of_set: Vec<Vec<u8>> =
             addresses.iter().filter(|address| set_of(**address) == one).map(|address| octets(*address)).collect();
         batch.extend(of_set.chunks(IN_MESSAGE).map(|addresses| {
@@ -146,7 +146,7 @@ pub(super) fn replacement(domain: &[IpNetwork]) -> Vec<Request> {
             data.put_u64(counter::PACKETS, 0);
         });
     }));
-    batch.extend((1..).zip(Set::ALL).map(|(number, set)| OWN.make_set(number, &as_own(set))));
+    batch.extend((1..).zip(FlowIndexSet::ALL).map(|(number, set)| OWN.make_set(number, &as_own(set))));
     // Those that others lead to come first, and packets last.
     batch.extend(CHAINS.into_iter().rev().map(|chain| OWN.make_chain(made(chain))));
     batch.extend(rules::rules(domain).iter().map(|(chain, one)| OWN.make_rule(chain, one)));

@@ -1,6 +1,6 @@
 //! Clients of one API server, and what holds for each of their requests.
 //!
-//! - The bound of [`Limits`] holds for all clients of a [`Connector`] together.
+//! - The bound of [`RequestLimits`] holds for all clients of a [`Connector`] together.
 //! - An answer that leads elsewhere (3xx) is an error: kube would take it for a watch
 //!   that has ended, and begin the next one at once.
 //! - An answer that is no list and no watch has a bound, and so has a refusal. Lists and
@@ -26,7 +26,7 @@ use kube::core::Status;
 use kube::{Client, Config, Resource};
 use tower::{BoxError, service_fn};
 
-use super::limits::Limits;
+use super::limits::RequestLimits;
 use crate::metrics::{Kind, Watches};
 use crate::source::kube::objects::slim;
 use crate::source::kube::words;
@@ -56,7 +56,7 @@ pub enum Error {
     NoCluster(String),
     /// A kubeconfig cannot be used: which, and why.
     #[error("cannot use the kubeconfig{}: {}", .0, kubeconfig_words(.1))]
-    Kubeconfig(Named, KubeconfigError),
+    Kubeconfig(KubeconfigFiles, KubeconfigError),
     /// The kubeconfig names an API server by something else than its URL.
     #[error(
         "cannot use the kubeconfig: the server {0:?} of the cluster is no URL that npc can use; write it as \
@@ -76,9 +76,9 @@ pub enum Error {
 
 /// The files of a kubeconfig, as errors name them; empty where the error names the file itself.
 #[derive(Debug, Clone, Default)]
-pub struct Named(String);
+pub struct KubeconfigFiles(String);
 
-impl fmt::Display for Named {
+impl fmt::Display for KubeconfigFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { Ok(()) } else { write!(f, " {}", self.0) }
     }
@@ -89,7 +89,7 @@ impl Error {
     fn of_kubeconfig(files: &[PathBuf], error: KubeconfigError) -> Self {
         let names_file = matches!(error, KubeconfigError::ReadConfig(..) | KubeconfigError::FindPath);
         let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-        Self::Kubeconfig(Named(if names_file { String::new() } else { names.join(", ") }), error)
+        Self::Kubeconfig(KubeconfigFiles(if names_file { String::new() } else { names.join(", ") }), error)
     }
 }
 
@@ -191,7 +191,7 @@ async fn configuration(named: Option<&Path>, options: &KubeConfigOptions) -> Res
 pub struct Connector {
     make: Arc<dyn Fn() -> kube::Result<Client> + Send + Sync>,
     server: Option<Arc<str>>,
-    pub(in super::super) limits: Arc<Limits>,
+    pub(in super::super) limits: Arc<RequestLimits>,
 }
 
 impl fmt::Debug for Connector {
@@ -291,7 +291,7 @@ pub fn context_namespace(kubeconfig: Option<&Path>, context: Option<&str>) -> Re
     Ok(namespace.filter(|namespace| !namespace.is_empty()))
 }
 
-fn restrained(client: Client, limits: Arc<Limits>, watches: Option<Watches>) -> Client {
+fn restrained(client: Client, limits: Arc<RequestLimits>, watches: Option<Watches>) -> Client {
     let namespace = client.default_namespace().to_owned();
     let service = service_fn(move |request: Request<Body>| {
         let (client, limits, watches) = (client.clone(), Arc::clone(&limits), watches.clone());

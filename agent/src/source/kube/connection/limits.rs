@@ -22,7 +22,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 /// The bound of all clients of one agent.
 #[derive(Debug, Default)]
-pub(in super::super) struct Limits(Mutex<State>);
+pub(in super::super) struct RequestLimits(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -48,7 +48,7 @@ impl Rate {
     }
 }
 
-impl Limits {
+impl RequestLimits {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,7 +99,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_time_that_a_server_names_is_of_one_kind_and_bounded() {
-        let limits = Limits::default();
+        let limits = RequestLimits::default();
         let answer = |seconds: &str| HeaderMap::from_iter([(RETRY_AFTER, seconds.parse().expect("a value"))]);
         limits.answered(Some(Kind::Pod), &answer("7"));
         let until = limits.not_before(Some(Kind::Pod)).expect("a time") - Instant::now();

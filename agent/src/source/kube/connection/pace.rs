@@ -20,7 +20,7 @@ pub(in super::super) const STEADY: Duration = Duration::from_secs(2);
 
 /// How a try ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Ended {
+pub(in super::super) enum AttemptEnd {
     /// A watch that did well ended in good order.
     InOrder,
     /// A watch that did well broke.
@@ -32,30 +32,30 @@ pub(in super::super) enum Ended {
 /// The pace of one watch: the least interval between the starts of two tries, which
 /// grows while they fail.
 #[derive(Debug, Default)]
-pub(in super::super) struct Pace {
+pub(in super::super) struct Backoff {
     failures: u32,
     started: Option<Instant>,
 }
 
-impl Pace {
+impl Backoff {
     /// A try starts.
     pub(in super::super) fn starts(&mut self, now: Instant) {
         self.started = Some(now);
     }
 
     /// When the next try may start. `chance` is between 0 and 1.
-    pub(in super::super) fn ended(&mut self, ended: Ended, now: Instant, chance: f64) -> Instant {
+    pub(in super::super) fn ended(&mut self, ended: AttemptEnd, now: Instant, chance: f64) -> Instant {
         match ended {
-            Ended::InOrder => {
+            AttemptEnd::InOrder => {
                 self.failures = 0;
                 now
             }
             // All nodes lost theirs, so they do not come back at once.
-            Ended::Broke => {
+            AttemptEnd::Broke => {
                 self.failures = 0;
                 now + FIRST.mul_f64(chance)
             }
-            Ended::Failed => {
+            AttemptEnd::Failed => {
                 let interval = (FIRST * 2_u32.saturating_pow(self.failures.min(8))).min(LONGEST);
                 self.failures += 1;
                 let interval = interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * chance);
@@ -119,33 +119,33 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn tries_that_fail_come_less_and_less_often_and_never_more_than_ten_seconds_apart() {
-        let mut pace = Pace::default();
+        let mut pace = Backoff::default();
         let mut now = Instant::now();
         let mut intervals = Vec::new();
         for _ in 0..12 {
             pace.starts(now);
-            let next = pace.ended(Ended::Failed, now, 0.5);
+            let next = pace.ended(AttemptEnd::Failed, now, 0.5);
             intervals.push(next - now);
             now = next;
         }
         assert_eq!(intervals[..5], [1, 2, 4, 8, 16].map(|half| FIRST * half));
         assert!(intervals[5..].iter().all(|interval| *interval == LONGEST), "{intervals:?}");
         pace.starts(now);
-        let [least, most] = [0.0, 1.0].map(|chance| pace.ended(Ended::Failed, now, chance) - now);
+        let [least, most] = [0.0, 1.0].map(|chance| pace.ended(AttemptEnd::Failed, now, chance) - now);
         assert_eq!((least, most), (Duration::from_secs(6), Duration::from_secs(10)));
         pace.starts(now);
-        assert_eq!(pace.ended(Ended::InOrder, now, 1.0), now);
+        assert_eq!(pace.ended(AttemptEnd::InOrder, now, 1.0), now);
         pace.starts(now);
-        assert_eq!(pace.ended(Ended::Failed, now, 0.5) - now, FIRST, "it begins anew");
+        assert_eq!(pace.ended(AttemptEnd::Failed, now, 0.5) - now, FIRST, "it begins anew");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_try_that_took_long_is_followed_at_once() {
-        let mut pace = Pace::default();
+        let mut pace = Backoff::default();
         let begin = Instant::now();
         pace.starts(begin);
         let now = begin + Duration::from_secs(5);
-        assert_eq!(pace.ended(Ended::Failed, now, 1.0), now);
+        assert_eq!(pace.ended(AttemptEnd::Failed, now, 1.0), now);
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ const SYSTEM: &str = "kube-system";
 
 /// The identity of the cluster, as far as it is known.
 #[derive(Debug, Default)]
-pub(in super::super) struct Identity {
+pub(in super::super) struct ClusterIdentity {
     /// The UID of kube-system when it was seen first.
     first: Option<String>,
     /// Its UID by now; none if it is gone.
@@ -17,7 +17,7 @@ pub(in super::super) struct Identity {
     is_listed: bool,
 }
 
-impl Identity {
+impl ClusterIdentity {
     /// Whether what the API server says is about the cluster that was seen first.
     pub(in super::super) fn is_first(&self) -> bool {
         self.first == self.now

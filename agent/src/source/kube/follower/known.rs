@@ -18,12 +18,12 @@ use crate::source::kube::objects::decode::Identity;
 use crate::status::UnreadableObject;
 
 /// What is kept of an object beside its key.
-pub(in super::super) trait Kept: Copy {
+pub(in super::super) trait KeptData: Copy {
     /// The addresses that no other object can have at the same time.
     fn addresses(self) -> impl Iterator<Item = IpAddr>;
 }
 
-impl Kept for () {
+impl KeptData for () {
     fn addresses(self) -> impl Iterator<Item = IpAddr> {
         std::iter::empty()
     }
@@ -31,15 +31,15 @@ impl Kept for () {
 
 /// The addresses of a pod with a network of its own.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in super::super) struct Addresses(Option<Ipv4Addr>, Option<Ipv6Addr>);
+pub(in super::super) struct PodAddresses(Option<Ipv4Addr>, Option<Ipv6Addr>);
 
-impl Addresses {
+impl PodAddresses {
     pub(in super::super) fn of(pod: &Pod) -> Self {
         if pod.host_network || pod.finished { Self::default() } else { Self(pod.ipv4, pod.ipv6) }
     }
 }
 
-impl Kept for Addresses {
+impl KeptData for PodAddresses {
     fn addresses(self) -> impl Iterator<Item = IpAddr> {
         self.0.map(IpAddr::V4).into_iter().chain(self.1.map(IpAddr::V6))
     }
@@ -53,7 +53,7 @@ const MOST_UNNAMED: usize = 100;
 pub(in super::super) struct KnownObjects<K, V = ()> {
     all: HashMap<K, V>,
     /// The list that is coming in.
-    listing: Option<Listing<K, V>>,
+    listing: Option<OpenList<K, V>>,
     held: HeldBack<K>,
     /// What is kept of those that are held.
     kept: HashMap<K, V>,
@@ -67,7 +67,7 @@ pub(in super::super) struct KnownObjects<K, V = ()> {
 
 /// A list that is coming in.
 #[derive(Debug)]
-struct Listing<K, V> {
+struct OpenList<K, V> {
     begun: Instant,
     /// What it has held so far.
     objects: HashMap<K, V>,
@@ -100,7 +100,7 @@ pub(in super::super) struct Shown<K> {
     pub(in super::super) returned: usize,
 }
 
-impl<K: Eq + Hash + Clone, V: Kept> KnownObjects<K, V> {
+impl<K: Eq + Hash + Clone, V: KeptData> KnownObjects<K, V> {
     /// A list begins; one that was coming in has broken off, and what it held
     /// exists all the same.
     pub(in super::super) fn begin_list(&mut self, now: Instant) {
@@ -110,7 +110,7 @@ impl<K: Eq + Hash + Clone, V: Kept> KnownObjects<K, V> {
                 self.all.insert(key, kept);
             }
         }
-        self.listing = Some(Listing { begun: now, objects: HashMap::new(), unnamed: Vec::new() });
+        self.listing = Some(OpenList { begun: now, objects: HashMap::new(), unnamed: Vec::new() });
     }
 
     /// Whether a list is coming in.
@@ -199,7 +199,7 @@ impl<K: Eq + Hash + Clone, V: Kept> KnownObjects<K, V> {
     }
 
     fn forget_claims(&mut self, key: &K) {
-        for address in self.kept.remove(key).into_iter().flat_map(Kept::addresses) {
+        for address in self.kept.remove(key).into_iter().flat_map(KeptData::addresses) {
             if let Entry::Occupied(mut claims) = self.claims.entry(address) {
                 claims.get_mut().retain(|claimant| claimant != key);
                 if claims.get().is_empty() {
@@ -221,7 +221,7 @@ impl<K: Eq + Hash + Clone, V: Kept> KnownObjects<K, V> {
 
     /// The list is complete.
     pub(in super::super) fn end_list(&mut self, doubt: DoubtThreshold, trust: Trust) -> Shown<K> {
-        let Some(Listing { begun, objects, unnamed }) = self.listing.take() else {
+        let Some(OpenList { begun, objects, unnamed }) = self.listing.take() else {
             return Shown { gone: Vec::new(), held: 0, returned: 0 };
         };
         let before = std::mem::replace(&mut self.all, objects);
@@ -363,7 +363,7 @@ mod tests {
 
     const HALF: DoubtThreshold = DoubtThreshold::MoreThanHalfOf(20);
 
-    fn listed<V: Kept>(
+    fn listed<V: KeptData>(
         known: &mut KnownObjects<u32, V>,
         list: impl IntoIterator<Item = (u32, V)>,
         at: Instant,
@@ -422,7 +422,7 @@ mod tests {
     #[test]
     fn an_address_that_another_pod_has_leaves_the_held_one() {
         let (mut known, now) = (KnownObjects::default(), Instant::now());
-        let pod = |key: u32, last: u32| (key, Addresses(Some(Ipv4Addr::from(0x0a01_0000 + last)), None));
+        let pod = |key: u32, last: u32| (key, PodAddresses(Some(Ipv4Addr::from(0x0a01_0000 + last)), None));
         listed(&mut known, (1..=20).map(|key| pod(key, key)), now);
         // A list of other pods; one has the address of pod 7.
         let shown = listed(&mut known, [pod(101, 7)], now);
@@ -436,7 +436,7 @@ mod tests {
     #[test]
     fn each_held_pod_leaves_whose_address_a_new_pod_has() {
         let (mut known, now) = (KnownObjects::default(), Instant::now());
-        let pod = |key: u32, last: u32| (key, Addresses(Some(Ipv4Addr::from(0x0a01_0000 + last)), None));
+        let pod = |key: u32, last: u32| (key, PodAddresses(Some(Ipv4Addr::from(0x0a01_0000 + last)), None));
         // Pods 7 and 8 share an address, as a pod that ends and its successor do.
         let pods = (1..=20).map(|key| pod(key, if key == 8 { 7 } else { key }));
         listed(&mut known, pods, now);
@@ -450,7 +450,7 @@ mod tests {
     #[test]
     fn a_pod_that_returned_from_a_hold_claims_only_its_address_of_then() {
         let (mut known, now) = (KnownObjects::default(), Instant::now());
-        let pod = |key: u32, last: u32| (key, Addresses(Some(Ipv4Addr::from(0x0a01_0000 + last)), None));
+        let pod = |key: u32, last: u32| (key, PodAddresses(Some(Ipv4Addr::from(0x0a01_0000 + last)), None));
         listed(&mut known, (1..=20).map(|key| pod(key, key)), now);
         listed(&mut known, [], now);
         // Pod 1 is there after all, with another address, and the next list lacks it again.

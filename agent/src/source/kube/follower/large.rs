@@ -7,14 +7,14 @@ use npc_compiler::object;
 
 use super::known::SmallKey;
 use crate::source::kube::objects::decode::{Identity, Item};
-use crate::source::kube::objects::named::Named;
+use crate::source::kube::objects::named::PolicyNames;
 use crate::source::kube::objects::watched::{ObjectEvent, Trimmed};
 use crate::source::kube::watch::reread::{ObjectKey, Wanted};
 
 /// The large objects that are known. There are few: an ordinary object is none.
 #[derive(Debug)]
 pub(in super::super) struct Large {
-    named: Named,
+    named: PolicyNames,
     wanted: Wanted,
     /// As they were read last.
     pods: HashMap<SmallKey, Identity>,
@@ -24,7 +24,7 @@ pub(in super::super) struct Large {
 }
 
 impl Large {
-    pub(in super::super) fn new(named: Named, wanted: Wanted) -> Self {
+    pub(in super::super) fn new(named: PolicyNames, wanted: Wanted) -> Self {
         Self { named, wanted, pods: HashMap::new(), namespaces: HashMap::new(), generation: 0 }
     }
 

@@ -25,15 +25,15 @@ use npc_compiler::{engine, object};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use self::identity::Identity;
-use self::known::{Addresses, Kept, KnownObjects, SmallKey};
+use self::identity::ClusterIdentity;
+use self::known::{KeptData, KnownObjects, PodAddresses, SmallKey};
 use self::large::Large;
-use self::policies::Policies;
+use self::policies::PolicyBudgets;
 use self::start::Start;
 use self::unreadable::{effect_of_unreadable, log_unreadable, note_unreadable, unreadable_as, unreadable_object};
 use super::connection::failure::Failure;
 use super::objects::decode;
-use super::objects::named::Named;
+use super::objects::named::PolicyNames;
 use super::objects::watched::{ObjectEvent, Trimmed};
 use super::watch::reread::{ObjectKey, Wanted};
 use super::{GATHERED, GATHERED_BYTES, Settings, WatchReport, words};
@@ -51,7 +51,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// What is known to exist.
 #[derive(Default)]
 struct Cluster {
-    pods: KnownObjects<SmallKey, Addresses>,
+    pods: KnownObjects<SmallKey, PodAddresses>,
     namespaces: KnownObjects<String>,
     policies: KnownObjects<(String, String)>,
     nodes: KnownObjects<String>,
@@ -75,7 +75,7 @@ pub(super) struct Follower {
     reported: bool,
     watches: Watches,
     times: Times,
-    identity: Identity,
+    identity: ClusterIdentity,
     start: Start,
     status: Option<SharedStatus>,
     /// When which kind is to be listed because removals are held back, and how often
@@ -83,7 +83,7 @@ pub(super) struct Follower {
     asks: [(Option<Instant>, u32); Kind::ALL.len()],
     /// The lists were of this node's cluster when an event was last taken in.
     was_own_cluster: bool,
-    policies: Policies,
+    policies: PolicyBudgets,
     large: Large,
 }
 
@@ -120,7 +120,7 @@ enum Tracked<K> {
 }
 
 impl Follower {
-    pub(super) fn new(settings: &Settings, watches: Watches, named: Named, wanted: Wanted) -> Self {
+    pub(super) fn new(settings: &Settings, watches: Watches, named: PolicyNames, wanted: Wanted) -> Self {
         Self {
             known: Cluster::default(),
             listed: [false; Kind::ALL.len()],
@@ -131,12 +131,12 @@ impl Follower {
             reported: false,
             watches,
             times: settings.hold,
-            identity: Identity::default(),
+            identity: ClusterIdentity::default(),
             start: Start::new(settings.kernel_isolates && !settings.hold.confirm_after.is_zero()),
             status: settings.status.clone(),
             asks: Default::default(),
             was_own_cluster: true,
-            policies: Policies::new(named.clone()),
+            policies: PolicyBudgets::new(named.clone()),
             large: Large::new(named, wanted),
         }
     }
@@ -258,7 +258,7 @@ impl Follower {
             event,
             DoubtThreshold::MoreThanHalfOf(MANY_PODS),
             SmallKey::of,
-            |pod| (Addresses::of(&pod.object), Some(engine::Event::Pod(Box::new(pod.object)))),
+            |pod| (PodAddresses::of(&pod.object), Some(engine::Event::Pod(Box::new(pod.object)))),
         );
         self.report(event, |this, key: SmallKey| {
             this.large.pod_gone(&key);
@@ -306,7 +306,7 @@ impl Follower {
     }
 
     /// Keeps the books about one kind; what the event means for them.
-    fn track<K: Eq + Hash + Clone, V: Kept + Default, T>(
+    fn track<K: Eq + Hash + Clone, V: KeptData + Default, T>(
         &mut self,
         kind: Kind,
         known: fn(&mut Cluster) -> &mut KnownObjects<K, V>,

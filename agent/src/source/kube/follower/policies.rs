@@ -12,24 +12,24 @@ use npc_compiler::object::{NAMESPACE_POLICY_BYTES, NetworkPolicy, PolicyBudget, 
 use tracing::debug;
 
 use crate::source::kube::objects::decode::Identity;
-use crate::source::kube::objects::named::{Named, NamesOf};
+use crate::source::kube::objects::named::{NamesOf, PolicyNames};
 use crate::source::kube::watch::reread::ObjectKey;
 
 /// All policies, as far as the bound needs to know them.
 #[derive(Debug)]
-pub(in super::super) struct Policies {
-    named: Named,
-    namespaces: HashMap<String, Namespace>,
+pub(in super::super) struct PolicyBudgets {
+    named: PolicyNames,
+    namespaces: HashMap<String, NamespacePolicies>,
 }
 
 #[derive(Debug)]
-struct Namespace {
+struct NamespacePolicies {
     budget: PolicyBudget,
-    policies: HashMap<String, Policy>,
+    policies: HashMap<String, KeptPolicy>,
 }
 
 #[derive(Debug)]
-struct Policy {
+struct KeptPolicy {
     /// It without its rules, as JSON: what is passed on if others push it over the bound.
     restricted: Box<[u8]>,
     /// What the whole one takes.
@@ -48,8 +48,8 @@ pub(in super::super) struct Effects {
     pub(in super::super) again: Vec<ObjectKey>,
 }
 
-impl Policies {
-    pub(in super::super) fn new(named: Named) -> Self {
+impl PolicyBudgets {
+    pub(in super::super) fn new(named: PolicyNames) -> Self {
         Self { named, namespaces: HashMap::new() }
     }
 
@@ -57,7 +57,7 @@ impl Policies {
     pub(in super::super) fn put(&mut self, policy: NetworkPolicy) -> Effects {
         let (namespace, name) = (policy.namespace().to_owned(), policy.name().to_owned());
         let bytes = policy.retained_bytes();
-        let known = self.namespaces.entry(namespace.clone()).or_insert_with(|| Namespace {
+        let known = self.namespaces.entry(namespace.clone()).or_insert_with(|| NamespacePolicies {
             budget: PolicyBudget::new(NAMESPACE_POLICY_BYTES),
             policies: HashMap::new(),
         });
@@ -69,7 +69,7 @@ impl Policies {
         let is_over = known.budget.is_over(&name);
         let passed_on = if is_over { over } else { policy };
         let names = self.named.add(&passed_on);
-        let before = known.policies.insert(name.clone(), Policy { restricted, bytes, names, version });
+        let before = known.policies.insert(name.clone(), KeptPolicy { restricted, bytes, names, version });
         if let Some(before) = before {
             self.named.remove(&before.names);
         }
@@ -126,7 +126,7 @@ fn again(namespace: &str, names: Vec<String>) -> Vec<ObjectKey> {
 }
 
 /// The event that takes a policy's rules away.
-fn restrict(policy: &mut Policy, named: &Named) -> Option<engine::Event> {
+fn restrict(policy: &mut KeptPolicy, named: &PolicyNames) -> Option<engine::Event> {
     let object: api::NetworkPolicy = serde_json::from_slice(&policy.restricted).ok()?;
     let why = over_budget(policy.bytes, NAMESPACE_POLICY_BYTES);
     let restricted = NetworkPolicy { restriction: Some(why), ..NetworkPolicy::from(object) };

@@ -6,7 +6,7 @@ use tracing::error;
 
 use super::{Cluster, Follower};
 use crate::metrics::Kind;
-use crate::source::kube::follower::known::{Kept, KnownObjects};
+use crate::source::kube::follower::known::{KeptData, KnownObjects};
 use crate::source::kube::objects::decode::{Identity, Item};
 use crate::status::UnreadableObject;
 
@@ -49,7 +49,7 @@ pub(super) fn effect_of_unreadable(kind: Kind, is_rescued: bool) -> &'static str
 }
 
 /// Notes that an object cannot be read, and logs it if that is news.
-pub(super) fn note_unreadable<K: Eq + Hash + Clone, V: Kept + Default>(
+pub(super) fn note_unreadable<K: Eq + Hash + Clone, V: KeptData + Default>(
     known: &mut KnownObjects<K, V>,
     key: K,
     object: UnreadableObject,

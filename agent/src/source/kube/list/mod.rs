@@ -102,13 +102,13 @@ pub async fn list(client: &Client, settings: &ListSettings) -> Result<ListedObje
 }
 
 /// What an item of a list came to: the object, and what is wrong with it.
-struct Made<T> {
+struct ReadItem<T> {
     object: Option<T>,
-    fault: Option<Fault>,
+    fault: Option<UnreadableItem>,
 }
 
 /// Why an object cannot be read as it is.
-struct Fault {
+struct UnreadableItem {
     /// Empty where it is not known.
     namespace: String,
     problem: String,
@@ -117,15 +117,15 @@ struct Fault {
 /// An item as the API server sent it; its error is that of one that shows no name.
 type Sent<K> = Result<Item<K>, String>;
 
-fn object<K: Resource<DynamicType = ()>, T: From<K>>(item: Sent<K>, _: &[u8]) -> Made<T> {
+fn object<K: Resource<DynamicType = ()>, T: From<K>>(item: Sent<K>, _: &[u8]) -> ReadItem<T> {
     match item {
-        Ok(Item { content: Ok(object), .. }) => Made { object: Some(object.into()), fault: None },
-        Ok(Item { identity, content: Err(error), .. }) => Made::left_out::<K>(identity, &error),
-        Err(error) => Made::left_out::<K>(decode::Identity::default(), &error),
+        Ok(Item { content: Ok(object), .. }) => ReadItem { object: Some(object.into()), fault: None },
+        Ok(Item { identity, content: Err(error), .. }) => ReadItem::left_out::<K>(identity, &error),
+        Err(error) => ReadItem::left_out::<K>(decode::Identity::default(), &error),
     }
 }
 
-fn policy(item: Sent<slim::Policy>, bytes: &[u8]) -> Made<NetworkPolicy> {
+fn policy(item: Sent<slim::Policy>, bytes: &[u8]) -> ReadItem<NetworkPolicy> {
     let (identity, error) = match item {
         Ok(Item { identity, content: Err(error), .. }) => (identity, error),
         item => return object(item, bytes),
@@ -134,16 +134,16 @@ fn policy(item: Sent<slim::Policy>, bytes: &[u8]) -> Made<NetworkPolicy> {
     match slim::Policy::rescue(bytes, &identity, &error) {
         Some(rescued) => {
             let problem = problem::<slim::Policy>(&identity, &error, "counts without its rules");
-            Made { object: Some(rescued), fault: Some(Fault { namespace: identity.namespace, problem }) }
+            ReadItem { object: Some(rescued), fault: Some(UnreadableItem { namespace: identity.namespace, problem }) }
         }
-        None => Made::left_out::<slim::Policy>(identity, &error),
+        None => ReadItem::left_out::<slim::Policy>(identity, &error),
     }
 }
 
-impl<T> Made<T> {
+impl<T> ReadItem<T> {
     fn left_out<K: Resource<DynamicType = ()>>(identity: decode::Identity, error: &str) -> Self {
         let problem = problem::<K>(&identity, error, "is left out");
-        Self { object: None, fault: Some(Fault { namespace: identity.namespace, problem }) }
+        Self { object: None, fault: Some(UnreadableItem { namespace: identity.namespace, problem }) }
     }
 }
 
@@ -207,7 +207,7 @@ impl Reader<'_> {
     }
 
     /// The objects of a kind without which nothing can be said.
-    async fn needed<K, T>(&mut self, make: impl Fn(Sent<K>, &[u8]) -> Made<T>) -> Result<Vec<T>, Error>
+    async fn needed<K, T>(&mut self, make: impl Fn(Sent<K>, &[u8]) -> ReadItem<T>) -> Result<Vec<T>, Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
     {
@@ -216,7 +216,7 @@ impl Reader<'_> {
     }
 
     /// The objects of a kind without which most can be said.
-    async fn wanted<K, T>(&mut self, make: impl Fn(Sent<K>, &[u8]) -> Made<T>) -> Result<Vec<T>, Error>
+    async fn wanted<K, T>(&mut self, make: impl Fn(Sent<K>, &[u8]) -> ReadItem<T>) -> Result<Vec<T>, Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
     {
@@ -231,7 +231,7 @@ impl Reader<'_> {
     }
 
     /// The objects of all namespaces, else those of the namespaces of the question that may be listed.
-    async fn reachable<K, T>(&mut self, make: impl Fn(Sent<K>, &[u8]) -> Made<T>) -> Result<Vec<T>, Failure>
+    async fn reachable<K, T>(&mut self, make: impl Fn(Sent<K>, &[u8]) -> ReadItem<T>) -> Result<Vec<T>, Failure>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
     {
@@ -263,18 +263,18 @@ impl Reader<'_> {
     async fn all<K, T>(
         &mut self,
         namespace: Option<&str>,
-        make: &impl Fn(Sent<K>, &[u8]) -> Made<T>,
+        make: &impl Fn(Sent<K>, &[u8]) -> ReadItem<T>,
     ) -> Result<Vec<T>, Failure>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned,
     {
         let path = K::url_path(&(), namespace);
-        let take = |all: &mut Vec<Made<T>>, item: Sent<K>, bytes: &[u8]| all.push(make(item, bytes));
+        let take = |all: &mut Vec<ReadItem<T>>, item: Sent<K>, bytes: &[u8]| all.push(make(item, bytes));
         let read = read(self.client, &path, self.settings.request_timeout, take).await?;
         let mut all = Vec::with_capacity(read.len());
-        for Made { object, fault } in read {
+        for ReadItem { object, fault } in read {
             all.extend(object);
-            if let Some(Fault { namespace, problem }) = fault {
+            if let Some(UnreadableItem { namespace, problem }) = fault {
                 let extent = if namespace.is_empty() { Extent::Everywhere } else { Extent::In(namespace) };
                 self.leave_out::<K>(extent, WhyUnread::DidNotParse(problem.clone()));
                 self.problems.push(problem);

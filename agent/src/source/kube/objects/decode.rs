@@ -56,7 +56,7 @@ impl<T> Item<T> {
 
 /// A line of a watch.
 #[derive(Debug)]
-pub(in super::super) enum Line<T> {
+pub(in super::super) enum WatchLine<T> {
     Applied(Item<T>),
     /// In a list: the object is as it was.
     Unchanged(Identity),
@@ -90,7 +90,7 @@ fn object<T: DeserializeOwned>(bytes: &[u8], piece: Piece, path: &str) -> Result
 ///
 /// # Errors
 /// If it is no event at all.
-pub(in super::super) fn line<T: DeserializeOwned>(buffer: &Buffer, piece: Piece) -> serde_json::Result<Line<T>> {
+pub(in super::super) fn line<T: DeserializeOwned>(buffer: &Buffer, piece: Piece) -> serde_json::Result<WatchLine<T>> {
     #[derive(Deserialize)]
     struct Event<'a> {
         r#type: String,
@@ -109,7 +109,7 @@ pub(in super::super) fn line<T: DeserializeOwned>(buffer: &Buffer, piece: Piece)
         #[serde(default)]
         annotations: Option<std::collections::BTreeMap<String, String>>,
     }
-    let of_object = |item: Result<Item<T>, String>| item.map_or_else(Line::Unnamed, Line::Applied);
+    let of_object = |item: Result<Item<T>, String>| item.map_or_else(WatchLine::Unnamed, WatchLine::Applied);
     if piece == Piece::Cut {
         // An error or a bookmark is never so long. The API server writes the type first.
         if buffer.bytes().starts_with(br#"{"type":"DELETED""#) {
@@ -121,7 +121,7 @@ pub(in super::super) fn line<T: DeserializeOwned>(buffer: &Buffer, piece: Piece)
     if let Some(bytes) = object_of_line(buffer.bytes())
         && let Ok(item @ Item { content: Ok(_), .. }) = object(bytes, piece, "")
     {
-        return Ok(Line::Applied(item));
+        return Ok(WatchLine::Applied(item));
     }
     let Event { r#type, object: text } = serde_json::from_slice(buffer.bytes())?;
     let bytes = text.get().as_bytes();
@@ -131,9 +131,9 @@ pub(in super::super) fn line<T: DeserializeOwned>(buffer: &Buffer, piece: Piece)
         "BOOKMARK" => {
             let Bookmark { metadata } = serde_json::from_slice(bytes)?;
             let is_end = metadata.annotations.is_some_and(|all| all.contains_key("k8s.io/initial-events-end"));
-            Line::Bookmark(metadata.resource_version, is_end)
+            WatchLine::Bookmark(metadata.resource_version, is_end)
         }
-        "ERROR" => Line::Error(serde_json::from_slice(bytes)?),
+        "ERROR" => WatchLine::Error(serde_json::from_slice(bytes)?),
         other => return Err(serde::de::Error::custom(format!("\"{other}\" is no type of an event"))),
     })
 }
@@ -146,10 +146,10 @@ pub(in super::super) fn object_of_line(line: &[u8]) -> Option<&[u8]> {
 }
 
 /// The deletion of the object that these bytes show.
-fn deletion<T>(bytes: &[u8], path: &str) -> Line<T> {
+fn deletion<T>(bytes: &[u8], path: &str) -> WatchLine<T> {
     match identity(bytes, path) {
-        identity if identity.name.is_empty() => Line::Unnamed("a deletion shows no name".to_owned()),
-        identity => Line::Deleted(identity),
+        identity if identity.name.is_empty() => WatchLine::Unnamed("a deletion shows no name".to_owned()),
+        identity => WatchLine::Deleted(identity),
     }
 }
 
@@ -266,11 +266,11 @@ mod tests {
     }
 
     /// A line of a watch, as the API server writes it.
-    fn event(kind: &str, spec: &str) -> Line<slim::Pod> {
+    fn event(kind: &str, spec: &str) -> WatchLine<slim::Pod> {
         of_text(format!("{{\"type\":\"{kind}\",\"object\":{{\"metadata\":{},\"spec\":{spec}}}}}", whole()))
     }
 
-    fn of_text(text: String) -> Line<slim::Pod> {
+    fn of_text(text: String) -> WatchLine<slim::Pod> {
         let mut body: super::super::read::Body = Box::pin(futures::io::Cursor::new((text + "\n").into_bytes()));
         let mut buffer = Buffer::default();
         let piece = futures::executor::block_on(super::super::read::line(&mut body, &mut buffer));
@@ -288,11 +288,11 @@ mod tests {
             format!(r#"{{"object":{object},"type":"ADDED"}}"#),
             format!(r#"{{"type":"ADDED","object":{object},"more":{{}}}}"#),
         ] {
-            let Line::Applied(item) = of_text(text.clone()) else { panic!("{text}") };
+            let WatchLine::Applied(item) = of_text(text.clone()) else { panic!("{text}") };
             assert_eq!((item.identity.uid.as_str(), item.content.is_ok()), ("u-1", true), "{text}");
         }
         let odd = format!(r#"{{"type":"ADDED","object":{{"metadata":{metadata},"spec":7}}}}"#);
-        let Line::Applied(item) = of_text(odd) else { panic!("it is named") };
+        let WatchLine::Applied(item) = of_text(odd) else { panic!("it is named") };
         assert_eq!((item.identity.uid.as_str(), item.content.is_ok()), ("u-1", false));
     }
 
@@ -303,15 +303,15 @@ mod tests {
     #[test]
     fn a_deletion_is_one_though_its_object_is_cut_off() {
         let long = with_value(&"x".repeat(super::super::read::OBJECT_BYTES));
-        assert!(matches!(event("DELETED", &long), Line::Deleted(identity) if identity.uid == "u-1"));
-        let Line::Applied(item) = event("MODIFIED", &long) else { panic!("it is no deletion") };
+        assert!(matches!(event("DELETED", &long), WatchLine::Deleted(identity) if identity.uid == "u-1"));
+        let WatchLine::Applied(item) = event("MODIFIED", &long) else { panic!("it is no deletion") };
         assert!(item.content.is_err());
     }
 
     #[test]
     fn an_object_of_the_most_bytes_that_an_api_server_takes_is_read_whole() {
         // Each of 3 MiB is written as six.
-        let Line::Applied(item) = event("ADDED", &with_value(&r"\u003c".repeat(3 << 20))) else {
+        let WatchLine::Applied(item) = event("ADDED", &with_value(&r"\u003c".repeat(3 << 20))) else {
             panic!("it is there")
         };
         assert!(item.content.is_ok(), "{:?}", item.content);

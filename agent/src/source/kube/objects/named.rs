@@ -20,7 +20,7 @@ const UNNAMED: &str = "\0";
 /// The labels and the port names that policies name, shared with all that reads
 /// objects.
 #[derive(Debug, Clone, Default)]
-pub(in super::super) struct Named(Arc<RwLock<Names>>);
+pub(in super::super) struct PolicyNames(Arc<RwLock<Names>>);
 
 #[derive(Debug, Default)]
 struct Names {
@@ -42,8 +42,8 @@ pub(in super::super) struct NamesOf {
     ports: Box<[Arc<str>]>,
 }
 
-impl Named {
-    /// Takes the names of a policy in. Give them to [`Named::remove`] when the policy is
+impl PolicyNames {
+    /// Takes the names of a policy in. Give them to [`PolicyNames::remove`] when the policy is
     /// another or is gone.
     pub(in super::super) fn add(&self, policy: &NetworkPolicy) -> NamesOf {
         let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_large_object_keeps_what_policies_name() {
-        let named = Named::default();
+        let named = PolicyNames::default();
         let first = named.add(&policy("key-7", "p9"));
         let (mut many_labels, mut many_ports) = (labels(5_000), ports(10_000));
         let at = named.trim(&mut many_labels, &mut many_ports);
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn an_ordinary_object_keeps_all() {
-        let named = Named::default();
+        let named = PolicyNames::default();
         let (mut few_labels, mut few_ports) = (labels(100), ports(100));
         assert_eq!(named.trim(&mut few_labels, &mut few_ports), None);
         assert_eq!((few_labels.len(), few_ports.len()), (100, 100));
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn of_a_large_object_values_that_no_policy_names_are_not_kept() {
-        let named = Named::default();
+        let named = PolicyNames::default();
         let requirements = [
             json!({"key": "key-1", "operator": "Exists"}),
             json!({"key": "key-2", "operator": "In", "values": ["a", "b"]}),

@@ -120,7 +120,7 @@ pub(in super::super) struct Items {
 /// Where in the text of a list the reader stands.
 #[derive(Debug, Default)]
 struct Scan {
-    place: Place,
+    place: ScanState,
     /// How many brackets are open: in an item, of the item.
     depth: usize,
     in_string: bool,
@@ -134,7 +134,7 @@ struct Scan {
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum ScanState {
     #[default]
     Envelope,
     BetweenItems,
@@ -144,7 +144,7 @@ enum Place {
 
 /// What a byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum ByteClass {
     Envelope,
     Nothing,
     Item,
@@ -161,7 +161,7 @@ impl Items {
     /// If the answer breaks off, or is no list.
     pub(in super::super) async fn next(&mut self, item: &mut Buffer) -> io::Result<Option<Piece>> {
         item.clear();
-        while self.scan.place != Place::End {
+        while self.scan.place != ScanState::End {
             let chunk = self.body.fill_buf().await?;
             if chunk.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -193,26 +193,26 @@ impl Scan {
     /// complete.
     fn take(&mut self, chunk: &[u8], item: &mut Buffer) -> io::Result<(usize, bool)> {
         let mut at = 0;
-        while at < chunk.len() && self.place != Place::End {
+        while at < chunk.len() && self.place != ScanState::End {
             let begin = at;
             let was = self.place;
             let part = self.step(chunk[at])?;
             at += 1;
-            if self.in_string && !self.is_escaped && part == Part::Item {
+            if self.in_string && !self.is_escaped && part == ByteClass::Item {
                 // Most bytes are in strings.
                 let rest = &chunk[at..];
                 at += rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(rest.len());
             }
             let bytes = &chunk[begin..at];
             match part {
-                Part::Item => item.push(bytes),
-                Part::Nothing => {}
-                Part::Envelope if self.envelope.len() + bytes.len() > ENVELOPE_BYTES => {
+                ByteClass::Item => item.push(bytes),
+                ByteClass::Nothing => {}
+                ByteClass::Envelope if self.envelope.len() + bytes.len() > ENVELOPE_BYTES => {
                     return Err(no_list("the list has too much beside its items"));
                 }
-                Part::Envelope => self.envelope.extend_from_slice(bytes),
+                ByteClass::Envelope => self.envelope.extend_from_slice(bytes),
             }
-            if was == Place::Item && self.place == Place::BetweenItems {
+            if was == ScanState::Item && self.place == ScanState::BetweenItems {
                 return Ok((at, true));
             }
         }
@@ -220,32 +220,32 @@ impl Scan {
     }
 
     /// Takes one byte.
-    fn step(&mut self, byte: u8) -> io::Result<Part> {
-        let part = if self.place == Place::Item { Part::Item } else { Part::Envelope };
+    fn step(&mut self, byte: u8) -> io::Result<ByteClass> {
+        let part = if self.place == ScanState::Item { ByteClass::Item } else { ByteClass::Envelope };
         if self.in_string {
             let was_escaped = self.is_escaped;
             self.is_escaped = byte == b'\\' && !was_escaped;
             self.in_string = byte != b'"' || was_escaped;
-            if self.in_string && part == Part::Envelope && self.string.len() < 16 {
+            if self.in_string && part == ByteClass::Envelope && self.string.len() < 16 {
                 self.string.push(byte);
             }
             return Ok(part);
         }
-        if self.place == Place::BetweenItems {
+        if self.place == ScanState::BetweenItems {
             match byte {
-                b'{' => (self.place, self.depth) = (Place::Item, 1),
-                b']' => self.place = Place::Envelope,
-                b',' => return Ok(Part::Nothing),
-                _ if byte.is_ascii_whitespace() => return Ok(Part::Nothing),
+                b'{' => (self.place, self.depth) = (ScanState::Item, 1),
+                b']' => self.place = ScanState::Envelope,
+                b',' => return Ok(ByteClass::Nothing),
+                _ if byte.is_ascii_whitespace() => return Ok(ByteClass::Nothing),
                 _ => return Err(no_list("an item of the list is no object")),
             }
-            if self.place == Place::Envelope {
+            if self.place == ScanState::Envelope {
                 self.depth = 1;
-                return Ok(Part::Envelope);
+                return Ok(ByteClass::Envelope);
             }
-            return Ok(Part::Item);
+            return Ok(ByteClass::Item);
         }
-        let is_list = part == Part::Envelope;
+        let is_list = part == ByteClass::Envelope;
         if self.depth == 0 && byte != b'{' && !byte.is_ascii_whitespace() {
             return Err(no_list("the answer is no JSON object"));
         }
@@ -254,12 +254,12 @@ impl Scan {
                 self.in_string = true;
                 self.string.clear();
             }
-            b'[' if is_list && self.depth == 1 && self.is_items => self.place = Place::BetweenItems,
+            b'[' if is_list && self.depth == 1 && self.is_items => self.place = ScanState::BetweenItems,
             b'{' | b'[' => self.depth += 1,
             b'}' | b']' => {
                 self.depth = self.depth.checked_sub(1).ok_or_else(|| no_list("the answer is no JSON"))?;
                 if self.depth == 0 {
-                    self.place = if is_list { Place::End } else { Place::BetweenItems };
+                    self.place = if is_list { ScanState::End } else { ScanState::BetweenItems };
                 }
             }
             b':' if is_list && self.depth == 1 => self.is_items = self.string == b"items",

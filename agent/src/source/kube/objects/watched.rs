@@ -6,7 +6,7 @@ use npc_compiler::object;
 use serde::de::DeserializeOwned;
 
 use super::decode::{Identity, Item};
-use super::named::Named;
+use super::named::PolicyNames;
 use super::slim;
 
 /// What happens to the objects of a kind.
@@ -39,12 +39,12 @@ pub(in super::super) trait Watched:
     /// What is kept of an object.
     type Object: Send + 'static;
 
-    /// What is kept depends on the object alone, not on `Named`, so an object that did not
+    /// What is kept depends on the object alone, not on `PolicyNames`, so an object that did not
     /// change is not read again.
     const IS_KEPT_WHOLE: bool = false;
 
     /// Keeps what is needed, and about how many bytes that is.
-    fn keep(self, named: &Named) -> (Self::Object, usize);
+    fn keep(self, named: &PolicyNames) -> (Self::Object, usize);
 
     /// What can be made of an object that cannot be read as a whole.
     fn rescue(_bytes: &[u8], _identity: &Identity, _error: &str) -> Option<Self::Object> {
@@ -63,7 +63,7 @@ pub(in super::super) struct Trimmed<T> {
 impl Watched for slim::Pod {
     type Object = Trimmed<object::Pod>;
 
-    fn keep(self, named: &Named) -> (Self::Object, usize) {
+    fn keep(self, named: &PolicyNames) -> (Self::Object, usize) {
         let mut object = object::Pod::from(self);
         let generation = named.trim(&mut object.labels, &mut object.ports);
         object.unnamed_ports = Box::default();
@@ -79,7 +79,7 @@ impl Watched for slim::Pod {
 impl Watched for slim::Namespace {
     type Object = Trimmed<object::Namespace>;
 
-    fn keep(self, named: &Named) -> (Self::Object, usize) {
+    fn keep(self, named: &PolicyNames) -> (Self::Object, usize) {
         let mut object = object::Namespace::from(self);
         let generation = named.trim(&mut object.labels, &mut Vec::new());
         let labels: usize = object.labels.iter().map(|(key, value)| OF_STRINGS + key.len() + value.len()).sum();
@@ -91,7 +91,7 @@ impl Watched for slim::Node {
     /// The networks of its pods.
     type Object = Vec<IpNetwork>;
 
-    fn keep(self, _: &Named) -> (Vec<IpNetwork>, usize) {
+    fn keep(self, _: &PolicyNames) -> (Vec<IpNetwork>, usize) {
         let pod_cidrs = object::Node::from(self).pod_cidrs;
         let bytes = size_of_val(pod_cidrs.as_slice());
         (pod_cidrs, bytes)
@@ -103,7 +103,7 @@ impl Watched for slim::Policy {
 
     const IS_KEPT_WHOLE: bool = true;
 
-    fn keep(self, _: &Named) -> (Self::Object, usize) {
+    fn keep(self, _: &PolicyNames) -> (Self::Object, usize) {
         let policy = object::NetworkPolicy::from(self);
         let bytes = policy.retained_bytes();
         (policy, bytes)
@@ -121,7 +121,7 @@ const OF_STRINGS: usize = 96;
 const OF_POD: usize = 512;
 
 /// Keeps what is needed of an object.
-pub(in super::super) fn keep<K: Watched>(item: Item<K>, named: &Named) -> Item<K::Object> {
+pub(in super::super) fn keep<K: Watched>(item: Item<K>, named: &PolicyNames) -> Item<K::Object> {
     let mut bytes = item.bytes;
     let mut item = item.map(|object| {
         let (object, kept) = object.keep(named);

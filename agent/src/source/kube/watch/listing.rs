@@ -4,9 +4,9 @@ use kube::Client;
 use kube::api::ListParams;
 use kube::core::Request;
 
-use super::{End, Lister};
+use super::{Lister, WatchEnd};
 use crate::source::kube::connection::failure::Failure;
-use crate::source::kube::objects::decode::{self, Line};
+use crate::source::kube::objects::decode::{self, WatchLine};
 use crate::source::kube::objects::read::{Body, Items};
 use crate::source::kube::objects::watched::{ObjectEvent, Watched};
 
@@ -18,7 +18,7 @@ const BROKEN_STREAMS: u32 = 3;
 
 impl<K: Watched> Lister<K> {
     /// Lists everything; the version to watch from, and the watch if it has begun.
-    pub(super) async fn list(&mut self, client: &Client) -> Result<(String, Option<Body>), End> {
+    pub(super) async fn list(&mut self, client: &Client) -> Result<(String, Option<Body>), WatchEnd> {
         if self.common.streams && self.broken_streams < BROKEN_STREAMS {
             let (version, events) = self.stream_list(client).await?;
             return Ok((version, Some(events)));
@@ -31,12 +31,12 @@ impl<K: Watched> Lister<K> {
 
     /// Lists by a watch that begins with all objects. This spares the API server the
     /// memory for a whole list.
-    async fn stream_list(&mut self, client: &Client) -> Result<(String, Body), End> {
+    async fn stream_list(&mut self, client: &Client) -> Result<(String, Body), WatchEnd> {
         // Without a version the list is as new as the store. With "0" it would be as old as a
         // server's cache may be, which can lack what another server has shown already.
         let mut events = self.open(client, "", true).await.inspect_err(|end| {
             // The feature is off (422), or the server does not know it (400).
-            if matches!(end, End::Failed(failure) if matches!(failure.code(), Some(400 | 422))) {
+            if matches!(end, WatchEnd::Failed(failure) if matches!(failure.code(), Some(400 | 422))) {
                 self.common.streams = false;
             }
         })?;
@@ -45,10 +45,10 @@ impl<K: Watched> Lister<K> {
         self.broken_streams += 1;
         loop {
             match self.next(&mut events).await? {
-                Some(Line::Applied(item)) => self.send_item(item, ObjectEvent::Listed).await?,
-                Some(Line::Unchanged(identity)) => self.send(ObjectEvent::ListedAgain(identity)).await?,
-                Some(Line::Unnamed(error)) => self.send(ObjectEvent::Unnamed(error)).await?,
-                Some(Line::Bookmark(version, is_end)) => {
+                Some(WatchLine::Applied(item)) => self.send_item(item, ObjectEvent::Listed).await?,
+                Some(WatchLine::Unchanged(identity)) => self.send(ObjectEvent::ListedAgain(identity)).await?,
+                Some(WatchLine::Unnamed(error)) => self.send(ObjectEvent::Unnamed(error)).await?,
+                Some(WatchLine::Bookmark(version, is_end)) => {
                     if is_end {
                         self.end_list().await?;
                         self.broken_streams = 0;
@@ -57,18 +57,18 @@ impl<K: Watched> Lister<K> {
                 }
                 // A server whose etcd lacks RequestWatchProgress accepts, and then
                 // refuses in the stream.
-                Some(Line::Error(status)) => {
+                Some(WatchLine::Error(status)) => {
                     self.broken_streams = BROKEN_STREAMS;
                     return Err(Failure::Refused(status).into());
                 }
                 // What was listed can go before the list is complete.
-                Some(Line::Deleted(identity)) => self.send_deleted(identity).await?,
+                Some(WatchLine::Deleted(identity)) => self.send_deleted(identity).await?,
                 None => return Err(Failure::Incomplete.into()),
             }
         }
     }
 
-    async fn list_in_pages(&mut self, client: &Client) -> Result<String, End> {
+    async fn list_in_pages(&mut self, client: &Client) -> Result<String, WatchEnd> {
         let mut params = ListParams::default().limit(PAGE);
         params.field_selector.clone_from(&self.field_selector);
         self.begin_list().await?;
@@ -105,12 +105,12 @@ impl<K: Watched> Lister<K> {
         }
     }
 
-    async fn begin_list(&mut self) -> Result<(), End> {
+    async fn begin_list(&mut self) -> Result<(), WatchEnd> {
         self.unchanged.begin_list();
         self.send(ObjectEvent::ListBegins).await
     }
 
-    async fn end_list(&mut self) -> Result<(), End> {
+    async fn end_list(&mut self) -> Result<(), WatchEnd> {
         self.unchanged.end_list();
         self.send(ObjectEvent::ListEnds).await
     }

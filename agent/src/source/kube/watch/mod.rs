@@ -34,9 +34,9 @@ use tokio::time::{self, Instant};
 use super::WatchReport;
 use super::connection::client::Connector;
 use super::connection::failure::{self, Failure};
-use super::connection::pace::{Ended, Pace, Reach, STEADY};
-use super::objects::decode::{self, Identity, Item, Line};
-use super::objects::named::Named;
+use super::connection::pace::{AttemptEnd, Backoff, Reach, STEADY};
+use super::objects::decode::{self, Identity, Item, WatchLine};
+use super::objects::named::PolicyNames;
 use super::objects::read::{self, Body, Buffer};
 use super::objects::unchanged::Unchanged;
 use super::objects::watched::{ObjectEvent, Watched, keep};
@@ -59,7 +59,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 const UNWOKEN: Duration = Duration::from_secs(30);
 
 /// Why a watch ended.
-enum End {
+enum WatchEnd {
     /// At its time limit, or the server's.
     InOrder,
     /// A list is asked for.
@@ -69,7 +69,7 @@ enum End {
     Failed(Failure),
 }
 
-impl<E: Into<Failure>> From<E> for End {
+impl<E: Into<Failure>> From<E> for WatchEnd {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
@@ -82,7 +82,7 @@ pub(super) struct Common {
     pub(super) watches: Watches,
     pub(super) sender: mpsc::Sender<WatchReport>,
     /// What policies name.
-    pub(super) named: Named,
+    pub(super) named: PolicyNames,
     /// How much of objects may wait to be taken in, in [`UNIT`]s of bytes.
     pub(super) room: Arc<Semaphore>,
     /// All policies were listed once, so it is known what they name.
@@ -114,7 +114,7 @@ pub(super) struct Lister<K: Watched> {
     /// Where a list is asked for.
     asked: Arc<Notify>,
     client: Option<Client>,
-    pace: Pace,
+    pace: Backoff,
     /// Before this nothing is asked.
     next: Instant,
     /// Says when this may begin, if it has to wait.
@@ -150,7 +150,7 @@ impl<K: Watched> Lister<K> {
             unanswered: false,
             buffer: Buffer::default(),
             unchanged: Unchanged::new(K::IS_KEPT_WHOLE),
-            pace: Pace::default(),
+            pace: Backoff::default(),
             next: Instant::now(),
             unreachable: false,
             failing: false,
@@ -192,20 +192,20 @@ impl<K: Watched> Lister<K> {
             let end = self.attempt(&mut version, &mut watching_since).await.unwrap_or_else(|end| end);
             let steady = watching_since.is_some_and(|since: Instant| since.elapsed() >= STEADY);
             let end = match end {
-                End::InOrder if !steady => End::Failed(Failure::Short(begun.elapsed())),
+                WatchEnd::InOrder if !steady => WatchEnd::Failed(Failure::Short(begun.elapsed())),
                 end => end,
             };
             let ended = match &end {
-                End::InOrder | End::Asked => Ended::InOrder,
-                _ if steady => Ended::Broke,
-                _ => Ended::Failed,
+                WatchEnd::InOrder | WatchEnd::Asked => AttemptEnd::InOrder,
+                _ if steady => AttemptEnd::Broke,
+                _ => AttemptEnd::Failed,
             };
             self.next = self.pace.ended(ended, Instant::now(), fastrand::f64());
             match end {
-                End::Closed => return,
-                End::InOrder => {}
-                End::Asked => version = None,
-                End::Failed(failure) => {
+                WatchEnd::Closed => return,
+                WatchEnd::InOrder => {}
+                WatchEnd::Asked => version = None,
+                WatchEnd::Failed(failure) => {
                     self.unreachable = failure.is_unreachable();
                     self.unanswered |= failure.is_unanswered();
                     self.failing = true;
@@ -250,7 +250,11 @@ impl<K: Watched> Lister<K> {
 
     /// One try: a list, if there is nothing to go on from, and a watch. `since` is when
     /// the watch began.
-    async fn attempt(&mut self, version: &mut Option<String>, since: &mut Option<Instant>) -> Result<End, End> {
+    async fn attempt(
+        &mut self,
+        version: &mut Option<String>,
+        since: &mut Option<Instant>,
+    ) -> Result<WatchEnd, WatchEnd> {
         let client = match self.client.take().filter(|_| version.is_some()) {
             Some(client) => client,
             // Each list has connections of its own: where the last answer was wrong,
@@ -274,7 +278,7 @@ impl<K: Watched> Lister<K> {
     }
 
     /// Begins a watch; `lists` if it is to begin with all objects.
-    async fn open(&mut self, client: &Client, version: &str, lists: bool) -> Result<Body, End> {
+    async fn open(&mut self, client: &Client, version: &str, lists: bool) -> Result<Body, WatchEnd> {
         let params = WatchParams {
             field_selector: self.field_selector.clone(),
             timeout: Some(self.common.seconds),
@@ -293,7 +297,7 @@ impl<K: Watched> Lister<K> {
     }
 
     /// The API server has answered.
-    async fn answered(&mut self) -> Result<(), End> {
+    async fn answered(&mut self) -> Result<(), WatchEnd> {
         self.unreachable = false;
         if self.probes {
             self.common.reach.is_there();
@@ -302,13 +306,13 @@ impl<K: Watched> Lister<K> {
     }
 
     /// Follows a watch to its end.
-    async fn watch(&mut self, mut events: Body, version: &mut Option<String>) -> Result<End, End> {
+    async fn watch(&mut self, mut events: Body, version: &mut Option<String>) -> Result<WatchEnd, WatchEnd> {
         let steady = Instant::now() + STEADY;
         let asked = Arc::clone(&self.asked);
         loop {
             let event = tokio::select! {
                 biased;
-                () = asked.notified() => return Ok(End::Asked),
+                () = asked.notified() => return Ok(WatchEnd::Asked),
                 () = time::sleep_until(steady), if self.failing => {
                     self.steady().await?;
                     continue;
@@ -316,7 +320,7 @@ impl<K: Watched> Lister<K> {
                 event = self.next(&mut events) => event?,
             };
             let of = match event {
-                Some(Line::Applied(item)) => {
+                Some(WatchLine::Applied(item)) => {
                     let (of, is_readable) = (item.identity.version.clone(), item.content.is_ok());
                     self.steady().await?;
                     self.send_item(item, ObjectEvent::Applied).await?;
@@ -325,22 +329,22 @@ impl<K: Watched> Lister<K> {
                     }
                     of
                 }
-                Some(Line::Deleted(identity)) => {
+                Some(WatchLine::Deleted(identity)) => {
                     let of = identity.version.clone();
                     self.steady().await?;
                     self.send_deleted(identity).await?;
                     of
                 }
-                Some(Line::Bookmark(of, _)) => of,
+                Some(WatchLine::Bookmark(of, _)) => of,
                 // The next try goes on from before it.
-                Some(Line::Unnamed(error)) => {
+                Some(WatchLine::Unnamed(error)) => {
                     self.send(ObjectEvent::Unnamed(error)).await?;
                     continue;
                 }
                 // Only a list holds what is as it was.
-                Some(Line::Unchanged(_)) => continue,
-                Some(Line::Error(status)) => return Err(Failure::Refused(status).into()),
-                None => return Ok(End::InOrder),
+                Some(WatchLine::Unchanged(_)) => continue,
+                Some(WatchLine::Error(status)) => return Err(Failure::Refused(status).into()),
+                None => return Ok(WatchEnd::InOrder),
             };
             if of.is_empty() {
                 // The next try lists.
@@ -352,14 +356,14 @@ impl<K: Watched> Lister<K> {
     }
 
     /// What comes next in a watch; nothing at its end. Safe to cancel.
-    async fn next(&mut self, events: &mut Body) -> Result<Option<Line<K>>, End> {
+    async fn next(&mut self, events: &mut Body) -> Result<Option<WatchLine<K>>, WatchEnd> {
         let silence = Duration::from_secs(self.common.seconds.into()) + SILENCE;
         let read = time::timeout(silence, read::line(events, &mut self.buffer)).await;
         match read.map_err(|_| Failure::Silent(silence))? {
             Ok(Some(piece)) => {
                 let object = decode::object_of_line(self.buffer.bytes());
                 if let Some(identity) = object.and_then(|object| self.unchanged.find(piece, object)) {
-                    return Ok(Some(Line::Unchanged(identity)));
+                    return Ok(Some(WatchLine::Unchanged(identity)));
                 }
                 let line = decode::line(&self.buffer, piece);
                 Ok(Some(line.map_err(kube::Error::SerdeError)?))
@@ -372,7 +376,7 @@ impl<K: Watched> Lister<K> {
     }
 
     /// The watch works again, if it failed before.
-    async fn steady(&mut self) -> Result<(), End> {
+    async fn steady(&mut self) -> Result<(), WatchEnd> {
         if std::mem::take(&mut self.failing) { self.send(ObjectEvent::Steady).await } else { Ok(()) }
     }
 
@@ -381,7 +385,7 @@ impl<K: Watched> Lister<K> {
         &mut self,
         item: Item<K>,
         event: fn(Item<K::Object>) -> ObjectEvent<K::Object>,
-    ) -> Result<(), End> {
+    ) -> Result<(), WatchEnd> {
         let rescue =
             item.content.as_ref().err().and_then(|error| K::rescue(self.buffer.bytes(), &item.identity, error));
         let bytes = self.buffer.bytes();
@@ -390,20 +394,20 @@ impl<K: Watched> Lister<K> {
         item.rescue = rescue;
         let units = u32::try_from(item.bytes / UNIT).unwrap_or(ROOM).clamp(1, ROOM);
         let room = Arc::clone(&self.common.room).acquire_many_owned(units).await;
-        item.room = Some(room.map_err(|_| End::Closed)?);
+        item.room = Some(room.map_err(|_| WatchEnd::Closed)?);
         self.send(event(item)).await
     }
 
-    async fn send_deleted(&mut self, identity: Identity) -> Result<(), End> {
+    async fn send_deleted(&mut self, identity: Identity) -> Result<(), WatchEnd> {
         self.unchanged.forget(&identity);
         self.send(ObjectEvent::Deleted(identity)).await
     }
 
-    async fn send(&self, event: ObjectEvent<K::Object>) -> Result<(), End> {
-        self.common.sender.send((self.event)(event)).await.map_err(|_| End::Closed)
+    async fn send(&self, event: ObjectEvent<K::Object>) -> Result<(), WatchEnd> {
+        self.common.sender.send((self.event)(event)).await.map_err(|_| WatchEnd::Closed)
     }
 
-    async fn fail(&self, failure: Failure) -> Result<(), End> {
-        self.common.sender.send(WatchReport::Failed(self.kind, failure)).await.map_err(|_| End::Closed)
+    async fn fail(&self, failure: Failure) -> Result<(), WatchEnd> {
+        self.common.sender.send(WatchReport::Failed(self.kind, failure)).await.map_err(|_| WatchEnd::Closed)
     }
 }

@@ -17,9 +17,9 @@ use tracing::debug;
 use super::Common;
 use crate::source::kube::WatchReport;
 use crate::source::kube::connection::failure::Failure;
-use crate::source::kube::connection::pace::{Ended, Pace};
+use crate::source::kube::connection::pace::{AttemptEnd, Backoff};
 use crate::source::kube::objects::decode::{self, Item};
-use crate::source::kube::objects::named::Named;
+use crate::source::kube::objects::named::PolicyNames;
 use crate::source::kube::objects::read::{Buffer, Items};
 use crate::source::kube::objects::slim;
 use crate::source::kube::objects::watched::{Watched, keep};
@@ -55,18 +55,18 @@ pub(in super::super) struct Wanted(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    targets: Mutex<Targets>,
+    targets: Mutex<WantedObjects>,
     news: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Targets {
+struct WantedObjects {
     wanted: BTreeSet<ObjectKey>,
     /// The last one that was taken.
     last: Option<ObjectKey>,
 }
 
-impl Targets {
+impl WantedObjects {
     /// Takes the next one in turn: a namespace whose objects are wanted again all the time keeps
     /// none of another namespace waiting for long.
     fn take(&mut self) -> Option<ObjectKey> {
@@ -101,7 +101,7 @@ impl Wanted {
 
 /// Reads what is wanted, until nothing takes it any more.
 pub(in super::super) async fn read_again(common: Common, wanted: Wanted) {
-    let mut pace = Pace::default();
+    let mut pace = Backoff::default();
     let mut client = None;
     loop {
         let target = wanted.next().await;
@@ -120,13 +120,13 @@ pub(in super::super) async fn read_again(common: Common, wanted: Wanted) {
                 {
                     return;
                 }
-                Ended::InOrder
+                AttemptEnd::InOrder
             }
             Err(failure) => {
                 debug!(object = %target, error = crate::source::kube::words(&failure), "cannot read this object again");
                 client = None;
                 wanted.add([target]);
-                Ended::Failed
+                AttemptEnd::Failed
             }
         };
         let now = Instant::now();
@@ -135,7 +135,7 @@ pub(in super::super) async fn read_again(common: Common, wanted: Wanted) {
     }
 }
 
-async fn read(client: &Client, target: &ObjectKey, named: &Named) -> Result<Option<WatchReport>, Failure> {
+async fn read(client: &Client, target: &ObjectKey, named: &PolicyNames) -> Result<Option<WatchReport>, Failure> {
     Ok(match target {
         ObjectKey::Policy(namespace, name) => {
             one::<slim::Policy>(client, Some(namespace), name, named).await?.map(WatchReport::PolicyAgain)
@@ -154,7 +154,7 @@ async fn one<K: Watched>(
     client: &Client,
     namespace: Option<&str>,
     name: &str,
-    named: &Named,
+    named: &PolicyNames,
 ) -> Result<Option<Item<K::Object>>, Failure> {
     // By a list of one, which needs no other right than the watches do.
     let params = ListParams::default().fields(&format!("metadata.name={name}"));

@@ -18,7 +18,7 @@ use crate::verdict::explain::question::name::Target;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::walk::ends::Finder;
 use crate::verdict::flow::End;
-use crate::verdict::matrix::{By, Matrix, Options, Selection};
+use crate::verdict::matrix::{By, Matrix, MatrixFilter, Options};
 use crate::verdict::outside::{OutsideBounds, outside};
 
 /// What is said of an endpoint.
@@ -234,7 +234,7 @@ fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAd
             Direction::Egress => (is_own(ends), true),
             Direction::Ingress => (true, is_own(ends)),
         };
-        let selection = Selection { shown: &shown, traffic: Traffic::all() };
+        let selection = MatrixFilter { shown: &shown, traffic: Traffic::all() };
         let matrix = Matrix::part(cluster, groups, &options, &selection);
         let [peers, common_peers, differing_peers, unknown_peers] = peers(cluster, &matrix, direction);
         let may_be_isolated = { ends }.any(|end| !end.deciding(cluster, groups, direction, None).is_certain());
