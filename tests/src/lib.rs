@@ -12,8 +12,8 @@ pub mod azure;
 pub mod corpora;
 pub mod fuzz;
 pub mod interpreter;
-pub mod live;
 pub mod model;
 pub mod random;
+pub mod soak;
 
 pub use npc_lab::{apiserver, lab, oracle, skip};

@@ -5,7 +5,7 @@ mod follow;
 mod key_value;
 mod logging;
 mod privileges;
-mod sole;
+mod single_instance;
 mod standing;
 mod threads;
 
@@ -37,7 +37,7 @@ use super::Exit;
 
 pub(super) use config::Config;
 pub(super) use logging::to_stderr as log_to_stderr;
-pub(super) use sole::refuse_beside_agent;
+pub(super) use single_instance::refuse_beside_agent;
 
 /// How long what still runs at the end is waited for.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -322,7 +322,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         .context("systemd would not learn that the agent starts: cannot connect to NOTIFY_SOCKET")?;
     // The ready file, too, is another agent's if there is one.
     let mut tasks = Tasks::default();
-    let _sole = sole::claim(settings.status.clone(), &mut tasks).await?;
+    let _instance = single_instance::claim(settings.status.clone(), &mut tasks).await?;
     let _ready_file = ReadyFileScope::begin(settings.ready_file.clone(), args.once).map_err(enforce::Error::Ready)?;
     let (sender, events) = mpsc::channel(EVENTS);
     // Weak: by itself it does not keep the channel open when all other senders have ended.
@@ -389,7 +389,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         let follow = kube::follow(connector, follow, sender, Event::Changes, settings.metrics.watches());
         tasks.spawn("follows the cluster", follow);
     }
-    look_around();
+    warn_of_other_engines();
     follow::connections(&settings.metrics, &mut tasks);
     let counters = kernel.counters();
     settings.metrics.packets().are_read_by(move || counters.read());
@@ -448,7 +448,7 @@ fn follow_packet_filter(
 
 /// Warns of what else on this node an operator should know. Not before the start, because
 /// other programs' tables may be long.
-fn look_around() {
+fn warn_of_other_engines() {
     if !other_engines::lock_is_shared() {
         warn!(
             "/run/xtables.lock of the node is not mounted into this container, so iptables here and on the node do not \

@@ -3,7 +3,7 @@
 /// Says something on standard error, in a line of its own. A reader that has closed it, as `head` does, ends
 /// no command: `eprintln!` would panic.
 macro_rules! say {
-    ($($words:tt)*) => { $crate::command::output::say(format_args!($($words)*)) };
+    ($($words:tt)*) => { $crate::command::output::write_error_line(format_args!($($words)*)) };
 }
 
 mod absent_peers;

@@ -65,8 +65,8 @@ impl<W: Write> Write for UntilClosed<W> {
     }
 }
 
-/// Writes a line to standard error, if it is still open: nothing else can be told to anyone.
-pub(super) fn say(words: fmt::Arguments<'_>) {
+/// Writes a line to standard error, if it is still open; there is no other place for an error.
+pub(super) fn write_error_line(words: fmt::Arguments<'_>) {
     drop(io::stderr().lock().write_all(format!("{words}\n").as_bytes()));
 }
 
@@ -159,7 +159,7 @@ impl Columns {
     /// The same in a terminal of this width, where there is one: cells that have no room go on in the
     /// next line. If not even their words have room, each cell has lines of its own.
     pub(super) fn write_within(&self, out: &mut impl Write, indent: &str, terminal: Option<usize>) -> io::Result<()> {
-        let before = self.lines.iter().map(|(before, _)| seen_width(before)).max().unwrap_or_default();
+        let before = self.lines.iter().map(|(before, _)| printed_width(before)).max().unwrap_or_default();
         let room = terminal.map(|width| width.saturating_sub(indent.len() + before));
         let Some(room) = room.filter(|room| self.width(0) > *room) else { return self.write(out, indent, 0) };
         let Some(widths) = self.narrowed(room) else { return self.stacked(out, indent, room) };
@@ -168,7 +168,7 @@ impl Columns {
             for row in 0..cells.iter().map(Vec::len).max().unwrap_or_default().max(1) {
                 let begin = match row {
                     0 => format!("{indent}{before}"),
-                    _ => format!("{indent}{:1$}", "", seen_width(before)),
+                    _ => format!("{indent}{:1$}", "", printed_width(before)),
                 };
                 let parts = cells.iter().map(|cell| cell.get(row).map(String::as_str).unwrap_or_default());
                 let parts: Vec<String> = parts.zip(&widths).map(|(part, width)| format!("{part:0$}", *width)).collect();
@@ -206,7 +206,7 @@ impl Columns {
             for (row, part) in parts.enumerate() {
                 match row {
                     0 => writeln!(out, "{indent}{before}{part}")?,
-                    _ => writeln!(out, "{indent}{:1$}{part}", "", seen_width(before))?,
+                    _ => writeln!(out, "{indent}{:1$}{part}", "", printed_width(before))?,
                 }
             }
         }
@@ -218,7 +218,7 @@ impl Columns {
 const NARROWEST: usize = 16;
 
 /// How wide a text with styles is on a terminal.
-fn seen_width(text: &str) -> usize {
+fn printed_width(text: &str) -> usize {
     anstream::adapter::strip_str(text).to_string().chars().count()
 }
 

@@ -53,7 +53,7 @@ impl Removed {
 pub fn cleanup() -> Removed {
     let mut removed = Removed::default();
     for backend in Backend::ALL {
-        for table in live_tables(backend, &mut removed) {
+        for table in tables_in_use(backend, &mut removed) {
             remove(&table, &mut removed);
         }
     }
@@ -101,7 +101,7 @@ fn destroy_sets(removed: &mut Removed) -> Result<(), ipset::Error> {
 #[must_use]
 pub(super) fn leave(backend: Backend) -> Removed {
     let mut removed = Removed::default();
-    for table in live_tables(backend, &mut removed) {
+    for table in tables_in_use(backend, &mut removed) {
         match table.chains() {
             Ok(chains) if chains.is_empty() => {}
             Ok(_) => remove(&table, &mut removed),
@@ -112,9 +112,9 @@ pub(super) fn leave(backend: Backend) -> Removed {
 }
 
 /// The filter tables of a backend that are in use in this network namespace.
-fn live_tables(backend: Backend, removed: &mut Removed) -> Vec<Iptables> {
+fn tables_in_use(backend: Backend, removed: &mut Removed) -> Vec<Iptables> {
     let mut tables = Vec::new();
-    for table in Iptables::live_of(backend) {
+    for table in Iptables::in_use_of(backend) {
         match table {
             Ok(table) => tables.push(table),
             Err(error) => removed.errors.push(error.into()),

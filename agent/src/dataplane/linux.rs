@@ -436,7 +436,7 @@ impl Kernel for Linux {
             if self.auditor.left_chains.is_due(now) {
                 self.delete_left(now, wanted);
             }
-            self.others.look(self.backend);
+            self.others.remove_if_due(self.backend);
         }
         let audit = self.auditor.audit((&self.tables, &mut self.ipset, &self.aliases), &self.ours, wanted, depth);
         // Their reports have been taken; not those of what was asked of iptables meanwhile.

@@ -118,7 +118,7 @@ impl Takeover {
     }
 
     fn try_step(&mut self, holds: impl FnOnce() -> Result<bool, dataplane::Error>) -> Result<(), dataplane::Error> {
-        let leftovers = azure::look()?;
+        let leftovers = azure::find_leftovers()?;
         let now = Instant::now();
         if leftovers.is_nothing() {
             // If its pod comes, that is an event. After a removal, a process that is not visible

@@ -145,7 +145,7 @@ impl<K: Kernel> Enforcer<K> {
     /// This node's pods get their addresses from these networks, if that is known apart from the
     /// Nodes among the events.
     pub(super) fn pod_cidrs_are(&mut self, pod_cidrs: &[IpNetwork]) {
-        self.writer.established.index.source_says(pod_cidrs);
+        self.writer.established.index.use_networks_of_source(pod_cidrs);
     }
 
     /// Takes in what happened in the cluster, of each namespace as one change. Nothing comes of it before the
@@ -223,7 +223,7 @@ impl<K: Kernel> Enforcer<K> {
             DeviceGroup::join(&mut interfaces, &mut self.writer, network);
         }
         let unfiltered_bridges = self.check_bridges(network).clone();
-        self.writer.established.index.nodes_say(self.engine.pod_cidrs());
+        self.writer.established.index.use_networks_of_node(self.engine.pod_cidrs());
         self.writer.established.enforced(&self.engine, network);
         if self.options.keep_established {
             self.writer.established.let_be();

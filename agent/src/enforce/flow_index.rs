@@ -73,19 +73,19 @@ impl FlowIndex {
 
     /// Pods of this node get their addresses from these networks, as the source says apart from the
     /// objects.
-    pub(super) fn source_says(&mut self, networks: &[IpNetwork]) {
-        self.domain_is(Networks::OfSource(networks.to_vec()));
+    pub(super) fn use_networks_of_source(&mut self, networks: &[IpNetwork]) {
+        self.set_domain(Networks::OfSource(networks.to_vec()));
     }
 
     /// The same, as its Node among the objects says.
-    pub(super) fn nodes_say(&mut self, networks: &[IpNetwork]) {
+    pub(super) fn use_networks_of_node(&mut self, networks: &[IpNetwork]) {
         if matches!(self.networks, Networks::OfNodes(_)) {
-            self.domain_is(Networks::OfNodes(networks.to_vec()));
+            self.set_domain(Networks::OfNodes(networks.to_vec()));
         }
     }
 
     /// Pods of this node get their addresses from these networks.
-    fn domain_is(&mut self, told: Networks) {
+    fn set_domain(&mut self, told: Networks) {
         // Each pass says so.
         if !self.is_on || told == self.networks {
             return;
@@ -204,12 +204,12 @@ mod tests {
         let address: BTreeSet<IpAddr> = ["10.0.0.2".parse().expect("an address")].into();
         let now = Instant::now();
         let mut index = FlowIndex::default();
-        index.nodes_say(&networks(&["10.0.0.0/24"]));
+        index.use_networks_of_node(&networks(&["10.0.0.0/24"]));
         assert_eq!(index.renewal(&FlowScope::All, &BTreeSet::new(), std::iter::empty()), None, "it is off");
         index.turn_on();
-        index.nodes_say(&networks(&["10.0.0.0/24"]));
+        index.use_networks_of_node(&networks(&["10.0.0.0/24"]));
         let mut epochs = vec![index.epoch];
-        index.nodes_say(&networks(&["10.0.0.0/24", "fd00::/64"]));
+        index.use_networks_of_node(&networks(&["10.0.0.0/24", "fd00::/64"]));
         epochs.push(index.epoch);
         index.was_bypassed();
         epochs.push(index.epoch);

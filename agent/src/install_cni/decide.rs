@@ -119,7 +119,7 @@ impl Decider {
             SourceFile::Awaited(until) => {
                 decision.source = self.record.as_ref().map(|record| record.file.clone());
                 decision.again = Some(until);
-                self.mend(view, &current, &mut decision);
+                self.restore(view, &current, &mut decision);
             }
             SourceFile::Broken(name, why) => {
                 decision.alert(
@@ -128,7 +128,7 @@ impl Decider {
                     format!("{why}; the file was left alone, and {own} stays as it is"),
                 );
                 decision.source = Some(name);
-                self.mend(view, &current, &mut decision);
+                self.restore(view, &current, &mut decision);
             }
             SourceFile::Missing => {
                 // One whose source is there stays: with a name that sorts too late, ours never comes.
@@ -315,7 +315,7 @@ impl Decider {
 
     /// Where the source cannot be read: our file stays if a runtime can read it. Otherwise
     /// what we wrote last is put back, or the file goes, because a runtime would stop at it.
-    fn mend(&mut self, view: &FolderView, current: &Current, decision: &mut Decision) {
+    fn restore(&mut self, view: &FolderView, current: &Current, decision: &mut Decision) {
         if !matches!(current, Current::Broken) {
             return;
         }

@@ -1,6 +1,6 @@
 //! What Azure NPM left goes, and nothing else.
 
-use npc_agent::dataplane::azure::{look, remove};
+use npc_agent::dataplane::azure::{find_leftovers, remove};
 use npc_agent::dataplane::backend::Backend;
 
 use super::namespace::{Namespace, feed, output, run};
@@ -71,7 +71,7 @@ fn chains_jumps_and_sets_go_and_the_rest_is_byte_for_byte_as_before(backend: Bac
     // As its version 1 had it, and left it.
     run(&format!("iptables-{backend}"), &["-A", "FORWARD", "-j", "AZURE-NPM"]);
 
-    let leftovers = look().unwrap();
+    let leftovers = find_leftovers().unwrap();
     assert_eq!(leftovers.tables.len(), 1, "{leftovers:?}");
     assert_eq!(
         (leftovers.tables[0].backend, leftovers.tables[0].jumps.len(), leftovers.tables[0].chains.len()),
@@ -82,7 +82,7 @@ fn chains_jumps_and_sets_go_and_the_rest_is_byte_for_byte_as_before(backend: Bac
     assert!(removed.errors.is_empty(), "{:?}", removed.errors);
     assert_eq!(removed.gone, leftovers);
     assert_eq!(dump(backend), before);
-    assert!(look().unwrap().is_nothing());
+    assert!(find_leftovers().unwrap().is_nothing());
 }
 
 fn what_another_program_uses_stays_and_the_rest_goes(backend: Backend) {
@@ -91,7 +91,7 @@ fn what_another_program_uses_stays_and_the_rest_goes(backend: Backend) {
     let iptables = format!("iptables-{backend}");
     run(&iptables, &["-A", "OUTPUT", "-j", "AZURE-NPM-ACCEPT"]);
     run(&iptables, &["-A", "OUTPUT", "-m", "set", "--match-set", "azure-npm-1", "dst", "-j", "DROP"]);
-    let removed = remove(&look().unwrap());
+    let removed = remove(&find_leftovers().unwrap());
     let errors: Vec<String> = removed.errors.iter().map(ToString::to_string).collect();
     assert_eq!(errors.len(), 2, "{errors:?}");
     assert!(errors[0].contains("AZURE-NPM-ACCEPT"), "{errors:?}");
@@ -104,7 +104,7 @@ fn what_another_program_uses_stays_and_the_rest_goes(backend: Backend) {
 fn a_jump_behind_kube_proxys_is_reported(backend: Backend) {
     let _namespace = Namespace::enter();
     load(backend);
-    let at = || look().unwrap().tables.remove(0);
+    let at = || find_leftovers().unwrap().tables.remove(0);
     assert!(!at().is_behind_kube_proxy && !at().is_behind_us && !at().drops_by_default);
     let iptables = format!("iptables-{backend}");
     run(&iptables, &["-N", "KUBE-FORWARD"]);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use npc_agent::dataplane::azure::{look, remove};
+use npc_agent::dataplane::azure::{find_leftovers, remove};
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::detect::detect;
 use npc_agent::dataplane::iptables::{Hook, Iptables};
@@ -313,12 +313,12 @@ fn azure_npm_is_found_and_removed_beside_a_foreign_rule() {
         );
         run("nft", &["add", "rule", "ip", "filter", "AZURE-NPM", NATIVE]);
         assert!(other_engines().unwrap().contains_key("Azure NPM"));
-        let leftovers = look().unwrap();
+        let leftovers = find_leftovers().unwrap();
         assert_eq!((leftovers.tables.len(), leftovers.sets.len()), (1, 1), "{place:?}");
         assert_eq!((leftovers.tables[0].jumps.len(), leftovers.tables[0].chains.len()), (1, 2), "{place:?}");
         let removed = remove(&leftovers);
         assert!(removed.errors.is_empty(), "{place:?} {:?}", removed.errors);
-        assert!(look().unwrap().is_nothing(), "{place:?}");
+        assert!(find_leftovers().unwrap().is_nothing(), "{place:?}");
         if place.families.contains(&"ip") {
             assert_eq!(ruleset(), before, "{place:?}");
         }

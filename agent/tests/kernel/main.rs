@@ -38,7 +38,7 @@ mod rulesets;
 mod seed;
 mod service;
 mod sets;
-mod sole;
+mod single_instance;
 mod spelling;
 
 use npc_agent::dataplane::backend::Backend;

@@ -100,7 +100,7 @@ fn main() {
             if !backends.is_empty() && !backends.contains(&backend.to_string()) {
                 continue;
             }
-            for loads_first in ways() {
+            for loads_first in settings() {
                 let way = match loads_first {
                     Some(true) => " loads first",
                     Some(false) => " at once",
@@ -116,8 +116,8 @@ fn main() {
     }
 }
 
-/// How agents treat large changes: as they are shipped, or both ways in turn.
-fn ways() -> Vec<Option<bool>> {
+/// How agents treat large changes: as they are shipped, or with each setting in turn.
+fn settings() -> Vec<Option<bool>> {
     if std::env::var_os("NPC_BENCH_BOTH_WAYS").is_some() { vec![Some(false), Some(true)] } else { vec![None] }
 }
 

@@ -280,7 +280,7 @@ impl Cluster {
     /// What rules of a node take an address that endpoints hold for: the classes
     /// of these endpoints, and the container ports that all of them have.
     #[must_use]
-    pub fn seen(&self, address: IpAddr, node: Option<&str>) -> Option<(&[ClassId], &[ContainerPort])> {
+    pub fn classes_and_ports(&self, address: IpAddr, node: Option<&str>) -> Option<(&[ClassId], &[ContainerPort])> {
         match self.owners.get(&address) {
             Some(owner) => Some((self.class_of[owner.0 as usize].as_slice(), &self.pod(*owner).ports)),
             None => {

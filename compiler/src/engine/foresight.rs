@@ -176,10 +176,10 @@ impl Foresight {
         let prospect = if new.is_empty() {
             Prospect { over: future.names(&stay), ..Prospect::default() }
         } else {
-            known.learn_peers(future.peers(&new), ask)?;
+            known.ask_peers(future.peers(&new), ask)?;
             let present: BTreeSet<&SetName> =
                 there.iter().flat_map(|group| sets_of(group)).flat_map(|sets| &**sets).collect();
-            known.learn_sets(&present, ask)?;
+            known.ask_sets(&present, ask)?;
             // Of chains that are too much nothing is of use, and they may take a hundred megabytes.
             let within = (!future.names_many(&new, &stay)).then(|| future.prepare(&new, &stay)).and_then(|made| {
                 let (total, members) = count(&present, &made, &mut known);
@@ -189,7 +189,7 @@ impl Foresight {
                 Prospect::new(made, members, future.names(&stay))
             } else {
                 let all: Vec<&FutureGroup> = groups.iter().collect();
-                known.learn_peers(future.peers(&all), ask)?;
+                known.ask_peers(future.peers(&all), ask)?;
                 let demand = |group| {
                     let made = is_there(group, &stay).then(|| sets_of(group).flat_map(|sets| &**sets).collect());
                     future.demand(group, made)
@@ -367,7 +367,7 @@ struct MemberCounts<'a> {
 
 impl<'a> MemberCounts<'a> {
     /// Asks how many members the pods of selectors make.
-    fn learn_peers(
+    fn ask_peers(
         &mut self,
         peers: impl Iterator<Item = &'a PodPeer>,
         ask: &mut dyn FnMut(CountQuestion) -> Option<Counts>,
@@ -383,7 +383,7 @@ impl<'a> MemberCounts<'a> {
     }
 
     /// Asks what sets count.
-    fn learn_sets(
+    fn ask_sets(
         &mut self,
         sets: &BTreeSet<&SetName>,
         ask: &mut dyn FnMut(CountQuestion) -> Option<Counts>,

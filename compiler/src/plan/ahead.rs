@@ -182,8 +182,8 @@ impl<'a> TreeTransition<'a> {
         Self { isolated, direction, was, is, leaves }
     }
 
-    /// The answers of sets that lead to the rules that are to judge an address; none if no way leads to them.
-    fn way(&self, address: IpAddr) -> Option<Vec<(&SetName, bool)>> {
+    /// The answers of sets that lead to the rules that are to judge an address; none if no path leads to them.
+    fn path(&self, address: IpAddr) -> Option<Vec<(&SetName, bool)>> {
         let after = self.is.traverse(address).rules?;
         let answers = self.leaves.get(&after)?;
         // Another's name in the tree is that of a plan that was cut short.
@@ -213,11 +213,11 @@ fn answers_as_wanted(ahead: &FamilyState, wanted: &FamilyState, set: &SetName, a
 
 /// Has an address join the groups that are to judge it in these directions, or none of them.
 fn join(ahead: &mut FamilyState, wanted: &FamilyState, sides: &[&TreeTransition<'_>], address: IpAddr) {
-    let ways: Option<Vec<_>> = sides.iter().map(|side| side.way(address)).collect();
-    let Some(ways) = ways else { return };
-    let steps = ways.into_iter().flatten();
+    let paths: Option<Vec<_>> = sides.iter().map(|side| side.path(address)).collect();
+    let Some(paths) = paths else { return };
+    let steps = paths.into_iter().flatten();
     let before: Vec<(&SetName, bool)> = steps.map(|(set, yes)| (set, put(ahead, set, address, yes))).collect();
-    // In a kernel that another program changed, a way can ask one set twice.
+    // In a kernel that another program changed, a path can ask one set twice.
     if !sides.iter().all(|side| side.is_there(ahead, wanted, address)) {
         // The last first: of a set that was asked twice, that is what it was.
         for (set, was_there) in before.into_iter().rev() {

@@ -1,13 +1,13 @@
 //! How to get from one state to another without a moment in between.
 //!
 //! A packet's verdict in a direction depends on the rules, on where the tree
-//! leads the endpoint (its *way*), and on the peers in the sets that the
+//! leads the endpoint (its *path*), and on the peers in the sets that the
 //! group's rules ask. Each kind of change has an order of writes that shows
 //! nothing but old and new:
 //!
 //! - **Peers** come before others go. Rules only ever admit, so a packet finds
 //!   what admits it in the old or in the new state.
-//! - **A way** is filled below the place where it leaves the old one, then
+//! - **A path** is filled below the place where it leaves the old one, then
 //!   flipped there by one write, and the old one is cleared after that.
 //! - **Rules** change all at once, in one commit.
 //! - **Isolation** in a direction comes before other groups do, and goes after
@@ -166,7 +166,7 @@ impl Stages {
                 stages.settle.extend(change.writes(name).map(|(_, write)| write));
             }
         } else {
-            stages.ways(was, is, &tree);
+            stages.tree_paths(was, is, &tree);
         }
         stages.commits(old, delta, &shadows);
 
@@ -212,7 +212,7 @@ impl Stages {
     }
 
     /// The writes that lead endpoints to other groups by sets alone.
-    fn ways(&mut self, was: StateView<'_>, is: StateView<'_>, changes: &MemberChanges<'_>) {
+    fn tree_paths(&mut self, was: StateView<'_>, is: StateView<'_>, changes: &MemberChanges<'_>) {
         for direction in Direction::ALL {
             let mut of_address = BTreeMap::<IpAddr, BTreeMap<&SetName, SetWrite>>::new();
             for (name, change) in changes.iter().filter(|(name, _)| name.is_of(direction)) {
@@ -226,22 +226,22 @@ impl Stages {
             let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
             for (address, mut writes) in of_address {
                 let isolated = writes.remove(&isolated);
-                let way = is.traverse(address).asked;
-                let mut on_way: Vec<SetWrite> = way.into_iter().filter_map(|name| writes.remove(name)).collect();
+                let path = is.traverse(address).asked;
+                let mut on_path: Vec<SetWrite> = path.into_iter().filter_map(|name| writes.remove(name)).collect();
                 match (was.is_isolated(address), is.is_isolated(address)) {
-                    // No packet takes its way until it is in the isolated set.
+                    // No packet follows its path until it is in the isolated set.
                     (false, _) => {
-                        self.fill.append(&mut on_way);
+                        self.fill.append(&mut on_path);
                         self.join.extend(isolated);
                     }
                     (true, false) => {
                         self.leave.extend(isolated);
-                        self.clear.append(&mut on_way);
+                        self.clear.append(&mut on_path);
                     }
                     (true, true) => {
-                        let mut on_way = on_way.into_iter();
-                        self.flip.extend(on_way.next());
-                        self.fill.extend(on_way);
+                        let mut on_path = on_path.into_iter();
+                        self.flip.extend(on_path.next());
+                        self.fill.extend(on_path);
                     }
                 }
                 self.clear.extend(writes.into_values());
@@ -303,7 +303,7 @@ fn conflict<'a>(
             continue;
         }
         for rules in before.into_iter().chain(after).flatten() {
-            // Which sets are asked where a way ends nowhere is unknown.
+            // Which sets are asked where a path ends nowhere is unknown.
             let Some(rules) = rules else { return all() };
             shadowed.extend(sets_of(&rules).filter_map(|set| peers.get_key_value(set)).map(|(name, _)| *name));
         }
@@ -311,7 +311,7 @@ fn conflict<'a>(
     shadowed
 }
 
-/// The rules of an endpoint that is isolated in a direction; those are unknown where its way ends
+/// The rules of an endpoint that is isolated in a direction; those are unknown where its path ends
 /// nowhere.
 type JudgingRules<'a> = Option<Vec<&'a Rule>>;
 

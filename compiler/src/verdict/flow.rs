@@ -107,7 +107,7 @@ impl End {
     pub fn seen<'c>(self, cluster: &'c Cluster, from: Option<&str>, family: Option<Family>) -> OtherEnd<'c> {
         let address = family.and_then(|family| self.address(cluster, family));
         let none = OtherEnd { classes: &[], address, ports: &[], new_family: None, is_unread: false };
-        match (self, self.known_by(cluster, family).and_then(|address| cluster.seen(address, from))) {
+        match (self, self.known_by(cluster, family).and_then(|address| cluster.classes_and_ports(address, from))) {
             (_, Some((classes, ports))) => OtherEnd { classes, ports, ..none },
             (Self::Pod(pod), None) => {
                 let new_family = family.filter(|_| address.is_none() && cluster.is_bare(pod));

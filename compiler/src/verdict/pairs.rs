@@ -94,7 +94,7 @@ pub fn regions(cluster: &Cluster, group: &Group, node: Option<&str>, family: Fam
     for (atom, admitted) in &group.admitted {
         for pod in held(cluster, atom, node, family) {
             if let Some(traffic) = of_pods.get_mut(&pod) {
-                *traffic = traffic.union(&admitted.traffic_to(seen(cluster, pod, node, family).ports));
+                *traffic = traffic.union(&admitted.traffic_to(other_end(cluster, pod, node, family).ports));
             }
         }
     }
@@ -130,7 +130,7 @@ fn together(all: impl Iterator<Item = Regions>) -> Regions {
 }
 
 /// An endpoint as rules of a node see it.
-fn seen<'c>(cluster: &'c Cluster, pod: PodId, node: Option<&str>, family: Family) -> OtherEnd<'c> {
+fn other_end<'c>(cluster: &'c Cluster, pod: PodId, node: Option<&str>, family: Family) -> OtherEnd<'c> {
     End::Pod(pod).seen(cluster, node, Some(family))
 }
 
@@ -150,7 +150,7 @@ fn held(cluster: &Cluster, atom: &Atom, node: Option<&str>, family: Family) -> V
             let selected = selected.filter(|id| !is_contested(cluster, *id, family));
             let claimants = cluster.contests().flat_map(|(_, contest)| contest.claimants.iter().copied());
             let claimants = claimants.filter(|id| is_contested(cluster, *id, family));
-            selected.chain(claimants.filter(|id| atom.holds(cluster, seen(cluster, *id, node, family)))).collect()
+            selected.chain(claimants.filter(|id| atom.holds(cluster, other_end(cluster, *id, node, family)))).collect()
         }
         Atom::Block(block) if block.family == family => {
             let holds_new = cluster.holds_each_new_address(block, NewAddress::OfPod);
@@ -276,7 +276,7 @@ impl AdmittingRule<'_> {
         let is_peer = |pod: &PodId| self.pods.binary_search(pod).is_ok();
         (outside && meets(&self.admitted.traffic))
             || region.pods.iter().any(|pod| {
-                let ports = || seen(cluster, *pod, self.node, self.family).ports;
+                let ports = || other_end(cluster, *pod, self.node, self.family).ports;
                 is_peer(pod) && meets(&self.admitted.traffic_to(ports()))
             })
     }

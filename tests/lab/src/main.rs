@@ -78,7 +78,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            say_error(&format!("npc-lab: {error:#}"));
+            print_error(&format!("npc-lab: {error:#}"));
             ExitCode::from(2)
         }
     }
@@ -109,12 +109,12 @@ impl Run {
                     keep_logs(&lab, &folder.join(format!("{}-{}", mode.as_str(), backend.as_str())))?;
                 }
                 let judgement = judgement?;
-                say(&report::table(&lab, &judgement))?;
-                say("\n")?;
+                print(&report::table(&lab, &judgement))?;
+                print("\n")?;
                 counts.extend(&report::Counts::of(&judgement));
             }
         }
-        say(&format!("{}\n", counts.sentence()))?;
+        print(&format!("{}\n", counts.sentence()))?;
         let total = counts.total();
         Ok(ExitCode::from(u8::from(total.agreed != total.of)))
     }
@@ -133,7 +133,7 @@ fn keep_logs(lab: &Lab, folder: &Path) -> anyhow::Result<()> {
 fn load(files: &[PathBuf]) -> anyhow::Result<Objects> {
     let loaded = manifests::load(files, &manifests::Options::default()).context("cannot read the manifests")?;
     for problem in &loaded.problems {
-        say_error(&problem.to_string());
+        print_error(&problem.to_string());
     }
     Ok(loaded.objects)
 }
@@ -155,7 +155,7 @@ fn backends(asked: Option<Backends>) -> Vec<Backend> {
 
 fn clean() -> anyhow::Result<ExitCode> {
     for name in cleanup::remove_dead()? {
-        say(&format!("removed {name}\n"))?;
+        print(&format!("removed {name}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -176,18 +176,18 @@ fn end_on_signals() -> anyhow::Result<()> {
         });
         let Ok(number) = signal else { return };
         if let Err(error) = cleanup::remove_own() {
-            say_error(&format!("npc-lab: {error}; try npc-lab clean"));
+            print_error(&format!("npc-lab: {error}; try npc-lab clean"));
         }
         std::process::exit(128 + number);
     });
     Ok(())
 }
 
-fn say(text: &str) -> std::io::Result<()> {
+fn print(text: &str) -> std::io::Result<()> {
     std::io::stdout().write_all(text.as_bytes())
 }
 
-fn say_error(text: &str) {
+fn print_error(text: &str) {
     // There is nowhere else to say it.
     let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -85,7 +85,7 @@ impl FlowSockets {
         for end in [&here, &there] {
             end.set_read_timeout(Some(PATIENCE)).doing(|| failed("TCP"))?;
         }
-        say(&mut here, &mut there).and_then(|()| say(&mut there, &mut here)).doing(|| failed("TCP"))?;
+        send_byte(&mut here, &mut there).and_then(|()| send_byte(&mut there, &mut here)).doing(|| failed("TCP"))?;
         self.connections.push((here, there));
         self.known.push(Quote { protocol: TCP, source: local, destination: remote });
         Ok(())
@@ -100,7 +100,7 @@ impl FlowSockets {
         self.refresh();
         for (index, (here, there)) in self.connections.iter_mut().enumerate() {
             let what = || format!("go on with the TCP flow {:?}", self.known[2 * index + 1]);
-            say(here, there).and_then(|()| say(there, here)).doing(what)?;
+            send_byte(here, there).and_then(|()| send_byte(there, here)).doing(what)?;
         }
         for (index, (here, there)) in self.datagrams.iter().enumerate() {
             let what = || format!("go on with the UDP flow {:?}", self.known[2 * index]);
@@ -125,7 +125,7 @@ impl FlowSockets {
 }
 
 /// A byte from one end to the other.
-fn say(from: &mut TcpStream, to: &mut TcpStream) -> std::io::Result<()> {
+fn send_byte(from: &mut TcpStream, to: &mut TcpStream) -> std::io::Result<()> {
     from.write_all(b"!")?;
     to.read_exact(&mut [0])
 }

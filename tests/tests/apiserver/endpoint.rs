@@ -85,7 +85,7 @@ impl Endpoint {
     }
 
     /// A client with a token that the server does not know.
-    pub(crate) fn stranger(&self) -> Client {
+    pub(crate) fn client_with_unknown_token(&self) -> Client {
         let mut config = match &self.kind {
             Kind::Ours(server) => {
                 server.require_token(Some("right"));

@@ -279,7 +279,7 @@ pub(crate) async fn a_server_says_what_it_is(at: Endpoint) {
 
 pub(crate) async fn a_token_that_is_not_known_is_refused(at: Endpoint) {
     let request = axum::http::Request::get("/api/v1/pods").body(kube::client::Body::empty()).unwrap();
-    let answer = at.stranger().send(request).await.unwrap();
+    let answer = at.client_with_unknown_token().send(request).await.unwrap();
     assert_eq!(answer.status().as_u16(), 401);
     let status: Value = serde_json::from_slice(&answer.into_body().collect_bytes().await.unwrap()).unwrap();
     let expected = json!({

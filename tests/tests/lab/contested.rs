@@ -1,7 +1,7 @@
 //! Several pod objects, one address: real agents, real packets.
 //!
 //! `NPC_ROLLS` says how often a pod is replaced by one with its address under
-//! traffic, `NPC_LIVE_SEED` by which seed, `NPC_LIVE_AGENT` is another `npc` to
+//! traffic, `NPC_SOAK_SEED` by which seed, `NPC_SOAK_AGENT` is another `npc` to
 //! put on trial.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -11,14 +11,14 @@ use std::path::PathBuf;
 use npc_agent::source::manifests;
 use npc_compiler::object::{self, Family, Labels, Objects, Pod};
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, can_run};
-use npc_tests::live::{Editor, Live, Load};
+use npc_tests::soak::{Editor, Load, SoakLab};
 
 use crate::number;
 
 const UDP: Payload = Payload::Port(object::Protocol::Udp, 53);
 
 fn agents() -> Option<Enforcer> {
-    if let Some(path) = std::env::var_os("NPC_LIVE_AGENT") {
+    if let Some(path) = std::env::var_os("NPC_SOAK_AGENT") {
         return Some(Enforcer::Agent(PathBuf::from(path)));
     }
     Enforcer::for_test()
@@ -166,7 +166,7 @@ fn rolled(backend: Backend, mode: Mode, seed: u64) {
         return;
     }
     let Some(agents) = agents() else { return };
-    let (rolls, seed) = (number("NPC_ROLLS", 12), number("NPC_LIVE_SEED", 1) + seed);
+    let (rolls, seed) = (number("NPC_ROLLS", 12), number("NPC_SOAK_SEED", 1) + seed);
     let mut editor = Editor::new(seed);
     let mut objects = editor.cluster(4);
     for pod in &mut objects.pods {
@@ -175,9 +175,9 @@ fn rolled(backend: Backend, mode: Mode, seed: u64) {
     let builder = Lab::builder(objects).mode(mode).backend(backend).enforcer(agents);
     // A stream is its pod's, and ends with it.
     let load = Load { streams: [0, 0], ..Load::default() };
-    let mut live = Live::start(builder, load, seed).unwrap();
+    let mut soak = SoakLab::start(builder, load, seed).unwrap();
     for roll in 0..rolls {
-        let objects = live.objects();
+        let objects = soak.objects();
         let place = editor.below(objects.pods.len());
         let old = objects.pods[place].clone();
         let is_marked = editor.chance(70);
@@ -190,18 +190,18 @@ fn rolled(backend: Backend, mode: Mode, seed: u64) {
         }
         let mut edited = objects.clone();
         edited.pods[place].terminating = is_marked;
-        live.write(edited.clone(), &format!("roll {roll}: {} ends", old.name)).unwrap();
+        soak.write(edited.clone(), &format!("roll {roll}: {} ends", old.name)).unwrap();
         edited.pods[place] = new;
         edited.pods.push(Pod { terminating: is_marked, name: format!("{}-old", old.name), ..old });
-        live.write(edited.clone(), &format!("roll {roll}: its address is another's")).unwrap();
+        soak.write(edited.clone(), &format!("roll {roll}: its address is another's")).unwrap();
         if editor.chance(50) {
-            live.settle().unwrap();
+            soak.settle().unwrap();
         }
         edited.pods.pop();
-        live.write(edited, &format!("roll {roll}: it is gone")).unwrap();
-        live.settle().unwrap();
+        soak.write(edited, &format!("roll {roll}: it is gone")).unwrap();
+        soak.settle().unwrap();
     }
-    let (_, report) = live.finish().unwrap();
+    let (_, report) = soak.finish().unwrap();
     let told = format!("{backend:?} {mode:?} seed {seed}: {rolls} rolls\n{report}");
     eprintln!("{told}");
     assert_eq!(report.violations, 0, "{told}");

@@ -17,7 +17,7 @@ use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::Options;
 use npc_compiler::ruleset::node::ChainName;
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
-use npc_tests::live::{Editor, Live, Load};
+use npc_tests::soak::{Editor, Load, SoakLab};
 
 /// How often that happens in each lab.
 const ROUNDS: u64 = 4;
@@ -30,10 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const NODE: &str = "node-1";
 
-fn start(backend: Backend, mode: Mode, seed: u64) -> Option<(Live, Editor)> {
+fn start(backend: Backend, mode: Mode, seed: u64) -> Option<(SoakLab, Editor)> {
     let mut editor = Editor::new(seed);
     let builder = Lab::builder(editor.cluster(4)).mode(mode).backend(backend).enforcer(Enforcer::for_test()?);
-    Some((Live::start(builder, Load::default(), seed).unwrap(), editor))
+    Some((SoakLab::start(builder, Load::default(), seed).unwrap(), editor))
 }
 
 /// What a node's kernel holds of ours.
@@ -85,28 +85,28 @@ fn take_away(lab: &Lab, before: &KernelState, after: &KernelState) {
 }
 
 /// Answers what was there before.
-fn halve(live: &mut Live, round: u64) -> KernelState {
-    let before = held(live.lab());
+fn halve(soak: &mut SoakLab, round: u64) -> KernelState {
+    let before = held(soak.lab());
     let after = halved(before.clone(), usize::from(round % 2 == 1));
     assert_ne!(before, after);
     let does = |lab: &Lab| {
         take_away(lab, &before, &after);
         Ok(())
     };
-    live.interfere(NODE, &after, "another program took half of it away", does).unwrap();
-    assert_eq!(held(live.lab()), after);
+    soak.interfere(NODE, &after, "another program took half of it away", does).unwrap();
+    assert_eq!(held(soak.lab()), after);
     before
 }
 
 /// One edit, waited for.
-fn edit(live: &mut Live, editor: &mut Editor) {
-    let edit = editor.edit(&live.objects());
-    live.write(edit.objects, &edit.what).unwrap();
-    live.settle().unwrap();
+fn edit(soak: &mut SoakLab, editor: &mut Editor) {
+    let edit = editor.edit(&soak.objects());
+    soak.write(edit.objects, &edit.what).unwrap();
+    soak.settle().unwrap();
 }
 
-fn all_is_well(live: Live) {
-    let (lab, seen) = live.finish().unwrap();
+fn all_is_well(soak: SoakLab) {
+    let (lab, seen) = soak.finish().unwrap();
     eprintln!("{seen}");
     assert_eq!(seen.violations, 0, "{seen}");
     assert!(seen.passed.in_flight > 10 * ROUNDS && seen.stopped.in_flight > 10 * ROUNDS, "{seen}");
@@ -115,20 +115,20 @@ fn all_is_well(live: Live) {
 }
 
 fn an_agent_starts_from_half_a_kernel(backend: Backend, mode: Mode, seed: u64) {
-    let Some((mut live, mut editor)) = start(backend, mode, seed) else { return };
+    let Some((mut soak, mut editor)) = start(backend, mode, seed) else { return };
     for round in 0..ROUNDS {
-        edit(&mut live, &mut editor);
-        live.stop_agent(NODE, Signal::SIGTERM).unwrap();
-        halve(&mut live, round);
-        live.wait(HALVED).unwrap();
+        edit(&mut soak, &mut editor);
+        soak.stop_agent(NODE, Signal::SIGTERM).unwrap();
+        halve(&mut soak, round);
+        soak.wait(HALVED).unwrap();
         // What it finds is not what it is to write, every other time.
-        let objects = if round % 2 == 0 { live.objects() } else { editor.edit(&live.objects()).objects };
-        live.write(objects, "an agent starts").unwrap();
-        live.start_agent(NODE).unwrap();
-        live.settle().unwrap();
+        let objects = if round % 2 == 0 { soak.objects() } else { editor.edit(&soak.objects()).objects };
+        soak.write(objects, "an agent starts").unwrap();
+        soak.start_agent(NODE).unwrap();
+        soak.settle().unwrap();
     }
-    edit(&mut live, &mut editor);
-    all_is_well(live);
+    edit(&mut soak, &mut editor);
+    all_is_well(soak);
 }
 
 #[test]
@@ -142,36 +142,36 @@ fn an_agent_starts_from_half_a_kernel_legacy() {
 }
 
 fn a_running_agent_repairs_half_a_kernel(backend: Backend, mode: Mode, seed: u64) {
-    let Some((mut live, mut editor)) = start(backend, mode, seed) else { return };
+    let Some((mut soak, mut editor)) = start(backend, mode, seed) else { return };
     for round in 0..ROUNDS {
-        edit(&mut live, &mut editor);
+        edit(&mut soak, &mut editor);
         // All of it is there to be found when it looks; one that repairs while
         // more is taken away cannot know what a packet meets.
-        live.lab_mut().agent(NODE).unwrap().unwrap().signal(Signal::SIGSTOP).unwrap();
-        let before = halve(&mut live, round);
-        live.wait(HALVED).unwrap();
-        let repairs = |live: &Live| live.lab().log(NODE).unwrap().matches("drift repaired writes=").count();
-        let done = repairs(&live);
-        live.lab_mut().agent(NODE).unwrap().unwrap().signal(Signal::SIGCONT).unwrap();
+        soak.lab_mut().agent(NODE).unwrap().unwrap().signal(Signal::SIGSTOP).unwrap();
+        let before = halve(&mut soak, round);
+        soak.wait(HALVED).unwrap();
+        let repairs = |soak: &SoakLab| soak.lab().log(NODE).unwrap().matches("drift repaired writes=").count();
+        let done = repairs(&soak);
+        soak.lab_mut().agent(NODE).unwrap().unwrap().signal(Signal::SIGCONT).unwrap();
         let begun = Instant::now();
-        while repairs(&live) == done {
-            assert!(begun.elapsed() < PATIENCE, "it is not repaired: {}", live.lab().log(NODE).unwrap());
-            live.wait(Duration::from_millis(50)).unwrap();
+        while repairs(&soak) == done {
+            assert!(begun.elapsed() < PATIENCE, "it is not repaired: {}", soak.lab().log(NODE).unwrap());
+            soak.wait(Duration::from_millis(50)).unwrap();
         }
         eprintln!("repaired within {:?}", begun.elapsed());
         // All at once: what is noticed first is not repaired by itself, but for a
         // group that is empty and may go.
-        let after = held(live.lab());
-        assert!(after == before || live.lab().differences(NODE, &Options::default()).unwrap().is_empty());
+        let after = held(soak.lab());
+        assert!(after == before || soak.lab().differences(NODE, &Options::default()).unwrap().is_empty());
     }
-    edit(&mut live, &mut editor);
-    edit(&mut live, &mut editor);
-    let metric = |name| live.lab().metric(NODE, name).unwrap();
+    edit(&mut soak, &mut editor);
+    edit(&mut soak, &mut editor);
+    let metric = |name| soak.lab().metric(NODE, name).unwrap();
     let (found, repaired) = (metric("npc_drift_found_total"), metric("npc_drift_repaired_total"));
     assert!(found > 10.0 && (found - repaired).abs() < 0.5, "{found} found, {repaired} repaired");
-    let log = live.lab().log(NODE).unwrap();
+    let log = soak.lab().log(NODE).unwrap();
     assert!(log.contains("kind=chain") && log.contains("kind=members") && log.contains("missing: "), "{log}");
-    all_is_well(live);
+    all_is_well(soak);
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn addresses(lab: &Lab, place: &str) -> Vec<IpAddr> {
 
 /// Datagrams between pods by their own addresses, in both families: which pod reaches
 /// which.
-fn honest(lab: &mut Lab, pairs: &[(&str, &str)]) -> Vec<bool> {
+fn reached(lab: &mut Lab, pairs: &[(&str, &str)]) -> Vec<bool> {
     let mut probes = Vec::new();
     for (from, to) in pairs {
         let (from, place) = (lab.find(from).unwrap(), lab.find(to).unwrap());
@@ -176,7 +176,7 @@ fn a_bridged_pod_sends_by_its_own_address_and_no_other() {
     for backend in [Backend::Nft, Backend::Legacy] {
         let Some(mut lab) = lab(Mode::Bridge, backend, &["--anti-spoof"]) else { return };
         lab.settle().unwrap();
-        assert_eq!(honest(&mut lab, &PAIRS), ALLOWED);
+        assert_eq!(reached(&mut lab, &PAIRS), ALLOWED);
         // The bridge's own table drops them, before iptables can count.
         assert_eq!(forged(&mut lab), Vec::<String>::new());
         assert_eq!(received_in_a_flow(&lab), ["last"], "of an established flow, too");
@@ -244,7 +244,7 @@ const ALLOWED: [bool; 7] = [true, false, true, true, true, false, true];
 
 /// Policies decide on what is honest, and nothing that is forged arrives.
 fn check(lab: &mut Lab, backend: Backend) {
-    assert_eq!(honest(lab, &PAIRS), ALLOWED);
+    assert_eq!(reached(lab, &PAIRS), ALLOWED);
     let before = dropped(lab, backend, "node-1");
     assert_eq!(forged(lab), Vec::<String>::new());
     let after = dropped(lab, backend, "node-1");

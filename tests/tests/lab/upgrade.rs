@@ -19,8 +19,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use npc_compiler::ruleset::constants::POD_GROUP;
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
-use npc_tests::live::{Editor, Live, Load};
 use npc_tests::skip::{Lack, skipped};
+use npc_tests::soak::{Editor, Load, SoakLab};
 
 use crate::number;
 
@@ -48,35 +48,35 @@ fn there_and_back(backend: Backend, mode: Mode, arguments: &[&str], seed: u64) {
     let mut editor = Editor::new(seed);
     let builder = Lab::builder(editor.cluster(4)).mode(mode).backend(backend);
     let builder = arguments.iter().fold(builder, |builder, one| builder.agent_argument(*one));
-    let mut live = Live::start(builder.enforcer(Enforcer::Agent(previous.clone())), Load::default(), seed).unwrap();
-    let nodes = live.nodes();
+    let mut soak = SoakLab::start(builder.enforcer(Enforcer::Agent(previous.clone())), Load::default(), seed).unwrap();
+    let nodes = soak.nodes();
     assert!(nodes.len() > 1, "{nodes:?}");
     let rolled_back = &nodes[1..];
     let rounds =
         [(&previous, &nodes[..]), (&today, &nodes), (&previous, &nodes), (&today, &nodes), (&previous, rolled_back)];
     for (next, nodes) in rounds {
-        live.lab_mut().set_agent(next.clone());
+        soak.lab_mut().set_agent(next.clone());
         for node in nodes {
             // At whatever point of an update this may be.
-            live.wait(Duration::from_millis(editor.below(150) as u64)).unwrap();
+            soak.wait(Duration::from_millis(editor.below(150) as u64)).unwrap();
             let signal = if editor.chance(50) { Signal::SIGKILL } else { Signal::SIGTERM };
-            live.stop_agent(node, signal).unwrap();
-            live.start_agent(node).unwrap();
+            soak.stop_agent(node, signal).unwrap();
+            soak.start_agent(node).unwrap();
         }
-        live.settle().unwrap();
+        soak.settle().unwrap();
         for _ in 0..edits {
-            let edit = editor.edit(&live.objects());
-            live.write(edit.objects, &edit.what).unwrap();
+            let edit = editor.edit(&soak.objects());
+            soak.write(edit.objects, &edit.what).unwrap();
             if editor.chance(70) {
-                live.settle().unwrap();
+                soak.settle().unwrap();
             }
         }
     }
-    live.settle().unwrap();
+    soak.settle().unwrap();
     for node in &nodes {
-        live.stop_agent(node, Signal::SIGTERM).unwrap();
+        soak.stop_agent(node, Signal::SIGTERM).unwrap();
     }
-    let (lab, report) = live.finish().unwrap();
+    let (lab, report) = soak.finish().unwrap();
     let told = format!("{backend:?} {mode:?} {arguments:?} seed {seed}\n{report}");
     eprintln!("{told}");
     assert_eq!(report.violations, 0, "{told}");

@@ -174,7 +174,7 @@ impl Case {
 
     /// Whether each end lets the client's next segment pass: it is isolated in
     /// that direction only, or a rule names the port.
-    fn lives(&self) -> bool {
+    fn passes(&self) -> bool {
         [self.client, self.server].into_iter().all(|[own, other]| own.admits() && (other == Rules::Open || own.names()))
     }
 
@@ -335,7 +335,7 @@ fn a_denied_connection_never_goes_on_and_an_allowed_one_does() {
                 .into_iter()
                 .all(|mut tables| network.send(Way::ToServer, &mut tables) && network.send(Way::ToClient, &mut tables));
             let is_known = start.iter().all(Option::is_some);
-            assert!(revives || !(case.lives() || is_known), "{case:?} from {start:?}");
+            assert!(revives || !(case.passes() || is_known), "{case:?} from {start:?}");
             lived += usize::from(revives && !is_known);
             died += usize::from(!revives);
         }

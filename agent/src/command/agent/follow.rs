@@ -247,7 +247,7 @@ pub(super) async fn manifests_once(
         return Err(Stop::new(Exit::Input, EMPTY.to_owned()).into());
     }
     log_problems(&loaded.problems);
-    if let Some(words) = says_nowhere(&loaded.objects) {
+    if let Some(words) = warning_without_nodes(&loaded.objects) {
         warn!("{words}");
     }
     // The channel has room: nothing else is in it yet.
@@ -298,7 +298,7 @@ pub(super) fn manifests(
             let is_empty = update.is_empty || untold.as_ref().is_some_and(|loaded| is_empty(&loaded.objects));
             let holds = is_empty && !allow_empty;
             if holds != std::mem::replace(&mut is_held, holds) {
-                say_held(holds.then_some(&in_force), &watches, &status);
+                report_held(holds.then_some(&in_force), &watches, &status);
             }
             if holds {
                 continue;
@@ -306,7 +306,7 @@ pub(super) fn manifests(
             let Some(loaded) = untold.take() else { continue };
             begun = true;
             in_force.clone_from(&loaded.objects);
-            let was_nowhere = std::mem::replace(&mut nowhere, says_nowhere(&loaded.objects));
+            let was_nowhere = std::mem::replace(&mut nowhere, warning_without_nodes(&loaded.objects));
             if let Some(words) = nowhere.filter(|_| was_nowhere.is_none()) {
                 warn!("{words}");
             }
@@ -334,7 +334,7 @@ fn is_empty(objects: &Objects) -> bool {
 
 /// Says that the directory holds no object while these are in force, or that it holds
 /// some again.
-fn say_held(in_force: Option<&Objects>, watches: &Watches, status: &SharedStatus) {
+fn report_held(in_force: Option<&Objects>, watches: &Watches, status: &SharedStatus) {
     let held = counts(in_force.unwrap_or(&Objects::default()));
     let mut removals = Vec::new();
     for (kind, objects) in held {
@@ -354,7 +354,7 @@ fn say_held(in_force: Option<&Objects>, watches: &Watches, status: &SharedStatus
 
 /// A warning if no pod is on any node, as those that workloads stand for are: nothing can be
 /// isolated then, here or elsewhere.
-fn says_nowhere(objects: &Objects) -> Option<&'static str> {
+fn warning_without_nodes(objects: &Objects) -> Option<&'static str> {
     let is_nowhere = !objects.pods.is_empty() && objects.pods.iter().all(|pod| pod.node.is_none());
     is_nowhere.then_some(
         "no pod in the files says which node it is on (spec.nodeName), so nothing is isolated here; pods of workloads, \
@@ -371,8 +371,8 @@ fn changes(known: &mut LastObjects, loaded: Loaded, node: &str) -> Event {
 fn log_problems(problems: &[manifests::Problem]) {
     for problem in problems {
         match problem.severity() {
-            manifests::Severity::Warning => warn!("{}", problem.said()),
-            manifests::Severity::Error => error!("{}", problem.said()),
+            manifests::Severity::Warning => warn!("{}", problem.without_severity()),
+            manifests::Severity::Error => error!("{}", problem.without_severity()),
         }
     }
 }

@@ -84,7 +84,7 @@ impl NodeKernel {
                 Err(error) => return Err(error).with_context(reading),
             }
         }
-        let leftovers = azure::look().with_context(reading)?;
+        let leftovers = azure::find_leftovers().with_context(reading)?;
         let in_force = leftovers.tables.iter().find(|table| !table.jumps.is_empty());
         Ok(Self {
             name: name.to_owned(),

@@ -293,7 +293,7 @@ impl Auditor {
         let names: Vec<ChainName> = touched.chains.iter().cloned().collect();
         let mut chains = table.listed_chains(&names)?;
         aliases.swap(&mut chains);
-        self.learn(table, aliases, wanted, &chains);
+        self.record_printed_forms(table, aliases, wanted, &chains);
         for name in &touched.chains {
             self.chain(family, wanted, name.clone(), chains.remove(name), audit);
         }
@@ -329,7 +329,7 @@ impl Auditor {
         let family = table.family();
         let Listing { hook, mut chains } = table.read()?;
         aliases.swap(&mut chains);
-        self.learn(table, aliases, wanted, &chains);
+        self.record_printed_forms(table, aliases, wanted, &chains);
         for name in wanted.chains.keys().filter(|name| !chains.contains_key(*name)) {
             audit.family_mut(family).chains.insert(name.clone(), None);
         }
@@ -352,13 +352,13 @@ impl Auditor {
         wanted: &FamilyState,
         found: &mut BTreeMap<ChainName, Vec<Rule>>,
     ) {
-        self.learn(table, aliases, wanted, found);
+        self.record_printed_forms(table, aliases, wanted, found);
         self.spellings.translate(table.family(), wanted, found);
     }
 
     /// Finds out how iptables prints the rules that are not found as they were
     /// written.
-    fn learn(
+    fn record_printed_forms(
         &mut self,
         table: &Iptables,
         aliases: &Aliases,
@@ -373,7 +373,7 @@ impl Auditor {
         let differing = pairs.filter(|(_, wanted, found)| wanted != found);
         let differing: Vec<_> = differing.map(|(name, wanted, found)| Differing { name, wanted, found }).collect();
         if !differing.is_empty() {
-            self.spellings.learn(table, &differing);
+            self.spellings.record_printed_forms(table, &differing);
         }
     }
 

@@ -95,12 +95,12 @@ impl Iptables {
     ///
     /// # Errors
     /// If the legacy commands are missing, though there are tables for them.
-    pub fn live() -> Result<Vec<Self>, Error> {
-        Backend::ALL.into_iter().flat_map(Self::live_of).collect()
+    pub fn in_use() -> Result<Vec<Self>, Error> {
+        Backend::ALL.into_iter().flat_map(Self::in_use_of).collect()
     }
 
     /// Those of a backend, each or why its commands cannot be used.
-    pub(super) fn live_of(backend: Backend) -> impl Iterator<Item = Result<Self, Error>> {
+    pub(super) fn in_use_of(backend: Backend) -> impl Iterator<Item = Result<Self, Error>> {
         // A legacy command would create the tables that it looks into.
         let families = Family::ALL.into_iter().filter(move |family| backend::has_filter(backend, *family));
         families.filter_map(move |family| match Self::new(backend, family) {

@@ -67,9 +67,9 @@ pub struct AzureRemoved {
 ///
 /// # Errors
 /// If a table or the sets cannot be read.
-pub fn look() -> Result<AzureLeftovers, Error> {
+pub fn find_leftovers() -> Result<AzureLeftovers, Error> {
     let mut leftovers = AzureLeftovers::default();
-    for table in Iptables::live()? {
+    for table in Iptables::in_use()? {
         leftovers.tables.extend(read(&table, &table.overview()?));
     }
     leftovers.sets = match Ipset::open().and_then(|mut ipset| ipset.names_with(AZURE_SETS)) {

@@ -38,7 +38,7 @@ impl OtherBackend {
 
     /// Looks again, if it is time, and removes what is there. Our own rules have to be
     /// in the kernel.
-    pub(in super::super) fn look(&mut self, ours: Backend) {
+    pub(in super::super) fn remove_if_due(&mut self, ours: Backend) {
         if self.due.is_some_and(|due| due <= Instant::now()) {
             self.leave(ours);
         }

@@ -18,7 +18,7 @@ const LOCK: &str = "/run/xtables.lock";
 /// If they cannot be read.
 pub fn other_engines() -> Result<BTreeMap<&'static str, String>, crate::dataplane::Error> {
     let mut found = BTreeMap::new();
-    for table in Iptables::live()? {
+    for table in Iptables::in_use()? {
         for (engine, chain) in engines_in(&table.chain_names()?) {
             let of = |table: &Iptables| format!("chain {chain} ({}, iptables-{})", table.family(), table.backend());
             found.entry(engine).or_insert_with(|| of(&table));

@@ -130,7 +130,7 @@ impl PrintedForms {
 
     /// Finds out how rules are printed that were not found as they were written.
     /// Where that cannot be found out, nothing is known.
-    pub(in super::super) fn learn(&mut self, table: &Iptables, differing: &[Differing<'_>]) {
+    pub(in super::super) fn record_printed_forms(&mut self, table: &Iptables, differing: &[Differing<'_>]) {
         let family = table.family();
         let mut unknown = BTreeMap::<(Option<ChainName>, &Rule), &ChainName>::new();
         for chain in differing.iter().filter(|chain| chain.wanted.len() == chain.found.len()) {

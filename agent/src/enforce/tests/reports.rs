@@ -105,7 +105,7 @@ async fn a_pod_cidr_that_the_flow_index_leaves_out_is_logged_when_it_comes() {
     index.turn_on();
     let mut logged = |texts: &[&str]| {
         let networks: Vec<_> = texts.iter().map(|text| text.parse().expect("a network")).collect();
-        index.nodes_say(&networks);
+        index.use_networks_of_node(&networks);
         (lines.take(), index.asked_by(&address))
     };
     let (first, epoch) = logged(&["::1/64", "10.0.0.0/24"]);

@@ -64,7 +64,7 @@ impl Interest {
     /// exist.
     pub(super) fn of(root: &Path) -> Self {
         let mut interest = Self::default();
-        interest.add_way(root);
+        interest.add_path_steps(root);
         // What cannot be listed is reported when the directory is read.
         let listing = walk(root).unwrap_or_default();
         for directory in &listing.directories {
@@ -74,7 +74,7 @@ impl Interest {
         }
         for path in listing.files.iter().chain(&listing.directories) {
             if path.is_symlink() {
-                interest.add_way(path);
+                interest.add_path_steps(path);
             }
         }
         for (path, watched) in &mut interest.directories {
@@ -87,9 +87,9 @@ impl Interest {
         self.directories.entry(directory).or_default()
     }
 
-    /// Adds each step of the way that the kernel takes along an absolute path,
+    /// Adds each directory through which the kernel resolves an absolute path,
     /// symlinks included, up to the first step that does not exist.
-    fn add_way(&mut self, path: &Path) {
+    fn add_path_steps(&mut self, path: &Path) {
         let mut at = PathBuf::from("/");
         let mut left: Vec<OsString> = steps(path);
         let mut links = 0;

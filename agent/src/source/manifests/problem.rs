@@ -136,7 +136,7 @@ impl Problem {
 
     /// It without its severity, for a log whose line has that already.
     #[must_use]
-    pub fn said(&self) -> String {
+    pub fn without_severity(&self) -> String {
         let mut text = String::new();
         // A text takes whatever is written.
         let _ = self.place(&mut text).and_then(|()| self.what(&mut text));

@@ -189,7 +189,7 @@ impl<'a> Comparison<'a> {
                 }
                 let key = (group, other, self.known.id(&part), change);
                 let found = causes.entry(key).or_insert_with(|| {
-                    causes::of(self.model, self.groups.get(group), self.kinds.seen(other), &part, change)
+                    causes::of(self.model, self.groups.get(group), self.kinds.other_end(other), &part, change)
                 });
                 for (cause, traffic) in found {
                     let by_traffic = self.by_kind.entry(cause.clone()).or_default();
@@ -354,7 +354,7 @@ fn azure_admits(
                 kinds.iter().filter(|(_, _, seen)| model.holds(&term.peer, *seen)).map(|(kind, _, _)| kind).collect()
             });
             for kind in meant {
-                let more = match kinds.seen(*kind).ports {
+                let more = match kinds.other_end(*kind).ports {
                     [] => plain,
                     ports if admitted.named.is_empty() || ports.is_empty() => plain,
                     ports => known.id(&admitted.traffic_to(ports)),

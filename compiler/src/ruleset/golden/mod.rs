@@ -81,8 +81,8 @@ fn shop() -> Objects {
     objects
 }
 
-/// So many groups that some agree in all the bits that the dispatch tree tells apart.
-fn crowd() -> Objects {
+/// So many groups that some agree in all the bits that the dispatch tree distinguishes.
+fn many_pods() -> Objects {
     let pods: Vec<String> = (0..48).map(|n| format!("a/p{n} group={n} 10.0.0.{n} @n")).collect();
     let policies: Vec<String> = (0..48)
         .map(|n| {
@@ -118,7 +118,7 @@ fn sets_and_rules_are_what_they_were() {
     let (self_match, keep_established, allow_tunnels) = (SelfMatch::PerEndpoint, true, true);
     let poor = Options { self_match, lacks, keep_established, allow_tunnels, ..Options::default() };
     check("shop-poor-kernel.txt", &text(&shop(), &poor));
-    check("crowd.txt", &text(&crowd(), &Options::default()));
+    check("many_pods.txt", &text(&many_pods(), &Options::default()));
     check("empty.txt", &text(&Objects::default(), &Options::default()));
 }
 

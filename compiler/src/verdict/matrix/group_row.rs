@@ -164,7 +164,7 @@ impl Kinds<'_> {
             Atom::Block(_) => open.unread.iter().chain(&open.bare).copied().collect(),
         };
         let may_hold = |face: &usize| {
-            let seen = self.seen_face(*face);
+            let seen = self.other_end_of_face(*face);
             atom.may_hold(self.cluster, seen, seen.new_family)
         };
         let mut held: Vec<usize> = candidates.into_iter().filter(may_hold).collect();

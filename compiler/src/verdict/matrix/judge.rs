@@ -136,17 +136,17 @@ impl<'a> Kinds<'a> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (KindId, [Option<GroupId>; 2], OtherEnd<'_>)> {
         self.seen.iter().enumerate().map(|(i, kind)| {
             let id = KindId(place(i));
-            (id, kind.groups.each_ref().map(|groups| groups.first().copied()), self.seen(id))
+            (id, kind.groups.each_ref().map(|groups| groups.first().copied()), self.other_end(id))
         })
     }
 
     /// What a rule of most nodes sees of a kind.
-    pub(crate) fn seen(&self, kind: KindId) -> OtherEnd<'_> {
-        self.seen_face(self.seen[kind.index()].face.0 as usize)
+    pub(crate) fn other_end(&self, kind: KindId) -> OtherEnd<'_> {
+        self.other_end_of_face(self.seen[kind.index()].face.0 as usize)
     }
 
     /// What a rule sees of an end with a face: the first address of its zone stands for all.
-    pub(super) fn seen_face(&self, face: usize) -> OtherEnd<'_> {
+    pub(super) fn other_end_of_face(&self, face: usize) -> OtherEnd<'_> {
         let face = &self.faces[face];
         let first = |zone: Zone| cidr::address(zone.family, self.zones.starts(zone.family)[zone.place]);
         OtherEnd {

@@ -139,7 +139,7 @@ impl<'a> LazyVerdicts<'a> {
     }
 
     fn of_face(&self, known: &mut TrafficTable, group: GroupId, face: usize) -> BoundIds {
-        let (cluster, seen) = (self.kinds.cluster, self.kinds.seen_face(face));
+        let (cluster, seen) = (self.kinds.cluster, self.kinds.other_end_of_face(face));
         let group = self.kinds.groups.get(group);
         let least = known.id(&group.traffic(cluster, seen));
         BoundIds { least, most: known.id(&group.possible_traffic(cluster, seen, seen.new_family)) }

@@ -142,7 +142,7 @@ async fn objects(
     if made.is_ok() {
         shared.changes.announce();
     }
-    let mut response = json(if torn { tear(&made?) } else { made?.into() });
+    let mut response = json(if torn { cut_in_half(&made?) } else { made?.into() });
     if verb == Verb::Create {
         *response.status_mut() = StatusCode::CREATED;
     }
@@ -150,11 +150,11 @@ async fn objects(
 }
 
 /// The first half of an answer, and then the end of the connection.
-fn tear(answer: &str) -> Body {
+fn cut_in_half(answer: &str) -> Body {
     let half = answer.as_bytes()[..answer.len() / 2].to_vec();
     let half = futures::stream::once(async { Ok(half) });
     let end = futures::stream::once(async {
-        // What was sent last leaves the house only while we wait.
+        // What was sent last is sent only while this task waits.
         tokio::task::yield_now().await;
         Err(io::Error::from(io::ErrorKind::ConnectionReset))
     });

@@ -19,7 +19,7 @@ const RENAMED: [(&str, &str); 7] = [
 ];
 
 /// A stored event in the words of a group.
-pub(crate) fn as_seen_by(group: Group, mut event: Value) -> Value {
+pub(crate) fn in_group(group: Group, mut event: Value) -> Value {
     if group == Group::Events {
         rename(&mut event, |(old, new)| (old, new));
     }
@@ -88,7 +88,7 @@ mod tests {
         let event = json!({"metadata": {"name": "a"}, "note": "n", "regarding": {"kind": "Pod"}, "reason": "r"});
         let stored = as_stored(Group::Events, event.clone());
         assert_eq!(stored["message"], "n");
-        assert_eq!(as_seen_by(Group::Core, stored.clone()), stored);
-        assert_eq!(as_seen_by(Group::Events, stored), event);
+        assert_eq!(in_group(Group::Core, stored.clone()), stored);
+        assert_eq!(in_group(Group::Events, stored), event);
     }
 }

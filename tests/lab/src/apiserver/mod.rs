@@ -192,7 +192,7 @@ impl Server {
     pub fn send_bookmarks(&self) {
         let state = self.shared.store.state();
         let revision = state.revision();
-        state.tell(None, || Message::Bookmark(revision));
+        state.broadcast(None, || Message::Bookmark(revision));
     }
 
     /// Forgets the history: versions and pages from before now have expired.
@@ -226,7 +226,7 @@ impl Server {
     /// Does something to the watches that are open, of one resource or of all;
     /// answers how many there were.
     pub fn disturb(&self, resource: Option<Resource>, disturbance: Disturbance) -> usize {
-        self.shared.store.state().tell(resource, || Message::Disturbed(disturbance))
+        self.shared.store.state().broadcast(resource, || Message::Disturbed(disturbance))
     }
 
     /// How many watches are open.

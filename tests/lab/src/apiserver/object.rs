@@ -77,7 +77,7 @@ impl Object {
     /// The object as it stands in a list: without `apiVersion` and `kind`.
     pub(crate) fn item(&self, group: Group) -> String {
         match self.resource {
-            Resource::Events => event::as_seen_by(group, self.value()).to_string(),
+            Resource::Events => event::in_group(group, self.value()).to_string(),
             _ => self.text.to_string(),
         }
     }

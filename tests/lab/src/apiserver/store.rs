@@ -150,7 +150,7 @@ impl State {
     fn commit(&mut self, change: Change) {
         self.revision += 1;
         let change = Arc::new(change);
-        self.tell(Some(change.key.resource), || Message::Changed(Arc::clone(&change)));
+        self.broadcast(Some(change.key.resource), || Message::Changed(Arc::clone(&change)));
         self.log.push_back(change);
     }
 
@@ -193,9 +193,10 @@ impl State {
     }
 
     /// Sends watches a message; answers how many.
-    pub(crate) fn tell(&self, resource: Option<Resource>, message: impl Fn() -> Message) -> usize {
-        let told = self.watchers.iter().filter(|watcher| resource.is_none_or(|resource| watcher.resource == resource));
-        told.filter(|watcher| watcher.sender.send(message()).is_ok()).count()
+    pub(crate) fn broadcast(&self, resource: Option<Resource>, message: impl Fn() -> Message) -> usize {
+        let asked_for =
+            self.watchers.iter().filter(|watcher| resource.is_none_or(|resource| watcher.resource == resource));
+        asked_for.filter(|watcher| watcher.sender.send(message()).is_ok()).count()
     }
 
     /// Sends one watch a bookmark, after all that was sent to it before.

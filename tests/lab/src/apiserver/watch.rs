@@ -181,11 +181,11 @@ impl OpenWatch {
             message = self.subscription.receiver.recv() => match message {
                 Some(Message::Changed(change)) => {
                     let Some(line) = self.change_line(&change) else { return String::new() };
-                    self.sound(line)
+                    self.cut_by_faults(line)
                 }
                 Some(Message::Bookmark(revision)) if self.bookmarks && !self.faults.no_bookmarks => {
                     let line = self.bookmark_line(revision, false);
-                    self.sound(line)
+                    self.cut_by_faults(line)
                 }
                 Some(Message::Bookmark(_)) => String::new(),
                 Some(Message::Disturbed(disturbance)) => self.disturb(disturbance),
@@ -225,13 +225,13 @@ impl OpenWatch {
             } else {
                 break;
             };
-            lines.push_str(&self.sound(line));
+            lines.push_str(&self.cut_by_faults(line));
         }
         (!lines.is_empty()).then_some(lines)
     }
 
     /// A line, or as much of it as faults let through.
-    fn sound(&mut self, line: String) -> String {
+    fn cut_by_faults(&mut self, line: String) -> String {
         let breaks = self.break_in_next || self.faults.lines_left == Some(0);
         self.faults.lines_left = self.faults.lines_left.map(|left| left.saturating_sub(1));
         if !breaks {

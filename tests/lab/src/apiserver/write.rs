@@ -86,7 +86,7 @@ pub(crate) fn patch(state: &mut State, place: &ResourcePath, kind: PatchKind, bo
         return create(state, &ResourcePath { name: String::new(), ..place.clone() }, body);
     }
     replace(state, place, |current| {
-        let mut object = event::as_seen_by(place.group, current);
+        let mut object = event::in_group(place.group, current);
         if kind == PatchKind::Json {
             let patch: json_patch::Patch = serde_json::from_value(patch)
                 .map_err(|error| Failure::bad_request(format!("error decoding patch: {error}")))?;

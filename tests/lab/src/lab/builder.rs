@@ -8,7 +8,7 @@ use std::time::Duration;
 use npc_compiler::object::Objects;
 
 use super::machine::{can_run, check_machine, sibling, skipped};
-use super::{Backend, Cluster, Doing as _, Ground, Kind, Lab, Load, Mode, Result, Share};
+use super::{Backend, Cluster, Doing as _, Ground, Kind, Lab, MachineUse, Mode, Result, Share};
 use super::{agent, api, cleanup, engine, judge, manifests, outside, services, topology};
 use crate::apiserver::Server;
 
@@ -167,7 +167,7 @@ impl Builder {
     /// when an agent does not come up.
     pub fn start(self) -> Result<Lab> {
         check_machine(self.backend)?;
-        let share = Share::wait(Load::Waiting);
+        let share = Share::wait(MachineUse::Waiting);
         // Before the first one opens: labs that are built at once have the files of one process.
         engine::allow_many_files()?;
         let cluster = Cluster::complete(self.objects)?;

@@ -64,7 +64,7 @@ pub use netns::Netns;
 pub use probe::{Payload, Probe, Seen, Via};
 pub use receivers::raw_ip_socket;
 pub use services::{Backend, Target};
-pub use share::{Load, Share};
+pub use share::{MachineUse, Share};
 pub use topology::{Kind, Mode, Place};
 pub use wire::{ones_complement, whole_datagram};
 

@@ -15,7 +15,7 @@ const EACH: usize = 3;
 
 /// How much of the machine a lab needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Load {
+pub enum MachineUse {
     /// It waits most of the time.
     Waiting,
     /// It sends or computes all the time.
@@ -54,7 +54,7 @@ thread_local! {
     static HELD: RefCell<Weak<Share>> = const { RefCell::new(Weak::new()) };
 }
 
-impl Load {
+impl MachineUse {
     const fn shares(self) -> usize {
         match self {
             Self::Waiting => 1,
@@ -67,7 +67,7 @@ impl Share {
     /// Waits until this much of the machine is free. A thread that has some already, for another
     /// lab, has that for this one too.
     #[must_use]
-    pub fn wait(demand: Load) -> Arc<Self> {
+    pub fn wait(demand: MachineUse) -> Arc<Self> {
         HELD.with_borrow_mut(|held| {
             held.upgrade().unwrap_or_else(|| {
                 let share = Arc::new(MACHINE.take(demand.shares()));
@@ -155,8 +155,8 @@ mod tests {
 
     #[test]
     fn a_thread_has_its_shares_for_all_its_labs() {
-        let first = Share::wait(Load::Busy);
-        let second = Share::wait(Load::Waiting);
+        let first = Share::wait(MachineUse::Busy);
+        let second = Share::wait(MachineUse::Waiting);
         assert!(Arc::ptr_eq(&first, &second), "{first:?}, {second:?}");
     }
 }

@@ -38,16 +38,19 @@ fn with_odd(objects: &Objects) -> Objects {
 }
 
 /// The answers to requests that write Events, in order.
-fn told(server: &Server) -> Vec<u16> {
+fn event_writes(server: &Server) -> Vec<u16> {
     let asked = server.requests();
-    let told = asked.iter().filter(|asked| asked.resource == Some(Resource::Events) && asked.verb == Verb::Create);
-    let mut codes: Vec<u16> = told.filter_map(|asked| asked.code).collect();
+    let writes = asked.iter().filter(|asked| asked.resource == Some(Resource::Events) && asked.verb == Verb::Create);
+    let mut codes: Vec<u16> = writes.filter_map(|asked| asked.code).collect();
     codes.sort_unstable();
     codes
 }
 
 fn wait_reported(lab: &Lab, codes: &[u16]) {
-    lab.api_server().unwrap().wait(&format!("agents told {codes:?}"), |server| told(server) == codes).unwrap();
+    lab.api_server()
+        .unwrap()
+        .wait(&format!("writes of Events answered {codes:?}"), |server| event_writes(server) == codes)
+        .unwrap();
 }
 
 fn restart(lab: &mut Lab, node: &str) {
@@ -104,7 +107,7 @@ fn a_policy_that_is_partly_understood_gets_one_event_of_all_agents() {
 }
 
 /// `npc status` on the node; what it printed, and how it ended.
-fn status(lab: &Lab, arguments: &[&str]) -> (String, Option<i32>) {
+fn npc_status(lab: &Lab, arguments: &[&str]) -> (String, Option<i32>) {
     let Some(Enforcer::Agent(npc)) = Enforcer::for_test() else { panic!("there was one") };
     let mut command = lab.node(NODE).unwrap().command(npc);
     let Output { status, stdout, stderr } = command.arg("status").args(arguments).output().unwrap();
@@ -113,16 +116,16 @@ fn status(lab: &Lab, arguments: &[&str]) -> (String, Option<i32>) {
 }
 
 fn status_json(lab: &Lab) -> (AgentStatus, Option<i32>) {
-    let (text, code) = status(lab, &["-o", "json"]);
+    let (text, code) = npc_status(lab, &["-o", "json"]);
     (serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")), code)
 }
 
 #[test]
 fn the_status_of_an_agent_names_what_it_rejected() {
     let Some(mut small) = Small::start() else { return };
-    let (told, code) = status_json(&small.lab);
-    assert_eq!((told.ready, told.rejected.len(), told.policies, code), (true, 0, 1, Some(0)));
-    let (text, code) = status(&small.lab, &[]);
+    let (status, code) = status_json(&small.lab);
+    assert_eq!((status.ready, status.rejected.len(), status.policies, code), (true, 0, 1, Some(0)));
+    let (text, code) = npc_status(&small.lab, &[]);
     assert!(text.starts_with("READY  node node-1") && !text.contains("not understood"), "{text}");
     assert_eq!(code, Some(0));
 
@@ -130,17 +133,20 @@ fn the_status_of_an_agent_names_what_it_rejected() {
     let odd = with_odd(&small.lab.cluster().objects);
     small.lab.write_manifests(odd).unwrap();
     small.agent().wait_log("policies=2").unwrap();
-    let (told, code) = status_json(&small.lab);
-    assert_eq!((told.ready, told.policies, told.endpoints, code), (true, 2, 3, Some(0)));
+    let (status, code) = status_json(&small.lab);
+    assert_eq!((status.ready, status.policies, status.endpoints, code), (true, 2, 3, Some(0)));
     let metric = |name: &str| small.lab.metric(NODE, name).unwrap().to_string();
     assert_eq!(["npc_policies", "npc_rejected_policies", "npc_watch_restarts_total"].map(metric), ["2", "1", "4"]);
     assert_eq!(metric("npc_event_to_kernel_seconds_count"), "1", "the policy; what was listed is older");
-    assert_eq!((told.api_version.as_str(), told.kind.as_str()), ("npc.dev/v1alpha1", "AgentStatus"));
-    assert_eq!((told.node.as_str(), told.source.as_str(), told.backend.as_deref()), (NODE, "cluster", Some("nft")));
-    let [rejected] = &told.rejected[..] else { panic!("{:#?}", told.rejected) };
+    assert_eq!((status.api_version.as_str(), status.kind.as_str()), ("npc.dev/v1alpha1", "AgentStatus"));
+    assert_eq!(
+        (status.node.as_str(), status.source.as_str(), status.backend.as_deref()),
+        (NODE, "cluster", Some("nft"))
+    );
+    let [rejected] = &status.rejected[..] else { panic!("{:#?}", status.rejected) };
     assert_eq!((rejected.namespace.as_str(), rejected.name.as_str(), rejected.path.as_str()), ("shop", "odd", FIELD));
     assert!(rejected.problem.contains("10.0.0.0/33") && rejected.location.is_none(), "{rejected:?}");
-    let (text, code) = status(&small.lab, &[]);
+    let (text, code) = npc_status(&small.lab, &[]);
     let Rejected { problem, effect, code: reason, .. } = rejected;
     let said = format!("  networkpolicy shop/odd {FIELD}: {problem}; {effect} [{reason}]");
     assert!(text.contains("\nnot understood:\n") && text.lines().any(|line| line == said), "{said:?} in {text}");
@@ -148,23 +154,23 @@ fn the_status_of_an_agent_names_what_it_rejected() {
 
     // An agent that does not know the whole cluster yet is not ready, …
     small.lab.take_agent(NODE).unwrap().unwrap().stop(Signal::SIGTERM).unwrap();
-    let (text, code) = status(&small.lab, &["-o", "json"]);
+    let (text, code) = npc_status(&small.lab, &["-o", "json"]);
     assert!(text.contains("no agent answers in this network namespace"), "{text}");
     assert_eq!(code, Some(5));
     let held = small.server().inject(Fault::held().on(Resource::Pods));
     small.lab.start_agent(NODE).unwrap();
     small.server().wait("pods are asked for", |_| held.met() > 0).unwrap();
-    let (told, code) = status_json(&small.lab);
-    assert_eq!((told.ready, told.synced, code), (false, None, Some(1)));
-    assert!(told.reason.is_some());
-    let (text, code) = status(&small.lab, &[]);
+    let (status, code) = status_json(&small.lab);
+    assert_eq!((status.ready, status.synced, code), (false, None, Some(1)));
+    assert!(status.reason.is_some());
+    let (text, code) = npc_status(&small.lab, &[]);
     assert!(text.starts_with("NOT READY  node node-1"), "{text}");
     assert_eq!(code, Some(1));
     // … and then it is.
     held.lift();
     small.agent().wait_generation(1).unwrap();
-    let (told, code) = status_json(&small.lab);
-    assert_eq!((told.ready, told.rejected.len(), code), (true, 1, Some(0)));
+    let (status, code) = status_json(&small.lab);
+    assert_eq!((status.ready, status.rejected.len(), code), (true, 1, Some(0)));
 }
 
 /// The keys of the node's taints.

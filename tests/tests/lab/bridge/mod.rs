@@ -76,7 +76,7 @@ fn wait_for_ports(lab: &mut Lab, wanted: usize) {
 }
 
 /// The bridge has learned where the pods are, so that frames for one go to one.
-fn learn(lab: &Lab) {
+fn fill_forwarding_table(lab: &Lab) {
     for name in ["n/a", "n/b", "n/c"] {
         let (from, wire) = (pod(lab, name), wire(lab, name));
         wire.send(&frame([0xff; 6], from.mac, &[ARP], &arp(ETHERNET_IPV4, from.mac, from.v4, from.v4, 0, 46)));
@@ -87,7 +87,7 @@ fn learn(lab: &Lab) {
 fn only_plain_frames_come_from_the_ports_of_pods_and_only_its_own_go_to_an_isolated_one() {
     for backend in [Backend::Nft, Backend::Legacy] {
         let Some(mut lab) = lab(false, backend, &[]) else { return };
-        learn(&lab);
+        fill_forwarding_table(&lab);
         let (a, b) = (pod(&lab, "n/a"), pod(&lab, "n/b"));
         let (from, to) = (wire(&lab, "n/a"), wire(&lab, "n/b"));
         let (foreign, own) = (foreign(&a, &b), own(&a, &b));
@@ -164,7 +164,7 @@ fn with_anti_spoof_a_bridged_pod_is_held_to_its_own_addresses() {
     for backend in [Backend::Nft, Backend::Legacy] {
         let Some(mut lab) = lab(true, backend, &["--anti-spoof"]) else { return };
         lab.settle().unwrap();
-        learn(&lab);
+        fill_forwarding_table(&lab);
         let [a, b, c] = ["n/a", "n/b", "n/c"].map(|name| pod(&lab, name));
         let (from, to) = (wire(&lab, "n/a"), wire(&lab, "n/b"));
         let forged = as_neighbour(&a, &b, &c);
@@ -197,7 +197,7 @@ fn with_anti_spoof_a_bridged_pod_is_held_to_its_own_addresses() {
 fn without_the_flag_a_bridged_pod_can_send_as_its_neighbour() {
     let Some(mut lab) = lab(true, Backend::Nft, &[]) else { return };
     lab.settle().unwrap();
-    learn(&lab);
+    fill_forwarding_table(&lab);
     let [a, b, c] = ["n/a", "n/b", "n/c"].map(|name| pod(&lab, name));
     let (from, to) = (wire(&lab, "n/a"), wire(&lab, "n/b"));
     let forged = as_neighbour(&a, &b, &c);
@@ -276,7 +276,7 @@ fn a_frame_for_many_opens_no_flow_of_an_isolated_pod() {
     for backend in [Backend::Nft, Backend::Legacy] {
         let Some(mut lab) = lab(true, backend, &[]) else { return };
         lab.settle().unwrap();
-        learn(&lab);
+        fill_forwarding_table(&lab);
         let [a, b] = ["n/a", "n/b"].map(|name| pod(&lab, name));
         let (from, to) = (wire(&lab, "n/a"), wire(&lab, "n/b"));
         let [in_its_name, its_own] = openers(&a, &b);
@@ -294,7 +294,7 @@ fn the_next_pod_has_the_port_of_the_last_by_name_only() {
     for backend in [Backend::Nft, Backend::Legacy] {
         let Some(mut lab) = lab(true, backend, &["--anti-spoof"]) else { return };
         lab.settle().unwrap();
-        learn(&lab);
+        fill_forwarding_table(&lab);
         let (a, b) = (pod(&lab, "n/a"), pod(&lab, "n/b"));
         // What the agent left speaks of the ports that were there. Another pod comes
         // while none looks, or one that does not know of the table.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Objects;
-use npc_tests::lab::{Load, Netns, Share, can_run, manifests};
+use npc_tests::lab::{MachineUse, Netns, Share, can_run, manifests};
 use npc_tests::skip::{Lack, skipped};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -114,7 +114,7 @@ impl Node {
             skipped(lack, &format!("no CNI plugins are in {REFERENCE}; make setup installs them"));
             return None;
         }
-        let share = Share::wait(Load::Waiting);
+        let share = Share::wait(MachineUse::Waiting);
         let name = format!("npc-lab-{}-cni{}", std::process::id(), NODES.fetch_add(1, Ordering::Relaxed));
         let names = ["node", "outside"].map(|part| format!("{name}-{part}"));
         let folder = tempfile::tempdir().unwrap();

@@ -5,13 +5,13 @@ use std::time::Duration;
 use npc_compiler::object::{Objects, Pod};
 use npc_tests::apiserver::Server;
 use npc_tests::lab::{Backend, Mode};
-use npc_tests::live::{Editor, Live};
+use npc_tests::soak::{Editor, SoakLab};
 
 use super::{PODS, all_is_well, builder, edit, logs, start};
 
 /// All rules and sets of a node, without counts.
-fn kernel(live: &Live, node: &str, backend: Backend) -> String {
-    let netns = live.lab().node(node).unwrap();
+fn kernel(soak: &SoakLab, node: &str, backend: Backend) -> String {
+    let netns = soak.lab().node(node).unwrap();
     let save = ["iptables", "ip6tables"].map(|family| format!("{family}-{}-save", backend.as_str()));
     let rules = save.map(|program| netns.exec([&*program], "").unwrap()).concat();
     let mut sets: Vec<String> = netns.exec(["ipset", "save"], "").unwrap().lines().map(str::to_owned).collect();
@@ -47,41 +47,41 @@ fn the_api_server_is_gone_for_a_whole_rollout(backend: Backend, mode: Mode, seed
     const EDITS: usize = 4;
     let mut editor = Editor::new(seed);
     let Some(builder) = builder(editor.cluster(PODS), backend, mode) else { return };
-    let mut live = start(builder.api_server(Server::in_process()));
-    edit(&mut live, &mut editor);
-    let nodes = live.nodes();
+    let mut soak = start(builder.api_server(Server::in_process()));
+    edit(&mut soak, &mut editor);
+    let nodes = soak.nodes();
     for (round, forgotten) in [false, true].into_iter().enumerate() {
-        edit(&mut live, &mut editor);
-        let of = |live: &mut Live, node: &String| live.lab_mut().agent(node).unwrap().unwrap().pid();
-        let processes: Vec<u32> = nodes.iter().map(|node| of(&mut live, node)).collect();
-        let before: Vec<String> = nodes.iter().map(|node| kernel(&live, node, backend)).collect();
-        live.lab().api_server().unwrap().stop();
+        edit(&mut soak, &mut editor);
+        let of = |soak: &mut SoakLab, node: &String| soak.lab_mut().agent(node).unwrap().unwrap().pid();
+        let processes: Vec<u32> = nodes.iter().map(|node| of(&mut soak, node)).collect();
+        let before: Vec<String> = nodes.iter().map(|node| kernel(&soak, node, backend)).collect();
+        soak.lab().api_server().unwrap().stop();
         for step in 0..EDITS {
-            let mut objects = editor.edit(&live.objects()).objects;
+            let mut objects = editor.edit(&soak.objects()).objects;
             replace_far_pods(&mut objects, &mut editor, EDITS * round + step);
-            live.write_without_answer(objects).unwrap();
-            live.wait(Duration::from_millis(500)).unwrap();
+            soak.write_without_answer(objects).unwrap();
+            soak.wait(Duration::from_millis(500)).unwrap();
         }
         for (node, before) in nodes.iter().zip(&before) {
-            assert_eq!(&kernel(&live, node, backend), before, "{node} knows of nothing");
-            let failures = live.lab().metric(node, "npc_watch_failures_total").unwrap();
+            assert_eq!(&kernel(&soak, node, backend), before, "{node} knows of nothing");
+            let failures = soak.lab().metric(node, "npc_watch_failures_total").unwrap();
             assert!(failures >= 4.0, "{failures} failures of 4 watches");
         }
         assert!(!before.contains(&String::new()));
-        live.receive(forgotten).unwrap();
-        live.settle().unwrap();
+        soak.receive(forgotten).unwrap();
+        soak.settle().unwrap();
         for (index, node) in nodes.iter().enumerate() {
-            assert_ne!(kernel(&live, node, backend), before[index], "{node} follows");
-            let log = live.lab().log(node).unwrap();
+            assert_ne!(kernel(&soak, node, backend), before[index], "{node} follows");
+            let log = soak.lab().log(node).unwrap();
             let said = |what: &str| log.matches(what).count();
             assert!(said("lost the watch; what is in the kernel stays as it is") > round, "{log}");
             assert!(said("watching again") > round, "{log}");
         }
-        let after: Vec<u32> = nodes.iter().map(|node| of(&mut live, node)).collect();
-        assert_eq!(after, processes, "none was started anew\n{}", logs(&live));
+        let after: Vec<u32> = nodes.iter().map(|node| of(&mut soak, node)).collect();
+        assert_eq!(after, processes, "none was started anew\n{}", logs(&soak));
     }
-    edit(&mut live, &mut editor);
-    all_is_well(live);
+    edit(&mut soak, &mut editor);
+    all_is_well(soak);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use npc_compiler::ruleset::layout::Options;
 use npc_tests::lab::faults::{LockHeld, NetlinkFaults, failing_programs};
 use npc_tests::lab::{Backend, Mode};
-use npc_tests::live::{Editor, Live, Load};
+use npc_tests::soak::{Editor, Load, SoakLab};
 
 use super::{PATIENCE, PODS, all_is_well, as_written, builder, edit, logs, metric, start};
 use crate::sampled;
@@ -14,39 +14,39 @@ use crate::sampled;
 fn iptables_is_flushed_by_another(backend: Backend) {
     let mut editor = Editor::new(12);
     let Some(builder) = builder(editor.cluster(PODS), backend, Mode::Routed) else { return };
-    let mut live = start(builder);
-    edit(&mut live, &mut editor);
+    let mut soak = start(builder);
+    edit(&mut soak, &mut editor);
     // Nothing can be promised of the moment until the agent has noticed.
-    live.excuse();
+    soak.excuse();
     for family in ["iptables", "ip6tables"] {
         let program = format!("{family}-{}", backend.as_str());
-        let run = |flush| live.lab().node("node-1").unwrap().exec([&*program, flush], "");
+        let run = |flush| soak.lab().node("node-1").unwrap().exec([&*program, flush], "");
         run("-F").unwrap();
         // An agent that was quicker has rules again that lead to the chains, and then they cannot go.
         let _ = run("-X");
     }
     let begun = Instant::now();
-    while !live.lab().differences("node-1", &Options::default()).unwrap().is_empty() {
+    while !soak.lab().differences("node-1", &Options::default()).unwrap().is_empty() {
         assert!(begun.elapsed() < PATIENCE, "what was flushed is not repaired");
-        live.wait(Duration::from_millis(50)).unwrap();
+        soak.wait(Duration::from_millis(50)).unwrap();
     }
     eprintln!("repaired within {:?}", begun.elapsed());
     // Its chains are there; what began in between is cut a moment later.
-    edit(&mut live, &mut editor);
-    live.excuse_no_more();
-    edit(&mut live, &mut editor);
-    let of = |name: &str| live.lab().metric("node-1", name).unwrap();
+    edit(&mut soak, &mut editor);
+    soak.excuse_no_more();
+    edit(&mut soak, &mut editor);
+    let of = |name: &str| soak.lab().metric("node-1", name).unwrap();
     let (found, repaired) = (of("npc_drift_found_total"), of("npc_drift_repaired_total"));
     // One for each jump at least.
     assert!(found >= 2.0, "{found} found");
     assert_eq!(found.to_string(), repaired.to_string(), "all that was found was repaired");
-    let log = live.lab().log("node-1").unwrap();
+    let log = soak.lab().log("node-1").unwrap();
     assert!(log.contains("drift found"), "{log}");
     if backend == Backend::Nft {
         // There the kernel says which process wrote.
         assert!(log.lines().any(|line| line.contains("drift found") && line.contains("tables")), "{log}");
     }
-    all_is_well(live);
+    all_is_well(soak);
 }
 
 #[test]
@@ -68,24 +68,24 @@ fn the_lock_is_held_for_long() {
     let folder = tempfile::tempdir().unwrap();
     let lock = folder.path().join("xtables.lock");
     let Some(builder) = builder(editor.cluster(PODS), Backend::Legacy, Mode::Bridge) else { return };
-    let mut live = start(builder.agent_variable("XTABLES_LOCKFILE", &lock));
-    edit(&mut live, &mut editor);
+    let mut soak = start(builder.agent_variable("XTABLES_LOCKFILE", &lock));
+    edit(&mut soak, &mut editor);
     let held = LockHeld::take(&lock).unwrap();
     let begun = Instant::now();
     while begun.elapsed() < held_for {
-        let edit = editor.edit(&live.objects());
-        live.write(edit.objects, &edit.what).unwrap();
-        live.wait(held_for / 5).unwrap();
+        let edit = editor.edit(&soak.objects());
+        soak.write(edit.objects, &edit.what).unwrap();
+        soak.wait(held_for / 5).unwrap();
     }
     drop(held);
-    live.settle().unwrap();
-    edit(&mut live, &mut editor);
+    soak.settle().unwrap();
+    edit(&mut soak, &mut editor);
     // A node with nothing to write waits for no lock.
-    let waited = metric(&live, "npc_xtables_lock_wait_seconds_sum");
-    let log = logs(&live);
+    let waited = metric(&soak, "npc_xtables_lock_wait_seconds_sum");
+    let log = logs(&soak);
     assert!(log.contains("got the xtables lock"), "{log}");
     assert!(waited > 1.0 && log.contains("for the xtables lock, which"), "waited {waited} s\n{log}");
-    all_is_well(live);
+    all_is_well(soak);
 }
 
 /// Sets go by netlink, so no ipset can fail.
@@ -96,27 +96,27 @@ fn iptables_fails_at_random() {
     let folder = tempfile::tempdir().unwrap();
     let path = failing_programs(folder.path(), PERCENT).unwrap();
     let Some(builder) = builder(editor.cluster(PODS), Backend::Nft, Mode::Bridge) else { return };
-    let mut live = start(builder.agent_variable("PATH", path));
+    let mut soak = start(builder.agent_variable("PATH", path));
     // Which calls fail is chance, so there is no number of edits by which enough of them have.
     let mut edits = 0;
-    let is_over = |live: &Live| {
-        ["npc_pass_failures_total", "npc_restore_failures_total"].iter().all(|name| metric(live, name) > 1.0)
+    let is_over = |soak: &SoakLab| {
+        ["npc_pass_failures_total", "npc_restore_failures_total"].iter().all(|name| metric(soak, name) > 1.0)
     };
-    while edits < sampled(8, 20) || !is_over(&live) {
-        assert!(edits < 100, "hardly a call failed\n{}", logs(&live));
-        edit(&mut live, &mut editor);
+    while edits < sampled(8, 20) || !is_over(&soak) {
+        assert!(edits < 100, "hardly a call failed\n{}", logs(&soak));
+        edit(&mut soak, &mut editor);
         edits += 1;
     }
-    let log = logs(&live);
+    let log = logs(&soak);
     assert!(log.contains("ruleset not programmed") && log.contains("injected fault"), "{log}");
     // A chain that could not go, because deleting it failed thrice, goes within
     // a few rounds.
     let begun = Instant::now();
-    while live.nodes().iter().any(|node| !live.lab().differences(node, &Options::default()).unwrap().is_empty()) {
-        assert!(begun.elapsed() < PATIENCE, "{:?}", live.nodes().iter().map(|node| live.lab().log(node)));
-        live.wait(Duration::from_secs(1)).unwrap();
+    while soak.nodes().iter().any(|node| !soak.lab().differences(node, &Options::default()).unwrap().is_empty()) {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", soak.nodes().iter().map(|node| soak.lab().log(node)));
+        soak.wait(Duration::from_secs(1)).unwrap();
     }
-    all_is_well(live);
+    all_is_well(soak);
 }
 
 /// A kernel without memory refuses writes to sets, or does a part of them, or
@@ -132,36 +132,37 @@ fn sets_fail_at_random(backend: Backend, mode: Mode, seed: u64) {
     let Some(builder) = builder(editor.cluster(PODS + 1), backend, mode) else { return };
     let (faults, builder) = NetlinkFaults::inject(builder, folder.path(), seed).unwrap();
     let load = Load { shots: SHOTS, streams: STREAMS, burst: 500, ..Load::default() };
-    let mut live = Live::start(builder, load, 1).unwrap().with_patience(PATIENCE);
+    let mut soak = SoakLab::start(builder, load, 1).unwrap().with_patience(PATIENCE);
     faults.set_percent(PERCENT).unwrap();
     let of = |what: &str| {
         let met = faults.met().unwrap();
         met.iter().filter(|(name, _)| name.contains(what)).map(|(_, count)| count).sum::<usize>()
     };
-    let failures = |live: &Live| ["npc_pass_failures_total", "npc_ipset_failures_total"].map(|name| metric(live, name));
+    let failures =
+        |soak: &SoakLab| ["npc_pass_failures_total", "npc_ipset_failures_total"].map(|name| metric(soak, name));
     // Which faults are met is chance, so there is no number of edits by which all of them are.
-    let is_over = |live: &Live| {
-        KINDS.into_iter().all(|kind| of(kind) > 0) && failures(live).into_iter().all(|failures| failures > 1.0)
+    let is_over = |soak: &SoakLab| {
+        KINDS.into_iter().all(|kind| of(kind) > 0) && failures(soak).into_iter().all(|failures| failures > 1.0)
     };
     let mut number = 0;
-    while number < sampled(10, 20) || !is_over(&live) {
+    while number < sampled(10, 20) || !is_over(&soak) {
         assert!(number < 100, "{:#?}", faults.met());
-        edit(&mut live, &mut editor);
-        assert_eq!(live.known_but_denied().unwrap(), Vec::<String>::new(), "they pass, whatever the rules say");
+        edit(&mut soak, &mut editor);
+        assert_eq!(soak.known_but_denied().unwrap(), Vec::<String>::new(), "they pass, whatever the rules say");
         if number % 4 == 3 {
             // What an agent takes for written has to be.
-            as_written(&mut live);
+            as_written(&mut soak);
         }
         number += 1;
     }
-    let log = logs(&live);
+    let log = logs(&soak);
     // It names the write, and why it was refused.
     let refused = log.lines().filter(|line| line.contains("the kernel refused `"));
     assert!(refused.clone().any(|line| line.contains("Cannot allocate memory")), "{log}");
     faults.set_percent(0).unwrap();
-    edit(&mut live, &mut editor);
-    as_written(&mut live);
-    all_is_well(live);
+    edit(&mut soak, &mut editor);
+    as_written(&mut soak);
+    all_is_well(soak);
 }
 
 #[test]

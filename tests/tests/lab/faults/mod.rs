@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use npc_compiler::object::Objects;
 use npc_compiler::ruleset::layout::Options;
 use npc_tests::lab::{Backend, Builder, Enforcer, Lab, Mode, report};
-use npc_tests::live::{Editor, Live, Load};
+use npc_tests::soak::{Editor, Load, SoakLab};
 
 /// Agents that are held up get this long.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -28,21 +28,21 @@ fn builder(objects: Objects, backend: Backend, mode: Mode) -> Option<Builder> {
     Some(builder.patience(PATIENCE))
 }
 
-fn start(builder: Builder) -> Live {
-    Live::start(builder, Load::default(), 1).unwrap().with_patience(PATIENCE)
+fn start(builder: Builder) -> SoakLab {
+    SoakLab::start(builder, Load::default(), 1).unwrap().with_patience(PATIENCE)
 }
 
 /// One edit, waited for.
-fn edit(live: &mut Live, editor: &mut Editor) {
-    let edit = editor.edit(&live.objects());
-    live.write(edit.objects, &edit.what).unwrap();
-    live.settle().unwrap();
+fn edit(soak: &mut SoakLab, editor: &mut Editor) {
+    let edit = editor.edit(&soak.objects());
+    soak.write(edit.objects, &edit.what).unwrap();
+    soak.settle().unwrap();
 }
 
 /// What must hold after every fault.
-fn all_is_well(live: Live) -> Lab {
-    assert_eq!(live.known_but_denied().unwrap(), Vec::<String>::new());
-    let (mut lab, seen) = live.finish().unwrap();
+fn all_is_well(soak: SoakLab) -> Lab {
+    assert_eq!(soak.known_but_denied().unwrap(), Vec::<String>::new());
+    let (mut lab, seen) = soak.finish().unwrap();
     eprintln!("{seen}");
     assert_eq!(seen.violations, 0, "{seen}");
     assert!(seen.passed.settled + seen.passed.in_flight > 0 && seen.stopped.settled + seen.stopped.in_flight > 0);
@@ -64,27 +64,27 @@ fn nodes(lab: &Lab) -> Vec<String> {
 }
 
 /// The sum of a metric over all agents.
-fn metric(live: &Live, name: &str) -> f64 {
-    live.nodes().iter().map(|node| live.lab().metric(node, name).unwrap()).sum()
+fn metric(soak: &SoakLab, name: &str) -> f64 {
+    soak.nodes().iter().map(|node| soak.lab().metric(node, name).unwrap()).sum()
 }
 
 /// All that was logged by all agents.
-fn logs(live: &Live) -> String {
-    live.nodes().iter().map(|node| live.lab().log(node).unwrap()).collect()
+fn logs(soak: &SoakLab) -> String {
+    soak.nodes().iter().map(|node| soak.lab().log(node).unwrap()).collect()
 }
 
 /// Waits until what could not go at once is gone: an audit tries again.
-fn as_written(live: &mut Live) {
+fn as_written(soak: &mut SoakLab) {
     let begun = Instant::now();
-    for node in live.nodes() {
+    for node in soak.nodes() {
         loop {
-            let differences = live.lab().differences(&node, &Options::default()).unwrap();
+            let differences = soak.lab().differences(&node, &Options::default()).unwrap();
             if differences.is_empty() {
                 break;
             }
             assert!(differences.iter().all(|what| what.ends_with("should not be there")), "{node}: {differences:?}");
-            assert!(begun.elapsed() < PATIENCE, "{node}: {differences:?}\n{}", logs(live));
-            live.wait(Duration::from_millis(200)).unwrap();
+            assert!(begun.elapsed() < PATIENCE, "{node}: {differences:?}\n{}", logs(soak));
+            soak.wait(Duration::from_millis(200)).unwrap();
         }
     }
 }

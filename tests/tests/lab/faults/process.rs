@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use npc_tests::lab::faults::SmallDisk;
 use npc_tests::lab::{Backend, Mode};
-use npc_tests::live::Editor;
+use npc_tests::soak::Editor;
 
 use super::{PATIENCE, PODS, all_is_well, builder, edit, logs, start};
 use crate::sampled;
@@ -17,37 +17,37 @@ fn killed_at_random_points_through_many_updates() {
     let updates = sampled(80, 200);
     let mut editor = Editor::new(11);
     let Some(builder) = builder(editor.cluster(PODS), Backend::Nft, Mode::Routed) else { return };
-    let mut live = start(builder);
-    let nodes = live.nodes();
+    let mut soak = start(builder);
+    let nodes = soak.nodes();
     let mut killed = 0;
     for update in 1..=updates {
-        let edit = editor.edit(&live.objects());
-        live.write(edit.objects, &edit.what).unwrap();
-        live.wait(Duration::from_millis(editor.below(60) as u64)).unwrap();
+        let edit = editor.edit(&soak.objects());
+        soak.write(edit.objects, &edit.what).unwrap();
+        soak.wait(Duration::from_millis(editor.below(60) as u64)).unwrap();
         if editor.chance(30) {
-            live.stop_agent(&nodes[editor.below(nodes.len())], Signal::SIGKILL).unwrap();
+            soak.stop_agent(&nodes[editor.below(nodes.len())], Signal::SIGKILL).unwrap();
             killed += 1;
         }
         if update % AHEAD == 0 || editor.chance(40) {
             for node in &nodes {
-                live.start_agent(node).unwrap();
+                soak.start_agent(node).unwrap();
             }
         }
         if update % AHEAD == 0 {
-            live.settle().unwrap();
+            soak.settle().unwrap();
         }
     }
-    let log = logs(&live);
+    let log = logs(&soak);
     let said = |what: &str| log.matches(what).count();
     let (starts, took_over) = (said("npc agent starts"), said("found the ruleset of an earlier agent"));
     assert!(killed > updates / 5 && starts > killed / 2, "{killed} were killed, {starts} started");
     // Some are killed again before they have read the kernel.
     assert!(took_over > starts / 4, "{took_over} of {starts} took over");
     for node in &nodes {
-        assert!(live.lab().metric(node, "npc_ready").unwrap() > 0.0);
-        assert!(live.lab().log(node).unwrap().contains("found the ruleset of an earlier agent"), "{node}");
+        assert!(soak.lab().metric(node, "npc_ready").unwrap() > 0.0);
+        assert!(soak.lab().log(node).unwrap().contains("found the ruleset of an earlier agent"), "{node}");
     }
-    all_is_well(live);
+    all_is_well(soak);
 }
 
 /// Neither logs nor ready files can be written any more.
@@ -60,33 +60,33 @@ fn the_disk_is_full() {
     let disk = SmallDisk::mount(folder.path().to_owned()).unwrap();
     // More is logged than there is room for in the last page of a file.
     let builder = builder.agent_folder(disk.path()).agent_argument("--log-level").agent_argument("debug");
-    let mut live = start(builder).asking();
-    edit(&mut live, &mut editor);
+    let mut soak = start(builder).asking();
+    edit(&mut soak, &mut editor);
     for number in 0..EDITS {
         // A new agent removes the ready file, and makes room by that.
         disk.fill().unwrap();
-        edit(&mut live, &mut editor);
+        edit(&mut soak, &mut editor);
         if number % 3 == 1 {
-            live.stop_agent("node-2", Signal::SIGKILL).unwrap();
-            live.start_agent("node-2").unwrap();
+            soak.stop_agent("node-2", Signal::SIGKILL).unwrap();
+            soak.start_agent("node-2").unwrap();
         }
     }
-    for node in live.nodes() {
+    for node in soak.nodes() {
         // An agent that has just begun is ready once it has also judged the flows that it found.
         let begun = Instant::now();
-        while live.lab().metric(&node, "npc_ready").unwrap() == 0.0 {
+        while soak.lab().metric(&node, "npc_ready").unwrap() == 0.0 {
             assert!(begun.elapsed() < PATIENCE, "{node} does not enforce");
-            live.wait(Duration::from_millis(20)).unwrap();
+            soak.wait(Duration::from_millis(20)).unwrap();
         }
-        let metric = |name: &str| live.lab().metric(&node, name).unwrap();
+        let metric = |name: &str| soak.lab().metric(&node, name).unwrap();
         let (files, lines) = (metric("npc_ready_file_failures_total"), metric("npc_log_lines_lost_total"));
         assert!(files > 0.0 && lines > 0.0, "{node}: {files} files, {lines} lines");
     }
     disk.empty().unwrap();
-    edit(&mut live, &mut editor);
-    for node in live.nodes() {
-        let agent = live.lab_mut().agent(&node).unwrap().unwrap();
+    edit(&mut soak, &mut editor);
+    for node in soak.nodes() {
+        let agent = soak.lab_mut().agent(&node).unwrap().unwrap();
         agent.wait_log("log lines were lost before this one").unwrap();
     }
-    all_is_well(live);
+    all_is_well(soak);
 }

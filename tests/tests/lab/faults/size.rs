@@ -6,7 +6,7 @@ use std::time::Instant;
 use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::object::{Labels, Namespace, NetworkPolicy, Objects, Pod};
 use npc_tests::lab::{Backend, Mode};
-use npc_tests::live::{ADMITTED, Editor};
+use npc_tests::soak::{ADMITTED, Editor};
 use serde_json::{Value, json};
 
 use super::{PODS, all_is_well, builder, metric, start};
@@ -17,8 +17,8 @@ fn thousands_of_policies_arrive_at_once() {
     let many = sampled(3_000, 10_000);
     let mut editor = Editor::new(16);
     let Some(builder) = builder(editor.cluster(PODS), Backend::Nft, Mode::Routed) else { return };
-    let mut live = start(builder);
-    let before = live.objects();
+    let mut soak = start(builder);
+    let before = soak.objects();
     let mut after = before.clone();
     for number in 0..many {
         let mut policy = editor.policy(&format!("many-{number}"));
@@ -28,23 +28,23 @@ fn thousands_of_policies_arrive_at_once() {
         }
         after.policies.push(policy);
     }
-    live.write(after, "many policies").unwrap();
+    soak.write(after, "many policies").unwrap();
     let begun = Instant::now();
-    live.settle().unwrap();
+    soak.settle().unwrap();
     eprintln!("in the kernel after {:?}", begun.elapsed());
-    for node in live.nodes() {
-        let of = |name: &str| live.lab().metric(&node, name).unwrap();
+    for node in soak.nodes() {
+        let of = |name: &str| soak.lab().metric(&node, name).unwrap();
         assert!(of("npc_policies") > f64::from(u32::try_from(many).unwrap()) && of("npc_rejected_policies") == 0.0);
         // They merge into few rules.
         assert!(of("npc_rules") > 0.0 && of("npc_set_entries") > 0.0);
         assert!(
-            live.lab().log(&node).unwrap().contains(&format!("policies={}", many / 100)),
+            soak.lab().log(&node).unwrap().contains(&format!("policies={}", many / 100)),
             "it says how many there are"
         );
     }
-    live.write(before, "many policies fewer").unwrap();
-    live.settle().unwrap();
-    all_is_well(live);
+    soak.write(before, "many policies fewer").unwrap();
+    soak.settle().unwrap();
+    all_is_well(soak);
 }
 
 fn policy(namespace: &str, name: &str, spec: &Value) -> NetworkPolicy {
@@ -58,7 +58,7 @@ fn a_policy_with_thousands_of_peers() {
     let most = sampled(2_000, 5_000);
     let mut editor = Editor::new(17);
     let Some(builder) = builder(editor.cluster(PODS), Backend::Legacy, Mode::Routed) else { return };
-    let mut live = start(builder);
+    let mut soak = start(builder);
     for many in [most, most - 1, most / 2] {
         let peer = |number: usize| match number % 4 {
             0 => json!({"podSelector": {"matchLabels": {"app": format!("app-{number}")}}}),
@@ -71,20 +71,20 @@ fn a_policy_with_thousands_of_peers() {
         let rule = |direction: &str| json!([{direction: peers, "ports": [{"port": 8080}, {"port": ADMITTED}]}]);
         let spec = json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"],
             "ingress": rule("from"), "egress": rule("to")});
-        let mut objects = live.objects();
+        let mut objects = soak.objects();
         objects.policies.retain(|policy| policy.name() != "np-of-many-peers");
         objects.policies.push(policy("red", "np-of-many-peers", &spec));
-        live.write(objects, &format!("a policy with {many} peers")).unwrap();
-        live.settle().unwrap();
-        for node in live.nodes() {
-            let told = live.lab().metric(&node, "npc_set_entries").unwrap();
-            let sets = live.lab().node(&node).unwrap().exec(["ipset", "save"], "").unwrap();
+        soak.write(objects, &format!("a policy with {many} peers")).unwrap();
+        soak.settle().unwrap();
+        for node in soak.nodes() {
+            let told = soak.lab().metric(&node, "npc_set_entries").unwrap();
+            let sets = soak.lab().node(&node).unwrap().exec(["ipset", "save"], "").unwrap();
             let there = sets.lines().filter(|line| line.starts_with("add npc")).count();
             assert_eq!(told.to_string(), there.to_string(), "{node}");
         }
     }
-    assert!(metric(&live, "npc_set_entries") > 1000.0);
-    all_is_well(live);
+    assert!(metric(&soak, "npc_set_entries") > 1000.0);
+    all_is_well(soak);
 }
 
 /// All names differ at their end only.
@@ -123,9 +123,9 @@ fn names_and_labels_at_their_limits() {
         objects.policies.push(policy(&namespace(n), &long(253, n + 3), &spec(n + 1)));
     }
     let Some(builder) = builder(objects, Backend::Legacy, Mode::Bridge) else { return };
-    let mut live = start(builder);
+    let mut soak = start(builder);
     for round in 0..6 {
-        let mut objects = live.objects();
+        let mut objects = soak.objects();
         let pod = round % objects.pods.len();
         objects.pods[pod].labels = labels(round + 1);
         objects.namespaces[round % 3].labels = Namespace::new(namespace(round % 3), labels(round + 1)).labels;
@@ -134,17 +134,17 @@ fn names_and_labels_at_their_limits() {
         for (n, spec) in specs {
             objects.policies[n].object.spec = spec;
         }
-        live.write(objects, &format!("round {round}")).unwrap();
-        live.settle().unwrap();
+        soak.write(objects, &format!("round {round}")).unwrap();
+        soak.settle().unwrap();
     }
-    for node in live.nodes() {
-        let of = |name: &str| live.lab().metric(&node, name).unwrap();
-        let policies = live.lab().cluster().objects.policies.len();
+    for node in soak.nodes() {
+        let of = |name: &str| soak.lab().metric(&node, name).unwrap();
+        let policies = soak.lab().cluster().objects.policies.len();
         assert_eq!(of("npc_policies").to_string(), policies.to_string());
         assert!(of("npc_rejected_policies") == 0.0 && of("npc_endpoints") > 0.0 && of("npc_set_entries") > 0.0);
         // Nothing of it was too long for anything.
-        let said = live.lab().log(&node).unwrap();
+        let said = soak.lab().log(&node).unwrap();
         assert!(!said.contains(" WARN ") && !said.contains(" ERROR "), "{said}");
     }
-    all_is_well(live);
+    all_is_well(soak);
 }

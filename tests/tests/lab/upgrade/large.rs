@@ -8,7 +8,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use nix::sys::signal::Signal;
 use npc_compiler::object::{NetworkPolicy, Objects};
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
-use npc_tests::live::{Editor, Live, Load, PORTS};
+use npc_tests::soak::{Editor, Load, PORTS, SoakLab};
 use serde_json::json;
 
 use super::{binaries, left};
@@ -44,19 +44,19 @@ fn without_large(mut objects: Objects) -> Objects {
 }
 
 /// How often the log of a node's agent has this.
-fn count(live: &Live, node: &str, what: &str) -> usize {
-    live.lab().log(node).unwrap().matches(what).count()
+fn count(soak: &SoakLab, node: &str, what: &str) -> usize {
+    soak.lab().log(node).unwrap().matches(what).count()
 }
 
 /// Waits until today's agent of a node is loading what it was given after it had begun so often.
-fn await_loading(live: &mut Live, node: &str, before: usize) {
+fn await_loading(soak: &mut SoakLab, node: &str, before: usize) {
     for _ in 0..3_000 {
-        if count(live, node, BEGINS) > before {
+        if count(soak, node, BEGINS) > before {
             return;
         }
-        live.wait(Duration::from_millis(20)).unwrap();
+        soak.wait(Duration::from_millis(20)).unwrap();
     }
-    panic!("it is not loaded first: {}", live.lab().log(node).unwrap());
+    panic!("it is not loaded first: {}", soak.lab().log(node).unwrap());
 }
 
 fn while_it_is_loaded(backend: Backend, seed: u64) {
@@ -64,42 +64,42 @@ fn while_it_is_loaded(backend: Backend, seed: u64) {
     let mut editor = Editor::new(seed);
     let builder = Lab::builder(editor.cluster(4)).mode(Mode::Routed).backend(backend);
     let builder = builder.enforcer(Enforcer::Agent(previous.clone()));
-    let mut live = Live::start(builder, Load::default(), seed).unwrap().with_patience(Duration::from_secs(180));
-    let nodes = live.nodes();
+    let mut soak = SoakLab::start(builder, Load::default(), seed).unwrap().with_patience(Duration::from_secs(180));
+    let nodes = soak.nodes();
     let first = &nodes[0];
-    let replace = |live: &mut Live, node: &str, npc: &Path, signal| {
-        live.lab_mut().set_agent(npc.to_owned());
-        live.stop_agent(node, signal).unwrap();
-        live.start_agent(node).unwrap();
+    let replace = |soak: &mut SoakLab, node: &str, npc: &Path, signal| {
+        soak.lab_mut().set_agent(npc.to_owned());
+        soak.stop_agent(node, signal).unwrap();
+        soak.start_agent(node).unwrap();
     };
-    let objects = with_large(live.objects(), "large-0");
-    live.write(objects, "a large policy, for the earlier agents").unwrap();
-    live.settle().unwrap();
+    let objects = with_large(soak.objects(), "large-0");
+    soak.write(objects, "a large policy, for the earlier agents").unwrap();
+    soak.settle().unwrap();
     // Today's find it in force, and nothing to load.
     for node in &nodes {
-        replace(&mut live, node, &today, Signal::SIGTERM);
+        replace(&mut soak, node, &today, Signal::SIGTERM);
     }
-    live.settle().unwrap();
-    assert_eq!(count(&live, first, BEGINS), 0);
+    soak.settle().unwrap();
+    assert_eq!(count(&soak, first, BEGINS), 0);
     // It goes, and before the next one is there, the agent is killed, and today's or the earlier one goes on.
     for (round, next) in [&today, &previous].into_iter().enumerate() {
-        let objects = without_large(live.objects());
-        live.write(objects, "the large policy goes").unwrap();
-        live.settle().unwrap();
-        let (begun, ended) = (count(&live, first, BEGINS), count(&live, first, ENDS));
-        let objects = with_large(live.objects(), &format!("large-{}", round + 1));
-        live.write(objects, "another large policy").unwrap();
-        await_loading(&mut live, first, begun);
-        replace(&mut live, first, next, Signal::SIGKILL);
-        live.settle().unwrap();
-        assert_eq!(count(&live, first, ENDS), ended, "the agent of {first} was not killed before it was there");
-        replace(&mut live, first, &today, Signal::SIGTERM);
-        live.settle().unwrap();
+        let objects = without_large(soak.objects());
+        soak.write(objects, "the large policy goes").unwrap();
+        soak.settle().unwrap();
+        let (begun, ended) = (count(&soak, first, BEGINS), count(&soak, first, ENDS));
+        let objects = with_large(soak.objects(), &format!("large-{}", round + 1));
+        soak.write(objects, "another large policy").unwrap();
+        await_loading(&mut soak, first, begun);
+        replace(&mut soak, first, next, Signal::SIGKILL);
+        soak.settle().unwrap();
+        assert_eq!(count(&soak, first, ENDS), ended, "the agent of {first} was not killed before it was there");
+        replace(&mut soak, first, &today, Signal::SIGTERM);
+        soak.settle().unwrap();
     }
     for node in &nodes {
-        live.stop_agent(node, Signal::SIGTERM).unwrap();
+        soak.stop_agent(node, Signal::SIGTERM).unwrap();
     }
-    let (lab, report) = live.finish().unwrap();
+    let (lab, report) = soak.finish().unwrap();
     let told = format!("{backend:?} seed {seed}\n{report}");
     eprintln!("{told}");
     assert_eq!(report.violations, 0, "{told}");

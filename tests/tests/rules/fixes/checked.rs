@@ -355,7 +355,7 @@ fn services(objects: &Objects) -> Vec<Service> {
 
 /// The fixes of some denied flows of a cluster, each checked: how many there were of each kind of
 /// question.
-fn sound(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static str, usize>) -> Result<(), String> {
+fn check_fixes(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static str, usize>) -> Result<(), String> {
     // In some clusters policies are over the bound on set members.
     let options = layout::Options {
         set_members: SetMembers(if seed.is_multiple_of(4) { 6 } else { 1_000_000 }),
@@ -482,7 +482,7 @@ fn what_a_fix_says_of_itself_is_true_in_random_clusters() {
     let check = |mut objects: Objects| {
         objects.services = services(&objects);
         count.set(count.get() + 1);
-        sound(&objects, count.get(), &mut counts.borrow_mut()).map_err(TestCaseError::fail)
+        check_fixes(&objects, count.get(), &mut counts.borrow_mut()).map_err(TestCaseError::fail)
     };
     match random::runner(seed, cases).run(&random::objects(), check) {
         Ok(()) => {

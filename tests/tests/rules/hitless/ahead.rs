@@ -31,11 +31,11 @@ pub(super) fn watch_ahead(
     wanted: &KernelState,
     packets: impl Fn(Family) -> Vec<Packet> + Copy,
 ) -> Result<KernelState, TestCaseError> {
-    watch_the_way_to(held.ahead_of_rules(wanted), held, wanted, packets)
+    watch_plan_to(held.ahead_of_rules(wanted), held, wanted, packets)
 }
 
 /// The same for a state that is ahead of rules.
-fn watch_the_way_to(
+fn watch_plan_to(
     ahead: KernelState,
     held: &KernelState,
     wanted: &KernelState,
@@ -105,7 +105,7 @@ fn sets_that_go_ahead_of_refused_ones_show_old_and_new_only() {
                 return Ok(());
             }
             let refused = refused.iter().map(|index| index.get(&changed).clone()).collect();
-            let ahead = watch_the_way_to(held.ahead_without(&wanted, &refused), &held, &wanted, packets)?;
+            let ahead = watch_plan_to(held.ahead_without(&wanted, &refused), &held, &wanted, packets)?;
             for family in Family::ALL {
                 let [held, ahead] = [&held, &ahead].map(|state| &state.family(family).sets);
                 prop_assert!(ahead.keys().eq(held.keys()), "a set was made");
@@ -334,7 +334,7 @@ fn a_peer_leaves_its_sets_though_the_kernel_refuses_another() {
     let grows = |name: &SetName| wanted.v4.sets[name].1.contains(&comes);
     let refused = wanted.v4.sets.keys().filter(|name| grows(name)).cloned().collect();
     let ahead =
-        watch_the_way_to(held.ahead_without(&wanted, &refused), &held, &wanted, |family| packets(&old, &new, family))
+        watch_plan_to(held.ahead_without(&wanted, &refused), &held, &wanted, |family| packets(&old, &new, family))
             .unwrap();
     let [one, two] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
     assert_eq!(ahead.agrees_on(&wanted, &[one, two].into()), [two].into());
@@ -377,7 +377,7 @@ fn a_pod_that_wide_rules_mean_does_not_wait_for_the_rules_of_others() {
         let rules = plan.steps.iter().position(|step| matches!(step, Step::Chains(..)));
         held = cut_short(&held, &plan, rules.unwrap_or(plan.steps.len()));
         let ahead = held.ahead_without(&wanted, &BTreeSet::new());
-        held = watch_the_way_to(ahead, &held, &wanted, |family| packets(&old, &new, family)).unwrap();
+        held = watch_plan_to(ahead, &held, &wanted, |family| packets(&old, &new, family)).unwrap();
         let all = pods.iter().map(|(_, last)| address(*last)).collect();
         let expected: BTreeSet<IpAddr> =
             pods.iter().filter(|(app, _)| *app != "db").map(|(_, last)| address(*last)).collect();

@@ -16,7 +16,7 @@ use crate::words::rounded::rounded;
 impl Follower {
     /// Once the lists are of this node's cluster again, what is held is asked for anew: what
     /// the lists of another cluster lacked says nothing.
-    pub(super) fn trust_again(&mut self) {
+    pub(super) fn restart_holds(&mut self) {
         let is_own = self.is_own_cluster();
         if !is_own || std::mem::replace(&mut self.was_own_cluster, is_own) {
             self.was_own_cluster = is_own;
@@ -135,7 +135,7 @@ impl Follower {
     pub(super) fn doubt_start(&mut self, is_listed: bool) {
         let before = self.held(Kind::NetworkPolicy);
         if self.known.policies.len() > 0 {
-            self.start.sees_policies();
+            self.start.has_policies();
         } else if is_listed && self.start.listed_none(self.trust(Kind::NetworkPolicy)) {
             let Times { confirm_after, at_most } = self.times;
             warn!(

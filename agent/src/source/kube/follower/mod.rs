@@ -247,7 +247,7 @@ impl Follower {
                 }
             }
         }
-        self.trust_again();
+        self.restart_holds();
     }
 
     fn pod(&mut self, event: ObjectEvent<Trimmed<object::Pod>>) {

@@ -51,7 +51,7 @@ impl Start {
     }
 
     /// There are policies.
-    pub(in super::super) fn sees_policies(&mut self) {
+    pub(in super::super) fn has_policies(&mut self) {
         self.may_doubt = false;
     }
 

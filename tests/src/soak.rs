@@ -9,7 +9,7 @@
 //! agree about it, from when it was sent until it was seen.
 //!
 //! Agents have the objects from manifests, or, where the [`Builder`] was given an
-//! API server, from that: it can be gone for a while ([`Live::write_without_answer`]).
+//! API server, from that: it can be gone for a while ([`SoakLab::write_without_answer`]).
 
 mod api;
 mod burst;
@@ -34,7 +34,7 @@ use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::KernelState;
 use npc_compiler::plan::conntrack::FlowKey;
 
-use crate::lab::{Builder, Doing as _, Kind, Lab, Load, Result, Share};
+use crate::lab::{Builder, Doing as _, Kind, Lab, MachineUse, Result, Share};
 
 pub use edits::{ADMITTED, Edit, Editor, PORTS};
 pub use flow::{Flow, Flows, UNNAMED_PORT, Verdicts};
@@ -46,7 +46,7 @@ use progress::Progress;
 
 /// A lab under traffic.
 #[derive(Debug)]
-pub struct Live {
+pub struct SoakLab {
     lab: Lab,
     flows: Arc<Flows>,
     timeline: Arc<Mutex<Timeline>>,
@@ -61,7 +61,7 @@ pub struct Live {
     patience: Duration,
 }
 
-impl Live {
+impl SoakLab {
     /// Builds a lab, starts its agents and, once they are ready, the traffic.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl Live {
         let has_server = builder.has_api_server();
         let builder = if has_server { builder } else { builder.change(|objects| progress::marked(objects, 0)) };
         // The traffic never ends, and what comes late counts as lost. The lab keeps this.
-        let _share = Share::wait(Load::Busy);
+        let _share = Share::wait(MachineUse::Busy);
         let lab = builder.start()?;
         lab.forget_flows_soon()?;
         let flows = Arc::new(Flows::between(lab.places(), &PORTS));
@@ -153,7 +153,7 @@ impl Live {
     }
 
     /// Stores the next state of the cluster at an API server that no agent
-    /// reaches. For them nothing changes before [`Live::receive`].
+    /// reaches. For them nothing changes before [`SoakLab::receive`].
     ///
     /// # Errors
     /// When there is no API server.

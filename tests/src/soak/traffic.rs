@@ -244,7 +244,7 @@ impl Thread {
 
     fn receive_until(&mut self, end: Instant) -> Result<()> {
         loop {
-            self.record.looks();
+            self.record.sockets_read();
             let left = end.saturating_duration_since(Instant::now());
             let wait = if left.is_zero() || self.burst.is_over() {
                 left

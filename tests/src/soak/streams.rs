@@ -193,7 +193,7 @@ impl Streams {
                 over.push(*id);
             } else if now.is_none() {
                 let received = stream.received[0].min(stream.received[1]);
-                if received.elapsed() > PATIENCE && record.was_awake_since(received) {
+                if received.elapsed() > PATIENCE && record.has_read_in_time_since(received) {
                     silent.push(*id);
                 }
             }
@@ -287,11 +287,11 @@ impl Segments {
         if said.trim().is_empty() {
             return Err(Error::Unknown(format!("connection from {here} to {there}")));
         }
-        Ok(Self::told(&said))
+        Ok(Self::parse(&said))
     }
 
     /// What a line of `ss` says.
-    fn told(line: &str) -> Self {
+    fn parse(line: &str) -> Self {
         Self { sent: count(line, "data_segs_out:"), got: count(line, "data_segs_in:") }
     }
 }
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn what_ss_says_of_a_connection_is_understood() {
         let line = "ESTAB 0 0 10.0.0.1:5 10.0.0.2:6 cubic segs_out:17 segs_in:19 data_segs_out:12 data_segs_in:3";
-        assert_eq!(Segments::told(line), Segments { sent: 12, got: 3 });
-        assert_eq!(Segments::told("ESTAB 0 0 10.0.0.1:5 10.0.0.2:6 cubic rto:204"), Segments { sent: 0, got: 0 });
+        assert_eq!(Segments::parse(line), Segments { sent: 12, got: 3 });
+        assert_eq!(Segments::parse("ESTAB 0 0 10.0.0.1:5 10.0.0.2:6 cubic rto:204"), Segments { sent: 0, got: 0 });
     }
 }

@@ -157,7 +157,7 @@ impl Timeline {
     /// Whether one node surely denies a flow and, at the same end of it, the
     /// flow that answers would make if they were none.
     #[must_use]
-    pub fn denied_both_ways(&self, flows: &[Flow], flow: usize, begin: Instant, end: Instant) -> bool {
+    pub fn denied_in_both_directions(&self, flows: &[Flow], flow: usize, begin: Instant, end: Instant) -> bool {
         let Some(back) = flows[flow].back else { return false };
         flows[flow].judges.into_iter().enumerate().any(|(direction, node)| {
             let Some(node) = node else { return false };

@@ -180,7 +180,7 @@ impl Shots {
                     Sender::Shared => record.answer_is_due(shot.flow, shot.sent),
                 }
             } else {
-                record.stayed_away(shot.flow, shot.sent)
+                record.did_not_arrive(shot.flow, shot.sent)
             };
             if should {
                 self.missing.push_back((shot.sent + PATIENCE, id));
@@ -213,7 +213,7 @@ fn message(kind: Kind, flow: usize, id: u64, record: &Record) -> Message {
 
 /// A connection is there.
 fn connected(flow: usize, sent: Instant, record: &mut Record) {
-    let again = sent.elapsed() >= SENT_AGAIN && record.was_awake_since(sent);
+    let again = sent.elapsed() >= SENT_AGAIN && record.has_read_in_time_since(sent);
     if again && record.judge(flow, sent, Instant::now()).0 == Sure::Allowed {
         record.violated(flow, sent, "LOST: a connection had to be asked for twice");
     }

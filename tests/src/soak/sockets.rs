@@ -1,4 +1,4 @@
-//! The sockets of live traffic, in all places, received by one thread.
+//! The sockets of the traffic, in all places, received by one thread.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,9 +1,9 @@
 //! Hitless in the kernel: through many edits and restarts of the agents, flows that are allowed throughout lose no packet, and flows that are denied
 //! throughout in one direction get none through.
 //!
-//! `NPC_LIVE_EDITS` says how many edits each of the four clusters sees,
-//! `NPC_LIVE_SEED` which, `NPC_LIVE_RESTARTS` in how many of a hundred an agent
-//! restarts; `NPC_LIVE_AGENT` is another `npc` to put on trial.
+//! `NPC_SOAK_EDITS` says how many edits each of the four clusters sees,
+//! `NPC_SOAK_SEED` which, `NPC_SOAK_RESTARTS` in how many of a hundred an agent
+//! restarts; `NPC_SOAK_AGENT` is another `npc` to put on trial.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode, can_run};
-use npc_tests::live::{Editor, Live, Load};
+use npc_tests::soak::{Editor, Load, SoakLab};
 
 use crate::{number, sampled};
 
@@ -20,7 +20,7 @@ use crate::{number, sampled};
 const AHEAD: usize = 12;
 
 fn agents() -> Option<Enforcer> {
-    if let Some(path) = std::env::var_os("NPC_LIVE_AGENT") {
+    if let Some(path) = std::env::var_os("NPC_SOAK_AGENT") {
         return Some(Enforcer::Agent(PathBuf::from(path)));
     }
     Enforcer::for_test()
@@ -35,49 +35,49 @@ fn edits_and_restarts(backend: Backend, mode: Mode, seed: u64) {
         return;
     }
     let Some(agents) = agents() else { return };
-    let (edits, seed) = (number("NPC_LIVE_EDITS", sampled(30, 200) as u64), number("NPC_LIVE_SEED", 1) + seed);
-    let restarted = usize::try_from(number("NPC_LIVE_RESTARTS", 15)).unwrap();
+    let (edits, seed) = (number("NPC_SOAK_EDITS", sampled(30, 200) as u64), number("NPC_SOAK_SEED", 1) + seed);
+    let restarted = usize::try_from(number("NPC_SOAK_RESTARTS", 15)).unwrap();
     let mut editor = Editor::new(seed);
     let builder = Lab::builder(editor.cluster(4)).mode(mode).backend(backend).enforcer(agents);
-    let mut live = Live::start(builder, Load::default(), seed).unwrap();
-    let nodes = live.nodes();
+    let mut soak = SoakLab::start(builder, Load::default(), seed).unwrap();
+    let nodes = soak.nodes();
     let (mut ahead, mut restarts, mut killed) = (0, 0, 0);
     for _ in 0..edits {
-        let edit = editor.edit(&live.objects());
-        live.write(edit.objects, &edit.what).unwrap();
+        let edit = editor.edit(&soak.objects());
+        soak.write(edit.objects, &edit.what).unwrap();
         ahead += 1;
         if editor.chance(restarted) {
             let node = &nodes[editor.below(nodes.len())];
             // At whatever point of the update this may be.
-            live.wait(Duration::from_millis(editor.below(200) as u64)).unwrap();
+            soak.wait(Duration::from_millis(editor.below(200) as u64)).unwrap();
             let kill = editor.chance(60);
-            live.stop_agent(node, if kill { Signal::SIGKILL } else { Signal::SIGTERM }).unwrap();
+            soak.stop_agent(node, if kill { Signal::SIGKILL } else { Signal::SIGTERM }).unwrap();
             restarts += 1;
             killed += usize::from(kill);
             if editor.chance(50) {
                 let version = VERSIONS[editor.below(VERSIONS.len())];
-                live.lab_mut().set_agent_arguments(version.iter().map(|&flag| flag.to_owned()).collect());
+                soak.lab_mut().set_agent_arguments(version.iter().map(|&flag| flag.to_owned()).collect());
             }
         }
         if editor.chance(25) && ahead < AHEAD {
             // The next one comes while this one is under way.
-            live.wait(Duration::from_millis(editor.below(120) as u64)).unwrap();
+            soak.wait(Duration::from_millis(editor.below(120) as u64)).unwrap();
             continue;
         }
         let all = editor.chance(70) || ahead >= AHEAD;
         if all {
             for node in &nodes {
-                live.start_agent(node).unwrap();
+                soak.start_agent(node).unwrap();
             }
             ahead = 0;
         }
-        live.settle().unwrap();
+        soak.settle().unwrap();
     }
     for node in &nodes {
-        live.start_agent(node).unwrap();
+        soak.start_agent(node).unwrap();
     }
-    live.settle().unwrap();
-    let (lab, report) = live.finish().unwrap();
+    soak.settle().unwrap();
+    let (lab, report) = soak.finish().unwrap();
     let told =
         format!("{backend:?} {mode:?} seed {seed}: {edits} edits, {restarts} restarts ({killed} by force)\n{report}");
     eprintln!("{told}");

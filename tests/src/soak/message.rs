@@ -1,4 +1,4 @@
-//! What the packets of live traffic carry: their flow and when they were
+//! What the packets of the traffic carry: their flow and when they were
 //! sent.
 
 /// Marks our packets, so that they are known from others.

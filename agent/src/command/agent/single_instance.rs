@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What makes this process the one agent of its network namespace, for as long as it is kept.
 #[derive(Debug)]
-pub(super) struct Sole {
+pub(super) struct InstanceGuard {
     _lock: Option<InstanceLock>,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Sole {
 ///
 /// # Errors
 /// If there is an agent, or `npc cleanup` runs.
-pub(super) async fn claim(status: SharedStatus, tasks: &mut Tasks) -> anyhow::Result<Sole> {
+pub(super) async fn claim(status: SharedStatus, tasks: &mut Tasks) -> anyhow::Result<InstanceGuard> {
     let lock = match InstanceLock::take(LOCK_WAIT) {
         Ok(lock) => Some(lock),
         Err(instance::Error::Held { process }) => {
@@ -82,7 +82,7 @@ pub(super) async fn claim(status: SharedStatus, tasks: &mut Tasks) -> anyhow::Re
     if let Some(listener) = take_name(lock.is_some()).await? {
         tasks.spawn("holds the socket of the one agent", serve(listener, status));
     }
-    Ok(Sole { _lock: lock })
+    Ok(InstanceGuard { _lock: lock })
 }
 
 /// Makes this process the only one of ours in its network namespace while it removes what an

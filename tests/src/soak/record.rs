@@ -1,4 +1,4 @@
-//! What was seen of live traffic, and what of it must not have been.
+//! What was seen of the traffic, and what of it must not have been.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,7 @@ impl fmt::Display for Count {
     }
 }
 
-/// What became of live traffic.
+/// What became of the traffic.
 #[derive(Debug, Clone, Default)]
 pub struct TrafficReport {
     /// Packets that all states allowed, and that came.
@@ -115,7 +115,7 @@ impl Record {
     }
 
     /// The thread reads its sockets.
-    pub(super) fn looks(&mut self) {
+    pub(super) fn sockets_read(&mut self) {
         let pause = self.looked.elapsed();
         self.looked = Instant::now();
         self.report.longest_pause = self.report.longest_pause.max(pause);
@@ -125,7 +125,7 @@ impl Record {
     }
 
     /// Whether the thread has read its sockets in time ever since.
-    pub(super) fn was_awake_since(&self, then: Instant) -> bool {
+    pub(super) fn has_read_in_time_since(&self, then: Instant) -> bool {
         self.stalled < then
     }
 
@@ -154,7 +154,7 @@ impl Record {
     pub(super) fn came_on_datagrams(&mut self, flow: usize, sent: Instant) {
         let now = Instant::now();
         let is_denied = self.judge(flow, sent, now).0 == Sure::Denied;
-        if is_denied && !self.timeline().denied_both_ways(&self.flows.all, flow, sent, now) {
+        if is_denied && !self.timeline().denied_in_both_directions(&self.flows.all, flow, sent, now) {
             self.report.turned_around += 1;
         } else {
             self.came(flow, sent, "a datagram of a stream");
@@ -186,7 +186,7 @@ impl Record {
 
     /// A first packet has not come until now. Answers whether it should have,
     /// so that more patience is due.
-    pub(super) fn stayed_away(&mut self, flow: usize, sent: Instant) -> bool {
+    pub(super) fn did_not_arrive(&mut self, flow: usize, sent: Instant) -> bool {
         match self.judge(flow, sent, Instant::now()) {
             (Sure::Allowed, _) => return true,
             (Sure::Denied, in_flight) => self.report.stopped.add(in_flight),
