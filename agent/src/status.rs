@@ -410,7 +410,7 @@ impl AgentStatus {
             // Any user may take the name.
             if uid != 0 {
                 return Err(io::Error::other(format!(
-                    "user {uid}, who is not root, holds the socket @{ABSTRACT_SOCKET}"
+                    "user {uid}, which is not root, holds the socket @{ABSTRACT_SOCKET}"
                 )));
             }
             Ok(stream)

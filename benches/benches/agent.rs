@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 /// How many pods there are.
 const PODS: [usize; 3] = [1_000, 10_000, 100_000];
 
-/// How many updates of pods the agent is told of that change nothing for it, as
+/// How many updates of pods the agent is given that change nothing for it, as
 /// kubelets write many.
 const UPDATES: usize = 10_000;
 
@@ -56,7 +56,7 @@ fn measure(pods: usize) -> Result<()> {
     let (took, first, cpu) = (begun.elapsed(), agent.resident()?, agent.cpu_seconds()?);
 
     for number in 0..UPDATES {
-        // Of a pod on another node, which is told of as often as it is written.
+        // Of a pod on another node, which is reported as often as it is written.
         let of = PODS_PER_NODE + number % (pods - PODS_PER_NODE);
         let mut pod = served::pod(of, of / PODS_PER_NODE);
         pod["metadata"]["annotations"]["round"] = json!(number.to_string());

@@ -176,7 +176,7 @@ fn matches(ruleset: &FamilyRuleset, one: &Match, packet: &Packet) -> bool {
             Payload::Port(_, port) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&port)),
             Payload::Icmp(_) | Payload::Tunnel(_) | Payload::Other => false,
         },
-        // A network's own broadcast address takes its routes to tell.
+        // A network's own broadcast address takes its routes to recognise.
         Match::ToBroadcast => packet.destination == Ipv4Addr::BROADCAST,
         Match::SourceIsDestination => packet.source == packet.destination,
         Match::Set(name, field) => in_set(ruleset, name, *field, packet),

@@ -31,7 +31,7 @@ use super::{Exit, Stop, completion, dead_block, input, output};
 /// Rows are sources, columns are destinations. Endpoints are workloads or pods; `outside` stands for all
 /// addresses that belong to none of them, those of nodes too. In a table `.` is nothing, `*` everything, 5432
 /// a TCP port, 53/udp a UDP port, `-` one pod itself; where a workload of several pods meets itself stands
-/// what one may send to another. A `?` before it means that the input does not tell, a `~` behind it that it
+/// what one may send to another. A `?` before it means that the input does not say, a `~` behind it that it
 /// holds for some replicas only, a `!` that the block is a Service's address, which no packet has. -n shows
 /// the endpoints of one namespace only.
 #[derive(Debug, clap::Args)]

@@ -85,7 +85,7 @@ struct Connections {
     /// From the oldest to the newest.
     open: Arc<Mutex<Vec<Connection>>>,
     next: Arc<AtomicUsize>,
-    /// Told when an answer or a connection ends.
+    /// Notified when an answer or a connection ends.
     room: Arc<Notify>,
 }
 

@@ -330,7 +330,7 @@ fn no_patch_names_an_object_that_has_no_name() {
 }
 
 #[test]
-fn what_is_opened_is_told_from_what_may_be() {
+fn what_is_opened_is_distinguished_from_what_may_be() {
     let host = running("host", "", "{app: host}", "192.168.0.1").replace("nodeName", "hostNetwork: true, nodeName");
     // One replica is on another node; the input does not say the node of the third.
     let api = |name: &str, node: &str, address: &str| {

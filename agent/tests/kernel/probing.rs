@@ -109,7 +109,7 @@ fn without_bpf_each_endpoint_has_a_rule_of_its_own(backend: Backend) {
         };
         let forward = &state.v4.chains[&ChainName::forward()];
         assert!(forward.contains(&own), "{forward:#?}");
-        // Nothing tells what an error of a pod quotes, so none passes.
+        // Nothing shows what an error of a pod quotes, so none passes.
         for held in [&state.v4, &state.v6] {
             let related = &held.chains[&ChainName::related()];
             assert!(related[..2].iter().all(|rule| rule.target == Target::Drop), "{related:#?}");

@@ -262,7 +262,7 @@ fn isolated_pods_on_a_bridge_that_iptables_does_not_see_make_unready(backend: Ba
     assert!(said["message"].as_str().unwrap().contains("over the bridge cbr0"), "{said}");
     agent.wait(1);
     assert!(is_hooked_in("iptables", backend) && is_unready(&folder), "{}", readyz());
-    // Nothing tells of it, and it is noticed.
+    // Nothing reports it, and the agent notices it.
     switch("1");
     wait_until("it is ready", || is_ready(&folder));
     switch("0");

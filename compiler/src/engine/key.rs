@@ -1,8 +1,8 @@
-//! What tells a pod from all others.
+//! What distinguishes a pod from all others.
 
 use crate::object::Pod;
 
-/// What tells a pod from all others, its successors under its name included.
+/// What distinguishes a pod from all others, its successors under its name included.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum PodKey {

@@ -2,7 +2,7 @@
 //! list of writes.
 //!
 //! After every single write each packet gets, for each direction, the verdict
-//! of the old state or that of the new one. How, `stages` tells; that it is so,
+//! of the old state or that of the new one. How, `stages` has; that it is so,
 //! is tested against a model of the kernel.
 
 mod agreement;

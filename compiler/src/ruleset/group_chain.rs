@@ -298,7 +298,7 @@ impl Leaf {
         self.deny(tunnel, "a tunnel past policies".into());
     }
 
-    /// A rule that denies, and if so wanted one before it that tells of it: of
+    /// A rule that denies, and if so wanted one before it that reports it: of
     /// each group, so that a flood of one uses up no other's limit.
     fn deny(&mut self, matches: &[Match], comment: Arc<str>) {
         if self.is_ruleless {

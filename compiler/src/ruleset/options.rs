@@ -13,7 +13,7 @@ pub enum SelfMatch {
     #[default]
     Bpf,
     /// One rule for each isolated endpoint, for kernels without `xt_bpf`. Errors
-    /// from pods' interfaces are dropped, since nothing tells what they quote.
+    /// from pods' interfaces are dropped, since nothing shows what they quote.
     PerEndpoint,
 }
 
@@ -28,7 +28,7 @@ pub struct Options {
     /// Whether flows that were established go on under policies that deny
     /// them. Otherwise their conntrack entries are deleted, and a TCP segment
     /// of an isolated endpoint that opens no connection and belongs to none is
-    /// dropped unless a rule tells that it goes to a server: the kernel would
+    /// dropped unless a rule shows that it goes to a server: the kernel would
     /// take it for a connection and, where the server talks, turn the denied one
     /// around.
     pub keep_established: bool,
@@ -39,12 +39,12 @@ pub struct Options {
     /// [`TUNNELS`]: crate::algebra::traffic::TUNNELS
     /// [`TUNNEL_PORTS`]: crate::algebra::traffic::TUNNEL_PORTS
     pub allow_tunnels: bool,
-    /// Whether the chains of groups tell of the packets that they drop, by
+    /// Whether the chains of groups report the packets that they drop, by
     /// NFLOG.
     pub log_denied: bool,
     /// Whether what comes from a pod's interface with a source that is not the
     /// pod's is dropped. Which interfaces these are, and what may come from
-    /// each, no object tells: a ruleset has the set for it, empty.
+    /// each, no object says: a ruleset has the set for it, empty.
     pub anti_spoof: bool,
     /// How many members the sets of a namespace's peers may have on a node.
     pub set_members: SetMembers,

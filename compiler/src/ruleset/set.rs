@@ -59,7 +59,7 @@ pub enum Member {
     /// An address, of `hash:ip` and (as a host prefix) of `hash:net`.
     Address(IpAddr),
     /// A prefix of `hash:net`, never of length 0, which the kernel refuses, and
-    /// never of one address, which the kernel does not tell from the address.
+    /// never of one address, which the kernel does not distinguish from the address.
     Prefix(IpNetwork),
     /// An address with a port, of `hash:ip,port`.
     AddressPort(IpAddr, Protocol, u16),

@@ -341,7 +341,7 @@ mod tests {
         "egress": [{"to": [{"ipBlock": {"cidr": "203.0.113.0/25"}}], "ports": [{"port": 443}]}]}"#;
 
     #[test]
-    fn what_only_some_ends_may_send_outside_is_told_apart() {
+    fn what_only_some_ends_may_send_outside_is_distinguished() {
         let [web, none, less] = ["ns/a app=web 10.0.0.1", "ns/b app=none 10.0.0.2", "ns/c app=less 10.0.0.3"];
         let all = "203.0.113.0/24:80,443";
         let text = |texts: [&str; 4]| texts.map(str::to_owned);

@@ -1,4 +1,4 @@
-//! As much of netlink as it takes to tell requests apart, to cut one short and
+//! As much of netlink as it takes to distinguish requests, to cut one short and
 //! to refuse one. Numbers are the kernel's: linux/netlink.h,
 //! linux/netfilter/ipset/ip_set.h, linux/netfilter/nfnetlink_conntrack.h.
 

@@ -28,7 +28,7 @@ enum Kind {
     Real(Arc<Real>),
 }
 
-/// A configuration of a client that tells of every failure.
+/// A configuration of a client that reports every failure.
 pub(crate) fn config(url: &str) -> Config {
     let mut config = Config::new(url.parse().unwrap());
     config.default_retry = false;

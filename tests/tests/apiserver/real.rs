@@ -98,7 +98,7 @@ impl Real {
     async fn ready(&self, client: &Client) {
         let deadline = Instant::now() + PATIENCE;
         let ready = || client.request_text(Request::get("/readyz").body(Vec::new()).unwrap());
-        // Nothing tells when it is ready but asking.
+        // Nothing shows when it is ready but asking.
         while let Err(error) = ready().await {
             if Instant::now() > deadline {
                 let log = std::fs::read_to_string(self.folder.path().join("apiserver.log")).unwrap_or_default();

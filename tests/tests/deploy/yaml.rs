@@ -6,10 +6,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-/// What tells an object from others: version, kind, namespace, name.
+/// What distinguishes an object from others: version, kind, namespace, name.
 pub(crate) type Key = String;
 
-/// Objects by what tells them apart.
+/// Objects by what distinguishes them.
 pub(crate) type Objects = BTreeMap<Key, Value>;
 
 pub(crate) fn key(object: &Value) -> Key {

@@ -119,7 +119,7 @@ fn claims(backend: Backend, mode: Mode) {
         beside(&mut lab, ("db", "nobody", node), |_| (), &UNDISTURBED);
     }
     // On its own node one that nothing isolates, and one that admits all, open
-    // nothing while nothing tells which of them it is.
+    // nothing while nothing shows which of them it is.
     beside(&mut lab, ("db", "nobody", "node-1"), |_| (), &UNDISTURBED);
     beside(&mut lab, ("db", "open", "node-1"), |_| (), &UNDISTURBED);
     // What passes is what each of them admits, never the union.

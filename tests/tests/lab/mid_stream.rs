@@ -293,7 +293,7 @@ fn go_on_when_nodes_forget_them(policies: fn(&[u16]) -> Vec<NetworkPolicy>, back
     assert!(strays(&lab, NODES[0]) > before);
     forget(&lab);
     nothing_arrives(&mut connections, &control);
-    // And what is allowed again goes on, as far as anything can tell.
+    // And what is allowed again goes on, as far as anything shows.
     apply(&mut lab, policies(&admitted));
     for connection in &mut connections {
         connection.client.set_read_timeout(Some(PATIENCE * 3)).unwrap();

@@ -25,7 +25,7 @@ use proptest::test_runner::TestCaseError;
 
 pub(super) const NODE: &str = "n1";
 
-/// Objects by what tells them apart, each as the event that brings it.
+/// Objects by what distinguishes them, each as the event that brings it.
 fn events(objects: &Objects) -> BTreeMap<String, (Event, Event)> {
     let mut all = BTreeMap::new();
     for namespace in &objects.namespaces {

@@ -377,7 +377,7 @@ fn only_their_modules_name_kube_speak_netlink_and_start_processes() {
 }
 
 #[test]
-fn the_crate_kube_is_told_from_the_module() {
+fn the_crate_kube_is_distinguished_from_the_module() {
     for (text, expected) in [
         ("fn f(client: &::kube::Client) {}", true),
         ("use kube::Client;", true),

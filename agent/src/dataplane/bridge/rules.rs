@@ -134,7 +134,7 @@ fn from_pods(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
     add(FROM_PODS_IPV4, &[bytes(PacketHeader::Network, 12, Equal, &BROADCAST_IPV4)], Step::Drop);
     add(FROM_PODS_IPV6, &[for_many(), bytes(PacketHeader::Network, 24, NotEqual, &[MANY_IPV6])], Step::Drop);
     add(FROM_PODS_IPV6, &[bytes(PacketHeader::Network, 8, Equal, &[MANY_IPV6])], Step::Drop);
-    // What is cut into fragments behind further headers does not tell here what it is, and
+    // What is cut into fragments behind further headers does not show here what it is, and
     // neighbour discovery in fragments not what it is about. It is whole again before
     // ip6tables sees it, and at the receiver. No host sends either (RFC 6980).
     let fragment = || vec![Step::Extension(FRAGMENT, 0)];

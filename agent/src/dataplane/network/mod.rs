@@ -266,7 +266,7 @@ impl NetworkFollower {
                 next = self.notifications.next().now_or_never();
             }
             if lost {
-                // By another socket: what was told before the loss and not read
+                // By another socket: what was reported before the loss and not read
                 // yet must not be taken for news.
                 let fresh = Self::start().await?;
                 let before = std::mem::replace(self, fresh);

@@ -142,7 +142,7 @@ impl Tables {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Group(group) => link.group = *group,
                 LinkAttribute::Controller(of) => link.controller = Some(*of).filter(|of| *of != 0),
-                // Whatever the number: one that was not given is told as -1.
+                // Whatever the number: one that was not given is reported as -1.
                 LinkAttribute::LinkNetNsId(_) => link.leads_away = true,
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
@@ -285,7 +285,7 @@ impl Tables {
     }
 }
 
-/// Whether an address or prefix tells one link from another: loopback's and IPv6
+/// Whether an address or prefix distinguishes one link from another: loopback's and IPv6
 /// link-local ones, which every link has, do not, and neither do groups.
 fn counts(prefix: &IpNetwork) -> bool {
     match prefix.ip() {

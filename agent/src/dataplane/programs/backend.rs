@@ -83,7 +83,7 @@ pub struct Commands {
     pub save: &'static str,
 }
 
-/// The commands by which distributions that ship both backends tell them apart.
+/// The commands by which distributions that ship both backends distinguish them.
 const fn named(backend: Backend, family: Family) -> Commands {
     match (backend, family) {
         (Backend::Nft, Family::V4) => {

@@ -63,7 +63,7 @@ impl DirectoryState {
     pub(super) fn take(&mut self, reading: DirectoryContents, unwatched: Option<&io::Error>) -> Option<Update> {
         let mut problems = Vec::new();
         if let Some(error) = unwatched {
-            let message = format!("its changes cannot be seen: {error}");
+            let message = format!("its changes cannot be watched: {error}");
             let help = "more watches may be needed: sysctl fs.inotify.max_user_watches, max_user_instances";
             problems.push(self.root_problem(&message, help));
         }

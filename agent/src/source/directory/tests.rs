@@ -135,7 +135,7 @@ async fn a_broken_file_keeps_its_last_good_objects_while_others_go_on() {
     assert_eq!(followed.next().await, (None, vec![problem.to_owned()]));
     followed.write("a.yaml", &pod("a", "3"));
     assert_eq!(followed.pods().await, "a=3 b=2");
-    // What was mended and broke again is reported again.
+    // What was corrected and broke again is reported again.
     followed.write("a.yaml", "b: {\n");
     assert_eq!(followed.next().await, (None, vec![problem.to_owned()]));
     // Removed is removed, broken or not.
@@ -159,7 +159,7 @@ async fn of_a_file_that_never_was_good_what_can_be_read_counts() {
 }
 
 #[tokio::test]
-async fn that_no_file_is_there_is_told_and_so_is_the_first_one_that_holds_nothing() {
+async fn that_no_file_is_there_is_reported_and_so_is_the_first_one_that_holds_nothing() {
     let mut followed = Followed::new(|d| fs::create_dir(d).unwrap());
     let update = followed.updates.next().await.unwrap();
     assert!(update.is_empty && update.loaded.is_some());
@@ -325,7 +325,7 @@ async fn an_empty_directory_is_an_answer() {
 }
 
 #[tokio::test]
-async fn one_name_in_two_files_is_told_once() {
+async fn one_name_in_two_files_is_reported_once() {
     let mut followed = Followed::new(two);
     assert_eq!(followed.pods().await, "a=1 b=1");
     followed.write("c.yaml", &pod("a", "2"));

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_one_behind_the_other_are_told_apart() {
+    fn objects_one_behind_the_other_are_distinguished() {
         let read = |text| {
             values(text).map(|values| values.iter().map(|(at, v)| format!("{}:{} {v}", at.line, at.column)).collect())
         };

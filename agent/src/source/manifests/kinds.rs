@@ -324,7 +324,7 @@ fn retain(node: &mut YamlNode, keep: &Keep) {
                 retain(&mut entry.node, keep);
                 true
             }
-            // By such a field a patch is told from an object.
+            // By such a field a patch is distinguished from an object.
             None => entry.key.starts_with(DIRECTIVE),
         }),
         Value::List(items) => items.iter_mut().for_each(|item| retain(item, keep)),
@@ -354,7 +354,7 @@ pub(super) enum ManifestObject {
     Policy(Box<NetworkPolicy>),
 }
 
-/// An object with what tells it from others.
+/// An object with what distinguishes it from others.
 #[derive(Debug, Clone)]
 pub(super) struct Decoded {
     pub(super) namespace: String,

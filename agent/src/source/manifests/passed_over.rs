@@ -134,7 +134,7 @@ fn kinds(text: &str) -> BTreeSet<Option<&'static str>> {
     kinds
 }
 
-/// A path without `.` and `..`, as far as its text tells.
+/// A path without `.` and `..`, as far as its text shows.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {

@@ -2,7 +2,7 @@
 //! was meant by one that never existed.
 //!
 //! An object of a kind that says nothing about connectivity is passed over. So is a
-//! policy whose kind or version is misspelt, if nothing tells the two apart, and then
+//! policy whose kind or version is misspelt, if nothing distinguishes the two, and then
 //! the pods that it was to isolate stay open. The agent and the commands read by this
 //! one list.
 

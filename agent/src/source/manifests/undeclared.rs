@@ -7,7 +7,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use super::problem::{Code, Problem};
 use super::{Loaded, ObjectRef};
 
-/// Letters that a part of a name has at least that may be misspelt: shorter ones tell names apart, as
+/// Letters that a part of a name has at least that may be misspelt: shorter ones distinguish names, as
 /// `dev` and `uat` do.
 const LEAST: usize = 4;
 

@@ -25,7 +25,7 @@ impl Store {
     }
 
     /// The endpoints that hold an address: none if no endpoint lists it, several
-    /// where nothing tells which of them has it.
+    /// where nothing shows which of them has it.
     pub(in crate::engine) fn holders(&self, address: IpAddr) -> &[PodSlot] {
         match self.contests.get(&address) {
             Some(contest) => &contest.holders,

@@ -123,7 +123,7 @@ fn walk(held: &FamilyState, chain: &ChainName, tuple: &FlowKey) -> WalkEnd {
 fn matches(held: &FamilyState, one: &Match, tuple: &FlowKey) -> bool {
     let ported = Protocol::ALL.into_iter().find(|protocol| protocol.number() == tuple.protocol);
     match one {
-        // By which interface it came, no entry tells; what is forged is dropped
+        // By which interface it came, no entry says; what is forged is dropped
         // whether its flow is known or not. Errors and neighbour discovery have
         // no entries, and lengths and hop limits are asked of these alone.
         Match::EstablishedOrRelated
@@ -147,7 +147,7 @@ fn matches(held: &FamilyState, one: &Match, tuple: &FlowKey) -> bool {
         Match::DestinationPorts(ranges) => {
             ported.is_some() && ranges.iter().any(|(first, last)| (*first..=*last).contains(&tuple.port))
         }
-        // A network's own broadcast address takes its routes to tell.
+        // A network's own broadcast address takes its routes to recognise.
         Match::ToBroadcast => matches!(tuple.destination, IpAddr::V4(address) if address.is_broadcast()),
         Match::SourceIsDestination => tuple.source == tuple.destination,
         Match::Set(name, field) => is_in(held, name, *field, ported, tuple),

@@ -105,8 +105,8 @@ fn spoofed(family: Family) -> Vec<Rule> {
 
 /// What reaches a bridged pod by an address that no set holds: from or to a
 /// link-local one, which no router forwards (RFC 4291, section 2.5.6), to all
-/// hosts of a network, or to a multicast group. Such a packet does not tell
-/// which pods it reaches, so where some are isolated none gets it. Nor does it tell
+/// hosts of a network, or to a multicast group. Such a packet does not show
+/// which pods it reaches, so where some are isolated none gets it. Nor does it show
 /// which pod sends it, if it comes from no address; a node routes that, too, back to the
 /// bridge that it came from.
 fn past_all_sets(family: Family) -> Vec<Match> {
@@ -132,7 +132,7 @@ fn past_all_sets(family: Family) -> Vec<Match> {
 /// The chains for TCP segments that open no connection and belong to none. One
 /// rule leads here, so that a first packet passes all of theirs by.
 ///
-/// Such a segment does not tell whether it goes to a server or comes from one. So each end that is
+/// Such a segment does not show whether it goes to a server or comes from one. So each end that is
 /// isolated has it judged in both ways: as one that the end sends or gets, which the groups' rules
 /// do, and as an answer in a connection that its policies for the other direction would have to
 /// admit. Where an end is isolated in that other direction only, nothing judges what it sends or

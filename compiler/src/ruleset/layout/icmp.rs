@@ -27,7 +27,7 @@ const ERROR_LENGTHS: [(u16, u16); 2] = [(48, 576), (88, 1280)];
 /// The rules that let neighbour discovery through, which conntrack does not
 /// track. Hosts take none that a router has forwarded (RFC 4861, section 6.1),
 /// so the rest is a tunnel. What routers say never comes from a pod rightly; of
-/// the ports of a bridge that leads elsewhere too no rule here can tell which
+/// the ports of a bridge that leads elsewhere too no rule here can see which
 /// are pods'.
 pub(super) fn neighbour_discovery(options: &Options) -> Vec<Rule> {
     let MissingMatches { hop_limit, length, device_group } = options.lacks;

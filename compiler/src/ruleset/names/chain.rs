@@ -35,7 +35,7 @@ pub enum ChainRole {
     Entry(Direction),
     /// An inner node of the dispatch tree.
     Dispatch(Direction),
-    /// A list at the end of the dispatch tree: groups that it cannot tell apart by their
+    /// A list at the end of the dispatch tree: groups that it cannot distinguish by their
     /// bits.
     DispatchList(Direction),
     /// Judges a group's packets, or those of an address that endpoints of several groups

@@ -82,7 +82,7 @@ impl Listening {
 
     /// Binds in one place. A process that another thread has just begun to start
     /// holds the sockets that were closed here until it runs its program, and
-    /// nothing tells when; so a port that was ours is asked for again.
+    /// nothing shows when; so a port that was ours is asked for again.
     fn bind(&self, bind: &Bind) -> io::Result<TcpListener> {
         let begun = Instant::now();
         loop {

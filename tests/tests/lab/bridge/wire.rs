@@ -6,7 +6,7 @@ use std::time::Duration;
 use npc_tests::lab::Netns;
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
-/// Tells our frames from all others; a number follows.
+/// Distinguishes our frames from all others; a number follows.
 pub(crate) const MAGIC: &[u8; 7] = b"npcbrdg";
 /// The frame after which no other comes.
 pub(crate) const LAST: u8 = 0xff;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// What tells our packets from others: a word and the number of the packet.
+/// What distinguishes our packets from others: a word and the number of the packet.
 const WORD: &[u8; 7] = b"npcicmp";
 
 /// How long a [`tag`] is.

@@ -81,7 +81,7 @@ pub(super) fn cluster_of(names: &[usize], pods: impl IntoIterator<Item = usize>)
     objects
 }
 
-/// Names of policies whose groups the dispatch tree cannot tell apart by its bits, so that
+/// Names of policies whose groups the dispatch tree cannot distinguish by its bits, so that
 /// it has a list for them: two for egress, two for ingress, then names without an order.
 pub(super) fn names() -> &'static [usize] {
     static NAMES: OnceLock<Vec<usize>> = OnceLock::new();

@@ -54,7 +54,7 @@ fn ruleset(state: &KernelState) -> NodeRuleset {
     ruleset
 }
 
-/// Everything that the first chain tells apart, between pods and an address
+/// Everything that the first chain distinguishes, between pods and an address
 /// outside.
 fn packets(family: Family) -> Vec<Packet> {
     let ends: &[&str] = match family {

@@ -221,7 +221,7 @@ impl Connector {
     }
 
     /// A connector to the same API server whose clients have a bound of their own: what an optional request
-    /// is told to wait holds up nothing else.
+    /// has to wait holds up nothing else.
     #[must_use]
     pub fn apart(&self) -> Self {
         Self { limits: Arc::default(), ..self.clone() }

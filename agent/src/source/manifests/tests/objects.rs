@@ -381,7 +381,7 @@ fn unknown_fields_of_a_policy_are_found_with_their_path() {
 }
 
 #[test]
-fn a_policy_of_the_wrong_shape_is_told_with_its_path() {
+fn a_policy_of_the_wrong_shape_is_reported_with_its_path() {
     let check = |spec: &str, wanted: &str| assert_eq!(problem(&policy(spec)), format!("f.yaml:{wanted}"));
     check(
         "  ingress:\n    from:\n    - podSelector: {}\n",

@@ -45,7 +45,7 @@ fn nothing_in_a_text_is_no_error() {
 }
 
 #[test]
-fn what_is_not_yaml_or_not_an_object_is_told_with_its_place() {
+fn what_is_not_yaml_or_not_an_object_is_reported_with_its_place() {
     let check = |text: &str, wanted: &str| assert_eq!(problem(text), format!("f.yaml:{wanted}"), "{text}");
     check(
         "a: b: c\n",
@@ -85,7 +85,7 @@ fn what_is_not_yaml_or_not_an_object_is_told_with_its_place() {
 }
 
 #[test]
-fn bytes_that_are_not_utf8_are_told_with_their_place() {
+fn bytes_that_are_not_utf8_are_reported_with_their_place() {
     let parsed = parse(&"f.yaml".into(), b"a: b\n# \xc3\xa9\xff\n".to_vec(), "default");
     let told: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
     assert_eq!(told, ["f.yaml:2:4: error: not UTF-8 text: the byte 0xff; save the file as UTF-8"]);
