@@ -1,10 +1,13 @@
 //! Endpoints as people name them ([`npc_agent::endpoint`]), and what they stand for in the input.
 
 mod find;
+mod missing;
+mod named_target;
 
 use std::net::IpAddr;
 
-pub(super) use find::{check_namespace, names, no_namespace};
+pub(super) use missing::{check_namespace, no_namespace};
+pub(super) use named_target::names;
 pub(super) use npc_agent::endpoint::short_kind;
 use npc_agent::endpoint::{self, What};
 use npc_compiler::cluster::{Cluster, PodId};

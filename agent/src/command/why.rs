@@ -3,6 +3,7 @@
 
 mod address;
 mod answer;
+mod facts;
 mod kernel;
 mod reservations;
 mod rule;
@@ -146,7 +147,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let (input, node) = (&input, node.as_str());
         let retained = said.retained;
         let facts =
-            answer::Facts { input, node, held, wanted, groups, options, retained, basis, hooks, has_sets, knows_seed };
+            facts::Facts { input, node, held, wanted, groups, options, retained, basis, hooks, has_sets, knows_seed };
         KernelExplanation::new(&facts, &thing).of_input(input, &thing, args.output)
     };
     match args.output {

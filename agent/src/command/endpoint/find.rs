@@ -1,60 +1,20 @@
 //! From the names that people write to what they stand for in the input.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use npc_agent::endpoint::{NameMeaning, as_dns, is_type, readings};
-use npc_agent::source::manifests::ObjectRef;
-use npc_agent::words::near;
 use npc_compiler::algebra::cidr::{self, Cidr};
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
-use npc_compiler::cluster::unread::Unread;
 use npc_compiler::object::{Pod, Protocol, Workload, parse_address};
 use npc_compiler::verdict::explain::{Port, Target};
 
-use super::{EndpointText, Resolved, What, short_kind};
-use crate::command::input::{Input, unread_words};
-use crate::command::words::{count_field, policies_and_pods, shorten};
+use super::missing::missing;
+use super::named_target::{NamedTarget, everything, is_name_of};
+use super::{EndpointText, Resolved, What};
+use crate::command::input::Input;
 use crate::command::{Exit, Stop};
-
-/// So much of what was not read is named.
-const UNREAD: usize = 3;
-
-/// So many names are suggested.
-const SUGGESTED: usize = 8;
-
-/// Something of the input that has the name that was written.
-struct NamedTarget<'a> {
-    kind: String,
-    namespace: String,
-    name: String,
-    target: Target<'a>,
-}
-
-impl NamedTarget<'_> {
-    fn shown(&self) -> String {
-        match self.namespace.as_str() {
-            "" => format!("{}/{}", short_kind(&self.kind), self.name),
-            namespace => format!("{namespace}/{}/{}", short_kind(&self.kind), self.name),
-        }
-    }
-
-    /// Whether it is what a type means; without a type, what runs: a service, node or
-    /// namespace is asked for by its type.
-    fn is_a(&self, kind: Option<&str>) -> bool {
-        match kind {
-            None => !matches!(self.kind.as_str(), "Service" | "Node" | "Namespace"),
-            Some("Workload") => !matches!(self.kind.as_str(), "Service" | "Node" | "Namespace" | "Pod"),
-            Some(kind) => self.kind == kind || is_name_of(kind, &self.kind),
-        }
-    }
-
-    /// Whether it is in this namespace, or in none.
-    fn is_in(&self, namespace: &str) -> bool {
-        self.namespace.is_empty() || self.namespace == namespace
-    }
-}
 
 impl EndpointText {
     /// What it stands for in the input.
@@ -209,16 +169,6 @@ fn makes_pods(input: &Input, kind: &str) -> bool {
     input.cluster.pods().any(|(_, pod)| pod.workload.as_ref().is_some_and(is_it))
 }
 
-/// The short names of kinds of other projects that make pods, as their definitions have them.
-const SHORT_NAMES: [(&str, &str); 3] =
-    [("dc", "DeploymentConfig"), ("ksvc", "Service.serving.knative.dev"), ("ro", "Rollout")];
-
-/// Whether a type of an endpoint is a kind that npc knows from the input only: `rollout`, `rollouts`, `ro`.
-fn is_name_of(text: &str, kind: &str) -> bool {
-    let (text, own) = (text.to_lowercase(), kind.to_lowercase());
-    own == text || text.strip_suffix('s') == Some(own.as_str()) || SHORT_NAMES.contains(&(text.as_str(), kind))
-}
-
 /// The pods of a ReplicaSet that a Deployment has made: they belong to the Deployment, which is asked about
 /// in most cases, so ReplicaSets stand in no list.
 fn replica_set<'a>(input: &'a Input, (namespace, kind, name): &NameMeaning<'_>) -> Option<NamedTarget<'a>> {
@@ -313,148 +263,6 @@ fn follow_external_name<'a>(input: &'a Input, mut target: Target<'a>) -> Target<
     target
 }
 
-/// Why there is no such object, and which one may be meant; unknown is one that may be there and was not
-/// read. Of its workloads, it is said why it is not known whether they are there.
-fn missing(
-    input: &Input,
-    all: &[NamedTarget<'_>],
-    unknown: &[String],
-    (namespace, kind, name): NameMeaning<'_>,
-) -> Stop {
-    let not_found = |message: String| Stop::new(Exit::NotFound, message);
-    let fits_idle = |of: &str| kind.is_none_or(|kind| kind == "Workload" || kind == of);
-    let mut idle = input.loaded.idle.keys();
-    if let Some(idle) = idle.find(|o| o.namespace == namespace && o.name == name && fits_idle(&o.kind)) {
-        let number = count_field(&idle.kind);
-        let shown = format!("{namespace}/{}/{name}", short_kind(&idle.kind));
-        return not_found(format!("{shown} has no pods to ask about: its {number} is 0"));
-    }
-    if let Some(message) = finished(input, namespace, kind, name) {
-        return not_found(message);
-    }
-    let mut owned = input.loaded.owned.iter();
-    if let Some((of, owner)) = owned.find(|(o, _)| o.namespace == namespace && o.name == name && fits_idle(&o.kind)) {
-        let (own, owners) = (short_kind(&of.kind), short_kind(&owner.kind));
-        return not_found(format!(
-            "{namespace}/{own}/{name} has no pods of its own to ask about; ask about {namespace}/{owners}/{}",
-            owner.name
-        ));
-    }
-    let is_scoped = !matches!(kind, Some("Node" | "Namespace"));
-    if kind == Some("Namespace") && input.cluster.namespace(name).is_some() {
-        return not_found(format!("namespace {name} has no pods to ask about"));
-    }
-    let what = kind.map_or("workload or pod".to_owned(), str::to_lowercase);
-    let same = all.iter().filter(|other| other.name == name);
-    let close =
-        all.iter().filter(|other| other.is_in(namespace) && other.is_a(kind) && near::is_alike(&other.name, name));
-    // A name that the controller of a template would give to one of its pods.
-    let of_template = all.iter().filter(|other| match &other.target {
-        Target::Pods(pods) if other.kind != "Namespace" && other.is_in(namespace) => {
-            pods.iter().any(|id| input.cluster.pod(*id).stands_for(name))
-        }
-        _ => false,
-    });
-    let candidates: BTreeSet<String> = same.chain(close).chain(of_template).map(NamedTarget::shown).collect();
-    let unread = match kind {
-        // Of the namespaces of pods that no object declares, the names are known.
-        Some("Namespace") => input.unread_namespaces(name),
-        _ => unread(input, kind, if is_scoped { namespace } else { "" }),
-    };
-    let is_unknown = unread.is_empty() && !unknown.is_empty();
-    let nowhere = (is_scoped && unread.is_empty() && !is_unknown).then(|| no_namespace(input, namespace)).flatten();
-    let is_nowhere = nowhere.is_some();
-    let mut message = nowhere.unwrap_or_else(|| {
-        let scope = if is_scoped { format!(" in namespace {namespace}") } else { String::new() };
-        match unread.as_slice() {
-            [] if is_unknown => {
-                let what = kind.map_or("workload".to_owned(), str::to_lowercase);
-                let unknown = shorten(unknown, UNREAD, "; ");
-                format!("no pod of a {what} {name:?} was read{scope}, but it may be there without pods: {unknown}")
-            }
-            [] => format!("there is no {what} {name:?}{scope}"),
-            unread => {
-                let unread = shorten(unread, UNREAD, "; ");
-                format!("no {what} {name:?} was read{scope}, but it may be there: {unread}")
-            }
-        }
-    });
-    let more = if is_nowhere && message.ends_with('?') {
-        // One question is enough: with the right namespace the next answer names what is there.
-        String::new()
-    } else if !candidates.is_empty() {
-        let names: Vec<String> = candidates.into_iter().take(SUGGESTED).collect();
-        format!("; did you mean: {}", names.join(", "))
-    } else if !unread.is_empty() || is_unknown {
-        String::new()
-    } else if input.cluster.endpoints().next().is_none() {
-        format!("; the input has {}", policies_and_pods(&input.cluster))
-    } else {
-        String::new()
-    };
-    message.push_str(&more);
-    if kind.is_none() && name.contains('.') && !is_unknown {
-        message.push_str("; npc resolves no DNS names of outside: give an address");
-    }
-    let may_be_there = !unread.is_empty() || is_unknown;
-    Stop::new(if may_be_there { Exit::Unknown } else { Exit::NotFound }, message)
-}
-
-/// What was not read and may hold such an object, in words. The namespace of what lives outside
-/// namespaces is empty.
-fn unread(input: &Input, kind: Option<&str>, namespace: &str) -> Vec<String> {
-    let is_meant = |of: &str| match kind {
-        Some(kind @ ("Node" | "Service" | "Pod")) => of == kind,
-        // A workload is known by its own object, or by its pods; one of another project counts as a Deployment.
-        Some(kind) if kind != "Workload" => of == kind || of == "Pod" || (of == "Deployment" && !is_type(kind)),
-        _ => !matches!(of, "Node" | "Namespace" | "Service" | "EndpointSlice" | "NetworkPolicy"),
-    };
-    let may_hold = |of: &&Unread| of.kind.as_deref().is_none_or(is_meant) && of.namespace.covers(namespace);
-    unread_words(input.cluster.unread().iter().filter(may_hold))
-}
-
-/// That there is no such namespace, where the input has others, and which one may be meant.
-pub(in crate::command) fn no_namespace(input: &Input, namespace: &str) -> Option<String> {
-    let known: BTreeSet<&str> = input.loaded.objects.namespaces.iter().map(|of| of.name.as_str()).collect();
-    // Every cluster has the namespace default, whether or not files say so.
-    let is_known = input.cluster.namespace(namespace).is_some() || namespace == "default";
-    if known.is_empty() || is_known || input.may_have_namespace(namespace) {
-        return None;
-    }
-    let meant = near::nearest(namespace, known.iter().copied());
-    let meant = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
-    Some(format!("there is no namespace {namespace:?}; the input has {}{meant}", near::listed(known)))
-}
-
-/// Says on standard error that a namespace of which endpoints are shown has none; an error where there is no
-/// such namespace.
-pub(in crate::command) fn check_namespace(input: &Input, namespace: &str) -> Result<(), Stop> {
-    if input.cluster.endpoints().any(|(_, pod)| pod.namespace == namespace) {
-        return Ok(());
-    }
-    if let Some(message) = no_namespace(input, namespace).filter(|_| !input.may_hold_pods(namespace)) {
-        return Err(Stop::new(Exit::NotFound, message));
-    }
-    say!("npc: namespace {namespace} has no endpoints; -A shows those of all namespaces");
-    Ok(())
-}
-
-/// What to say of a pod that has finished, or of a workload all of whose pods have.
-fn finished(input: &Input, namespace: &str, kind: Option<&str>, name: &str) -> Option<String> {
-    let mut pods = input.cluster.pods().filter(|(_, pod)| pod.finished && pod.namespace == namespace);
-    let is_meant = |of: &str| kind.is_none_or(|kind| kind == of || (kind == "Workload" && of != "Pod"));
-    pods.find_map(|(_, pod)| {
-        if pod.name == name && is_meant("Pod") {
-            return Some(format!("{namespace}/pod/{name} has finished: it has no address any more"));
-        }
-        let workload = pod.workload.as_ref().filter(|workload| workload.name == name && is_meant(&workload.kind))?;
-        Some(format!(
-            "{namespace}/{}/{name} has no pods to ask about: all its pods have finished",
-            short_kind(&workload.kind)
-        ))
-    })
-}
-
 /// What an address is called, and what it stands for.
 fn at_address(input: &Input, address: IpAddr) -> (String, Target<'_>) {
     match input.cluster.service_alone_at(address) {
@@ -469,67 +277,4 @@ fn at_address(input: &Input, address: IpAddr) -> (String, Target<'_>) {
 fn is_one_address_of_cluster(input: &Input, cidr: Cidr) -> bool {
     let address = cidr::address(cidr.family, cidr.first);
     cidr.first == cidr.last && (input.cluster.is_service(address) || input.cluster.is_node(address))
-}
-
-/// The names of all that can be an endpoint, as the answers show them, sorted.
-pub(in crate::command) fn names(input: &Input) -> Vec<String> {
-    let names: BTreeSet<String> = everything(input).iter().map(NamedTarget::shown).collect();
-    names.into_iter().collect()
-}
-
-/// The CronJob that has made a Job, where the input says it.
-fn cron_job_of<'i>(input: &'i Input, namespace: &str, workload: &Workload) -> Option<&'i ObjectRef> {
-    if workload.kind != "Job" || input.loaded.owned.is_empty() {
-        return None;
-    }
-    let job = ObjectRef::new(&workload.kind, namespace, &workload.name);
-    input.loaded.owned.get(&job).filter(|owner| owner.kind == "CronJob")
-}
-
-/// All that can be an endpoint.
-fn everything(input: &Input) -> Vec<NamedTarget<'_>> {
-    let cluster = &input.cluster;
-    let mut all: Vec<NamedTarget<'_>> = Vec::new();
-    let mut workloads = BTreeMap::<(String, String, String), Vec<PodId>>::new();
-    let mut namespaces = BTreeMap::<String, Vec<PodId>>::new();
-    for (id, pod) in cluster.named() {
-        namespaces.entry(pod.namespace.clone()).or_default().push(id);
-        if let Some(workload) = &pod.workload {
-            let key = (pod.namespace.clone(), workload.kind.clone(), workload.name.clone());
-            workloads.entry(key).or_default().push(id);
-            if let Some(cron_job) = cron_job_of(input, &pod.namespace, workload) {
-                let key = (pod.namespace.clone(), cron_job.kind.clone(), cron_job.name.clone());
-                workloads.entry(key).or_default().push(id);
-            }
-        }
-        if !pod.is_template() {
-            let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
-            all.push(NamedTarget { kind: "Pod".to_owned(), namespace, name, target: Target::Pod(id) });
-        }
-    }
-    all.extend(workloads.into_iter().map(|((namespace, kind, name), pods)| NamedTarget {
-        kind,
-        namespace,
-        name,
-        target: Target::Pods(pods),
-    }));
-    all.extend(cluster.services().map(|service| NamedTarget {
-        kind: "Service".to_owned(),
-        namespace: service.namespace.clone(),
-        name: service.name.clone(),
-        target: Target::Service(service),
-    }));
-    all.extend(namespaces.into_iter().map(|(name, pods)| NamedTarget {
-        kind: "Namespace".to_owned(),
-        namespace: String::new(),
-        name,
-        target: Target::Pods(pods),
-    }));
-    all.extend(cluster.nodes().iter().map(|(name, addresses)| NamedTarget {
-        kind: "Node".to_owned(),
-        namespace: String::new(),
-        name: name.clone(),
-        target: Target::Node { name: name.clone(), addresses: addresses.iter().copied().collect() },
-    }));
-    all
 }

@@ -8,7 +8,8 @@ use npc_compiler::plan::{FamilyState, KernelState};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Rule, SetName};
 
-use super::answer::{Basis, ChainAnswer, Facts, KernelExplanation, PolicyPlace, SetAnswer};
+use super::answer::{Basis, ChainAnswer, KernelExplanation, PolicyPlace, SetAnswer};
+use super::facts::Facts;
 use super::kernel::holds;
 
 impl Facts<'_> {

@@ -5,7 +5,8 @@ use npc_compiler::object::Family;
 use npc_compiler::ruleset::node::{ChainName, Rule, Target};
 use npc_compiler::ruleset::text::{family_of, hook_line, printed_in, rule_line};
 
-use super::answer::{Basis, Facts, KernelExplanation, bare};
+use super::answer::{Basis, KernelExplanation};
+use super::facts::{Facts, bare};
 use crate::command::roles;
 
 impl Facts<'_> {
