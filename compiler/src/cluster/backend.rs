@@ -350,7 +350,7 @@ impl Cluster {
     /// share its address, so of these the one that the slice names is meant. Where the input
     /// has a workload in place of its pods, the pod that stands for it is meant.
     fn end_of(&self, endpoint: &SliceEndpoint) -> BackendEnd {
-        if let [pod] = self.holders(endpoint.address, self.home(endpoint.address)) {
+        if let [pod] = self.holders(endpoint.address, self.node_of_contested(endpoint.address)) {
             return BackendEnd::Pod(*pod);
         }
         let Some((namespace, name)) = &endpoint.pod else { return BackendEnd::Address(endpoint.address) };

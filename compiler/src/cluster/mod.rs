@@ -293,7 +293,7 @@ impl Cluster {
     /// The node that knows whose a contested address is: that of all claimants,
     /// if they are on one.
     #[must_use]
-    pub fn home(&self, address: IpAddr) -> Option<&str> {
+    pub fn node_of_contested(&self, address: IpAddr) -> Option<&str> {
         let mut nodes = self.contest(address)?.claimants.iter().map(|pod| self.pod(*pod).node.as_deref());
         let first = nodes.next()??;
         nodes.all(|node| node == Some(first)).then_some(first)

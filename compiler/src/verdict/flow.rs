@@ -28,7 +28,7 @@ impl End {
     /// What an address stands for.
     #[must_use]
     pub fn of_address(cluster: &Cluster, address: IpAddr) -> Self {
-        match cluster.holders(address, cluster.home(address)) {
+        match cluster.holders(address, cluster.node_of_contested(address)) {
             [pod] => Self::Pod(*pod),
             _ => Self::Address(address),
         }
@@ -61,7 +61,7 @@ impl End {
     pub fn node(self, cluster: &Cluster) -> Option<&str> {
         match self {
             Self::Pod(pod) => cluster.pod(pod).node.as_deref(),
-            Self::Address(address) | Self::Unread(address) => cluster.home(address),
+            Self::Address(address) | Self::Unread(address) => cluster.node_of_contested(address),
         }
     }
 

@@ -39,7 +39,7 @@ pub use code::Code;
 pub use decision::item_path::{ItemField, ItemList, ItemPath, Of};
 pub use decision::mark::{FailedRequirement, Mark};
 pub use decision::misleading::{
-    Discrepancy, Extent, MisleadingPolicy, OtherDirection, OtherPart, SeparateItems, ValueElsewhere,
+    AddedFlows, Discrepancy, MisleadingPolicy, OtherDirection, OtherPart, SeparateItems, ValueElsewhere,
 };
 pub use decision::near_miss::conjunct::{Conjunct, Part};
 pub use decision::near_miss::translated_addresses::Translated;

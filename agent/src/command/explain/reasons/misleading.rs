@@ -6,7 +6,7 @@ use npc_compiler::cluster::{Cluster, PolicyId};
 use npc_compiler::policy::Direction;
 use npc_compiler::policy::finding;
 use npc_compiler::verdict::explain::{
-    Code, Discrepancy, Extent, MisleadingPolicy, OtherDirection, OtherPart, SeparateItems, ValueElsewhere,
+    AddedFlows, Code, Discrepancy, MisleadingPolicy, OtherDirection, OtherPart, SeparateItems, ValueElsewhere,
 };
 
 use super::denied::{arrow, draw};
@@ -190,12 +190,14 @@ fn rules_for_other_direction(direction: Direction, effect: OtherDirection) -> St
 }
 
 /// For whom a policy admits a flow that another one does not admit.
-const fn whom(direction: Direction, extent: Extent) -> &'static str {
+const fn whom(direction: Direction, extent: AddedFlows) -> &'static str {
     match (extent, direction) {
-        (Extent::PodsOfNamespace, Direction::Ingress) => "from every pod of the namespace",
-        (Extent::PodsOfNamespace, Direction::Egress) | (Extent::AllSubjects, _) => "to every pod of the namespace",
-        (Extent::Everyone, Direction::Ingress) => "from everyone",
-        (Extent::Everyone, Direction::Egress) => "to everyone",
+        (AddedFlows::PodsOfNamespace, Direction::Ingress) => "from every pod of the namespace",
+        (AddedFlows::PodsOfNamespace, Direction::Egress) | (AddedFlows::AllSubjects, _) => {
+            "to every pod of the namespace"
+        }
+        (AddedFlows::Everyone, Direction::Ingress) => "from everyone",
+        (AddedFlows::Everyone, Direction::Egress) => "to everyone",
     }
 }
 

@@ -198,7 +198,7 @@ fn pods_of(cluster: &Cluster, target: &Target<'_>) -> Vec<PodId> {
     let pods: Vec<PodId> = match target {
         Target::Pod(pod) => vec![*pod],
         Target::Pods(pods) => pods.clone(),
-        Target::Address(address) => cluster.holders(*address, cluster.home(*address)).to_vec(),
+        Target::Address(address) => cluster.holders(*address, cluster.node_of_contested(*address)).to_vec(),
         Target::Service(service) | Target::ServiceAddress(service, _) => {
             let pod = |end| if let BackendEnd::Pod(pod) = end { Some(pod) } else { None };
             cluster.behind(service).unwrap_or_default().into_iter().filter_map(pod).collect()

@@ -72,7 +72,7 @@ impl Walk<'_> {
             };
             into.push(unit.clone());
         }
-        tell_parts_apart(&mut taken, &mut refused);
+        distinguish_parts(&mut taken, &mut refused);
         if let Some((port, of)) = via.port.zip(destinations.first().and_then(|of| of.service_port)) {
             let (traffic, via) =
                 (Traffic::ports(of.0, port, port), Via { backends: destinations.len(), ..via.clone() });
@@ -109,7 +109,7 @@ impl Walk<'_> {
         };
         let outside = self.cut_by_ranges(&outside, service);
         let (mut refused, mut taken): (Vec<Unit>, Vec<Unit>) = outside.into_iter().partition(is_refused);
-        tell_parts_apart(&mut taken, &mut refused);
+        distinguish_parts(&mut taken, &mut refused);
         for ranges in [&v4, &v6] {
             let of_ranges = |unit: &&Unit| std::ptr::eq(ranges_for(unit), ranges);
             let units: Vec<Unit> = refused.iter().filter(of_ranges).cloned().collect();
@@ -150,7 +150,7 @@ impl Walk<'_> {
 
 /// Gives parts of prefixes that the ranges hold and parts that they do not hold names of their own: what
 /// is said of one does not hold for the whole.
-fn tell_parts_apart(taken: &mut [Unit], refused: &mut Vec<Unit>) {
+fn distinguish_parts(taken: &mut [Unit], refused: &mut Vec<Unit>) {
     let is_part = |unit: &Unit| unit.name.is_part();
     if taken.iter().any(is_part) && refused.iter().any(is_part) {
         taken.iter_mut().filter(|unit| is_part(unit)).for_each(|unit| unit.whole = unit.name.clone());

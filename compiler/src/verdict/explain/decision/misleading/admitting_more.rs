@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::denying_name::says_that_it_denies;
-use super::{Discrepancy, Extent, MisleadingPolicy};
+use super::{AddedFlows, Discrepancy, MisleadingPolicy};
 use crate::algebra::cidr;
 use crate::cluster::group::{OtherEnd, atom};
 use crate::cluster::{Cluster, PolicyId};
@@ -195,12 +195,12 @@ impl Look<'_> {
                 && self.cluster.policy(*id).rules(self.direction).iter().any(is_limiting)
         };
         let id = self.decision.isolated_by.iter().take(LOOKED_AT).copied().find(limits)?;
-        let extent = if is_namespace { Extent::PodsOfNamespace } else { Extent::Everyone };
+        let extent = if is_namespace { AddedFlows::PodsOfNamespace } else { AddedFlows::Everyone };
         Some(self.adds_up(id, wide, &rule.path, extent))
     }
 
     /// That a policy isolates, and another admits what it does not.
-    fn adds_up(&self, id: PolicyId, wide: PolicyId, path: &str, extent: Extent) -> MisleadingPolicy {
+    fn adds_up(&self, id: PolicyId, wide: PolicyId, path: &str, extent: AddedFlows) -> MisleadingPolicy {
         let direction = self.direction;
         let rules = self.cluster.policy(id).rules(direction).len();
         let discrepancy = Discrepancy::PoliciesAddUp { direction, rules, policy: wide, path: path.to_owned(), extent };
@@ -234,6 +234,6 @@ impl Look<'_> {
             !policy.subject.is_empty() && !admitting.contains(id) && rules.iter().any(|rule| self.is_about_port(rule))
         };
         let id = self.decision.isolated_by.iter().take(LOOKED_AT).copied().find(is_narrow)?;
-        Some(self.adds_up(id, wide, &rule.path, Extent::AllSubjects))
+        Some(self.adds_up(id, wide, &rule.path, AddedFlows::AllSubjects))
     }
 }

@@ -107,7 +107,7 @@ pub enum Discrepancy {
         /// The rule of the other policy.
         path: String,
         /// For which flows the other policy admits it.
-        extent: Extent,
+        extent: AddedFlows,
     },
     /// Two items of a rule admit each for itself (OR), where one item with both (AND) may be meant.
     SeparateItems {
@@ -154,7 +154,7 @@ pub enum ValueElsewhere {
 /// For which flows of the pods that two policies are about one policy admits what the other does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Extent {
+pub enum AddedFlows {
     /// For those with every other end.
     Everyone,
     /// For those with every pod of the namespace.
