@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_is_to_keep_it_never_looks() {
+    fn an_agent_that_is_to_keep_it_never_reads_it() {
         let mut takeover = Takeover::new(AzureNpm::Keep, "here");
         takeover.take(&Event::Pod(Box::new(pod("azure-npm-1", "here", NAME))));
         assert!(!takeover.is_due());

@@ -158,7 +158,7 @@ fn a_program_that_writes_its_own_configuration_over_ours_added_nothing() {
 
 /// Multus's copy of our entry calls the plugin, which does nothing without our file.
 #[test]
-fn without_our_file_the_plugin_is_not_installed_whatever_leads_to_it() {
+fn without_our_file_the_plugin_is_not_installed_even_if_another_file_leads_to_it() {
     let mut node = Node::with_azure();
     let multus = json!({"cniVersion": "1.0.0", "name": "m", "type": "multus", "delegates": [node.own().unwrap()]});
     node.put("00-multus.conf", multus.to_string().into_bytes());

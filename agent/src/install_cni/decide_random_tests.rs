@@ -104,7 +104,7 @@ proptest! {
     /// Whatever happens: it settles, it writes only what a runtime reads and never from a
     /// file that leads to us, and once things are well again so are we.
     #[test]
-    fn whatever_happens_it_settles_and_is_well_in_the_end(events in prop::collection::vec(event(), 1..40)) {
+    fn every_sequence_settles_and_is_well_in_the_end(events in prop::collection::vec(event(), 1..40)) {
         let mut node = Node::with_azure();
         for event in events {
             happen(&mut node, &event);

@@ -31,7 +31,7 @@ pub(super) struct ConnectionLimits {
 /// may be idle before the next.
 const HEAD: Duration = Duration::from_secs(5);
 
-/// How long a connection lasts at most, so that who reads slowly keeps none for long.
+/// How long a connection lasts at most, so that a slow reader keeps none for long.
 const WHOLE: Duration = Duration::from_secs(30);
 
 /// How long it is at least from the beginning of one answer to the next of the same connection.

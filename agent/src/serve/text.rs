@@ -1,4 +1,4 @@
-//! The text of `/metrics`, which is made once for all who ask at about the same time.
+//! The text of `/metrics`, which is made once for all requests of about the same time.
 //!
 //! To make it takes a hundred times what it takes to send it, and any pod may ask as often as it likes.
 
@@ -15,7 +15,7 @@ use crate::metrics::{Metrics, Packets};
 use crate::status::SharedStatus;
 
 /// How old a text may be. One that is from before a change of the agent's status is too old at
-/// any age, so who has seen such a change finds it in the metrics.
+/// any age, so the metrics of a reader who has seen such a change have it.
 const AGE: Duration = Duration::from_millis(100);
 
 /// Why there is no text.
@@ -38,7 +38,7 @@ struct RenderedText {
     text: Bytes,
 }
 
-/// Makes the text where the agent's other work is done, and keeps it for those who ask here.
+/// Makes the text where the agent's other work is done, and keeps it for the requests here.
 ///
 /// They may be on a thread that seldom gets a processor. That thread must not hold a lock while
 /// the agent waits for it, so it takes none of those in the metrics.
@@ -92,7 +92,7 @@ impl SharedText {
         Ok(text)
     }
 
-    /// The text, if it is new enough for who asked then. What was begun later is, however long it took.
+    /// The text, if it is new enough for a request of that time. What was begun later is, however long it took.
     fn made_since(&self, asked: Instant) -> Option<Bytes> {
         let made = self.made();
         let made = made.as_ref()?;
@@ -145,7 +145,7 @@ mod tests {
             Self { metrics, status, text }
         }
 
-        /// What so many get who ask at once.
+        /// What so many requests at once get.
         async fn ask(&self, count: usize) -> Vec<Bytes> {
             let mut all = JoinSet::new();
             for _ in 0..count {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_who_ask_within_a_while_get_the_same_bytes() {
+    async fn all_requests_within_100_ms_get_the_same_bytes() {
         let world = World::new();
         let first = world.one().await;
         world.metrics.watches().lists(Kind::NetworkPolicy);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_seen_a_change_of_the_status_finds_it_in_the_text() {
+    async fn a_change_of_the_status_is_in_the_next_text() {
         let world = World::new();
         let first = world.one().await;
         world.metrics.watches().lists(Kind::NetworkPolicy);

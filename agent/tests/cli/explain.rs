@@ -424,7 +424,7 @@ spec: {podSelector: {matchLabels: {app: other}}, policyTypes: [Ingress], ingress
 ";
 
 #[test]
-fn who_else_lists_an_address_is_said_and_decides_nothing() {
+fn other_pods_that_list_an_address_are_named_and_decide_nothing() {
     let files = Files::of(CONTESTED);
     let answer = files.npc("explain", &["other", "real:80"]);
     assert_eq!(answer.code, 1);

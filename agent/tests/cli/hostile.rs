@@ -166,7 +166,7 @@ pub(crate) fn answers(files: &Files, words: &[&str]) -> Result<bool, String> {
 }
 
 #[test]
-fn whatever_a_file_holds_a_command_ends_in_words_and_with_a_code_of_its_contract() {
+fn for_any_file_a_command_ends_in_words_and_with_a_code_of_its_contract() {
     let commands: [&[&str]; 12] = [
         &["explain", "-f", "in.yaml", "shop/deploy/web", "shop/deploy/api:8080"],
         &["explain", "-f", "in.yaml", "any", "any", "-o", "json"],

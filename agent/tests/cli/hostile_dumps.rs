@@ -28,7 +28,7 @@ const ODD: [&str; 18] = [
 ];
 
 #[test]
-fn whatever_a_dump_holds_why_ends_in_words_and_with_a_code_of_its_contract() {
+fn for_any_dump_why_ends_in_words_and_with_a_code_of_its_contract() {
     let files = Files::of(CLUSTER);
     let (chain, kernel) = (chain(&files), dumps(&files));
     let things = [chain.as_str(), "10.0.0.1", "npc4-ingress"];

@@ -67,7 +67,7 @@ fn objects_of_services_with_another_version_or_in_the_plural_are_errors_too() {
 
 /// A note in an annotation, or in a field that npc does not read, makes no template of an object.
 #[test]
-fn a_broken_policy_is_an_error_whatever_its_annotations_say() {
+fn a_broken_policy_is_an_error_with_any_annotations() {
     let policy = |annotations: &str, name: &str| {
         format!(
             "{SHOP}---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: \

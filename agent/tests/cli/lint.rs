@@ -59,7 +59,7 @@ fn findings_of_files_and_policies_are_listed_with_their_codes_and_places() {
 
 /// A program that compares two runs sees only what changed, in whichever order the files were named.
 #[test]
-fn findings_have_one_order_in_every_format_whatever_the_order_of_the_files() {
+fn findings_have_one_order_in_every_format_for_any_order_of_the_files() {
     let files = Files::of("");
     files.add("a.yaml", WRONG);
     files.add("b.yaml", &WRONG.replace("namespace: shop", "namespace: store"));
@@ -156,7 +156,7 @@ fn a_misspelt_field_of_the_spec_is_an_error_and_a_denials_reason() {
 }
 
 #[test]
-fn a_finding_is_one_command_of_a_workflow_whatever_it_quotes() {
+fn a_finding_is_one_command_of_a_workflow_with_any_quoted_text() {
     let answer = Files::of(WRONG).npc("lint", &["-o", "github"]);
     let lines: Vec<&str> = answer.out.lines().collect();
     assert_eq!(lines.len(), 4, "{}", answer.out);

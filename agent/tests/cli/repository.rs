@@ -163,7 +163,7 @@ fn an_input_without_any_object_is_an_error() {
 }
 
 #[test]
-fn a_path_that_does_not_exist_is_an_error_whatever_the_flags() {
+fn a_path_that_does_not_exist_is_an_error_with_any_flags() {
     let files = repository(&[]);
     let answer = files.run(&["matrix", "-f", "r", "-f", "nowhere.yaml", "--allow-errors"]);
     assert_eq!(answer.code, 2);

@@ -267,7 +267,7 @@ fn optional(schema: &Value, path: &str, found: &mut Vec<String>) {
 }
 
 #[test]
-fn schemas_promise_every_field_that_they_name() {
+fn schemas_require_every_field_that_they_name() {
     for schema in [EXPLANATION, MIGRATION, MATRIX, FINDINGS, ENDPOINT, POLICY, KERNEL] {
         let mut found = Vec::new();
         let schema: Value = serde_json::from_str(schema).unwrap();

@@ -76,7 +76,7 @@ fn peers(files: &Files) -> String {
 }
 
 #[test]
-fn a_chain_says_whom_it_judges_and_where_each_rule_came_from() {
+fn a_chain_names_the_endpoints_that_it_judges_and_the_origin_of_each_rule() {
     let files = Files::of(CLUSTER);
     let chain = chain(&files);
     for kernel in [vec![], dumps(&files)] {

@@ -72,7 +72,7 @@ fn what_was_written_is_read_by_nft_and_by_the_next_agent() {
 }
 
 #[test]
-fn whatever_another_program_does_to_it_is_found_and_put_right() {
+fn any_damage_by_another_program_is_found_and_repaired() {
     let _namespace = Namespace::enter();
     ip("link add azv1 type veth peer name azv1-p");
     let one = index("azv1");

@@ -128,7 +128,7 @@ fn send_mid_stream(to: &str) {
 }
 
 #[test]
-fn an_address_is_noted_by_whatever_way_its_flow_begins() {
+fn an_address_is_noted_for_every_way_in_which_its_flow_begins() {
     let node = Node::new();
     let all = ["10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6", "fd01::2", "fd01::3", "10.1.0.9", "fd01::9"];
     assert_eq!(node.free(&all), [""; 0], "before it was renewed nothing is known");

@@ -10,7 +10,7 @@ use super::on_both_backends;
 
 on_both_backends!(
     other_engines_are_found_by_chains_of_either_family_and_by_sets,
-    an_agent_says_at_its_start_who_else_enforces_and_touches_nothing_of_it,
+    an_agent_names_other_engines_at_its_start_and_touches_nothing_of_them,
 );
 
 fn other_engines_are_found_by_chains_of_either_family_and_by_sets(backend: Backend) {
@@ -25,7 +25,7 @@ fn other_engines_are_found_by_chains_of_either_family_and_by_sets(backend: Backe
     assert_eq!(other_engines().unwrap(), expected.into());
 }
 
-fn an_agent_says_at_its_start_who_else_enforces_and_touches_nothing_of_it(backend: Backend) {
+fn an_agent_names_other_engines_at_its_start_and_touches_nothing_of_them(backend: Backend) {
     let _namespace = Namespace::enter();
     // In the tables of the other backend, too.
     let other = if backend == Backend::Nft { Backend::Legacy } else { Backend::Nft };

@@ -232,7 +232,7 @@ fn a_pod_whose_addresses_are_unknown_starts_unreported_where_its_policies_may_wa
 }
 
 #[test]
-fn a_del_succeeds_whatever_is_wrong() {
+fn a_del_succeeds_with_any_fault() {
     let node = Node::new();
     // No agent, no prevResult, no namespace any more, a wrong setting.
     let input = node.configuration("0.3.0", &json!({"failurePolicy": 7}), None);

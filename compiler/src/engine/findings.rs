@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_cut_whatever_else_there_is() {
+    fn long_texts_are_cut_beside_anything_else() {
         let long = |name: &str| -> Vec<Finding> {
             let quoting = |finding| Finding { problem: "\u{e4}".repeat(1_000), ..finding };
             findings(name, 2).into_iter().map(quoting).collect()

@@ -32,7 +32,7 @@ impl KernelState {
             let delta = Delta::between(held, wanted);
             let is_of_groups =
                 delta.chains.keys().all(|chain| chain.direction_of_group().is_some() || chain.is_dispatch());
-            // What a foreign rule does to whom is unknown.
+            // It is unknown which packets a foreign rule concerns.
             let is_known = || !held.chains.values().flatten().any(Rule::is_foreign);
             if delta.is_empty() {
                 agreed.extend(of_family);

@@ -483,7 +483,7 @@ mod tests {
 
         /// What names a chain has a frozen encoding, so no respelled rule renames it.
         #[test]
-        fn whatever_a_chain_has_can_name_it(
+        fn every_rule_of_a_chain_can_name_it(
             objects in sample::objects(),
             keep_established: bool,
             allow_tunnels: bool,

@@ -214,7 +214,7 @@ fn of_groups(
     let Some(direction) = groups.first().map(|group| group.key.direction) else { return };
     let policies: BTreeSet<PolicyId> = groups.iter().flat_map(|group| &group.key.policies).copied().collect();
     let isolating = || policies.iter().map(|policy| Because { policy: *policy, rule: None }).collect();
-    let rules: Vec<AdmittingRule<'_>> = groups.iter().flat_map(|group| rules(cluster, group, node, family)).collect();
+    let rules: Vec<RuleOfGroup<'_>> = groups.iter().flat_map(|group| rules(cluster, group, node, family)).collect();
     for (traffic, peers) in together(groups.iter().map(|group| regions(cluster, group, node, family))) {
         let denied = Traffic::all().difference(&traffic);
         let mut add = |traffic: Traffic, verdict, because| {
@@ -231,7 +231,7 @@ fn of_groups(
 }
 
 /// One rule of a group's policies, as far as it matters in a family.
-struct AdmittingRule<'a> {
+struct RuleOfGroup<'a> {
     node: Option<&'a str>,
     family: Family,
     because: Because,
@@ -241,7 +241,7 @@ struct AdmittingRule<'a> {
     outside: AddressSet,
 }
 
-fn rules<'a>(cluster: &Cluster, group: &Group, node: Option<&'a str>, family: Family) -> Vec<AdmittingRule<'a>> {
+fn rules<'a>(cluster: &Cluster, group: &Group, node: Option<&'a str>, family: Family) -> Vec<RuleOfGroup<'a>> {
     let mut rules = Vec::new();
     for policy in &group.key.policies {
         for rule in cluster.policy(*policy).rules(group.key.direction) {
@@ -253,7 +253,7 @@ fn rules<'a>(cluster: &Cluster, group: &Group, node: Option<&'a str>, family: Fa
                 Atom::Block(block) if block.family == family => Some(&block.addresses),
                 _ => None,
             });
-            rules.push(AdmittingRule {
+            rules.push(RuleOfGroup {
                 node,
                 family,
                 because: Because { policy: *policy, rule: Some(rule.path.clone()) },
@@ -267,7 +267,7 @@ fn rules<'a>(cluster: &Cluster, group: &Group, node: Option<&'a str>, family: Fa
     rules
 }
 
-impl AdmittingRule<'_> {
+impl RuleOfGroup<'_> {
     /// Whether some of what a region is admitted is admitted by this rule.
     fn admits(&self, cluster: &Cluster, region: &Region, traffic: &Traffic) -> bool {
         let meets = |admitted: &Traffic| !admitted.intersection(traffic).is_none();

@@ -163,7 +163,7 @@ contract![
     watches::a_watch_sends_what_comes_after_its_version,
     watches::a_watch_from_an_earlier_version_catches_up,
     watches::a_watch_without_version_begins_with_what_is_there,
-    watches::a_selected_watch_sees_objects_come_and_go,
+    watches::a_selected_watch_delivers_objects_that_come_and_go,
     watches::a_watch_ends_at_its_time_limit,
     watches::a_quiet_watch_gets_a_bookmark_before_it_ends,
     watches::a_watch_that_has_expired_says_so,

@@ -73,7 +73,7 @@ pub(crate) async fn a_watch_without_version_begins_with_what_is_there(at: Endpoi
     }
 }
 
-pub(crate) async fn a_selected_watch_sees_objects_come_and_go(at: Endpoint) {
+pub(crate) async fn a_selected_watch_delivers_objects_that_come_and_go(at: Endpoint) {
     let pods = pods_with(&at, "selected", &["a"]).await;
     let mut events = watch_from_now(&at, &pods, "&labelSelector=app%3Dapi").await;
     label(&at, &format!("{pods}/a"), "api").await;

@@ -60,7 +60,7 @@ fn a_killed_agent_leaves_its_rules_and_its_successor_keeps_them() {
 }
 
 #[test]
-fn a_lab_sees_that_policies_are_not_enforced() {
+fn a_lab_reports_that_policies_are_not_enforced() {
     let Some(mut lab) = start(Mode::Routed, Backend::Nft) else { return };
     let flush = ["iptables-nft", "-D", "FORWARD", "-j", "NPC-FORWARD"];
     let agent = lab.take_agent("node-1").unwrap().unwrap();

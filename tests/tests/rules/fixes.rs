@@ -208,7 +208,7 @@ fn a_label_is_no_fix_of_one_rule_among_equals_and_a_policy_with_a_finding_gets_n
 }
 
 #[test]
-fn a_part_that_was_not_understood_is_mended_where_a_patch_can_mend_it() {
+fn a_fix_corrects_a_part_that_was_not_understood_if_a_patch_can() {
     let port = || Port::Numbers(None, 8080, 8080);
     let patch = |operation: &str| format!("NetworkPolicy api [{operation}]");
     for (rules, from, expected) in [

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_whatever_a_name_holds() {
+    fn an_event_is_one_line_for_any_name() {
         let name = "x\n WARN forged \x1b[2J";
         let lines = logged(|| warn!(text = %name, "a policy {name}"));
         assert_eq!(lines.matches('\n').count(), 1, "{lines}");

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_says_its_options_is_believed_and_any_other_is_said() {
+    fn the_options_in_the_agents_status_count_and_others_are_named() {
         let mut status = AgentStatus::new("node-1", "cluster");
         let why = |status: &AgentStatus, node| AgentAnswer::of(node, Ok(status.clone())).why_not.unwrap_or_default();
         assert_eq!(why(&status, "node-1"), "the agent has written nothing yet");

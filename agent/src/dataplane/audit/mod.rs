@@ -19,7 +19,7 @@
 //! programs have in a table need not be understood. A table that cannot be read does
 //! not keep the other family's from being compared.
 //!
-//! `notifications` says who wrote to the filter table, `alias` which sets of ours have another
+//! `notifications` says which program wrote to the filter table, `alias` which sets of ours have another
 //! name, and `left_chains` which chains of ours cannot be deleted yet. `sets` compares sets, and this file
 //! chains.
 

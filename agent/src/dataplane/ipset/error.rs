@@ -1,4 +1,4 @@
-//! Why sets could not be read or written, in words for who has to act on it.
+//! Why sets could not be read or written, in words for the operator who has to act on it.
 
 use std::fmt;
 use std::io;

@@ -48,7 +48,7 @@ const REVISION: u8 = 1;
 /// How often an answer that was cut short is asked for again.
 const TRIES: u32 = 5;
 
-/// One go at writing to sets, for who measures them.
+/// One go at writing to sets, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimedWrite {
     /// How long it took.

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_holder_is_read_and_not_who_waits() {
+    fn the_holder_is_read_and_not_a_waiting_process() {
         let locks = "1: POSIX  ADVISORY  WRITE 1 00:1a:567 0 EOF\n\
                      2: FLOCK  ADVISORY  WRITE 7 00:1a:568 0 EOF\n\
                      2: -> FLOCK  ADVISORY  WRITE 8 00:1a:567 0 EOF\n\

@@ -335,7 +335,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_a_pass_is_due_while_the_kernel_is_behind_and_the_audit_comes_in_time(
+    fn in_every_sequence_a_pass_is_due_while_the_kernel_is_behind_and_the_audit_comes_in_time(
         events in prop::collection::vec(event(), 0..200)
     ) {
         let now = Instant::now();

@@ -108,7 +108,7 @@ async fn the_time_of_a_change_ends_when_it_is_in_force_and_not_when_leftovers_ar
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = taken();
-    // In force at the moment at which it was heard of, whatever comes then.
+    // In force at the moment at which the agent got it, with anything that comes then.
     world.memory.lock().expect("no thread panicked").in_force = Some(std::time::Instant::now());
     world.send(Input::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
     world.calls([Apply, Cut]).await;

@@ -100,7 +100,7 @@ impl Engine {
     }
 
     /// What the last commit may have written about pods that wait is compared with what is right now:
-    /// who uses a set decides by which labels they are in it.
+    /// the policies that use a set decide by which labels they are in it.
     pub(in crate::engine) fn touch_relabelled(&mut self) {
         for pod in self.store.relabelled().collect::<Vec<PodSlot>>() {
             self.touch_listed(pod);

@@ -1,6 +1,6 @@
-//! The names of chains and sets, and the hashes and the secret that they are made from. A name of ours is made from what it stands for and
-//! carries that as data, so nothing has to take its text apart again. One that is read
-//! from a kernel gets its role once, where it is read.
+//! The names of chains and sets, and the hashes and the secret that they are made from. A name of
+//! ours is made from what it stands for and carries that as data, so nothing has to take its text
+//! apart again. One that is read from a kernel gets its role once, where it is read.
 
 /// A name is its text: what else it carries follows from that.
 macro_rules! as_its_text {

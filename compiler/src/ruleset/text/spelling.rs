@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn protocols_are_read_whatever_this_system_calls_them() {
+    fn protocols_are_read_under_any_name_of_this_system() {
         for (read, ours) in [("ipencap", "4"), ("ipv4", "4"), ("4", "4"), ("ipv6", "41"), ("gre", "47"), ("47", "47")] {
             assert_eq!(canonical(&format!("-A NPC-E-X -p {read} -j DROP")), format!("-A NPC-E-X -p {ours} -j DROP"));
         }

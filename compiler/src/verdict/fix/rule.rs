@@ -332,7 +332,7 @@ impl Proposer<'_> {
             && !selector.requirements().any(is_list)
             && may_mean_namespace(selector, own, labels);
         // A label that means this namespace alone, also where the author meant a label of several.
-        let means = || slips_mended(selector, labels).filter(|_| !selects_by_name(selector));
+        let means = || slips_corrected(selector, labels).filter(|_| !selects_by_name(selector));
         let selector = means().map_or_else(|| peer::namespace_selector(own), |labels| match_labels(&labels));
         is_it.then(|| replace(&[path, &["namespaceSelector"]].concat(), selector))
     }
@@ -408,7 +408,7 @@ fn selects_by_name(selector: &Selector) -> bool {
 
 /// The labels that a selector asks for, each with the value that there is. None if it asks for
 /// something else than values of labels that are there.
-fn slips_mended(selector: &Selector, has: &Labels) -> Option<Labels> {
+fn slips_corrected(selector: &Selector, has: &Labels) -> Option<Labels> {
     let value = |requirement: &Requirement| {
         let is_one = matches!(&requirement.operator, Operator::In(values) if values.len() == 1);
         is_one.then(|| Some((requirement.key.clone(), has.get(&requirement.key)?.clone())))?

@@ -29,7 +29,7 @@ pub struct Share {
     shares: usize,
 }
 
-/// The shares that are free, and who is next.
+/// The shares that are free, and which test is next.
 #[derive(Debug)]
 struct Machine {
     state: Mutex<State>,

@@ -181,7 +181,7 @@ async fn what_kubectl_deletes_takes_the_plugin_away() {
 /// order of their own. The installer may get its SIGTERM in between. It removes the plugin at the
 /// end of its grace period, when any of these objects may be gone already.
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_goes_first_the_plugin_goes() {
+async fn the_plugin_goes_in_any_order_of_removal() {
     let Some(kubectl) = tools::find("kubectl") else { return };
     let cluster = Cluster::new(36).await;
     let folder = repository("deploy/kustomize/overlays/aks");

@@ -65,7 +65,7 @@ fn check(lab: &Lab, listeners: &[TcpListener; 2]) {
 }
 
 #[test]
-fn an_isolated_pod_learns_the_mtu_of_its_path() {
+fn an_isolated_pod_gets_the_mtu_of_its_path() {
     for (mode, backend) in WAYS {
         let Some(mut lab) = lab(mode, backend) else { return };
         make_smaller(&lab);

@@ -23,7 +23,7 @@ fn deny(namespace: &str, direction: &str) -> String {
 const FROM_WEB: &str = "ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8080}]}]";
 
 #[test]
-fn a_policy_that_does_not_apply_by_mistake_is_mended() {
+fn a_fix_corrects_a_policy_that_does_not_apply_by_mistake() {
     let name = |app: &str| format!("podSelector: {{matchLabels: {{app: {app}}}}}");
     let turned = r#"{"ports":[{"port":8080}],"to":[{"podSelector":{"matchLabels":{"app":"api"}}}]}"#;
     let wrong_way = "policyTypes: [Ingress, Egress], \
@@ -127,7 +127,7 @@ fn a_selector_of_nothing_is_replaced_by_what_it_means() {
 }
 
 #[test]
-fn two_mistakes_of_a_rule_are_mended_by_one_patch() {
+fn one_patch_corrects_two_mistakes_of_a_rule() {
     let spec = "podSelector: {matchLabels: {app: api}}, \
                 ingress: [{from: [{podSelector: {matchLabels: {name: web}}}], ports: [{port: 80}]}]";
     let text = fixed(&cluster(&policy("shop", "api", spec)), "shop/web", "shop/api", &PORT);

@@ -431,7 +431,7 @@ const WOULD_CLOSE: &str = "would close";
 
 /// What an author gets wrong is proposed as the change that mends it, and that does what it says.
 #[test]
-fn a_mistake_in_a_random_cluster_is_mended_by_the_change_that_it_needs() {
+fn the_right_change_corrects_a_mistake_in_a_random_cluster() {
     let cases = std::env::var("NPC_CASES").ok().map_or(ENOUGH, |text| text.parse().unwrap());
     let seed: u64 = std::env::var("NPC_SEED").ok().map_or(1, |text| text.parse().unwrap());
     let counts = std::cell::RefCell::new(BTreeMap::new());

@@ -304,7 +304,7 @@ fn the_last_of_many_edits_is_in_force_after_two_loads_of_it_and_none_goes_back()
 }
 
 #[test]
-fn edits_without_a_pause_do_not_hold_up_who_waits_for_what_came_before_them() {
+fn edits_without_a_pause_do_not_delay_an_add_that_waits_for_earlier_events() {
     let mut engine = waiting();
     let (address, until) = (IpAddr::from([10, 0, 0, 1]), engine.waited());
     assert!(engine.waits_for(address, until) && !engine.waits_for(address, until - 1));

@@ -145,7 +145,7 @@ fn on(cluster: Cluster, name: &str, app: &str, node: &str, ip: &str) -> Cluster 
 }
 
 #[test]
-fn an_address_of_several_pods_of_a_node_sees_others_as_that_node_does() {
+fn for_an_address_of_several_pods_of_a_node_others_are_as_for_that_node() {
     let shop = on(on(shop(), "shop/one", "", "node-1", "10.0.0.50"), "shop/other", "", "node-1", "10.0.0.50");
     let shop = on(on(shop, "shop/here", "", "node-1", "10.0.0.60"), "other/there", "", "node-2", "10.0.0.60");
     let to = json!([{"to": [{"podSelector": {}}]}]);

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_stands_under_its_thing_whatever_stands_before_it() {
+    fn a_mark_stands_under_its_thing_with_any_text_before_it() {
         for before in ["", "\"a\": \"é\", ", "\"a\": \"日本語\", ", "\"a\":\t\"b\", ", "\"a\": \"\u{202e}\", "] {
             let lines = drawn(before, "");
             assert_eq!(lines.len(), 3, "{lines:#?}");
