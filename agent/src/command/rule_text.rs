@@ -32,11 +32,11 @@ pub(super) fn rule(rule: &PolicyRule, direction: Direction) -> String {
     };
     let ports = match &rule.ports {
         Ports::Everything => "all ports".to_owned(),
-        Ports::AnyOf(ports) => {
-            let style = |of: &PortMatch| if of.is_whole_protocol() { Style::Full } else { Style::Short };
-            let ports: Vec<String> = ports.iter().filter_map(|of| port(of, style(of))).collect();
-            if ports.is_empty() { "no port".to_owned() } else { ports.join(",") }
-        }
+        Ports::AnyOf(of) => match of.as_slice() {
+            // A star alone means every protocol.
+            [one @ PortMatch::Range(Protocol::Tcp, ..)] if one.is_whole_protocol() => "every TCP port".to_owned(),
+            _ => Some(ports(&rule.ports)).filter(|text| !text.is_empty()).unwrap_or_else(|| "no port".to_owned()),
+        },
     };
     format!("{ports} {way} {peers}")
 }

@@ -108,7 +108,7 @@ proptest! {
         few in 0_usize..4,
         is_unread: bool,
     ) {
-        let why = "a policy that was not read".to_owned();
+        let why = WhyUnread::DidNotParse("a policy".to_owned());
         let unread = Unread { kind: Some("NetworkPolicy".to_owned()), namespace: Extent::In("b".to_owned()), why };
         let cluster = Cluster::new(&objects).with_unread(Vec::from_iter(Some(unread).filter(|_| is_unread)));
         let groups = Groups::of_cluster(&cluster);
