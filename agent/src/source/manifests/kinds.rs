@@ -460,7 +460,7 @@ fn unknown_beside_spec(node: &YamlNode, notes: &mut Notes) {
 
 /// Whether a Job makes no pods any more: its condition `Complete` or `Failed` is true
 /// (<https://kubernetes.io/docs/concepts/workloads/controllers/job/#terminal-job-conditions>).
-fn has_ended(job: &Node, notes: &mut Notes) -> Result<bool, Mismatch> {
+fn has_ended(job: &YamlNode, notes: &mut Notes) -> Result<bool, TypeMismatch> {
     let conditions: Option<Vec<batch::JobCondition>> = field(job, &["status", "conditions"], notes)?;
     let is_terminal = |of: &batch::JobCondition| matches!(&*of.type_, "Complete" | "Failed") && of.status == "True";
     Ok(conditions.iter().flatten().any(is_terminal))
