@@ -160,7 +160,7 @@ pub(super) fn labels(text: &str) -> Option<Labels> {
 fn parsed(of: &ObjectRef, text: &str) -> Result<Loaded, String> {
     let options = manifests::Options { declare_namespaces: false, ..manifests::Options::default() };
     manifests::parse_text(&of.to_string(), text, &options).map_err(|errors| {
-        format!("npc cannot read it: {}", errors.problems.first().map(Problem::said).unwrap_or_default())
+        format!("npc cannot read it: {}", errors.problems.first().map(Problem::without_severity).unwrap_or_default())
     })
 }
 

@@ -127,7 +127,7 @@ pub(in crate::command) fn open() -> Result<(Linux, KernelState), dataplane::Erro
     Ok((kernel, held))
 }
 
-fn table(table: &azure::AzureTable) -> AzureTable {
+fn table(table: &azure::Table) -> AzureTable {
     AzureTable {
         backend: table.backend.to_string(),
         family: table.family,

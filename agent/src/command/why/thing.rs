@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use npc_agent::dataplane::other_programs::{Kind, Names, names_of};
+use npc_agent::dataplane::other_programs::{NamedThing, ProgramNames, names_of};
 use npc_compiler::ruleset::node::{ChainName, SetName};
 use npc_compiler::ruleset::text::{Line, is_hook, line, target};
 
@@ -56,10 +56,10 @@ impl Thing {
         if let Some(set) = SetName::ours(name) {
             return Ok(Self::Set(set));
         }
-        if let Some(Names { kind, program, .. }) = names_of(name) {
+        if let Some(ProgramNames { kind, program, .. }) = names_of(name) {
             let kind = match kind {
-                Kind::Chain => "chain",
-                Kind::Set => "set",
+                NamedThing::Chain => "chain",
+                NamedThing::Set => "set",
             };
             return Ok(Self::Other(OtherProgram { kind, name: name.to_owned(), owner: Some(*program) }));
         }

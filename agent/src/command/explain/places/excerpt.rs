@@ -251,7 +251,7 @@ mod tests {
     fn a_place_that_is_not_in_the_text_draws_what_there_is() {
         let positions = parse_text("f.yaml", "# one\n", &Options::default()).expect("no object").positions;
         for (line, column) in [(1, 100), (9, 1)] {
-            let at = npc_agent::source::manifests::Mark { line, column };
+            let at = npc_agent::source::manifests::TextPosition { line, column };
             let place = Location { file: "f.yaml".into(), span: Span { start: at, end: at }, exact: true };
             let marks = vec![Mark { place, text: String::new(), is_miss: false }];
             let excerpt = Excerpt { positions: &positions, is_file: true, marks, around: Vec::new() };
