@@ -25,7 +25,7 @@ impl Zones {
     #[must_use]
     pub fn of(groups: &Groups) -> Self {
         let mut starts = [vec![0], vec![0]];
-        for atom in groups.iter().flat_map(|(_, group)| group.admitted.keys()) {
+        for atom in groups.all().flat_map(|(_, group)| group.admitted.keys()) {
             if let Atom::Block(block) = atom {
                 starts[block.family as usize].extend(edges(&block.addresses));
             }
@@ -42,7 +42,7 @@ impl Zones {
     pub fn as_written(cluster: &Cluster, groups: &Groups) -> Self {
         let mut zones = Self::of(groups);
         let policies: BTreeSet<PolicyId> =
-            groups.iter().flat_map(|(_, group)| group.key.policies.iter().copied()).collect();
+            groups.all().flat_map(|(_, group)| group.key.policies.iter().copied()).collect();
         for policy in policies.into_iter().map(|id| cluster.policy(id)) {
             let rules = Direction::ALL.into_iter().flat_map(|direction| policy.rules(direction));
             let peers = rules.filter_map(|rule| if let Peers::AnyOf(peers) = &rule.peers { Some(peers) } else { None });

@@ -402,8 +402,9 @@ fn traffic(cell: &Cell) -> String {
         parts.push(format!("{}~", cell.differs));
     }
     if !cell.unknown.is_none() {
-        let most = cell.traffic.union(&cell.unknown);
-        parts.push(if most.is_all() { "?*".to_owned() } else { format!("?{}", cell.unknown) });
+        let is_rest = cell.unknown.intersection(&cell.traffic).is_none();
+        let is_all = cell.unknown.is_all() || (is_rest && cell.traffic.union(&cell.unknown).is_all());
+        parts.push(if is_all { "?*".to_owned() } else { format!("?{}", cell.unknown) });
     }
     parts.join(" ")
 }

@@ -92,7 +92,7 @@ pub(crate) struct Kinds<'a> {
 impl<'a> Kinds<'a> {
     pub(crate) fn new(cluster: &'a Cluster, groups: &'a Groups) -> Self {
         let zones = Zones::of(groups);
-        let ports_matter = groups.iter().any(|(_, group)| group.has_named());
+        let ports_matter = groups.all().any(|(_, group)| group.has_named());
         let viewers = cluster.node_views().into_iter().collect();
         Self {
             cluster,

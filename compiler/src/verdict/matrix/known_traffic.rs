@@ -22,12 +22,18 @@ pub(crate) struct TrafficTable {
     traffic: IndexSet<Arc<Traffic>, FxBuildHasher>,
     unions: FxHashMap<(TrafficId, TrafficId), TrafficId>,
     intersections: FxHashMap<(TrafficId, TrafficId), TrafficId>,
+    differences: FxHashMap<(TrafficId, TrafficId), TrafficId>,
 }
 
 impl TrafficTable {
     pub(crate) fn new() -> Self {
         let traffic = [Traffic::none(), Traffic::all()].into_iter().map(Arc::new).collect();
-        Self { traffic, unions: FxHashMap::default(), intersections: FxHashMap::default() }
+        Self {
+            traffic,
+            unions: FxHashMap::default(),
+            intersections: FxHashMap::default(),
+            differences: FxHashMap::default(),
+        }
     }
 
     pub(crate) fn traffic(&self, id: TrafficId) -> Arc<Traffic> {
@@ -68,6 +74,23 @@ impl TrafficTable {
         let made = self.traffic[a.0 as usize].intersection(&self.traffic[b.0 as usize]);
         let id = self.id(&made);
         self.intersections.insert((a, b), id);
+        id
+    }
+
+    /// What is in the first and not in the second.
+    pub(crate) fn difference(&mut self, a: TrafficId, b: TrafficId) -> TrafficId {
+        if a == b || a == TrafficId::NONE || b == TrafficId::ALL {
+            return TrafficId::NONE;
+        }
+        if b == TrafficId::NONE {
+            return a;
+        }
+        if let Some(known) = self.differences.get(&(a, b)) {
+            return *known;
+        }
+        let made = self.traffic[a.0 as usize].difference(&self.traffic[b.0 as usize]);
+        let id = self.id(&made);
+        self.differences.insert((a, b), id);
         id
     }
 }

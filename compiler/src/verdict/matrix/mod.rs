@@ -101,7 +101,7 @@ pub struct Cell {
     pub family: Option<Family>,
     /// What is allowed for certain, from some end of the source to some of the destination.
     pub traffic: Arc<Traffic>,
-    /// What may be allowed besides: the input lacks a fact.
+    /// What may be allowed besides, or with other ends or in another family: the input lacks a fact.
     pub unknown: Traffic,
     /// What of [`Self::traffic`] not every end of the source may send to every end of the
     /// destination: replicas differ.
@@ -130,7 +130,8 @@ pub struct ConnectivityMatrix {
     pub connections: Vec<Connection>,
     /// What may be allowed besides, in the same form: the input lacks a fact.
     pub unknowns: Vec<Connection>,
-    /// What of the connections holds for some replicas only, in the same form.
+    /// What of the connections holds for some replicas only, or in one family of pods without an address, in the
+    /// same form.
     pub differs: Vec<Connection>,
 }
 
@@ -232,10 +233,11 @@ impl<'a> Matrix<'a> {
         cells.flat_map(|cell| self.by_protocol(&cell, &cell.unknown).collect::<Vec<_>>())
     }
 
-    /// What is allowed to or from some replicas only, by protocol.
+    /// What is allowed to or from some replicas only, or in one family, by protocol.
     pub fn differs(&self) -> impl Iterator<Item = Connection> {
         // Of a DaemonSet, one pod is on the node whose address is asked about.
-        let has_replicas = self.rows.iter().any(|row| row.views.len() > 1 || row.is_address);
+        // Pods without an address may get one of either family.
+        let has_replicas = self.rows.iter().any(|row| row.views.len() > 1 || row.is_address || row.is_bare());
         let cells = Some(()).filter(|()| has_replicas).into_iter().flat_map(|()| self.cells());
         cells.flat_map(|cell| self.by_protocol(&cell, &cell.differs).collect::<Vec<_>>())
     }
@@ -285,7 +287,7 @@ impl<'a> Matrix<'a> {
                 to,
                 family: Self::FAMILIES[i],
                 traffic: known.traffic(sums[i].least),
-                unknown: difference(&known, sums[i].most, sums[i].least),
+                unknown: (*known.traffic(sums[i].open)).clone(),
                 differs: difference(&known, sums[i].least, sums[i].common()),
             })
         });

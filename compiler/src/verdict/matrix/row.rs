@@ -134,6 +134,11 @@ pub(super) struct Likeness {
 }
 
 impl Row {
+    /// Whether an end of it has no address yet.
+    pub(super) fn is_bare(&self) -> bool {
+        self.bare.iter().any(|bare| !bare.is_empty())
+    }
+
     fn likeness(&self, cluster: &Cluster, place: usize, addresses: &[End]) -> Likeness {
         let exempt = |view: &EndKinds| addresses.iter().any(|address| exemption(cluster, view.end, *address).is_some());
         let may_be = |view: &EndKinds| addresses.iter().any(|address| may_be_own_node(cluster, view.end, *address));
@@ -269,6 +274,8 @@ pub(super) struct Sum {
     pub(super) least: TrafficId,
     /// What some pair may, as far as the input says.
     pub(super) most: TrafficId,
+    /// What some pair may and not for certain, though another pair may for certain.
+    pub(super) open: TrafficId,
     /// What every pair may for certain; none where there is no pair.
     common: Option<TrafficId>,
     /// What every pair may, as far as the input says.
@@ -279,6 +286,8 @@ impl Sum {
     fn add(&mut self, known: &mut TrafficTable, pair: BoundIds) {
         self.least = known.union(self.least, pair.least);
         self.most = known.union(self.most, pair.most);
+        let open = known.difference(pair.most, pair.least);
+        self.open = known.union(self.open, open);
         self.common = Some(self.common.map_or(pair.least, |common| known.intersection(common, pair.least)));
         self.common_most = Some(self.common_most.map_or(pair.most, |common| known.intersection(common, pair.most)));
     }
@@ -287,6 +296,7 @@ impl Sum {
     fn join(&mut self, known: &mut TrafficTable, other: Self) {
         self.least = known.union(self.least, other.least);
         self.most = known.union(self.most, other.most);
+        self.open = known.union(self.open, other.open);
         let mut both = |own: Option<TrafficId>, other: Option<TrafficId>| match (own, other) {
             (Some(own), Some(other)) => Some(known.intersection(own, other)),
             (own, other) => own.or(other),

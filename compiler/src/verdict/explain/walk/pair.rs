@@ -143,7 +143,7 @@ impl Walk<'_> {
 }
 
 /// What is said of two ends without addresses by the family of those that they will have, where that
-/// decides: where pods get addresses of one family only, or something is allowed in one of them.
+/// decides: where pods get addresses of one family only, or something is allowed in one of them or denied in both.
 fn by_new_family(
     cluster: &Cluster,
     from: &Unit,
@@ -165,6 +165,14 @@ fn by_new_family(
     };
     let said: Said = Family::ALL.into_iter().filter(may_be).map(|family| judge(Some(family))).collect();
     let before = allowed(in_either);
-    let decides = said.len() == 1 || said.iter().any(|(_, flows)| !allowed(flows).difference(&before).is_none());
+    let open = |flows: &[Flow]| {
+        let is_open = |flow: &&Flow| flow.verdict != Verdict::Denied && flow.way != Some(Way::Itself);
+        flows.iter().filter(is_open).fold(Traffic::none(), |all, flow| all.union(&flow.traffic))
+    };
+    // What each family denies is denied, though each end admits it in some family.
+    let in_some = said.iter().fold(Traffic::none(), |all, (_, flows)| all.union(&open(flows)));
+    let decides = said.len() == 1
+        || said.iter().any(|(_, flows)| !allowed(flows).difference(&before).is_none())
+        || !open(in_either).difference(&in_some).is_none();
     decides.then_some(said)
 }
