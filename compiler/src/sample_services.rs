@@ -91,6 +91,7 @@ fn slice(number: usize, service: &Service, endpoints: Vec<SliceEndpoint>) -> End
         service: service.name.clone(),
         ports: service.ports.iter().map(port).collect(),
         endpoints,
+        of_endpoints: false,
     }
 }
 

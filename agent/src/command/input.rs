@@ -298,6 +298,7 @@ impl Args {
         let options = Options { set_members: SetMembers(self.max_set_members), ..Options::default() };
         let cluster = members::bounded(cluster, &options);
         let mut warnings = unjudged::warnings(&loaded);
+        loaded.objects.forget_endpoints_of_selectors();
         warnings.extend(of_server);
         warnings.extend(report::rights(&loaded.unread));
         let passed_over = report::undecided(&loaded.passed_over);

@@ -26,6 +26,9 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     /// `endpoints`, those with an IP address.
     pub endpoints: Vec<SliceEndpoint>,
+    /// It stands for a part of an Endpoints object, of which a controller makes slices only if the Service has
+    /// no selector. Endpoints have one family only.
+    pub of_endpoints: bool,
 }
 
 /// A port of an EndpointSlice.
@@ -98,6 +101,7 @@ impl From<discovery::EndpointSlice> for EndpointSlice {
             ports: ports.filter_map(|of| port(of.name, of.protocol.as_deref(), of.port?)).collect(),
             endpoints,
             namespace,
+            of_endpoints: false,
         }
     }
 }
@@ -124,6 +128,7 @@ impl EndpointSlice {
                 service: name.clone(),
                 ports: ports.filter_map(|of| port(of.name, of.protocol.as_deref(), of.port)).collect(),
                 endpoints: [made(subset.addresses, true), made(subset.not_ready_addresses, false)].concat(),
+                of_endpoints: true,
             }
         };
         endpoints.subsets.into_iter().flatten().enumerate().map(slice).collect()

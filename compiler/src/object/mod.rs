@@ -79,6 +79,30 @@ impl Objects {
         self.namespaces.extend(made);
     }
 
+    /// Drops what Endpoints say of the services that have a selector, where the pods or EndpointSlices say it too:
+    /// their controller makes slices of the pods, and Endpoints lack those of the second family.
+    pub fn forget_endpoints_of_selectors(&mut self) {
+        let Self { services, endpoint_slices, pods, .. } = self;
+        let addresses: BTreeSet<IpAddr> =
+            pods.iter().flat_map(|pod| pod.addresses().chain(pod.host_addresses.iter().copied())).collect();
+        let sliced: BTreeSet<(String, String)> = (endpoint_slices.iter().filter(|slice| !slice.of_endpoints))
+            .map(|slice| (slice.namespace.clone(), slice.service.clone()))
+            .collect();
+        endpoint_slices.retain(|slice| {
+            let is_of = |service: &&Service| slice.namespace == service.namespace && slice.service == service.name;
+            let Some(service) = services.iter().find(is_of).filter(|of| of.selector.is_some() && slice.of_endpoints)
+            else {
+                return true;
+            };
+            let is_sliced = || sliced.contains(&(slice.namespace.clone(), slice.service.clone()));
+            let is_known = || {
+                slice.endpoints.iter().all(|of| addresses.contains(&of.address))
+                    && pods.iter().any(|pod| !pod.finished && service.selects(pod))
+            };
+            !is_sliced() && !is_known()
+        });
+    }
+
     /// Drops the EndpointSlices of the services that have a selector. Their controller
     /// writes them anew when pods change, so after a change that is only imagined they are
     /// not what they would be.

@@ -122,6 +122,7 @@ fn slice(endpoints: &[&str], pod: Option<&str>) -> EndpointSlice {
         service: "s".to_owned(),
         ports: vec![SlicePort { name: None, protocol: Protocol::Tcp, port: 6443 }],
         endpoints: endpoints.iter().map(endpoint).collect(),
+        of_endpoints: false,
     }
 }
 
@@ -179,6 +180,7 @@ fn an_endpoint_is_local_to_the_node_that_its_slice_names_whichever_pod_has_its_a
         service: "s".to_owned(),
         ports: vec![SlicePort { name: None, protocol: Protocol::Tcp, port: 8080 }],
         endpoints,
+        of_endpoints: false,
     };
     let of_service = port(TargetPort::Number(8080));
     let service = service(&of_service);

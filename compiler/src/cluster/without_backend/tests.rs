@@ -27,6 +27,7 @@ fn why(pods: &[&str], selector: Option<Labels>, has_slice: bool, hints: Hints) -
         service: "s".to_owned(),
         ports: Vec::new(),
         endpoints: Vec::new(),
+        of_endpoints: false,
     };
     let mut objects = Objects {
         pods: pods.iter().map(|text| pod(text)).collect(),
