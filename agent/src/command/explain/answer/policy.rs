@@ -17,6 +17,7 @@ use npc_compiler::verdict::explain::{
 use serde::Serialize;
 
 use super::json::{MisleadingJson, location, misleading as misleading_json};
+use crate::command::dead_block::DEAD;
 use crate::command::endpoint::{no_namespace, short_kind};
 use crate::command::explain::Context;
 use crate::command::explain::reasons::misleading;
@@ -308,6 +309,7 @@ fn peers(input: &Input, of: &RuleExplanation) -> Vec<Part> {
         is_certain: !of.may_select_unread,
         numbers: String::new(),
     };
+            PeerWithoutEffect::ServiceAddress => DEAD.to_owned(),
     peers.iter().zip(&of.peers).map(part).collect()
 }
 

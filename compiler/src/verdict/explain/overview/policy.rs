@@ -67,6 +67,8 @@ pub struct PeerExplanation {
 pub enum PeerWithoutEffect {
     /// It selects no pod.
     SelectsNone(WhyNone),
+    /// It is a block that holds a Service's address alone, which no packet has when policies judge it.
+    ServiceAddress,
     /// It is not understood.
     NotUnderstood,
 }
@@ -170,7 +172,9 @@ fn explain_peer(cluster: &Cluster, peer: &Peer) -> PeerExplanation {
     let without_effect = match peer {
         Peer::Pods(peer) => cluster.why_selects_none(peer).map(PeerWithoutEffect::SelectsNone),
         Peer::Nothing => Some(PeerWithoutEffect::NotUnderstood),
-        Peer::Block(_) => None,
+        Peer::Block(block) => cluster
+            .cluster_ip_alone_in(block.cidr.family, &block.cidr.addresses())
+            .map(|_| PeerWithoutEffect::ServiceAddress),
     };
     let may_select_unread = matches!(peer, Peer::Pods(peer) if cluster.may_select_unread(peer));
     PeerExplanation { selects, may_select, may_select_unread, without_effect }
