@@ -49,6 +49,12 @@ impl OpenGroups {
             GroupId(u32::try_from(place).unwrap_or(u32::MAX))
         };
         let mut open = Self { least: Vec::from_iter(of_certain), is_nothing_certain: false, most: Vec::new() };
+        let all = certain.len();
+        certain.retain(|policy| !cluster.is_patched(cluster.policy(*policy)));
+        if certain.len() < all {
+            // Of a policy that a patch changes, nothing is certain.
+            open.least = if certain.is_empty() { Vec::new() } else { vec![group(certain.clone())] };
+        }
         if certain.is_empty() {
             open.is_nothing_certain = is_unread || possible.len() > WEIGHED;
             if !open.is_nothing_certain {

@@ -14,7 +14,7 @@ use super::private::is_private;
 use super::selection::Selection;
 use crate::algebra::selector::{Operator, Selector};
 use crate::object::{Family, Labels, NAMESPACE_NAME_LABEL};
-use crate::policy::{Direction, Namespaces, PodPeer};
+use crate::policy::{Direction, Namespaces, PodPeer, Policy};
 
 /// The namespaces whose objects were not read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,6 +139,16 @@ impl Cluster {
 
     fn unread_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Unread> {
         self.unread().iter().filter(move |unread| unread.may_be(kind))
+    }
+
+    /// Whether a patch that was not applied changes a policy, so that what it says is not what will be in force.
+    pub(super) fn is_patched(&self, policy: &Policy) -> bool {
+        self.unread.iter().any(|unread| match &unread.why {
+            WhyUnread::InFile(_, FileFault::PolicyPatch(name)) => {
+                unread.namespace.covers(&policy.namespace) && name.as_ref().is_none_or(|name| *name == policy.name)
+            }
+            _ => false,
+        })
     }
 
     fn unread_pods(&self) -> impl Iterator<Item = &Unread> {

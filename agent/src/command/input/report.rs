@@ -112,6 +112,11 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
                 count("file is", "files are"),
                 first
             ),
+            OtherDocument::Printed => format!(
+                "{} what kubectl printed for people, so what it is about was not judged ({names}); kubectl get … -o \
+                 yaml prints objects",
+                count("file has", "files have")
+            ),
             OtherDocument::Other => {
                 let (mixed, whole): (Vec<_>, Vec<_>) = files.iter().partition(|file| passed.mixed.contains(**file));
                 let whole = (!whole.is_empty()).then(|| {
@@ -125,8 +130,9 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
             }
         };
         // Without a kustomization that names it, nothing else says that a patch is not applied.
-        let is_lone_patch = *foreign == OtherDocument::Patch && passed.kustomizations.is_empty();
-        all.push((foreign.may_decide() || is_lone_patch, line));
+        let is_open_patch = *foreign == OtherDocument::Patch
+            && (passed.kustomizations.is_empty() || passed.has_patched_policies());
+        all.push((foreign.may_decide() || is_open_patch, line));
     }
     let folders: Vec<String> = passed.kustomizations.iter().map(|folder| folder.display().to_string()).collect();
     if let Some(first) = folders.first() {

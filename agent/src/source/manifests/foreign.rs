@@ -7,7 +7,7 @@ use npc_compiler::cluster::unread::FileFault;
 use npc_compiler::object::consequence;
 
 use super::tree::{Value, YamlNode};
-use super::{pod_template, types};
+use super::{pod_template, printed, types};
 
 /// What a document is that is no Kubernetes object as it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +25,8 @@ pub enum OtherDocument {
     Patch,
     /// Encrypted by SOPS.
     Encrypted,
+    /// What kubectl printed for people: a table, a description, an error.
+    Printed,
     /// Anything else: a dashboard, a configuration, `package.json`.
     Other,
 }
@@ -38,6 +40,8 @@ pub(super) enum DocumentFault {
     NoObject,
     /// It is a list of JSON patch operations, or a strategic merge patch.
     Patch,
+    /// It is an answer of the API server that says why there is no object.
+    Status,
     /// A field does not fit its type.
     Mismatch,
     /// It is an object as another program has yet to make it.
@@ -58,6 +62,7 @@ impl OtherDocument {
             Self::Parameters => Some(FileFault::Parameters),
             Self::OpenShiftTemplate => Some(FileFault::OpenShiftTemplate),
             Self::Encrypted => Some(FileFault::Encrypted),
+            Self::Printed => Some(FileFault::Printed),
             Self::Patch | Self::Chart | Self::Other => None,
         }
     }
@@ -101,6 +106,8 @@ pub(super) struct Features {
     has_action: bool,
     /// It was meant to be an object.
     mentions_object: bool,
+    /// kubectl printed it for people.
+    is_printed: bool,
 }
 
 impl Features {
@@ -109,6 +116,7 @@ impl Features {
             is_encrypted: document.contains(ENCRYPTED),
             has_action: document.contains(ACTION),
             mentions_object: mentions_object(document),
+            is_printed: printed::is_printed(document),
         }
     }
 }
@@ -119,6 +127,8 @@ pub(super) fn classify(file: &str, document: Features, fault: DocumentFault) -> 
         return Some(OtherDocument::Encrypted);
     }
     match fault {
+        DocumentFault::Status => Some(OtherDocument::Printed),
+        DocumentFault::Syntax | DocumentFault::NoObject if document.is_printed => Some(OtherDocument::Printed),
         DocumentFault::Syntax if document.has_action => Some(OtherDocument::Template),
         DocumentFault::Unfinished(of) => Some(of.document()),
         DocumentFault::Mismatch => None,
@@ -137,8 +147,12 @@ fn of_file(file: &str) -> OtherDocument {
 
 /// Whether a text that cannot be parsed was meant to be an object.
 fn mentions_object(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    text.contains("apiversion") || text.lines().any(|line| line.trim_start().starts_with("kind:"))
+    let is_kind = |line: &str| {
+        let Some(value) = line.trim_start().strip_prefix("kind") else { return false };
+        // The colon may be what is missing.
+        value.starts_with(':') || (value.starts_with(' ') && types::kind_that_is_read(value.trim()).is_some())
+    };
+    text.to_ascii_lowercase().contains("apiversion") || text.lines().any(is_kind)
 }
 
 /// Whether a document is a list of JSON patch operations.
@@ -267,15 +281,3 @@ pub(super) fn kinds_of_template(template: &YamlNode) -> BTreeSet<Option<&'static
 /// The kind as which a workload of another project counts that was not read. Without any kind, it
 /// could be a policy too.
 pub(super) const OTHER_WORKLOAD: &str = "Deployment";
-
-/// The files that a kustomization names as patches.
-pub(super) fn patches(kustomization: &YamlNode) -> Vec<String> {
-    let items = |key: &str| match kustomization.get(key).map(|list| &list.resolved().value) {
-        Some(Value::List(items)) => items.as_slice(),
-        _ => &[],
-    };
-    let by_path =
-        ["patches", "patchesJson6902"].into_iter().flat_map(items).filter_map(|item| item.get("path")?.text());
-    let by_name = items("patchesStrategicMerge").iter().filter_map(YamlNode::text);
-    by_path.chain(by_name).map(str::to_owned).collect()
-}

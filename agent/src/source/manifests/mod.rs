@@ -42,8 +42,10 @@ mod long;
 mod parse;
 mod parsed;
 mod passed_over;
+mod patch;
 mod pod_template;
 mod position;
+mod printed;
 mod problem;
 mod prune;
 mod references;
@@ -172,7 +174,11 @@ pub fn load(paths: &[PathBuf], options: &Options) -> Result<Loaded, Errors> {
 pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &AtomicUsize) -> Result<Loaded, Errors> {
     let mut jobs = Vec::new();
     let mut nowhere = Vec::new();
+    let mut named = BTreeSet::new();
     for path in paths {
+        if !path.is_dir() {
+            named.insert(shown(path));
+        }
         if path.as_os_str() == "-" {
             match read_bounded(io::stdin().lock(), GIVEN) {
                 Ok(bytes) if options.pass_over && bytes.trim_ascii().is_empty() => {
@@ -217,7 +223,7 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
     if !nowhere.is_empty() {
         return Err(Errors { problems: nowhere, are_paths_missing: true });
     }
-    finish(parse_all(jobs, options, count), options)
+    finish(parse_all(jobs, options, count), &named, options)
 }
 
 /// A file on its way.
@@ -289,17 +295,20 @@ fn parse_all(jobs: Vec<Job>, options: &Options, count: &AtomicUsize) -> Vec<Pars
 /// Everything that could not be read, unless [`Options::allow_errors`] is set.
 pub fn parse_text(name: &str, text: &str, options: &Options) -> Result<Loaded, Errors> {
     let parsed = parse(&name.into(), text.as_bytes().to_vec(), &options.default_namespace);
-    finish(vec![parsed], options)
+    finish(vec![parsed], &BTreeSet::new(), options)
 }
 
-fn finish(mut parsed: Vec<Parsed>, options: &Options) -> Result<Loaded, Errors> {
-    let passed_over = if options.pass_over { passed_over::pass_over(&mut parsed) } else { PassedOver::default() };
+/// Puts files together, of which these were named one by one.
+fn finish(mut parsed: Vec<Parsed>, named: &BTreeSet<Arc<str>>, options: &Options) -> Result<Loaded, Errors> {
+    let passed_over =
+        if options.pass_over { passed_over::pass_over(&mut parsed, named) } else { PassedOver::default() };
     let mut loaded = assemble(parsed, options);
     if !options.allow_errors && loaded.problems.iter().any(|problem| problem.severity() == Severity::Error) {
         return Err(Errors { problems: loaded.problems, are_paths_missing: false });
     }
     loaded.unread.clone_from(&passed_over.unread);
     loaded.unread.extend(loaded.problems.iter().filter_map(left_out));
+    loaded.unread.extend(passed_over.unread_patches(&loaded.objects));
     loaded.passed_over = passed_over;
     Ok(loaded)
 }

@@ -15,6 +15,7 @@ use super::foreign::{self, DocumentFault, Features, Unfinished};
 use super::json;
 use super::kinds::{self, DocumentKind};
 use super::parsed::{Parsed, ParsedObject};
+use super::patch;
 use super::pod_template;
 use super::problem::{Code, ObjectRef, Problem};
 use super::references;
@@ -221,6 +222,9 @@ impl DocumentReader<'_> {
                 return self.problem(Code::DocumentUnreadable, span, None, "", message, help);
             }
         };
+        if types.api_version == "v1" && types.kind == "Status" {
+            return self.status(&node);
+        }
         if foreign::is_encrypted(&types.api_version, &types.kind) {
             return self.encrypted(node.span, None);
         }
@@ -287,7 +291,7 @@ impl DocumentReader<'_> {
     }
 
     fn kustomization(&mut self, node: &YamlNode) {
-        self.parsed.kustomization.get_or_insert_default().extend(foreign::patches(node));
+        self.parsed.kustomization.get_or_insert_default().extend(patch::patches(node));
     }
 
     /// What a document says it is; `None` for a file that kustomize reads.
@@ -318,6 +322,14 @@ impl DocumentReader<'_> {
         }
     }
 
+    /// An answer of the API server that was kept in place of the objects that were asked for.
+    fn status(&mut self, node: &YamlNode) {
+        let said = node.get("message").and_then(YamlNode::text).map(|text| format!(": {text}")).unwrap_or_default();
+        self.faults.push((self.parsed.problems.len(), DocumentFault::Status));
+        let message = format!("it is an answer of the API server in place of objects{said}");
+        self.problem(Code::DocumentUnreadable, node.span, None, "", message, "get the objects again");
+    }
+
     fn list(&mut self, list: YamlNode, of: Option<&TypeMeta>, lists: usize) {
         let Value::Map(entries) = list.into_value() else { return };
         let Some(items) = entries.into_iter().find(|entry| &*entry.key == "items") else { return };
@@ -325,6 +337,7 @@ impl DocumentReader<'_> {
             let message = "lists of lists of lists".to_owned();
             return self.problem(Code::DocumentUnreadable, items.at, None, "items", message, "flatten them");
         }
+        self.parsed.has_list = true;
         let is_null = items.node.is_null();
         match items.node.into_value() {
             Value::List(items) => items.into_iter().for_each(|item| self.document(item, of, lists + 1)),

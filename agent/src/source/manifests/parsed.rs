@@ -8,6 +8,7 @@ use npc_compiler::object::{Labels, Workload};
 
 use super::foreign::{OtherDocument, Unfinished};
 use super::kinds::ManifestObject;
+use super::patch::Patch;
 use super::problem::{Code, ObjectRef, Problem};
 use super::tree::YamlNode;
 
@@ -30,8 +31,10 @@ pub(in crate::source) struct Parsed {
     pub(super) foreign: Vec<(usize, OtherDocument)>,
     /// Of a long list only these parts of the text are kept, by the lines in which they begin.
     pub(super) parts: BTreeMap<u32, Box<str>>,
-    /// Of a file for kustomize: the files that it names as patches.
-    pub(super) kustomization: Option<Vec<String>>,
+    /// Of a file for kustomize: its patches.
+    pub(super) kustomization: Option<Vec<Patch>>,
+    /// It has a list of objects, though it may be one without items.
+    pub(super) has_list: bool,
 }
 
 /// An object of a file.
@@ -67,6 +70,7 @@ impl Parsed {
             foreign: Vec::new(),
             parts: BTreeMap::new(),
             kustomization: None,
+            has_list: false,
         }
     }
 
@@ -85,6 +89,7 @@ impl Parsed {
             foreign,
             parts,
             kustomization,
+            has_list,
         } = next;
         self.foreign.extend(foreign.into_iter().map(|(place, of)| (self.problems.len() + place, of)));
         self.items.extend(items);
@@ -97,6 +102,7 @@ impl Parsed {
             self.openshift.get_or_insert_default().extend(kinds);
         }
         self.scaled.extend(scaled);
+        self.has_list |= has_list;
         self.parts.extend(parts);
         if let Some(patches) = kustomization {
             self.kustomization.get_or_insert_default().extend(patches);

@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use npc_compiler::cluster::unread::{Extent, Unread, WhyUnread};
+use npc_compiler::cluster::unread::{Extent, FileFault, Unread, WhyUnread};
+use npc_compiler::object::{NetworkPolicy, Objects};
 
 use super::documents::Documents;
 use super::foreign::{self, OTHER_WORKLOAD, OtherDocument, is_unfinished_namespace};
 use super::parsed::{Parsed, ParsedObject};
-use super::problem::{ObjectRef, Severity};
-use super::types;
+use super::patch::{Patch, PatchedPolicy};
+use super::problem::{Code, ObjectRef, Problem, Severity};
+use super::{printed, types};
 
 /// What was passed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct PassedOver {
     pub kustomizations: BTreeSet<PathBuf>,
     /// The kinds that decide about connectivity and may be among it.
     pub unread: Vec<Unread>,
+    /// The policies that patches of kustomizations change, and the files that these patches are in.
+    pub(super) patched: BTreeSet<(PatchedPolicy, Arc<str>)>,
 }
 
 impl PassedOver {
@@ -37,21 +41,64 @@ impl PassedOver {
         self.mixed.extend(other.mixed);
         self.kustomizations.extend(other.kustomizations);
         self.unread.extend(other.unread);
+        self.patched.extend(other.patched);
+    }
+
+    /// Whether patches change policies.
+    #[must_use]
+    pub fn has_patched_policies(&self) -> bool {
+        !self.patched.is_empty()
+    }
+
+    /// What patches of policies leave open: the policies of the input that they change, or some that are not
+    /// in it.
+    pub(super) fn unread_patches(&self, objects: &Objects) -> Vec<Unread> {
+        let mut unread = Vec::new();
+        for (PatchedPolicy { namespace, name }, file) in &self.patched {
+            // A kustomization may set the namespace of what names none, so that of the policy may be any.
+            let is_it = |of: &&NetworkPolicy| {
+                name.as_ref().is_none_or(|name| of.name() == name.as_str())
+                    && namespace.as_ref().is_none_or(|namespace| of.namespace() == namespace.as_str())
+            };
+            let name_of = |of: &NetworkPolicy| (Extent::In(of.namespace().to_owned()), Some(of.name().to_owned()));
+            let mut changed: BTreeSet<_> = objects.policies.iter().filter(is_it).map(name_of).collect();
+            if changed.is_empty() {
+                changed.insert((namespace.clone().map_or(Extent::Everywhere, Extent::In), name.clone()));
+            }
+            unread.extend(changed.into_iter().map(|(namespace, name)| Unread {
+                kind: Some("NetworkPolicy".to_owned()),
+                namespace,
+                why: WhyUnread::InFile(file.to_string(), FileFault::PolicyPatch(name)),
+            }));
+        }
+        unread
     }
 }
 
-/// Takes what is no object out of the files.
-pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
+/// Takes what is no object out of the files. One that was named by itself and has none is an error: what is
+/// asked may depend on what it was meant to hold.
+pub(super) fn pass_over(files: &mut [Parsed], given: &BTreeSet<Arc<str>>) -> PassedOver {
     let mut passed = PassedOver::default();
-    let mut patches = BTreeSet::new();
+    let mut patches = BTreeMap::<PathBuf, Vec<Patch>>::new();
     for file in files.iter() {
         let Some(named) = &file.kustomization else { continue };
         let folder = Path::new(&*file.file).parent().unwrap_or(Path::new(""));
         passed.kustomizations.insert(if folder.as_os_str().is_empty() { ".".into() } else { folder.to_owned() });
-        patches.extend(named.iter().map(|patch| plain(&folder.join(patch))));
+        for patch in named {
+            let inline = patch.inline_policies().into_iter();
+            passed.patched.extend(inline.map(|policy| (policy, Arc::clone(&file.file))));
+            if let Some(path) = &patch.path {
+                patches.entry(plain(&folder.join(path))).or_default().push(patch.clone());
+            }
+        }
     }
     for file in files {
-        if patches.contains(&plain(Path::new(&*file.file))) {
+        if let Some(patches) = patches.get(&plain(Path::new(&*file.file))) {
+            let read = file.items.iter().map(|item| (&item.object, item.has_namespace));
+            let broken = file.problems.iter().filter_map(|problem| Some((problem.object.as_ref()?, false)));
+            let objects: Vec<_> = read.chain(broken).collect();
+            let policies = patches.iter().flat_map(|patch| patch.policies_of(&file.text, objects.iter().copied()));
+            passed.patched.extend(policies.map(|policy| (policy, Arc::clone(&file.file))));
             passed.files.entry(OtherDocument::Patch).or_default().insert(Arc::clone(&file.file));
             (file.items, file.problems) = (Vec::new(), Vec::new());
             continue;
@@ -65,6 +112,7 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
         let mut named = BTreeMap::new();
         let mut index = 0;
         let foreign: BTreeMap<usize, OtherDocument> = file.foreign.drain(..).collect();
+        let first = file.problems.first().cloned();
         file.problems.retain(|problem| {
             let foreign = foreign.get(&index).filter(|_| problem.severity() == Severity::Error);
             index += 1;
@@ -76,7 +124,10 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
                 }
                 None if foreign.may_decide() => {
                     let at = documents.index(problem.span.map_or(1, |span| span.start.line));
-                    let kinds = named.entry(at).or_insert_with(|| kinds(documents.text(at)));
+                    let kinds = named.entry(at).or_insert_with(|| match foreign {
+                        OtherDocument::Printed => printed::kinds(documents.text(at)),
+                        _ => kinds(documents.text(at)),
+                    });
                     unread.extend(kinds.iter().map(|kind| (*kind, Extent::Everywhere, *foreign)));
                 }
                 None => {}
@@ -89,6 +140,12 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
             unread.insert((Some(kind_of(&item.object)), extent_of(item), unfinished.document()));
             false
         });
+        let may_be_made = |of: &OtherDocument| of.may_decide() && *of != OtherDocument::Printed;
+        let is_empty = file.items.is_empty() && file.skipped.is_empty() && file.problems.is_empty() && !file.has_list;
+        if is_empty && given.contains(&file.file) && !others.iter().any(may_be_made) {
+            file.problems.push(without_objects(file, first, others.contains(&OtherDocument::Printed)));
+            continue;
+        }
         for foreign in others {
             passed.files.entry(foreign).or_default().insert(Arc::clone(&file.file));
         }
@@ -101,6 +158,32 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
         }));
     }
     passed
+}
+
+/// That a file has no object, though it was named as one that has.
+fn without_objects(file: &Parsed, first: Option<Problem>, is_printed: bool) -> Problem {
+    let (said, help) = match &first {
+        _ if file.kustomization.is_some() => {
+            let folder = Path::new(&*file.file).parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new(".")).display();
+            (": it is a kustomization, which -f does not apply".to_owned(), format!("npc … -k {folder}"))
+        }
+        Some(Problem { message, .. }) if is_printed => {
+            let said = if message.contains("API server") { message } else { "kubectl printed it for people" };
+            (format!(": {said}"), "kubectl get … -o yaml prints objects".to_owned())
+        }
+        Some(Problem { message, help, .. }) => (format!(": {message}"), help.clone()),
+        None => (String::new(), "the program that wrote it may have failed".to_owned()),
+    };
+    Problem {
+        file: Arc::clone(&file.file),
+        span: first.and_then(|first| first.span),
+        code: Code::DocumentUnreadable,
+        object: None,
+        path: String::new(),
+        message: format!("no Kubernetes object is in this input{said}"),
+        help,
+    }
 }
 
 /// The kind as which an object counts that was not read.

@@ -34,6 +34,10 @@ pub enum FileFault {
     OpenShiftTemplate,
     /// It is encrypted.
     Encrypted,
+    /// It has what kubectl printed for people: a table, a description or an error.
+    Printed,
+    /// It has a patch, which a kustomization applies, of the policy of this name; without one, of any.
+    PolicyPatch(Option<String>),
     /// It is broken.
     DidNotParse {
         /// The line and column where the problem is, from 1; none where the file as a whole cannot be read.
@@ -71,6 +75,11 @@ impl FileFault {
             Self::Parameters => write!(f, "{file} has parameters without values"),
             Self::OpenShiftTemplate => write!(f, "{file} is a Template of OpenShift that is not processed"),
             Self::Encrypted => write!(f, "{file} is encrypted"),
+            Self::Printed => write!(f, "{file} has what kubectl printed in place of objects"),
+            Self::PolicyPatch(policy) => {
+                let policy = policy.as_ref().map_or_else(|| "policies".to_owned(), |name| format!("networkpolicy {name}"));
+                write!(f, "{file} has a patch of {policy}, which the kustomization applies and -f does not")
+            }
             Self::DidNotParse { place, problem } => {
                 f.write_str(file)?;
                 if let Some((line, column)) = place {
@@ -95,6 +104,7 @@ mod tests {
             (WhyUnread::NoRight("pods".into()), "no right to list pods"),
             (WhyUnread::NotServed("endpointslices".into()), "the API server has no endpointslices"),
             (in_file(FileFault::Encrypted), "a.yaml is encrypted"),
+            (in_file(FileFault::Printed), "a.yaml has what kubectl printed in place of objects"),
             (broken(Some((3, 1))), "a.yaml:3:1: error: no YAML"),
             (broken(None), "a.yaml: error: no YAML"),
             (named(&["a", "b", "c", "d"]), "no Namespace object of a, b, c, d is in the input"),

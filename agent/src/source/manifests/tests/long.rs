@@ -161,7 +161,7 @@ fn a_list_is_the_same_item_by_item_and_as_a_whole() {
         assert_eq!(whole.passed_over.unread.len(), 1, "a Service of the Template");
         for sizes in SIZES {
             let parsed = by_item(&text, sizes).unwrap_or_else(|| panic!("{sizes:?}: not read item by item\n{text}"));
-            let loaded = finish(vec![parsed], &options).unwrap();
+            let loaded = finish(vec![parsed], &BTreeSet::new(), &options).unwrap();
             assert_eq!(loaded.objects, whole.objects, "{sizes:?}");
             assert_eq!(loaded.skipped, whole.skipped);
             assert_eq!(loaded.pod_makers, whole.pod_makers);
