@@ -10,6 +10,7 @@ pub(super) use missing::{check_namespace, no_namespace};
 pub(super) use named_target::names;
 pub(super) use npc_agent::endpoint::short_kind;
 use npc_agent::endpoint::{self, What};
+use npc_compiler::cluster::unread::Extent;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::verdict::explain::{Port, Target};
 
@@ -32,6 +33,20 @@ pub(super) struct Resolved<'a> {
     pub(super) target: Target<'a>,
     /// The port that was asked for.
     pub(super) port: Option<Port>,
+}
+
+impl Resolved<'_> {
+    /// The namespaces of which it means all pods, those too that were not read.
+    pub(super) fn all_pods_of(&self, cluster: &Cluster) -> Option<Extent> {
+        match &self.target {
+            Target::Any => Some(Extent::Everywhere),
+            Target::Pods(_) => self.name.strip_prefix("ns/").map(|namespace| Extent::In(namespace.to_owned())),
+            Target::Blocks(blocks) => {
+                blocks.iter().any(|block| cluster.may_hold_unread(block)).then_some(Extent::Everywhere)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl std::str::FromStr for EndpointText {

@@ -13,7 +13,7 @@ use clap_complete::engine::ArgValueCompleter;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::verdict::explain::{
-    FlowExplanation, Target, Unanswerable, Verdict, explain, explain_endpoint, explain_parts,
+    FlowExplanation, Target, Unanswerable, Verdict, add_unread_pods, explain, explain_endpoint, explain_parts,
 };
 
 use super::endpoint::{EndpointText, Resolved, is_of_hosts};
@@ -159,8 +159,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let message = format!("there are no endpoints to ask about; the input has {}", policies_and_pods(cluster));
         return Err(Stop::new(Exit::NotFound, message).into());
     }
-    let explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
+    let mut explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
         .map_err(|error| stop(&error, &to.name, &from.name))?;
+    let meant = [&from, &to].map(|end| end.all_pods_of(cluster));
+    add_unread_pods(cluster, &groups, &mut explanation, meant.each_ref().map(Option::as_ref));
     let fixes = fix::Fixes::of(&input, &groups, &explanation);
     let said = Said { context: &context, from: &from, to: &to, explanation: &explanation, fixes: &fixes };
     match args.output {

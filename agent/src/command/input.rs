@@ -17,11 +17,11 @@ use futures::FutureExt as _;
 use futures::future::try_join;
 use npc_agent::finding::Finding;
 use npc_agent::source::kube;
-use npc_agent::source::manifests::{self, Loaded, ObjectRef};
+use npc_agent::source::manifests::{self, Loaded, ObjectRef, Severity};
 use npc_agent::source::whatif::{self, Removal};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::hints::Hints;
-use npc_compiler::cluster::unread::{Extent, Unread, WhyUnread};
+use npc_compiler::cluster::unread::{Extent, FileFault, Unread, WhyUnread};
 use npc_compiler::object::{Consequence, Labels, NetworkPolicy, Objects, Workload};
 use npc_compiler::policy::Policy;
 use npc_compiler::ruleset::layout::{Options, SetMembers};
@@ -161,6 +161,8 @@ impl Input {
     /// that reads the JSON of an answer sees nothing else.
     pub(super) fn with_passed_over(&self, mut warnings: Vec<String>) -> Vec<String> {
         warnings.extend(self.passed_over.iter().cloned());
+        let errors = self.loaded.problems.iter().filter(|problem| problem.severity() == Severity::Error);
+        warnings.extend(errors.map(|problem| format!("left out, because it was not understood: {problem:#}")));
         warnings
     }
 
@@ -182,6 +184,16 @@ impl Input {
     /// Why it is not known whether workloads are there that this name may mean; without a kind, any.
     pub(super) fn unknown_workloads(&self, namespace: &str, kind: Option<&str>, name: &str) -> Vec<String> {
         self.unknown_workloads.why(namespace, kind, name)
+    }
+
+    /// Documents that were left out and may hold pods, in words. What a reader may not list, and what files
+    /// have in place of objects, warnings say.
+    pub(super) fn left_out_pods(&self) -> Option<String> {
+        let is_left_out = |of: &&Unread| {
+            of.may_be_pods() && matches!(of.why, WhyUnread::InFile(_, FileFault::DidNotParse { .. }))
+        };
+        let words = unread_words(self.loaded.unread.iter().filter(is_left_out));
+        (!words.is_empty()).then(|| words.join("; "))
     }
 
     /// What was not read of the policies of any namespace, in words.
@@ -286,6 +298,7 @@ impl Args {
         if !self.overlay.is_empty() || !self.remove.is_empty() {
             loaded.objects.forget_computed_slices();
         }
+        loaded.objects.forget_endpoints_of_selectors();
         loaded.objects.declare_slice_pods();
         let unread_namespaces = loaded.unread.iter().filter(|of| of.may_be("Namespace")).cloned().collect();
         if source == Source::Files {
@@ -298,7 +311,6 @@ impl Args {
         let options = Options { set_members: SetMembers(self.max_set_members), ..Options::default() };
         let cluster = members::bounded(cluster, &options);
         let mut warnings = unjudged::warnings(&loaded);
-        loaded.objects.forget_endpoints_of_selectors();
         warnings.extend(of_server);
         warnings.extend(report::rights(&loaded.unread));
         let passed_over = report::undecided(&loaded.passed_over);

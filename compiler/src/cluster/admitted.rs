@@ -64,7 +64,7 @@ pub struct OtherEnd<'a> {
 impl OtherEnd<'_> {
     /// What its address will be of, where it has none yet.
     const fn new_address(&self) -> NewAddress {
-        if self.classes.is_empty() { NewAddress::OfNode } else { NewAddress::OfPod }
+        if self.classes.is_empty() && !self.is_unread { NewAddress::OfNode } else { NewAddress::OfPod }
     }
 }
 

@@ -12,6 +12,7 @@ pub use why::{FileFault, WhyUnread};
 use super::Cluster;
 use super::private::is_private;
 use super::selection::Selection;
+use crate::algebra::cidr::{self, Cidr};
 use crate::algebra::selector::{Operator, Selector};
 use crate::object::{Family, Labels, NAMESPACE_NAME_LABEL};
 use crate::policy::{Direction, Namespaces, PodPeer, Policy};
@@ -108,6 +109,9 @@ impl Unread {
 /// of the cluster too, by family.
 const IN_COMMON: [u32; 2] = [16, 48];
 
+/// An address of each private prefix.
+const PRIVATE: [&str; 4] = ["10.0.0.0", "172.16.0.0", "192.168.0.0", "fd00::"];
+
 impl Cluster {
     /// The same cluster, of which the input leaves this out.
     #[must_use]
@@ -137,10 +141,6 @@ impl Cluster {
         self.unread.iter().filter(may_hold).map(|unread| &unread.why)
     }
 
-    fn unread_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Unread> {
-        self.unread().iter().filter(move |unread| unread.may_be(kind))
-    }
-
     /// Whether a patch that was not applied changes a policy, so that what it says is not what will be in force.
     pub(super) fn is_patched(&self, policy: &Policy) -> bool {
         self.unread.iter().any(|unread| match &unread.why {
@@ -149,6 +149,10 @@ impl Cluster {
             }
             _ => false,
         })
+    }
+
+    fn unread_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Unread> {
+        self.unread().iter().filter(move |unread| unread.may_be(kind))
     }
 
     fn unread_pods(&self) -> impl Iterator<Item = &Unread> {
@@ -202,27 +206,50 @@ impl Cluster {
             || self.endpoints().any(|(_, pod)| pod.addresses().any(|of| is_near(&of)))
     }
 
+    /// What was not read and may make pods of these namespaces.
+    pub(crate) fn unread_pods_of<'a>(&'a self, meant: &'a Extent) -> impl Iterator<Item = &'a Unread> {
+        self.unread_pods().filter(|unread| unread.namespace.overlaps(meant))
+    }
+
+    /// Whether policies may isolate, in a direction, a pod of these namespaces that was not read.
+    pub(crate) fn may_isolate_unread_of(&self, meant: &Extent, direction: Direction) -> bool {
+        self.unread_pods_of(meant).any(|unread| {
+            let pods = if matches!(meant, Extent::In(_)) { meant } else { &unread.namespace };
+            self.may_isolate_some_of(pods, &|of| *of == direction)
+        })
+    }
+
+    /// Whether policies may isolate pods of these namespaces in some of the directions that are meant.
+    fn may_isolate_some_of(&self, pods: &Extent, is_meant: &dyn Fn(&Direction) -> bool) -> bool {
+        let isolates = |namespace: &str| {
+            let mut policies = self.policies_in(namespace);
+            policies.any(|(_, policy)| Direction::ALL.iter().any(|of| is_meant(of) && policy.isolates(*of)))
+        };
+        let is_isolated = match pods {
+            Extent::In(namespace) => isolates(namespace),
+            Extent::Everywhere | Extent::AllBut(_) => {
+                self.policies().any(|(_, policy)| pods.covers(&policy.namespace) && isolates(&policy.namespace))
+            }
+        };
+        is_isolated || self.unread_of("NetworkPolicy").any(|unread| unread.namespace.overlaps(pods))
+    }
+
     /// Whether policies may isolate a pod that was not read, or what a Service leads to that was
     /// not read.
     #[must_use]
     pub fn may_isolate_unread(&self, direction: Direction) -> bool {
-        let may_isolate = |pods: &Extent, is_meant: &dyn Fn(&Direction) -> bool| {
-            let isolates = |namespace: &str| {
-                let mut policies = self.policies_in(namespace);
-                policies.any(|(_, policy)| Direction::ALL.iter().any(|of| is_meant(of) && policy.isolates(*of)))
-            };
-            let is_isolated = match pods {
-                Extent::In(namespace) => isolates(namespace),
-                Extent::Everywhere | Extent::AllBut(_) => {
-                    self.policies().any(|(_, policy)| pods.covers(&policy.namespace) && isolates(&policy.namespace))
-                }
-            };
-            is_isolated || self.unread_of("NetworkPolicy").any(|unread| unread.namespace.overlaps(pods))
-        };
         // A Service may lead to pods of its namespace, which policies of both ends judge.
         let by_service = direction == Direction::Ingress && self.has_unread_services();
-        (by_service && may_isolate(&Extent::Everywhere, &|_| true))
-            || self.unread_pods().any(|unread| may_isolate(&unread.namespace, &|of| *of == direction))
+        (by_service && self.may_isolate_some_of(&Extent::Everywhere, &|_| true))
+            || self.may_isolate_unread_of(&Extent::Everywhere, direction)
+    }
+
+    /// Whether a prefix may hold the address of a Pod or a Service that was not read.
+    #[must_use]
+    pub fn may_hold_unread(&self, prefix: &Cidr) -> bool {
+        let private = PRIVATE.iter().filter_map(|text| text.parse().ok()).filter(|of| prefix.holds(*of));
+        let ends = [prefix.first, prefix.last].map(|number| cidr::address(prefix.family, number));
+        ends.into_iter().chain(private).any(|address| self.may_be_unread(address))
     }
 
     /// Whether a rule's pod peer may select a pod that was not read, or one that a workload makes which was

@@ -59,7 +59,7 @@ pub use question::judged_pairs::{JudgedPairs, Pair};
 pub use question::name::{EndName, Port, Target};
 pub use question::party::Party;
 pub use question::{MissingFact, OnNodes, Question};
-pub use walk::explain;
+pub use walk::{add_unread_pods, explain};
 
 // Answers have them.
 pub use crate::algebra::selector::{Operator, Requirement};

@@ -103,7 +103,10 @@ impl About<'_> {
         let unread: BTreeSet<String> = unread.map(ToString::to_string).collect();
         let unread = Vec::from_iter(unread);
         let text = || format!("policies that may select {} and were not read: {}", self.name, unread.join("; "));
-        (!unread.is_empty()).then(text).into_iter().collect()
+        let policies = (!unread.is_empty()).then(text);
+        let pods = self.context.input.left_out_pods();
+        let pods = pods.map(|of| format!("what {} may exchange with pods that were not read: {of}", self.name));
+        policies.into_iter().chain(pods).collect()
     }
 
     /// What the rules of a direction admit whose other ends are not in the input.

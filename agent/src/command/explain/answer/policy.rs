@@ -9,7 +9,7 @@ use npc_compiler::API_VERSION;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::selection::WhyNone;
 use npc_compiler::cluster::{Cluster, PodId, PolicyId};
-use npc_compiler::policy::{Direction, Peer, Peers, PodPeer, PortMatch, Ports};
+use npc_compiler::policy::{Direction, Peer, Peers, Policy, PortMatch, Ports};
 use npc_compiler::verdict::explain::{
     MisleadingPolicy, PeerExplanation, PeerWithoutEffect, PolicyExplanation, PortExplanation, PortWithoutEffect,
     RuleExplanation, explain_policy,
@@ -53,6 +53,9 @@ pub(in crate::command::explain) struct About {
     rules: Vec<Rule>,
     /// Of a policy that selects nothing, the workload that it looks as if it meant, and why it does not.
     near: Vec<Near>,
+    /// Pods that were not read may be among those that it selects.
+    #[serde(skip)]
+    may_select_unread: bool,
     warnings: Vec<String>,
     /// What was not read and this policy may mean.
     unknowns: Vec<String>,
@@ -163,8 +166,9 @@ impl About {
     pub(in crate::command::explain) fn new(context: &Context<'_>, groups: &Groups, id: PolicyId) -> Self {
         let cluster = &context.input.cluster;
         let policy = cluster.policy(id);
-        let PolicyExplanation { selects, may_select, hosts, isolates, without_rules, rules, meant, .. } =
-            explain_policy(cluster, groups, id);
+        let PolicyExplanation {
+            selects, may_select, may_select_unread, hosts, isolates, without_rules, rules, meant
+        } = explain_policy(cluster, groups, id);
         let rule = |of: RuleExplanation| Rule {
             direction: of.direction,
             path: of.rule.path.clone(),
@@ -189,9 +193,10 @@ impl About {
             hosts: workloads(cluster, &hosts),
             rules: rules.into_iter().map(rule).collect(),
             isolates,
+            may_select_unread,
             without_rules: without_rules.map(|nodes| WithoutRules { nodes }),
             warnings: context.input.with_passed_over(context.input.warnings.clone()),
-            unknowns: unread(context.input, &policy.subject_peer()),
+            unknowns: unread(context.input, policy),
         }
     }
 
@@ -210,7 +215,7 @@ impl About {
                     all => format!("{} have", shorten(all, LISTED, ", ")),
                 }
             ),
-            ([], []) if self.unknowns.is_empty() => format!("none in the {whole}, so it has no effect now"),
+            ([], []) if !self.may_select_unread => format!("none in the {whole}, so it has no effect now"),
             ([], []) => "none that was read".to_owned(),
             ([], _) => format!("perhaps {} (labels that the input does not say)", may_select()),
             (some, []) => shorten(some, LISTED, ", "),
@@ -304,12 +309,12 @@ fn peers(input: &Input, of: &RuleExplanation) -> Vec<Part> {
         may_select: workloads(cluster, &of.may_select),
         unused: of.without_effect.map(|why| match why {
             PeerWithoutEffect::SelectsNone(why) => no_pod(input, why),
+            PeerWithoutEffect::ServiceAddress => DEAD.to_owned(),
             PeerWithoutEffect::NotUnderstood => "it means no end".to_owned(),
         }),
         is_certain: !of.may_select_unread,
         numbers: String::new(),
     };
-            PeerWithoutEffect::ServiceAddress => DEAD.to_owned(),
     peers.iter().zip(&of.peers).map(part).collect()
 }
 
@@ -333,9 +338,13 @@ fn ports(of: &RuleExplanation) -> Vec<Part> {
     ports.iter().zip(&of.ports).map(part).collect()
 }
 
-/// What was not read and may hold pods that a peer means, in words.
-fn unread(input: &Input, peer: &PodPeer) -> Vec<String> {
-    if !input.cluster.may_select_unread(peer) {
+/// What was not read and may hold pods that a policy means, in words.
+fn unread(input: &Input, policy: &Policy) -> Vec<String> {
+    let subject = Peer::Pods(policy.subject_peer());
+    let rules = Direction::ALL.into_iter().flat_map(|direction| policy.rules(direction));
+    let peers = rules.flat_map(|rule| if let Peers::AnyOf(peers) = &rule.peers { peers.as_slice() } else { &[] });
+    let may_select = |peer: &Peer| matches!(peer, Peer::Pods(peer) if input.cluster.may_select_unread(peer));
+    if !std::iter::once(&subject).chain(peers).any(may_select) {
         return Vec::new();
     }
     unread_words(input.loaded.unread.iter().filter(|unread| unread.may_be_pods()))

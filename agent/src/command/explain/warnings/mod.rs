@@ -195,6 +195,7 @@ pub(in crate::command::explain) fn what_is_missing(input: &Input, missing: &[Mis
             of.fact,
             MissingFact::Unread(_)
                 | MissingFact::Holder(..)
+                | MissingFact::UnreadPods(_)
                 | MissingFact::SourceRanges(_)
                 | MissingFact::Balancer { .. }
                 | MissingFact::BesideServices(..)
@@ -326,6 +327,10 @@ pub(in crate::command::explain) fn unknowns(missing: &[Missing]) -> Vec<String> 
             }
             MissingFact::Holder(address, unread) => format!(
                 "whether {address} is a pod's or a Service's address: {}",
+                shorten(&unread_words(unread.iter()), NAMED, "; ")
+            ),
+            MissingFact::UnreadPods(unread) => format!(
+                "which pods there are besides, with which labels and policies: {}",
                 shorten(&unread_words(unread.iter()), NAMED, "; ")
             ),
             MissingFact::Unread(policies) => {

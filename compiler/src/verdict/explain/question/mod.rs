@@ -129,6 +129,8 @@ pub enum MissingFact {
     Unread(Vec<WhyUnread>),
     /// Whether an address is that of a pod or a Service: these were not read and may have it.
     Holder(IpAddr, Vec<Unread>),
+    /// The labels of pods that one end means too, and the policies that isolate them: they were not read.
+    UnreadPods(Vec<Unread>),
 }
 
 impl Question {

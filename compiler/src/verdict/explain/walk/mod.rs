@@ -5,6 +5,7 @@ pub(super) mod ends;
 mod families;
 mod ineffective;
 mod pair;
+mod unread_pods;
 pub(super) mod unresolved_names;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::question::{MissingFact, OnNodes, Question};
 use crate::verdict::flow::End;
 use ends::{Finder, Unit};
+pub use unread_pods::add_unread_pods;
 
 /// Questions about more pairs of ends than this are answered by classes. Fewer are answered
 /// pair by pair, each with reasons of its own.
