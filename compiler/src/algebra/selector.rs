@@ -61,40 +61,43 @@ impl Selector {
         let mut requirements = Vec::new();
         let mut bad = Vec::new();
         for (key, value) in selector.match_labels.iter().flatten() {
-            if let Some(problem) = wrong_label_key(key).or_else(|| wrong_label_value(value)) {
-                bad.push(BadRequirement { path: "matchLabels".to_owned(), problem });
-                continue;
+            let problems = [wrong_label_key(key), wrong_label_value(value)];
+            let had = bad.len();
+            bad.extend(problems.into_iter().flatten().map(|problem| BadRequirement { path: label(key), problem }));
+            if bad.len() == had {
+                let operator = Operator::In(Box::new([value.clone()]));
+                requirements.push(Requirement { key: key.clone(), operator });
             }
-            let operator = Operator::In(Box::new([value.clone()]));
-            requirements.push(Requirement { key: key.clone(), operator });
         }
         for (i, expression) in selector.match_expressions.iter().flatten().enumerate() {
-            if let Some(problem) = wrong_label_key(&expression.key) {
-                bad.push(BadRequirement { path: format!("matchExpressions[{i}].key"), problem });
-                continue;
-            }
-            if let Some(problem) = expression.values.iter().flatten().find_map(|value| wrong_label_value(value)) {
-                bad.push(BadRequirement { path: format!("matchExpressions[{i}].values"), problem });
-                continue;
+            let had = bad.len();
+            let mut report = |field: &str, problem: Option<String>| {
+                let path = || format!("matchExpressions[{i}].{field}");
+                bad.extend(problem.map(|problem| BadRequirement { path: path(), problem }));
+            };
+            report("key", wrong_label_key(&expression.key));
+            for (place, value) in expression.values.iter().flatten().enumerate() {
+                report(&format!("values[{place}]"), wrong_label_value(value));
             }
             let values: BTreeSet<&String> = expression.values.iter().flatten().collect();
             let values: Box<[String]> = values.into_iter().cloned().collect();
             let operator = match (expression.operator.as_str(), values.is_empty()) {
-                ("In", false) => Operator::In(values),
-                ("NotIn", false) => Operator::NotIn(values),
-                ("Exists", true) => Operator::Exists,
-                ("DoesNotExist", true) => Operator::DoesNotExist,
+                ("In", false) => Some(Operator::In(values)),
+                ("NotIn", false) => Some(Operator::NotIn(values)),
+                ("Exists", true) => Some(Operator::Exists),
+                ("DoesNotExist", true) => Some(Operator::DoesNotExist),
                 (operator, empty) => {
                     let (field, problem) = match operator {
                         "In" | "NotIn" => ("values", format!("{operator} needs at least one value")),
                         "Exists" | "DoesNotExist" if !empty => ("values", format!("{operator} takes no values")),
                         _ => ("operator", format!("\"{operator}\" is none of In, NotIn, Exists, DoesNotExist")),
                     };
-                    bad.push(BadRequirement { path: format!("matchExpressions[{i}].{field}"), problem });
-                    continue;
+                    report(field, Some(problem));
+                    None
                 }
             };
-            requirements.push(Requirement { key: expression.key.clone(), operator });
+            let operator = operator.filter(|_| bad.len() == had);
+            requirements.extend(operator.map(|operator| Requirement { key: expression.key.clone(), operator }));
         }
         requirements.sort_unstable();
         requirements.dedup();
@@ -129,6 +132,14 @@ impl Selector {
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
+}
+
+/// How many bytes of a key a path has: no label key that is right has more.
+const LONGEST_KEY: usize = 320;
+
+/// The path of a label in a selector. A wrong key may be as long as an object.
+fn label(key: &str) -> String {
+    if key.len() > LONGEST_KEY { "matchLabels".to_owned() } else { format!("matchLabels.{key}") }
 }
 
 impl Requirement {

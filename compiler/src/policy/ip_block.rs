@@ -18,12 +18,12 @@ impl Reader<'_> {
         let mut understood = true;
         for (i, text) in block.except.iter().flatten().enumerate() {
             match self.cidr(format!("{path}.except[{i}]"), text) {
-                Some(except) => excepts.push(except),
+                Some(except) => excepts.push((i, except)),
                 None => understood = false,
             }
         }
-        let cidr = cidr.filter(|_| understood)?;
-        for (i, except) in excepts.iter().enumerate() {
+        let cidr = cidr?;
+        for (i, except) in &excepts {
             let is_inside = except.family == cidr.family && cidr.first <= except.first && except.last <= cidr.last;
             let (text, of) = (except.network(), cidr.network());
             let path = format!("{path}.except[{i}]");
@@ -38,6 +38,10 @@ impl Reader<'_> {
                 self.report(path, Code::ExceptOutsideCidr, format!("{text} is not inside {of}"), Effect::Ignored);
             }
         }
+        if !understood {
+            return None;
+        }
+        let excepts: Vec<Cidr> = excepts.into_iter().map(|(_, except)| except).collect();
         let cut = excepts.iter().filter(|except| except.family == cidr.family);
         let cut = RangeSet::from_ranges(cut.map(|except| (except.first, except.last)));
         let block = Block { family: cidr.family, addresses: cidr.addresses().difference(&cut) };

@@ -11,26 +11,25 @@ use crate::algebra::traffic::Traffic;
 use crate::object::Protocol;
 
 impl Reader<'_> {
-    /// Reads an item of `ports`; it matches nothing where it is not understood.
+    /// Reads an item of `ports`; it matches nothing where it is not understood. All that is wrong with it is
+    /// reported, because people mend what they are told.
     pub(super) fn port(&mut self, path: &str, port: &api::NetworkPolicyPort) -> PortMatch {
-        if self.unknown_below(path, Effect::MatchesNothing) {
-            return PortMatch::Nothing;
-        }
-        match read_port(port) {
-            Ok(port) => {
-                // No pod of an API server has a port of such a name. In files one may.
-                if let PortMatch::Named(_, name) = &port
-                    && let Some(problem) = wrong_port_name(name)
-                {
-                    self.report(format!("{path}.port"), Code::PortNameInvalid, problem, Effect::MatchesNothing);
-                }
-                port
+        let has_unknown = self.unknown_below(path, Effect::MatchesNothing);
+        let (read, wrong) = read_port(port);
+        for (field, problem) in wrong {
+            // The port may stand in the field that is not known.
+            if has_unknown && port.port.is_none() && field == "endPort" {
+                continue;
             }
-            Err((field, problem)) => {
-                self.report(format!("{path}.{field}"), Code::PortInvalid, problem, Effect::MatchesNothing);
-                PortMatch::Nothing
-            }
+            self.report(format!("{path}.{field}"), Code::PortInvalid, problem, Effect::MatchesNothing);
         }
+        // No pod of an API server has a port of such a name. In files one may.
+        if let Some(IntOrString::String(name)) = &port.port
+            && let Some(problem) = wrong_port_name(name)
+        {
+            self.report(format!("{path}.port"), Code::PortNameInvalid, problem, Effect::MatchesNothing);
+        }
+        read.filter(|_| !has_unknown).unwrap_or(PortMatch::Nothing)
     }
 }
 
@@ -41,25 +40,45 @@ fn wrong_protocol(text: &str) -> String {
     format!("\"{text}\" is none of TCP, UDP, SCTP{meant}")
 }
 
-/// Reads an item of `ports`, or says which field is wrong and why.
-fn read_port(port: &api::NetworkPolicyPort) -> Result<PortMatch, (&'static str, String)> {
-    let number = |field, number: i32| {
-        (u16::try_from(number).ok().filter(|n| *n > 0)).ok_or((field, format!("{number} is no port (1 to 65535)")))
-    };
-    let protocol = port.protocol.as_deref().unwrap_or("TCP");
-    let protocol = Protocol::parse(protocol).ok_or_else(|| ("protocol", wrong_protocol(protocol)))?;
-    match (&port.port, port.end_port) {
-        (None, None) => Ok(PortMatch::Range(protocol, Traffic::PORTS.0, Traffic::PORTS.1)),
-        (None, Some(_)) => Err(("endPort", "endPort needs a port".to_owned())),
-        (Some(IntOrString::String(name)), None) => Ok(PortMatch::Named(protocol, name.clone())),
-        (Some(IntOrString::String(_)), Some(_)) => Err(("endPort", "endPort needs a numeric port".to_owned())),
-        (Some(IntOrString::Int(first)), last) => {
-            let first = number("port", *first)?;
-            let last = last.map_or(Ok(first), |last| number("endPort", last))?;
-            if last < first {
-                return Err(("endPort", format!("endPort {last} is less than port {first}")));
-            }
-            Ok(PortMatch::Range(protocol, first, last))
-        }
+/// Reads an item of `ports`; none where fields are wrong, which it says, and why.
+fn read_port(port: &api::NetworkPolicyPort) -> (Option<PortMatch>, Vec<(&'static str, String)>) {
+    let mut wrong = Vec::new();
+    let text = port.protocol.as_deref().unwrap_or("TCP");
+    let protocol = Protocol::parse(text);
+    if protocol.is_none() {
+        wrong.push(("protocol", wrong_protocol(text)));
     }
+    let protocol = protocol.unwrap_or(Protocol::Tcp);
+    let mut number = |field, number: i32| {
+        let read = u16::try_from(number).ok().filter(|n| *n > 0);
+        if read.is_none() {
+            wrong.push((field, format!("{number} is no port (1 to 65535)")));
+        }
+        read
+    };
+    let read = match (&port.port, port.end_port) {
+        (None, None) => Some(PortMatch::Range(protocol, Traffic::PORTS.0, Traffic::PORTS.1)),
+        (None, Some(last)) => {
+            number("endPort", last);
+            wrong.push(("endPort", "endPort needs a port".to_owned()));
+            None
+        }
+        (Some(IntOrString::String(name)), None) => Some(PortMatch::Named(protocol, name.clone())),
+        (Some(IntOrString::String(_)), Some(last)) => {
+            number("endPort", last);
+            wrong.push(("endPort", "endPort needs a numeric port".to_owned()));
+            None
+        }
+        (Some(IntOrString::Int(first)), last) => {
+            let ends = (number("port", *first), last.map_or(Some(None), |last| number("endPort", last).map(Some)));
+            if let Some(last) = last.filter(|last| last < first) {
+                wrong.push(("endPort", format!("endPort {last} is less than port {first}")));
+            }
+            match ends {
+                (Some(first), Some(last)) => Some(PortMatch::Range(protocol, first, last.unwrap_or(first))),
+                _ => None,
+            }
+        }
+    };
+    (read.filter(|_| wrong.is_empty()), wrong)
 }

@@ -270,13 +270,13 @@ impl Reader<'_> {
         let (section, field) = direction.fields();
         let path = format!("spec.{section}[{index}]");
         let unknown = self.unknown_in_rule(&path, [(field, peers.len()), ("ports", ports.len())]);
-        let peers = match peers {
+        // What is in no field that is known is read too, for what is wrong with it.
+        let read = |(i, peer)| self.peer(&format!("{path}.{field}[{i}]"), peer);
+        let read: Vec<Peer> = peers.iter().enumerate().map(read).collect();
+        let peers = match read {
             _ if unknown => Peers::AnyOf(Vec::new()),
-            [] => Peers::Everyone,
-            peers => {
-                let read = |(i, peer)| self.peer(&format!("{path}.{field}[{i}]"), peer);
-                Peers::AnyOf(peers.iter().enumerate().map(read).collect())
-            }
+            read if read.is_empty() => Peers::Everyone,
+            read => Peers::AnyOf(read),
         };
         let ports = match ports {
             [] => Ports::Everything,
@@ -288,49 +288,45 @@ impl Reader<'_> {
         PolicyRule { path, peers, ports }
     }
 
+    /// Reads a peer. All that is wrong with it is reported, because people mend what they are told.
     fn peer(&mut self, path: &str, peer: &api::NetworkPolicyPeer) -> Peer {
-        if self.unknown_below(path, Effect::MatchesNothing) {
-            return Peer::Nothing;
-        }
-        match (&peer.ip_block, &peer.namespace_selector, &peer.pod_selector) {
-            (Some(block), None, None) => {
-                self.ip_block(&format!("{path}.ipBlock"), block).map_or(Peer::Nothing, Peer::Block)
+        let has_unknown = self.unknown_below(path, Effect::MatchesNothing);
+        let block = peer.ip_block.as_ref().map(|block| self.ip_block(&format!("{path}.ipBlock"), block));
+        let mut read = |field: &str, selector: &LabelSelector| {
+            let (selector, bad) = Selector::read(selector);
+            let understood = bad.is_empty();
+            for requirement in bad {
+                let path = format!("{path}.{field}.{}", requirement.path);
+                self.report(path, Code::SelectorInvalid, requirement.problem, Effect::MatchesNothing);
             }
-            (Some(_), _, _) => {
+            understood.then_some(selector)
+        };
+        let namespaces = peer.namespace_selector.as_ref().map(|selector| read("namespaceSelector", selector));
+        let pods = peer.pod_selector.as_ref().map(|selector| read("podSelector", selector));
+        let understood = match (block, namespaces, pods) {
+            (Some(block), None, None) => block.map(Peer::Block),
+            (Some(_), ..) => {
                 let problem = "ipBlock cannot be combined with podSelector or namespaceSelector";
                 self.report(path, Code::PeerCombined, problem, Effect::MatchesNothing);
-                Peer::Nothing
+                None
             }
             (None, None, None) => {
                 let problem = "the peer is empty: a selector with nothing behind it is null; podSelector: {} means every pod of \
                                the namespace, namespaceSelector: {} every pod of every namespace";
-                self.report(path, Code::PeerEmpty, problem, Effect::MatchesNothing);
-                Peer::Nothing
+                // What it was to have may stand in the field that is not known.
+                if !has_unknown {
+                    self.report(path, Code::PeerEmpty, problem, Effect::MatchesNothing);
+                }
+                None
             }
             (None, namespaces, pods) => {
-                let read = |this: &mut Self, field: &str, selector: &LabelSelector| {
-                    let (selector, bad) = Selector::read(selector);
-                    let understood = bad.is_empty();
-                    for requirement in bad {
-                        let path = format!("{path}.{field}.{}", requirement.path);
-                        this.report(path, Code::SelectorInvalid, requirement.problem, Effect::MatchesNothing);
-                    }
-                    understood.then_some(selector)
-                };
-                let namespaces = match namespaces {
-                    None => Some(Namespaces::Own(self.namespace.to_owned())),
-                    Some(selector) => read(self, "namespaceSelector", selector).map(Namespaces::Selected),
-                };
-                let pods = match pods {
-                    None => Some(Selector::default()),
-                    Some(selector) => read(self, "podSelector", selector),
-                };
-                match (namespaces, pods) {
-                    (Some(namespaces), Some(pods)) => Peer::Pods(PodPeer { namespaces, pods }),
-                    _ => Peer::Nothing,
-                }
+                let own = || Some(Namespaces::Own(self.namespace.to_owned()));
+                let namespaces = namespaces.map_or_else(own, |of| of.map(Namespaces::Selected));
+                let pods = pods.unwrap_or_else(|| Some(Selector::default()));
+                namespaces.zip(pods).map(|(namespaces, pods)| Peer::Pods(PodPeer { namespaces, pods }))
             }
-        }
+        };
+        understood.filter(|_| !has_unknown).unwrap_or(Peer::Nothing)
     }
 }
 
