@@ -331,3 +331,62 @@ fn what_cannot_be_read_is_reported_once() {
     let matrix = files.run(&["matrix", "--kubeconfig", "kubeconfig", "--allow-errors"]);
     assert_eq!(matrix.err.matches("pod shop/odd: cannot be read").count(), 1, "{}", matrix.err);
 }
+
+/// Policies of other namespaces may keep their pods from it.
+#[test]
+fn what_any_means_beyond_the_readers_rights_is_not_known() {
+    let files = server(one_namespace);
+    let answer = explain(&files, &["any", "web:80"]);
+    assert_eq!(answer.code, 4, "{}{}", answer.out, answer.err);
+    for text in ["UNKNOWN  pods that were not read -> shop/pod/web", "no right to list pods"] {
+        assert!(answer.out.contains(text), "{text}: {}", answer.out);
+    }
+    let json = explain(&files, &["any", "web:80", "-o", "json"]).json();
+    assert_eq!(json["verdict"], "Unknown");
+    assert!(json["unknowns"].to_string().contains("which pods there are besides"), "{}", json["unknowns"]);
+    // All pods of its own namespace are known.
+    let answer = explain(&files, &["ns/shop", "web:80"]);
+    assert_eq!(answer.code, 0, "{}{}", answer.out, answer.err);
+}
+
+#[test]
+fn credentials_that_cannot_be_had_are_said_in_one_sentence() {
+    let of_user = |user: &Value| {
+        let files = Files::of("");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
+            "users": [{"name": "u", "user": user}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        });
+        files.add("kubeconfig", &config.to_string());
+        files.run(&["matrix", "--kubeconfig", "kubeconfig"])
+    };
+    let api = "client.authentication.k8s.io/v1";
+    let exec = |script: &str| json!({"exec": {"apiVersion": api, "command": "sh", "args": ["-c", script], "interactiveMode": "Never"}});
+    for (user, text) in [
+        (exec("exit 3"), "the program \"sh\" for a token, and it failed: exit code 3, and nothing on standard error"),
+        (exec("echo a >&2; echo log in >&2; exit 1"), "it failed: exit code 1, log in; log in again"),
+        (exec("echo no"), "it printed no ExecCredential"),
+        (json!({"client-certificate": "/nope.crt", "client-key": "/nope.key"}), "there is no /nope.crt"),
+        (json!({"auth-provider": {"name": "gcp"}}), "has the auth-provider \"gcp\""),
+    ] {
+        let answer = of_user(&user);
+        assert_eq!(answer.code, 5, "{user}: {}", answer.err);
+        assert!(answer.err.contains(text), "{user}: {}", answer.err);
+        for debug in ["ExitStatus", "Output {", "oauth feature", "infer"] {
+            assert!(!answer.err.contains(debug), "{debug}: {}", answer.err);
+        }
+    }
+}
+
+#[test]
+fn a_busy_server_is_asked_again() {
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let files = server(move |path| {
+        let number = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if number < 2 { refused(429, "TooManyRequests") } else { one_namespace(path) }
+    });
+    let answer = explain(&files, &["web", "api:80"]);
+    assert_eq!(answer.code, 0, "{}{}", answer.out, answer.err);
+}

@@ -23,6 +23,13 @@ fn plain(text: &str) -> Option<String> {
                 .to_owned(),
         );
     }
+    if text.contains("received corrupt message") || text.contains("InvalidContentType") {
+        return Some(
+            "the server does not speak TLS; check the server in the kubeconfig: it may be for http://, or the port of \
+             something else"
+                .to_owned(),
+        );
+    }
     let (_, certificate) = text.split_once("invalid peer certificate: ")?;
     let has = |names: &[&str]| names.iter().any(|name| certificate.contains(name));
     Some(if has(&["NotValidForName"]) {
@@ -57,6 +64,7 @@ mod tests {
             ("client error (Connect): invalid peer certificate: certificate expired: Expired", "has expired"),
             ("invalid peer certificate: certificate not valid for name \"h\": NotValidForName", "tls-server-name"),
             ("invalid peer certificate: BadEncoding", "not accepted (BadEncoding)"),
+            ("client error (Connect): received corrupt message of type InvalidContentType", "does not speak TLS"),
             (
                 "client error (Connect): dns error: failed to lookup address information: Name or service not known",
                 "DNS knows no address",

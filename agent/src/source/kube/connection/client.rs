@@ -72,6 +72,18 @@ pub enum Error {
          users[].user.exec of the kubeconfig"
     )]
     Exec(String, String),
+    /// The program that the kubeconfig names for a token has failed: its name, and what it says.
+    #[error(
+        "the kubeconfig asks the program {0:?} for a token, and it failed: {1}; log in again, as for kubectl, or correct \
+         users[].user.exec of the kubeconfig"
+    )]
+    ExecFailed(String, String),
+    /// The kubeconfig has an auth-provider, which Kubernetes has given up: its name.
+    #[error(
+        "the kubeconfig has the auth-provider {0:?}, which kubectl since 1.26 does not have either; get a new kubeconfig \
+         with users[].user.exec, as from gke-gcloud-auth-plugin or kubelogin"
+    )]
+    AuthProvider(String),
 }
 
 /// The files of a kubeconfig, as errors name them; empty where the error names the file itself.
@@ -102,6 +114,9 @@ fn kubeconfig_words(error: &KubeconfigError) -> String {
         KubeconfigError::ReadConfig(cause, path) => format!("{} cannot be read: {}", path.display(), cause.kind()),
         KubeconfigError::FindPath => "there is no kubeconfig, and no home directory to find one in".to_owned(),
         KubeconfigError::CurrentContextNotSet => "it has no current-context; name one with --context".to_owned(),
+        KubeconfigError::LoadContext(name) if name.is_empty() => {
+            kubeconfig_words(&KubeconfigError::CurrentContextNotSet)
+        }
         KubeconfigError::LoadContext(name) => format!("it has no context {name:?}"),
         KubeconfigError::LoadClusterOfContext(name) => {
             format!("it has no cluster {name:?}, which the context names")
@@ -243,6 +258,7 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Resu
     let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
     let mut config = configuration(kubeconfig, &options).await?;
     let exec = config.auth_info.exec.as_ref().and_then(|exec| exec.command.clone());
+    let provider = config.auth_info.auth_provider.as_ref().map(|provider| provider.name.clone());
     // A request panics in kube if its server has a host and no scheme.
     let server = &config.cluster_url;
     if !matches!(server.scheme_str(), Some("http" | "https")) || server.authority().is_none() {
@@ -258,11 +274,41 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Resu
     let mut connector = Connector::new(move || Client::try_from(config.clone()));
     connector.server = Some(server.trim_end_matches('/').into());
     // What is wrong with the configuration shows now.
-    drop(connector.client().map_err(|error| match (failed_start(&error), exec) {
-        (Some(why), Some(program)) => Error::Exec(program, why),
-        _ => Error::Client(error),
-    })?);
+    drop(connector.client().map_err(|error| unusable(error, exec, provider))?);
     Ok(connector)
+}
+
+/// Why no client can be made: the program that the kubeconfig names for a token, its auth-provider, or the files
+/// that it names.
+fn unusable(error: kube::Error, exec: Option<String>, provider: Option<String>) -> Error {
+    use kube::client::AuthError;
+
+    let program = || exec.clone().unwrap_or_default();
+    match error {
+        kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => Error::ExecFailed(program(), said(&out)),
+        kube::Error::Auth(AuthError::AuthExecParse(_) | AuthError::ExecPluginFailed) => {
+            Error::ExecFailed(program(), "it printed no ExecCredential with a status".to_owned())
+        }
+        kube::Error::Auth(AuthError::AuthExec(_)) if provider.is_some() => {
+            Error::AuthProvider(provider.unwrap_or_default())
+        }
+        kube::Error::InferKubeconfig(cause) => Error::Kubeconfig(KubeconfigFiles::default(), cause),
+        error => match (failed_start(&error), exec) {
+            (Some(why), Some(program)) => Error::Exec(program, why),
+            _ => Error::Client(error),
+        },
+    }
+}
+
+/// What a program says that has failed: the last line of its standard error, which has the cause; else how it ended.
+fn said(out: &std::process::Output) -> String {
+    let text = String::from_utf8_lossy(&out.stderr);
+    let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+    let ended = match out.status.code() {
+        Some(code) => format!("exit code {code}"),
+        None => out.status.to_string(),
+    };
+    last.map_or_else(|| format!("{ended}, and nothing on standard error"), |line| format!("{ended}, {line}"))
 }
 
 /// Why the program that gives a token could not be started, if that is what failed.

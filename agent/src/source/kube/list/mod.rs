@@ -361,6 +361,9 @@ impl Bounded {
     }
 }
 
+/// A command asks a busy API server so often again. An agent has a pace of its own, and no bound for an answer.
+const BUSY_TRIES: usize = 3;
+
 /// Reads a list in pages. Each may take so long. `take` is given what it made so far,
 /// each object, or why it cannot be read where it shows no name either, and its bytes.
 async fn read<K: DeserializeOwned, A: Default>(
@@ -371,6 +374,7 @@ async fn read<K: DeserializeOwned, A: Default>(
 ) -> Result<A, Failure> {
     let mut params = ListParams::default().limit(PAGE);
     let (mut buffer, mut all) = (Buffer::default(), A::default());
+    let mut tries = if timeout.is_some() { BUSY_TRIES } else { 0 };
     loop {
         let request = Request::new(path).list(&params).map_err(kube::Error::BuildRequest)?;
         let page = async {
@@ -390,6 +394,13 @@ async fn read<K: DeserializeOwned, A: Default>(
             Err(failure) if failure.code() == Some(410) && params.continue_token.is_some() => {
                 all = A::default();
                 params = ListParams::default();
+            }
+            // The server is busy. The next request waits for as long as it asked for.
+            Err(failure) if failure.code() == Some(429) && tries > 0 => {
+                tries -= 1;
+                // What was read of this page comes again.
+                all = A::default();
+                params.continue_token = None;
             }
             Err(failure) => return Err(failure),
         }
