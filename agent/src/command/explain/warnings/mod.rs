@@ -245,6 +245,7 @@ fn one_port(first: u16, last: u16) -> String {
 pub(in crate::command::explain) fn unknowns(missing: &[Missing]) -> Vec<String> {
     let mut words = Vec::new();
     for Missing { fact, subject, other } in missing {
+        let is_part = other.is_part();
         let (subject, other) = (shown(subject), shown(other));
         let labels = |of: &str, keys: &[String]| match keys {
             [] => format!("the labels of {of}: no object in the input says them"),
@@ -309,7 +310,11 @@ pub(in crate::command::explain) fn unknowns(missing: &[Missing]) -> Vec<String> 
                  NODE:PORT",
                 shorten(names, NAMED, ", ")
             ),
-            MissingFact::NodeAddress(name) => format!("the addresses of node/{name}: its object says none"),
+            MissingFact::NodeAddress(name) => format!("the addresses of node/{name}: no object of the input says them"),
+            MissingFact::IsNode(_, port) if is_part => format!(
+                "whether an address of {other} is a node's: no Node of the input says it, and port {port} of a node leads to a \
+                 Service or a pod"
+            ),
             MissingFact::IsNode(address, port) => format!(
                 "whether {address} is a node's address: no Node of the input says it, and port {port} of a node leads to a \
                  Service or a pod"

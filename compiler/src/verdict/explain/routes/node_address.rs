@@ -12,9 +12,9 @@ use crate::cluster::backend::HostPortAt;
 use crate::object::{Family, Protocol, Service, ServicePort};
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::answer::{Flow, Unanswerable, Warning};
-use crate::verdict::explain::question::MissingFact;
 use crate::verdict::explain::question::name::{EndName, Port, Target};
 use crate::verdict::explain::question::party::Party;
+use crate::verdict::explain::question::{MissingFact, OnNodes};
 use crate::verdict::explain::walk::ends::Unit;
 use crate::verdict::explain::walk::{Destination, Route, Walk};
 use crate::verdict::flow::End;
@@ -60,7 +60,12 @@ impl Walk<'_> {
     ) -> bool {
         if let ([address], Some(Port::Numbers(protocol, first, last))) = (addresses, self.port)
             && first == last
-            && self.by_unknown_node(sources, *address, protocol.unwrap_or(Protocol::Tcp), *first)
+            && self.by_unknown_node(
+                sources,
+                &EndName::of_address(*address),
+                *address,
+                (protocol.unwrap_or(Protocol::Tcp), *first),
+            )
         {
             return true;
         }
@@ -320,14 +325,27 @@ impl Walk<'_> {
         if nodes.is_empty() {
             return false;
         }
-        let wholes = |target: &Target<'_>| -> BTreeSet<EndName> {
-            if let Some(name) = unaddressed(target) {
-                return BTreeSet::from([EndName { kind: "Node".to_owned(), name, ..EndName::default() }]);
-            }
-            self.ends.units(target).into_iter().map(|unit| unit.whole.without_addresses()).collect()
-        };
+        let name_of = |name: String| EndName { kind: "Node".to_owned(), name, ..EndName::default() };
         let traffic = self.port.and_then(Port::traffic).unwrap_or_else(Traffic::all);
-        let (sources, destinations) = (wholes(from), wholes(to));
+        let units = |target: &Target<'_>| match unaddressed(target) {
+            Some(_) => Vec::new(),
+            None => self.ends.units(target),
+        };
+        let (mut sources, mut destinations) = (units(from), units(to));
+        match (unaddressed(from), unaddressed(to)) {
+            (Some(node), None) => self.with_own_node(name_of(node), &mut destinations, None),
+            (None, Some(node)) if self.leads_nowhere(&traffic) => {
+                self.with_own_node(name_of(node), &mut sources, Some(&traffic));
+            }
+            _ => {}
+        }
+        let wholes = |target: &Target<'_>, units: &[Unit]| -> BTreeSet<EndName> {
+            match unaddressed(target) {
+                Some(name) => BTreeSet::from([name_of(name)]),
+                None => units.iter().map(|unit| unit.whole.without_addresses()).collect(),
+            }
+        };
+        let (sources, destinations) = (wholes(from, &sources), wholes(to, &destinations));
         for from in &sources {
             self.explanation.flows.extend(destinations.iter().map(|to| Flow {
                 missing: nodes.iter().cloned().map(MissingFact::NodeAddress).collect(),
@@ -335,6 +353,38 @@ impl Walk<'_> {
             }));
         }
         true
+    }
+
+    /// Flows between a node without an address and the pods that run on it, which are always allowed; to the node
+    /// with this traffic, else from it. The pods are taken out of the ends.
+    fn with_own_node(&mut self, node: EndName, ends: &mut Vec<Unit>, to_node: Option<&Traffic>) {
+        let cluster = self.ends.cluster;
+        let is_own = |unit: &Unit| unit.party.node(cluster) == Some(node.name.as_str());
+        let (own, rest): (Vec<Unit>, Vec<Unit>) = std::mem::take(ends).into_iter().partition(is_own);
+        *ends = rest;
+        let whole = node.clone();
+        let unit =
+            Unit { party: Party::OtherNode(None), only: None, name: node, whole, is_template: false, seen_as: None };
+        let route = Route { port: self.port, nodes: OnNodes::One, ..Route::default() };
+        match to_node {
+            Some(traffic) => self.judge(&own, &[Destination::direct(unit, traffic.clone())], route),
+            None => {
+                let asked =
+                    |of: Unit| self.ends.traffic(&of, self.port).map(|traffic| Destination::direct(of, traffic));
+                let own: Vec<Destination> = own.into_iter().filter_map(asked).collect();
+                self.judge(&[unit], &own, route);
+            }
+        }
+    }
+
+    /// Whether no port of a node leads to a Service or to a pod, of those that are asked about.
+    fn leads_nowhere(&self, asked: &Traffic) -> bool {
+        let cluster = self.ends.cluster;
+        let of_services = cluster.node_ports().map(|(of, number, _)| (of, number, number));
+        let of_pods = cluster.endpoints().flat_map(|(_, pod)| &pod.host_ports);
+        let of_pods = of_pods.map(|port| (port.protocol, port.host_port, port.host_port));
+        let leading = Traffic::of_ranges(of_services.chain(of_pods));
+        !cluster.has_unread_services() && asked.intersection(&leading).is_none()
     }
 
     /// Flows of pods to the loopback address, which each sends to itself; whether all are pods.

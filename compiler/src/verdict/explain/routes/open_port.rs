@@ -133,9 +133,16 @@ impl Walk<'_> {
         })
     }
 
-    /// A flow to a port of an address that the input does not call a node's, where the port leads
-    /// to a Service or a pod if it is one; whether it is such a port, and the nodes are not known.
-    pub(super) fn by_unknown_node(&mut self, sources: &[Unit], address: IpAddr, only: Protocol, number: u16) -> bool {
+    /// A flow to a port of an address, or of a part of a prefix that it stands for, that the input does not call a
+    /// node's, where the port leads to a Service or a pod if it is one; whether it is such a port, and the nodes
+    /// are not known.
+    pub(super) fn by_unknown_node(
+        &mut self,
+        sources: &[Unit],
+        to: &EndName,
+        address: IpAddr,
+        (only, number): (Protocol, u16),
+    ) -> bool {
         let cluster = self.ends.cluster;
         if cluster.is_node(address) || cluster.knows_nodes() || !cluster.holders(address, None).is_empty() {
             return false;
@@ -157,8 +164,8 @@ impl Walk<'_> {
         if !is_known() && !to_pod() && !may_be_a_service() && !may_be_chosen() {
             return false;
         }
-        let (to, traffic) = (EndName::of_address(address), Traffic::ports(only, number, number));
-        self.not_known(sources, &to, Some(Family::of(&address)), &traffic, &MissingFact::IsNode(address, number));
+        let traffic = Traffic::ports(only, number, number);
+        self.not_known(sources, to, Some(Family::of(&address)), &traffic, &MissingFact::IsNode(address, number));
         true
     }
 }

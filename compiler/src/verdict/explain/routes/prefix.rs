@@ -8,7 +8,7 @@ use super::many_leads::Leads;
 use super::nodes::NodeEnd;
 use crate::algebra::cidr::Cidr;
 use crate::algebra::traffic::Traffic;
-use crate::object::{Family, Service};
+use crate::object::{Family, Protocol, Service};
 use crate::verdict::explain::answer::Unanswerable;
 use crate::verdict::explain::question::name::{EndName, Port, Target};
 use crate::verdict::explain::question::party::Party;
@@ -32,6 +32,19 @@ impl Walk<'_> {
             units.retain(|unit| unit.name.is_part() || !is_of_service(unit));
             // A prefix of nothing but such addresses has no other one to ask about.
             units.retain(|unit| !unit.name.is_part() || !self.is_all_of_services(unit));
+        }
+        if let (Target::Blocks(_), Some(Port::Numbers(protocol, first, last))) = (to, self.port)
+            && first == last
+        {
+            // An address of it may be a node's, as one that is asked about alone.
+            let port = (protocol.unwrap_or(Protocol::Tcp), *first);
+            units.retain(|unit| match (unit.party, unit.name.is_part()) {
+                (Party::End(End::Address(address)), true) => {
+                    let name = EndName { addresses: Vec::new(), ..unit.name.clone() };
+                    !self.by_unknown_node(sources, &name, address, port)
+                }
+                _ => true,
+            });
         }
         let is_one_port = matches!(self.port, Some(Port::Numbers(_, first, last)) if first == last);
         // Where all ends of the cluster are meant by all their ports, the pods behind nodes are among them.
