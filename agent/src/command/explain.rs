@@ -11,6 +11,7 @@ mod words;
 
 use clap_complete::engine::ArgValueCompleter;
 use npc_compiler::cluster::group::Groups;
+use npc_compiler::cluster::without_backend::NoBackend;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::verdict::explain::{
     FlowExplanation, Target, Unanswerable, Verdict, add_unread_pods, explain, explain_endpoint, explain_parts,
@@ -24,6 +25,7 @@ use crate::command::output::Format;
 use answer::unread_end::UnreadEnd;
 use answer::{endpoint, json, policy, text};
 use places::place;
+pub(super) use services::no_backend;
 
 /// Explain why a flow is or is not allowed; for one endpoint alone, what isolates it,
 /// and what it may send and receive; for netpol/NAME, what that policy does.
@@ -128,7 +130,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let explanation = match explain_endpoint(cluster, &groups, &from.target) {
             Ok(explanation) => explanation,
             Err(error) => {
-                let stop = without_policies(cluster, &error, &from);
+                let stop = without_policies(&input, &error, &from);
                 return endpoint::without_policies(&input, &from, stop, args.output);
             }
         };
@@ -189,7 +191,8 @@ fn unread(errors: impl Iterator<Item = anyhow::Error>) -> anyhow::Result<Vec<Str
 }
 
 /// Why there is nothing to say of an endpoint alone.
-fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>) -> Stop {
+fn without_policies(input: &Input, error: &Unanswerable, from: &Resolved<'_>) -> Stop {
+    let cluster = &input.cluster;
     match (error, &from.target) {
         (Unanswerable::NoEndpoint, Target::Service(service)) if service.routing.external_name.is_some() => Stop::new(
             Exit::Unknown,
@@ -210,14 +213,19 @@ fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>
             );
             Stop::new(exit, message)
         }
-        (Unanswerable::NoEndpoint, Target::Service(_)) => Stop::new(
-            Exit::Fine,
-            format!(
-                "{} leads to no pod of the input that policies apply to: its selector selects none, or only \
-                 hostNetwork pods; ask npc explain SRC {0} about the flows to it",
+        (Unanswerable::NoEndpoint, Target::Service(service)) => {
+            let why = if cluster.selected_pods(service).is_empty() {
+                no_backend::without_backend(input, service, &NoBackend::NoPod(cluster.why_no_pod(service)))
+            } else {
+                "its selector selects only hostNetwork pods, or pods that are not ready".to_owned()
+            };
+            let message = format!(
+                "{} leads to no pod of the input that policies apply to: {why}; ask npc explain SRC {0} about the flows \
+                 to it",
                 from.name
-            ),
-        ),
+            );
+            Stop::new(Exit::Fine, message)
+        }
         (Unanswerable::NoEndpoint, Target::Pod(_) | Target::Pods(_)) if is_of_hosts(cluster, &from.target) => {
             let why = "no policy applies to its pods, because they are hostNetwork pods: policies of \
                        the other ends see the addresses of these nodes";

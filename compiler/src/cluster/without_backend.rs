@@ -108,7 +108,14 @@ impl Cluster {
                     let other_protocol = ports.find(|of| of.name == *name).map(|of| of.protocol);
                     NoBackend::NoPort { protocol: port.protocol, name: name.clone(), other_protocol }
                 }
-                (_, count, _) => NoBackend::NotReady(count),
+                (_, count, _) => {
+                    let has = |pod: &&Pod, family| pod.address(family).is_some() || pod.addresses().next().is_none();
+                    let only = service.routing.only_family;
+                    match only.filter(|only| !pods.iter().any(|pod| has(pod, *only))) {
+                        Some(family) => NoBackend::OtherFamily(family),
+                        None => NoBackend::NotReady(count),
+                    }
+                }
             }
         };
         if slices.is_empty() {

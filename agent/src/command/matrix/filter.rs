@@ -7,6 +7,7 @@ use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::cluster::group::Groups;
+use npc_compiler::cluster::without_backend::NoBackend;
 use npc_compiler::object::{Protocol, Service};
 use npc_compiler::verdict::explain::{Port, Target};
 use npc_compiler::verdict::flow::End;
@@ -14,6 +15,7 @@ use npc_compiler::verdict::matrix::{Matrix, MatrixFilter, Options, TooLarge};
 
 use super::Args;
 use crate::command::endpoint::{EndpointText, check_namespace, is_of_hosts};
+use crate::command::explain::no_backend::without_backend;
 use crate::command::input::Input;
 use crate::command::{Exit, Stop};
 
@@ -125,6 +127,14 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<ShownEnds> {
             }
             Target::Any => named.any = true,
             Target::Outside => named.outside = true,
+            Target::Service(service)
+                if service.selector.is_some() && input.cluster.selected_pods(service).is_empty() =>
+            {
+                let why = NoBackend::NoPod(input.cluster.why_no_pod(service));
+                let message =
+                    format!("the matrix has no endpoint {}: {}", resolved.name, without_backend(input, service, &why));
+                return Err(Stop::new(Exit::Input, message).into());
+            }
             _ => {
                 let message = format!(
                     "the matrix has no endpoint {}; name a pod, a workload, svc/NAME with pods, ns/NAME, an --address or outside",

@@ -77,7 +77,8 @@ impl FileFault {
             Self::Encrypted => write!(f, "{file} is encrypted"),
             Self::Printed => write!(f, "{file} has what kubectl printed in place of objects"),
             Self::PolicyPatch(policy) => {
-                let policy = policy.as_ref().map_or_else(|| "policies".to_owned(), |name| format!("networkpolicy {name}"));
+                let policy =
+                    policy.as_ref().map_or_else(|| "policies".to_owned(), |name| format!("networkpolicy {name}"));
                 write!(f, "{file} has a patch of {policy}, which the kustomization applies and -f does not")
             }
             Self::DidNotParse { place, problem } => {

@@ -1,4 +1,4 @@
 //! Services: why one leads nowhere, and what it looks like where it is written.
 
-pub(super) mod no_backend;
+pub(in crate::command) mod no_backend;
 pub(super) mod text;

@@ -118,7 +118,7 @@ fn asked_target_port(input: &Input, service: &Service, flow: &Flow) -> Option<St
 }
 
 /// Why a service leads to no backend.
-pub(in crate::command::explain) fn without_backend(input: &Input, service: &Service, why: &NoBackend) -> String {
+pub(in crate::command) fn without_backend(input: &Input, service: &Service, why: &NoBackend) -> String {
     match why {
         NoBackend::NoPod(why) => no_pod(input, service, why),
         NoBackend::NoPort { protocol, name, other_protocol: Some(other) } => format!(
