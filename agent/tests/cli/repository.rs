@@ -330,3 +330,129 @@ fn what_makes_pods_by_a_template_anywhere_is_said() {
         assert_eq!(json["warnings"], plain["warnings"], "{text}");
     }
 }
+
+/// A policy that selects the api, which the shop has too.
+const API: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: api, namespace: monitoring}\n\
+                   spec: {podSelector: {}, ingress: [{}]}\n";
+
+/// The policies were asked for, and something else was kept in their place.
+#[test]
+fn a_named_file_without_objects_is_an_error_and_in_a_folder_it_is_told_apart() {
+    let status = "{\"kind\":\"Status\",\"apiVersion\":\"v1\",\"status\":\"Failure\",\"message\":\"networkpolicies is \
+                  forbidden\",\"reason\":\"Forbidden\",\"code\":403}";
+    let asked = ["explain", "192.0.2.1", "monitoring/prometheus:9090"];
+    for (name, text, is_printed) in [
+        ("table.yaml", "NAME  POD-SELECTOR  AGE\napi  app=api  3d\n", true),
+        ("described.yaml", "Name:         api\nNamespace:    shop\nSpec:\n  PodSelector:     app=api\n", true),
+        (
+            "error.yaml",
+            "Error from server (Forbidden): networkpolicies.networking.k8s.io is forbidden: User \"x\"\n",
+            true,
+        ),
+        ("status.json", status, true),
+        ("empty.yaml", "", false),
+        ("comment.yaml", "# nothing\n---\n", false),
+        ("package.json", "{\"name\": \"web\"}", false),
+        ("patch.yaml", "- {op: replace, path: /spec/replicas, value: 3}\n", false),
+        ("kustomization.yaml", "resources: [a.yaml]\n", false),
+    ] {
+        let files = repository(&[(name, text)]);
+        let file = format!("r/{name}");
+        let named = |more: &[&str]| files.run(&[&asked[..], &["-f", "r/k8s", "-f", &file], more].concat());
+        let answer = named(&[]);
+        assert_eq!(answer.code, 2, "{name}: {}{}", answer.out, answer.err);
+        assert!(answer.err.contains(&format!("{file}:")) || answer.err.contains(&format!("{file} ")), "{}", answer.err);
+        assert!(answer.err.contains("no Kubernetes object is in this input"), "{name}: {}", answer.err);
+        let answer = named(&["--allow-errors"]);
+        assert_eq!(answer.code, 4, "{name}: {}{}", answer.out, answer.err);
+        assert_eq!(files.run(&["lint", "-f", &file]).code, 1, "{name}");
+        let folder = files.run(&[&asked[..], &["-f", "r"]].concat());
+        assert_eq!(folder.code, if is_printed { 4 } else { 0 }, "{name}: {}{}", folder.out, folder.err);
+        assert_eq!(folder.err.contains("what kubectl printed for people"), is_printed, "{name}: {}", folder.err);
+    }
+    // A list without items is what kubectl prints where there are none.
+    let files = repository(&[("none.yaml", "apiVersion: v1\nitems: []\nkind: List\n")]);
+    let answer = files.run(&[&asked[..], &["-f", "r/k8s", "-f", "r/none.yaml"]].concat());
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    // Not even the kind has a colon, so it is no other thing in a folder either.
+    let broken = "api_version: networking.k8s.io/v1\nkind NetworkPolicy\nmetadata: {name: p, namespace: shop}\n";
+    let files = repository(&[("np.yaml", broken)]);
+    for input in ["r", "r/np.yaml"] {
+        let answer = files.run(&[&asked[..], &["-f", "r/k8s", "-f", input]].concat());
+        assert_eq!(answer.code, 2, "{}{}", answer.out, answer.err);
+    }
+}
+
+/// What a kustomization changes of a policy, it may turn into its contrary.
+#[test]
+fn a_policy_that_a_kustomization_patches_is_certain_of_nothing() {
+    let asked = ["explain", "192.0.2.1", "monitoring/prometheus:9090"];
+    let merge = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: api}\nspec: {ingress: []}\n";
+    let json = "- {op: remove, path: /spec/ingress/0}\n";
+    let other = merge.replace("name: api", "name: other");
+    let deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {replicas: 3}\n";
+    for (kustomization, patch, code) in [
+        ("patches: [{path: p.yaml}]\n", merge, 4),
+        ("patchesStrategicMerge: [p.yaml]\n", merge, 4),
+        ("patches: [{path: p.yaml, target: {kind: NetworkPolicy, name: api}}]\n", json, 4),
+        (
+            "patchesJson6902: [{path: p.yaml, target: {group: networking.k8s.io, kind: NetworkPolicy, name: api}}]\n",
+            json,
+            4,
+        ),
+        ("patches: [{path: p.yaml, target: {labelSelector: a=b}}]\n", json, 4),
+        ("patches: [{path: p.yaml, target: {kind: Deployment}}]\n", json, 0),
+        ("patches: [{path: p.yaml}]\n", deployment, 0),
+        // Of another policy, this one is not changed, and it admits everything whatever others say.
+        ("patches: [{path: p.yaml}]\n", other.as_str(), 0),
+    ] {
+        let files = repository(&[
+            ("k8s/api.yaml", API),
+            ("prod/kustomization.yaml", &format!("resources: [../k8s]\n{kustomization}")),
+            ("prod/p.yaml", patch),
+        ]);
+        let answer = files.run(&[&asked[..], &["-f", "r"]].concat());
+        assert_eq!(answer.code, code, "{kustomization}{patch}{}{}", answer.out, answer.err);
+        if code == 4 {
+            assert!(answer.out.contains("r/prod/p.yaml has a patch of networkpolicy api"), "{}", answer.out);
+            let json = files.run(&[&asked[..], &["-f", "r", "-o", "json"]].concat()).json();
+            assert!(json["warnings"].to_string().contains("prod/p.yaml"), "{}", json["warnings"]);
+        }
+    }
+    let inline = "patches:\n- patch: |-\n    apiVersion: networking.k8s.io/v1\n    kind: NetworkPolicy\n    \
+                  metadata: {name: api}\n    spec: {ingress: []}\n";
+    let files = repository(&[("k8s/api.yaml", API), ("prod/kustomization.yaml", inline)]);
+    assert_eq!(files.run(&[&asked[..], &["-f", "r"]].concat()).code, 4);
+}
+
+#[test]
+fn templates_of_other_programs_are_told_apart_and_get_no_help_of_helm() {
+    let jinja = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x, namespace: shop}\nspec:\n\
+                 {% if foo %}\n  podSelector: {}\n{% endif %}\n";
+    let erb = "apiVersion: v1\nkind: Pod\nmetadata: {name: <%= name %>}\n";
+    let helmfile = "repositories: []\nreleases: [{name: x, values: [{a: {{ env \"X\" }} }]}]\n";
+    for (name, text, help) in [
+        ("jinja.yaml", jinja, "by the program that they are for"),
+        ("erb.yaml", erb, "by the program that they are for"),
+        ("helmfile.yaml", helmfile, "helmfile -f r/helmfile.yaml template"),
+    ] {
+        let answer = repository(&[(name, text)]).run(&["matrix", "-f", "r"]);
+        assert_eq!(answer.code, 0, "{name}: {}", answer.err);
+        assert!(answer.err.contains("1 file with templates") && answer.err.contains(help), "{name}: {}", answer.err);
+        assert!(!answer.err.contains("helm template"), "{name}: {}", answer.err);
+    }
+    let asked = ["explain", "-f", "r", "shop/web", "shop/api:80"];
+    let answer = repository(&[("jinja.yaml", jinja)]).run(&asked);
+    assert_eq!(answer.code, 4, "{}{}", answer.out, answer.err);
+}
+
+#[test]
+fn a_pod_template_by_another_name_is_taken_as_one() {
+    let widget = "apiVersion: foo.example.com/v1\nkind: Widget\nmetadata: {name: x, namespace: shop}\nspec: {podTemplate: \
+                  {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: x}]}}}\n";
+    let files = repository(&[("widget.yaml", widget)]);
+    let web = files.run(&["explain", "-f", "r", "shop/web", "shop/api:8080"]);
+    let answer = files.run(&["explain", "-f", "r", "shop/x", "shop/api:8080"]);
+    assert_eq!(answer.code, web.code, "{}{}", answer.out, answer.err);
+    assert!(!answer.err.contains("are not in the input"), "{}", answer.err);
+}

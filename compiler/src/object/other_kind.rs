@@ -39,7 +39,7 @@ const CALICO: &[&str] = &["NetworkPolicy", "GlobalNetworkPolicy"];
 const ANTREA: &[&str] = &["NetworkPolicy", "ClusterNetworkPolicy"];
 
 /// Kinds that make pods whose template npc does not know, by API group.
-const MAKES_PODS: [(&str, &[&str]); 61] = [
+const MAKES_PODS: [(&str, &[&str]); 62] = [
     ("apps.openshift.io", &["DeploymentConfig"]),
     ("argoproj.io", &["Rollout", "Workflow", "CronWorkflow", "ArgoCD", "EventSource", "Sensor"]),
     (
@@ -47,6 +47,24 @@ const MAKES_PODS: [(&str, &[&str]); 61] = [
         &["Kafka", "KafkaConnect", "KafkaBridge", "KafkaMirrorMaker", "KafkaMirrorMaker2", "KafkaNodePool"],
     ),
     ("monitoring.coreos.com", &["Prometheus", "PrometheusAgent", "Alertmanager", "ThanosRuler"]),
+    (
+        "operator.victoriametrics.com",
+        &[
+            "VMAgent",
+            "VMAlert",
+            "VMAlertmanager",
+            "VMAnomaly",
+            "VMAuth",
+            "VMCluster",
+            "VMSingle",
+            "VLAgent",
+            "VLCluster",
+            "VLSingle",
+            "VLogs",
+            "VTCluster",
+            "VTSingle",
+        ],
+    ),
     ("serving.knative.dev", &["Service", "Configuration"]),
     ("serving.kserve.io", &["InferenceService"]),
     ("postgresql.cnpg.io", &["Cluster", "Pooler"]),

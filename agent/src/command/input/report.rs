@@ -88,9 +88,9 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
         let first = files.first().map_or_else(Arc::default, |first| Arc::clone(first));
         let line = match foreign {
             OtherDocument::Template => format!(
-                "{} not rendered, so what the templates make was not judged ({names}); helm template {} | npc … -f -",
+                "{} not rendered, so what the templates make was not judged ({names}); {}",
                 count("file with templates ({{ … }}) is", "files with templates ({{ … }}) are"),
-                chart_of(&first)
+                renderer_of(&first)
             ),
             OtherDocument::Parameters => format!(
                 "{} not filled in, so what they make was not judged ({names}); replace <NAME> by hand, ${{NAME}} by: \
@@ -130,8 +130,8 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
             }
         };
         // Without a kustomization that names it, nothing else says that a patch is not applied.
-        let is_open_patch = *foreign == OtherDocument::Patch
-            && (passed.kustomizations.is_empty() || passed.has_patched_policies());
+        let is_open_patch =
+            *foreign == OtherDocument::Patch && (passed.kustomizations.is_empty() || passed.has_patched_policies());
         all.push((foreign.may_decide() || is_open_patch, line));
     }
     let folders: Vec<String> = passed.kustomizations.iter().map(|folder| folder.display().to_string()).collect();
@@ -147,12 +147,22 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
     all.into_iter()
 }
 
-/// The folder of the chart that a template belongs to.
-fn chart_of(template: &str) -> String {
+/// How to render a template: by Helm where it belongs to a chart, which its folder or a Chart.yaml says.
+fn renderer_of(template: &str) -> String {
     let path = Path::new(template);
+    let folder_of = |path: &Path| match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.display().to_string(),
+        _ => ".".to_owned(),
+    };
     let in_templates = path.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "templates"));
-    let folder = in_templates.and_then(Path::parent).or_else(|| path.parent()).unwrap_or(path);
-    if folder.as_os_str().is_empty() { ".".to_owned() } else { folder.display().to_string() }
+    let is_helmfile = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("helmfile"));
+    let is_in_chart = path.parent().is_some_and(|folder| folder.join("Chart.yaml").exists());
+    match in_templates {
+        Some(templates) => format!("helm template {} | npc … -f -", folder_of(templates)),
+        None if is_helmfile => format!("helmfile -f {template} template | npc … -f -"),
+        None if is_in_chart => format!("helm template {} | npc … -f -", folder_of(path)),
+        None => "render them by the program that they are for, and give npc what it prints: … | npc … -f -".to_owned(),
+    }
 }
 
 /// What the reader has no right to read, in one line.

@@ -94,8 +94,12 @@ const PARAMETER: &str = "${";
 /// `$setElementOrder/containers`.
 pub(super) const DIRECTIVE: char = '$';
 
-/// What begins a template's action.
-const ACTION: &str = "{{";
+/// What begins a template's action: of Go and Jinja, of Jinja alone, and of ERB.
+const ACTIONS: [&str; 3] = ["{{", "{%", "<%"];
+
+fn has_action(text: &str) -> bool {
+    ACTIONS.iter().any(|action| text.contains(action))
+}
 
 /// What the text of a document says of what the document is.
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +118,7 @@ impl Features {
     pub(super) fn of(document: &str) -> Self {
         Self {
             is_encrypted: document.contains(ENCRYPTED),
-            has_action: document.contains(ACTION),
+            has_action: has_action(document),
             mentions_object: mentions_object(document),
             is_printed: printed::is_printed(document),
         }
@@ -198,10 +202,10 @@ fn unfinished_part(node: &YamlNode) -> Option<Unfinished> {
 
 /// The program that has yet to fill in this text, if one has.
 fn of_text(text: &str) -> Option<Unfinished> {
-    let is_plain = !text.bytes().any(|byte| matches!(byte, b'{' | b'['));
+    let is_plain = !text.bytes().any(|byte| matches!(byte, b'{' | b'[' | b'<'));
     match text {
         _ if is_plain => None,
-        text if text.contains(ACTION) => Some(Unfinished::Template),
+        text if has_action(text) => Some(Unfinished::Template),
         text if text.contains(PARAMETER) => Some(Unfinished::Parameters),
         text if text.contains(ENCRYPTED) => Some(Unfinished::Encrypted),
         _ => None,
@@ -210,7 +214,7 @@ fn of_text(text: &str) -> Option<Unfinished> {
 
 /// Whether a text begins with what another program has yet to write.
 pub(super) fn begins_unfinished(text: &str) -> bool {
-    [ACTION, ENCRYPTED, "$", "<", "%", "@", "__"].iter().any(|mark| text.starts_with(mark))
+    ["{{", "{%", ENCRYPTED, "$", "<", "%", "@", "__"].iter().any(|mark| text.starts_with(mark))
 }
 
 /// Whether a namespace is one that another program has yet to write.

@@ -245,8 +245,11 @@ impl DocumentReader<'_> {
             return self.problem(Code::DocumentUnreadable, span, None, path, message, help);
         }
         let kind = DocumentKind::of(&types.api_version, &types.kind);
-        if kind == DocumentKind::Other && pod_template::has_pod_template(&node) && self.foreign_workload(&types, &node)
-        {
+        let has_template = || {
+            pod_template::has_pod_template(&node)
+                || pod_template::has_other_pod_template(&types.api_version, &types.kind, &node)
+        };
+        if kind == DocumentKind::Other && has_template() && self.foreign_workload(&types, &node) {
             return;
         }
         if kind == DocumentKind::Other {
@@ -280,6 +283,7 @@ impl DocumentReader<'_> {
     /// template makes of it; whether that can be read.
     fn foreign_workload(&mut self, types: &TypeMeta, node: &YamlNode) -> bool {
         let mut node = node.clone();
+        pod_template::name_as_kubernetes_does(&mut node);
         DocumentKind::Workload.trim(&mut node);
         let kind = kinds::foreign_workload(&types.api_version, &types.kind);
         let (file, namespace) = (&self.parsed.file, self.default_namespace);

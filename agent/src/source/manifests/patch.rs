@@ -53,9 +53,10 @@ pub(super) fn patches(kustomization: &YamlNode) -> Vec<Patch> {
         let inline = text(item, "patch").map(|patch| policies_in(&patch)).unwrap_or_default();
         Patch { path: text(item, "path"), target, inline }
     });
-    let merged = items("patchesStrategicMerge").iter().filter_map(YamlNode::text).map(|of| match of.contains('\n') {
-        true => Patch { path: None, target: None, inline: policies_in(of) },
-        false => Patch { path: Some(of.to_owned()), target: None, inline: Vec::new() },
+    let merged = items("patchesStrategicMerge").iter().filter_map(YamlNode::text).map(|of| {
+        let is_inline = of.contains('\n');
+        let inline = if is_inline { policies_in(of) } else { Vec::new() };
+        Patch { path: (!is_inline).then(|| of.to_owned()), target: None, inline }
     });
     with_target.chain(merged).collect()
 }

@@ -1,7 +1,7 @@
 //! Pod templates: the pods that they make, and those of kinds that are not read.
 
 use k8s_openapi::api::core::v1 as core;
-use npc_compiler::object::{Pod, Workload};
+use npc_compiler::object::{Pod, Workload, consequence};
 
 use super::decode::{Notes, TypeMismatch, field};
 use super::tree::{Value, YamlNode};
@@ -9,8 +9,37 @@ use super::tree::{Value, YamlNode};
 /// Whether an object of a kind that is not read has a pod template where Kubernetes' own
 /// workloads have theirs. Its pods are then those that a Deployment of it would have.
 pub(super) fn has_pod_template(node: &YamlNode) -> bool {
-    let containers = node.at(&["spec", "template", "spec", "containers"]);
+    has_containers(node, "template")
+}
+
+/// Whether an object of a kind that npc does not know by its name has a pod template in the field that other
+/// projects call so.
+pub(super) fn has_other_pod_template(api_version: &str, kind: &str, node: &YamlNode) -> bool {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    consequence(group, kind).is_none()
+        && !has_templates_only(api_version, kind)
+        && node.at(&["spec", "template"]).is_none()
+        && has_containers(node, OTHER_NAME)
+}
+
+fn has_containers(node: &YamlNode, field: &str) -> bool {
+    let containers = node.at(&["spec", field, "spec", "containers"]);
     containers.is_some_and(|containers| matches!(containers.resolved().value, Value::List(_)))
+}
+
+/// What kinds of other projects call the field of their pod template that Kubernetes calls `template`.
+const OTHER_NAME: &str = "podTemplate";
+
+/// Calls the field of the pod template `template`, as Kubernetes does.
+pub(super) fn name_as_kubernetes_does(object: &mut YamlNode) {
+    let Value::Map(fields) = &mut object.value else { return };
+    let Some(spec) = fields.iter_mut().find(|entry| &*entry.key == "spec") else { return };
+    let Value::Map(fields) = &mut spec.node.value else { return };
+    if fields.iter().all(|entry| &*entry.key != "template")
+        && let Some(template) = fields.iter_mut().find(|entry| &*entry.key == OTHER_NAME)
+    {
+        template.key = "template".into();
+    }
 }
 
 /// Whether a pod's `spec.containers` stands anywhere in a node.

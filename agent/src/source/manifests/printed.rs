@@ -32,7 +32,8 @@ const KINDS: [(&str, &str); 12] = [
 pub(super) fn is_printed(text: &str) -> bool {
     let mut lines = lines(text);
     let Some(first) = lines.next() else { return false };
-    let mut is_described = || first.starts_with("Name:") && lines.next().is_some_and(|line| line.starts_with("Namespace:"));
+    let mut is_described =
+        || first.starts_with("Name:") && lines.next().is_some_and(|line| line.starts_with("Namespace:"));
     is_message(first) || is_header(first) || is_described()
 }
 
@@ -73,9 +74,10 @@ mod tests {
             ("NAME  POD-SELECTOR  AGE\napi  app=api  3d\n", vec![Some("NetworkPolicy")]),
             ("NAMESPACE   NAME   READY   STATUS   RESTARTS   AGE\na  b  1/1  Running  0  3d\n", vec![Some("Pod")]),
             ("---\nName:         api\nNamespace:    shop\nSpec:\n  PodSelector:  a=b\n", vec![Some("NetworkPolicy")]),
-            ("Error from server (Forbidden): networkpolicies.networking.k8s.io is forbidden\n", vec![
-                Some("NetworkPolicy"),
-            ]),
+            (
+                "Error from server (Forbidden): networkpolicies.networking.k8s.io is forbidden\n",
+                vec![Some("NetworkPolicy")],
+            ),
             ("Unable to connect to the server: EOF\n", vec![None]),
             ("No resources found in shop namespace.\n", vec![]),
             ("NAME  DATA  AGE\na  1  3d\n", vec![]),
