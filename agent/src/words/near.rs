@@ -14,7 +14,8 @@ const MOST: usize = 253;
 /// The known name that is nearest to one that is not known, by how many letters
 /// differ; `None` where none is near.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let alike = |known: &'a str| (strsim::normalized_damerau_levenshtein(name, known), known);
+    let name = &name.to_ascii_lowercase();
+    let alike = |known: &'a str| (strsim::normalized_damerau_levenshtein(name, &known.to_ascii_lowercase()), known);
     let comparable = known.into_iter().filter(|known| is_comparable(name, known));
     let near = comparable.map(alike).filter(|(alike, _)| *alike > ALIKE);
     // Of equally near ones the first.
@@ -26,6 +27,9 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 /// at least three letters counts too, and one of two letters that lacks no more than two.
 #[must_use]
 pub fn is_alike(one: &str, other: &str) -> bool {
+    // No name of Kubernetes has capital letters, and people write them all the same.
+    let (one, other) = (one.to_ascii_lowercase(), other.to_ascii_lowercase());
+    let (one, other) = (one.as_str(), other.as_str());
     let length = one.chars().count().min(other.chars().count());
     let slips = match length {
         0..=2 => 0,
@@ -65,6 +69,7 @@ mod tests {
             ("aks-pool-vmss00002", Some("aks-pool-vmss000002")),
             ("aks-pool-vmss0000a", Some("aks-pool-vmss00000a")),
             ("gatewya", Some("gateway")),
+            ("GATEWAY", Some("gateway")),
             ("node-1", None),
         ] {
             assert_eq!(nearest(name, nodes), meant, "{name}");

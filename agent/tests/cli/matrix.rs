@@ -114,7 +114,9 @@ spec:
 ";
     let yaml: String = (0..20).map(pod).chain([policy.to_owned()]).collect();
     let files = Files::of(&yaml);
-    files.npc("matrix", &["--by", "pod"]).says("ns/p00, ns/p01, ns/p02, ns/p03, +14 more  -> ns/p18, ns/p19  5432\n");
+    let answer = files.npc("matrix", &["--by", "pod"]);
+    answer.says("ns/p00, ns/p01, ns/p02, ns/p03, +14 more  -> ns/p18, ns/p19  5432\n");
+    assert!(answer.err.contains("-o wide or -o csv has them all"), "{}", answer.err);
     assert_eq!(files.npc("matrix", &["--by", "pod", "-o", "wide"]).out.lines().count(), 22);
 }
 

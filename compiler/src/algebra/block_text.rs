@@ -27,7 +27,7 @@ impl WrittenBlock {
 
 /// Sets of more ranges than this are written as prefixes: the shortest text of a set takes
 /// time that grows with the square of its ranges.
-const MOST_RANGES: usize = 64;
+const MOST_RANGES: usize = 128;
 
 /// The set as few prefixes, each with exceptions where that is shorter.
 #[must_use]
@@ -111,6 +111,14 @@ mod tests {
         let some = set(&["10.0.0.0/8", "2001:db8::/127"]);
         assert_eq!(text(Family::V4, &some.intersection(&set(&["0.0.0.0/0"]))).len(), 1);
         assert_eq!(text(Family::V6, &set(&["::/0"]).difference(&set(&["fc00::/7"]))), ["::/0 except fc00::/7"]);
+    }
+
+    #[test]
+    fn a_block_with_many_exceptions_is_written_as_one() {
+        let excepts: Vec<String> = (0..100).map(|number| format!("52.{number}.0.0/24")).collect();
+        let excepts = set(&excepts.iter().map(String::as_str).collect::<Vec<_>>());
+        let written = written_blocks(Family::V4, &set(&["0.0.0.0/0"]).difference(&excepts));
+        assert_eq!(written.iter().map(|block| block.except.len()).collect::<Vec<_>>(), [100]);
     }
 
     proptest! {

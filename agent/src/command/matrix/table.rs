@@ -333,6 +333,9 @@ impl<'a> TextMatrix<'a> {
         let mut text = Vec::new();
         write(&mut text)?;
         out.write_all(&text)?;
+        if has_shortened(&text) {
+            say!("npc: not all names have room here; npc matrix -o wide or -o csv has them all");
+        }
         if text.contains(&b'?') {
             writeln!(out, "\n? the input does not say whether this is allowed; npc explain names the missing fact")?;
         }
@@ -389,6 +392,15 @@ impl<'a> TextMatrix<'a> {
         elsewhere::text(&self.elsewhere(), &self.names, elsewhere::DOT, out)?;
         out.flush()
     }
+}
+
+/// Whether a text has `+21 more` in place of names.
+fn has_shortened(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    text.match_indices(" more").any(|(at, _)| {
+        let number = text[..at].trim_end_matches(|c: char| c.is_ascii_digit());
+        number.len() < at && number.ends_with('+')
+    })
 }
 
 /// What a cell says: `*`, `5432`, `5432~` for some replicas, `?443` where that is not known.
