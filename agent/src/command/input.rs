@@ -161,6 +161,13 @@ impl Input {
     /// that reads the JSON of an answer sees nothing else.
     pub(super) fn with_passed_over(&self, mut warnings: Vec<String>) -> Vec<String> {
         warnings.extend(self.passed_over.iter().cloned());
+        warnings
+    }
+
+    /// The same, and what was left out because it was not understood: of an answer that has no findings on ends
+    /// that it lacks.
+    pub(super) fn with_left_out(&self, warnings: Vec<String>) -> Vec<String> {
+        let mut warnings = self.with_passed_over(warnings);
         let errors = self.loaded.problems.iter().filter(|problem| problem.severity() == Severity::Error);
         warnings.extend(errors.map(|problem| format!("left out, because it was not understood: {problem:#}")));
         warnings
@@ -189,9 +196,8 @@ impl Input {
     /// Documents that were left out and may hold pods, in words. What a reader may not list, and what files
     /// have in place of objects, warnings say.
     pub(super) fn left_out_pods(&self) -> Option<String> {
-        let is_left_out = |of: &&Unread| {
-            of.may_be_pods() && matches!(of.why, WhyUnread::InFile(_, FileFault::DidNotParse { .. }))
-        };
+        let is_left_out =
+            |of: &&Unread| of.may_be_pods() && matches!(of.why, WhyUnread::InFile(_, FileFault::DidNotParse { .. }));
         let words = unread_words(self.loaded.unread.iter().filter(is_left_out));
         (!words.is_empty()).then(|| words.join("; "))
     }

@@ -156,12 +156,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         input.warnings.iter().cloned().chain(tunnels(cluster, &groups)).chain(of_services).chain(dead).collect();
     match args.output {
         Format::Json => {
-            output::json(&list::Json::new(
-                &matrix,
-                &view,
-                &input.with_passed_over(warnings.clone()),
-                input.findings(),
-            ))?;
+            output::json(&list::Json::new(&matrix, &view, &input.with_left_out(warnings.clone()), input.findings()))?;
         }
         Format::Csv => csv::write(&matrix, &view, &mut output::raw())?,
         Format::Dot => view.dot(&mut output::raw())?,

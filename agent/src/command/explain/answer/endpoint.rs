@@ -60,7 +60,7 @@ pub(in crate::command::explain) fn without_policies(
                 })
             };
             let (unknowns, said) = if is_unknown { (vec![stop.message], None) } else { (vec![], Some(stop.message)) };
-            let warnings = input.with_passed_over(said.into_iter().chain(input.warnings.iter().cloned()).collect());
+            let warnings = input.with_left_out(said.into_iter().chain(input.warnings.iter().cloned()).collect());
             output::json(&json!({
                 "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": from.name,
                 "ingress": side(Direction::Ingress),
@@ -294,7 +294,7 @@ impl About<'_> {
         json!({
             "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": self.name,
             "ingress": side(ingress), "egress": side(egress),
-            "warnings": self.context.input.with_passed_over(self.warnings()), "unknowns": self.unknowns(),
+            "warnings": self.context.input.with_left_out(self.warnings()), "unknowns": self.unknowns(),
             "near": self.explanation.misleading.iter().map(near).collect::<Vec<Value>>(),
             "parts": self.parts.iter().map(part).collect::<Vec<Value>>(),
             "findings": self.context.input.findings(),

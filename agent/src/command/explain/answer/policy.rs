@@ -166,9 +166,8 @@ impl About {
     pub(in crate::command::explain) fn new(context: &Context<'_>, groups: &Groups, id: PolicyId) -> Self {
         let cluster = &context.input.cluster;
         let policy = cluster.policy(id);
-        let PolicyExplanation {
-            selects, may_select, may_select_unread, hosts, isolates, without_rules, rules, meant
-        } = explain_policy(cluster, groups, id);
+        let PolicyExplanation { selects, may_select, may_select_unread, hosts, isolates, without_rules, rules, meant } =
+            explain_policy(cluster, groups, id);
         let rule = |of: RuleExplanation| Rule {
             direction: of.direction,
             path: of.rule.path.clone(),
@@ -195,7 +194,7 @@ impl About {
             isolates,
             may_select_unread,
             without_rules: without_rules.map(|nodes| WithoutRules { nodes }),
-            warnings: context.input.with_passed_over(context.input.warnings.clone()),
+            warnings: context.input.with_left_out(context.input.warnings.clone()),
             unknowns: unread(context.input, policy),
         }
     }
