@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 use super::admitted::{AdmittedRow, HeldFaces, RowDraft};
 use super::judge::{Face, Kinds, Zone};
 use super::known_traffic::{TrafficId, TrafficTable};
-use super::pair_verdicts::{ASSUMED_NONE, MayAdmit};
+use super::pair_verdicts::{ASSUMED_NONE, MayAdmit, PairVerdicts};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::ClassId;
 use crate::cluster::group::{Admitted, Atom, Group};
@@ -95,6 +95,19 @@ impl<'a> RowMaker<'a> {
 }
 
 impl Kinds<'_> {
+    /// What every group makes of every kind.
+    pub(crate) fn judge(&self, known: &mut TrafficTable) -> PairVerdicts {
+        let mut making = RowMaker::new(self);
+        let (mut admits, mut may_admit) = (Vec::new(), Vec::new());
+        for (id, group) in self.groups.all() {
+            let is_asked = self.judging.as_ref().is_none_or(|judging| judging.contains(&id));
+            let row = if is_asked { making.row(self, group, known) } else { GroupRow::default() };
+            admits.push(row.admits);
+            may_admit.push(row.may_admit);
+        }
+        PairVerdicts { kinds: self.seen.iter().cloned().collect(), admits, may_admit, assumed: self.assumed() }
+    }
+
     /// Whether a group's rules are asked about ends with a face.
     fn is_other(&self, face: usize, group: &Group) -> bool {
         self.face_roles[face].is_other(group.key.direction)

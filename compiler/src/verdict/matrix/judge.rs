@@ -12,7 +12,6 @@ use crate::policy::Direction;
 use crate::verdict::flow::End;
 pub(crate) use crate::verdict::matrix::end_kind::KindId;
 use crate::verdict::matrix::end_kind::{EndKind, FaceId, Viewer};
-use crate::verdict::matrix::group_row::{GroupRow, RowMaker};
 use crate::verdict::matrix::known_traffic::place;
 pub(crate) use crate::verdict::matrix::known_traffic::{TrafficId, TrafficTable};
 use crate::verdict::matrix::pair_verdicts::ASSUMED_NONE;
@@ -86,7 +85,7 @@ pub(crate) struct Kinds<'a> {
     /// As what the ends that come next are asked about.
     roles: Roles,
     /// The groups that judge some end, where not all ends are asked about in both roles.
-    judging: Option<FxHashSet<GroupId>>,
+    pub(super) judging: Option<FxHashSet<GroupId>>,
 }
 
 impl<'a> Kinds<'a> {
@@ -208,19 +207,6 @@ impl<'a> Kinds<'a> {
         }
         self.face_roles[face].add(self.roles);
         FaceId(place(face))
-    }
-
-    /// What every group makes of every kind.
-    pub(crate) fn judge(&self, known: &mut TrafficTable) -> PairVerdicts {
-        let mut making = RowMaker::new(self);
-        let (mut admits, mut may_admit) = (Vec::new(), Vec::new());
-        for (id, group) in self.groups.all() {
-            let is_asked = self.judging.as_ref().is_none_or(|judging| judging.contains(&id));
-            let row = if is_asked { making.row(self, group, known) } else { GroupRow::default() };
-            admits.push(row.admits);
-            may_admit.push(row.may_admit);
-        }
-        PairVerdicts { kinds: self.seen.iter().cloned().collect(), admits, may_admit, assumed: self.assumed() }
     }
 
     /// By face: of an end without an address, the place in [`MayAdmit::to_bare`] of the family that it is assumed

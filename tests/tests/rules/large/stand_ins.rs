@@ -17,7 +17,7 @@ pub(super) fn policies<'a>(stand_ins: impl Iterator<Item = &'a Pod>) -> Vec<Netw
             Direction::Ingress => ("ingress", "Ingress"),
             Direction::Egress => ("egress", "Egress"),
         };
-        let label = json!({"key": section, "operator": "Exists"});
+        let label = json!({"key": of_type, "operator": "Exists"});
         let spec = json!({"podSelector": {"matchExpressions": [label]}, "policyTypes": [of_type]});
         let policy = json!({"metadata": {"namespace": namespace, "name": section}, "spec": spec});
         serde_json::from_value::<networking::NetworkPolicy>(policy).unwrap().into()
