@@ -5,6 +5,7 @@ use std::fs;
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use npc_agent::dataplane::conntrack::sweep;
 use npc_agent::dataplane::flow_index::Forget;
@@ -65,7 +66,7 @@ fn nothing_is_forgotten_while_packets_wait_in_queues() {
     let queue = Queue::bind();
     node.renew(&[]);
     assert_eq!(node.free(&["10.1.0.3"]), [""; 0]);
-    drop(queue);
+    queue.unbind();
     node.renew(&[]);
     assert_eq!(node.free(&["10.1.0.3"]), ["10.1.0.3"]);
 }
@@ -90,9 +91,24 @@ impl Queue {
         socket.send(&message, 0).unwrap();
         let mut answer = vec![0; 4096];
         socket.recv(&mut &mut answer[..], 0).unwrap();
-        let queues = fs::read_to_string("/proc/thread-self/net/netfilter/nfnetlink_queue").unwrap();
-        assert!(queues.trim_start().starts_with('7'), "{queues}");
+        assert!(Self::is_bound());
         Self { _socket: socket }
+    }
+
+    fn is_bound() -> bool {
+        let queues = fs::read_to_string("/proc/thread-self/net/netfilter/nfnetlink_queue").unwrap();
+        queues.trim_start().starts_with('7')
+    }
+
+    /// A child of another test has the socket too from its fork to its exec, and the kernel unbinds the queue when the
+    /// last one closes it.
+    fn unbind(self) {
+        drop(self);
+        let since = Instant::now();
+        while Self::is_bound() {
+            assert!(since.elapsed() < Duration::from_secs(30), "the queue is still bound");
+            thread::yield_now();
+        }
     }
 }
 
