@@ -398,7 +398,8 @@ impl Args {
             let mut named = named::read(&client, named_objects, &settings, &mut loaded).await;
             let mut own_labels = std::mem::take(&mut named.own_labels);
             if ends.is_some_and(|ends| ends.wants_own_labels) {
-                own_labels::read(&client, named_objects, &settings, &loaded.objects, &mut own_labels).await;
+                let Loaded { objects, represented, .. } = &mut loaded;
+                own_labels::read(&client, named_objects, &settings, objects, &mut own_labels, represented).await;
             }
             let warnings = named.warnings(&loaded.unread).into_iter().chain(report::other_policies(&others)).collect();
             anyhow::Ok(ClusterAnswer {
@@ -429,6 +430,7 @@ fn hints(loaded: &Loaded, asked: &BTreeMap<ObjectRef, Labels>) -> Hints {
     let of_files = loaded.workload_labels.iter().map(|(of, labels)| (name(of), labels.clone()));
     Hints {
         workload_labels: asked.iter().map(|(of, labels)| (name(of), labels.clone())).chain(of_files).collect(),
+        template_labels: loaded.represented.iter().map(|(of, labels)| (name(of), labels.clone())).collect(),
         without_pods: loaded.idle.iter().map(|(of, labels)| (name(of), labels.clone())).collect(),
         replaced_policies: loaded.replaced.iter().map(|of| Policy::read(&of.policy).0).collect(),
     }

@@ -18,6 +18,7 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
         objects,
         idle,
         workload_labels,
+        represented,
         owned,
         positions,
         problems,
@@ -29,10 +30,13 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
     } = overlay;
     for workload in objects.pods.iter().filter_map(of_workload) {
         base.idle.remove(&workload);
+        // Its pods take over what its new template has.
+        base.represented.remove(&workload);
     }
     base.objects.pods.retain(|pod| of_workload(pod).is_none_or(|workload| !idle.contains_key(&workload)));
     base.idle.extend(idle);
     base.workload_labels.extend(workload_labels);
+    base.represented.extend(represented);
     base.owned.extend(owned);
     let into = &mut base.objects;
     for namespace in objects.namespaces {

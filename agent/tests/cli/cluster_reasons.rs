@@ -280,6 +280,19 @@ fn a_label_on_the_workload_and_not_in_its_template_is_said_as_from_files() {
                 metadata.labels of default/deploy/cart, not in its template";
     says(&explain(&files, &["web", "cart:53"]), &["ALLOWED", near]);
     says(&explain(&files, &["cart"]), &[near]);
+    // The pod was made after an older template.
+    let newer = Files::of("");
+    let (old, new) =
+        ("template: {metadata: {labels: {app: cart}}", "template: {metadata: {labels: {app: cart, tier: backend}}");
+    let ends = ENDS.replace(old, new);
+    serve_objects(&newer, objects(&[ends.trim_start(), text.trim_end().trim_end_matches("---")].concat()).unwrap());
+    says(
+        &explain(&newer, &["cart", "web:80"]),
+        &[
+            "the template of default/deploy/cart has tier=backend, and this pod was made before that",
+            "no change is needed: the template of default/deploy/cart has tier=backend already",
+        ],
+    );
     // One who may not read the Deployment gets the rest of the answer.
     let refusing = Files::of("");
     let objects = objects(&[ENDS.trim_start(), text.trim_end().trim_end_matches("---")].concat()).unwrap();

@@ -15,6 +15,9 @@ pub struct Hints {
     /// The labels that workloads have themselves, in `metadata.labels`, as far as they are known. Their pods
     /// do not get these.
     pub workload_labels: BTreeMap<WorkloadName, Labels>,
+    /// The labels of the templates of workloads whose pods are in the input themselves. A pod that was made after an
+    /// older template lacks what the template got since.
+    pub template_labels: BTreeMap<WorkloadName, Labels>,
     /// The workloads that are to have no pods (`replicas: 0`), and the labels of their templates.
     pub without_pods: Vec<(WorkloadName, Labels)>,
     /// Policies that do not count, because a later one has the same name.
@@ -47,6 +50,13 @@ impl Cluster {
     #[must_use]
     pub fn workload_label(&self, namespace: &str, workload: &Workload, key: &str) -> Option<&str> {
         let labels = self.hints.workload_labels.get(&(namespace.to_owned(), workload.clone()))?;
+        labels.get(key).map(String::as_str)
+    }
+
+    /// The label of this key in the template of a workload, where the input has pods that the workload made.
+    #[must_use]
+    pub fn template_label(&self, namespace: &str, workload: &Workload, key: &str) -> Option<&str> {
+        let labels = self.hints.template_labels.get(&(namespace.to_owned(), workload.clone()))?;
         labels.get(key).map(String::as_str)
     }
 }

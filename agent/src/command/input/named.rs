@@ -151,8 +151,17 @@ pub(super) fn is_of(pod: &Pod, (namespace, kind, name): NameMeaning<'_>) -> bool
 
 /// The labels that an object has itself, in `metadata.labels`.
 pub(super) fn labels(text: &str) -> Option<Labels> {
+    labels_at(text, &["/metadata/labels"])
+}
+
+/// The labels of the template of a workload.
+pub(super) fn template_labels(text: &str) -> Option<Labels> {
+    labels_at(text, &["/spec/template/metadata/labels", "/spec/jobTemplate/spec/template/metadata/labels"])
+}
+
+fn labels_at(text: &str, places: &[&str]) -> Option<Labels> {
     let object: serde_json::Value = serde_json::from_str(text).ok()?;
-    let labels = object["metadata"]["labels"].as_object()?;
+    let labels = places.iter().find_map(|place| object.pointer(place))?.as_object()?;
     Some(labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
 }
 

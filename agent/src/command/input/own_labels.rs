@@ -1,5 +1,6 @@
 //! The labels that workloads of a cluster have themselves, in `metadata.labels`. Their pods do not get
-//! these, and a list of pods does not say them, so they are asked for by the names of the ends.
+//! these, and a list of pods does not say them, so they are asked for by the names of the ends. So are the labels of
+//! their templates, which pods lack that were made after an older template.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +10,7 @@ use npc_agent::source::kube::{self, WorkloadAnswer};
 use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::object::{Labels, Objects, Pod, Workload};
 
-use super::named::{NamedObject, is_of, labels};
+use super::named::{NamedObject, is_of, labels, template_labels};
 
 /// So many workloads of each end are asked for. A Service may have pods of many.
 const ASKED: usize = 8;
@@ -22,17 +23,21 @@ pub(super) async fn read(
     settings: &kube::ListSettings,
     objects: &Objects,
     known: &mut BTreeMap<ObjectRef, Labels>,
+    of_templates: &mut BTreeMap<ObjectRef, Labels>,
 ) {
     let of_end = |end: &NamedObject<'_>| meant(*end, &settings.namespace, objects).into_iter().take(ASKED);
     let wanted: BTreeSet<ObjectRef> = ends.iter().flat_map(of_end).filter(|of| !known.contains_key(of)).collect();
     let asks = wanted.into_iter().map(async |of| {
         let workload = Workload { kind: of.kind.clone(), name: of.name.clone() };
         match kube::workload(client, &of.namespace, &workload, settings.request_timeout).await {
-            WorkloadAnswer::Found(text) => Some((of, labels(&text)?)),
+            WorkloadAnswer::Found(text) => Some((of, labels(&text), template_labels(&text))),
             WorkloadAnswer::Absent | WorkloadAnswer::Refused(_) | WorkloadAnswer::Unknown(_) => None,
         }
     });
-    known.extend(join_all(asks).await.into_iter().flatten());
+    for (of, own, of_template) in join_all(asks).await.into_iter().flatten() {
+        of_templates.extend(of_template.map(|labels| (of.clone(), labels)));
+        known.extend(own.map(|labels| (of, labels)));
+    }
 }
 
 /// The workloads whose pods an end means.

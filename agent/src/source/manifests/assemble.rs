@@ -67,7 +67,9 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
             ManifestObject::Pod(pod) => loaded.objects.pods.push(*pod),
             ManifestObject::Template(mut pod) => {
                 pod.is_single &= !is_scaled(&item.object);
-                if !represented.contains(&item.object, item.owner.as_ref()) {
+                if represented.contains(&item.object, item.owner.as_ref()) {
+                    loaded.represented.insert(item.object.clone(), pod.labels);
+                } else {
                     loaded.objects.pods.push(*pod);
                 }
             }

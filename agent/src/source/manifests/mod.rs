@@ -119,6 +119,8 @@ pub struct Loaded {
     pub idle: BTreeMap<ObjectRef, Labels>,
     /// The labels that workloads have themselves, in `metadata.labels`; their pods do not get these.
     pub workload_labels: BTreeMap<ObjectRef, Labels>,
+    /// The labels of the templates of workloads whose pods are among the objects themselves.
+    pub represented: BTreeMap<ObjectRef, Labels>,
     /// The workloads that another one has made, and which: ReplicaSets of Deployments, Jobs of CronJobs.
     pub owned: BTreeMap<ObjectRef, ObjectRef>,
     /// Where they and their fields stand.

@@ -68,6 +68,17 @@ pub enum EndFact<'c> {
         /// The key of the label.
         key: String,
     },
+    /// The template of its workload has a label that the rule asks for, and the pod was made after an older one.
+    LabelInTemplate {
+        /// The pod's namespace.
+        namespace: &'c str,
+        /// The workload.
+        workload: &'c Workload,
+        /// The key of the label.
+        key: String,
+        /// Its value in the template.
+        value: &'c str,
+    },
     /// Its namespace has the labels that the podSelector asks for.
     NamespaceHasLabelsOfPod {
         /// The namespace.
@@ -219,7 +230,7 @@ impl<'c> Miss<'_, 'c> {
         if self.of_peer(Part::Pod).is_some() {
             let added = if pod.labels.is_empty() { added_labels(pod) } else { Vec::new() };
             facts.push(EndFact::PodLabels { own: &pod.labels, added });
-            facts.extend(self.label_on_workload(pod));
+            facts.extend(self.label_in_template(pod).or_else(|| self.label_on_workload(pod)));
             if labels.is_some_and(|labels| self.asks_for_labels_of(Part::Pod, labels)) {
                 facts.push(EndFact::NamespaceHasLabelsOfPod { name: &pod.namespace });
             }
@@ -232,6 +243,23 @@ impl<'c> Miss<'_, 'c> {
     fn asks_for_labels_of(&self, part: Part, has: &Labels) -> bool {
         let mut failed = self.failed(part).peekable();
         failed.peek().is_some() && failed.all(|of| has.contains_key(&of.requirement.key) && of.requirement.matches(has))
+    }
+
+    /// The label that a rule asks for, and that a pod lacks or has with another value, where the template of its
+    /// workload has it.
+    fn label_in_template(&self, pod: &'c Pod) -> Option<EndFact<'c>> {
+        let workload = pod.workload.as_ref()?;
+        self.failed(Part::Pod).find_map(|FailedRequirement { requirement, .. }| {
+            let key = &requirement.key;
+            let value = self.cluster.template_label(&pod.namespace, workload, key)?;
+            let has = Labels::from([(key.clone(), value.to_owned())]);
+            requirement.matches(&has).then(|| EndFact::LabelInTemplate {
+                namespace: &pod.namespace,
+                workload,
+                key: key.clone(),
+                value,
+            })
+        })
     }
 
     /// The label that a pod lacks and its workload has, in place of its template.

@@ -2,6 +2,7 @@
 
 use super::change::{Change, ObjectName};
 use super::difference::Opened;
+use super::rollout::Rollout;
 use crate::object::{Labels, Protocol};
 use crate::verdict::explain::Code;
 
@@ -136,6 +137,17 @@ pub enum NoFix {
         protocol: Protocol,
         /// Its number.
         port: u16,
+    },
+    /// The template of the workload has the labels already, and its pods were made after an older one.
+    NewerTemplate {
+        /// The workload.
+        object: ObjectName,
+        /// The labels of the template that the pods lack.
+        labels: Labels,
+        /// What brings the template to the pods: inside none, where the workload replaces them. None where it does
+        /// not reach all of them.
+        #[allow(clippy::option_option, reason = "whether the template reaches the pods, and what that needs")]
+        rollout: Option<Option<Rollout>>,
     },
     /// The label that the rule asks for stands on the workload and not in its template, which
     /// cannot change: that of a Job.

@@ -10,7 +10,7 @@ use super::change::{Change, Edit, Lacking, ObjectName, add, test};
 use super::changed::View;
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::TRIED;
-use super::rollout::rollout;
+use super::rollout::{Rollout, rollout};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{Labels, Pod, ROLLOUT_HASH_LABEL, Service, is_controller_label};
@@ -165,6 +165,20 @@ fn is_own_name(view: View<'_>, pods: &[PodId], key: &str, value: &str) -> bool {
     pods.all(is_named) && !view.cluster.pods().any(|(_, pod)| has_it(pod))
 }
 
+/// The workload of pods that were made after an older template, and the labels that a selector asks for and the
+/// template has by now: no change gives them to the pods but that they are made anew.
+pub(super) fn of_newer_template(view: View<'_>, selector: &Selector, pods: &[PodId]) -> Option<(ObjectName, Labels)> {
+    let pod = pods.iter().map(|pod| view.cluster.pod(*pod)).find(|pod| !selector.matches(&pod.labels))?;
+    let workload = pod.workload.as_ref()?;
+    let object = ObjectName::new(&workload.kind, &pod.namespace, &workload.name);
+    let failing = selector.requirements().filter(|requirement| !requirement.matches(&pod.labels));
+    let value = |of: &Requirement| Some((of.key.clone(), view.written.template_label(&object, &of.key)?));
+    let labels: Labels = failing.filter_map(value).collect();
+    let mut with = pod.labels.clone();
+    with.extend(labels.clone());
+    (!labels.is_empty() && selector.matches(&with)).then_some((object, labels))
+}
+
 /// The Services that select a pod only with these labels more, by namespace and name.
 fn services<'a>(view: View<'a>, pod: &'a Pod, labels: &'a Labels) -> impl Iterator<Item = (String, String)> + 'a {
     let mut with = pod.labels.clone();
@@ -228,7 +242,9 @@ pub(super) fn of_pods(
                 return None;
             }
             let object = ObjectName::new(&workload.kind, &first.namespace, &workload.name);
-            let rollout = rollout(view.written, &object)?;
+            // A template in a file that has no pods yet needs nothing.
+            let runs = pods.iter().any(|pod| !of(pod).is_template());
+            let rollout = rollout(view.written, &object)?.or(runs.then_some(Rollout::Replaces));
             (object, [template, &["metadata", "labels"][..]].concat(), rollout)
         }
     };

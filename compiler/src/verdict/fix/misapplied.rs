@@ -6,11 +6,14 @@ use json_patch::PatchOperation;
 use serde_json::{Map, Value, json};
 
 use super::added::Added;
+use super::answer::NoFix;
 use super::change::{Change, Edit, Lacking, ObjectName, append, match_labels, remove, replace};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, TRIED};
+use super::rollout::rollout;
 use super::{label, peer};
-use crate::cluster::PolicyId;
+use crate::algebra::selector::Selector;
+use crate::cluster::{PodId, PolicyId};
 use crate::policy::{Peers, Policy};
 use crate::verdict::explain::{Code, MisleadingPolicy};
 
@@ -44,18 +47,30 @@ impl Proposer<'_> {
 
     /// The labels that the workload of the subjects has itself, in its template, where a policy would
     /// then admit the flow.
-    pub(super) fn of_misplaced_labels(&self, all: &mut Vec<Proposal>) {
+    pub(super) fn of_misplaced_labels(&self, all: &mut Vec<Proposal>) -> Result<(), NoFix> {
         let (view, direction, pods) = (self.view, self.direction, &self.subjects);
         let would_admit = |policy: &Policy| {
             policy.isolates(direction)
                 && self.denied.would_admit(view.cluster, policy, direction, &self.denied.traffic)
-                && label::is_on_workload(view, &policy.subject, pods)
+                && (label::of_newer_template(view, &policy.subject, pods).is_some()
+                    || label::is_on_workload(view, &policy.subject, pods))
         };
         let policies = view.cluster.policies_in(&self.namespace).map(|(_, policy)| policy).take(LOOKED_THROUGH);
         for policy in policies.filter(|policy| would_admit(policy)).take(TRIED) {
+            if let Some(reason) = self.newer_template(&policy.subject, pods) {
+                return Err(reason);
+            }
             let proposal = label::of_pods(view, direction, &policy.subject, pods, Lacking::Subject, 0);
             all.extend(proposal.map(|of| Proposal { cause: Cause::Misplaced, ..of }));
         }
+        Ok(())
+    }
+
+    /// That pods lack labels which their template has by now, as the reason why there is nothing to change.
+    pub(super) fn newer_template(&self, selector: &Selector, pods: &[PodId]) -> Option<NoFix> {
+        let (object, labels) = label::of_newer_template(self.view, selector, pods)?;
+        let rollout = rollout(self.view.written, &object);
+        Some(NoFix::NewerTemplate { object, labels, rollout })
     }
 
     /// The direction, in a policy whose policyTypes do not name it.

@@ -111,7 +111,7 @@ impl Proposer<'_> {
             }
             _ => {}
         }
-        self.of_misplaced_labels(&mut all);
+        self.of_misplaced_labels(&mut all)?;
         for policy in &decision.misleading {
             self.of_misleading(policy, denied_by == Some(policy), &mut all);
         }

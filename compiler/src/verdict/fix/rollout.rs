@@ -13,6 +13,8 @@ use super::written::Written;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Rollout {
+    /// The workload replaces its pods, of which some run.
+    Replaces,
     /// The Deployment is paused. It replaces its pods when it is resumed.
     Resume,
     /// The workload replaces no pod that runs. Its pods get the change when they are deleted.

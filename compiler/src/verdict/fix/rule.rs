@@ -366,6 +366,12 @@ impl Proposer<'_> {
         let item = missed_item(candidate, rule);
         let (Some((_, Peer::Pods(peer))), Other::Pods(pods)) = (item, &self.other) else { return Ok(()) };
         let codes: Vec<Code> = candidate.conjuncts.iter().map(|conjunct| conjunct.code).collect();
+        if let [Code::PeerLabelMissing | Code::PeerLabelValue] = codes.as_slice()
+            && shown != Shown::No
+            && let Some(reason) = self.newer_template(&peer.pods, pods)
+        {
+            return Err(reason);
+        }
         // Any of several rules that are equally near may be the one that means the other end.
         match codes.as_slice() {
             [Code::PeerLabelMissing] if shown != Shown::No && label::is_on_workload(self.view, &peer.pods, pods) => {

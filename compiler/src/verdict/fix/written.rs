@@ -17,6 +17,11 @@ pub trait Written {
     /// The text of a field that is no list and no map, by the keys and the indexes that lead to it.
     fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String>;
 
+    /// The label of this key in the template of a workload that has pods, where the input has both.
+    fn template_label(&self, _: &ObjectName, _key: &str) -> Option<String> {
+        None
+    }
+
     /// The metadata of an object of a file, all of it as it is written. None where that is not known: the object
     /// was read from a cluster.
     fn metadata(&self, _: &ObjectName) -> Option<Value> {

@@ -4,7 +4,7 @@ use npc_compiler::verdict::explain::Code;
 use npc_compiler::verdict::fix::NoFix;
 
 use super::service::{PORTS, declared_port};
-use super::words::object_name;
+use super::words::{object_name, until};
 use crate::command::words::shorten;
 
 /// Why there is no fix, and what to do.
@@ -76,6 +76,15 @@ pub(super) fn why_not(reason: &NoFix) -> String {
              {} declares {protocol} {port} without a name; add name: {name} to that port of its container",
             object_name(object)
         ),
+        NoFix::NewerTemplate { object, labels, rollout } => {
+            let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            format!(
+                "no change is needed: the template of {} has {} already, and its pods that lack it were made before; {}",
+                object_name(object),
+                labels.join(", "),
+                until(object, *rollout)
+            )
+        }
         NoFix::LabelOnWorkload { object, labels } => {
             let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             format!(

@@ -120,13 +120,10 @@ pub(super) fn then(change: &Change) -> Option<String> {
     let kind = &change.object.kind;
     let pods_keep = format!("the pods that run keep their labels; then delete them, because the {kind}");
     Some(match change.rollout? {
+        Rollout::Replaces => format!("the {kind} then replaces its pods"),
         Rollout::Resume => {
-            let ObjectName { namespace, name, .. } = &change.object;
-            format!(
-                "the {kind} is paused; then resume it, so that it replaces its pods (kubectl -n {} rollout resume \
-                 deploy/{name})",
-                namespace.as_deref().unwrap_or_default()
-            )
+            let resume = resume(&change.object);
+            format!("the {kind} is paused; then resume it, so that it replaces its pods ({resume})")
         }
         Rollout::DeletePods if matches!(kind.as_str(), "StatefulSet" | "DaemonSet") => {
             format!("{pods_keep} does not replace them (updateStrategy OnDelete)")
@@ -139,6 +136,33 @@ pub(super) fn then(change: &Change) -> Option<String> {
              a partition"
         ),
     })
+}
+
+/// The command that resumes a Deployment.
+fn resume(ObjectName { namespace, name, .. }: &ObjectName) -> String {
+    format!("kubectl -n {} rollout resume deploy/{name}", namespace.as_deref().unwrap_or_default())
+}
+
+/// What brings a template, as it is by now, to pods that were made after an older one.
+#[allow(clippy::option_option, reason = "whether the template reaches the pods, and what that needs")]
+pub(super) fn until(object: &ObjectName, rollout: Option<Option<Rollout>>) -> String {
+    let kind = &object.kind;
+    match rollout {
+        None => format!("the updateStrategy of the {kind} has a partition, and pods below it keep the older template"),
+        Some(Some(Rollout::Resume)) => format!("the {kind} is paused: resume it ({})", resume(object)),
+        Some(Some(Rollout::DeletePods)) => format!("the {kind} does not replace them: delete them"),
+        Some(Some(Rollout::NextJob)) => "the pods of its next Job have it".to_owned(),
+        Some(_) if kind == "Deployment" => {
+            let namespace = object.namespace.as_deref().unwrap_or_default();
+            let status = format!("kubectl -n {namespace} rollout status deploy/{}", object.name);
+            format!("the {kind} replaces them; {status} says how far it is")
+        }
+        Some(Some(Rollout::UnlessOnDelete)) => format!(
+            "the {kind} replaces them one after the other, unless its updateStrategy is OnDelete (delete them then) or \
+             has a partition"
+        ),
+        Some(_) => format!("the {kind} replaces them one after the other"),
+    }
 }
 
 /// `networkpolicy shop/api`, `shop/deploy/cart`, `namespace monitoring`.

@@ -37,6 +37,12 @@ impl Written for InInput<'_> {
         }
     }
 
+    fn template_label(&self, object: &ObjectName, key: &str) -> Option<String> {
+        let namespace = object.namespace.as_deref().unwrap_or_default();
+        let workload = Workload { kind: object.kind.clone(), name: object.name.clone() };
+        self.0.cluster.template_label(namespace, &workload, key).map(str::to_owned)
+    }
+
     fn metadata(&self, object: &ObjectName) -> Option<Value> {
         self.positions().metadata(&reference(object))
     }

@@ -112,9 +112,14 @@ pub(in crate::command::explain) fn want_and_got(cluster: &Cluster, of: &Misleadi
             };
             [failed.want(), got]
         }
-        Discrepancy::LabelOnWorkload { failed, value, namespace, workload: of } => {
+        Discrepancy::LabelOnWorkload { failed, value, is_in_template, namespace, workload: of } => {
             let (key, of) = (&failed.requirement.key, workload(namespace, of));
-            [failed.want(), format!("{key}={value} in metadata.labels of {of}, not in its template")]
+            let got = if *is_in_template {
+                format!("{key}={value} in the template of {of}, and this pod was made before that")
+            } else {
+                format!("{key}={value} in metadata.labels of {of}, not in its template")
+            };
+            [failed.want(), got]
         }
         Discrepancy::OtherNamespace(own) => {
             [format!("pods of namespace {}", policy.namespace), format!("a pod of namespace {own}")]

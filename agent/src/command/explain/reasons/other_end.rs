@@ -6,6 +6,7 @@ use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{Candidate, EndFact, Flow, RuleFact, miss_facts};
 
 use crate::command::explain::Context;
+use crate::command::explain::words::workload;
 use crate::command::words::shorten;
 
 /// So many nodes are named.
@@ -54,6 +55,9 @@ fn of_end(context: &Context<'_>, role: &str, fact: &EndFact<'_>) -> String {
         ),
         EndFact::PodLabels { own, added } => format!("the {role} has {}", labels(own, added)),
         EndFact::LabelOnWorkload { namespace, workload, key } => label_on_workload(context, namespace, workload, key),
+        EndFact::LabelInTemplate { namespace, workload: of, key, value } => {
+            format!("the template of {} has {key}={value}, and this pod was made before that", workload(namespace, of))
+        }
         EndFact::NamespaceHasLabelsOfPod { name } => format!(
             "namespace {name} has what the podSelector asks for, and a podSelector reads the labels of pods only"
         ),

@@ -1,4 +1,5 @@
-//! Labels that stand on a workload and not in its template, so that its pods lack them.
+//! Labels that stand on a workload and not in its template, so that its pods lack them, and labels that the
+//! template has got since the pods were made.
 
 use super::{Discrepancy, MisleadingPolicy};
 use crate::algebra::selector::{Operator, Requirement};
@@ -25,7 +26,9 @@ impl Question {
     ) -> Option<MisleadingPolicy> {
         let (Party::End(End::Pod(pod)), _) = self.ends(direction) else { return None };
         let pod = cluster.pod(pod);
-        let workload = pod.workload.as_ref().filter(|_| !cluster.hints().workload_labels.is_empty())?;
+        let hints = cluster.hints();
+        let has_labels = !hints.workload_labels.is_empty() || !hints.template_labels.is_empty();
+        let workload = pod.workload.as_ref().filter(|_| has_labels)?;
         let counts = |policy: &Policy| match reason {
             Reason::DefaultAllow => true,
             Reason::Denied(_) => self.would_admit(cluster, policy, direction, &self.traffic),
@@ -35,9 +38,14 @@ impl Question {
         policies.find_map(|(id, policy)| {
             let failing: Vec<&Requirement> =
                 policy.subject.requirements().filter(|requirement| !requirement.matches(&pod.labels)).collect();
-            let own = |requirement: &Requirement| cluster.workload_label(&pod.namespace, workload, &requirement.key);
+            let in_template = |of: &Requirement| cluster.template_label(&pod.namespace, workload, &of.key);
+            let own = |of: &Requirement| {
+                in_template(of).or_else(|| {
+                    let own = cluster.workload_label(&pod.namespace, workload, &of.key);
+                    own.filter(|_| !pod.labels.contains_key(&of.key))
+                })
+            };
             let is_misplaced = |requirement: &&Requirement| match &requirement.operator {
-                _ if pod.labels.contains_key(&requirement.key) => false,
                 Operator::In(values) => own(requirement).is_some_and(|own| values.iter().any(|value| value == own)),
                 Operator::Exists => own(requirement).is_some(),
                 Operator::NotIn(_) | Operator::DoesNotExist => false,
@@ -45,8 +53,9 @@ impl Question {
             let is_it = || policy.isolates(direction) && failing.iter().all(is_misplaced) && counts(policy);
             let first = *failing.first().filter(|_| is_it())?;
             let discrepancy = Discrepancy::LabelOnWorkload {
-                failed: FailedRequirement { requirement: first.clone(), value: None },
+                failed: FailedRequirement::of(first, &pod.labels),
                 value: own(first)?.to_owned(),
+                is_in_template: in_template(first).is_some(),
                 namespace: pod.namespace.clone(),
                 workload: workload.clone(),
             };

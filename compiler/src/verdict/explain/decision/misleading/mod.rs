@@ -61,12 +61,15 @@ pub enum Discrepancy {
         /// Where the subject has the value that is asked for.
         elsewhere: Option<ValueElsewhere>,
     },
-    /// Its podSelector asks for labels that the subject's workload has itself, and its template has not.
+    /// Its podSelector asks for labels that the subject's workload has itself and its template has not, or that its
+    /// template has got since the subject was made.
     LabelOnWorkload {
         /// The first requirement that fails.
         failed: FailedRequirement,
-        /// The value that the workload has.
+        /// The value that the workload, or its template, has.
         value: String,
+        /// Whether the template has it.
+        is_in_template: bool,
         /// The namespace of the workload.
         namespace: String,
         /// The workload.
