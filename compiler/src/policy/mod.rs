@@ -94,6 +94,9 @@ pub struct Policy {
     rules: [Vec<PolicyRule>; 2],
     /// Whether `ingress` or `egress` is written as an empty list.
     has_empty_list: [bool; 2],
+    /// What was understood of the items of rules that match nothing because a part of their selectors was not, by
+    /// the path of the item.
+    half_read: Vec<(String, PodPeer)>,
 }
 
 /// One item of `ingress` or `egress`.
@@ -241,6 +244,13 @@ impl Policy {
         self.has_empty_list[direction as usize]
     }
 
+    /// What was understood of an item of a rule that matches nothing, because a part of its selectors was not
+    /// understood.
+    #[must_use]
+    pub fn half_read(&self, path: &str) -> Option<&PodPeer> {
+        self.half_read.iter().find(|(of, _)| of == path).map(|(_, peer)| peer)
+    }
+
     /// The pods that it selects, as a rule would name them.
     #[must_use]
     pub fn subject_peer(&self) -> PodPeer {
@@ -255,6 +265,7 @@ impl Policy {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
             subject: self.subject.clone(),
+            half_read: Vec::new(),
             ..*self
         }
     }

@@ -28,6 +28,8 @@ pub(super) struct Reader<'a> {
     /// The unknown fields, sorted.
     unknown: Vec<&'a str>,
     findings: Vec<Finding>,
+    /// As in [`Policy`].
+    half_read: Vec<(String, PodPeer)>,
     /// How many findings there are beyond [`MOST_FINDINGS`].
     more: usize,
 }
@@ -37,7 +39,7 @@ pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
     let mut unknown: Vec<&str> = policy.unknown_fields.iter().map(String::as_str).collect();
     unknown.sort_unstable();
     let (namespace, name) = (policy.namespace(), policy.name());
-    let mut reader = Reader { namespace, name, unknown, findings: Vec::new(), more: 0 };
+    let mut reader = Reader { namespace, name, unknown, findings: Vec::new(), half_read: Vec::new(), more: 0 };
     if let Some(why) = &policy.restriction {
         reader.report("spec", Code::PolicyTooLarge, why, Effect::RulesLeftOut);
     }
@@ -49,7 +51,8 @@ pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
 /// Reads which pods a policy isolates, and in which directions: the policy without its rules.
 pub(super) fn read_without_rules(policy: &NetworkPolicy) -> Policy {
     let (namespace, name) = (policy.namespace(), policy.name());
-    let mut reader = Reader { namespace, name, unknown: Vec::new(), findings: Vec::new(), more: 0 };
+    let mut reader =
+        Reader { namespace, name, unknown: Vec::new(), findings: Vec::new(), half_read: Vec::new(), more: 0 };
     let empty = api::NetworkPolicySpec::default();
     let spec = policy.object.spec.as_ref().unwrap_or(&empty);
     let (subject, _) = reader.subject(spec.pod_selector.as_ref());
@@ -60,6 +63,7 @@ pub(super) fn read_without_rules(policy: &NetworkPolicy) -> Policy {
         isolates: reader.isolates(spec),
         rules: [Vec::new(), Vec::new()],
         has_empty_list: [false, false],
+        half_read: Vec::new(),
     }
 }
 
@@ -193,7 +197,8 @@ impl Reader<'_> {
         let is_empty =
             [spec.ingress.as_ref().is_some_and(Vec::is_empty), spec.egress.as_ref().is_some_and(Vec::is_empty)];
         let (namespace, name) = (self.namespace.to_owned(), self.name.to_owned());
-        Policy { namespace, name, subject, isolates, rules, has_empty_list: is_empty }
+        let half_read = std::mem::take(&mut self.half_read);
+        Policy { namespace, name, subject, isolates, rules, has_empty_list: is_empty, half_read }
     }
 
     /// The subject, and whether it was understood in full. What is left of it
@@ -299,7 +304,7 @@ impl Reader<'_> {
                 let path = format!("{path}.{field}.{}", requirement.path);
                 self.report(path, Code::SelectorInvalid, requirement.problem, Effect::MatchesNothing);
             }
-            understood.then_some(selector)
+            (selector, understood)
         };
         let namespaces = peer.namespace_selector.as_ref().map(|selector| read("namespaceSelector", selector));
         let pods = peer.pod_selector.as_ref().map(|selector| read("podSelector", selector));
@@ -320,10 +325,16 @@ impl Reader<'_> {
                 None
             }
             (None, namespaces, pods) => {
-                let own = || Some(Namespaces::Own(self.namespace.to_owned()));
-                let namespaces = namespaces.map_or_else(own, |of| of.map(Namespaces::Selected));
-                let pods = pods.unwrap_or_else(|| Some(Selector::default()));
-                namespaces.zip(pods).map(|(namespaces, pods)| Peer::Pods(PodPeer { namespaces, pods }))
+                let own = || (Namespaces::Own(self.namespace.to_owned()), true);
+                let (namespaces, of_namespaces) = namespaces.map_or_else(own, |(of, is)| (Namespaces::Selected(of), is));
+                let (pods, of_pods) = pods.unwrap_or_else(|| (Selector::default(), true));
+                let peer = PodPeer { namespaces, pods };
+                if of_namespaces && of_pods {
+                    Some(Peer::Pods(peer))
+                } else {
+                    self.half_read.push((path.to_owned(), peer));
+                    None
+                }
             }
         };
         understood.filter(|_| !has_unknown).unwrap_or(Peer::Nothing)

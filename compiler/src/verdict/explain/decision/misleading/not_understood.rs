@@ -5,7 +5,7 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Admitted, Group, atoms};
 use crate::cluster::{Cluster, PolicyId};
 use crate::policy::finding::{self, Effect, Finding, is_below};
-use crate::policy::{Direction, Peer, Peers, PolicyRule, PortMatch, Ports, spelling};
+use crate::policy::{Direction, Peer, Peers, Policy, PolicyRule, PortMatch, Ports, spelling};
 use crate::verdict::explain::decision::near_miss::Candidate;
 use crate::verdict::explain::question::Question;
 
@@ -59,7 +59,7 @@ impl Question {
             Effect::MatchesNothing => {
                 let rules = cluster.policy(id).rules(direction);
                 let rule = rules.iter().find(|rule| is_below(&finding.path, &rule.path))?;
-                self.is_why(cluster, group, rule, finding, denied)
+                self.is_why(cluster, group, (cluster.policy(id), rule), finding, denied)
             }
             Effect::AllowsNothing => Some(Likely::Perhaps),
             Effect::RulesLeftOut => self.is_left_out(cluster, id, direction, denied),
@@ -105,7 +105,7 @@ impl Question {
         &self,
         cluster: &Cluster,
         group: &Group,
-        rule: &PolicyRule,
+        (policy, rule): (&Policy, &PolicyRule),
         finding: &Finding,
         denied: &Traffic,
     ) -> Option<Likely> {
@@ -138,12 +138,33 @@ impl Question {
             return None;
         }
         let is_peer = part.starts_with(&format!("{}[", direction.peers_field()));
-        let means = if is_peer { self.may_mean(cluster, group, finding)? } else { Likely::Perhaps };
+        let means = match is_peer.then(|| self.rest_misses(cluster, direction, (policy, rule), finding)) {
+            // Corrected, the item would miss the other end as well.
+            Some(true) => return Some(Likely::BesideItsPeers),
+            Some(false) => self.may_mean(cluster, group, finding)?,
+            None => Likely::Perhaps,
+        };
         match (understood_ports, open_ports) {
             (true, _) => Some(means),
             (false, true) => Some(Likely::WithAnother),
             (false, false) => Some(Likely::BesideItsPorts),
         }
+    }
+
+    /// Whether what was understood of an item misses the other end, whatever the rest of it means.
+    fn rest_misses(
+        &self,
+        cluster: &Cluster,
+        direction: Direction,
+        (policy, rule): (&Policy, &PolicyRule),
+        finding: &Finding,
+    ) -> bool {
+        let item = finding.path.get(rule.path.len()..).and_then(|rest| rest.find(']')).unwrap_or_default();
+        let item = finding.path.get(..=rule.path.len() + item).unwrap_or_default();
+        let Some(rest) = policy.half_read(item) else { return false };
+        let (subject, other) = self.ends(direction);
+        let seen = other.seen(cluster, subject, self.family);
+        !seen.classes.iter().any(|class| cluster.selects(rest, *class))
     }
 
     /// Whether a peer that was not understood may mean the other end. An address without a prefix
