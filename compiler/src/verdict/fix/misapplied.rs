@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::added::Added;
 use super::answer::NoFix;
-use super::change::{Change, Edit, Lacking, ObjectName, append, match_labels, remove, replace};
+use super::change::{Change, Edit, Lacking, ObjectName, append, match_labels, replace};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, TRIED};
 use super::rollout::rollout;
@@ -78,15 +78,14 @@ impl Proposer<'_> {
         append(document, &["spec", "policyTypes"], vec![json!(self.direction.as_str())])
     }
 
-    /// Rules of the other direction, in this one: each moved, if the port that is asked for shows that
-    /// it is about this direction, and each written in both directions. One that has peers for every pod or
-    /// address beside the one that is meant is not copied, and where a rule for this flow alone opens less
-    /// than all of its peers and ports, that is the change.
+    /// Rules of the other direction, written in this one too. What the author wrote stays: that the flow is admitted
+    /// needs no more. One that has peers for every pod or address beside the one that is meant is not copied, and
+    /// where a rule for this flow alone opens less than all of its peers and ports, that is the change.
     fn turned_rules(&self, id: PolicyId) -> Vec<Proposal> {
         let policy = self.view.cluster.policy(id);
         let opposite = self.direction.opposite();
         let rules = policy.rules(opposite).iter().enumerate().filter(|(_, rule)| rule.peers != Peers::Everyone);
-        let turned = |document: &Value, place: &str, is_moved: bool| {
+        let turned = |document: &Value, place: &str| {
             let Some(rule) = document.pointer(&format!("/spec/{}/{place}", opposite.section())) else {
                 return Vec::new();
             };
@@ -96,19 +95,13 @@ impl Proposer<'_> {
             }
             let mut operations = append(document, &["spec", self.section], vec![Value::Object(turned)]);
             operations.extend(self.lacking_type(policy, document));
-            if is_moved {
-                operations.push(remove(&["spec", opposite.section(), place]));
-            }
             operations
         };
         let mut all = Vec::new();
         for (place, rule) in rules.take(TRIED) {
             let place = &place.to_string();
-            if self.denied.is_about_port_of_destination(self.view.cluster) {
-                all.extend(self.of_policy(id, Size::Value, |document| turned(document, place, true)));
-            }
             if rule.peers.is_narrow() {
-                all.extend(self.of_policy(id, Size::Rule, |document| turned(document, place, false)));
+                all.extend(self.of_policy(id, Size::Value, |document| turned(document, place)));
             }
         }
         if let Ok(items) = peer::items(self.view, &self.other, &self.namespace) {

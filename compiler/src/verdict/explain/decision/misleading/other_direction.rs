@@ -20,7 +20,7 @@ impl Question {
     /// not. A rule that names it between these ends is about this direction. An address declares
     /// nothing: if one is the source, the destination has to declare the port, and if one is the
     /// destination, the source has to declare other ports only.
-    pub(in crate::verdict) fn is_about_port_of_destination(&self, cluster: &Cluster) -> bool {
+    fn is_about_port_of_destination(&self, cluster: &Cluster) -> bool {
         let Some((protocol, port, last)) = self.traffic.single() else { return false };
         let has = |pod| cluster.pod(pod).declared_ports(protocol).any(|declared| declared == port);
         let declares_some = |pod| !declared(cluster.pod(pod)).is_none();
@@ -35,8 +35,8 @@ impl Question {
 }
 
 impl Search<'_> {
-    /// A policy that selects the subject, and has rules for the other direction only, which look
-    /// as if they were about such flows.
+    /// A policy that selects the subject, and has rules for the other direction which look as if they were about
+    /// such flows: it has no rule for this direction, or none that means the flow, such as one for DNS alone.
     pub(in crate::verdict::explain) fn other_direction(
         &self,
         id: PolicyId,
@@ -44,18 +44,24 @@ impl Search<'_> {
     ) -> Option<MisleadingPolicy> {
         let (here, there) = (self.direction, self.direction.opposite());
         let rules = policy.rules(there);
-        if !policy.isolates(there) || !policy.rules(here).is_empty() {
+        let has_none = policy.rules(here).is_empty();
+        if !policy.isolates(there) || (!has_none && self.without == Without::Allowed) {
             return None;
         }
         let may_be_why = match self.without {
-            Without::Denied => rules.iter().any(|rule| self.is_meant_for_this_direction(rule)),
+            Without::Denied if has_none => rules.iter().any(|rule| self.is_meant_for_this_direction(rule)),
+            // Its author knows both directions, so only the port of the destination shows that a rule is in the wrong one.
+            Without::Denied => {
+                self.question.is_about_port_of_destination(self.cluster)
+                    && rules.iter().any(|rule| self.has_port(rule) && self.names(rule))
+            }
             Without::Allowed => !policy.isolates(here) && rules.iter().any(|rule| self.is_mistaken(rule)),
         };
         // That the policy closes this direction without a rule, and opens the other one for the other
         // end, may be all that its author meant.
         let is_to_know = || {
             let names_all = |rule: &PolicyRule| matches!(rule.ports, Ports::Everything) && self.names(rule);
-            self.without == Without::Denied && policy.isolates(here) && rules.iter().any(names_all)
+            has_none && self.without == Without::Denied && policy.isolates(here) && rules.iter().any(names_all)
         };
         if !may_be_why && !is_to_know() {
             return None;
