@@ -92,7 +92,7 @@ pub fn is_close(one: &str, other: &str) -> bool {
         3 if long == 3 => osa_distance(one, other) == 1 && levenshtein(one, other) == 2,
         // Of words this short, one is the other with a letter more.
         2 | 3 => long == short + 1 && (one.starts_with(other) || other.starts_with(one)),
-        4 => long <= 5 && levenshtein(one, other) <= 1,
+        4 => long <= 5 && (levenshtein(one, other) <= 1 || (long == 4 && osa_distance(one, other) == 1)),
         _ => levenshtein(one, other) <= 2,
     }
 }
@@ -117,6 +117,7 @@ mod tests {
             ("cart", "card", true),
             ("web-1", "web-2", false),
             ("wbe", "web", true),
+            ("teir", "tier", true),
             ("web", "app", false),
             ("db", "web", false),
             ("a", "ab", false),

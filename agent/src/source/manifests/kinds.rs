@@ -141,6 +141,7 @@ const WORKLOAD: Keep = Fields(&[
             ("completions", All),
             ("completionMode", All),
             ("paused", All),
+            ("selector", Fields(&[("matchLabels", All)])),
             ("updateStrategy", All),
             ("template", TEMPLATE),
         ]),

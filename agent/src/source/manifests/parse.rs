@@ -100,7 +100,7 @@ struct TypeMeta {
 }
 
 /// Of an object only what a change of it needs: the labels of a workload itself, which its pods do
-/// not have, how it replaces its pods, its template where that has no labels or shares them by a YAML
+/// not have, what it selects, how it replaces its pods, its template where that has no labels or shares them by a YAML
 /// anchor, the ports, pods and traffic policies of a Service, and that an object has no name of its own.
 fn needed(kind: DocumentKind, mut node: YamlNode) -> YamlNode {
     let has = |key| node.at(&["metadata", key]).and_then(YamlNode::text).is_some_and(|text| !text.is_empty());
@@ -124,6 +124,7 @@ fn needed(kind: DocumentKind, mut node: YamlNode) -> YamlNode {
         ("metadata", "labels") | ("spec", "paused" | "updateStrategy") => is_workload,
         ("metadata", "generateName") => is_unnamed,
         ("spec", "template" | "jobTemplate") => keeps_template,
+        ("spec", "selector") if is_workload => true,
         // The port whose targetPort may be wrong, and what may lead nowhere.
         (
             "spec",

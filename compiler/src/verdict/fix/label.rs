@@ -6,7 +6,7 @@ use json_patch::PatchOperation;
 use serde_json::json;
 
 use super::added::Added;
-use super::change::{Change, Edit, Lacking, ObjectName, add, test};
+use super::change::{Change, Edit, Lacking, ObjectName, add, replace, test};
 use super::changed::View;
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::TRIED;
@@ -46,15 +46,14 @@ pub(super) fn of_namespace(
     namespace: &str,
     choice: usize,
 ) -> Option<Proposal> {
-    let object = view.objects.namespaces.iter().find(|of| of.name == namespace)?;
+    let has = &view.objects.namespaces.iter().find(|of| of.name == namespace)?.labels;
     let is_implied = view.objects.implied_namespaces.contains(namespace);
-    let labels = lacking(selector, &object.labels, choice).filter(|_| !is_implied)?;
+    let labels = lacking(selector, has, choice).filter(|_| !is_implied)?;
     if labels.iter().any(|(key, value)| is_not_its_own(view, namespace, key, value)) {
         return None;
     }
     let object = ObjectName { kind: "Namespace".to_owned(), namespace: None, name: namespace.to_owned() };
-    // Each namespace of a cluster has labels: its name.
-    let operations = own_labels(view, &object, true, &labels);
+    let operations = own_labels(view, &object, has, &labels);
     let edit = Edit::Labels(labels, json_patch::Patch(operations), Lacking::Peer);
     let change = Change { direction, object, edit, rollout: None, adds: Added::default() };
     let cause = if view.cluster.has_namespace_with(selector) { Cause::Policy } else { Cause::Mistake };
@@ -78,14 +77,16 @@ fn is_not_its_own(view: View<'_>, namespace: &str, key: &str, value: &str) -> bo
 /// The operations that give an object labels of its own. A file may state none where the object of the cluster
 /// has some, and to add a map there would replace them: then the patch fails on every object but one with the
 /// metadata of the file.
-fn own_labels(view: View<'_>, object: &ObjectName, has_labels: bool, labels: &Labels) -> Vec<PatchOperation> {
+fn own_labels(view: View<'_>, object: &ObjectName, has: &Labels, labels: &Labels) -> Vec<PatchOperation> {
+    // Each namespace of a cluster has labels: its name.
+    let has_labels = object.kind == "Namespace" || has.keys().any(|key| !is_controller_label(key));
     let path = ["metadata", "labels"];
     match view.written.metadata(object) {
         Some(metadata) if !metadata["labels"].is_object() => {
             vec![test(&path[..1], metadata), add(&path, json!(labels))]
         }
         None if !has_labels => vec![add(&path, json!(labels))],
-        _ => label_operations(&path, labels),
+        _ => label_operations(&path, labels, has),
     }
 }
 
@@ -210,15 +211,7 @@ pub(super) fn of_pods(
     lacking_end: Lacking,
     choice: usize,
 ) -> Option<Proposal> {
-    let of = |pod: &PodId| view.cluster.pod(*pod);
-    let first = of(pods.first()?);
-    let is_alike = |pod: &Pod| match (&first.workload, &pod.workload) {
-        (Some(one), Some(other)) => one == other,
-        _ => pod.name == first.name,
-    };
-    if first.only_in_slice || !pods.iter().all(|pod| is_alike(of(pod))) {
-        return None;
-    }
+    let first = view.cluster.pod(*pods.first()?);
     let mut labels = lacking(selector, &first.labels, choice)?;
     if let Some(workload) = first.workload.as_ref().filter(|_| is_on_workload(view, selector, pods)) {
         let object = ObjectName::new(&workload.kind, &first.namespace, &workload.name);
@@ -227,6 +220,26 @@ pub(super) fn of_pods(
                 *value = own;
             }
         }
+    }
+    with(view, direction, labels, pods, lacking_end)
+}
+
+/// The pods of one workload, or one pod, with these labels. None if no change of an object gives them to the pods.
+pub(super) fn with(
+    view: View<'_>,
+    direction: Direction,
+    labels: Labels,
+    pods: &[PodId],
+    lacking_end: Lacking,
+) -> Option<Proposal> {
+    let of = |pod: &PodId| view.cluster.pod(*pod);
+    let first = of(pods.first()?);
+    let is_alike = |pod: &Pod| match (&first.workload, &pod.workload) {
+        (Some(one), Some(other)) => one == other,
+        _ => pod.name == first.name,
+    };
+    if first.only_in_slice || !pods.iter().all(|pod| is_alike(of(pod))) {
+        return None;
     }
     if labels.keys().any(|key| is_controller_label(key)) {
         return None;
@@ -242,6 +255,14 @@ pub(super) fn of_pods(
                 return None;
             }
             let object = ObjectName::new(&workload.kind, &first.namespace, &workload.name);
+            // The selector of a workload cannot change, and has to select its template.
+            let is_selected = |key: &String| {
+                first.labels.contains_key(key)
+                    && view.written.has_field(&object, &["spec", "selector", "matchLabels", key])
+            };
+            if labels.keys().any(is_selected) {
+                return None;
+            }
             // A template in a file that has no pods yet needs nothing.
             let runs = pods.iter().any(|pod| !of(pod).is_template());
             let rollout = rollout(view.written, &object)?.or(runs.then_some(Rollout::Replaces));
@@ -250,8 +271,8 @@ pub(super) fn of_pods(
     };
     let has_labels = first.labels.keys().any(|key| !is_controller_label(key));
     let operations = match (&first.workload, has_labels) {
-        (None, _) => own_labels(view, &object, has_labels, &labels),
-        (Some(_), true) => label_operations(&path, &labels),
+        (None, _) => own_labels(view, &object, &first.labels, &labels),
+        (Some(_), true) => label_operations(&path, &labels, &first.labels),
         (Some(_), false) => with_parents(view, &object, &path, &labels),
     };
     let edit = Edit::Labels(labels, json_patch::Patch(operations), lacking_end);
@@ -268,8 +289,13 @@ fn with_parents(view: View<'_>, object: &ObjectName, path: &[&str], labels: &Lab
     vec![add(metadata, json!({ "labels": labels }))]
 }
 
-fn label_operations(path: &[&str], labels: &Labels) -> Vec<PatchOperation> {
-    labels.iter().map(|(key, value)| add(&[path, &[key.as_str()]].concat(), json!(value))).collect()
+/// Gives labels to what has others, in place of those of the same key.
+fn label_operations(path: &[&str], labels: &Labels, has: &Labels) -> Vec<PatchOperation> {
+    let operation = |(key, value): (&String, &String)| {
+        let path = [path, &[key.as_str()]].concat();
+        if has.contains_key(key) { replace(&path, json!(value)) } else { add(&path, json!(value)) }
+    };
+    labels.iter().map(operation).collect()
 }
 
 /// By how many choices of values a selector can be met, of which each is tried: those of its longest list.

@@ -11,7 +11,7 @@ use super::change::{Change, Edit, Lacking, ObjectName, append, match_labels, rep
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, TRIED};
 use super::rollout::rollout;
-use super::{label, peer};
+use super::{label, misspelt, peer};
 use crate::algebra::selector::Selector;
 use crate::cluster::{PodId, PolicyId};
 use crate::policy::{Peers, Policy};
@@ -37,8 +37,14 @@ impl Proposer<'_> {
             Code::PolicyOtherNamespace if is_cause => add(self.in_this_namespace(misleading.policy)),
             Code::SubjectNearMiss if is_cause => {
                 let policy = self.view.cluster.policy(misleading.policy);
-                if !label::is_on_workload(self.view, &policy.subject, &self.subjects) {
-                    add(self.right_subject(misleading.policy, policy));
+                let (view, direction, id) = (self.view, self.direction, misleading.policy);
+                let misspelt =
+                    || misspelt::of_pods(view, direction, &policy.subject, id, &self.subjects, Lacking::Subject);
+                if !label::is_on_workload(view, &policy.subject, &self.subjects) {
+                    match misspelt() {
+                        Some(proposal) => all.push(proposal),
+                        None => add(self.right_subject(id, policy)),
+                    }
                 }
             }
             _ => {}

@@ -12,7 +12,7 @@
 //! This module does not judge flows itself. A change counts as checked only if
 //! [`Pair::verdict`] says ALLOWED for each pair of the flow after the change; `npc explain`
 //! answers by the same engine. npc proposes no change that closes anything, except for a label
-//! that the author wrote on a workload and forgot in its template.
+//! that the author wrote on a workload and forgot in its template, or misspelt there.
 //!
 //! A proposal names its peer and its ports; for a question about everything that two ends may exchange, its
 //! peer alone. None admits every peer.
@@ -27,6 +27,7 @@ mod difference;
 mod finding;
 mod label;
 mod misapplied;
+mod misspelt;
 mod object_name;
 mod peer;
 mod proposal;

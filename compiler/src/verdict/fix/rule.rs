@@ -8,6 +8,7 @@ use super::answer::NoFix;
 use super::change::{Lacking, ObjectName, add, append, match_labels, remove, replace, value_at};
 use super::dead_port::is_meant;
 use super::label;
+use super::misspelt;
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, Shown};
@@ -68,7 +69,11 @@ impl Proposer<'_> {
                 all.extend(proposals.map(|proposal| Proposal { cause, ..proposal }));
             }
             (true, false) => {
-                self.mended_peer(candidate, shown, rule, &base, all);
+                if let Some(proposal) = self.misspelt_label(candidate, shown, rule) {
+                    all.push(proposal);
+                } else {
+                    self.mended_peer(candidate, shown, rule, &base, all);
+                }
                 self.label_of_the_other_end(candidate, shown, rule, all)?;
                 let Ok(items) = peer::items(self.view, &self.other, &policy.namespace) else { return Ok(()) };
                 let list = [&base[..], &[self.field]].concat();
@@ -353,6 +358,18 @@ impl Proposer<'_> {
         };
         let mut failing = peer.pods.requirements().filter(|requirement| !requirement.matches(&pod.labels));
         failing.all(is_meant).then(|| replace(&[path, &["podSelector"]].concat(), match_labels(&labels)))
+    }
+
+    /// The label of the other end as the rule asks for it, where the pods have it misspelt.
+    fn misspelt_label(&self, candidate: &Candidate, shown: Shown, rule: &PolicyRule) -> Option<Proposal> {
+        let (Peer::Pods(peer), Other::Pods(pods)) = (missed_item(candidate, rule)?.1, &self.other) else {
+            return None;
+        };
+        let codes: Vec<Code> = candidate.conjuncts.iter().map(|conjunct| conjunct.code).collect();
+        if shown != Shown::Alone || !matches!(codes.as_slice(), [Code::PeerLabelMissing | Code::PeerLabelValue]) {
+            return None;
+        }
+        misspelt::of_pods(self.view, self.direction, &peer.pods, candidate.policy, pods, Lacking::Peer)
     }
 
     /// Labels that the other end lacks: of its namespace, or of the pods.

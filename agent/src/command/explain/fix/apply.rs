@@ -57,7 +57,10 @@ pub(super) fn command(change: &Change) -> Option<String> {
     match &change.edit {
         Edit::Labels(labels, ..) if matches!(kind.as_str(), "namespace" | "pod") => {
             let labels: Option<Vec<String>> = labels.iter().map(|(key, value)| label(key, value)).collect();
-            Some(format!("kubectl {flag}label {kind} {name} {}", labels?.join(" ")))
+            // kubectl changes no value unless it is told to.
+            let is_replaced = operations.iter().any(|of| matches!(of, PatchOperation::Replace(_)));
+            let overwrite = if is_replaced { " --overwrite" } else { "" };
+            Some(format!("kubectl {flag}label {kind} {name} {}{overwrite}", labels?.join(" ")))
         }
         Edit::Labels(..)
             if let [PatchOperation::Add(add)] = operations.as_slice()

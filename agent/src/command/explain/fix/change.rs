@@ -50,7 +50,14 @@ pub(super) fn write_change(
                 Lacking::Peer => (format!("the {end}, {name},"), "the rule asks"),
                 Lacking::Subject => (name, "the podSelector of a policy asks"),
             };
-            writeln!(out, "   = help: {name} lacks {label} that {by} for; add this to its {}:", field_path(&tokens))?;
+            // A label that is misspelt has another value.
+            let is_replaced = |of: &PatchOperation| matches!(of, PatchOperation::Replace(_));
+            let path = field_path(&tokens);
+            if operations.iter().any(is_replaced) {
+                writeln!(out, "   = help: {name} has {label} that {by} for misspelt; write this in its {path}:")?;
+            } else {
+                writeln!(out, "   = help: {name} lacks {label} that {by} for; add this to its {path}:")?;
+            }
             // A template without metadata gets it, and the labels in it.
             let has_parent = tokens.last().is_some_and(|last| last == "metadata");
             let lines: Vec<String> = if has_parent {
