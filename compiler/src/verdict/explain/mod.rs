@@ -36,6 +36,7 @@ pub use answer::{
     Alike, DnsServer, Flow, FlowExplanation, Missing, Pairs, Ranges, ReplacedPolicy, Unanswerable, Via, Warning, Way,
 };
 pub use code::Code;
+pub(in crate::verdict) use decision::dns::may_serve_names;
 pub use decision::item_path::{ItemField, ItemList, ItemPath, Of};
 pub use decision::mark::{FailedRequirement, Mark};
 pub use decision::misleading::{

@@ -20,7 +20,7 @@ use crate::object::{DNS_PORT, NetworkPolicy, Protocol};
 use crate::policy::Direction;
 use crate::policy::finding::{self, Finding, is_below};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::{Code, Decision, Flow, Pair, Question, Reason};
+use crate::verdict::explain::{Code, Decision, Flow, Pair, Question, Reason, may_serve_names};
 
 /// npc tries at most this many rules and policies, because each try compiles the cluster.
 pub(super) const TRIED: usize = 4;
@@ -44,7 +44,9 @@ pub(super) fn proposals(
     let (section, field) = (direction.section(), direction.peers_field());
     let is_dns = [Protocol::Udp, Protocol::Tcp].map(|of| Some((of, DNS_PORT, DNS_PORT))).contains(&traffic.single());
     // A DNS client asks again by TCP where an answer is long.
-    let is_dns_egress = is_dns && direction == Direction::Egress && matches!(other, Other::Pods(_));
+    let may_serve = |pod: &PodId| may_serve_names(view.cluster, *pod);
+    let is_of_servers = matches!(&other, Other::Pods(pods) if pods.iter().all(may_serve));
+    let is_dns_egress = is_dns && direction == Direction::Egress && is_of_servers;
     let ports = match ports_by {
         PortsBy::Name => vec![peer::named_port(view, pairs, direction).ok_or(NoFix::NothingFits)?],
         PortsBy::Number if is_dns_egress => {

@@ -1,6 +1,6 @@
 //! What a direction says of a question, and which rules say so.
 
-mod dns;
+pub(super) mod dns;
 pub(super) mod item_path;
 pub(super) mod mark;
 pub(super) mod misleading;
@@ -68,6 +68,8 @@ pub struct Decision {
     pub tie_count: usize,
     /// Where it denies a pod names of a DNS server: whether no rule is about that port at all.
     pub is_without_dns: bool,
+    /// Where it denies a pod names: whether the pod can ask no other DNS server that the input shows.
+    pub leaves_no_dns: bool,
     /// Where it is unknown: the facts that decide.
     pub missing: Vec<MissingFact>,
     /// Policies that look as if they decided and do not; for a denial the first is why, where
@@ -99,6 +101,7 @@ impl Question {
             candidate_count: 0,
             tie_count: 0,
             is_without_dns: false,
+            leaves_no_dns: false,
             missing: Vec::new(),
             misleading: Vec::new(),
         };
@@ -143,6 +146,7 @@ impl Question {
                 let nearest = near_miss::nearest(cluster, group, self, other, &denied);
                 (decision.candidate_count, decision.tie_count) = (nearest.count, nearest.ties);
                 decision.is_without_dns = self.is_without_dns(cluster, &decision);
+                decision.leaves_no_dns = self.leaves_no_dns(cluster, groups);
                 decision.candidates = nearest.candidates;
                 decision.misleading = self.not_understood(cluster, group, &denied, &decision.candidates);
                 decision.misleading.extend(self.not_applying(cluster, groups, direction, Without::Denied));

@@ -33,12 +33,12 @@ const NODE_CACHE: (&str, &str) = ("k8s-app", "node-local-dns");
 const SOURCES: usize = 64;
 
 /// The DNS servers of the input: each with the port that it listens on.
-struct Servers<'a> {
+pub(in crate::verdict::explain) struct Servers<'a> {
     /// The Service that leads to them.
     service: Option<&'a Service>,
-    pods: Vec<(PodId, u16)>,
+    pub(in crate::verdict::explain) pods: Vec<(PodId, u16)>,
     /// The Service leads to addresses of which the input has no pod too.
-    has_others: bool,
+    pub(in crate::verdict::explain) has_others: bool,
 }
 
 impl Walk<'_> {
@@ -151,7 +151,7 @@ impl Walk<'_> {
 }
 
 impl<'a> Servers<'a> {
-    fn of(cluster: &'a Cluster) -> Self {
+    pub(in crate::verdict::explain) fn of(cluster: &'a Cluster) -> Self {
         let service = cluster.services().find(|service| is_dns(service));
         let (mut pods, mut has_others) = (Vec::<(PodId, u16)>::new(), false);
         let is_asked = |port: &&ServicePort| (port.protocol, port.port) == (Protocol::Udp, DNS_PORT);
@@ -200,7 +200,7 @@ pub(in crate::verdict) fn admits_dns(rule: &PolicyRule) -> bool {
 
 /// Whether a rule is about DNS and means addresses that are none of the input's Services: a cache
 /// on the node, or a server outside that the pod's `dnsConfig` names.
-fn means_another_server(cluster: &Cluster, rule: &PolicyRule) -> bool {
+pub(in crate::verdict::explain) fn means_another_server(cluster: &Cluster, rule: &PolicyRule) -> bool {
     let Peers::AnyOf(peers) = &rule.peers else { return false };
     let is_of_services = |block: &Block| cluster.service_alone_in(block.family, &block.addresses).is_some();
     let is_local = |block: &Block| {
