@@ -20,6 +20,7 @@ use super::want_and_got::{Got, Want};
 use crate::verdict::explain::code::Code;
 use crate::verdict::explain::decision::item_path::{ItemField, ItemPath};
 use crate::verdict::explain::decision::mark::{FailedRequirement, Mark};
+use crate::verdict::explain::question::OnNodes;
 use crate::verdict::explain::question::party::Party;
 
 /// An item of `from` or `to` as it was judged.
@@ -156,14 +157,17 @@ impl RuleMatcher<'_> {
     /// The other end is no endpoint, so no selector can select it.
     fn no_endpoint(&self, path: ItemPath, peer: &PodPeer) -> Conjunct {
         let is_node = match self.other {
-            Party::Host(_) | Party::OtherNode(_) => true,
+            Party::Host(_) => true,
+            // Else it is a client behind a node that puts its own address in place of the client's.
+            Party::OtherNode(_) => self.question.nodes == OnNodes::Different,
             Party::End(End::Address(address) | End::Unread(address)) => self.cluster.is_node(address),
             Party::End(End::Pod(_)) => false,
         };
         let (got, code) = if is_node {
             (Got::HostNetworkPod, Code::PeerHostNetwork)
         } else {
-            (self.address().map_or(Got::NoPod, Got::Address), Code::IpBlockOutside)
+            let unknown = if matches!(self.other, Party::OtherNode(_)) { Got::NodeAddress } else { Got::NoPod };
+            (self.address().map_or(unknown, Got::Address), Code::IpBlockOutside)
         };
         // The namespaceSelector may be right.
         let of_pods = Mark::field(path.field(ItemField::PodSelector));
