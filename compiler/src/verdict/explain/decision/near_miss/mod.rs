@@ -63,17 +63,14 @@ impl Candidate {
     pub fn is_about(&self) -> bool {
         // Of all ports a rule for some is about a part.
         let fails = |half| self.conjuncts.iter().any(|of| of.of() == half && !of.admits_a_part);
-        let means_the_same = |conjunct: &Conjunct| {
-            matches!(
-                conjunct.code,
-                Code::PeerAndNotOr
-                    | Code::IpBlockIsServiceAddress
-                    | Code::PortIsServicePort
-                    | Code::PortNamedOtherProtocol
-            )
-        };
         let ports = || self.conjuncts.iter().filter(|conjunct| conjunct.of() == Of::Port);
         let peers = || self.conjuncts.iter().filter(|conjunct| conjunct.of() == Of::Peer);
+        let means_the_same = |conjunct: &Conjunct| match conjunct.code {
+            Code::PeerAndNotOr | Code::IpBlockIsServiceAddress => true,
+            // Many Services have the same port: beside pods of another namespace with other labels it is another's.
+            Code::PortIsServicePort | Code::PortNamedOtherProtocol => peers().count() <= 1,
+            _ => false,
+        };
         let are_slips = || peers().all(Conjunct::is_slip);
         let is_other_protocol = || ports().count() == 1 && ports().all(|of| of.code == Code::PortProtocol);
         // A rule without ports admits this port as any other, and all ports were asked about without a
