@@ -23,8 +23,19 @@ pub(super) struct Elsewhere {
     pub(super) policy: String,
     /// The path of the peer.
     pub(super) path: String,
+    /// Whether the input has pods that it means, in the policy's own namespace alone.
+    #[serde(skip)]
+    pub(super) is_partly_here: bool,
     /// Why none of its pods is judged.
     pub(super) found: Absent,
+}
+
+/// The same of a peer of which the input may have the pods of the policy's own namespace.
+pub(super) const fn words_of_part(absent: Absent, is_partly_here: bool) -> &'static str {
+    match absent {
+        Absent::None if is_partly_here => "(none of other namespaces in the input)",
+        absent => words(absent),
+    }
 }
 
 /// Why none of a peer's pods is judged, behind the peer, in brackets.
@@ -44,6 +55,7 @@ pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -
         peer: rule_text::peer(of.peer, Style::Short),
         policy: policy_name(cluster, id),
         path: format!("{}.{}[{}]", of.rule.path, direction.peers_field(), of.place),
+        is_partly_here: of.is_partly_here,
         found: of.why,
     });
     absent.collect()

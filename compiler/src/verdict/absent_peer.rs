@@ -19,6 +19,8 @@ pub struct AbsentPeer<'c> {
     pub peer: &'c Peer,
     /// What the ports of the rule mean; of a name, all ports of its protocol.
     pub traffic: Traffic,
+    /// Whether the input has pods that it means, in the policy's own namespace alone.
+    pub is_partly_here: bool,
     /// Why none of its pods is judged.
     pub why: Absent,
 }
@@ -52,7 +54,8 @@ pub fn absent_peers(cluster: &Cluster, policy: PolicyId, direction: Direction) -
             match peer {
                 Peer::Pods(of) if is_elsewhere(cluster, policy, of) => {
                     let (traffic, why) = (traffic.clone(), why_absent(cluster, of));
-                    all.push(AbsentPeer { rule, place, peer, traffic, why });
+                    let is_partly_here = !cluster.selected(of).is_empty();
+                    all.push(AbsentPeer { rule, place, peer, traffic, is_partly_here, why });
                 }
                 Peer::Pods(_) | Peer::Block(_) | Peer::Nothing => {}
             }

@@ -59,12 +59,10 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
         }
         let elsewhere = policies.iter().flat_map(|id| elsewhere(cluster, **id, *direction));
         let elsewhere: BTreeSet<Elsewhere> = elsewhere.collect();
-        let lines = elsewhere.into_iter().map(|Elsewhere { ports, peer, policy, path, found, .. }| {
-            let way = direction.peers_field();
-            (
-                PairSetVerdict::Allowed,
-                [ports, format!("{way} {peer} {}", absent_peers::words(found)), format!("{policy} {path}")],
-            )
+        let lines = elsewhere.into_iter().map(|of| {
+            let Elsewhere { ports, peer, policy, path, found, is_partly_here, .. } = of;
+            let (way, why) = (direction.peers_field(), absent_peers::words_of_part(found, is_partly_here));
+            (PairSetVerdict::Allowed, [ports, format!("{way} {peer} {why}"), format!("{policy} {path}")])
         });
         add(&mut columns, &lines.collect::<Vec<_>>(), "");
         columns.write_within(out, "  ", width())?;

@@ -240,9 +240,10 @@ impl About<'_> {
                 }
             }
             let elsewhere: BTreeSet<_> =
-                self.elsewhere(side).into_iter().map(|of| (of.ports, of.peer, of.found)).collect();
-            for (ports, peer, found) in &elsewhere {
-                columns.push([ports.clone(), format!("{way} {peer} {}", absent_peers::words(*found))]);
+                self.elsewhere(side).into_iter().map(|of| (of.ports, of.peer, of.found, of.is_partly_here)).collect();
+            for (ports, peer, found, is_partly_here) in &elsewhere {
+                let why = absent_peers::words_of_part(*found, *is_partly_here);
+                columns.push([ports.clone(), format!("{way} {peer} {why}")]);
             }
             if elsewhere.is_empty()
                 && side.peers.is_empty()
