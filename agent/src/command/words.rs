@@ -6,11 +6,33 @@ use npc_compiler::algebra::cidr::Cidr;
 use npc_compiler::algebra::ranges::RangeSet;
 use npc_compiler::cluster::{Cluster, PolicyId};
 use npc_compiler::object::Family;
+use npc_compiler::policy::Direction;
+use npc_compiler::policy::finding::Finding;
 
 /// A policy as `NS/NAME`.
 pub(super) fn policy_name(cluster: &Cluster, id: PolicyId) -> String {
     let policy = cluster.policy(id);
     format!("{}/{}", policy.namespace, policy.name)
+}
+
+/// What of policies was not understood, so that a direction allows less than they were meant to: the first few.
+pub(super) fn not_understood(
+    cluster: &Cluster,
+    policies: impl Iterator<Item = PolicyId>,
+    direction: Direction,
+) -> Vec<String> {
+    /// So many are written out.
+    const LISTED: usize = 4;
+    let other = format!("spec.{}", direction.opposite().section());
+    let is_here = |of: &&Finding| of.effect.is_harmful() && !of.path.starts_with(&other);
+    let mut all: Vec<String> =
+        policies.flat_map(|id| cluster.findings_of(id).filter(is_here).map(ToString::to_string)).collect();
+    if all.len() > LISTED + 1 {
+        let more = all.len() - LISTED;
+        all.truncate(LISTED);
+        all.push(format!("{more} more parts; npc lint shows them"));
+    }
+    all
 }
 
 /// The field of a workload that says how many pods it has.

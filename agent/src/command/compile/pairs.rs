@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use crate::command::absent_peers::{self, Elsewhere, elsewhere};
 use crate::command::input::Input;
 use crate::command::output::{BAD, Columns, FAINT, GOOD, width};
-use crate::command::words::{policy_name, shorten};
+use crate::command::words::{not_understood, policy_name, shorten};
 
 /// So many names or prefixes are written out.
 const LISTED: usize = 8;
@@ -66,6 +66,9 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
         });
         add(&mut columns, &lines.collect::<Vec<_>>(), "");
         columns.write_within(out, "  ", width())?;
+        for text in not_understood(cluster, policies.iter().map(|id| **id), *direction) {
+            writeln!(out, "  not understood: {text}")?;
+        }
     }
     out.flush()
 }

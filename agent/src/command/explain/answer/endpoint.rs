@@ -23,7 +23,7 @@ use crate::command::explain::traffic::by_protocol;
 use crate::command::explain::{Context, warnings};
 use crate::command::input::Input;
 use crate::command::output::{self, Columns, Format, width};
-use crate::command::words::{policy_name, shorten};
+use crate::command::words::{not_understood, policy_name, shorten};
 use crate::command::{Exit, Stop};
 
 /// So many names are written out.
@@ -253,6 +253,9 @@ impl About<'_> {
                 columns.push(["nothing".to_owned()]);
             }
             columns.write_within(out, "    ", width())?;
+            for text in not_understood(cluster, side.isolated_by.keys().copied(), side.direction) {
+                writeln!(out, "    not understood: {text}")?;
+            }
         }
         Ok(())
     }
