@@ -75,6 +75,7 @@ impl<'a> Fixes<'a> {
             explanation: self.explanation,
             flows: &found.flows,
             is_after_others: before.iter().any(|of| of.fix.is_ok()),
+            is_in_part: self.found.iter().any(|of| !matches!(of.fix, Ok(_) | Err(NoFix::NotTried))),
         })
     }
 
@@ -92,6 +93,8 @@ pub(super) struct Found<'a> {
     is_first: bool,
     /// Whether it was found in what fixes of other flows make of the objects.
     is_after_others: bool,
+    /// Whether other flows of the answer are denied for which there is no fix.
+    is_in_part: bool,
     explanation: &'a FlowExplanation,
     /// The places of the flows that it is of.
     flows: &'a [usize],

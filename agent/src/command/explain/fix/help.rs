@@ -66,6 +66,12 @@ pub(in super::super) fn help(
             }
             if is_last {
                 writeln!(out, "{INDENT}{}", checked(cluster, fix, found.is_after_others, &more_flows))?;
+                if found.is_in_part {
+                    writeln!(
+                        out,
+                        "{INDENT}(the answer as a whole is then PARTIAL: other flows of it stay denied, and have no fix)"
+                    )?;
+                }
                 if fix.changes.iter().any(|change| change.adds.has_every_port) {
                     writeln!(
                         out,
