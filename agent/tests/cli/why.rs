@@ -179,6 +179,10 @@ fn an_address_says_which_chain_judges_it_and_which_sets_hold_it() {
     let text = files.npc("why", &["10.0.0.3", "--node", "n1"]).out;
     assert!(text.contains("of node n2") && text.contains(&peers(&files)), "{text}");
     assert!(files.npc("why", &["203.0.113.9", "--node", "n1"]).out.contains("outside the cluster"));
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: shop}\n\
+                   spec: {clusterIP: 10.96.0.20, ports: [{port: 5432}]}\n";
+    let text = Files::of(&format!("{CLUSTER}\n{service}")).npc("why", &["10.96.0.20", "--node", "n1"]).out;
+    assert!(text.starts_with("10.96.0.20  address of shop/svc/db, which kube-proxy translates"), "{text}");
 }
 
 #[test]

@@ -3,14 +3,20 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use npc_compiler::cluster::Cluster;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{FamilyState, KernelState};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Rule, SetName};
 
+use crate::command::words::shorten;
+
 use super::answer::{Basis, ChainAnswer, KernelExplanation, PolicyPlace, SetAnswer};
 use super::facts::Facts;
 use super::kernel::holds;
+
+/// So many Services are named.
+const SERVICES: usize = 4;
 
 impl Facts<'_> {
     /// What there is to say of an address.
@@ -67,7 +73,8 @@ impl Facts<'_> {
         KernelExplanation {
             owner: answer.owner.filter(|_| is_known),
             role: match (holders, nodes.as_slice()) {
-                ([], []) => "address outside the cluster, or of no object of the input".to_owned(),
+                ([], []) => of_services(cluster, address)
+                    .unwrap_or_else(|| "address outside the cluster, or of no object of the input".to_owned()),
                 ([], nodes) => format!("address of node {}: policies do not judge nodes", nodes.join(", ")),
                 (_, _) if is_here => "address of an endpoint of this node".to_owned(),
                 (pods, _) => {
@@ -93,6 +100,19 @@ impl Facts<'_> {
             ..answer
         }
     }
+}
+
+/// What an address is that Services have.
+fn of_services(cluster: &Cluster, address: IpAddr) -> Option<String> {
+    let having = cluster.services().filter(|service| service.addresses.contains(&address));
+    let names: Vec<String> = having.map(|of| format!("{}/svc/{}", of.namespace, of.name)).collect();
+    (!names.is_empty()).then(|| {
+        let names = shorten(&names, SERVICES, ", ");
+        format!(
+            "address of {names}, which kube-proxy translates: policies and npc's rules see the addresses of the pods \
+             behind it"
+        )
+    })
 }
 
 /// The sets of a state that hold an address.
