@@ -123,6 +123,14 @@ impl Positions {
         node.at(path)?.text().map(str::to_owned)
     }
 
+    /// What a field of a policy holds, as it is written.
+    #[must_use]
+    pub fn value(&self, object: &ObjectRef, path: &[&str]) -> Option<serde_json::Value> {
+        let origin = self.objects.get(object)?;
+        let read = self.read_again(origin);
+        Some(read.as_ref().unwrap_or(&origin.node).at(path)?.json())
+    }
+
     /// The metadata of an object, read again from the text: all of it as it is written. None for an object that was
     /// not read from a file, or where its text alone does not say it: it has a YAML alias of what stands before.
     #[must_use]

@@ -11,6 +11,7 @@ use crate::algebra::cidr::Cidr;
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{Labels, Protocol};
 use crate::policy::finding::{Code, Finding};
+use crate::policy::spelling;
 use crate::verdict::explain::MisleadingPolicy;
 
 impl Proposer<'_> {
@@ -23,10 +24,37 @@ impl Proposer<'_> {
         let path = pointer(&finding.path);
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
         let proposal = self.of_policy(part.policy, Size::Value, |document| match finding.code {
-            Code::FieldUnknown => self.right_item(part.policy, &path, document).unwrap_or_default(),
+            Code::FieldUnknown => {
+                let item = self.right_item(part.policy, &path, document);
+                item.or_else(|| self.right_name_of_field(part.policy, finding, &path, document)).unwrap_or_default()
+            }
             _ => self.right_part(finding, &path, document).into_iter().collect(),
         });
         all.extend(proposal.map(|of| Proposal { cause: Cause::Mistake, ..of }));
+    }
+
+    /// What a misspelt field holds, under the name that the API has: a field of the spec beside the others, another one
+    /// with the object around it.
+    fn right_name_of_field(
+        &self,
+        id: PolicyId,
+        finding: &Finding,
+        path: &[&str],
+        document: &Value,
+    ) -> Option<Vec<PatchOperation>> {
+        let right = spelling::meant(&finding.path)?;
+        let (wrong, around) = path.split_last()?;
+        let written = |path: &[&str]| self.view.written.value(&self.name_of(id), path);
+        if around == ["spec"] {
+            let right = ["spec", right];
+            let is_empty = |of: &Value| of.is_null() || of.as_array().is_some_and(Vec::is_empty);
+            let is_free = value_at(document, &right).is_none_or(is_empty);
+            return written(path).filter(|_| is_free).map(|held| vec![add(&right, held)]);
+        }
+        let Value::Object(mut whole) = written(around)? else { return None };
+        let held = whole.remove(*wrong).filter(|_| !whole.contains_key(right))?;
+        whole.insert(right.to_owned(), held);
+        Some(vec![replace(around, Value::Object(whole))])
     }
 
     /// An item of `from` or `to` as its author meant it, where a field has another name or stands in the

@@ -17,6 +17,11 @@ pub trait Written {
     /// The text of a field that is no list and no map, by the keys and the indexes that lead to it.
     fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String>;
 
+    /// What a field of a policy holds, whether the API has such a field or not.
+    fn value(&self, _: &ObjectName, _path: &[&str]) -> Option<Value> {
+        None
+    }
+
     /// The label of this key in the template of a workload that has pods, where the input has both.
     fn template_label(&self, _: &ObjectName, _key: &str) -> Option<String> {
         None

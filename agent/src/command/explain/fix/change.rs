@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use json_patch::{Patch, PatchOperation};
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::fix::{Change, Edit, Lacking};
+use npc_compiler::policy::finding::{Code, Finding};
+use npc_compiler::verdict::fix::{Change, Edit, Lacking, ObjectName};
 use serde_json::Value;
 
 use super::path::{field_path, is_end, path_of, tokens};
@@ -73,7 +74,7 @@ pub(super) fn write_change(
             let is_item =
                 |of: &PatchOperation| matches!(of, PatchOperation::Add(_)) && is_end(of.path().last().as_ref());
             let together = operations.chunk_by(|one, next| is_item(one) && is_item(next) && one.path() == next.path());
-            together.into_iter().try_for_each(|operations| write_operations(input, operations, &name, out))
+            together.into_iter().try_for_each(|operations| write_operations(input, operations, &change.object, out))
         }
     }
 }
@@ -82,10 +83,12 @@ pub(super) fn write_change(
 fn write_operations(
     input: &Input,
     operations: &[PatchOperation],
-    policy: &str,
+    object: &ObjectName,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let Some((operation, more)) = operations.split_first() else { return Ok(()) };
+    let unknown = unknown_fields(input, object);
+    let policy = &object_name(object);
     let last = operation.path().last().map(|token| token.decoded().into_owned()).unwrap_or_default();
     match operation {
         PatchOperation::Add(add) if last == "-" || add.value.is_array() => {
@@ -96,7 +99,13 @@ fn write_operations(
             writeln!(out, "   = help: add this to {} of {policy}:", path_of(operation, last != "-"))?;
             let more =
                 more.iter().filter_map(|of| if let PatchOperation::Add(add) = of { Some(&add.value) } else { None });
-            items.iter().chain(more).try_for_each(|item| write_lines(&yaml::item(item), out))
+            items.iter().chain(more).try_for_each(|item| write_lines(&yaml::item(item), out))?;
+            let meant = format!("(did you mean {last}?)");
+            let is_written = |of: &&&Finding| is_of_spec(&of.path) && of.problem.contains(&meant);
+            match unknown.iter().find(is_written) {
+                Some(of) => write_lines(&[format!("(in place of {}, which the API does not have)", of.path)], out),
+                None => Ok(()),
+            }
         }
         PatchOperation::Add(add) => {
             if last == "protocol" {
@@ -112,7 +121,9 @@ fn write_operations(
             let is_item = last.parse::<usize>().is_ok();
             // Files may not have all that a cluster has.
             let of_input = if input.source == Source::Files { " of the input" } else { "" };
+            let is_unknown = unknown.iter().any(|of| of.path.starts_with(&format!("{path}.")));
             let what = match last.as_str() {
+                _ if is_unknown && !is_item => "has a field that the API does not have".to_owned(),
                 "port" if replace.value.is_string() => "is no port of the destination".to_owned(),
                 "port" => "means a name".to_owned(),
                 "protocol" => "is no protocol".to_owned(),
@@ -131,6 +142,20 @@ fn write_operations(
         }
         _ => Ok(()),
     }
+}
+
+/// The fields of a policy that the API does not have.
+fn unknown_fields<'a>(input: &'a Input, object: &ObjectName) -> Vec<&'a Finding> {
+    let cluster = &input.cluster;
+    let mut policies = cluster.policies_in(object.namespace.as_deref().unwrap_or_default());
+    let found = policies.find(|(_, policy)| policy.name == object.name);
+    let findings = found.into_iter().flat_map(|(id, _)| cluster.findings_of(id));
+    findings.filter(|finding| finding.code == Code::FieldUnknown).collect()
+}
+
+/// Whether a path is that of a field directly below `spec`.
+fn is_of_spec(path: &str) -> bool {
+    path.strip_prefix("spec.").is_some_and(|field| !field.contains(['.', '[']))
 }
 
 fn write_lines(lines: &[String], out: &mut impl Write) -> io::Result<()> {

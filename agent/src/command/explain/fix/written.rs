@@ -37,6 +37,10 @@ impl Written for InInput<'_> {
         }
     }
 
+    fn value(&self, object: &ObjectName, path: &[&str]) -> Option<Value> {
+        self.positions().value(&reference(object), path)
+    }
+
     fn template_label(&self, object: &ObjectName, key: &str) -> Option<String> {
         let namespace = object.namespace.as_deref().unwrap_or_default();
         let workload = Workload { kind: object.kind.clone(), name: object.name.clone() };
