@@ -28,6 +28,7 @@ mod finding;
 mod label;
 mod misapplied;
 mod misspelt;
+mod needless;
 mod object_name;
 mod peer;
 mod proposal;
@@ -56,6 +57,7 @@ pub use changed::Bounded;
 use changed::{Changed, View};
 use difference::{Difference, difference};
 pub use difference::{Opened, OpenedEnd};
+use needless::without_needless;
 pub use rollout::Rollout;
 use search::fix;
 pub use written::Written;
@@ -122,7 +124,7 @@ pub fn fixes(
         }
         found.push(FlowFix { flows, fix });
     }
-    found
+    without_needless(as_written, explanation, found)
 }
 
 /// A fix, said of the other flows too that it turns to ALLOWED: to the other backends and ports of a

@@ -85,7 +85,7 @@ fn check(objects: &Objects, from: &Target<'_>, to: &Target<'_>, port: Option<&Po
 fn the_fixes_of_one_answer_can_all_be_applied_in_turn() {
     let several = Cell::new(0);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 128,
+        cases: 192,
         failure_persistence: None,
         ..ProptestConfig::default()
     });
