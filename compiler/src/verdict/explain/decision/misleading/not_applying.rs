@@ -127,6 +127,7 @@ impl Search<'_> {
             // A policy that selects other pods is most likely meant for these.
             Without::Allowed => {
                 let is_it = self.is_misspelt(failing)
+                    || (self.is_meant_by_name(policy, failing) && selects_none())
                     || ((is_near() || may_be_slip(failing, &self.class.labels)) && selects_none())
                     || (all.len() > 1 && self.selects_similar_pods(policy, failing));
                 (is_it, true)
@@ -182,6 +183,24 @@ impl Search<'_> {
         matches!(failing.operator, Operator::NotIn(_) | Operator::DoesNotExist)
             && names_peers()
             && question.would_admit(self.cluster, policy, direction, &question.traffic)
+    }
+
+    /// Whether a policy that asks for another value of a label is called as the subject is, and its rules of a
+    /// direction name ports that the subject declares.
+    fn is_meant_by_name(&self, policy: &Policy, failing: &Requirement) -> bool {
+        let Operator::In(_) = &failing.operator else { return false };
+        let Some(value) = self.class.labels.get(&failing.key) else { return false };
+        let pod = self.cluster.pod(self.subject);
+        let name = pod.workload.as_ref().map_or(&pod.name, |workload| &workload.name);
+        let ports = || {
+            let mut rules = policy.rules(Direction::Ingress).iter();
+            let declared = declared(pod);
+            rules.any(|rule| {
+                let admitted = rule.traffic_to(&pod.ports);
+                !admitted.is_none() && admitted.difference(&declared).is_none()
+            })
+        };
+        (policy.name == *name || policy.name == *value) && self.direction == Direction::Ingress && ports()
     }
 
     /// Whether a label has the value that is asked for but for case and signs.
