@@ -189,6 +189,11 @@ fn miss(
     if equal > 1 {
         writeln!(out, "   = note: {equal} rules are equally near; this is the first of them")?;
     }
+    match decision.candidate_count.saturating_sub(equal) {
+        0 => {}
+        1 => writeln!(out, "   = note: 1 other rule fails by as few parts, and looks less like a slip")?,
+        more => writeln!(out, "   = note: {more} other rules fail by as few parts, and look less like a slip")?,
+    }
     let fields = [decision.direction.peers_field(), "ports"];
     for (half, (equal, field)) in [Of::Peer, Of::Port].into_iter().zip(nearest.equal_items.into_iter().zip(fields)) {
         if equal > 1 && nearest.conjuncts.iter().any(|conjunct| conjunct.of() == half) {

@@ -25,6 +25,12 @@ pub(in crate::command::explain) fn near(
 ) -> io::Result<()> {
     writeln!(out, "near[{}]: {}", policy.code().as_str(), sentence(context, policy))?;
     writeln!(out, "{}", arrow(context, policy.policy, &path(context, policy)))?;
+    if let Discrepancy::SeparateItems { .. } = &policy.discrepancy {
+        writeln!(
+            out,
+            "   = help: if both are meant, put both selectors in one item (no \"-\" before the second): one item means AND"
+        )?;
+    }
     if directions.is_empty() {
         return Ok(());
     }
