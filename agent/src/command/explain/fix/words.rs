@@ -1,10 +1,11 @@
 //! What changes do, and what else must be done, in words.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use json_patch::{Patch, PatchOperation};
 use npc_compiler::cluster::Cluster;
+use npc_compiler::object::Family;
 use npc_compiler::verdict::fix::{Change, Edit, Fix, ObjectName, Opened, OpenedEnd, Rollout};
 
 use super::INDENT;
@@ -15,6 +16,9 @@ use crate::command::words::shorten;
 
 /// So many of the flows that a fix opens are named.
 const NAMED: usize = 3;
+
+/// So many of those that it closes: a client may need each of them.
+const CLOSED: usize = 20;
 
 /// Why a change is not proposed that mends what the denial names: what else it would close or open.
 pub(super) fn not_proposed(cluster: &Cluster, change: &Change, verb: &str, what_else: &[Opened]) -> String {
@@ -54,28 +58,28 @@ pub(super) fn checked(cluster: &Cluster, fix: &Fix, is_after_others: bool, more_
     };
     let opens = verb("opens", "open");
     // What is certain, and what depends on a fact that the input lacks.
-    let parts = |of: &[Opened], certainly: &str, perhaps: &str| {
+    let parts = |of: &[Opened], named: usize, certainly: &str, perhaps: &str| {
         let part = |certain: bool, verb: &str| {
             let others = others(cluster, of.iter().filter(|of| of.certain == certain));
             match others.len() {
                 0 => None,
                 1 => Some(format!("{verb} 1 other: {}", others[0])),
-                count => Some(format!("{verb} {count} others: {}", shorten(&others, NAMED, "; "))),
+                count => Some(format!("{verb} {count} others: {}", shorten(&others, named, "; "))),
             }
         };
         [part(true, certainly), part(false, perhaps)].into_iter().flatten().collect::<Vec<String>>()
     };
-    let mut said = parts(&fix.opens, &opens, "may open");
+    let mut said = parts(&fix.opens, NAMED, &opens, "may open");
     if said.is_empty() {
         said.push(format!("{opens} no other"));
     }
-    let closed = parts(&fix.closes, &verb("closes", "close"), "may close");
+    let closed = parts(&fix.closes, CLOSED, &verb("closes", "close"), "may close");
     let mut reason = String::new();
     if !closed.is_empty() {
         let _ = write!(
             reason,
             "\n{INDENT}(policies that select by this label then apply to these pods for the first time; npc prints no \
-             command for a change that closes something)"
+             command for a change that closes something; -o json has its patch)"
         );
     }
     if !fix.backend_of.is_empty() {
@@ -104,8 +108,21 @@ fn others<'a>(cluster: &Cluster, opens: impl Iterator<Item = &'a Opened>) -> Vec
             format!("{}/{}/{name}", pod.namespace, short_kind(kind))
         }
     };
-    let text = |of: &Opened| format!("{} -> {} {}", end(&of.from), end(&of.to), traffic(&of.traffic));
-    opens.map(text).collect::<BTreeSet<_>>().into_iter().collect()
+    // Of two pods that have addresses of both families, one family alone may be opened.
+    let has_both = |end: &OpenedEnd| {
+        end.pod.is_some_and(|pod| Family::ALL.into_iter().all(|family| cluster.pod(pod).address(family).is_some()))
+    };
+    let mut families = BTreeMap::<String, BTreeSet<Family>>::new();
+    for of in opens {
+        let text = format!("{} -> {} {}", end(&of.from), end(&of.to), traffic(&of.traffic));
+        let family = of.family.filter(|_| has_both(&of.from) && has_both(&of.to));
+        families.entry(text).or_default().extend(family);
+    }
+    let with_family = |(text, families): (String, BTreeSet<Family>)| match Vec::from_iter(families).as_slice() {
+        [family] => format!("{text} ({family})"),
+        _ => text,
+    };
+    families.into_iter().map(with_family).collect()
 }
 
 /// What else must be done: what the pods of a changed template need, and where an object was.

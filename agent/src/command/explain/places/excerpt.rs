@@ -34,7 +34,7 @@ pub(in crate::command::explain) struct Mark {
 
 impl Mark {
     /// The lines in which it is drawn: its first, and where that says nothing, such as `values:` or
-    /// `{`, the others too.
+    /// `"values": [`, the others too.
     fn lines(&self, positions: &Positions) -> RangeInclusive<u32> {
         let (first, end) = (self.place.line(), self.place.span.end);
         // What ends before the first character of a line ends with the line before.
@@ -44,7 +44,7 @@ impl Mark {
             let line = positions.line(&self.place.file, first).unwrap_or_default();
             let marked = line.chars().skip(before).collect::<String>();
             let marked = marked.trim_end();
-            marked.ends_with(':') || matches!(marked, "{" | "[")
+            marked.ends_with([':', '{', '['])
         };
         if (1..MARKED).contains(&(last - first)) && is_silent() { first..=last } else { first..=first }
     }
@@ -245,6 +245,17 @@ mod tests {
                 assert!(lines[1].chars().count() <= LINE_MAX + "4 | ".len(), "{} characters", lines[1].chars().count());
             }
         }
+    }
+
+    #[test]
+    fn a_list_that_begins_in_its_first_line_is_marked_to_its_end() {
+        let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: \
+                    {matchExpressions: [{key: app, operator: In,\n  \"values\": [\n    a,\n    b\n  ]}]}}\n";
+        let positions = parse_text("f.yaml", text, &Options::default()).expect("a policy").positions;
+        let path = "spec.podSelector.matchExpressions[0].values";
+        let place = positions.locate("NetworkPolicy", "default", "p", path).expect("a place");
+        let mark = Mark { place, text: "this".to_owned(), is_miss: true };
+        assert_eq!(mark.lines(&positions), 5..=8);
     }
 
     #[test]
