@@ -326,7 +326,8 @@ impl Reader<'_> {
             }
             (None, namespaces, pods) => {
                 let own = || (Namespaces::Own(self.namespace.to_owned()), true);
-                let (namespaces, of_namespaces) = namespaces.map_or_else(own, |(of, is)| (Namespaces::Selected(of), is));
+                let (namespaces, of_namespaces) =
+                    namespaces.map_or_else(own, |(of, is)| (Namespaces::Selected(of), is));
                 let (pods, of_pods) = pods.unwrap_or_else(|| (Selector::default(), true));
                 let peer = PodPeer { namespaces, pods };
                 if of_namespaces && of_pods {

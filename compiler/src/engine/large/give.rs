@@ -127,7 +127,7 @@ impl Engine {
                     self.apply(Event::Pod(pod));
                 }
                 (_, ObjectChange::Policy(PolicyChange::Read(policy, findings))) => {
-                    self.policy(&policy, findings.to_vec())
+                    self.policy(&policy, findings.to_vec());
                 }
                 // The foresight has read it, and what it read took the place of this.
                 (_, ObjectChange::Policy(PolicyChange::Unread(policy, _))) => {

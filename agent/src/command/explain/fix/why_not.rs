@@ -1,7 +1,8 @@
 //! Why there is no fix, in words.
 
+use npc_compiler::object::Labels;
 use npc_compiler::verdict::explain::Code;
-use npc_compiler::verdict::fix::NoFix;
+use npc_compiler::verdict::fix::{NoFix, ObjectName, Rollout};
 
 use super::service::{PORTS, declared_port};
 use super::words::{object_name, until};
@@ -76,15 +77,7 @@ pub(super) fn why_not(reason: &NoFix) -> String {
              {} declares {protocol} {port} without a name; add name: {name} to that port of its container",
             object_name(object)
         ),
-        NoFix::NewerTemplate { object, labels, rollout } => {
-            let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            format!(
-                "no change is needed: the template of {} has {} already, and its pods that lack it were made before; {}",
-                object_name(object),
-                labels.join(", "),
-                until(object, *rollout)
-            )
-        }
+        NoFix::NewerTemplate { object, labels, rollout } => newer_template(object, labels, *rollout),
         NoFix::LabelOnWorkload { object, labels } => {
             let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             format!(
@@ -112,4 +105,16 @@ pub(super) fn why_not(reason: &NoFix) -> String {
             "no fix: no small change admits this flow without closing another or opening very many".to_owned()
         }
     }
+}
+
+/// That pods are of an older template, and what brings the newer one to them.
+#[allow(clippy::option_option, reason = "whether the template reaches the pods, and what that needs")]
+fn newer_template(object: &ObjectName, labels: &Labels, rollout: Option<Option<Rollout>>) -> String {
+    let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    format!(
+        "no change is needed: the template of {} has {} already, and its pods that lack it were made before; {}",
+        object_name(object),
+        labels.join(", "),
+        until(object, rollout)
+    )
 }
