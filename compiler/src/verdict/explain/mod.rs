@@ -66,7 +66,7 @@ pub use walk::{add_unread_pods, explain};
 pub use crate::algebra::selector::{Operator, Requirement};
 pub use crate::cluster::selection::WhyNone;
 pub use crate::cluster::without_backend::{NoBackend, NoPod, WhyUnknown};
-pub(in crate::verdict) use walk::unresolved_names::admits_dns;
+pub(in crate::verdict) use decision::dns_servers::admits_dns;
 
 #[cfg(test)]
 mod agreement_tests;

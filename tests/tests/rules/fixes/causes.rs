@@ -36,12 +36,11 @@ fn a_fix_corrects_a_policy_that_does_not_apply_by_mistake() {
             r#"NetworkPolicy api [{"op":"add","path":"/spec/policyTypes/-","value":"Ingress"}]"#.to_owned(),
         ),
         (
+            // It stays where it stands: the flow does not need it to go.
             "a rule in the wrong direction",
             policy("shop", "web", &format!("{}, {wrong_way}", name("web"))) + &deny("shop", "Egress"),
             "shop/api",
-            format!(
-                r#"NetworkPolicy web [{{"op":"add","path":"/spec/egress","value":[{turned}]}},{{"op":"remove","path":"/spec/ingress/0"}}]"#
-            ),
+            format!(r#"NetworkPolicy web [{{"op":"add","path":"/spec/egress","value":[{turned}]}}]"#),
         ),
         (
             // api may answer to web by the rule as it stands; to move it would close that.
@@ -207,6 +206,15 @@ fn a_rule_gets_only_the_ports_that_it_lacks() {
         ("{port: 80}", Protocol::Udp, [one(port("UDP")), one(port("TCP"))].join(",")),
     ] {
         let yaml = cluster(&policy("shop", "web", &spec(ports)));
+        // A DNS server, which is asked by both protocols.
+        let of_server = |port: &str| {
+            format!(
+                "name: prom, namespace: ops, labels: {{app: prom}}}}\nspec: {{containers: [{{name: c, ports: [{port}]"
+            )
+        };
+        let http = of_server("{name: http, containerPort: 8080}");
+        assert!(yaml.contains(&http), "{yaml}");
+        let yaml = yaml.replace(&http, &of_server("{name: dns, containerPort: 53, protocol: UDP}"));
         let text = fixed(&yaml, "shop/web", "ops/prom", &Port::Numbers(Some(asked), 53, 53));
         let patch = text.lines().next().unwrap_or_default();
         assert_eq!(patch, format!("NetworkPolicy web [{expected}]"), "{ports}: {text}");

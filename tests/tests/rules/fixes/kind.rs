@@ -21,10 +21,8 @@ fn of_patch(patch: &Value) -> &'static str {
     let tokens = |place: usize| paths[place].trim_end_matches("/-").split('/').collect::<Vec<_>>();
     let first = tokens(0);
     let has_types = paths.iter().any(|path| path.starts_with("/spec/policyTypes"));
-    let is_removed = operations.iter().any(|of| of["op"] == "remove");
     match first.as_slice() {
         [_, _, "policyTypes", ..] => "policyTypes",
-        [_, _, "ingress" | "egress"] if is_removed => "a rule's direction",
         [_, _, "ingress" | "egress"] if has_types => "a rule in both directions",
         [_, _, "ingress" | "egress"] => "a rule",
         [_, _, "podSelector"] => "a policy's podSelector",

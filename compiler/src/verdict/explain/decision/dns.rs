@@ -1,6 +1,7 @@
 //! Names that a pod asks a DNS server for.
 
 use super::Decision;
+use super::dns_servers::{Servers, admits_dns, means_another_server};
 use crate::algebra::selector::{Operator, Selector};
 use crate::algebra::traffic::Traffic;
 use crate::algebra::typo::may_mean_namespace;
@@ -12,7 +13,6 @@ use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::question::would_admit::declared;
-use crate::verdict::explain::walk::unresolved_names::{Servers, admits_dns, means_another_server};
 use crate::verdict::flow::End;
 
 /// So many DNS servers are looked at.
@@ -50,8 +50,8 @@ impl Question {
         (port == last && is_dns && has_dns).then_some((protocol, port))
     }
 
-    /// Whether a pod that is denied this can resolve no name: it asks what may be a DNS server, and policies keep it
-    /// from every other one that the input has.
+    /// Whether a pod that is denied this can resolve no name: it asks what may be a DNS server, and policies admit it to
+    /// no other one for certain.
     pub(in crate::verdict::explain) fn leaves_no_dns(&self, cluster: &Cluster, groups: &Groups) -> bool {
         let (Some((protocol, _)), Party::End(End::Pod(_))) = (self.dns_port(), self.from) else { return false };
         let to = self.to.pod();
@@ -63,7 +63,7 @@ impl Question {
         let is_open = |(pod, port): &(PodId, u16)| {
             let traffic = Traffic::ports(protocol, *port, *port);
             let question = Question::between(self.from, Party::End(End::Pod(*pod)), self.family, traffic.clone());
-            question.passes(cluster, groups).verdict(&traffic) != Verdict::Denied
+            matches!(question.passes(cluster, groups).verdict(&traffic), Verdict::Allowed | Verdict::Partial)
         };
         if (servers.has_others && to.is_some())
             || servers.pods.iter().filter(|(pod, _)| Some(*pod) != to).take(SERVERS).any(is_open)

@@ -1,6 +1,7 @@
 //! What a direction says of a question, and which rules say so.
 
 pub(super) mod dns;
+pub(super) mod dns_servers;
 pub(super) mod item_path;
 pub(super) mod mark;
 pub(super) mod misleading;

@@ -6,7 +6,7 @@ mod families;
 mod ineffective;
 mod pair;
 mod unread_pods;
-pub(super) mod unresolved_names;
+mod unresolved_names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

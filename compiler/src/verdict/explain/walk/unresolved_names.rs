@@ -2,44 +2,28 @@
 //! admits the flow and forgets DNS is the usual reason why a request times out.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use indexmap::IndexMap;
 
 use super::Walk;
 use super::ends::{Finder, Unit};
 use super::families::Families;
-use crate::algebra::cidr;
 use crate::algebra::traffic::Traffic;
-use crate::cluster::backend::BackendEnd;
 use crate::cluster::{Cluster, PodId, PolicyId};
-use crate::object::{DNS_PORT, Family, Pod, Protocol, Service, ServicePort};
-use crate::policy::{Block, Direction, Peer, Peers, PolicyRule, PortMatch, Ports};
+use crate::object::{DNS_PORT, Family, Protocol, Service};
+use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::answer::{DnsServer, Warning};
+use crate::verdict::explain::decision::dns_servers::{
+    NODE_CACHE, Servers, admits_dns, is_dns, is_labelled, means_another_server,
+};
 use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::name::EndName;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::flow::End;
 
-/// Where a cluster's DNS servers run, and how their pods are labelled.
-const NAMESPACE: &str = "kube-system";
-const LABEL: (&str, &str) = ("k8s-app", "kube-dns");
-
-/// The label of the DNS caches of nodes. A pod asks that of its own node, which no policy denies.
-const NODE_CACHE: (&str, &str) = ("k8s-app", "node-local-dns");
-
 /// So many sources are looked at; a question about more is none about one client.
 const SOURCES: usize = 64;
-
-/// The DNS servers of the input: each with the port that it listens on.
-pub(in crate::verdict::explain) struct Servers<'a> {
-    /// The Service that leads to them.
-    service: Option<&'a Service>,
-    pub(in crate::verdict::explain) pods: Vec<(PodId, u16)>,
-    /// The Service leads to addresses of which the input has no pod too.
-    pub(in crate::verdict::explain) has_others: bool,
-}
 
 impl Walk<'_> {
     /// Warns where sources cannot resolve the name of the Service that was asked for.
@@ -63,7 +47,7 @@ impl Walk<'_> {
                 denied.entry(by).or_default().push(whole);
             }
         }
-        let server = servers.name(cluster);
+        let server = name_of(&servers, cluster);
         let warning = |((direction, policies), from)| Warning::NamesUnresolved {
             from,
             service: EndName::of_service(to).without_addresses(),
@@ -150,71 +134,14 @@ impl Walk<'_> {
     }
 }
 
-impl<'a> Servers<'a> {
-    pub(in crate::verdict::explain) fn of(cluster: &'a Cluster) -> Self {
-        let service = cluster.services().find(|service| is_dns(service));
-        let (mut pods, mut has_others) = (Vec::<(PodId, u16)>::new(), false);
-        let is_asked = |port: &&ServicePort| (port.protocol, port.port) == (Protocol::Udp, DNS_PORT);
-        for port in service.iter().flat_map(|service| &service.ports).filter(is_asked) {
-            let backends = service.and_then(|service| cluster.backends(service, port)).unwrap_or_default();
-            has_others |= backends.iter().any(|backend| matches!(backend.end, BackendEnd::Address(_)));
-            pods.extend(backends.iter().filter_map(|backend| match backend.end {
-                BackendEnd::Pod(pod) => Some((pod, backend.port)),
-                BackendEnd::Address(_) => None,
-            }));
-        }
-        let labelled = cluster.pods().filter(|(_, pod)| is_labelled(pod, LABEL) && !pod.finished);
-        pods.extend(labelled.map(|(id, _)| (id, DNS_PORT)).filter(|_| service.is_none()));
-        Self { service, pods, has_others }
+/// What to ask about.
+fn name_of(servers: &Servers<'_>, cluster: &Cluster) -> Option<DnsServer> {
+    if let Some(service) = servers.service {
+        return Some(DnsServer { name: EndName::of_service(service).without_addresses(), port: DNS_PORT });
     }
-
-    /// What to ask about.
-    fn name(&self, cluster: &Cluster) -> Option<DnsServer> {
-        if let Some(service) = self.service {
-            return Some(DnsServer { name: EndName::of_service(service).without_addresses(), port: DNS_PORT });
-        }
-        let (id, port) = *self.pods.first()?;
-        let pod = cluster.pod(id);
-        let (kind, name) = pod.identity();
-        let (kind, namespace, name) = (kind.to_owned(), Some(pod.namespace.clone()), name.to_owned());
-        Some(DnsServer { name: EndName { kind, namespace, name, ..EndName::default() }, port })
-    }
-}
-
-/// Whether a Service is that of the cluster's DNS.
-fn is_dns(service: &Service) -> bool {
-    service.namespace == NAMESPACE
-        && service.ports.iter().any(|port| (port.protocol, port.port) == (Protocol::Udp, DNS_PORT))
-}
-
-fn is_labelled(pod: &Pod, (key, value): (&str, &str)) -> bool {
-    pod.namespace == NAMESPACE && pod.labels.get(key).is_some_and(|of| of == value)
-}
-
-/// Whether a rule admits DNS to some end.
-pub(in crate::verdict) fn admits_dns(rule: &PolicyRule) -> bool {
-    let is_named = |port: &PortMatch| matches!(port, PortMatch::Named(..));
-    let names_port = matches!(&rule.ports, Ports::AnyOf(ports) if ports.iter().any(is_named));
-    names_port || !rule.traffic_to(&[]).intersection(&Traffic::ports(Protocol::Udp, DNS_PORT, DNS_PORT)).is_none()
-}
-
-/// Whether a rule is about DNS and means addresses that are none of the input's Services: a cache
-/// on the node, or a server outside that the pod's `dnsConfig` names.
-pub(in crate::verdict::explain) fn means_another_server(cluster: &Cluster, rule: &PolicyRule) -> bool {
-    let Peers::AnyOf(peers) = &rule.peers else { return false };
-    let is_of_services = |block: &Block| cluster.service_alone_in(block.family, &block.addresses).is_some();
-    let is_local = |block: &Block| {
-        let is_link_local = |number: u128| match cidr::address(block.family, number) {
-            IpAddr::V4(address) => address.is_link_local(),
-            IpAddr::V6(address) => address.is_unicast_link_local(),
-        };
-        let mut ranges = block.addresses.ranges().iter();
-        ranges.all(|(first, last)| is_link_local(*first) && is_link_local(*last))
-    };
-    let has_ports = !matches!(rule.ports, Ports::Everything);
-    let is_other = |peer: &Peer| match peer {
-        Peer::Block(of) => (has_ports && !is_of_services(&of.block)) || is_local(&of.block),
-        Peer::Pods(_) | Peer::Nothing => false,
-    };
-    admits_dns(rule) && peers.iter().any(is_other)
+    let (id, port) = *servers.pods.first()?;
+    let pod = cluster.pod(id);
+    let (kind, name) = pod.identity();
+    let (kind, namespace, name) = (kind.to_owned(), Some(pod.namespace.clone()), name.to_owned());
+    Some(DnsServer { name: EndName { kind, namespace, name, ..EndName::default() }, port })
 }
