@@ -315,7 +315,7 @@ impl<'de> Visitor<'de> for AnyPart {
             match part.text {
                 Some(text) if key.eq_ignore_ascii_case("type") && text == TYPE => inside.push(RuntimeReference::Type),
                 Some(text) if key.eq_ignore_ascii_case("clusterNetwork") => {
-                    inside.push(RuntimeReference::Network(text))
+                    inside.push(RuntimeReference::Network(text));
                 }
                 _ => {}
             }

@@ -102,6 +102,7 @@ fn has_action(text: &str) -> bool {
 }
 
 /// What the text of a document says of what the document is.
+#[allow(clippy::struct_excessive_bools, reason = "each is a feature by itself")]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Features {
     /// SOPS has encrypted something in it.

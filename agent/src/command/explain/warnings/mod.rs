@@ -242,6 +242,7 @@ fn one_port(first: u16, last: u16) -> String {
 }
 
 /// The facts that the input lacks, in words, each once.
+#[allow(clippy::too_many_lines, reason = "one arm for each fact")]
 pub(in crate::command::explain) fn unknowns(missing: &[Missing]) -> Vec<String> {
     let mut words = Vec::new();
     for Missing { fact, subject, other } in missing {
