@@ -2,7 +2,7 @@
 //! clusters ([`random`]), an interpreter of our own rules and sets
 //! ([`interpreter`]) and one of Azure NPM's ([`azure`]), the comparison of all
 //! these with the compiler ([`agreement`]), a lab under traffic that never ends
-//! ([`live`]), the files of others that some tests read ([`corpora`]), and frames of every kind against pods that policies isolate
+//! ([`soak`]), the files of others that some tests read ([`corpora`]), and frames of every kind against pods that policies isolate
 //! ([`fuzz`]).
 
 #![forbid(unsafe_code)]

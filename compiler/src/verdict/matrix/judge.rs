@@ -209,7 +209,7 @@ impl<'a> Kinds<'a> {
         FaceId(place(face))
     }
 
-    /// By face: of an end without an address, the place in [`MayAdmit::to_bare`] of the family that it is assumed
+    /// By face: of an end without an address, the place in `MayAdmit::to_bare` of the family that it is assumed
     /// to have.
     pub(super) fn assumed(&self) -> Vec<Option<usize>> {
         let slot = |face: &Face| face.assumed.map_or(ASSUMED_NONE, |family| family as usize);
