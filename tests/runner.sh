@@ -19,7 +19,9 @@ if [ "$status" != 0 ]; then
   failure="==== ${1##*/} ended with status $status
 $(
     # A program that libtest did not end prints no list of failures: then its last lines say most.
-    if grep -q '^failures:$' "$output"; then sed -n '/^failures:$/,$p' "$output"; else tail -n 40 "$output"; fi
+    # Without backtraces, because who sees the end of a log only shall see what was not as expected.
+    if grep -q '^failures:$' "$output"; then sed -n '/^failures:$/,$p' "$output"; else tail -n 40 "$output"; fi |
+      sed '/^stack backtrace:$/,/^note: \|^$/d'
   )"
   printf '%s\n' "$failure" >>"$NPC_FAILURES"
 fi
