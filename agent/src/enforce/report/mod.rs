@@ -251,12 +251,13 @@ impl Reporter {
     }
 
     fn log_judged(&mut self, judged: Passed) {
+        // A reader of the line asks for the status, too.
+        let flows_judged = judged.number >= self.passes;
+        self.status.update(|status| status.flows_judged = flows_judged);
         while let Some(line) = self.unlogged.front().filter(|line| line.number <= judged.number) {
             line.log();
             self.unlogged.pop_front();
         }
-        let flows_judged = judged.number >= self.passes;
-        self.status.update(|status| status.flows_judged = flows_judged);
     }
 
     /// The kernel could not be read or written, and the next pass comes after a wait.

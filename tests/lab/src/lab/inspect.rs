@@ -33,7 +33,7 @@ impl Lab {
     /// # Errors
     /// When there is no such node, or its agent is not understood.
     pub fn retained(&self, node: &str) -> Result<Vec<RetainedGroup>> {
-        retained(self.node(node)?)
+        Ok(reported(self.node(node)?)?.retained)
     }
 
     /// What the agent of a node says of itself, if one runs.
@@ -188,12 +188,22 @@ impl Lab {
     }
 }
 
-/// The groups that the agent of a network namespace keeps for pods that may come
-/// back.
-pub(super) fn retained(node: &Netns) -> Result<Vec<RetainedGroup>> {
+/// What the agent of a network namespace says of its kernel.
+#[derive(Debug)]
+pub(super) struct Reported {
+    /// The groups that it keeps for pods that may come back.
+    pub(super) retained: Vec<RetainedGroup>,
+    /// It has judged the established flows by what it wrote last.
+    pub(super) flows_judged: bool,
+}
+
+/// What the agent of a network namespace says of its kernel.
+pub(super) fn reported(node: &Netns) -> Result<Reported> {
     match node.within(AgentStatus::ask)? {
-        Ok(status) => Ok(status.retained.into_iter().map(Into::into).collect()),
-        Err(status::Error::NoAgent(_)) => Ok(Vec::new()),
+        Ok(AgentStatus { retained, flows_judged, .. }) => {
+            Ok(Reported { retained: retained.into_iter().map(Into::into).collect(), flows_judged })
+        }
+        Err(status::Error::NoAgent(_)) => Ok(Reported { retained: Vec::new(), flows_judged: true }),
         Err(error) => Err(Error::Cluster(error.to_string())),
     }
 }
