@@ -16,8 +16,8 @@ use npc_tests::apiserver::Server;
 use npc_tests::lab::{Netns, manifests};
 use serde_json::json;
 
-use super::node::{Mode, Node, OUTSIDE, OWN, wait};
-use super::traffic::{Arrivals, Datagrams, Flood, listen, passes, reaches};
+use super::node::{Mode, Node, OUTSIDE, wait};
+use super::traffic::{Arrivals, Datagrams, Flood, listen, open_flows, passes, reaches};
 use super::{addresses, objects};
 use crate::number;
 
@@ -127,28 +127,6 @@ fn report(what: &str, mut took: Vec<Duration>) {
     );
 }
 
-/// Opens this many flows through the node's conntrack table: of UDP, which stay.
-fn open_flows(node: &Node, count: usize) {
-    node.set("net/netfilter/nf_conntrack_udp_timeout", "3600");
-    let to = addresses(OWN)[0];
-    let before = flows(node);
-    while flows(node) < before + count {
-        let missing = before + count - flows(node);
-        let sent = node.outside().within(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            let ports = (1..=50_000).take(missing);
-            // An ICMP error that came for an earlier one is no failure of this one.
-            ports.filter(|port| socket.send_to(b"", SocketAddr::new(to, *port)).is_ok()).count()
-        });
-        assert!(sent.unwrap() > 0);
-    }
-}
-
-fn flows(node: &Node) -> usize {
-    let count = node.netns().within(|| std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count"));
-    count.unwrap().unwrap().trim().parse().unwrap()
-}
-
 /// A node whose agent is ready and knows the pods, and their names. The plugin waits for the
 /// agent for so many seconds.
 fn ready(timeout: u32, flow_index: Option<bool>) -> Option<(Node, Vec<String>)> {
@@ -178,7 +156,7 @@ fn a_burst_of_pods_starts_among_many_flows() {
     for flow_index in BOTH {
         let Some((node, names)) = ready(30, Some(flow_index)) else { return };
         let arrivals = Arrivals::count(node.outside(), 9090);
-        open_flows(&node, usize::try_from(number("NPC_CNI_FLOWS", FLOWS)).unwrap());
+        open_flows(&node, number("NPC_CNI_FLOWS", FLOWS));
         report(&format!("among flows, flow index {flow_index}"), start_all(&node, &names));
         assert_eq!(arrivals.packets(), 0, "packets that policies deny arrived, flow index {flow_index}");
     }

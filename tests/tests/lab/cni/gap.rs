@@ -5,7 +5,8 @@
 //! reports the address as soon as the runtime has started the container. So it is the least that a kubelet
 //! takes.
 //!
-//! `NPC_CNI_MEASURED` is how many pods start one by one in each row.
+//! `NPC_CNI_MEASURED` is how many pods start one by one in each row; where it is set, the node tracks as many flows as in the
+//! documents. `NPC_CNI_SERVER_AWAY_SECONDS` is for how long the API server is away.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -21,13 +22,17 @@ use serde_json::json;
 use super::api::put;
 use super::node::{Mode, Node, OUTSIDE, wait};
 use super::runtime::{Release, Runtime};
-use super::traffic::listen;
+use super::traffic::{listen, open_flows};
 use super::{addresses, objects, pod};
 use crate::number;
 
 /// How many pods start one by one, unless the environment says otherwise, and how many at once.
 const PODS: u64 = 2;
 const AT_ONCE: usize = 8;
+
+/// How many flows the node tracks in the rows that have many, and in a sample of them.
+const FLOWS: [u64; 2] = [50_000, 150_000];
+const SOME_FLOWS: [u64; 1] = [2_000];
 
 /// A node whose agent follows an API server, and a container runtime.
 struct World {
@@ -100,6 +105,22 @@ impl World {
         self.runtime.remove(&sandbox).unwrap();
         gap
     }
+
+    /// Starts some pods at once.
+    fn run_at_once(&self, name: &str, app: &str) -> Vec<Gap> {
+        thread::scope(|scope| {
+            let run = |n: usize| scope.spawn(move || self.run(&format!("{name}-{n}"), app));
+            let running: Vec<_> = (0..AT_ONCE).map(run).collect();
+            running.into_iter().map(|running| running.join().unwrap()).collect()
+        })
+    }
+
+    /// The API server is away for a while, and comes back.
+    fn lose_server(&self) {
+        self.server.stop();
+        thread::sleep(Duration::from_secs(number("NPC_CNI_SERVER_AWAY_SECONDS", 0)));
+        self.server.restart().unwrap();
+    }
 }
 
 /// The addresses that the plugin host-local gave a container.
@@ -150,15 +171,16 @@ fn no_denied_connection_of_a_container_passes_and_without_the_plugin_some_do() {
         });
         let young: Vec<Gap> = young.collect();
         row("the policy was created 0.3 s before", has_plugin, &young);
-        let many = thread::scope(|scope| {
-            let run = |n: usize| {
-                let world = &world;
-                scope.spawn(move || world.run(&format!("many-{n}"), "old"))
-            };
-            let running: Vec<_> = (0..AT_ONCE).map(run).collect();
-            running.into_iter().map(|running| running.join().unwrap()).collect::<Vec<_>>()
-        });
+        let many = world.run_at_once("many", "old");
         row("8 pods at once", has_plugin, &many);
+        let flows: &[u64] = if std::env::var_os("NPC_CNI_MEASURED").is_some() { &FLOWS } else { &SOME_FLOWS };
+        for count in flows {
+            open_flows(&world.node, *count);
+            let tracked = world.run_at_once(&format!("flows-{count}"), "old");
+            row(&format!("8 pods at once, {count} flows"), has_plugin, &tracked);
+        }
+        world.lose_server();
+        row("the API server is just back", has_plugin, &[world.run("back", "old")]);
         // No policy isolates this one: a node without a network would let nothing through, too.
         assert!(world.run("open", "open").passed > 0, "what no policy denies passes");
         if !has_plugin {

@@ -14,6 +14,9 @@ use nix::sys::time::TimeSpec;
 use npc_tests::lab::Netns;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::addresses;
+use super::node::{Node, OWN};
+
 /// How long a connection is tried that policies deny. A second SYN follows after a
 /// second, so this is one.
 const DENIED: Duration = Duration::from_millis(300);
@@ -33,6 +36,31 @@ pub(crate) fn listen(netns: &Netns, ports: &[u16]) {
     for listener in listeners {
         thread::spawn(move || listener.incoming().for_each(drop));
     }
+}
+
+/// Has a node track at least so many flows. They are of UDP to addresses of pods, and stay.
+pub(crate) fn open_flows(node: &Node, count: u64) {
+    node.set("net/netfilter/nf_conntrack_udp_timeout", "3600");
+    let to = addresses(OWN)[0];
+    loop {
+        let missing = usize::try_from(count.saturating_sub(flows(node))).unwrap();
+        if missing == 0 {
+            return;
+        }
+        let sent = node.outside().within(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let ports = (1..=50_000).take(missing);
+            // An ICMP error that came for an earlier one is no failure of this one.
+            ports.filter(|port| socket.send_to(b"", SocketAddr::new(to, *port)).is_ok()).count()
+        });
+        assert!(sent.unwrap() > 0);
+    }
+}
+
+/// How many flows a node tracks.
+fn flows(node: &Node) -> u64 {
+    let count = node.netns().within(|| std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count"));
+    count.unwrap().unwrap().trim().parse().unwrap()
 }
 
 /// Whether a connection that is to be refused comes to be all the same.
