@@ -139,9 +139,14 @@ struct ClusterAnswer {
 }
 
 impl Input {
-    /// A cluster as agents with the bound of this input enforce it.
-    pub(super) fn bounded(&self, cluster: Cluster) -> Cluster {
-        members::bounded(cluster, &Options { set_members: self.set_members, ..Options::default() })
+    /// A cluster as agents with the bound of this input enforce it. If a namespace is named, the cluster was so before
+    /// policies of this namespace changed.
+    pub(super) fn bounded(&self, cluster: Cluster, namespace: Option<&str>) -> Cluster {
+        let options = Options { set_members: self.set_members, ..Options::default() };
+        match namespace {
+            Some(namespace) => members::bounded_in(cluster, namespace, &options),
+            None => members::bounded(cluster, &options),
+        }
     }
 
     /// What is wrong with the objects, sorted.

@@ -224,7 +224,11 @@ impl Cluster {
                 let endpoints = self.slices(service).iter().flat_map(|slice| &slice.endpoints);
                 let listed = endpoints.filter(|of| of.address == address).find_map(|of| of.node.as_deref());
                 listed.or_else(|| {
-                    self.nodes.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(name, _)| name.as_str())
+                    self.inventory
+                        .nodes
+                        .iter()
+                        .find(|(_, addresses)| addresses.contains(&address))
+                        .map(|(name, _)| name.as_str())
                 })
             }
         }
@@ -330,7 +334,7 @@ impl Cluster {
     }
 
     pub(super) fn slices(&self, service: &Service) -> &[EndpointSlice] {
-        let found = self.endpoint_slices.get(&(service.namespace.clone(), service.name.clone()));
+        let found = self.inventory.endpoint_slices.get(&(service.namespace.clone(), service.name.clone()));
         found.map_or(&[], Vec::as_slice)
     }
 

@@ -51,7 +51,7 @@ pub struct Group {
 /// The groups of some endpoints.
 #[derive(Debug)]
 pub struct Groups {
-    list: Vec<Group>,
+    list: Vec<Arc<Group>>,
     /// How many of them, from the first, are groups of endpoints or were asked for. The
     /// others exist for [`OpenGroups`] alone.
     certain: usize,
@@ -108,8 +108,7 @@ impl Groups {
                 let policies = over.on(cluster, cluster.pod(pod).node.as_deref(), policies.clone());
                 let key = GroupKey { direction, policies, resolution };
                 let (place, _) = keys.insert_full(key);
-                let id = GroupId(u32::try_from(place).unwrap_or(u32::MAX));
-                of[direction as usize].insert(pod, id);
+                of[direction as usize].insert(pod, group_id(place));
             }
         }
         let certain = keys.len();
@@ -122,8 +121,41 @@ impl Groups {
                 }
             }
         }
-        let list = keys.into_iter().map(|key| Group::new(cluster, key)).collect();
+        let list = keys.into_iter().map(|key| Arc::new(Group::new(cluster, key))).collect();
         Self { list, certain, of, open }
+    }
+
+    /// The groups of all endpoints of a cluster that differs from another one by its policies, made anew only in the
+    /// namespaces of these.
+    #[must_use]
+    pub(crate) fn of_changed(cluster: &Cluster, before: &Cluster, groups: &Self) -> Self {
+        let is_open = groups.open.iter().any(|open| !open.is_empty());
+        let Some(changed) = cluster.changed_policies(before).filter(|_| !is_open) else {
+            return Self::of_cluster(cluster);
+        };
+        let is_kept = |group: &Group| {
+            let first = group.key.policies.first().map(|id| cluster.policy(*id));
+            first.is_none_or(|policy| !changed.contains(policy.namespace.as_str()))
+        };
+        let mut list = Vec::with_capacity(groups.list.len());
+        let mut new_ids = Vec::with_capacity(groups.list.len());
+        for group in &groups.list {
+            new_ids.push(is_kept(group).then(|| {
+                list.push(Arc::clone(group));
+                group_id(list.len() - 1)
+            }));
+        }
+        let pods = changed.iter().flat_map(|namespace| cluster.endpoints_in(namespace));
+        let anew = Self::new(cluster, pods);
+        let mut of = groups.of.each_ref().map(|of| {
+            let kept = of.iter().filter_map(|(pod, id)| Some((*pod, new_ids[id.0 as usize]?)));
+            kept.collect::<FxHashMap<PodId, GroupId>>()
+        });
+        for (of, anew) in of.iter_mut().zip(&anew.of) {
+            of.extend(anew.iter().map(|(pod, id)| (*pod, group_id(list.len() + id.0 as usize))));
+        }
+        list.extend(anew.list);
+        Self { certain: list.len(), list, of, open: [FxHashMap::default(), FxHashMap::default()] }
     }
 
     /// The groups that decide about an endpoint in a direction, where the input leaves it
@@ -152,8 +184,12 @@ impl Groups {
 
     /// All groups.
     pub(crate) fn all(&self) -> impl Iterator<Item = (GroupId, &Group)> {
-        self.list.iter().enumerate().map(|(i, group)| (GroupId(u32::try_from(i).unwrap_or(u32::MAX)), group))
+        self.list.iter().enumerate().map(|(place, group)| (group_id(place), &**group))
     }
+}
+
+fn group_id(place: usize) -> GroupId {
+    GroupId(u32::try_from(place).unwrap_or(u32::MAX))
 }
 
 impl Group {

@@ -1,6 +1,7 @@
 //! What the input says that decides no verdict, and that may be why one is as it is: explanations name it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Cluster;
 use crate::object::{Labels, Workload};
@@ -36,13 +37,13 @@ impl Cluster {
     /// The same cluster, of which the input says this besides.
     #[must_use]
     pub fn with_hints(mut self, hints: Hints) -> Self {
-        self.hints = hints;
+        self.hints = Arc::new(hints);
         self
     }
 
     /// What the input says that decides nothing.
     #[must_use]
-    pub const fn hints(&self) -> &Hints {
+    pub fn hints(&self) -> &Hints {
         &self.hints
     }
 

@@ -14,6 +14,7 @@ mod contest;
 pub mod group;
 mod group_key;
 pub mod hints;
+mod inventory;
 mod label_index;
 pub(crate) mod merge;
 pub mod new_address;
@@ -30,20 +31,16 @@ pub use open_groups::OpenGroups;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
-use crate::algebra::cidr::{self, AddressSet};
+use crate::algebra::cidr;
 use crate::algebra::selector::Selector;
-use crate::cluster::classes::{ClassesOfNamespace, classify};
-use crate::cluster::contest::owners;
 use crate::cluster::hints::Hints;
-use crate::cluster::label_index::LabelIndex;
+use crate::cluster::inventory::Inventory;
 use crate::cluster::over_bound::OverBound;
 use crate::cluster::selection::{Selection, UnknownLabels};
-use crate::cluster::services::ServicesBy;
 use crate::cluster::unread::Unread;
-use crate::object::{ContainerPort, EndpointSlice, Family, Labels, NAMESPACE_NAME_LABEL, Objects, Pod, Service};
+use crate::object::{ContainerPort, Family, Labels, NAMESPACE_NAME_LABEL, NetworkPolicy, Objects, Pod};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Namespaces, PodPeer, Policy};
 
@@ -75,47 +72,24 @@ pub struct Class {
 /// A cluster at one moment.
 #[derive(Debug)]
 pub struct Cluster {
-    namespaces: BTreeMap<String, Labels>,
-    pods: Vec<Pod>,
-    /// The class of each pod; none for a pod that is no endpoint.
-    class_of: Vec<Option<ClassId>>,
-    classes: Vec<Class>,
-    classes_in: BTreeMap<String, ClassesOfNamespace>,
-    /// The namespaces of endpoints.
-    namespaces_by_label: LabelIndex<String>,
-    /// The endpoint that lists each address that one alone lists.
-    owners: FxHashMap<IpAddr, PodId>,
-    contests: BTreeMap<IpAddr, Contest>,
-    /// The addresses of each node.
-    nodes: BTreeMap<String, BTreeSet<IpAddr>>,
-    node_addresses: BTreeSet<IpAddr>,
-    policies: Vec<Policy>,
+    /// All that does not depend on policies; shared with clusters that differ from this one by a policy.
+    inventory: Arc<Inventory>,
+    policies: Vec<Arc<Policy>>,
     /// Each policy without its rules, in the same order: what it is where it is over the bound.
-    without_rules: Vec<Policy>,
+    without_rules: Vec<Arc<Policy>>,
     over_bound: OverBound,
     /// The policies of each namespace.
-    policies_in: BTreeMap<String, Vec<PolicyId>>,
+    policies_in: Arc<BTreeMap<String, Vec<PolicyId>>>,
+    /// By policy.
     findings: Vec<Finding>,
-    /// By namespace and name of their service.
-    endpoint_slices: BTreeMap<(String, String), Vec<EndpointSlice>>,
-    /// The services of each namespace, by name.
-    services: BTreeMap<String, BTreeMap<String, Service>>,
-    /// The addresses of services, by family.
-    service_addresses: [AddressSet; 2],
-    /// Services by addresses and ports.
-    services_by: ServicesBy,
-    /// The families in which pods without an address may get one.
-    assigned_families: [bool; 2],
-    /// Namespaces that no object of the input declares.
-    implied_namespaces: BTreeSet<String>,
     /// What was not read and may decide.
-    unread: Vec<Unread>,
+    unread: Arc<[Unread]>,
     /// What of the input makes pods that are not in it, in words.
-    pod_makers: Vec<String>,
+    pod_makers: Arc<[String]>,
     /// What explains and decides nothing.
-    hints: Hints,
+    hints: Arc<Hints>,
     /// The classes with unknown labels that selectors ask for, in order.
-    open: Vec<ClassId>,
+    open: Arc<[ClassId]>,
 }
 
 /// A place in a vector that a cluster never outgrows.
@@ -129,70 +103,95 @@ impl Cluster {
     /// name and namespace the last counts.
     #[must_use]
     pub fn new(objects: &Objects) -> Self {
-        let namespaces = objects.namespaces.iter().map(|n| (n.name.clone(), n.labels.clone())).collect();
-        let mut pods = objects.pods.clone();
-        pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
         let (policies, findings) = read_policies(objects);
-        let (classes, class_of) = classify(&pods, selection::ask_for_node_labels(&policies));
-        let mut classes_in = BTreeMap::<String, ClassesOfNamespace>::new();
-        for (i, class) in classes.iter().enumerate() {
-            classes_in.entry(class.namespace.clone()).or_default().all.push(ClassId(index(i)));
-        }
-        let nodes = node_addresses(objects);
-        let mut policies_in = BTreeMap::<String, Vec<PolicyId>>::new();
-        for (i, policy) in policies.iter().enumerate() {
-            policies_in.entry(policy.namespace.clone()).or_default().push(PolicyId(index(i)));
-        }
-        let (owners, contests) = owners(&pods, &class_of, objects);
-        let mut endpoint_slices = BTreeMap::<_, Vec<EndpointSlice>>::new();
-        for slice in &objects.endpoint_slices {
-            let service = (slice.namespace.clone(), slice.service.clone());
-            endpoint_slices.entry(service).or_default().push(slice.clone());
-        }
-        let mut services = BTreeMap::<String, BTreeMap<String, Service>>::new();
-        let first_family = new_address::first_family(objects, &pods);
-        for service in &objects.services {
-            let mut service = service.clone();
-            // EndpointSlices say which families it has.
-            let has_slices = || endpoint_slices.contains_key(&(service.namespace.clone(), service.name.clone()));
-            if service.routing.is_of_first_family && !has_slices() {
-                service.routing.only_family = first_family;
-            }
-            services.entry(service.namespace.clone()).or_default().insert(service.name.clone(), service);
-        }
+        let inventory = Inventory::new(objects, policies.iter().any(selection::asks_for_node_labels));
+        let without_rules = policies.iter().map(|policy| Arc::new(policy.without_rules())).collect();
+        let policies: Vec<Arc<Policy>> = policies.into_iter().map(Arc::new).collect();
         let mut cluster = Self {
-            services_by: ServicesBy::of(services.values().flat_map(BTreeMap::values)),
-            services,
-            service_addresses: Family::ALL.map(|family| {
-                let addresses = objects.services.iter().flat_map(|service| &service.addresses);
-                let numbers = addresses.filter(|of| Family::of(of) == family).map(|of| cidr::number(*of));
-                AddressSet::from_ranges(numbers.map(|number| (number, number)))
-            }),
-            assigned_families: new_address::assigned_families(objects),
-            implied_namespaces: objects.implied_namespaces.clone(),
-            unread: Vec::new(),
-            pod_makers: Vec::new(),
-            hints: Hints::default(),
-            open: Vec::new(),
-            namespaces,
-            owners,
-            contests,
-            pods,
-            class_of,
-            classes,
-            classes_in,
-            namespaces_by_label: LabelIndex::default(),
-            without_rules: policies.iter().map(Policy::without_rules).collect(),
+            inventory: Arc::new(inventory),
+            without_rules,
             over_bound: OverBound::default(),
-            node_addresses: nodes.values().flatten().copied().collect(),
-            nodes,
+            policies_in: Arc::new(policies_in(&policies)),
             policies,
-            policies_in,
             findings,
-            endpoint_slices,
+            unread: Arc::default(),
+            pod_makers: Arc::default(),
+            hints: Arc::default(),
+            open: Arc::default(),
         };
         cluster.find_open();
         cluster
+    }
+
+    /// The same cluster with this policy, in place of the one of its name if there is one. What is over the bound is
+    /// to be found anew: in the namespace of the policy where it was there before, else in all. None if the
+    /// cluster has to be made anew.
+    pub(crate) fn with_policy(&self, policy: &NetworkPolicy) -> Option<Self> {
+        let (policy, findings) = Policy::read(policy);
+        if !self.inventory.has_node_labels && selection::asks_for_node_labels(&policy) {
+            return None;
+        }
+        let order = |namespace: &str, name: &str| (namespace, name).cmp(&(&policy.namespace, &policy.name));
+        let place = self.policies.binary_search_by(|of| order(&of.namespace, &of.name));
+        let mut with = Self {
+            inventory: Arc::clone(&self.inventory),
+            policies: self.policies.clone(),
+            without_rules: self.without_rules.clone(),
+            over_bound: self.over_bound.clone(),
+            policies_in: Arc::clone(&self.policies_in),
+            findings: self.findings.clone(),
+            unread: Arc::clone(&self.unread),
+            pod_makers: Arc::clone(&self.pod_makers),
+            hints: Arc::clone(&self.hints),
+            open: Arc::clone(&self.open),
+        };
+        with.findings.retain(|finding| order(&finding.namespace, &finding.name).is_ne());
+        let at = with.findings.partition_point(|finding| order(&finding.namespace, &finding.name).is_lt());
+        with.findings.splice(at..at, findings);
+        let without_rules = Arc::new(policy.without_rules());
+        match place {
+            Ok(place) => {
+                with.policies[place] = Arc::new(policy);
+                with.without_rules[place] = without_rules;
+            }
+            Err(place) => {
+                with.policies.insert(place, Arc::new(policy));
+                with.without_rules.insert(place, without_rules);
+                // The policies behind it have other ids now.
+                with.policies_in = Arc::new(policies_in(&with.policies));
+                with.forget_over_bound();
+            }
+        }
+        Some(with)
+    }
+
+    /// The namespaces of policies that are others than those of a cluster which differs from this one by policies
+    /// alone. None if it has other pods too, or other ids for its policies.
+    pub(crate) fn changed_policies<'a>(&'a self, before: &Self) -> Option<BTreeSet<&'a str>> {
+        let has_same_ids = Arc::ptr_eq(&self.policies_in, &before.policies_in) && self.has_inventory_of(before);
+        let both = self.policies.iter().zip(&before.policies);
+        let changed = both.filter(|(now, before)| !Arc::ptr_eq(now, before));
+        let mut namespaces: BTreeSet<&str> = changed.map(|(policy, _)| policy.namespace.as_str()).collect();
+        // Where another policy is over the bound now, its namespace is the same.
+        let over = self.over_bound.policies();
+        let over = over.symmetric_difference(&before.over_bound.policies()).copied().collect::<Vec<_>>();
+        namespaces.extend(over.into_iter().map(|id| self.policy(id).namespace.as_str()));
+        has_same_ids.then_some(namespaces)
+    }
+
+    /// Whether another cluster has the same pods, namespaces, nodes and Services.
+    pub(crate) fn has_inventory_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inventory, &other.inventory)
+    }
+
+    /// The same cluster, with what another one says beside objects.
+    #[must_use]
+    pub(crate) fn with_context_of(mut self, other: &Self) -> Self {
+        self.unread = Arc::clone(&other.unread);
+        self.pod_makers = Arc::clone(&other.pod_makers);
+        self.hints = Arc::clone(&other.hints);
+        self.find_open();
+        self
     }
 
     /// What was not understood of the policies, by policy.
@@ -215,12 +214,20 @@ impl Cluster {
 
     /// All pods, by namespace, name and UID.
     pub fn pods(&self) -> impl Iterator<Item = (PodId, &Pod)> {
-        self.pods.iter().enumerate().map(|(i, pod)| (PodId(index(i)), pod))
+        self.inventory.pods.iter().enumerate().map(|(i, pod)| (PodId(index(i)), pod))
     }
 
     /// The pods that policies can apply to: live, with a network of their own.
     pub fn endpoints(&self) -> impl Iterator<Item = (PodId, &Pod)> {
         self.pods().filter(|(_, pod)| pod.is_endpoint())
+    }
+
+    /// Those of one namespace.
+    pub(crate) fn endpoints_in(&self, namespace: &str) -> impl Iterator<Item = PodId> {
+        let pods = &self.inventory.pods;
+        let first = pods.partition_point(|pod| pod.namespace.as_str() < namespace);
+        let here = pods[first..].iter().zip(first..).take_while(move |(pod, _)| pod.namespace == namespace);
+        here.filter(|(pod, _)| pod.is_endpoint()).map(|(_, place)| PodId(index(place)))
     }
 
     /// The pods that are meant where pods are named, by namespace and name. The
@@ -232,7 +239,7 @@ impl Cluster {
     pub fn named(&self) -> impl Iterator<Item = (PodId, &Pod)> {
         let mut next = 0;
         let same_name = |a: &Pod, b: &Pod| (&a.namespace, &a.name) == (&b.namespace, &b.name);
-        self.pods.chunk_by(same_name).flat_map(move |pods| {
+        self.inventory.pods.chunk_by(same_name).flat_map(move |pods| {
             let first = next;
             next += pods.len();
             let (templates, real): (Vec<_>, Vec<_>) =
@@ -245,25 +252,25 @@ impl Cluster {
     /// A pod.
     #[must_use]
     pub fn pod(&self, id: PodId) -> &Pod {
-        &self.pods[id.0 as usize]
+        &self.inventory.pods[id.0 as usize]
     }
 
     /// The class of an endpoint; `None` for other pods.
     #[must_use]
     pub fn class_of(&self, id: PodId) -> Option<ClassId> {
-        self.class_of[id.0 as usize]
+        self.inventory.class_of[id.0 as usize]
     }
 
     /// The same as a list.
     #[must_use]
     pub fn classes_of(&self, id: PodId) -> &[ClassId] {
-        self.class_of[id.0 as usize].as_slice()
+        self.inventory.class_of[id.0 as usize].as_slice()
     }
 
     /// A class.
     #[must_use]
     pub fn class(&self, id: ClassId) -> &Class {
-        &self.classes[id.0 as usize]
+        &self.inventory.classes[id.0 as usize]
     }
 
     /// The endpoints that hold an address, as seen from a node: none if no
@@ -271,9 +278,9 @@ impl Cluster {
     /// Without a node, as seen from one that has none of them.
     #[must_use]
     pub fn holders(&self, address: IpAddr, node: Option<&str>) -> &[PodId] {
-        match self.owners.get(&address) {
+        match self.inventory.owners.get(&address) {
             Some(owner) => std::slice::from_ref(owner),
-            None => self.contests.get(&address).map_or(&[], |contest| &contest.seen_from(node).pods),
+            None => self.inventory.contests.get(&address).map_or(&[], |contest| &contest.seen_from(node).pods),
         }
     }
 
@@ -281,10 +288,10 @@ impl Cluster {
     /// of these endpoints, and the container ports that all of them have.
     #[must_use]
     pub fn classes_and_ports(&self, address: IpAddr, node: Option<&str>) -> Option<(&[ClassId], &[ContainerPort])> {
-        match self.owners.get(&address) {
-            Some(owner) => Some((self.class_of[owner.0 as usize].as_slice(), &self.pod(*owner).ports)),
+        match self.inventory.owners.get(&address) {
+            Some(owner) => Some((self.inventory.class_of[owner.0 as usize].as_slice(), &self.pod(*owner).ports)),
             None => {
-                let holders = self.contests.get(&address)?.seen_from(node);
+                let holders = self.inventory.contests.get(&address)?.seen_from(node);
                 Some((&holders.classes, &holders.ports))
             }
         }
@@ -301,20 +308,20 @@ impl Cluster {
 
     /// The addresses that several endpoints list.
     pub fn contests(&self) -> impl Iterator<Item = (IpAddr, &Contest)> {
-        self.contests.iter().map(|(address, contest)| (*address, contest))
+        self.inventory.contests.iter().map(|(address, contest)| (*address, contest))
     }
 
     /// The contest about an address, if several endpoints list it.
     #[must_use]
     pub fn contest(&self, address: IpAddr) -> Option<&Contest> {
-        self.contests.get(&address)
+        self.inventory.contests.get(&address)
     }
 
     /// The nodes that see some address otherwise than the others do, because
     /// one of its claimants is theirs.
     #[must_use]
     pub fn node_views(&self) -> BTreeSet<&str> {
-        self.contests.values().flat_map(|contest| contest.here.keys()).map(String::as_str).collect()
+        self.inventory.contests.values().flat_map(|contest| contest.here.keys()).map(String::as_str).collect()
     }
 
     /// An endpoint's address of a family, as its own node sees it; none where
@@ -334,14 +341,14 @@ impl Cluster {
     /// Whether an address is one of the node that a pod runs on.
     #[must_use]
     pub fn is_own_node(&self, id: PodId, address: IpAddr) -> bool {
-        let node = self.pod(id).node.as_ref().and_then(|name| self.nodes.get(name));
+        let node = self.pod(id).node.as_ref().and_then(|name| self.inventory.nodes.get(name));
         node.is_some_and(|addresses| addresses.contains(&address))
     }
 
     /// Whether an address is one of some node.
     #[must_use]
     pub fn is_node(&self, address: IpAddr) -> bool {
-        self.node_addresses.contains(&address)
+        self.inventory.node_addresses.contains(&address)
     }
 
     /// Whether an address is one of some node and of no endpoint.
@@ -353,41 +360,41 @@ impl Cluster {
     /// Whether an address is that of a Service, by which no policy sees traffic.
     #[must_use]
     pub fn is_service(&self, address: IpAddr) -> bool {
-        self.service_addresses[Family::of(&address) as usize].contains(cidr::number(address))
+        self.inventory.service_addresses[Family::of(&address) as usize].contains(cidr::number(address))
     }
 
     /// Whether the input says which addresses are those of nodes.
     #[must_use]
     pub fn knows_nodes(&self) -> bool {
-        !self.node_addresses.is_empty() && !self.unread.iter().any(|unread| unread.may_hold("Node", ""))
+        !self.inventory.node_addresses.is_empty() && !self.unread.iter().any(|unread| unread.may_hold("Node", ""))
     }
 
     /// The nodes that are known, with their addresses.
     #[must_use]
     pub fn nodes(&self) -> &BTreeMap<String, BTreeSet<IpAddr>> {
-        &self.nodes
+        &self.inventory.nodes
     }
 
     /// The labels of a namespace, if the namespace is known.
     #[must_use]
     pub fn namespace(&self, name: &str) -> Option<&Labels> {
-        self.namespaces.get(name)
+        self.inventory.namespaces.get(name)
     }
 
     /// The names of the namespaces that are known, sorted.
     pub fn namespaces(&self) -> impl Iterator<Item = &String> {
-        self.namespaces.keys()
+        self.inventory.namespaces.keys()
     }
 
     /// Whether a selector matches the labels of a namespace that is known.
     #[must_use]
     pub fn has_namespace_with(&self, selector: &Selector) -> bool {
-        self.namespaces.values().any(|labels| selector.matches(labels))
+        self.inventory.namespaces.values().any(|labels| selector.matches(labels))
     }
 
     /// All policies, by namespace and name.
     pub fn policies(&self) -> impl Iterator<Item = (PolicyId, &Policy)> {
-        self.policies.iter().enumerate().map(|(i, policy)| (PolicyId(index(i)), policy))
+        self.policies.iter().enumerate().map(|(i, policy)| (PolicyId(index(i)), &**policy))
     }
 
     /// The policies of a namespace, by name.
@@ -400,7 +407,7 @@ impl Cluster {
     #[must_use]
     pub fn policy(&self, id: PolicyId) -> &Policy {
         let place = id.0 as usize;
-        self.policies.get(place).unwrap_or_else(|| &self.without_rules[place - self.policies.len()])
+        self.policies.get(place).unwrap_or_else(|| &self.without_rules[place - self.policies.len()]).as_ref()
     }
 
     /// The policies that isolate the endpoints of a class in a direction.
@@ -423,7 +430,11 @@ impl Cluster {
     #[must_use]
     pub fn selected(&self, peer: &PodPeer) -> Vec<ClassId> {
         let in_namespace = |name: &str| {
-            let classes = self.classes_in.get(name).map(|classes| classes.candidates(&peer.pods, &self.classes));
+            let classes = self
+                .inventory
+                .classes_in
+                .get(name)
+                .map(|classes| classes.candidates(&peer.pods, &self.inventory.classes));
             let selects = |class: &ClassId| self.class(*class).selection(&peer.pods) == Selection::Certain;
             classes
                 .unwrap_or_default()
@@ -436,10 +447,17 @@ impl Cluster {
             Namespaces::Own(name) => in_namespace(name).collect(),
             Namespaces::Selected(selector) => {
                 let is_certain = |name: &&String| self.namespace_selection(name, selector) == Selection::Certain;
-                let some = self.namespaces_by_label.candidates(selector, |add| self.add_namespace_labels(add));
+                let some =
+                    self.inventory.namespaces_by_label.candidates(selector, |add| self.add_namespace_labels(add));
                 let mut classes: Vec<ClassId> = match some {
                     Some(names) => names.iter().filter(is_certain).flat_map(|name| in_namespace(name)).collect(),
-                    None => self.classes_in.keys().filter(is_certain).flat_map(|name| in_namespace(name)).collect(),
+                    None => self
+                        .inventory
+                        .classes_in
+                        .keys()
+                        .filter(is_certain)
+                        .flat_map(|name| in_namespace(name))
+                        .collect(),
                 };
                 classes.sort_unstable();
                 classes
@@ -449,7 +467,7 @@ impl Cluster {
 
     /// Adds the labels of each namespace with endpoints, and its name, which is known also where its labels are not.
     fn add_namespace_labels(&self, add: &mut dyn FnMut(&str, &str, &String)) {
-        for name in self.classes_in.keys() {
+        for name in self.inventory.classes_in.keys() {
             let labels = self.namespace(name);
             labels.into_iter().flatten().for_each(|(key, value)| add(key, value, name));
             if labels.and_then(|labels| labels.get(NAMESPACE_NAME_LABEL)) != Some(name) {
@@ -457,25 +475,6 @@ impl Cluster {
             }
         }
     }
-}
-
-/// The addresses of each node: those of its object, those that its pods report
-/// as their host's, and those of its hostNetwork pods.
-fn node_addresses(objects: &Objects) -> BTreeMap<String, BTreeSet<IpAddr>> {
-    let mut nodes = BTreeMap::<String, BTreeSet<IpAddr>>::new();
-    for node in &objects.nodes {
-        nodes.entry(node.name.clone()).or_default().extend(&node.addresses);
-    }
-    for pod in &objects.pods {
-        if let Some(node) = &pod.node {
-            let addresses = nodes.entry(node.clone()).or_default();
-            addresses.extend(&pod.host_addresses);
-            if pod.host_network {
-                addresses.extend(pod.addresses());
-            }
-        }
-    }
-    nodes
 }
 
 fn read_policies(objects: &Objects) -> (Vec<Policy>, Vec<Finding>) {
@@ -486,4 +485,16 @@ fn read_policies(objects: &Objects) -> (Vec<Policy>, Vec<Finding>) {
     }
     let (policies, findings): (Vec<_>, Vec<_>) = read.into_values().unzip();
     (policies, findings.into_iter().flatten().collect())
+}
+
+/// The policies of each namespace, in the order of all.
+fn policies_in(policies: &[Arc<Policy>]) -> BTreeMap<String, Vec<PolicyId>> {
+    let mut policies_in = BTreeMap::<String, Vec<PolicyId>>::new();
+    for (i, policy) in policies.iter().enumerate() {
+        match policies_in.get_mut(&policy.namespace) {
+            Some(ids) => ids.push(PolicyId(index(i))),
+            None => drop(policies_in.insert(policy.namespace.clone(), vec![PolicyId(index(i))])),
+        }
+    }
+    policies_in
 }

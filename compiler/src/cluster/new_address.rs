@@ -63,7 +63,7 @@ impl Cluster {
             of == NewAddress::OfPod && first == last && !is_private(cidr::address(family, *first))
         };
         let may_be_new = |range: &(u128, u128)| !is_of_no_pod(range) && !is_outside(range);
-        match &self.service_addresses[family as usize] {
+        match &self.inventory.service_addresses[family as usize] {
             none if none.is_empty() => addresses.ranges().iter().any(may_be_new),
             of_services => addresses.difference(of_services).ranges().iter().any(may_be_new),
         }
@@ -73,7 +73,7 @@ impl Cluster {
     /// of the input has, or of either where none has any.
     #[must_use]
     pub fn assigns_family(&self, family: Family) -> bool {
-        self.assigned_families[family as usize]
+        self.inventory.assigned_families[family as usize]
     }
 }
 

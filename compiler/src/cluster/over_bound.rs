@@ -25,6 +25,15 @@ impl OverBound {
         }
     }
 
+    /// The same without these policies.
+    pub(crate) fn without(&self, is_left_out: impl Fn(PolicyId) -> bool) -> Self {
+        let mut rest = Self::default();
+        for (node, policies) in &self.nodes {
+            rest.add(node, policies.iter().copied().filter(|id| !is_left_out(*id)).collect());
+        }
+        rest
+    }
+
     /// Its node, if it is about one only.
     pub(super) fn only_node(&self) -> Option<&str> {
         let mut nodes = self.nodes.keys();
@@ -67,12 +76,18 @@ impl Cluster {
         finding: impl Fn(&Self, &OverBound, PolicyId) -> Finding,
     ) -> Self {
         over.findings = over.policies().into_iter().map(|id| finding(&self, &over, id)).collect();
-        self.findings.retain(|finding| !self.over_bound.has_made(finding));
+        self.forget_over_bound();
         self.findings.extend(over.findings.iter().cloned());
         // By policy; of one policy they stay in their order.
         self.findings.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         self.over_bound = over;
         self
+    }
+
+    /// No policy is over the bound.
+    pub(super) fn forget_over_bound(&mut self) {
+        let over = std::mem::take(&mut self.over_bound);
+        self.findings.retain(|finding| !over.has_made(finding));
     }
 
     /// The nodes on which a policy is over the bound.

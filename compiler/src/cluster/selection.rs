@@ -96,17 +96,15 @@ impl UnknownLabels {
     }
 }
 
-/// Whether a selector of some policy asks for a label that pods get from their nodes.
-pub(super) fn ask_for_node_labels(policies: &[Policy]) -> bool {
+/// Whether a selector of a policy asks for a label that pods get from their nodes.
+pub(super) fn asks_for_node_labels(policy: &Policy) -> bool {
     let asks = |selector: &Selector| selector.requirements().any(|of| is_topology_label(&of.key));
     let has_peer = |peers: &Peers| match peers {
         Peers::Everyone => false,
         Peers::AnyOf(peers) => peers.iter().any(|peer| matches!(peer, Peer::Pods(peer) if asks(&peer.pods))),
     };
-    let has_rule = |policy: &Policy| {
-        Direction::ALL.into_iter().any(|direction| policy.rules(direction).iter().any(|rule| has_peer(&rule.peers)))
-    };
-    policies.iter().any(|policy| asks(&policy.subject) || has_rule(policy))
+    let has_rule = |direction| policy.rules(direction).iter().any(|rule| has_peer(&rule.peers));
+    asks(&policy.subject) || Direction::ALL.into_iter().any(has_rule)
 }
 
 const fn certain(selects: bool) -> Selection {
@@ -145,7 +143,7 @@ impl Cluster {
     /// The same cluster, in which these objects, in words, make pods that the input has not.
     #[must_use]
     pub fn with_pod_makers(mut self, makers: Vec<String>) -> Self {
-        self.pod_makers = makers;
+        self.pod_makers = makers.into();
         self
     }
 
@@ -158,17 +156,17 @@ impl Cluster {
     /// Whether an object of the input declares a namespace.
     #[must_use]
     pub fn is_declared(&self, namespace: &str) -> bool {
-        self.namespaces.contains_key(namespace) && !self.implied_namespaces.contains(namespace)
+        self.inventory.namespaces.contains_key(namespace) && !self.inventory.implied_namespaces.contains(namespace)
     }
 
     /// Whether a selector selects a namespace of the input, or may.
     #[must_use]
     pub fn may_select_a_namespace(&self, selector: &Selector) -> bool {
-        self.namespaces.keys().any(|name| self.namespace_selection(name, selector) > Selection::No)
+        self.inventory.namespaces.keys().any(|name| self.namespace_selection(name, selector) > Selection::No)
     }
 
     pub(super) fn find_open(&mut self) {
-        let all = (0..self.classes.len()).map(|place| ClassId(index(place)));
+        let all = (0..self.inventory.classes.len()).map(|place| ClassId(index(place)));
         self.open = all.filter(|class| self.is_open(*class)).collect();
     }
 
@@ -210,7 +208,7 @@ impl Cluster {
         let selected =
             self.selection_of_namespaces(&peer.namespaces, &class.namespace).min(class.selection(&peer.pods));
         // No peer selects a hostNetwork pod, and nothing says that this is none.
-        if class.unknown == UnknownLabels::All && self.nodes.is_empty() {
+        if class.unknown == UnknownLabels::All && self.inventory.nodes.is_empty() {
             return selected.min(Selection::Possible);
         }
         selected

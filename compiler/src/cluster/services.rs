@@ -56,30 +56,30 @@ impl ServicesBy {
 impl Cluster {
     /// All services, by namespace and name.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values().flat_map(BTreeMap::values)
+        self.inventory.services.values().flat_map(BTreeMap::values)
     }
 
     /// The services of a namespace, by name.
     pub fn services_in(&self, namespace: &str) -> impl Iterator<Item = &Service> {
-        self.services.get(namespace).into_iter().flat_map(BTreeMap::values)
+        self.inventory.services.get(namespace).into_iter().flat_map(BTreeMap::values)
     }
 
     /// The service of this namespace and name.
     #[must_use]
     pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
-        self.services.get(namespace)?.get(name)
+        self.inventory.services.get(namespace)?.get(name)
     }
 
     /// Whether all addresses of a prefix are those of services, and none of them is a node's besides.
     #[must_use]
     pub fn are_of_services(&self, prefix: &Cidr) -> bool {
-        prefix.addresses().difference(&self.service_addresses[prefix.family as usize]).is_empty()
-            && !self.node_addresses.iter().any(|address| prefix.holds(*address))
+        prefix.addresses().difference(&self.inventory.service_addresses[prefix.family as usize]).is_empty()
+            && !self.inventory.node_addresses.iter().any(|address| prefix.holds(*address))
     }
 
     /// The services at some places of the index.
     fn at_places(&self, places: Option<&Vec<usize>>) -> impl Iterator<Item = &Service> {
-        let names = places.map_or(&[][..], Vec::as_slice).iter().map(|place| &self.services_by.names[*place]);
+        let names = places.map_or(&[][..], Vec::as_slice).iter().map(|place| &self.inventory.services_by.names[*place]);
         names.filter_map(|(namespace, name)| self.service(namespace, name))
     }
 
@@ -87,13 +87,13 @@ impl Cluster {
     /// are the service's.
     #[must_use]
     pub fn service_of_cluster_ip(&self, address: IpAddr) -> Option<&Service> {
-        self.at_places(self.services_by.cluster_ips.get(&address)).next()
+        self.at_places(self.inventory.services_by.cluster_ips.get(&address)).next()
     }
 
     /// The services that list an address as an external one or as that of their load balancer, by namespace
     /// and name, whether kube-proxy leads it to them or not.
     pub fn services_outside(&self, address: IpAddr) -> impl Iterator<Item = &Service> {
-        self.at_places(self.services_by.outside.get(&address))
+        self.at_places(self.inventory.services_by.outside.get(&address))
     }
 
     /// The same without those that kube-proxy does not lead it to. Several may share one by different ports,
@@ -111,7 +111,7 @@ impl Cluster {
         protocol: Protocol,
         port: u16,
     ) -> impl Iterator<Item = (&Service, &ServicePort)> {
-        let services = self.at_places(self.services_by.outside_ports.get(&(address, protocol, port)));
+        let services = self.at_places(self.inventory.services_by.outside_ports.get(&(address, protocol, port)));
         services.filter(move |of| of.has_family(Family::of(&address))).filter_map(move |service| {
             Some((service, service.ports.iter().find(|of| (of.protocol, of.port) == (protocol, port))?))
         })
@@ -120,7 +120,7 @@ impl Cluster {
     /// The service that has an address as one of a load balancer that nodes do not take (`ipMode: Proxy`).
     #[must_use]
     pub fn service_with_proxied(&self, address: IpAddr) -> Option<&Service> {
-        self.at_places(self.services_by.proxied.get(&address)).next()
+        self.at_places(self.inventory.services_by.proxied.get(&address)).next()
     }
 
     /// The one service that an address stands for: no other has it, and it is no node's.
@@ -159,7 +159,7 @@ impl Cluster {
     /// The service and its port to which a port of every node leads.
     #[must_use]
     pub fn behind_node_port(&self, protocol: Protocol, number: u16) -> Option<(&Service, &ServicePort)> {
-        self.at_places(self.services_by.node_ports.get(&(protocol, number))).find_map(|service| {
+        self.at_places(self.inventory.services_by.node_ports.get(&(protocol, number))).find_map(|service| {
             let port = service.routing.node_ports.get(&(protocol, number))?;
             Some((service, service.ports.iter().find(|of| of.port == *port && of.protocol == protocol)?))
         })

@@ -118,7 +118,7 @@ impl Cluster {
     pub fn with_unread(mut self, mut unread: Vec<Unread>) -> Self {
         unread.sort_unstable();
         unread.dedup();
-        self.unread = unread;
+        self.unread = unread.into();
         self.find_open();
         self
     }

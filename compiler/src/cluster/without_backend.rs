@@ -171,7 +171,7 @@ impl Cluster {
                 && pod.is_template()
                 && UnknownLabels::of(pod).selects(selector, &pod.labels) == Selection::Possible
         };
-        self.pods.iter().filter(is_possible)
+        self.inventory.pods.iter().filter(is_possible)
     }
 
     /// Why the input does not say where a service leads.
@@ -204,7 +204,7 @@ impl Cluster {
         let unread = unread_if(&|unread| unread.may_make_pods(namespace));
         match (unread.is_empty(), self.pod_makers.is_empty()) {
             (false, _) => WhyUnknown::PodsUnread(unread),
-            (true, false) => WhyUnknown::PodMakers(self.pod_makers.clone()),
+            (true, false) => WhyUnknown::PodMakers(self.pod_makers.to_vec()),
             (true, true) => WhyUnknown::NoPod,
         }
     }

@@ -20,8 +20,8 @@ mod choice;
 mod in_cluster;
 
 pub(crate) use self::choice::{Demand, choose_over_bound};
-pub use self::in_cluster::bounded;
 pub(crate) use self::in_cluster::over_bound;
+pub use self::in_cluster::{bounded, bounded_in};
 use crate::cluster::group::Atom;
 use crate::object::Family;
 use crate::policy::finding::{Code, Effect, Finding};

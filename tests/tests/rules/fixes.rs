@@ -26,13 +26,13 @@ fn fixed(yaml: &str, from: &str, to: &str, port: &Port) -> String {
 fn fixed_in(objects: &Objects, from: &str, to: &str, port: &Port) -> String {
     let cluster = Cluster::new(objects);
     let explanation = explained(objects, &cluster, from, to, Some(port)).unwrap();
-    let found = fixes(objects, &cluster, &Groups::of_cluster(&cluster), &explanation, &(), &|cluster| cluster, 4);
+    let found = fixes(objects, &cluster, &Groups::of_cluster(&cluster), &explanation, &(), &|cluster, _| cluster, 4);
     let [FlowFix { fix, .. }] = found.as_slice() else { panic!("{found:?}") };
     let fix = match fix {
         Err(reason) => return format!("{reason:?}"),
         Ok(fix) => fix,
     };
-    check(objects, &cluster, &explanation, &found[0], fix, (from, to, Some(port)), &|cluster| cluster).unwrap();
+    check(objects, &cluster, &explanation, &found[0], fix, (from, to, Some(port)), &|cluster, _| cluster).unwrap();
     let change = |change: &Change| {
         let object = format!("{} {}", change.object.kind, change.object.name);
         match &change.edit {
@@ -285,7 +285,7 @@ fn a_prefix_opens_what_it_holds_of_the_many_nodes_of_a_cluster() {
     let cluster = Cluster::new(&objects);
     let port = Port::Numbers(None, 8080, 8080);
     let explanation = explained(&objects, &cluster, "192.168.0.0/24", "shop/api", Some(&port)).unwrap();
-    let found = fixes(&objects, &cluster, &Groups::of_cluster(&cluster), &explanation, &(), &|cluster| cluster, 1);
+    let found = fixes(&objects, &cluster, &Groups::of_cluster(&cluster), &explanation, &(), &|cluster, _| cluster, 1);
     let fix = found[0].fix.as_ref().unwrap();
     // The input does not say the node of the pod, which reaches it without a rule.
     let nodes = fix.opens.iter().filter(|of| of.from.id.starts_with("192.168.0.") && !of.certain);

@@ -47,7 +47,7 @@ impl<'a> Fixes<'a> {
     pub(super) fn of(input: &'a Input, groups: &Groups, explanation: &'a FlowExplanation) -> Self {
         let most = if input.loaded.objects.pods.len() > MANY_PODS { 1 } else { FIXED };
         let written = InInput(input);
-        let bounded = |cluster| input.bounded(cluster);
+        let bounded = |cluster, namespace: Option<&str>| input.bounded(cluster, namespace);
         let found = fixes(&input.loaded.objects, &input.cluster, groups, explanation, &written, &bounded, most);
         Self { input, explanation, found }
     }

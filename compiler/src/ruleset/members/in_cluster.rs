@@ -58,9 +58,21 @@ impl Sizes for InCluster<'_> {
 #[must_use]
 pub fn bounded(cluster: Cluster, options: &Options) -> Cluster {
     let over = over_bound(&cluster, None, options);
-    if over.is_empty() {
-        return cluster;
-    }
+    if over.is_empty() { cluster } else { with_over_bound(cluster, over, options) }
+}
+
+/// The same of a cluster that was so before policies of one namespace changed: what is over the bound in others does not
+/// depend on these.
+#[must_use]
+pub fn bounded_in(cluster: Cluster, namespace: &str, options: &Options) -> Cluster {
+    let mut over = cluster.over_bound().without(|id| cluster.policy(id).namespace == namespace);
+    let mut sizes = InCluster::new(&cluster);
+    let pods = cluster.endpoints_in(namespace).filter_map(|id| Some((id, cluster.pod(id).node.as_deref()?)));
+    add_over_bound(&cluster, namespace, &pods.collect::<Vec<_>>(), options, &mut sizes, &mut over);
+    if over.is_empty() && cluster.over_bound().is_empty() { cluster } else { with_over_bound(cluster, over, options) }
+}
+
+fn with_over_bound(cluster: Cluster, over: OverBound, options: &Options) -> Cluster {
     cluster.with_over_bound(over, |cluster, over, id| {
         let mut nodes = over.nodes_of(id);
         let first: Vec<&str> = nodes.by_ref().take(3).collect();
@@ -81,28 +93,39 @@ pub(crate) fn over_bound(cluster: &Cluster, node: Option<&str>, options: &Option
     }
     let mut over = OverBound::default();
     for (namespace, pods) in places {
-        let size = |policy: &Policy, sizes: &mut InCluster<'_>| {
-            let all = Direction::ALL.map(|direction| size_of(policy, direction, sizes));
-            all.into_iter().fold(0, u64::saturating_add)
-        };
-        let (mut named, mut rules) = (0_u64, 0_u64);
-        for (_, policy) in cluster.policies_in(namespace) {
-            named = named.saturating_add(size(policy, &mut sizes));
-            rules += Direction::ALL.map(|direction| policy.rules(direction).len() as u64).iter().sum::<u64>();
-        }
-        // Each group has each peer in so many sets at most, and each pod is in a group for each direction.
-        let most = |of_group: u64| of_group.saturating_mul(SETS_OF_PEER).saturating_mul(pods.len() as u64);
-        let sets = most(rules).saturating_mul(Family::ALL.len() as u64);
-        if most(named).saturating_add(count_of_sets(sets)) <= options.set_members.0 {
-            continue;
-        }
-        over_in(cluster, namespace, &pods, options, &mut sizes, &mut over);
+        add_over_bound(cluster, namespace, &pods, options, &mut sizes, &mut over);
     }
     over
 }
 
-/// Adds the policies of a namespace that are over the bound on the nodes of these pods.
-fn over_in(
+/// Adds the policies of a namespace that are over the bound on the nodes of its pods.
+fn add_over_bound(
+    cluster: &Cluster,
+    namespace: &str,
+    pods: &[(PodId, &str)],
+    options: &Options,
+    sizes: &mut InCluster<'_>,
+    over: &mut OverBound,
+) {
+    let size = |policy: &Policy, sizes: &mut InCluster<'_>| {
+        let all = Direction::ALL.map(|direction| size_of(policy, direction, sizes));
+        all.into_iter().fold(0, u64::saturating_add)
+    };
+    let (mut named, mut rules) = (0_u64, 0_u64);
+    for (_, policy) in cluster.policies_in(namespace) {
+        named = named.saturating_add(size(policy, sizes));
+        rules += Direction::ALL.map(|direction| policy.rules(direction).len() as u64).iter().sum::<u64>();
+    }
+    // Each group has each peer in so many sets at most, and each pod is in a group for each direction.
+    let most = |of_group: u64| of_group.saturating_mul(SETS_OF_PEER).saturating_mul(pods.len() as u64);
+    let sets = most(rules).saturating_mul(Family::ALL.len() as u64);
+    if most(named).saturating_add(count_of_sets(sets)) > options.set_members.0 {
+        choose_in(cluster, namespace, pods, options, sizes, over);
+    }
+}
+
+/// The same where the bound may not suffice.
+fn choose_in(
     cluster: &Cluster,
     namespace: &str,
     pods: &[(PodId, &str)],

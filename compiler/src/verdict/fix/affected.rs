@@ -54,6 +54,9 @@ pub(super) struct Views<'a> {
 impl<'a> Views<'a> {
     pub(super) fn new(before: View<'a>, after: View<'a>) -> Self {
         let mut pods = BTreeSet::new();
+        if after.cluster.has_inventory_of(before.cluster) {
+            return Self { before, after, pods, same: FxHashMap::default() };
+        }
         let mut namespaces = FxHashMap::<&str, bool>::default();
         let mut new = after.cluster.pods();
         for (id, pod) in before.cluster.pods() {

@@ -78,14 +78,19 @@ impl Change {
         namespace.as_deref() == Some(pod.namespace.as_str()) && of == kind && named == name
     }
 
-    /// Applies it; none if it does not fit the objects.
-    pub(super) fn apply(&self, objects: &mut Objects) -> Option<()> {
-        let ObjectName { kind, namespace, name } = &self.object;
-        let is_in = |of: &str| namespace.as_deref() == Some(of);
+    /// Whether it is one of labels.
+    pub(super) const fn is_of_labels(&self) -> bool {
+        matches!(self.edit, Edit::Labels(..))
+    }
+
+    /// The policy that it makes, of the policy of this namespace and name; none if it does not fit, or makes none.
+    pub(super) fn policy<'p>(
+        &self,
+        find: impl FnOnce(&str, &str) -> Option<&'p NetworkPolicy>,
+    ) -> Option<NetworkPolicy> {
         match &self.edit {
             Edit::Policy(patch) => {
-                let mut policies = objects.policies.iter_mut();
-                let policy = policies.rfind(|policy| is_in(policy.namespace()) && policy.name() == *name)?;
+                let mut policy = find(self.object.namespace.as_deref()?, &self.object.name)?.clone();
                 let mut document = serde_json::to_value(&policy.object).ok()?;
                 json_patch::patch(&mut document, patch).ok()?;
                 policy.object = serde_json::from_value(document).ok()?;
@@ -93,21 +98,27 @@ impl Change {
                 let replaced = patch.0.iter().filter(|of| matches!(of, PatchOperation::Replace(_))).map(field_path);
                 let replaced: Vec<String> = replaced.collect();
                 policy.unknown_fields.retain(|field| !replaced.iter().any(|path| is_below(field, path)));
+                Some(policy)
             }
             // The old one selects nothing, so whether it is still there makes no difference.
             Edit::NewPolicy(document) | Edit::MovedPolicy(document, _) => {
                 let object: networking::NetworkPolicy = serde_json::from_value(document.clone()).ok()?;
-                objects.policies.push(NetworkPolicy::from(object));
+                Some(NetworkPolicy::from(object))
             }
-            Edit::Labels(labels, ..) if kind == "Namespace" => {
-                let namespace = objects.namespaces.iter_mut().find(|namespace| namespace.name == *name)?;
-                namespace.labels.extend(labels.clone());
-            }
-            Edit::Labels(labels, ..) => {
-                let pods = objects.pods.iter_mut().filter(|pod| self.is_of(pod));
-                pods.for_each(|pod| pod.labels.extend(labels.clone()));
-                objects.forget_computed_slices();
-            }
+            Edit::Labels(..) => None,
+        }
+    }
+
+    /// Adds the labels to the objects; none if it is no such change, or does not fit.
+    pub(super) fn relabel(&self, objects: &mut Objects) -> Option<()> {
+        let Edit::Labels(labels, ..) = &self.edit else { return None };
+        if self.object.kind == "Namespace" {
+            let namespace = objects.namespaces.iter_mut().find(|namespace| namespace.name == self.object.name)?;
+            namespace.labels.extend(labels.clone());
+        } else {
+            let pods = objects.pods.iter_mut().filter(|pod| self.is_of(pod));
+            pods.for_each(|pod| pod.labels.extend(labels.clone()));
+            objects.forget_computed_slices();
         }
         Some(())
     }

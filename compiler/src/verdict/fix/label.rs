@@ -46,8 +46,8 @@ pub(super) fn of_namespace(
     namespace: &str,
     choice: usize,
 ) -> Option<Proposal> {
-    let has = &view.objects.namespaces.iter().find(|of| of.name == namespace)?.labels;
-    let is_implied = view.objects.implied_namespaces.contains(namespace);
+    let has = &view.objects_but_policies().namespaces.iter().find(|of| of.name == namespace)?.labels;
+    let is_implied = view.objects_but_policies().implied_namespaces.contains(namespace);
     let labels = lacking(selector, has, choice).filter(|_| !is_implied)?;
     if labels.iter().any(|(key, value)| is_not_its_own(view, namespace, key, value)) {
         return None;
@@ -194,7 +194,7 @@ pub(super) fn new_backends(view: View<'_>, changes: &[Change]) -> Vec<(String, S
     let mut all = BTreeSet::new();
     for change in changes {
         if let Edit::Labels(labels, ..) = &change.edit {
-            let pods = view.objects.pods.iter().filter(|pod| change.is_of(pod));
+            let pods = view.objects_but_policies().pods.iter().filter(|pod| change.is_of(pod));
             all.extend(pods.flat_map(|pod| services(view, pod, labels)));
         }
     }

@@ -89,7 +89,7 @@ pub fn fixes(
             merged.push((flow.clone(), vec![place]));
         }
     }
-    let as_written = View { objects, cluster, groups, written, bounded };
+    let as_written = View::new(objects, (cluster, groups), written, bounded);
     // What the fixes make of the objects, and the pairs that these admit, which no later one may close.
     let (mut made, mut mended) = (None::<Changed>, Vec::<Pair>::new());
     let (mut found, mut tried) = (Vec::<FlowFix>::new(), 0);

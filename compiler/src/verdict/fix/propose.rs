@@ -16,7 +16,7 @@ use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::{PodId, PolicyId};
-use crate::object::{DNS_PORT, NetworkPolicy, Protocol};
+use crate::object::{DNS_PORT, Protocol};
 use crate::policy::Direction;
 use crate::policy::finding::{self, Finding, is_below};
 use crate::verdict::bounds::Verdict;
@@ -232,16 +232,14 @@ impl Proposer<'_> {
     /// A policy as it is written; none without a spec.
     pub(super) fn document(&self, id: PolicyId) -> Option<Value> {
         let policy = self.view.cluster.policy(id);
-        let is_meant = |of: &&NetworkPolicy| of.namespace() == policy.namespace && of.name() == policy.name;
-        let object = self.view.objects.policies.iter().rfind(is_meant)?;
+        let object = self.view.policy(&policy.namespace, &policy.name)?;
         object.object.spec.as_ref()?;
         serde_json::to_value(&object.object).ok()
     }
 
     /// A name that no policy of the subjects' namespace has: this one, or with a number.
     pub(super) fn free_name(&self, wanted: String) -> Option<String> {
-        let here_too = self.view.objects.policies.iter().filter(|policy| policy.namespace() == self.namespace);
-        let taken: BTreeSet<&str> = here_too.map(NetworkPolicy::name).collect();
+        let taken: BTreeSet<&str> = self.view.policy_names(&self.namespace).collect();
         if !taken.contains(wanted.as_str()) {
             return Some(wanted);
         }

@@ -34,13 +34,13 @@ fn check(objects: &Objects, from: &Target<'_>, to: &Target<'_>, port: Option<&Po
     let cluster = Cluster::new(objects);
     let groups = Groups::of_cluster(&cluster);
     let Ok(answer) = explain(&cluster, &groups, from, to, port) else { return Ok(0) };
-    let bounded = |cluster: Cluster| cluster;
+    let bounded = |cluster: Cluster, _: Option<&str>| cluster;
     let found = fixes(objects, &cluster, &groups, &answer, &(), &bounded, 4);
     let fixed: Vec<(&FlowFix, &Fix)> = found.iter().filter_map(|of| Some((of, of.fix.as_ref().ok()?))).collect();
     if fixed.len() < 2 {
         return Ok(0);
     }
-    let before = View { objects, cluster: &cluster, groups: &groups, written: &(), bounded: &bounded };
+    let before = View::new(objects, (&cluster, &groups), &(), &bounded);
     let changes: Vec<Change> = fixed.iter().flat_map(|(_, fix)| fix.changes.clone()).collect();
     let Some(after) = Changed::all(before, &changes) else {
         return Err(TestCaseError::fail(format!("{changes:#?} do not fit one after the other")));

@@ -213,7 +213,7 @@ fn are_allowed(
     (from, to, port): (&str, &str, Option<&Port>),
     bounded: Bounded<'_>,
 ) -> Result<(), String> {
-    let after = bounded(Cluster::new(changed));
+    let after = bounded(Cluster::new(changed), None);
     let again = explained(changed, &after, from, to, port).ok_or("no answer after the change")?;
     for place in &found.flows {
         let asked = &explanation.flows[*place];
@@ -254,7 +254,7 @@ pub(super) fn check(
         }
         applied(&mut changed, change)?;
     }
-    let after = bounded(Cluster::new(&changed));
+    let after = bounded(Cluster::new(&changed), None);
     are_allowed(&changed, explanation, found, (from, to, port), bounded)
         .map_err(|error| format!("{error} after {:?}", fix.changes))?;
     let is_label = |change: &Change| matches!(change.edit, Edit::Labels(..)) && change.object.kind != "Namespace";
@@ -325,7 +325,7 @@ fn closing(
     let Closing { change, closes } = of;
     let mut changed = objects.clone();
     applied(&mut changed, change)?;
-    let new = cells(&bounded(Cluster::new(&changed)));
+    let new = cells(&bounded(Cluster::new(&changed), None));
     let none = (Traffic::none(), Traffic::none());
     for key in old.keys().chain(new.keys()) {
         let ((least, most), (new_least, new_most)) = (old.get(key).unwrap_or(&none), new.get(key).unwrap_or(&none));
@@ -361,8 +361,11 @@ fn check_fixes(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static st
         set_members: SetMembers(if seed.is_multiple_of(4) { 6 } else { 1_000_000 }),
         ..layout::Options::default()
     };
-    let bounded = |cluster| members::bounded(cluster, &options);
-    let cluster = bounded(Cluster::new(objects));
+    let bounded = |cluster, namespace: Option<&str>| match namespace {
+        Some(namespace) => members::bounded_in(cluster, namespace, &options),
+        None => members::bounded(cluster, &options),
+    };
+    let cluster = bounded(Cluster::new(objects), None);
     if cluster.findings().iter().any(|finding| finding.code == finding::Code::PolicyTooLarge) {
         *counts.entry("over the bound").or_default() += 1;
     }
@@ -394,7 +397,7 @@ fn check_fixes(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static st
         };
         let Some(explanation) = explained(objects, &cluster, from, to, port.as_ref()) else { continue };
         // Each fix is one of what the fixes before it made of the objects.
-        let (mut made, mut before) = (objects.clone(), bounded(Cluster::new(objects)));
+        let (mut made, mut before) = (objects.clone(), bounded(Cluster::new(objects), None));
         for found in fixes(objects, &cluster, &groups, &explanation, &(), &bounded, 2) {
             let fix = match &found.fix {
                 Ok(fix) => fix,
@@ -417,7 +420,7 @@ fn check_fixes(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static st
             for change in &fix.changes {
                 applied(&mut made, change)?;
             }
-            before = bounded(Cluster::new(&made));
+            before = bounded(Cluster::new(&made), None);
         }
     }
     Ok(())
@@ -462,7 +465,9 @@ fn mended(objects: &Objects, counts: &mut BTreeMap<&'static str, usize>) -> Resu
     let (from, to, number) = MEANT;
     let port = Port::Numbers(Some(Protocol::Tcp), number, number);
     let explanation = explained(objects, &cluster, from, to, Some(&port)).ok_or("no answer")?;
-    for found in fixes(objects, &cluster, &Groups::of_cluster(&cluster), &explanation, &Client, &|cluster| cluster, 2) {
+    for found in
+        fixes(objects, &cluster, &Groups::of_cluster(&cluster), &explanation, &Client, &|cluster, _| cluster, 2)
+    {
         let Ok(fix) = &found.fix else { continue };
         for change in &fix.changes {
             *counts.entry(kind(change)).or_default() += 1;
@@ -470,7 +475,7 @@ fn mended(objects: &Objects, counts: &mut BTreeMap<&'static str, usize>) -> Resu
         if !fix.closing.is_empty() {
             *counts.entry(WOULD_CLOSE).or_default() += 1;
         }
-        check(objects, &cluster, &explanation, &found, fix, (from, to, Some(&port)), &|cluster| cluster)?;
+        check(objects, &cluster, &explanation, &found, fix, (from, to, Some(&port)), &|cluster, _| cluster)?;
     }
     Ok(())
 }
