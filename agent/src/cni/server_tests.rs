@@ -84,8 +84,15 @@ async fn bad_requests_are_refused_and_the_next_is_answered() {
     ] {
         assert_eq!(kind(&served.send(line.as_bytes()).await), Some(Reason::Malformed), "{line}");
     }
-    let long = vec![b' '; LONGEST_REQUEST + 1];
-    let answer = served.send(&long).await;
+    // A request that is right but for its length, and the same without what makes it too long.
+    let request = |pad: usize| {
+        let pad = "x".repeat(pad);
+        format!(
+            "{{\"version\":1,\"command\":\"delete\",\"containerId\":\"c\",\"interface\":\"e\",\"pad\":\"{pad}\"}}\n"
+        )
+    };
+    assert_eq!(kind(&served.send(request(1_000).as_bytes()).await), None);
+    let answer = served.send(request(LONGEST_REQUEST).as_bytes()).await;
     // It may have gone on writing when the server closed.
     assert!(answer.is_empty() || kind(&answer) == Some(Reason::Malformed));
     assert!(served.is_alive().await);

@@ -50,7 +50,7 @@ impl Cni {
         );
         registry.register(
             "cni_adds_refused",
-            "ADDs of the CNI plugin that the agent could not answer in time, so the pod did not start",
+            "ADDs of the CNI plugin that the agent could not answer in time: the pod did not start, or started open as failurePolicy or openNamespaces ask",
             self.refused.clone(),
         );
         registry.register(

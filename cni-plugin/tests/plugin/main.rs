@@ -319,6 +319,13 @@ fn a_check_asks_and_a_gc_reports() {
     let agent = node.agent(vec![Answer::done()]);
     assert!(call("GC", &node.configuration("1.1.0", &both, None)).status.success());
     assert!(matches!(&agent.join().unwrap()[0].command, Asked::Gc { valid, .. } if valid.is_empty()));
+    for version in ["0.4.0", "1.0.0"] {
+        fs::remove_file(&node.socket).unwrap();
+        let agent = node.agent(vec![Answer::done()]);
+        let output = call("CHECK", &node.configuration(version, &json!({}), Some(PREVIOUS)));
+        assert!(output.status.success(), "{version}");
+        assert!(matches!(&agent.join().unwrap()[0].command, Asked::Check { .. }), "{version}");
+    }
     // Older versions know neither.
     assert_eq!(error(&call("CHECK", &node.configuration("0.3.1", &json!({}), Some(PREVIOUS)))).0, 4);
     assert_eq!(error(&call("GC", &node.configuration("1.0.0", &valid, None))).0, 4);
@@ -375,13 +382,20 @@ fn bad_input_is_an_error_that_says_what_is_wrong() {
     for input in [vec![0xff; 100], vec![b'['; 1 << 20], vec![b' '; 5 << 20]] {
         assert_eq!(error(&call_with("ADD", &ENVIRONMENT, &input)).0, 6);
     }
+    // What is right but for its length.
+    let long = json!({"timeoutSeconds": 1, "pad": "x".repeat(5 << 20)});
+    let (code, message) =
+        error(&call_with("ADD", &ENVIRONMENT, node.configuration("1.0.0", &long, Some(PREVIOUS)).as_bytes()));
+    assert!(code == 6 && message.contains("bytes"), "{code} {message}");
     assert_eq!(error(&call("DANCE", &good)).0, 4);
     assert_eq!(error(&call("", &good)).0, 4);
 }
 
 #[test]
 fn a_hostile_answer_is_an_error_in_time() {
-    for answer in ["", "{", "{}\n", "null\n", "{\"version\":1,\"error\":7}\n", &"x".repeat(1 << 20)] {
+    // The last one is right but for its length.
+    let long = format!("{{\"version\":1,\"pad\":\"{}\"}}\n", "x".repeat(17 << 10));
+    for answer in ["", "{", "{}\n", "null\n", "{\"version\":1,\"error\":7}\n", &"x".repeat(1 << 20), &long] {
         let node = Node::new();
         let listener = UnixListener::bind(&node.socket).unwrap();
         let input = node.configuration("1.0.0", &json!({"timeoutSeconds": 1}), Some(PREVIOUS));

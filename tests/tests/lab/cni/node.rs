@@ -243,6 +243,11 @@ impl Node {
         wait("the agent is ready", || self.ready_file().exists());
     }
 
+    /// Waits until the agent says that not all is in the kernel.
+    pub(crate) fn wait_unready(&self) {
+        wait("the agent is not ready", || !self.ready_file().exists());
+    }
+
     /// What the agent answers to this request.
     pub(crate) fn request(&self, request: &Value) -> Value {
         let mut stream = UnixStream::connect(self.socket()).unwrap();

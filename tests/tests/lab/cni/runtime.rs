@@ -37,6 +37,21 @@ impl Release {
             Self::Next => "1.1.0",
         }
     }
+
+    /// Which asks STATUS, the later ones do.
+    fn check(self, containerd: &Path) {
+        let Ok(printed) = Command::new(containerd).arg("--version").output() else { return };
+        let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
+        let version = printed.split_whitespace().map(|word| word.trim_start_matches('v')).find_map(|word| {
+            let (major, rest) = word.split_once('.')?;
+            Some((major.parse::<u32>().ok()?, rest.split('.').next()?.parse::<u32>().ok()?))
+        });
+        let is_right = match self {
+            Self::Bookworm => version.is_some_and(|(major, _)| major == 1),
+            Self::Next => version.is_some_and(|version| version >= (2, 1)),
+        };
+        assert!(is_right, "{self:?} is {printed}");
+    }
 }
 
 /// A containerd. All of its processes, and what it mounted, go with it.
@@ -282,6 +297,7 @@ impl Programs {
             Release::Next => (next.join("containerd"), next.clone(), "containerd-2"),
         };
         let (ctr, runc) = (ctr?, runc?);
+        release.check(&containerd);
         let folder = containerd.parent()?.to_owned();
         if !containerd.is_file() || !folder.join(SHIM).is_file() && find(SHIM).is_none() {
             skipped(

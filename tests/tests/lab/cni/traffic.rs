@@ -38,7 +38,7 @@ pub(crate) fn listen(netns: &Netns, ports: &[u16]) {
     }
 }
 
-/// Has a node track at least so many flows. They are of UDP to addresses of pods, and stay.
+/// Has a node track at least so many flows. They are of UDP from outside to the node itself, and stay.
 pub(crate) fn open_flows(node: &Node, count: u64) {
     node.set("net/netfilter/nf_conntrack_udp_timeout", "3600");
     let to = addresses(OWN)[0];
