@@ -24,6 +24,7 @@ mod matrix;
 mod migrate;
 mod names;
 mod operators;
+mod proxy;
 mod reason;
 mod repository;
 mod rights;
@@ -84,13 +85,18 @@ impl Files {
     }
 
     fn run(&self, words: &[&str]) -> Answer {
-        let Output { status, stdout, stderr } = self.command(words).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Answer { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+        Answer::of(&mut self.command(words))
     }
 }
 
 impl Answer {
+    /// What a command answers.
+    fn of(command: &mut Command) -> Self {
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+    }
+
     fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
     }

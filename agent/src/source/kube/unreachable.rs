@@ -5,17 +5,37 @@ use std::error::Error;
 
 /// What an error means to an operator, and what to do, where libraries say it in words of their own.
 pub(super) fn words(error: &(dyn Error + 'static)) -> Option<String> {
+    plain(&with_causes(error))
+}
+
+/// Whether a proxy failed to lead to the API server, so that what the system says is about the proxy.
+pub(super) fn is_at_proxy(error: &(dyn Error + 'static)) -> bool {
+    is_of_proxy(&with_causes(error))
+}
+
+fn is_of_proxy(text: &str) -> bool {
+    text.contains("tunnel error") || text.contains("SOCKS error")
+}
+
+fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut texts = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(error) = cause {
         texts.push(error.to_string());
         cause = error.source();
     }
-    plain(&texts.join(": "))
+    texts.join(": ")
 }
 
 /// The same of an error with its causes as text.
 fn plain(text: &str) -> Option<String> {
+    if is_of_proxy(text) {
+        let (_, cause) = text.rsplit_once(": ").unwrap_or(("", text));
+        return Some(format!(
+            "the proxy did not lead to the API server ({cause}); check proxy-url of the cluster in the kubeconfig, \
+             HTTPS_PROXY, and NO_PROXY, which names the servers to reach without a proxy"
+        ));
+    }
     if text.contains("dns error") || text.contains("failed to lookup address") {
         return Some(
             "DNS knows no address of the API server's host; check the server in the kubeconfig, and the VPN or network \
@@ -59,6 +79,10 @@ mod tests {
     #[test]
     fn what_libraries_say_of_a_connection_is_said_in_words() {
         for (text, says) in [
+            (
+                "client error (Connect): tunnel error: unsuccessful",
+                "the proxy did not lead to the API server (unsuccessful)",
+            ),
             ("client error (Connect): invalid peer certificate: UnknownIssuer", "certificate-authority-data"),
             ("client error (Connect): invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", "authority"),
             ("client error (Connect): invalid peer certificate: certificate expired: Expired", "has expired"),

@@ -27,6 +27,7 @@ use kube::{Client, Config, Resource};
 use tower::{BoxError, service_fn};
 
 use super::limits::RequestLimits;
+use super::proxy;
 use crate::metrics::{Kind, Watches};
 use crate::source::kube::objects::slim;
 use crate::source::kube::words;
@@ -63,6 +64,9 @@ pub enum Error {
          https://HOST:PORT"
     )]
     Server(String),
+    /// What names a proxy is no URL of one.
+    #[error(transparent)]
+    Proxy(#[from] proxy::Unusable),
     /// The client cannot be made.
     #[error("cannot make a client for the API server: {}", words(.0))]
     Client(kube::Error),
@@ -132,6 +136,12 @@ fn kubeconfig_words(error: &KubeconfigError) -> String {
         KubeconfigError::ParseCertificates(_) => {
             "its certificate-authority is no certificate in PEM; give the file that kubectl works with".to_owned()
         }
+        KubeconfigError::ParseProxyUrl(_) => {
+            "the proxy that its proxy-url or HTTPS_PROXY names is no URL; write it as http://HOST:PORT".to_owned()
+        }
+        KubeconfigError::ParseNoProxy(_) => {
+            "NO_PROXY has an entry that is empty or no host, such as after its last comma; take it out".to_owned()
+        }
         KubeconfigError::MissingClusterUrl => "its cluster has no server".to_owned(),
         other => words(other),
     }
@@ -184,8 +194,15 @@ fn kubeconfig(named: Option<&Path>) -> Result<(Kubeconfig, Vec<PathBuf>), Error>
 async fn configuration(named: Option<&Path>, options: &KubeConfigOptions) -> Result<Config, Error> {
     let read = match kubeconfig(named) {
         Ok((config, files)) => {
-            let config = Config::from_custom_kubeconfig(config, options).await;
-            config.map_err(|error| Error::of_kubeconfig(&files, error))
+            let proxy_url = proxy::of_kubeconfig(&config, options.context.as_deref());
+            match Config::from_custom_kubeconfig(config, options).await {
+                Ok(mut config) => {
+                    let environment = |name: &str| std::env::var(name).ok();
+                    config.proxy_url = proxy::proxy_for(&config.cluster_url, proxy_url.as_deref(), environment)?;
+                    Ok(config)
+                }
+                Err(error) => Err(Error::of_kubeconfig(&files, error)),
+            }
         }
         Err(error) => Err(error),
     };

@@ -4,7 +4,7 @@ use kube::Resource;
 
 use super::ListSettings;
 use crate::source::kube::connection::failure::Failure;
-use crate::source::kube::words;
+use crate::source::kube::{unreachable, words};
 use crate::words::rounded::rounded;
 
 /// Why a cluster cannot be read. The text has the cause in it.
@@ -38,6 +38,7 @@ impl Error {
                 )
             }
             (Failure::Request(error), None) => match refused(error) {
+                _ if unreachable::is_at_proxy(error) => format!("the API server cannot be reached: {cause}"),
                 Some(kind) => format!("the API server cannot be reached: {kind}"),
                 None => format!("cannot list {what}: {cause}"),
             },

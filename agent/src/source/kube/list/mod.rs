@@ -165,7 +165,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn leave_out<K: Resource<DynamicType = ()>>(&mut self, namespace: Extent, why: WhyUnread) {
-        self.unread.push(Unread { kind: Some(K::kind(&()).into_owned()), namespace, why });
+        self.unread.push(Unread { kind: Some(K::kind(&()).into_owned()), namespace, subject: None, why });
     }
 
     fn error<K: Resource<DynamicType = ()>>(&self, failure: &Failure) -> Error {
