@@ -8,6 +8,7 @@ macro_rules! say {
 
 mod absent_peers;
 mod agent;
+mod as_called;
 mod cleanup;
 mod compile;
 mod completion;
@@ -33,9 +34,8 @@ mod unjudged;
 mod why;
 mod words;
 
-use std::env;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{self, ExitCode};
 
 use clap::{ArgMatches, Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -147,9 +147,7 @@ impl Cli {
 
     /// The command under the name by which it runs: as `kubectl-npc` it is kubectl's.
     fn named() -> clap::Command {
-        let program = env::args_os().next().unwrap_or_default();
-        let program = Path::new(&program).file_stem().unwrap_or_default();
-        let name = if program == "kubectl-npc" || program == "kubectl_npc" { "kubectl npc" } else { "npc" };
+        let name = as_called::program();
         let command = Self::command().bin_name(name).before_help(EXAMPLES.replace("{npc}", name));
         command.mut_subcommands(|subcommand| {
             let has_namespace = subcommand.get_arguments().any(|arg| arg.get_id() == "namespace");

@@ -7,6 +7,8 @@ use std::io::{self, BufWriter, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
 
+use super::as_called::{AsCalled, as_called};
+
 /// A verdict that is good news.
 pub(super) const GOOD: Style = AnsiColor::Green.on_default().bold();
 /// A verdict that is bad news.
@@ -16,11 +18,11 @@ pub(super) const DOUBT: Style = AnsiColor::Yellow.on_default().bold();
 /// What is there for orientation.
 pub(super) const FAINT: Style = Style::new().dimmed();
 
-/// Standard output until it is closed. Escape codes are dropped where it is no
+/// Standard output for people, until it is closed. Escape codes are dropped where it is no
 /// terminal.
 pub(super) fn stdout() -> impl Write {
     let out = anstream::AutoStream::auto(io::stdout()).lock();
-    BufWriter::with_capacity(1 << 16, UntilClosed { out, is_closed: false })
+    AsCalled::new(BufWriter::with_capacity(1 << 16, UntilClosed { out, is_closed: false }))
 }
 
 /// Standard output as it is, for what machines read.
@@ -67,7 +69,7 @@ impl<W: Write> Write for UntilClosed<W> {
 
 /// Writes a line to standard error, if it is still open; there is no other place for an error.
 pub(super) fn write_error_line(words: fmt::Arguments<'_>) {
-    drop(io::stderr().lock().write_all(format!("{words}\n").as_bytes()));
+    drop(io::stderr().lock().write_all(as_called(&format!("{words}\n")).as_bytes()));
 }
 
 /// How wide the terminal is, or COLUMNS says that it is; none where there is none.

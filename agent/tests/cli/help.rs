@@ -33,6 +33,15 @@ fn as_a_plugin_of_kubectl_it_is_called_so() {
     let help = String::from_utf8(help.stdout).unwrap();
     assert!(help.contains("\n  kubectl npc explain shop/netpol/api  ") && !help.contains("\n  npc "), "{help}");
     assert!(files.run(&["explain", "--help"]).out.contains("Usage: npc explain"));
+    // So do hints, whichever way they are printed.
+    for words in [&["explain", "-f", "in.yaml", "shop/web", "shop/netpol/api"][..], &["reason", "port-is-service-port"]]
+    {
+        let output =
+            Command::new(&plugin).args(words).current_dir(files.path()).env_remove("KUBECONFIG").output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(text.contains("kubectl npc explain"), "{text}");
+        assert_eq!(text.matches("npc explain").count(), text.matches("kubectl npc explain").count(), "{text}");
+    }
 }
 
 #[test]
