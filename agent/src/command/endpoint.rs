@@ -103,6 +103,15 @@ impl EndpointText {
         named
     }
 
+    /// That pods were meant by a name such as `api.shop` that is a Service's too, and how to mean that.
+    pub(super) fn beside_service(&self, cluster: &Cluster, resolved: &Resolved<'_>) -> Option<String> {
+        let What::Object(None, None, name) = &self.what else { return None };
+        let (service, namespace) = name.split_once('.')?;
+        let is_of_pods = matches!(resolved.target, Target::Pod(_) | Target::Pods(_));
+        cluster.service(namespace, service).filter(|_| is_of_pods)?;
+        Some(format!("{name} stands for {} here; svc/{name} is the Service of this name", resolved.name))
+    }
+
     /// The namespace, if it was said, and the name of a policy that is asked about.
     pub(super) fn policy(&self) -> Option<(Option<&str>, &str)> {
         match &self.what {

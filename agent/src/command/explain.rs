@@ -112,7 +112,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
                            explain SRC DST:PORT one flow";
             return Err(Stop::new(Exit::Input, message).into());
         }
-        let policy = policy::find_as_written(&input, namespace, name)?;
+        let policy = match policy::find_as_written(&input, namespace, name) {
+            Ok(policy) => policy,
+            Err(stop) => {
+                if stop.exit == Exit::Unknown && matches!(args.output, Format::Json) {
+                    let namespace = namespace.unwrap_or(&input.namespace);
+                    output::json(&policy::About::unread(&input, format!("{namespace}/{name}"), &stop.message))?;
+                }
+                return Err(stop.into());
+            }
+        };
         let about = policy::About::new(&context, &groups, policy);
         match args.output {
             Format::Json => output::json(&about)?,
@@ -147,6 +156,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     if args.from.port.is_some() {
         return Err(Stop::new(Exit::Input, "a port belongs to the destination; the source's does not matter").into());
     }
+    let to_text = to;
     let (from, to) = match (from, to.resolve(&input, &input.namespace)) {
         (Ok(from), Ok(to)) => (from, to),
         (from, end) => {
@@ -156,6 +166,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             return Ok(Exit::Unknown);
         }
     };
+    for (text, resolved) in [(&args.from, &from), (to_text, &to)] {
+        if let Some(said) = text.beside_service(cluster, resolved) {
+            say!("npc: {said}");
+        }
+    }
     let asks_any = [&from, &to].iter().any(|end| matches!(end.target, Target::Any));
     if asks_any && cluster.endpoints().next().is_none() {
         let message = format!("there are no endpoints to ask about; the input has {}", policies_and_pods(cluster));

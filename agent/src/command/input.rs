@@ -4,6 +4,7 @@
 mod kustomize;
 mod named;
 mod own_labels;
+mod planned;
 mod progress;
 mod report;
 mod timeout;
@@ -311,6 +312,7 @@ impl Args {
         }
         loaded.objects.forget_endpoints_of_selectors();
         loaded.objects.declare_slice_pods();
+        let planned = ends.map(|ends| planned::add(&mut loaded, ends, &namespace)).unwrap_or_default();
         let unread_namespaces = loaded.unread.iter().filter(|of| of.may_be("Namespace")).cloned().collect();
         if source == Source::Files {
             loaded.unread.extend(undeclared(&loaded.objects));
@@ -323,6 +325,7 @@ impl Args {
         let cluster = members::bounded(cluster, &options);
         let mut warnings = unjudged::warnings(&loaded);
         warnings.extend(of_server);
+        warnings.extend(planned);
         warnings.extend(report::rights(&loaded.unread));
         let passed_over = report::undecided(&loaded.passed_over);
         let set_members = options.set_members;
@@ -450,5 +453,10 @@ fn is_url(file: &str) -> bool {
 fn undeclared(objects: &Objects) -> Option<Unread> {
     let names: Vec<String> = objects.implied_namespaces.iter().cloned().collect();
     let kind = Some("Namespace".to_owned());
-    (!names.is_empty()).then_some(Unread { kind, namespace: Extent::Everywhere, why: WhyUnread::Undeclared(names) })
+    (!names.is_empty()).then_some(Unread {
+        kind,
+        namespace: Extent::Everywhere,
+        subject: None,
+        why: WhyUnread::Undeclared(names),
+    })
 }

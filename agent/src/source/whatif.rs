@@ -24,9 +24,12 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
         problems,
         skipped,
         pod_makers,
+        pod_making,
+        ordinals,
         passed_over,
         unread,
         replaced,
+        unread_subjects: _,
     } = overlay;
     for workload in objects.pods.iter().filter_map(of_workload) {
         base.idle.remove(&workload);
@@ -92,6 +95,8 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
     base.passed_over.merge(passed_over);
     base.unread.extend(unread);
     base.pod_makers.extend(pod_makers);
+    base.pod_making.extend(pod_making);
+    base.ordinals.extend(ordinals);
     for (kind, count) in skipped {
         *base.skipped.entry(kind).or_default() += count;
     }

@@ -306,10 +306,21 @@ fn what_makes_pods_by_a_template_anywhere_is_said() {
     let pod = "{spec: {containers: [{name: c, image: x}]}}";
     for (text, said) in [
         (
-            object("keda.sh/v1alpha1", "ScaledJob", &format!("{{jobTargetRef: {{template: {pod}}}}}")),
-            "ScaledJob.keda.sh",
+            object(
+                "machinelearning.seldon.io/v1",
+                "SeldonDeployment",
+                &format!("{{predictors: [{{componentSpecs: [{pod}]}}]}}"),
+            ),
+            "SeldonDeployment.machinelearning.seldon.io",
         ),
-        (object("example.com/v1", "Thing", &format!("{{servers: [{{podTemplate: {pod}}}]}}")), "Thing.example.com"),
+        (
+            object(
+                "elasticsearch.k8s.elastic.co/v1",
+                "Elasticsearch",
+                &format!("{{nodeSets: [{{podTemplate: {pod}}}]}}"),
+            ),
+            "Elasticsearch.elasticsearch.k8s.elastic.co",
+        ),
         (object("kubevirt.io/v1", "VirtualMachine", "{running: true}"), "VirtualMachine.kubevirt.io"),
         (object("helm.toolkit.fluxcd.io/v2", "HelmRelease", "{chart: {}}"), "HelmRelease.helm.toolkit.fluxcd.io"),
         (object("argoproj.io/v1alpha1", "Application", "{project: x}"), "Application.argoproj.io"),

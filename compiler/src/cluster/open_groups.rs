@@ -33,7 +33,7 @@ impl OpenGroups {
         of_certain: Option<GroupId>,
     ) -> Option<Self> {
         let possible = cluster.possible_policies_of(class, direction);
-        let is_unread = cluster.has_unread_policies(&cluster.class(class).namespace);
+        let is_unread = cluster.has_unread_policies_of(cluster.class(class));
         if possible.is_empty() && !is_unread && !cluster.pod(pod).only_in_slice {
             return None;
         }

@@ -37,6 +37,8 @@ pub enum UnknownLabels {
     OfController(Workload),
     /// The same of a Job whose pods have no index.
     OfJobWithoutIndex(Workload),
+    /// Those that the controller of this workload adds to a pod and that do not follow from the pod's name.
+    OfPlannedPod(Workload),
     /// Those of its node, which a pod gets when it is bound to one.
     OfNode,
     /// All of them.
@@ -49,6 +51,7 @@ impl UnknownLabels {
             _ if pod.only_in_slice => Self::All,
             Some(workload) if pod.is_template() && pod.has_no_index => Self::OfJobWithoutIndex(workload.clone()),
             Some(workload) if pod.is_template() => Self::OfController(workload.clone()),
+            Some(workload) if pod.is_planned => Self::OfPlannedPod(workload.clone()),
             _ if pod.node.is_none() && !pod.finished => Self::OfNode,
             _ => Self::None,
         }
@@ -74,7 +77,10 @@ impl UnknownLabels {
             Self::OfJobWithoutIndex(_) if requirement.key == COMPLETION_INDEX_LABEL => {
                 return certain(requirement.matches(labels));
             }
-            Self::OfController(workload) | Self::OfJobWithoutIndex(workload) => workload,
+            Self::OfPlannedPod(_) if labels.contains_key(&requirement.key) => {
+                return certain(requirement.matches(labels));
+            }
+            Self::OfController(workload) | Self::OfJobWithoutIndex(workload) | Self::OfPlannedPod(workload) => workload,
         };
         let is_added = |label: &&ControllerLabel| {
             label.key == requirement.key && !(label.yields_to_template && labels.contains_key(label.key))
@@ -177,7 +183,7 @@ impl Cluster {
         let class = self.class(class);
         class.unknown != UnknownLabels::None
             || self.has_unread_labels(&class.namespace)
-            || self.has_unread_policies(&class.namespace)
+            || self.has_unread_policies_of(class)
     }
 
     /// Whether no object says the labels of a namespace, and one that was not read may.
@@ -348,7 +354,8 @@ mod tests {
         let mut objects = Objects { pods: vec![pod("ns/a 10.0.0.1")], ..Objects::default() };
         objects.declare_namespaces();
         let why = WhyUnread::NoRight("namespaces".into());
-        let namespaces = Unread { kind: Some("Namespace".to_owned()), namespace: Extent::Everywhere, why };
+        let namespaces =
+            Unread { kind: Some("Namespace".to_owned()), namespace: Extent::Everywhere, subject: None, why };
         let cluster = Cluster::new(&objects).with_unread(vec![namespaces]);
         let selector =
             |key: &str, value: &str| Selector::of_labels(&Labels::from([(key.to_owned(), value.to_owned())]));

@@ -9,9 +9,9 @@ use std::net::IpAddr;
 
 pub use why::{FileFault, WhyUnread};
 
-use super::Cluster;
 use super::private::is_private;
 use super::selection::Selection;
+use super::{Class, Cluster};
 use crate::algebra::cidr::{self, Cidr};
 use crate::algebra::selector::{Operator, Selector};
 use crate::object::{Family, Labels, NAMESPACE_NAME_LABEL};
@@ -36,6 +36,8 @@ pub struct Unread {
     pub kind: Option<String>,
     /// Where they live.
     pub namespace: Extent,
+    /// Of a policy, whom it selects, where that could be read; none where it may select any pod.
+    pub subject: Option<Selector>,
     /// Why they were not read.
     pub why: WhyUnread,
 }
@@ -149,6 +151,21 @@ impl Cluster {
             }
             _ => false,
         })
+    }
+
+    /// Why policies were not read that may select the endpoints of a class.
+    pub fn unread_policies_of<'a>(&'a self, class: &'a Class) -> impl Iterator<Item = &'a WhyUnread> {
+        let may_select = move |unread: &&Unread| {
+            unread.may_hold("NetworkPolicy", &class.namespace)
+                && unread.subject.as_ref().is_none_or(|subject| class.selection(subject) != Selection::No)
+        };
+        self.unread.iter().filter(may_select).map(|unread| &unread.why)
+    }
+
+    /// Whether policies that may select the endpoints of a class could not be read.
+    #[must_use]
+    pub fn has_unread_policies_of(&self, class: &Class) -> bool {
+        self.unread_policies_of(class).next().is_some()
     }
 
     fn unread_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Unread> {
@@ -330,6 +347,7 @@ mod tests {
         let unread = |kind: Option<&str>, namespace| Unread {
             kind: kind.map(str::to_owned),
             namespace,
+            subject: None,
             why: WhyUnread::NoRight("pods".into()),
         };
         let but_shop = unread(Some("Pod"), Extent::all_but(["shop".to_owned()]));
@@ -352,6 +370,7 @@ mod tests {
         let pods = Unread {
             kind: Some("Pod".to_owned()),
             namespace: Extent::all_but(["ns".to_owned()]),
+            subject: None,
             why: WhyUnread::NoRight("pods".into()),
         };
         let policies = Unread { kind: Some("NetworkPolicy".to_owned()), ..pods.clone() };
@@ -380,6 +399,7 @@ mod tests {
         let unread = unread.iter().map(|(kind, namespace)| Unread {
             kind: Some((*kind).to_owned()),
             namespace: namespace.clone(),
+            subject: None,
             why: WhyUnread::DidNotParse(String::new()),
         });
         let cluster = cluster(&["ns/a 10.0.0.1", "ops/b 10.0.0.2"], &[&spec]).with_unread(unread.collect());

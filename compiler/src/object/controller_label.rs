@@ -45,11 +45,17 @@ pub(super) const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// The label of the pods of a Job whose completions are indexed (`completionMode: Indexed`).
 pub(crate) const COMPLETION_INDEX_LABEL: &str = "batch.kubernetes.io/job-completion-index";
 
+/// The label of a StatefulSet's pod with its ordinal.
+pub(super) const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
+
+/// The label of a StatefulSet's pod with its name.
+pub(super) const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
+
 /// All of them. Sources: `AddPodLabel…` in Kubernetes' controllers, and
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/>.
 const LABELS: [ControllerLabel; 10] = [
     // Older controllers do not add it.
-    label("apps.kubernetes.io/pod-index", &["StatefulSet"], false, Values::Ordinal),
+    label(POD_INDEX_LABEL, &["StatefulSet"], false, Values::Ordinal),
     label("batch.kubernetes.io/controller-uid", &["Job", "CronJob"], true, Values::Any),
     label(COMPLETION_INDEX_LABEL, &["Job", "CronJob"], false, Values::Ordinal),
     // A Job's own is known: it is the Job's name.
@@ -59,7 +65,7 @@ const LABELS: [ControllerLabel; 10] = [
     label("job-name", &["CronJob"], true, Values::NameAndSuffix),
     label("pod-template-generation", &["DaemonSet"], false, Values::Any),
     label(POD_TEMPLATE_HASH, &["Deployment"], true, Values::Any),
-    label("statefulset.kubernetes.io/pod-name", &["StatefulSet"], true, Values::NameAndOrdinal),
+    label(POD_NAME_LABEL, &["StatefulSet"], true, Values::NameAndOrdinal),
 ];
 
 /// Kinds whose controllers add the labels above and no others.
@@ -72,9 +78,15 @@ pub(crate) const ROLLOUT_HASH_LABEL: &str = "rollouts-pod-template-hash";
 /// How a Service of Knative is called among the workloads, and the kind that it makes.
 const KNATIVE: [&str; 2] = ["Service.serving.knative.dev", "Configuration"];
 
+/// The kinds of KubeRay whose pods have its labels.
+const RAY: [&str; 3] = ["RayCluster", "RayJob", "RayService"];
+
+/// The jobs of Kubeflow's training operator.
+const KUBEFLOW: [&str; 6] = ["JAXJob", "MPIJob", "PaddleJob", "PyTorchJob", "TFJob", "XGBoostJob"];
+
 /// Labels of controllers that are not Kubernetes' own. That OpenShift's `deploymentconfig` and
 /// Knative's `serving.knative.dev/service` have the workload's name is known.
-const FOREIGN: [ControllerLabel; 7] = [
+const FOREIGN: [ControllerLabel; 22] = [
     ControllerLabel { yields_to_template: true, ..label("app", &KNATIVE, true, Values::Any) },
     label("apps.kruise.io/cloneset-instance-id", &["CloneSet"], true, Values::Any),
     label("deployment", &["DeploymentConfig"], true, Values::NameAndOrdinal),
@@ -82,6 +94,21 @@ const FOREIGN: [ControllerLabel; 7] = [
     label("serving.knative.dev/configuration", &KNATIVE, true, Values::Any),
     label("serving.knative.dev/configurationGeneration", &KNATIVE, true, Values::Any),
     label("serving.knative.dev/revision", &KNATIVE, true, Values::Any),
+    label("leaderworkerset.sigs.k8s.io/name", &["LeaderWorkerSet"], true, Values::Any),
+    label("leaderworkerset.sigs.k8s.io/group-index", &["LeaderWorkerSet"], true, Values::Any),
+    label("leaderworkerset.sigs.k8s.io/worker-index", &["LeaderWorkerSet"], true, Values::Any),
+    label("jobset.sigs.k8s.io/jobset-name", &["JobSet"], true, Values::Any),
+    label("jobset.sigs.k8s.io/replicatedjob-name", &["JobSet"], true, Values::Any),
+    label("ray.io/cluster", &RAY, true, Values::Any),
+    label("ray.io/group", &RAY, true, Values::Any),
+    label("ray.io/node-type", &RAY, true, Values::Any),
+    label("ray.io/is-ray-node", &RAY, true, Values::Any),
+    label("training.kubeflow.org/job-name", &KUBEFLOW, true, Values::Any),
+    label("training.kubeflow.org/job-role", &KUBEFLOW, false, Values::Any),
+    label("training.kubeflow.org/replica-index", &KUBEFLOW, true, Values::Any),
+    label("training.kubeflow.org/replica-type", &KUBEFLOW, true, Values::Any),
+    label("volcano.sh/job-name", &["Job.batch.volcano.sh"], true, Values::Any),
+    label("volcano.sh/task-spec", &["Job.batch.volcano.sh"], true, Values::Any),
 ];
 
 /// The labels that the API server copies to a pod from its node when it binds it

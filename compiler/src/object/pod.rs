@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use k8s_openapi::api::core::v1 as core;
 
-use super::controller_label::POD_TEMPLATE_HASH;
+use super::controller_label::{POD_INDEX_LABEL, POD_NAME_LABEL, POD_TEMPLATE_HASH};
 use super::{Family, Labels, Protocol, parse_address};
 
 /// A pod, or a pod that a workload would make.
@@ -64,6 +64,9 @@ pub struct Pod {
     pub only_in_slice: bool,
     /// It stands for a workload that makes one pod (`replicas: 1`), and so for that pod alone.
     pub is_single: bool,
+    /// It is the pod of this name that a workload of files would make. Of the labels that the controller
+    /// adds, it has those that follow from the name.
+    pub is_planned: bool,
     /// It stands for the pods of a Job without indexes (`completionMode: NonIndexed`).
     pub has_no_index: bool,
     /// It runs only on nodes with certain labels (`nodeSelector`, or a required node affinity). Only
@@ -193,6 +196,17 @@ impl Pod {
         self.uid.is_empty() && self.workload.as_ref().is_some_and(|workload| workload.name == self.name)
     }
 
+    /// The pod with this ordinal that a StatefulSet would make after the template that stands for it
+    /// (<https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#pod-name-label>).
+    #[must_use]
+    pub fn of_stateful_set(template: &Self, ordinal: u32) -> Self {
+        let name = format!("{}-{ordinal}", template.name);
+        let mut pod = Self { name, is_planned: true, is_single: false, ..template.clone() };
+        pod.labels.insert(POD_NAME_LABEL.to_owned(), pod.name.clone());
+        pod.labels.insert(POD_INDEX_LABEL.to_owned(), ordinal.to_string());
+        pod
+    }
+
     /// Whether it stands for the pods of a DaemonSet: there is one on each node.
     #[must_use]
     pub fn is_on_each_node(&self) -> bool {
@@ -317,6 +331,7 @@ impl Pod {
             host_ports: host_ports.into(),
             only_in_slice: false,
             is_single: false,
+            is_planned: false,
             has_no_index: false,
             is_on_some_nodes,
             dns_name,

@@ -150,7 +150,7 @@ mod tests {
         #[test]
         fn the_matrix_knows_and_does_not_know_what_explanations_do(objects in objects(), is_unread: bool) {
             let why = WhyUnread::DidNotParse("a policy".to_owned());
-            let unread = Unread { kind: Some("NetworkPolicy".to_owned()), namespace: Extent::In("b".to_owned()), why };
+            let unread = Unread { kind: Some("NetworkPolicy".to_owned()), namespace: Extent::In("b".to_owned()), subject: None, why };
             let cluster = Cluster::new(&objects).with_unread(Vec::from_iter(Some(unread).filter(|_| is_unread)));
             let groups = Groups::of_cluster(&cluster);
             let matrix = Matrix::of_groups(&cluster, &groups, &Options { by: By::Pod, addresses: Vec::new() });
@@ -196,7 +196,7 @@ mod tests {
                 let is_left = |of: &&Pod| (&of.namespace, &of.name, &of.uid) != (&object.namespace, &object.name, &object.uid);
                 let rest = Objects { pods: objects.pods.iter().filter(is_left).cloned().collect(), ..objects.clone() };
                 let unread = |kind: &str, namespace| {
-                    Unread { kind: Some(kind.to_owned()), namespace, why: WhyUnread::DidNotParse(String::new()) }
+                    Unread { kind: Some(kind.to_owned()), namespace, subject: None, why: WhyUnread::DidNotParse(String::new()) }
                 };
                 let mut left_out = vec![unread("Pod", Extent::In(object.namespace.clone()))];
                 left_out.extend(Some(unread("Service", Extent::Everywhere)).filter(|_| is_service));

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use npc_agent::endpoint::{NameMeaning, is_type};
+use npc_agent::source::manifests::ObjectRef;
 use npc_agent::words::near;
 use npc_compiler::cluster::unread::Unread;
 use npc_compiler::verdict::explain::Target;
 
-use super::named_target::NamedTarget;
+use super::named_target::{NamedTarget, is_name_of};
 use super::short_kind;
 use crate::command::input::{Input, unread_words};
 use crate::command::words::{count_field, policies_and_pods, shorten};
@@ -61,12 +62,22 @@ pub(super) fn missing(
         }
         _ => false,
     });
-    let candidates: BTreeSet<String> = same.chain(close).chain(of_template).map(NamedTarget::shown).collect();
-    let unread = match kind {
+    // What is made after a template of an object with several.
+    let is_part = |of: &NamedTarget<'_>| {
+        let owner = input.loaded.owned.get(&ObjectRef::new(&of.kind, &of.namespace, &of.name));
+        owner.is_some_and(|owner| owner.namespace == namespace && owner.name == name)
+    };
+    let parts = all.iter().filter(|other| is_part(other));
+    let candidates: BTreeSet<String> =
+        same.chain(close).chain(of_template).chain(parts).map(NamedTarget::shown).collect();
+    let mut unread = match kind {
         // Of the namespaces of pods that no object declares, the names are known.
         Some("Namespace") => input.unread_namespaces(name),
         _ => unread(input, kind, if is_scoped { namespace } else { "" }),
     };
+    if is_scoped && candidates.is_empty() {
+        unread.extend(operated(input, namespace, kind, name));
+    }
     let is_unknown = unread.is_empty() && !unknown.is_empty();
     let nowhere = (is_scoped && unread.is_empty() && !is_unknown).then(|| no_namespace(input, namespace)).flatten();
     let is_nowhere = nowhere.is_some();
@@ -117,6 +128,20 @@ fn unread(input: &Input, kind: Option<&str>, namespace: &str) -> Vec<String> {
     };
     let may_hold = |of: &&Unread| of.kind.as_deref().is_none_or(is_meant) && of.namespace.covers(namespace);
     unread_words(input.cluster.unread().iter().filter(may_hold))
+}
+
+/// The objects in whose name an operator may make what has this name: `x-kafka-0` of a Kafka called x.
+fn operated(input: &Input, namespace: &str, kind: Option<&str>, name: &str) -> Vec<String> {
+    let is_made = kind.is_none_or(|kind| matches!(kind, "Workload" | "Pod" | "Service" | "StatefulSet" | "Deployment"));
+    let asked = format!("-{name}-");
+    let may_make = |of: &&ObjectRef| {
+        let is_itself = of.name == name && kind.is_some_and(|kind| is_name_of(kind, &of.kind));
+        of.namespace == namespace && (is_itself || (is_made && asked.contains(&format!("-{}-", of.name))))
+    };
+    let makers = input.loaded.pod_making.iter().filter(may_make);
+    makers
+        .map(|of| format!("the pods that {} {}/{} makes are not in the input", of.kind, of.namespace, of.name))
+        .collect()
 }
 
 /// That there is no such namespace, where the input has others, and which one may be meant.

@@ -10,6 +10,7 @@ use super::kinds::ManifestObject;
 use super::parsed::{Parsed, ParsedObject};
 use super::position::{Location, ReadFrom};
 use super::problem::{Code, ObjectRef, Problem};
+use super::replicas::Ordinals;
 use super::{Loaded, Options, ReplacedPolicy, undeclared};
 
 /// Puts files together. Of two objects with one name the later one counts, as
@@ -24,6 +25,12 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
         loaded.problems.extend(file.problems);
         scaled.extend(file.scaled);
         loaded.pod_makers.extend(file.pod_makers);
+        loaded.pod_making.extend(file.pod_making);
+        for (object, subject) in file.unread_subjects {
+            // Two of one name select what either selects.
+            let is_same = loaded.unread_subjects.get(&object).is_none_or(|known| *known == subject);
+            loaded.unread_subjects.insert(object, subject.filter(|_| is_same));
+        }
         for (kind, count) in file.skipped {
             *loaded.skipped.entry(kind).or_default() += count;
         }
@@ -60,6 +67,10 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
         }
         if let Some(labels) = item.workload_labels {
             loaded.workload_labels.insert(item.object.clone(), labels);
+        }
+        if let Some(ordinals) = item.ordinals {
+            let count = ordinals.count.filter(|_| !is_scaled(&item.object));
+            loaded.ordinals.insert(item.object.clone(), Ordinals { count, ..ordinals });
         }
         let origin = ReadFrom { file: item.file, node: item.node, is_in_parts: item.is_in_parts };
         match item.body {

@@ -5,7 +5,8 @@ use k8s_openapi::api::batch::v1 as batch;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use npc_compiler::algebra::selector::Selector;
 use npc_compiler::object::{
     CONFIG_HASH, EndpointSlice, Labels, Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload,
 };
@@ -13,7 +14,7 @@ use npc_compiler::object::{
 use super::decode::{Notes, TypeMismatch, field};
 use super::foreign::{DIRECTIVE, SOPS};
 use super::pod_template::{makes_pods, template};
-use super::replicas::{of_cron_job, of_workload};
+use super::replicas::{Ordinals, of_cron_job, of_stateful_set, of_workload};
 use super::span::Span;
 use super::tree::{MappingEntry, Value, YamlNode};
 
@@ -137,6 +138,7 @@ const WORKLOAD: Keep = Fields(&[
         "spec",
         Fields(&[
             ("replicas", All),
+            ("ordinals", All),
             ("parallelism", All),
             ("completions", All),
             ("completionMode", All),
@@ -364,6 +366,8 @@ pub(super) struct Decoded {
     pub(super) owner: Option<Workload>,
     /// The labels that a workload has itself; none of another object.
     pub(super) workload_labels: Option<Labels>,
+    /// The ordinals of the pods of a StatefulSet; none of another object.
+    pub(super) ordinals: Option<Ordinals>,
     pub(super) body: ManifestObject,
 }
 
@@ -403,6 +407,8 @@ pub(super) fn read(
     let owner = (metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)))
         .map(|owner| Workload { kind: owner.kind.clone(), name: owner.name.clone() });
     let is_workload = matches!(kind, DocumentKind::Workload | DocumentKind::CronJob);
+    let is_stateful = kind == DocumentKind::Workload && kind_name == "StatefulSet";
+    let ordinals = if is_stateful { Some(of_stateful_set(node, notes)?) } else { None };
     let workload_labels = is_workload.then(|| metadata.labels.take().unwrap_or_default());
     let body = match kind {
         DocumentKind::Namespace => ManifestObject::Namespace(core::Namespace { metadata, ..Default::default() }.into()),
@@ -448,7 +454,15 @@ pub(super) fn read(
         }
         DocumentKind::Other => return Err(wrong(node.span, "kind", "of no kind that decides".to_owned(), "")),
     };
-    Ok(Decoded { namespace, name, owner, workload_labels, body })
+    Ok(Decoded { namespace, name, owner, workload_labels, ordinals, body })
+}
+
+/// Whom a policy selects, if its podSelector can be read, whatever is wrong with the rest of it.
+pub(super) fn subject(node: &YamlNode) -> Option<Selector> {
+    let mut notes = Notes::default();
+    let selector: Option<LabelSelector> = field(node, &["spec", "podSelector"], &mut notes).ok()?;
+    let (subject, wrong) = Selector::read(&selector?);
+    (wrong.is_empty() && notes.unknown.is_empty()).then_some(subject)
 }
 
 /// Notes the fields of a policy that stand beside its spec, where most likely

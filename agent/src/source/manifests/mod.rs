@@ -43,6 +43,7 @@ mod parse;
 mod parsed;
 mod passed_over;
 mod patch;
+mod pod_parts;
 mod pod_template;
 mod position;
 mod printed;
@@ -66,6 +67,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use npc_compiler::algebra::selector::Selector;
 use npc_compiler::cluster::unread::{Extent, Unread};
 use npc_compiler::object::{Labels, NetworkPolicy, Objects};
 
@@ -73,6 +75,7 @@ pub use foreign::OtherDocument;
 pub use passed_over::PassedOver;
 pub use position::{Location, Positions};
 pub use problem::{Code, Errors, ObjectRef, Problem, Severity};
+pub use replicas::Ordinals;
 pub use span::{Span, TextPosition};
 
 pub(super) use assemble::assemble;
@@ -132,12 +135,18 @@ pub struct Loaded {
     pub skipped: BTreeMap<String, usize>,
     /// Those of them in whose objects a pod's containers stand, so that their controllers make pods.
     pub pod_makers: BTreeSet<String>,
+    /// The objects that were passed over and whose controllers make pods.
+    pub pod_making: BTreeSet<ObjectRef>,
+    /// The ordinals that StatefulSets give their pods.
+    pub ordinals: BTreeMap<ObjectRef, Ordinals>,
     /// What is no object, where [`Options::pass_over`] is set.
     pub passed_over: PassedOver,
     /// What was not read, and may decide.
     pub unread: Vec<Unread>,
     /// Policies that do not count, because a later one has the same name.
     pub replaced: Vec<ReplacedPolicy>,
+    /// Whom policies select of which all else could not be read.
+    pub unread_subjects: BTreeMap<ObjectRef, Option<Selector>>,
 }
 
 /// A policy that does not count, because a later one has the same name.
@@ -309,20 +318,22 @@ fn finish(mut parsed: Vec<Parsed>, named: &BTreeSet<Arc<str>>, options: &Options
         return Err(Errors { problems: loaded.problems, are_paths_missing: false });
     }
     loaded.unread.clone_from(&passed_over.unread);
-    loaded.unread.extend(loaded.problems.iter().filter_map(left_out));
+    let subjects = std::mem::take(&mut loaded.unread_subjects);
+    loaded.unread.extend(loaded.problems.iter().filter_map(|problem| left_out(problem, &subjects)));
     loaded.unread.extend(passed_over.unread_patches(&loaded.objects));
     loaded.passed_over = passed_over;
     Ok(loaded)
 }
 
-/// What a document that is left out may hold.
-fn left_out(problem: &Problem) -> Option<Unread> {
+/// What a document that is left out may hold; of policies, whom these would select.
+fn left_out(problem: &Problem, subjects: &BTreeMap<ObjectRef, Option<Selector>>) -> Option<Unread> {
     let (kind, namespace) = match &problem.object {
         Some(object) if object.namespace.is_empty() => (Some(object.kind.clone()), Extent::Everywhere),
         Some(object) => (Some(object.kind.clone()), Extent::In(object.namespace.clone())),
         None => (None, Extent::Everywhere),
     };
-    (problem.severity() == Severity::Error).then(|| Unread { kind, namespace, why: problem.why_unread() })
+    let subject = problem.object.as_ref().and_then(|object| subjects.get(object)?.clone());
+    (problem.severity() == Severity::Error).then(|| Unread { kind, namespace, subject, why: problem.why_unread() })
 }
 
 /// A path as it is shown; two paths that differ only in bytes that are not

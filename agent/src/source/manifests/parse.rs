@@ -16,15 +16,15 @@ use super::json;
 use super::kinds::{self, DocumentKind};
 use super::parsed::{Parsed, ParsedObject};
 use super::patch;
-use super::pod_template;
 use super::problem::{Code, ObjectRef, Problem};
 use super::references;
 use super::replicas;
 use super::span::{Span, TextPosition};
 use super::tree::{self, Value, YamlNode};
 use super::types::{self, Misspelt, misspelt};
+use super::{pod_parts, pod_template};
 use npc_compiler::algebra::syntax::{wrong_label_key, wrong_label_value};
-use npc_compiler::object::Workload;
+use npc_compiler::object::{Consequence, Workload, consequence};
 
 /// How deep `List`s may lie in `List`s.
 const MAX_LISTS: usize = 8;
@@ -250,7 +250,9 @@ impl DocumentReader<'_> {
             pod_template::has_pod_template(&node)
                 || pod_template::has_other_pod_template(&types.api_version, &types.kind, &node)
         };
-        if kind == DocumentKind::Other && has_template() && self.foreign_workload(&types, &node) {
+        if kind == DocumentKind::Other
+            && ((has_template() && self.foreign_workload(&types, &node)) || self.foreign_parts(&types, &node))
+        {
             return;
         }
         if kind == DocumentKind::Other {
@@ -259,8 +261,13 @@ impl DocumentReader<'_> {
                 self.parsed.scaled.push(ObjectRef::new(kind, namespace, name));
             }
             let qualified = kinds::qualified(&types.api_version, &types.kind);
-            if pod_template::makes_pods(&types.api_version, &types.kind, &node) {
+            let has_pods = pod_template::makes_pods(&types.api_version, &types.kind, &node);
+            if has_pods {
                 self.parsed.pod_makers.insert(qualified.clone());
+            }
+            let group = types.api_version.split_once('/').map_or("", |(group, _)| group);
+            if has_pods || consequence(group, &types.kind) == Some(Consequence::MakesPods) {
+                self.parsed.pod_making.insert(self.best_name(DocumentKind::Other, &types.kind, &node));
             }
             if pod_template::is_openshift_template(&types.api_version, &types.kind) {
                 self.parsed.openshift.get_or_insert_default().extend(foreign::kinds_of_template(&node));
@@ -278,6 +285,28 @@ impl DocumentReader<'_> {
         kind.trim(&mut node);
         self.count.fetch_add(1, Ordering::Relaxed);
         self.object(kind, &types.kind, node);
+    }
+
+    /// Reads an object of a kind that is not Kubernetes' own as a workload for each of its pod templates;
+    /// whether all can be read.
+    fn foreign_parts(&mut self, types: &TypeMeta, node: &YamlNode) -> bool {
+        let parts = pod_parts::parts(&types.api_version, &types.kind, node);
+        if parts.is_empty() {
+            return false;
+        }
+        let Some(mut objects) = pod_parts::objects(&types.kind, node, &parts) else { return false };
+        objects.iter_mut().for_each(|object| DocumentKind::Workload.trim(object));
+        let kind = kinds::foreign_workload(&types.api_version, &types.kind);
+        let (file, namespace) = (&self.parsed.file, self.default_namespace);
+        let is_read = |object: &YamlNode| {
+            kinds::read(DocumentKind::Workload, &kind, object, file, namespace, &mut Notes::default()).is_ok()
+        };
+        let are_read = objects.iter().all(is_read);
+        if are_read {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            objects.into_iter().for_each(|object| self.object(DocumentKind::Workload, &kind, object));
+        }
+        are_read
     }
 
     /// Reads an object of a kind that is not Kubernetes' own as the workload that its pod
@@ -432,12 +461,17 @@ impl DocumentReader<'_> {
                     is_in_parts: false,
                     owner: decoded.owner,
                     workload_labels: decoded.workload_labels,
+                    ordinals: decoded.ordinals,
                     has_namespace,
                     unfinished,
                     body: decoded.body,
                 });
             }
             Err(TypeMismatch { span, path, message, help }) => {
+                if kind == DocumentKind::Policy {
+                    let subject = Some(&node).filter(|_| unfinished.is_none()).and_then(kinds::subject);
+                    self.parsed.unread_subjects.push((object.clone(), subject));
+                }
                 let span = span.unwrap_or(node.span);
                 let fault = unfinished.map_or(DocumentFault::Mismatch, DocumentFault::Unfinished);
                 self.faults.push((self.parsed.problems.len(), fault));

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use npc_compiler::algebra::selector::Selector;
 use npc_compiler::object::{Labels, Workload};
 
 use super::foreign::{OtherDocument, Unfinished};
 use super::kinds::ManifestObject;
 use super::patch::Patch;
 use super::problem::{Code, ObjectRef, Problem};
+use super::replicas::Ordinals;
 use super::tree::YamlNode;
 
 /// What a file holds.
@@ -22,6 +24,10 @@ pub(in crate::source) struct Parsed {
     pub(super) skipped: BTreeMap<String, usize>,
     /// Those of the kinds that were passed over in whose objects a pod's containers stand.
     pub(super) pod_makers: BTreeSet<String>,
+    /// The objects that were passed over and whose controllers make pods.
+    pub(super) pod_making: BTreeSet<ObjectRef>,
+    /// Whom policies select of which something else could not be read.
+    pub(super) unread_subjects: Vec<(ObjectRef, Option<Selector>)>,
     /// The kinds of the objects that its Templates of OpenShift make, if it has any; none for an object of
     /// any kind.
     pub(super) openshift: Option<BTreeSet<Option<&'static str>>>,
@@ -53,6 +59,8 @@ pub(super) struct ParsedObject {
     pub(super) owner: Option<Workload>,
     /// The labels that a workload has itself; none of another object.
     pub(super) workload_labels: Option<Labels>,
+    /// The ordinals of the pods of a StatefulSet; none of another object.
+    pub(super) ordinals: Option<Ordinals>,
     pub(super) body: ManifestObject,
 }
 
@@ -65,6 +73,8 @@ impl Parsed {
             problems: Vec::new(),
             skipped: BTreeMap::new(),
             pod_makers: BTreeSet::new(),
+            pod_making: BTreeSet::new(),
+            unread_subjects: Vec::new(),
             openshift: None,
             scaled: Vec::new(),
             foreign: Vec::new(),
@@ -84,6 +94,8 @@ impl Parsed {
             problems,
             skipped,
             pod_makers,
+            pod_making,
+            unread_subjects,
             openshift,
             scaled,
             foreign,
@@ -98,6 +110,8 @@ impl Parsed {
             *self.skipped.entry(kind).or_default() += count;
         }
         self.pod_makers.extend(pod_makers);
+        self.pod_making.extend(pod_making);
+        self.unread_subjects.extend(unread_subjects);
         if let Some(kinds) = openshift {
             self.openshift.get_or_insert_default().extend(kinds);
         }

@@ -68,6 +68,7 @@ impl PassedOver {
             unread.extend(changed.into_iter().map(|(namespace, name)| Unread {
                 kind: Some("NetworkPolicy".to_owned()),
                 namespace,
+                subject: None,
                 why: WhyUnread::InFile(file.to_string(), FileFault::PolicyPatch(name)),
             }));
         }
@@ -154,7 +155,7 @@ pub(super) fn pass_over(files: &mut [Parsed], given: &BTreeSet<Arc<str>>) -> Pas
         }
         passed.unread.extend(unread.into_iter().filter_map(|(kind, namespace, foreign)| {
             let why = WhyUnread::InFile(file.file.to_string(), foreign.why_unread()?);
-            Some(Unread { kind: kind.map(str::to_owned), namespace, why })
+            Some(Unread { kind: kind.map(str::to_owned), namespace, subject: None, why })
         }));
     }
     passed

@@ -66,7 +66,7 @@ pub(super) fn is_openshift_template(api_version: &str, kind: &str) -> bool {
 
 /// Whether objects of a kind have templates or examples of pods and make none: of policies about
 /// pods, of definitions of kinds, of what containers are added to pods, and a template by itself.
-fn has_templates_only(api_version: &str, kind: &str) -> bool {
+pub(super) fn has_templates_only(api_version: &str, kind: &str) -> bool {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     let is_kyverno = group == "kyverno.io" || group.ends_with(".kyverno.io");
     let is_rule = is_kyverno || group.ends_with("gatekeeper.sh") || group == "admissionregistration.k8s.io";

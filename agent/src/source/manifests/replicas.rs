@@ -22,6 +22,30 @@ pub(super) fn of_workload(kind: &str, node: &YamlNode, notes: &mut Notes) -> Res
     }
 }
 
+/// The ordinals of the pods of a StatefulSet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ordinals {
+    /// That of the first pod.
+    pub first: i32,
+    /// How many pods there are; none where an autoscaler decides.
+    pub count: Option<i32>,
+}
+
+impl Ordinals {
+    /// Whether a pod may have this ordinal.
+    #[must_use]
+    pub fn may_have(&self, ordinal: i32) -> bool {
+        ordinal >= self.first && self.count.is_none_or(|count| ordinal - self.first < count)
+    }
+}
+
+/// The ordinals that a StatefulSet gives its pods
+/// (<https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#ordinal-index>).
+pub(super) fn of_stateful_set(node: &YamlNode, notes: &mut Notes) -> Result<Ordinals, TypeMismatch> {
+    let first: Option<i32> = field(node, &["spec", "ordinals", "start"], notes)?;
+    Ok(Ordinals { first: first.unwrap_or(0), count: of_workload("StatefulSet", node, notes)? })
+}
+
 /// How many pods a Job has at once: `parallelism`, and no more than are to complete.
 fn of_job(node: &YamlNode, spec: &[&str], notes: &mut Notes) -> Result<i32, TypeMismatch> {
     let parallelism: Option<i32> = field(node, &[spec, &["parallelism"]].concat(), notes)?;

@@ -155,7 +155,7 @@ fn check(
 }
 
 fn not_read(kind: &str, namespace: Extent) -> Unread {
-    Unread { kind: Some(kind.to_owned()), namespace, why: WhyUnread::DidNotParse("not read".to_owned()) }
+    Unread { kind: Some(kind.to_owned()), namespace, subject: None, why: WhyUnread::DidNotParse("not read".to_owned()) }
 }
 
 #[test]

@@ -109,7 +109,7 @@ proptest! {
         is_unread: bool,
     ) {
         let why = WhyUnread::DidNotParse("a policy".to_owned());
-        let unread = Unread { kind: Some("NetworkPolicy".to_owned()), namespace: Extent::In("b".to_owned()), why };
+        let unread = Unread { kind: Some("NetworkPolicy".to_owned()), namespace: Extent::In("b".to_owned()), subject: None, why };
         let cluster = Cluster::new(&objects).with_unread(Vec::from_iter(Some(unread).filter(|_| is_unread)));
         let groups = Groups::of_cluster(&cluster);
         let outside = ["10.0.0.1", "192.0.2.1", "2001:db8::1"];
@@ -141,7 +141,7 @@ proptest! {
         is_unread: bool,
     ) {
         let why = WhyUnread::DidNotParse("a policy".to_owned());
-        let unread = Unread { kind: Some("NetworkPolicy".to_owned()), namespace: Extent::In("b".to_owned()), why };
+        let unread = Unread { kind: Some("NetworkPolicy".to_owned()), namespace: Extent::In("b".to_owned()), subject: None, why };
         let cluster = Cluster::new(&objects).with_unread(Vec::from_iter(Some(unread).filter(|_| is_unread)));
         let groups = Groups::of_cluster(&cluster);
         let by = if by_pod { By::Pod } else { By::Workload };

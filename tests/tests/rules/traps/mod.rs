@@ -74,6 +74,7 @@ impl Cluster {
             containers_of_ports: Box::default(),
             only_in_slice: false,
             is_single: false,
+            is_planned: false,
             has_no_index: false,
             is_on_some_nodes: false,
             dns_name: None,

@@ -98,9 +98,7 @@ impl About<'_> {
 
     /// The facts that the input lacks, in words.
     fn unknowns(&self) -> Vec<String> {
-        let namespaces = self.explanation.namespaces.iter();
-        let unread = namespaces.flat_map(|of| self.context.input.cluster.unread_policies(of));
-        let unread: BTreeSet<String> = unread.map(ToString::to_string).collect();
+        let unread: BTreeSet<String> = self.explanation.unread_policies.iter().map(ToString::to_string).collect();
         let unread = Vec::from_iter(unread);
         let text = || format!("policies that may select {} and were not read: {}", self.name, unread.join("; "));
         let policies = (!unread.is_empty()).then(text);

@@ -39,6 +39,8 @@ pub(in crate::command::explain) struct About {
     namespace: String,
     /// `NAMESPACE/NAME`.
     policy: String,
+    /// Whether it was read: else all that is said of it is why not.
+    read: bool,
     /// The podSelector, as kubectl writes selectors.
     selector: String,
     /// The workloads that it selects.
@@ -185,6 +187,7 @@ impl About {
             kind: "PolicyExplanation",
             namespace: policy.namespace.clone(),
             policy: policy_name(cluster, id),
+            read: true,
             selector: policy.subject.to_string(),
             selects: workloads(cluster, &selects),
             may_select: workloads(cluster, &may_select),
@@ -196,6 +199,28 @@ impl About {
             without_rules: without_rules.map(|nodes| WithoutRules { nodes }),
             warnings: context.input.with_left_out(context.input.warnings.clone()),
             unknowns: unread(context.input, policy),
+        }
+    }
+
+    /// What there is to say of a policy that may be there and was not read.
+    pub(in crate::command::explain) fn unread(input: &Input, policy: String, why: &str) -> Self {
+        Self {
+            api_version: API_VERSION,
+            kind: "PolicyExplanation",
+            namespace: String::new(),
+            policy,
+            read: false,
+            selector: String::new(),
+            selects: Vec::new(),
+            may_select: Vec::new(),
+            near: Vec::new(),
+            hosts: Vec::new(),
+            rules: Vec::new(),
+            isolates: Vec::new(),
+            may_select_unread: false,
+            without_rules: None,
+            warnings: input.with_left_out(input.warnings.clone()),
+            unknowns: vec![why.to_owned()],
         }
     }
 

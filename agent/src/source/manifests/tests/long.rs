@@ -59,8 +59,9 @@ fn items() -> Vec<Value> {
             "spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "api"}}}),
         json!({"apiVersion": "template.openshift.io/v1", "kind": "Template", "metadata": {"name": "t", "namespace": "shop"},
             "objects": [{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "${NAME}"}}]}),
-        json!({"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledJob", "metadata": {"name": "j", "namespace": "shop"},
-            "spec": {"jobTargetRef": {"template": {"spec": {"containers": [{"name": "c"}]}}}}}),
+        json!({"apiVersion": "machinelearning.seldon.io/v1", "kind": "SeldonDeployment",
+            "metadata": {"name": "j", "namespace": "shop"},
+            "spec": {"predictors": [{"componentSpecs": [{"spec": {"containers": [{"name": "c"}]}}]}]}}),
     ]
 }
 
@@ -164,7 +165,7 @@ fn a_list_is_the_same_item_by_item_and_as_a_whole() {
             let loaded = finish(vec![parsed], &BTreeSet::new(), &options).unwrap();
             assert_eq!(loaded.objects, whole.objects, "{sizes:?}");
             assert_eq!(loaded.skipped, whole.skipped);
-            assert_eq!(loaded.pod_makers, whole.pod_makers);
+            assert_eq!((&loaded.pod_makers, &loaded.pod_making), (&whole.pod_makers, &whole.pod_making));
             assert_eq!(loaded.passed_over, whole.passed_over, "{sizes:?}");
             let shown = |loaded: &Loaded| loaded.problems.iter().map(ToString::to_string).collect::<Vec<_>>();
             assert_eq!(shown(&loaded), shown(&whole), "{sizes:?}");

@@ -9,7 +9,8 @@ use super::not_isolating;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::BackendEnd;
 use crate::cluster::group::Groups;
-use crate::cluster::{Cluster, PodId, PolicyId};
+use crate::cluster::unread::WhyUnread;
+use crate::cluster::{ClassId, Cluster, PodId, PolicyId};
 use crate::object::{Family, Pod};
 use crate::policy::Direction;
 use crate::verdict::explain::answer::{Unanswerable, Warning};
@@ -28,8 +29,8 @@ pub struct EndpointExplanation {
     pub sides: [Side; 2],
     /// What decides nothing and the asker should know.
     pub warnings: Vec<Warning>,
-    /// The namespaces of its pods, sorted.
-    pub namespaces: Vec<String>,
+    /// Why policies were not read that may select its pods, sorted.
+    pub unread_policies: Vec<WhyUnread>,
     /// The policies that look as if they isolated its pods and do not, each with the first direction in which
     /// it does. An address that is asked about has none, and a part of an endpoint neither.
     pub misleading: Vec<(Direction, MisleadingPolicy)>,
@@ -252,10 +253,12 @@ fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAd
         }
     };
     let ends = Finder { cluster, groups };
-    let namespaces: BTreeSet<String> = pods.iter().map(|pod| cluster.pod(*pod).namespace.clone()).collect();
-    let namespaces = Vec::from_iter(namespaces);
+    let classes: BTreeSet<ClassId> = pods.iter().filter_map(|pod| cluster.class_of(*pod)).collect();
+    let unread = classes.into_iter().flat_map(|class| cluster.unread_policies_of(cluster.class(class)));
+    let unread: BTreeSet<&WhyUnread> = unread.collect();
+    let unread_policies = unread.into_iter().cloned().collect();
     let (sides, warnings) = (Direction::ALL.map(side), ends.contested(&ends.pods(pods)));
-    EndpointExplanation { namespaces, sides, warnings, misleading: Vec::new() }
+    EndpointExplanation { unread_policies, sides, warnings, misleading: Vec::new() }
 }
 
 /// Workloads at the other end, by traffic.

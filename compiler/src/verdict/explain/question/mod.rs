@@ -223,7 +223,7 @@ impl Question {
         }
         if let Some(class) = subject.pod().and_then(|pod| cluster.class_of(pod)).filter(|class| cluster.is_open(*class))
         {
-            let unread: Vec<WhyUnread> = cluster.unread_policies(&cluster.class(class).namespace).cloned().collect();
+            let unread: Vec<WhyUnread> = cluster.unread_policies_of(cluster.class(class)).cloned().collect();
             if !unread.is_empty() {
                 missing.push(MissingFact::Unread(unread));
             }

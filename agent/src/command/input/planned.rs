@@ -1,0 +1,108 @@
+//! Pods that a question names and that a StatefulSet of files would make: `db-0`. Their names, and the labels
+//! that follow from these, are known before there is any pod.
+
+use std::collections::BTreeMap;
+
+use npc_agent::endpoint::readings;
+use npc_agent::source::manifests::{Loaded, ObjectRef};
+use npc_compiler::object::Pod;
+
+use super::NamedEnds;
+
+/// Adds the pods that are named and would be made, and says of each whose template stands for it. What else the
+/// StatefulSet makes, its template goes on to stand for.
+pub(super) fn add(loaded: &mut Loaded, ends: &NamedEnds<'_>, here: &str) -> Vec<String> {
+    let mut made: BTreeMap<ObjectRef, Vec<Pod>> = BTreeMap::new();
+    for (namespace, name) in names(ends, here) {
+        let Some((set, ordinal)) = name.rsplit_once('-').and_then(|(set, text)| Some((set, ordinal(text)?))) else {
+            continue;
+        };
+        let pods = || loaded.objects.pods.iter().filter(|pod| pod.namespace == namespace);
+        // An exact name wins.
+        let is_it = |pod: &Pod| pod.name == name || pod.workload.as_ref().is_some_and(|of| of.name == name);
+        let object = ObjectRef::new("StatefulSet", &namespace, set);
+        let is_template = |pod: &&Pod| {
+            pod.is_template() && pod.name == set && pod.workload.as_ref().is_some_and(|of| of.kind == "StatefulSet")
+        };
+        let is_there = i32::try_from(ordinal)
+            .is_ok_and(|ordinal| loaded.ordinals.get(&object).is_none_or(|ordinals| ordinals.may_have(ordinal)));
+        if let Some(template) = pods().find(is_template).filter(|_| is_there && !pods().any(is_it)) {
+            let of_set = made.entry(object).or_default();
+            if of_set.iter().all(|pod| pod.name != name) {
+                of_set.push(Pod::of_stateful_set(template, ordinal));
+            }
+        }
+    }
+    let mut said = Vec::new();
+    for (object, pods) in made {
+        let count = loaded.ordinals.get(&object).and_then(|ordinals| ordinals.count);
+        let others = count.map(|count| usize::try_from(count).unwrap_or_default().saturating_sub(pods.len()));
+        let is_template = |pod: &Pod| {
+            pod.is_template()
+                && pod.namespace == object.namespace
+                && pod.workload.as_ref().is_some_and(|of| (&of.kind, &of.name) == (&object.kind, &object.name))
+        };
+        for template in loaded.objects.pods.iter_mut().filter(|pod| is_template(pod)) {
+            template.is_single = others == Some(1);
+        }
+        loaded.objects.pods.retain(|pod| others != Some(0) || !is_template(pod));
+        said.extend(pods.iter().map(|pod| {
+            let (namespace, set) = (&object.namespace, &object.name);
+            format!(
+                "{namespace}/pod/{} is not in the input; the template of {namespace}/sts/{set} stands for it",
+                pod.name
+            )
+        }));
+        loaded.objects.pods.extend(pods);
+    }
+    said
+}
+
+/// The pods that the ends may mean: by their own names, or by those that DNS gives them.
+fn names(ends: &NamedEnds<'_>, here: &str) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for end in ends.objects.iter().filter(|end| end.kind.is_none_or(|kind| kind == "Pod")) {
+        let read = readings(end.namespace, end.kind, end.name, here);
+        let pods = read.into_iter().filter(|(_, kind, _)| kind.is_none_or(|kind| kind == "Pod"));
+        all.extend(pods.map(|(namespace, _, name)| (namespace.to_owned(), name.to_owned())));
+        if end.namespace.is_none() {
+            all.extend(by_dns(end.name, here));
+        }
+    }
+    all.extend(ends.hosts.iter().flat_map(|host| by_dns(host, here)));
+    all
+}
+
+/// `POD.SERVICE[.NAMESPACE[.svc…]]`
+fn by_dns(name: &str, here: &str) -> Option<(String, String)> {
+    let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
+    let (pod, namespace) = match *labels.as_slice() {
+        [pod, _] => (pod, here),
+        [pod, _, namespace] | [pod, _, namespace, "svc", ..] => (pod, namespace),
+        _ => return None,
+    };
+    Some((namespace.to_owned(), pod.to_owned()))
+}
+
+/// A number as controllers write it.
+fn ordinal(text: &str) -> Option<u32> {
+    let is_written_so = text == "0" || !text.starts_with('0');
+    text.parse().ok().filter(|_| is_written_so && text.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_pods_are_read_as_controllers_and_dns_write_them() {
+        assert_eq!(
+            (ordinal("0"), ordinal("10"), ordinal("01"), ordinal("+1"), ordinal("")),
+            (Some(0), Some(10), None, None, None)
+        );
+        let found = |text| by_dns(text, "here").map(|(namespace, name)| format!("{namespace}/{name}"));
+        assert_eq!(found("db-0.db").as_deref(), Some("here/db-0"));
+        assert_eq!(found("db-0.db.shop.svc.cluster.local").as_deref(), Some("shop/db-0"));
+        assert_eq!(found("db-0"), None);
+    }
+}
