@@ -1,6 +1,7 @@
 //! `npc compile`: what the compiler makes of the objects: pair sets, or one
 //! node's ruleset.
 
+mod doubt;
 mod expand;
 mod pairs;
 mod ruleset;
@@ -123,7 +124,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             let options = layout::Options { seed: args.seed, set_members, ..layout::Options::default() };
             let ruleset = layout::ruleset(cluster, node, &options);
             match format {
-                Format::Json => output::json(&ruleset::json(node, &ruleset))?,
+                Format::Json => output::json(&ruleset::json(&input, node, &ruleset))?,
                 _ => ruleset::text(node, &ruleset, args.only, &mut output::raw())?,
             }
         }

@@ -130,6 +130,24 @@ fn a_nodes_program_is_text_that_machines_load() {
     assert!(json["families"]["IPv6"]["chains"]["NPC-FORWARD"].is_array());
 }
 
+/// A program that reads the JSON of a node sees nothing of standard error.
+#[test]
+fn the_json_of_a_node_has_what_is_wrong_and_what_is_missing() {
+    let files = Files::of(NODE);
+    files.add(
+        "more.yaml",
+        concat!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: odd, namespace: shop}\n",
+            "spec: {podSelector: {}, ingress: [{from: [{podSelctor: {}}]}]}\n---\n",
+            "apiVersion: kafka.strimzi.io/v1\nkind: Kafka\nmetadata: {name: k, namespace: shop}\n",
+        ),
+    );
+    let json = files.npc("compile", &["-f", "more.yaml", "-o", "json", "--node", "n1"]).json();
+    assert_eq!(json["findings"][0]["code"], "field-unknown", "{}", json["findings"]);
+    let warnings = json["warnings"].as_array().unwrap();
+    assert!(warnings.iter().any(|of| of.as_str().unwrap().contains("Kafka.kafka.strimzi.io")), "{warnings:?}");
+}
+
 #[test]
 fn a_node_must_be_given_and_known() {
     let files = Files::of(NODE);

@@ -16,9 +16,10 @@ use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::pairs::{Because, PairSet, PairSetVerdict, Region};
 use serde_json::{Map, Value, json};
 
+use super::doubt::{Part, Possible, Said, has_open_ends, is_certain, parts};
 use crate::command::absent_peers::{self, Elsewhere, elsewhere};
 use crate::command::input::Input;
-use crate::command::output::{BAD, Columns, FAINT, GOOD, width};
+use crate::command::output::{BAD, Columns, DOUBT, FAINT, GOOD, width};
 use crate::command::words::{not_understood, policy_name, shorten};
 
 /// So many names or prefixes are written out.
@@ -26,11 +27,21 @@ const LISTED: usize = 8;
 
 /// The pair sets by direction and group. Families with the same answer share it.
 pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &mut impl Write) -> io::Result<()> {
-    let mut blocks = BTreeMap::<(Direction, &[PodId]), [Vec<&PairSet>; 2]>::new();
+    let mut blocks = BTreeMap::<(Direction, Vec<PodId>), Block<'_>>::new();
     for set in sets {
-        blocks.entry((set.direction, &set.subjects)).or_default()[set.family as usize].push(set);
+        let mut subjects = BTreeMap::<Possible, Vec<PodId>>::new();
+        for pod in &set.subjects {
+            subjects.entry(Possible::of(cluster, *pod, set.direction)).or_default().push(*pod);
+        }
+        for (possible, subjects) in subjects {
+            let block = blocks.entry((set.direction, subjects)).or_default();
+            block.families[set.family as usize].push(set);
+            block.possible = possible;
+        }
     }
-    for (i, ((direction, subjects), families)) in blocks.iter().enumerate() {
+    let (has_open_ends, mut has_doubt) = (has_open_ends(cluster), false);
+    let nothing = BTreeSet::new();
+    for (i, ((direction, subjects), Block { families, possible })) in blocks.iter().enumerate() {
         if i > 0 {
             writeln!(out)?;
         }
@@ -38,18 +49,24 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
         let family = families.iter().flatten().map(|set| set.family).next();
         let deciding = |subject: &PodId| End::Pod(*subject).groups(cluster, groups, *direction, family);
         let deciding = subjects.first().map(deciding).unwrap_or_default();
-        let policies: BTreeSet<_> = deciding.iter().flat_map(|group| &groups.get(*group).key.policies).collect();
-        let is_unread = |pod: &PodId| cluster.has_unread_policies(&cluster.pod(*pod).namespace);
-        let isolated = if policies.is_empty() && subjects.iter().any(is_unread) {
+        let policies = deciding.iter().flat_map(|group| groups.get(*group).key.policies.iter().copied());
+        let policies: BTreeSet<PolicyId> = policies.collect();
+        let others = names_of_policies(cluster, possible.policies.iter().copied());
+        let isolated = if policies.is_empty() && possible.is_unread {
             "isolated by no policy that was read; others may be there".to_owned()
+        } else if policies.is_empty() && !others.is_empty() {
+            format!("isolated by no policy for certain, perhaps by {others}")
         } else if policies.is_empty() {
             "isolated by no policy".to_owned()
         } else {
-            let policies = policies.iter().map(|id| policy_name(cluster, **id));
-            format!("isolated by {}", policies.collect::<Vec<_>>().join(", "))
+            let others = if others.is_empty() { others } else { format!(", and perhaps by {others}") };
+            let unread = if possible.is_unread { "; others may be there" } else { "" };
+            format!("isolated by {}{others}{unread}", names_of_policies(cluster, policies.iter().copied()))
         };
         writeln!(out, "{}  {names}  {FAINT}{isolated}{FAINT:#}", direction.as_str().to_lowercase())?;
-        let said = families.each_ref().map(|sets| lines(cluster, sets));
+        let doubtful = if has_open_ends { &policies } else { &nothing };
+        let said = families.each_ref().map(|sets| lines(cluster, sets, possible.is_any(), doubtful));
+        has_doubt |= said.iter().flatten().any(|(said, _)| *said == Said::Unknown);
         let mut columns = Columns::default();
         if said[0] == said[1] {
             add(&mut columns, &said[0], "IPv4 IPv6");
@@ -57,32 +74,59 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
             add(&mut columns, &said[0], "IPv4");
             add(&mut columns, &said[1], "IPv6");
         }
-        let elsewhere = policies.iter().flat_map(|id| elsewhere(cluster, **id, *direction));
+        let elsewhere = policies.iter().flat_map(|id| elsewhere(cluster, *id, *direction));
         let elsewhere: BTreeSet<Elsewhere> = elsewhere.collect();
         let lines = elsewhere.into_iter().map(|of| {
             let Elsewhere { ports, peer, policy, path, found, is_partly_here, .. } = of;
             let (way, why) = (direction.peers_field(), absent_peers::words_of_part(found, is_partly_here));
-            (PairSetVerdict::Allowed, [ports, format!("{way} {peer} {why}"), format!("{policy} {path}")])
+            (Said::Allowed, [ports, format!("{way} {peer} {why}"), format!("{policy} {path}")])
         });
         add(&mut columns, &lines.collect::<Vec<_>>(), "");
         columns.write_within(out, "  ", width())?;
-        for text in not_understood(cluster, policies.iter().map(|id| **id), *direction) {
+        for text in not_understood(cluster, policies.iter().copied(), *direction) {
             writeln!(out, "  not understood: {text}")?;
         }
+    }
+    if has_doubt {
+        writeln!(
+            out,
+            "\n? the input does not say whether this is allowed; npc explain SRC DST names the missing fact"
+        )?;
     }
     out.flush()
 }
 
-fn add(columns: &mut Columns, lines: &[(PairSetVerdict, [String; 3])], families: &str) {
-    for (verdict, cells) in lines {
-        let (style, word) = if *verdict == PairSetVerdict::Allowed { (GOOD, "allow") } else { (BAD, "deny ") };
+/// Pods that the same policies isolate, and may isolate, in one direction.
+#[derive(Default)]
+struct Block<'s> {
+    families: [Vec<&'s PairSet>; 2],
+    /// The policies that may isolate them, beside those that do.
+    possible: Possible,
+}
+
+fn names_of_policies(cluster: &Cluster, policies: impl Iterator<Item = PolicyId>) -> String {
+    policies.map(|id| policy_name(cluster, id)).collect::<Vec<_>>().join(", ")
+}
+
+fn add(columns: &mut Columns, lines: &[(Said, [String; 3])], families: &str) {
+    for (said, cells) in lines {
+        let (style, word) = match said {
+            Said::Allowed => (GOOD, "allow"),
+            Said::Unknown => (DOUBT, "?    "),
+            Said::Denied => (BAD, "deny "),
+        };
         let line = std::iter::once(families.to_owned()).chain(cells.iter().cloned());
         columns.after(format!("{style}{word}{style:#}  "), line);
     }
 }
 
-fn lines(cluster: &Cluster, sets: &[&PairSet]) -> Vec<(PairSetVerdict, [String; 3])> {
-    let line = |set: &&PairSet| {
+fn lines(
+    cluster: &Cluster,
+    sets: &[&PairSet],
+    may_be_isolated: bool,
+    isolating: &BTreeSet<PolicyId>,
+) -> Vec<(Said, [String; 3])> {
+    let of_set = |set: &&PairSet| {
         let way = set.direction.peers_field();
         let because: Vec<String> = set
             .because
@@ -91,11 +135,16 @@ fn lines(cluster: &Cluster, sets: &[&PairSet]) -> Vec<(PairSetVerdict, [String; 
                 Some(format!("{} {}", policy_name(cluster, *policy), rule.as_ref()?))
             })
             .collect();
-        let peers = format!("{way} {}", peers(cluster, &set.peers, set.family));
-        (set.verdict, [traffic(&set.traffic), peers, shorten(&because, LISTED, ", ")])
+        let line = |part: Part| {
+            let peers = format!("{way} {}", peers(cluster, &part.peers, set.family));
+            let rules: Vec<String> = part.rules.into_iter().collect();
+            let because = if rules.is_empty() { &because } else { &rules };
+            (part.said, [traffic(&part.traffic), peers, shorten(because, LISTED, ", ")])
+        };
+        parts(cluster, set, may_be_isolated, isolating).into_iter().map(line).collect::<Vec<_>>()
     };
-    let mut lines: Vec<_> = sets.iter().map(line).collect();
-    lines.sort_by_key(|(verdict, _)| *verdict);
+    let mut lines: Vec<_> = sets.iter().flat_map(of_set).collect();
+    lines.sort_by_key(|(said, _)| *said);
     lines
 }
 
@@ -145,6 +194,7 @@ fn names(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
 /// endpoint.
 pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet], is_shown: impl Fn(PodId) -> bool) -> Value {
     let (cluster, findings) = (&input.cluster, input.findings());
+    let has_open_ends = has_open_ends(cluster);
     let one = |set: &PairSet| {
         let because: Vec<Value> = (set.because.iter())
             .map(|Because { policy, rule }| {
@@ -155,12 +205,19 @@ pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet], is_shown: i
                 })
             })
             .collect();
+        let deciding = set
+            .subjects
+            .first()
+            .map(|pod| End::Pod(*pod).groups(cluster, groups, set.direction, Some(set.family)).to_vec());
+        let policies = deciding.iter().flatten().flat_map(|group| groups.get(*group).key.policies.iter().copied());
+        let isolating: BTreeSet<PolicyId> = policies.collect();
         let prefixes: Vec<String> =
             cidr::prefixes(set.family, &set.peers.outside).iter().map(ToString::to_string).collect();
         json!({
             "direction": set.direction.as_str(),
             "family": set.family,
             "verdict": if set.verdict == PairSetVerdict::Allowed { "Allowed" } else { "Denied" },
+            "certain": !has_open_ends || is_certain(cluster, set, &isolating),
             "subjects": names(cluster, &set.subjects),
             "peers": {"pods": names(cluster, &set.peers.pods), "prefixes": prefixes},
             "traffic": traffic_json(&set.traffic),

@@ -9,6 +9,7 @@ use npc_compiler::ruleset::node::{FORWARD_CHAIN, FamilyRuleset, NodeRuleset};
 use npc_compiler::ruleset::text::rule_line;
 use serde_json::{Map, Value, json};
 
+use crate::command::input::Input;
 use crate::command::roles::{self, RoleWords};
 
 /// The program that loads a part of the text.
@@ -67,11 +68,15 @@ pub(super) fn text(node: &str, ruleset: &NodeRuleset, only: Option<Section>, out
     out.flush()
 }
 
-/// The ruleset as JSON, by family.
-pub(super) fn json(node: &str, ruleset: &NodeRuleset) -> Value {
+/// The ruleset as JSON, by family, and what a reader should know about the input.
+pub(super) fn json(input: &Input, node: &str, ruleset: &NodeRuleset) -> Value {
     let families: Map<String, Value> =
         Family::ALL.into_iter().map(|f| (f.to_string(), of_family(ruleset.family(f)))).collect();
-    json!({"apiVersion": API_VERSION, "kind": "NodeProgram", "node": node, "families": families})
+    json!({
+        "apiVersion": API_VERSION, "kind": "NodeProgram", "node": node, "families": families,
+        "warnings": input.with_passed_over(input.warnings.clone()), "unknowns": input.unread_policies(),
+        "findings": input.findings(),
+    })
 }
 
 fn of_family(ruleset: &FamilyRuleset) -> Value {
