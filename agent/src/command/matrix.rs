@@ -137,7 +137,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         }
     }
     let options = matrix::Options { by, addresses: addresses.clone() };
-    let (matrix, outside) = args.select(&input, &groups, &options)?;
+    let filter::Selected { matrix, outside, nowhere } = args.select(&input, &groups, &options)?;
     if addresses.is_empty() && matrix_is_empty(cluster) {
         say!("npc: there are no endpoints; the input has {}", policies_and_pods(cluster));
     }
@@ -149,11 +149,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         say!("npc: no policy applies to what addresses outside send to each other, so a matrix has no row of it");
     }
     args.output.check(&matrix)?;
-    let view = table::TextMatrix::new(&matrix, cluster, &groups, outside);
+    let why_nowhere = nowhere.why.clone();
+    let view = table::TextMatrix::new(&matrix, cluster, &groups, outside, nowhere);
     let of_services = addresses.iter().filter_map(|address| where_it_leads(&input, *address));
     let dead = dead_block::warning(cluster, policies_of(&matrix, &groups));
-    let warnings: Vec<String> =
-        input.warnings.iter().cloned().chain(tunnels(cluster, &groups)).chain(of_services).chain(dead).collect();
+    let of_input = input.warnings.iter().cloned().chain(why_nowhere);
+    let warnings: Vec<String> = of_input.chain(tunnels(cluster, &groups)).chain(of_services).chain(dead).collect();
     match args.output {
         Format::Json => {
             output::json(&list::Json::new(&matrix, &view, &input.with_left_out(warnings.clone()), input.findings()))?;

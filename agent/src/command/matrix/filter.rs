@@ -26,9 +26,29 @@ pub(super) struct OutsideShown {
     pub(super) to: bool,
 }
 
+/// Services that are asked for and lead to no pod: from them and to them nothing passes.
+#[derive(Debug, Default)]
+pub(super) struct Nowhere {
+    /// Their names, where they are asked for as sources.
+    pub(super) from: Vec<String>,
+    /// The same as destinations.
+    pub(super) to: Vec<String>,
+    /// Why they lead nowhere.
+    pub(super) why: BTreeSet<String>,
+}
+
+/// What the flags ask for.
+pub(super) struct Selected<'a> {
+    pub(super) matrix: Matrix<'a>,
+    pub(super) outside: OutsideShown,
+    pub(super) nowhere: Nowhere,
+}
+
 /// The ends that a flag names.
 #[derive(Debug, Default)]
 struct ShownEnds {
+    /// Services that lead to no pod, and why.
+    nowhere: Vec<(String, String)>,
     pods: BTreeSet<PodId>,
     addresses: BTreeSet<IpAddr>,
     outside: bool,
@@ -42,7 +62,7 @@ impl Args {
         input: &'a Input,
         groups: &Groups,
         options: &Options,
-    ) -> anyhow::Result<(Matrix<'a>, OutsideShown)> {
+    ) -> anyhow::Result<Selected<'a>> {
         let from = named(&self.from, input)?;
         let to = named(&self.to, input)?;
         let namespace = self.input.only_namespace();
@@ -81,7 +101,15 @@ impl Args {
                     ),
                 )
             })?;
-        Ok((matrix, OutsideShown { from: from.any || from.outside, to: to.any || to.outside }))
+        let outside = OutsideShown { from: from.any || from.outside, to: to.any || to.outside };
+        let mut nowhere = Nowhere::default();
+        for (ends, names) in [(from.nowhere, &mut nowhere.from), (to.nowhere, &mut nowhere.to)] {
+            for (name, why) in ends {
+                nowhere.why.insert(format!("{name} leads to no pod of the input, so nothing passes: {why}"));
+                names.push(name);
+            }
+        }
+        Ok(Selected { matrix, outside, nowhere })
     }
 }
 
@@ -131,9 +159,7 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<ShownEnds> {
                 if service.selector.is_some() && input.cluster.selected_pods(service).is_empty() =>
             {
                 let why = NoBackend::NoPod(input.cluster.why_no_pod(service));
-                let message =
-                    format!("the matrix has no endpoint {}: {}", resolved.name, without_backend(input, service, &why));
-                return Err(Stop::new(Exit::Input, message).into());
+                named.nowhere.push((resolved.name, without_backend(input, service, &why)));
             }
             _ => {
                 let message = format!(

@@ -14,7 +14,7 @@ use npc_compiler::verdict::matrix::{Cell, Endpoint, Matrix};
 use npc_compiler::verdict::outside::{Outside, OutsideBounds, outside, shortest_entries};
 
 use super::elsewhere::{self, Elsewhere};
-use super::filter::OutsideShown;
+use super::filter::{Nowhere, OutsideShown};
 use crate::command::dead_block;
 use crate::command::output::Columns;
 use crate::command::words::shorten;
@@ -52,10 +52,17 @@ pub(super) struct TextMatrix<'a> {
     /// The places of the endpoints, by name.
     order: Vec<usize>,
     shown: OutsideShown,
+    nowhere: Nowhere,
 }
 
 impl<'a> TextMatrix<'a> {
-    pub(super) fn new(matrix: &'a Matrix<'a>, cluster: &'a Cluster, groups: &'a Groups, shown: OutsideShown) -> Self {
+    pub(super) fn new(
+        matrix: &'a Matrix<'a>,
+        cluster: &'a Cluster,
+        groups: &'a Groups,
+        shown: OutsideShown,
+        nowhere: Nowhere,
+    ) -> Self {
         // The kind of a workload is left out where the rest is distinct.
         let short = |id: &str| match id.split('/').collect::<Vec<_>>().as_slice() {
             [namespace, _, name] => format!("{namespace}/{name}"),
@@ -69,7 +76,7 @@ impl<'a> TextMatrix<'a> {
         let names: Vec<String> = matrix.endpoints().iter().map(|endpoint| name(&endpoint.id)).collect();
         let mut order: Vec<usize> = (0..names.len()).collect();
         order.sort_by(|a, b| names[*a].cmp(&names[*b]));
-        Self { matrix, cluster, groups, names, order, shown }
+        Self { matrix, cluster, groups, names, order, shown, nowhere }
     }
 
     /// What rules admit whose other ends are not in the input.
@@ -128,13 +135,15 @@ impl<'a> TextMatrix<'a> {
     fn headings(&self) -> Vec<String> {
         let (_, to) = self.places();
         let outside = self.shown.to.then(|| OUTSIDE.to_owned());
-        to.into_iter().map(|place| self.names[place].clone()).chain(outside).collect()
+        let nowhere = self.nowhere.to.iter().cloned();
+        to.into_iter().map(|place| self.names[place].clone()).chain(nowhere).chain(outside).collect()
     }
 
     /// The lines of the table, each with its name.
     fn grid(&self, listed: usize) -> Vec<Vec<String>> {
         let dot = |text: String| if text.is_empty() { ".".to_owned() } else { text };
         let (sources, destinations) = self.places();
+        let nothing = || self.nowhere.to.iter().map(|_| ".".to_owned());
         let mut lines: Vec<Vec<String>> = (sources.iter())
             .map(|from| {
                 let is_itself = |to: &usize| from == to && !self.matrix.has_replicas(*from);
@@ -144,14 +153,22 @@ impl<'a> TextMatrix<'a> {
                 let cell = |to: &usize| if is_no_pair(to) { "-".to_owned() } else { dot(self.cell(*from, *to)) };
                 let outside = self.shown.to.then(|| dot(self.with_outside(*from, Direction::Egress, listed)));
                 let name = std::iter::once(self.names[*from].clone());
-                name.chain(destinations.iter().map(cell)).chain(outside).collect()
+                name.chain(destinations.iter().map(cell)).chain(nothing()).chain(outside).collect()
             })
             .collect();
         if self.shown.from {
             let from_outside = destinations.iter().map(|to| dot(self.with_outside(*to, Direction::Ingress, listed)));
             let corner = self.shown.to.then(|| "-".to_owned());
+            let from_outside = from_outside.chain(nothing());
             lines.push(std::iter::once(OUTSIDE.to_owned()).chain(from_outside).chain(corner).collect());
         }
+        let width = destinations.len() + self.nowhere.to.len() + usize::from(self.shown.to);
+        lines.extend(
+            self.nowhere
+                .from
+                .iter()
+                .map(|name| std::iter::once(name.clone()).chain(std::iter::repeat_n(".".to_owned(), width)).collect()),
+        );
         lines
     }
 
