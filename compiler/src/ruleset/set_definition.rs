@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use crate::algebra::block_text::written_blocks;
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::ranges::RangeSet;
 use crate::algebra::selector::{Operator, Selector};
@@ -128,9 +129,8 @@ impl Definition {
         };
         match self {
             Self::Peers { pods, addresses } => {
-                let prefixes = || cidr::prefixes(family, addresses).into_iter().take(8);
-                let _ =
-                    pods.iter().all(|peer| add(&describe(peer))) && prefixes().all(|prefix| add(&prefix.to_string()));
+                let mut blocks = written_blocks(family, addresses).into_iter().take(8);
+                let _ = pods.iter().all(|peer| add(&describe(peer))) && blocks.all(|block| add(&block.to_string()));
             }
             Self::NamedPorts(entries) => {
                 let _ = entries.iter().all(|(atom, names)| {
