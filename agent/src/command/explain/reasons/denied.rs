@@ -191,8 +191,14 @@ fn miss(
     }
     match decision.candidate_count.saturating_sub(equal) {
         0 => {}
-        1 => writeln!(out, "   = note: 1 other rule fails by as few parts, and looks less like a slip")?,
-        more => writeln!(out, "   = note: {more} other rules fail by as few parts, and look less like a slip")?,
+        1 => writeln!(
+            out,
+            "   = note: 1 other rule fails by as few parts, but needs more labels changed or looks less like a slip"
+        )?,
+        more => writeln!(
+            out,
+            "   = note: {more} other rules fail by as few parts, but need more labels changed or look less like a slip"
+        )?,
     }
     let fields = [decision.direction.peers_field(), "ports"];
     for (half, (equal, field)) in [Of::Peer, Of::Port].into_iter().zip(nearest.equal_items.into_iter().zip(fields)) {

@@ -120,7 +120,7 @@ pub(in crate::verdict::explain) fn nearest(
         (candidate.conjuncts.len() + usize::from(*is_far), !candidate.is_about())
     };
     let distance =
-        |candidate: &Candidate| (block_rank(&candidate.conjuncts), slip_rank(&candidate.conjuncts), candidate.labels);
+        |candidate: &Candidate| (block_rank(&candidate.conjuncts), candidate.labels, slip_rank(&candidate.conjuncts));
     all.sort_by_cached_key(|of| (misses(of), of.1, distance(&of.0)));
     let fewest = all.first().map(misses);
     all.retain(|of| Some(misses(of)) == fewest);
