@@ -480,7 +480,7 @@ impl Cluster {
 fn read_policies(objects: &Objects) -> (Vec<Policy>, Vec<Finding>) {
     let mut read = BTreeMap::new();
     for policy in &objects.policies {
-        let (policy, findings) = Policy::read(policy);
+        let (policy, findings) = Policy::read_to_explain(policy);
         read.insert((policy.namespace.clone(), policy.name.clone()), (policy, findings));
     }
     let (policies, findings): (Vec<_>, Vec<_>) = read.into_values().unzip();

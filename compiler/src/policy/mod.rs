@@ -224,6 +224,14 @@ impl Policy {
     /// matches nothing, and pods that the policy was to isolate are isolated.
     #[must_use]
     pub fn read(policy: &NetworkPolicy) -> (Self, Vec<Finding>) {
+        let (mut read, findings) = read::read(policy);
+        // An agent keeps a hundred thousand policies, and explains none.
+        read.half_read = Vec::new();
+        (read, findings)
+    }
+
+    /// Reads a policy, and keeps of what was not understood the part that was, which only explanations need.
+    pub(crate) fn read_to_explain(policy: &NetworkPolicy) -> (Self, Vec<Finding>) {
         read::read(policy)
     }
 
@@ -245,7 +253,7 @@ impl Policy {
     }
 
     /// What was understood of an item of a rule that matches nothing, because a part of its selectors was not
-    /// understood.
+    /// understood; nothing of a policy that was not read to be explained.
     #[must_use]
     pub fn half_read(&self, path: &str) -> Option<&PodPeer> {
         self.half_read.iter().find(|(of, _)| of == path).map(|(_, peer)| peer)
