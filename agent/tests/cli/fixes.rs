@@ -179,9 +179,16 @@ fn no_fix_admits_every_address_or_every_port_of_a_protocol() {
 fn a_fix_is_said_with_the_place_to_write_it() {
     let files = Files::of(SHOP);
     let service = files.npc("explain", &["shop/web", "shop/svc/api:80"]);
-    let expected = "   = help: add this to spec.egress[0].ports of networkpolicy shop/web:\n           \
-                    - port: 8080\n           checked: turns this flow to ALLOWED and opens no other\n";
+    let expected = "   = help: spec.egress[0].ports[0].port of networkpolicy shop/web is the Service's, and nothing that \
+                    the rule means listens on it; write in its place:\n           port: 8080\n           checked: turns \
+                    this flow to ALLOWED and opens no other\n";
     assert!(service.out.contains(expected), "{}", service.out);
+    // Nothing is left of the mistake then.
+    let json = files.npc("explain", &["shop/web", "shop/svc/api:80", "-o", "json"]).json();
+    assert_eq!(json["fixes"][0]["verified"], true, "{json}");
+    let mended = SHOP.replace("    - port: 80\n", "    - port: 8080\n");
+    assert!(files.npc("lint", &[]).out.contains("service-port"));
+    assert!(!Files::of(&mended).npc("lint", &[]).out.contains("service-port"));
     let both = files.npc("explain", &["shop/web", "shop/db:5432"]);
     let together = "checked: the changes of both directions together turn this flow to ALLOWED and open no other\n";
     assert_eq!(both.out.matches("= help: ").count(), 2, "{}", both.out);

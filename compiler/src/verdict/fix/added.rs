@@ -7,6 +7,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use serde_json::Value;
 
 use crate::algebra::cidr::{self, Cidr};
+use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::object::NetworkPolicy;
 use crate::policy::{Direction, Peer, Peers, Policy, Ports};
@@ -19,6 +20,8 @@ pub struct Added {
     pub blocks: BTreeSet<Cidr>,
     /// Whether a rule has peers and no ports, so that it admits every port to them.
     pub has_every_port: bool,
+    /// What a port admitted in whose place another one is put, because nothing that the rule means listens on it.
+    pub gives_up: Traffic,
 }
 
 impl Added {
@@ -51,6 +54,7 @@ impl Added {
     pub(super) fn join(&mut self, other: Self) {
         self.blocks.extend(other.blocks);
         self.has_every_port |= other.has_every_port;
+        self.gives_up = self.gives_up.union(&other.gives_up);
     }
 
     /// How many nodes it admits by their addresses.

@@ -3,6 +3,7 @@
 use super::change::{Change, ObjectName};
 use super::difference::Opened;
 use super::rollout::Rollout;
+use crate::algebra::traffic::Traffic;
 use crate::object::{Labels, Protocol};
 use crate::verdict::explain::Code;
 
@@ -18,12 +19,39 @@ pub struct Fix {
     pub wider: Vec<Wider>,
     /// What they open besides, between two pods, or a pod and addresses.
     pub opens: Vec<Opened>,
-    /// What they close: only a label in its right place does, where policies select by it.
+    /// What they close: a label in its right place does, where policies select by it, and a port in whose place
+    /// another one is put.
     pub closes: Vec<Opened>,
     /// The Services, by namespace and name, that get pods as backends by a label of the changes.
     pub backend_of: Vec<(String, String)>,
     /// A targetPort that no pod behind the Service declares: it may be wrong, and then nothing answers.
     pub undeclared_target: Option<UndeclaredTarget>,
+}
+
+impl Fix {
+    /// Whether it closes nothing but ports on which nothing listens.
+    #[must_use]
+    pub fn is_safe(&self) -> bool {
+        closes_no_listener(&self.closes, self.changes.iter())
+    }
+
+    /// What its changes take from rules because nothing listens there.
+    #[must_use]
+    pub fn gives_up(&self) -> Traffic {
+        given_up(self.changes.iter())
+    }
+}
+
+/// Whether all that changes close is what they give up.
+pub(super) fn closes_no_listener<'c>(closes: &[Opened], changes: impl Iterator<Item = &'c Change>) -> bool {
+    closes.is_empty() || {
+        let given_up = given_up(changes);
+        closes.iter().all(|of| of.traffic.difference(&given_up).is_none())
+    }
+}
+
+fn given_up<'c>(changes: impl Iterator<Item = &'c Change>) -> Traffic {
+    changes.fold(Traffic::none(), |all, change| all.union(&change.adds.gives_up))
 }
 
 /// A change that would admit a flow, and what it would close.

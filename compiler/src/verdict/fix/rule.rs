@@ -50,6 +50,13 @@ impl Proposer<'_> {
                 }
                 let more = |document: &Value| self.more_ports(document, rule, &base);
                 let is_dead = shown != Shown::No && self.misses_by_dead_port(candidate, policy, rule);
+                if is_dead && let Some((operation, gives_up)) = self.right_number(candidate, &base) {
+                    let proposal = self.of_policy(candidate.policy, Size::Value, |_| vec![operation]);
+                    all.extend(proposal.map(|mut proposal| {
+                        proposal.change.adds.gives_up = gives_up;
+                        Proposal { cause: Cause::Mistake, ..proposal }
+                    }));
+                }
                 let cause = if is_dead { Cause::Mistake } else { Cause::Policy };
                 // What such a rule admits is admitted to pods too that are yet to come.
                 let is_for_all = !rule.peers.is_narrow();
@@ -137,6 +144,24 @@ impl Proposer<'_> {
         let (protocol, ..) = self.denied.traffic.single()?;
         let item = conjunct.path.place.to_string();
         Some(add(&[&base[..], &["ports", &item, "protocol"]].concat(), json!(protocol.as_str())))
+    }
+
+    /// The number that was asked for, in place of the Service's on which nothing listens that the rule means, and
+    /// what the rule gives up by that.
+    fn right_number(&self, candidate: &Candidate, base: &Base<'_>) -> Option<(PatchOperation, Traffic)> {
+        let ([conjunct], [port]) = (candidate.conjuncts.as_slice(), self.ports.as_slice()) else { return None };
+        let number = conjunct.number.filter(|_| conjunct.code == Code::PortIsServicePort)?;
+        let protocol_of = |port: &Value| Protocol::parse(port["protocol"].as_str().unwrap_or("TCP"));
+        let right = port.get("port").filter(|of| of.is_u64() && port.get("endPort").is_none())?;
+        let protocol = protocol_of(port)?;
+        let item = conjunct.path.place.to_string();
+        let path = [&base[..], &["ports", &item]].concat();
+        let document = self.document(candidate.policy)?;
+        let written = value_at(&document, &path)?;
+        let is_alone = written.get("endPort").is_none_or(Value::is_null);
+        let is_it = written["port"].as_u64() == Some(u64::from(number)) && protocol_of(written) == Some(protocol);
+        let path = [&path[..], &["port"]].concat();
+        (is_alone && is_it).then(|| (replace(&path, right.clone()), Traffic::ports(protocol, number, number)))
     }
 
     /// The name of the port that was asked for, in place of one that no destination has and that differs

@@ -1,6 +1,6 @@
 //! Looks for the changes that admit one denied flow.
 
-use super::answer::{Closing, Fix, NoFix, Wider};
+use super::answer::{Closing, Fix, NoFix, Wider, closes_no_listener};
 use super::change::{Change, merged};
 use super::changed::{Changed, View};
 use super::difference::{Difference, difference};
@@ -57,7 +57,7 @@ fn fix_of_policies(before: View<'_>, flow: &Flow, others: &[&Flow], mended: &[Pa
             && other.asked.pairs().is_some_and(|pairs| !pairs.is_empty() && wrong_port(other, pairs).is_none())
     };
     match with(&is_other_port).map(|all| search(&all, PortsBy::Number)) {
-        Some(Ok(fix)) if fix.opens.is_empty() && fix.closes.is_empty() => Ok(fix),
+        Some(Ok(fix)) if fix.opens.is_empty() && fix.is_safe() => Ok(fix),
         _ => search(pairs, PortsBy::Number),
     }
 }
@@ -146,7 +146,8 @@ fn attempt(
     };
     // A label changes what policies apply, in the other direction too.
     let misplaced = changes.iter().position(|(cause, _)| *cause == Cause::Misplaced);
-    match found.filter(|found| found.closes.is_empty() || misplaced.is_some()) {
+    let is_safe = |found: &Difference| closes_no_listener(&found.closes, changes.iter().map(|(_, change)| change));
+    match found.filter(|found| is_safe(found) || misplaced.is_some()) {
         Some(Difference { opens, closes, .. }) => {
             // They would admit the flow in their own direction only.
             if changes.len() > 1 {
@@ -204,7 +205,7 @@ fn best(
             continue;
         }
         let Some(difference) = difference(before, after.view(before), pairs, blocks) else { continue };
-        if !difference.closes.is_empty() && cause != Cause::Misplaced {
+        if !closes_no_listener(&difference.closes, std::iter::once(&change)) && cause != Cause::Misplaced {
             if cause == Cause::Mistake && found.is_none() {
                 closing.get_or_insert(Closing { change, closes: difference.closes });
             }

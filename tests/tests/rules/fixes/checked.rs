@@ -258,7 +258,7 @@ pub(super) fn check(
     are_allowed(&changed, explanation, found, (from, to, port), bounded)
         .map_err(|error| format!("{error} after {:?}", fix.changes))?;
     let is_label = |change: &Change| matches!(change.edit, Edit::Labels(..)) && change.object.kind != "Namespace";
-    if !fix.closes.is_empty() && !fix.changes.iter().any(is_label) {
+    if !fix.is_safe() && !fix.changes.iter().any(is_label) {
         return Err(format!("{:?} closes {:?}", fix.changes, fix.closes));
     }
     let (old, new) = (cells(before), cells(&after));

@@ -11,6 +11,7 @@ pub(super) fn kind(change: &Change) -> &'static str {
         Edit::Labels(..) if change.object.kind == "Namespace" => "a namespace's label",
         Edit::Labels(..) if change.object.kind == "Pod" => "a pod's label",
         Edit::Labels(..) => "a template's label",
+        Edit::Policy(_) if !change.adds.gives_up.is_none() => "a Service's port",
         Edit::Policy(patch) => of_patch(&serde_json::to_value(patch).unwrap()),
     }
 }

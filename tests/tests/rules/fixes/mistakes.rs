@@ -16,7 +16,7 @@ pub(super) const MENDED_BY: [&str; 9] = [
     "an item's namespaceSelector",
     "a template's label",
     // The rule has the port of the Service.
-    "a port",
+    "a Service's port",
     // Its right podSelector would close what the server sends.
     "a new policy",
 ];
@@ -51,10 +51,10 @@ pub(super) fn add(objects: &mut Objects, mended_by: &str) {
              podSelector: {matchLabels: {role: client}}"
         }
         // For one client a rule of its own would do.
-        "a port" => "podSelector: {matchExpressions: [{key: app, operator: Exists}]}",
+        "a Service's port" => "podSelector: {matchExpressions: [{key: app, operator: Exists}]}",
         _ => "podSelector: {matchLabels: {role: client}}",
     };
-    let port = if mended_by == "a port" { 80 } else { MEANT.2 };
+    let port = if mended_by == "a Service's port" { 80 } else { MEANT.2 };
     let (types, section, field) = match mended_by {
         "policyTypes" => ("Egress", "ingress", "from"),
         "a rule's direction" => ("Ingress, Egress", "egress", "to"),

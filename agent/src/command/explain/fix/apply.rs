@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 pub(super) fn write<'f>(fixes: impl Iterator<Item = &'f Fix>, out: &mut impl Write) -> io::Result<()> {
     let mut lines = Vec::new();
     for fix in fixes {
-        if !fix.closes.is_empty() {
+        if !fix.is_safe() {
             return Ok(());
         }
         for change in &fix.changes {

@@ -74,7 +74,7 @@ pub(super) fn write_change(
             let is_item =
                 |of: &PatchOperation| matches!(of, PatchOperation::Add(_)) && is_end(of.path().last().as_ref());
             let together = operations.chunk_by(|one, next| is_item(one) && is_item(next) && one.path() == next.path());
-            together.into_iter().try_for_each(|operations| write_operations(input, operations, &change.object, out))
+            together.into_iter().try_for_each(|operations| write_operations(input, operations, change, out))
         }
     }
 }
@@ -83,9 +83,10 @@ pub(super) fn write_change(
 fn write_operations(
     input: &Input,
     operations: &[PatchOperation],
-    object: &ObjectName,
+    change: &Change,
     out: &mut impl Write,
 ) -> io::Result<()> {
+    let object = &change.object;
     let Some((operation, more)) = operations.split_first() else { return Ok(()) };
     let unknown = unknown_fields(input, object);
     let policy = &object_name(object);
@@ -125,6 +126,9 @@ fn write_operations(
             let what = match last.as_str() {
                 _ if is_unknown && !is_item => "has a field that the API does not have".to_owned(),
                 "port" if replace.value.is_string() => "is no port of the destination".to_owned(),
+                "port" if !change.adds.gives_up.is_none() => {
+                    "is the Service's, and nothing that the rule means listens on it".to_owned()
+                }
                 "port" => "means a name".to_owned(),
                 "protocol" => "is no protocol".to_owned(),
                 "operator" => "is no operator".to_owned(),

@@ -43,7 +43,7 @@ pub(super) fn not_proposed(cluster: &Cluster, change: &Change, verb: &str, what_
 pub(super) fn checked(cluster: &Cluster, fix: &Fix, is_after_others: bool, more_flows: &[String]) -> String {
     let verb = |one: &str, more: &str| if fix.changes.len() > 1 { more.to_owned() } else { one.to_owned() };
     // As `verified` in JSON: what closes something is no fix to apply unseen.
-    let word = if fix.closes.is_empty() { "checked" } else { "tried, and not called safe" };
+    let word = if fix.is_safe() { "checked" } else { "tried, and not called safe" };
     let word = if is_after_others { format!("{word} after the changes above") } else { word.to_owned() };
     let subject = format!("{word}: {}", verb("turns", "the changes of both directions together turn"));
     let flows = match more_flows.len() {
@@ -73,8 +73,13 @@ pub(super) fn checked(cluster: &Cluster, fix: &Fix, is_after_others: bool, more_
     if said.is_empty() {
         said.push(format!("{opens} no other"));
     }
-    let closed = parts(&fix.closes, CLOSED, &verb("closes", "close"), "may close");
+    let closed =
+        if fix.is_safe() { Vec::new() } else { parts(&fix.closes, CLOSED, &verb("closes", "close"), "may close") };
     let mut reason = String::new();
+    if fix.is_safe() && !fix.gives_up().is_none() {
+        let gone = traffic(&fix.gives_up());
+        let _ = write!(reason, "\n{INDENT}({gone} goes from the rule: nothing that it means listens on it)");
+    }
     if !closed.is_empty() {
         let _ = write!(
             reason,
