@@ -357,3 +357,24 @@ impl PolicyRule {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::policy;
+
+    #[test]
+    fn what_was_half_understood_is_kept_for_explanations_only() {
+        let peer = r#"{"podSelector": {"matchLabels": {"app": "web"}},
+            "namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "in"}]}}"#;
+        let object = policy(&format!(r#"shop/web {{"podSelector": {{}}, "ingress": [{{"from": [{peer}]}}]}}"#));
+        let item = "spec.ingress[0].from[0]";
+        let (read, findings) = Policy::read(&object);
+        assert_eq!(read.half_read(item), None);
+        let (explained, same) = Policy::read_to_explain(&object);
+        assert!(explained.half_read(item).is_some_and(|peer| !peer.pods.is_empty()));
+        assert_eq!(findings, same);
+        let direction = Direction::Ingress;
+        assert_eq!(read.rules(direction), explained.rules(direction));
+    }
+}

@@ -295,7 +295,9 @@ impl DocumentReader<'_> {
             return false;
         }
         let Some(mut objects) = pod_parts::objects(&types.kind, node, &parts) else { return false };
-        objects.iter_mut().for_each(|object| DocumentKind::Workload.trim(object));
+        for object in &mut objects {
+            DocumentKind::Workload.trim(object);
+        }
         let kind = kinds::foreign_workload(&types.api_version, &types.kind);
         let (file, namespace) = (&self.parsed.file, self.default_namespace);
         let is_read = |object: &YamlNode| {
@@ -304,7 +306,9 @@ impl DocumentReader<'_> {
         let are_read = objects.iter().all(is_read);
         if are_read {
             self.count.fetch_add(1, Ordering::Relaxed);
-            objects.into_iter().for_each(|object| self.object(DocumentKind::Workload, &kind, object));
+            for object in objects {
+                self.object(DocumentKind::Workload, &kind, object);
+            }
         }
         are_read
     }

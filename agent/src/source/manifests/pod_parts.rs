@@ -30,7 +30,7 @@ pub(super) fn parts<'n>(api_version: &str, kind: &str, node: &'n YamlNode) -> Ve
     let mut seen = BTreeSet::new();
     for (i, part) in parts.iter_mut().enumerate() {
         if part.name.is_empty() || !seen.insert(part.name.clone()) {
-            part.name = [part.name.as_str(), &i.to_string()].join("-").trim_start_matches('-').to_owned();
+            part.name = if part.name.is_empty() { i.to_string() } else { format!("{}-{i}", part.name) };
             seen.insert(part.name.clone());
         }
     }
