@@ -7,7 +7,7 @@ use std::fmt;
 use npc_compiler::policy::finding as policy;
 use npc_compiler::verdict::lint;
 
-use crate::source::manifests::{Code, Location, ObjectRef, Problem, Severity};
+use crate::source::manifests::{Location, ObjectRef, Problem, ProblemCode, Severity};
 
 /// Something wrong with an object or a document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -103,11 +103,11 @@ impl Finding {
         Self {
             location: None,
             severity: Severity::Error,
-            code: Code::DocumentUnreadable.as_str(),
+            code: ProblemCode::DocumentUnreadable.as_str(),
             object: None,
             path: String::new(),
             problem: problem.to_owned(),
-            effect: Code::DocumentUnreadable.effect().to_owned(),
+            effect: ProblemCode::DocumentUnreadable.effect().to_owned(),
             help: String::new(),
         }
     }

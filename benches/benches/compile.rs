@@ -7,7 +7,7 @@ use npc_benches::{everything, objects, shape};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::Objects;
 use npc_compiler::plan::{KernelState, Plan, Step};
-use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::layout::{self, RulesetOptions};
 
 fn shapes() -> Vec<(&'static str, &'static str, Objects)> {
     vec![
@@ -31,9 +31,9 @@ fn compile(c: &mut Criterion) {
         group.bench_function("everything", |b| b.iter(|| everything(black_box(&objects))));
         let cluster = Cluster::new(&objects);
         group.bench_function("program of one node", |b| {
-            b.iter(|| layout::ruleset(black_box(&cluster), node, &Options::default()));
+            b.iter(|| layout::ruleset(black_box(&cluster), node, &RulesetOptions::default()));
         });
-        let program = layout::ruleset(&cluster, node, &Options::default());
+        let program = layout::ruleset(&cluster, node, &RulesetOptions::default());
         let written = |plan: Plan| -> usize {
             let text = |step: &Step| match step {
                 Step::Chains(family, writes) => writes.restore_text(*family).len(),

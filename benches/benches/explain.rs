@@ -7,7 +7,7 @@ use npc_benches::{objects, shape};
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::object::Objects;
-use npc_compiler::verdict::explain::{Port, Target, explain};
+use npc_compiler::verdict::explain::{Port, QuestionEnd, explain};
 
 /// The pods that a question is about: the first of a namespace, and the first of another
 /// app or namespace.
@@ -36,7 +36,9 @@ fn single(c: &mut Criterion) {
         for (what, from, to) in ends(&cluster) {
             let port = Port::Numbers(None, 80, 80);
             group.bench_function(format!("explain pods {what}"), |b| {
-                b.iter(|| explain(&cluster, &groups, &Target::Pod(black_box(from)), &Target::Pod(to), Some(&port)));
+                b.iter(|| {
+                    explain(&cluster, &groups, &QuestionEnd::Pod(black_box(from)), &QuestionEnd::Pod(to), Some(&port))
+                });
             });
         }
         group.finish();
@@ -53,7 +55,7 @@ fn everything(c: &mut Criterion) {
         let cluster = Cluster::new(&objects);
         let groups = Groups::of_cluster(&cluster);
         group.bench_function("explain any any", |b| {
-            b.iter(|| explain(black_box(&cluster), &groups, &Target::Any, &Target::Any, None));
+            b.iter(|| explain(black_box(&cluster), &groups, &QuestionEnd::Any, &QuestionEnd::Any, None));
         });
         group.finish();
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use npc_benches::hostile::{self, NODE};
 use npc_compiler::cluster::Cluster;
-use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::layout::{self, RulesetOptions};
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
@@ -25,7 +25,7 @@ fn main() {
             black_box(engine.commit());
             let by_events = begun.elapsed();
             let begun = Instant::now();
-            black_box(layout::ruleset(&Cluster::new(&objects), NODE, &Options::default()));
+            black_box(layout::ruleset(&Cluster::new(&objects), NODE, &RulesetOptions::default()));
             let at_once = begun.elapsed();
             let each = |took: std::time::Duration| {
                 took.as_secs_f64() * 1e6 / f64::from(u32::try_from(items).unwrap_or(u32::MAX))

@@ -21,7 +21,7 @@ use npc_benches::{app, engine, from, ingress, labels, own_pods, tcp};
 use npc_compiler::engine::{Engine, Event};
 use npc_compiler::object::{Labels, Namespace, Pod};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use npc_compiler::ruleset::names::SetRole;
 use npc_compiler::ruleset::names::seed::Seed;
 use npc_compiler::ruleset::set::Member;
@@ -267,7 +267,7 @@ fn load(node: &Netns, backend: Backend, rules: Rules, policies: usize) -> Result
         Rules::Ours | Rules::Aimed | Rules::AimedInVain => {
             let mut linux = node.within(|| Linux::open(Some(backend)))??;
             let seed = matches!(rules, Rules::AimedInVain).then(|| Seed::from_bytes([7; 32]));
-            let mut ours = Engine::new("local", Options { seed, ..Options::default() });
+            let mut ours = Engine::new("local", RulesetOptions { seed, ..RulesetOptions::default() });
             let is_aimed = matches!(rules, Rules::Aimed | Rules::AimedInVain);
             let events = if is_aimed { Pairs::new(1).events() } else { pairs.events() };
             let others = AIMED.iter().take(if is_aimed { policies } else { 0 }).flat_map(|number| aimed(*number));

@@ -22,7 +22,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::{Atom, Groups};
 use npc_compiler::engine::{Engine, Event};
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod};
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 
 /// A binary of ours, which lies beside the folder of the bench that runs.
 ///
@@ -156,7 +156,7 @@ pub fn objects(events: impl IntoIterator<Item = Event>) -> Objects {
 /// An engine that has received these objects, and compiled nothing yet.
 #[must_use]
 pub fn engine(node: &str, events: impl IntoIterator<Item = Event>) -> Engine {
-    let mut engine = Engine::new(node, Options::default());
+    let mut engine = Engine::new(node, RulesetOptions::default());
     for event in events {
         engine.apply(event);
     }

@@ -7,8 +7,8 @@ use std::error::Error;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
-use npc_compiler::explain::{Port, Target, Verdict, explain};
-use npc_compiler::matrix::{By, Options, connectivity};
+use npc_compiler::explain::{Port, QuestionEnd, Verdict, explain};
+use npc_compiler::matrix::{By, MatrixOptions, connectivity};
 use npc_compiler::object::{Family, Objects, Pod};
 use npc_compiler::{Cluster, Engine, Event, Groups, node};
 use serde_json::json;
@@ -43,14 +43,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(cluster.findings(), []);
 
     // Every allowed connection.
-    let matrix = connectivity(&cluster, &Options { by: By::Pod, ..Options::default() });
+    let matrix = connectivity(&cluster, &MatrixOptions { by: By::Pod, ..MatrixOptions::default() });
     for connection in matrix.connections.iter().filter(|connection| connection.from != connection.to) {
         println!("{} -> {}  {} {:?}", connection.from, connection.to, connection.protocol, connection.ports);
     }
 
     // Why one flow is denied, and which rule comes nearest to admitting it.
     let groups = Groups::of_cluster(&cluster);
-    let named = |name: &str| cluster.named().find(|(_, pod)| pod.name == name).map(|(id, _)| Target::Pod(id));
+    let named = |name: &str| cluster.named().find(|(_, pod)| pod.name == name).map(|(id, _)| QuestionEnd::Pod(id));
     let (web, db) = named("web").zip(named("db")).ok_or("both pods are there")?;
     let explanation = explain(&cluster, &groups, &web, &db, Some(&Port::Numbers(None, 5432, 5432)))?;
     assert_eq!(explanation.verdict(), Verdict::Denied);
@@ -69,11 +69,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     // What the node of these pods keeps in its kernel.
-    let ruleset = node::ruleset(&cluster, "node-1", &node::Options::default());
+    let ruleset = node::ruleset(&cluster, "node-1", &node::RulesetOptions::default());
     print!("{}{}", ruleset.family(Family::V4).ipset_text(), ruleset.family(Family::V4).restore_text());
 
     // The same state, event by event; each commit answers the writes that lead to it.
-    let mut engine = Engine::new("node-1", node::Options::default());
+    let mut engine = Engine::new("node-1", node::RulesetOptions::default());
     let Objects { namespaces, pods, policies, .. } = objects;
     namespaces.into_iter().map(Event::Namespace).for_each(|event| engine.apply(event));
     policies.into_iter().map(|policy| Event::Policy(Box::new(policy))).for_each(|event| engine.apply(event));

@@ -100,13 +100,13 @@ pub use cluster::{Cluster, PodId, PolicyId};
 pub use engine::{Engine, Event, PodKey};
 pub use object::Objects;
 pub use policy::Direction;
-pub use policy::finding::{Code as FindingCode, Effect, Finding};
+pub use policy::finding::{Effect, Finding, FindingCode};
 pub use verdict::{explain, matrix};
 
 /// What one node keeps in its kernel.
 pub mod node {
     pub use crate::plan::{ChainWrites, Delta, FamilyState, KernelState, Plan, SetDelta, SetWrite, Step, Unexpected};
-    pub use crate::ruleset::layout::{MissingMatches, Options, SelfMatch, ruleset};
+    pub use crate::ruleset::layout::{MissingMatches, RulesetOptions, SelfMatch, ruleset};
     pub use crate::ruleset::names::seed::Seed;
     pub use crate::ruleset::node::{
         ChainName, ChainRole, FamilyRuleset, Foreign, InterfaceName, Match, Member, NodeRuleset, Rule, Set, SetField,

@@ -90,7 +90,7 @@ impl<'a> ComparedCluster<'a> {
             End::Address(address) => Some(*address),
             _ => None,
         });
-        let options = matrix::Options { by: By::Pod, addresses: addresses.collect() };
+        let options = matrix::MatrixOptions { by: By::Pod, addresses: addresses.collect() };
         let seen = matrix::connectivity(cluster, &options);
         let names: BTreeSet<&str> = self.ends.iter().map(|(name, _)| name.as_str()).collect();
         let listed: Vec<&str> = seen.endpoints.iter().map(|endpoint| &*endpoint.id).collect();
@@ -151,7 +151,7 @@ impl<'a> ComparedCluster<'a> {
         for (node, self_match) in nodes.iter().flat_map(|node| SELF_MATCHES.map(|self_match| (*node, self_match))) {
             // Rules that log what they drop change no verdict.
             let log_denied = nodes.first() != Some(&node);
-            let options = layout::Options { self_match, log_denied, ..layout::Options::default() };
+            let options = layout::RulesetOptions { self_match, log_denied, ..layout::RulesetOptions::default() };
             let ruleset = layout::ruleset(cluster, node, &options);
             let faults = interpreter::faults(&ruleset);
             if !faults.is_empty() {
@@ -276,12 +276,12 @@ impl<'a> ComparedCluster<'a> {
         let turned = Cluster::new(&turned);
         let nodes: BTreeSet<&str> = self.objects.pods.iter().filter_map(|pod| pod.node.as_deref()).collect();
         for node in nodes {
-            let ruleset = |cluster| layout::ruleset(cluster, node, &layout::Options::default());
+            let ruleset = |cluster| layout::ruleset(cluster, node, &layout::RulesetOptions::default());
             if ruleset(cluster) != ruleset(&turned) {
                 found.push(format!("ruleset of {node}: another one where the objects come the other way round"));
             }
         }
-        let options = matrix::Options { by: By::Pod, addresses: Vec::new() };
+        let options = matrix::MatrixOptions { by: By::Pod, addresses: Vec::new() };
         if matrix::connectivity(cluster, &options) != matrix::connectivity(&turned, &options) {
             found.push("matrix: another one where the objects come the other way round".to_owned());
         }

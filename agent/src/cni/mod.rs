@@ -28,4 +28,4 @@ mod server;
 mod start;
 
 pub use policy_lists::AskPolicies;
-pub use start::{Options, start};
+pub use start::{CniOptions, start};

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
 use npc_compiler::engine::Engine;
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use proptest::prelude::*;
 
 use super::world::{NODE, World, add, address, attachment, links, pod};
@@ -304,7 +304,7 @@ fn pods_of_other_nodes_and_other_objects_pass_as_they_are() {
 /// The cluster's users can correct nothing of it.
 #[test]
 fn the_policy_of_endpoints_without_an_object_is_no_finding() {
-    let mut engine = Engine::new(NODE, Options::default());
+    let mut engine = Engine::new(NODE, RulesetOptions::default());
     engine.apply(Event::Policy(Box::new(deny_all())));
     engine.commit();
     assert_eq!(engine.findings().next(), None);

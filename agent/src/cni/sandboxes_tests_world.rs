@@ -6,7 +6,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::engine::Engine;
 use npc_compiler::object::{Family, Labels, Namespace};
 use npc_compiler::plan::KernelState;
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use npc_compiler::ruleset::node::{Member, SetName};
 
 use super::*;
@@ -29,7 +29,7 @@ impl World {
 
     /// An agent that starts with what one before it saved.
     pub(super) fn after(saved: Saved) -> Self {
-        let (sandboxes, engine) = (Sandboxes::new(NODE, saved), Engine::new(NODE, Options::default()));
+        let (sandboxes, engine) = (Sandboxes::new(NODE, saved), Engine::new(NODE, RulesetOptions::default()));
         let mut world = Self { sandboxes, engine, given: BTreeMap::new() };
         world.engine.apply(Event::Namespace(Namespace::new("shop", Labels::new())));
         let mut all = deny_all();

@@ -25,7 +25,7 @@ pub(super) const BIND_RETRY: Duration = Duration::from_secs(10);
 
 /// How an agent serves the CNI plugin.
 #[derive(Debug)]
-pub struct Options {
+pub struct CniOptions {
     /// Where the socket is to be.
     pub socket: PathBuf,
     /// The name of the node.
@@ -42,7 +42,7 @@ pub struct Options {
 /// the network are to send their events; they come to `agent` with what CNI reports. `tasks` finds
 /// that one of its parts has ended.
 #[must_use]
-pub fn start(options: Options, agent: mpsc::Sender<Event>, tasks: &mut Tasks) -> mpsc::Sender<Event> {
+pub fn start(options: CniOptions, agent: mpsc::Sender<Event>, tasks: &mut Tasks) -> mpsc::Sender<Event> {
     let files = Files::beside(options.socket.clone());
     let saved = files.saved().unwrap_or_else(|error| {
         error!(

@@ -350,7 +350,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         Some(socket) => {
             let ask = client.clone().map(|client| AskPolicies::new(move |space| kube::policies_of(&client, &space)));
             let (metrics, status) = (settings.metrics.cni(), settings.status.clone());
-            cni::start(cni::Options { socket, node: node.clone(), ask, metrics, status }, sender, &mut tasks)
+            cni::start(cni::CniOptions { socket, node: node.clone(), ask, metrics, status }, sender, &mut tasks)
         }
         None => sender,
     };
@@ -367,7 +367,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
             let wanted = settings.wanted_nodes.subscribe();
             tasks.spawn("looks up Nodes", kube::look_up(client, wanted, sender.clone(), Event::Changes));
             let seconds = |seconds: u32| Duration::from_secs(seconds.into());
-            let follow = kube::Settings {
+            let follow = kube::FollowSettings {
                 watch_seconds: args.watch_timeout,
                 relist_spread: seconds(args.relist_spread),
                 hold: Times {
@@ -375,7 +375,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
                     at_most: seconds(args.hold_removals_at_most),
                 },
                 status: Some(settings.status.clone()),
-                ..kube::Settings::new(&node)
+                ..kube::FollowSettings::new(&node)
             };
             cluster = Some((connector, follow, sender));
         }
@@ -396,7 +396,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
     follow_packet_filter(&mut kernel, notified, &mut tasks)?;
     let log_denied = args.enforcement.log_denied && follow::denied(denied, &mut tasks);
-    let options = layout::Options { log_denied, ..rules_of(&args.enforcement)? };
+    let options = layout::RulesetOptions { log_denied, ..rules_of(&args.enforcement)? };
     let mut enforcer = Enforcer::new(kernel, node).with_options(options).with_secret_places();
     // Only ADDs of the CNI plugin wait for flows (docs/adr/packets-note-addresses-with-flows.md).
     if has_plugin && std::env::var_os("NPC_FLOW_INDEX").is_none_or(|value| value != "0") {
@@ -414,15 +414,15 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
 
 /// What the operator chose of the rules, and the secret of the node if one is given. That is
 /// for tests, which compare what agents in several kernels write.
-fn rules_of(chosen: &Enforcement) -> anyhow::Result<layout::Options> {
+fn rules_of(chosen: &Enforcement) -> anyhow::Result<layout::RulesetOptions> {
     let seed = std::env::var("NPC_SEED").ok().filter(|seed| !seed.is_empty());
-    Ok(layout::Options {
+    Ok(layout::RulesetOptions {
         keep_established: chosen.keep_established,
         allow_tunnels: chosen.allow_tunnels,
         anti_spoof: chosen.anti_spoof,
         set_members: SetMembers(chosen.max_set_members),
         seed: seed.map(|seed| seed.parse()).transpose().context("NPC_SEED")?,
-        ..layout::Options::default()
+        ..layout::RulesetOptions::default()
     })
 }
 

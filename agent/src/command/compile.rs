@@ -121,7 +121,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             let node = args.node.as_deref().unwrap_or_default();
             nodes::is_known(cluster, node)?;
             let set_members = input.set_members;
-            let options = layout::Options { seed: args.seed, set_members, ..layout::Options::default() };
+            let options = layout::RulesetOptions { seed: args.seed, set_members, ..layout::RulesetOptions::default() };
             let ruleset = layout::ruleset(cluster, node, &options);
             match format {
                 Format::Json => output::json(&ruleset::json(&input, node, &ruleset))?,

@@ -12,7 +12,7 @@ pub(super) use npc_agent::endpoint::short_kind;
 use npc_agent::endpoint::{self, What};
 use npc_compiler::cluster::unread::Extent;
 use npc_compiler::cluster::{Cluster, PodId};
-use npc_compiler::verdict::explain::{Port, Target};
+use npc_compiler::verdict::explain::{Port, QuestionEnd};
 
 use super::input::{NamedEnds, NamedObject};
 
@@ -30,7 +30,7 @@ pub(super) struct Resolved<'a> {
     /// Its name in one canonical form: `shop/deploy/api`.
     pub(super) name: String,
     /// What it is.
-    pub(super) target: Target<'a>,
+    pub(super) target: QuestionEnd<'a>,
     /// The port that was asked for.
     pub(super) port: Option<Port>,
 }
@@ -39,9 +39,9 @@ impl Resolved<'_> {
     /// The namespaces of which it means all pods, those too that were not read.
     pub(super) fn all_pods_of(&self, cluster: &Cluster) -> Option<Extent> {
         match &self.target {
-            Target::Any => Some(Extent::Everywhere),
-            Target::Pods(_) => self.name.strip_prefix("ns/").map(|namespace| Extent::In(namespace.to_owned())),
-            Target::Blocks(blocks) => {
+            QuestionEnd::Any => Some(Extent::Everywhere),
+            QuestionEnd::Pods(_) => self.name.strip_prefix("ns/").map(|namespace| Extent::In(namespace.to_owned())),
+            QuestionEnd::Blocks(blocks) => {
                 blocks.iter().any(|block| cluster.may_hold_unread(block)).then_some(Extent::Everywhere)
             }
             _ => None,
@@ -59,11 +59,11 @@ impl std::str::FromStr for EndpointText {
 }
 
 /// Whether a target stands for hostNetwork pods alone.
-pub(super) fn is_of_hosts(cluster: &Cluster, target: &Target<'_>) -> bool {
+pub(super) fn is_of_hosts(cluster: &Cluster, target: &QuestionEnd<'_>) -> bool {
     let is_host = |pod: &PodId| cluster.pod(*pod).host_network;
     match target {
-        Target::Pod(pod) => is_host(pod),
-        Target::Pods(pods) => !pods.is_empty() && pods.iter().all(is_host),
+        QuestionEnd::Pod(pod) => is_host(pod),
+        QuestionEnd::Pods(pods) => !pods.is_empty() && pods.iter().all(is_host),
         _ => false,
     }
 }

@@ -14,7 +14,7 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::without_backend::NoBackend;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::verdict::explain::{
-    FlowExplanation, Target, Unanswerable, Verdict, add_unread_pods, explain, explain_endpoint, explain_parts,
+    FlowExplanation, QuestionEnd, Unanswerable, Verdict, add_unread_pods, explain, explain_endpoint, explain_parts,
 };
 
 use super::endpoint::{EndpointText, Resolved, is_of_hosts};
@@ -171,7 +171,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             say!("npc: {said}");
         }
     }
-    let asks_any = [&from, &to].iter().any(|end| matches!(end.target, Target::Any));
+    let asks_any = [&from, &to].iter().any(|end| matches!(end.target, QuestionEnd::Any));
     if asks_any && cluster.endpoints().next().is_none() {
         let message = format!("there are no endpoints to ask about; the input has {}", policies_and_pods(cluster));
         return Err(Stop::new(Exit::NotFound, message).into());
@@ -209,16 +209,18 @@ fn unread(errors: impl Iterator<Item = anyhow::Error>) -> anyhow::Result<Vec<Str
 fn without_policies(input: &Input, error: &Unanswerable, from: &Resolved<'_>) -> Stop {
     let cluster = &input.cluster;
     match (error, &from.target) {
-        (Unanswerable::NoEndpoint, Target::Service(service)) if service.routing.external_name.is_some() => Stop::new(
-            Exit::Unknown,
-            format!(
-                "{} leads to the DNS name {} (type ExternalName) and to no pod, so no policy is about it; ask about flows \
+        (Unanswerable::NoEndpoint, QuestionEnd::Service(service)) if service.routing.external_name.is_some() => {
+            Stop::new(
+                Exit::Unknown,
+                format!(
+                    "{} leads to the DNS name {} (type ExternalName) and to no pod, so no policy is about it; ask about flows \
                  to the addresses of that name: npc explain SRC ADDRESS",
-                from.name,
-                service.routing.external_name.as_deref().unwrap_or_default()
-            ),
-        ),
-        (Unanswerable::NoEndpoint, Target::Service(service)) if service.selector.is_none() => {
+                    from.name,
+                    service.routing.external_name.as_deref().unwrap_or_default()
+                ),
+            )
+        }
+        (Unanswerable::NoEndpoint, QuestionEnd::Service(service)) if service.selector.is_none() => {
             // That it leads to no pod is an answer.
             let exit = if cluster.behind(service).is_some() { Exit::Fine } else { Exit::Unknown };
             let message = format!(
@@ -228,7 +230,7 @@ fn without_policies(input: &Input, error: &Unanswerable, from: &Resolved<'_>) ->
             );
             Stop::new(exit, message)
         }
-        (Unanswerable::NoEndpoint, Target::Service(service)) => {
+        (Unanswerable::NoEndpoint, QuestionEnd::Service(service)) => {
             let why = if cluster.selected_pods(service).is_empty() {
                 no_backend::without_backend(input, service, &NoBackend::NoPod(cluster.why_no_pod(service)))
             } else {
@@ -241,7 +243,9 @@ fn without_policies(input: &Input, error: &Unanswerable, from: &Resolved<'_>) ->
             );
             Stop::new(Exit::Fine, message)
         }
-        (Unanswerable::NoEndpoint, Target::Pod(_) | Target::Pods(_)) if is_of_hosts(cluster, &from.target) => {
+        (Unanswerable::NoEndpoint, QuestionEnd::Pod(_) | QuestionEnd::Pods(_))
+            if is_of_hosts(cluster, &from.target) =>
+        {
             let why = "no policy applies to its pods, because they are hostNetwork pods: policies of \
                        the other ends see the addresses of these nodes";
             let ask = format!("ask npc explain {0} DST, or npc explain SRC {0}", from.name);
@@ -255,7 +259,7 @@ fn without_policies(input: &Input, error: &Unanswerable, from: &Resolved<'_>) ->
             );
             Stop::new(Exit::Unknown, message)
         }
-        (Unanswerable::NoEndpoint, Target::Node { addresses, .. }) if addresses.is_empty() => {
+        (Unanswerable::NoEndpoint, QuestionEnd::Node { addresses, .. }) if addresses.is_empty() => {
             Stop::new(Exit::Unknown, format!("the input says no address of {}", from.name))
         }
         _ => stop(error, &from.name, &from.name),
@@ -263,7 +267,7 @@ fn without_policies(input: &Input, error: &Unanswerable, from: &Resolved<'_>) ->
 }
 
 /// Whether the input says an address of a node on which hostNetwork pods run.
-fn has_addresses(cluster: &Cluster, target: &Target<'_>) -> bool {
+fn has_addresses(cluster: &Cluster, target: &QuestionEnd<'_>) -> bool {
     let has_address = |id: &PodId| {
         let pod = cluster.pod(*id);
         let of_node = |node: &String| cluster.nodes().get(node).is_some_and(|addresses| !addresses.is_empty());
@@ -271,8 +275,8 @@ fn has_addresses(cluster: &Cluster, target: &Target<'_>) -> bool {
         pod.addresses().next().is_some() || pod.node.as_ref().is_some_and(of_node) || is_anywhere
     };
     match target {
-        Target::Pod(pod) => has_address(pod),
-        Target::Pods(pods) => pods.iter().any(has_address),
+        QuestionEnd::Pod(pod) => has_address(pod),
+        QuestionEnd::Pods(pods) => pods.iter().any(has_address),
         _ => false,
     }
 }

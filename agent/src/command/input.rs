@@ -25,7 +25,7 @@ use npc_compiler::cluster::hints::Hints;
 use npc_compiler::cluster::unread::{Extent, FileFault, Unread, WhyUnread};
 use npc_compiler::object::{Consequence, Labels, NetworkPolicy, Objects, Workload};
 use npc_compiler::policy::Policy;
-use npc_compiler::ruleset::layout::{Options, SetMembers};
+use npc_compiler::ruleset::layout::{RulesetOptions, SetMembers};
 use npc_compiler::ruleset::members;
 
 use super::{Exit, Stop, unjudged};
@@ -143,7 +143,7 @@ impl Input {
     /// A cluster as agents with the bound of this input enforce it. If a namespace is named, the cluster was so before
     /// policies of this namespace changed.
     pub(super) fn bounded(&self, cluster: Cluster, namespace: Option<&str>) -> Cluster {
-        let options = Options { set_members: self.set_members, ..Options::default() };
+        let options = RulesetOptions { set_members: self.set_members, ..RulesetOptions::default() };
         match namespace {
             Some(namespace) => members::bounded_in(cluster, namespace, &options),
             None => members::bounded(cluster, &options),
@@ -321,7 +321,7 @@ impl Args {
             .with_unread(loaded.unread.clone())
             .with_pod_makers(unjudged::with(&loaded, &[Consequence::MakesPods, Consequence::MakesObjects]))
             .with_hints(hints(&loaded, &own_labels));
-        let options = Options { set_members: SetMembers(self.max_set_members), ..Options::default() };
+        let options = RulesetOptions { set_members: SetMembers(self.max_set_members), ..RulesetOptions::default() };
         let cluster = members::bounded(cluster, &options);
         let mut warnings = unjudged::warnings(&loaded);
         warnings.extend(of_server);
@@ -359,9 +359,14 @@ impl Args {
     }
 
     /// A cluster knows its namespaces; files may leave them out.
-    fn options(&self, namespace: &str, declare_namespaces: bool) -> manifests::Options {
+    fn options(&self, namespace: &str, declare_namespaces: bool) -> manifests::ReadOptions {
         let default_namespace = namespace.to_owned();
-        manifests::Options { default_namespace, allow_errors: self.allow_errors, declare_namespaces, pass_over: true }
+        manifests::ReadOptions {
+            default_namespace,
+            allow_errors: self.allow_errors,
+            declare_namespaces,
+            pass_over: true,
+        }
     }
 
     /// Reads files, and what kubectl makes of kustomizations.

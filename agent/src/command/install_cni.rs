@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::builder::RangedU64ValueParser;
-use npc_agent::install_cni::decision::Settings;
-use npc_agent::install_cni::{self, Ask, Options, Run};
+use npc_agent::install_cni::decision::PluginSettings;
+use npc_agent::install_cni::{self, Ask, InstallOptions, Run};
 use npc_agent::source::kube;
 use npc_agent::status::AgentStatus;
 use npc_cni::configuration::{FailurePolicy, SOCKET};
@@ -160,8 +160,8 @@ fn daemon_set(text: &str) -> Result<(String, String), &'static str> {
 
 impl NodePaths {
     /// What is installed, with settings that matter only to the installer.
-    pub(super) fn options(&self) -> Options {
-        let settings = Settings {
+    pub(super) fn options(&self) -> InstallOptions {
+        let settings = PluginSettings {
             file: self.conf_name.clone(),
             path: self.conf_dir.join(&self.conf_name).display().to_string(),
             socket: SOCKET.to_owned(),
@@ -169,7 +169,7 @@ impl NodePaths {
             failure_policy: FailurePolicy::Closed,
             open_namespaces: Vec::new(),
         };
-        Options {
+        InstallOptions {
             conf_dir: self.conf_dir.clone(),
             bin_dir: self.bin_dir.clone(),
             plugin_dirs: Vec::new(),
@@ -237,7 +237,7 @@ async fn install(args: Args) -> anyhow::Result<()> {
         None => beside_this_program().context("cannot find npc-cni beside this program; name it with --plugin")?,
     };
     let mut options = args.places.options();
-    options.settings = Settings {
+    options.settings = PluginSettings {
         socket: args.cni_socket,
         timeout_seconds: args.timeout,
         failure_policy: match args.failure_policy {
@@ -248,7 +248,7 @@ async fn install(args: Args) -> anyhow::Result<()> {
         ..options.settings
     };
     let node = args.node.unwrap_or_default();
-    let options = Options {
+    let options = InstallOptions {
         plugin_dirs: args.plugin_dirs.into_iter().filter(|folder| !folder.as_os_str().is_empty()).collect(),
         plugin,
         report: args.report,

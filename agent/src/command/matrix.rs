@@ -136,7 +136,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             addresses.push(address);
         }
     }
-    let options = matrix::Options { by, addresses: addresses.clone() };
+    let options = matrix::MatrixOptions { by, addresses: addresses.clone() };
     let filter::Selected { matrix, outside, nowhere } = args.select(&input, &groups, &options)?;
     if addresses.is_empty() && matrix_is_empty(cluster) {
         say!("npc: there are no endpoints; the input has {}", policies_and_pods(cluster));

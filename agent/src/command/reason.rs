@@ -225,7 +225,7 @@ mod tests {
     use npc_agent::source::manifests;
     use npc_compiler::azure;
     use npc_compiler::policy::finding;
-    use npc_compiler::verdict::explain::Code;
+    use npc_compiler::verdict::explain::ReasonCode;
     use npc_compiler::verdict::lint;
 
     use super::*;
@@ -263,11 +263,11 @@ same. Put the YAML of an example into `example.yaml` to try it.
             let (command, summary) = page.summary();
             assert!(!command.is_empty() && !summary.is_empty(), "{}", page.code);
         }
-        let of_migrate = azure::Reason::ALL.iter().map(|reason| reason.code());
-        let of_explain = Code::ALL.iter().map(|code| code.as_str());
-        let of_policies = finding::Code::ALL.iter().map(|code| code.as_str());
-        let of_files = manifests::Code::ALL.iter().map(|code| code.as_str());
-        let of_mistakes = lint::Code::ALL.iter().map(|code| code.as_str());
+        let of_migrate = azure::AzureReason::ALL.iter().map(|reason| reason.code());
+        let of_explain = ReasonCode::ALL.iter().map(|code| code.as_str());
+        let of_policies = finding::FindingCode::ALL.iter().map(|code| code.as_str());
+        let of_files = manifests::ProblemCode::ALL.iter().map(|code| code.as_str());
+        let of_mistakes = lint::MistakeCode::ALL.iter().map(|code| code.as_str());
         let of_lint = of_policies.chain(of_files).chain(of_mistakes);
         for code in of_explain.chain(of_migrate).chain(of_lint).chain(azure::NOTES.iter().map(|note| note.code)) {
             assert!(codes.contains(code), "no page of {code}");

@@ -19,7 +19,7 @@ use npc_agent::words::counted::counted;
 use npc_agent::words::near;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
-use npc_compiler::ruleset::layout::{self, Options, SetMembers};
+use npc_compiler::ruleset::layout::{self, RulesetOptions, SetMembers};
 use npc_compiler::ruleset::names::seed::Seed;
 
 use super::input::{self, Input, Source};
@@ -117,9 +117,17 @@ impl AgentFlags {
         all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
     }
 
-    fn options(&self, seed: Option<Seed>, set_members: SetMembers) -> Options {
+    fn options(&self, seed: Option<Seed>, set_members: SetMembers) -> RulesetOptions {
         let Self { keep_established, allow_tunnels, log_denied, anti_spoof } = *self;
-        Options { keep_established, allow_tunnels, log_denied, anti_spoof, seed, set_members, ..Options::default() }
+        RulesetOptions {
+            keep_established,
+            allow_tunnels,
+            log_denied,
+            anti_spoof,
+            seed,
+            set_members,
+            ..RulesetOptions::default()
+        }
     }
 }
 
@@ -216,7 +224,7 @@ fn chosen(
     args: &Args,
     held: Option<&KernelState>,
     said: &AgentAnswer,
-) -> Result<Options, Stop> {
+) -> Result<RulesetOptions, Stop> {
     // A kernel without a chain of npc shows no option.
     let shows = held.filter(|held| Family::ALL.iter().any(|family| !held.family(*family).chains.is_empty()));
     let (seed, set_members) = (args.seed, input.set_members);
@@ -228,7 +236,7 @@ fn chosen(
         return Err(Stop::new(Exit::Input, message));
     }
     // What the kernel keeps is what its rules were made by.
-    let seeded = |options: Options| Options { seed: held.seed().or(seed), ..options };
+    let seeded = |options: RulesetOptions| RulesetOptions { seed: held.seed().or(seed), ..options };
     let of_agent = said.options.clone().map(seeded);
     Ok(of_agent.unwrap_or_else(|| {
         seeded(options::nearest(held, set_members, |options| {

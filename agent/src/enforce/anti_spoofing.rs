@@ -5,7 +5,8 @@
 pub(super) enum AntiSpoofing {
     /// Nothing: it was not asked for.
     Off,
-    /// The rules of [`Options::anti_spoof`](npc_compiler::ruleset::layout::Options::anti_spoof), and ports of bridges are held to their pods' addresses.
+    /// The rules of [`RulesetOptions::anti_spoof`](npc_compiler::ruleset::layout::RulesetOptions::anti_spoof), and
+    /// ports of bridges are held to their pods' addresses.
     On,
     /// Ports of bridges are held, which takes nothing of iptables. The kernel lacks something that the rules
     /// take.

@@ -59,7 +59,7 @@ enum Changed {
 pub struct Enforcer<K> {
     writer: Writer<K>,
     /// What the ruleset depends on besides the cluster.
-    options: layout::Options,
+    options: layout::RulesetOptions,
     /// What is done about forged sources.
     anti_spoofing: AntiSpoofing,
     /// Groups stand in the dispatch tree by a secret of the node.
@@ -90,10 +90,10 @@ impl<K: Kernel> Enforcer<K> {
     pub fn new(kernel: K, node: impl Into<String>) -> Self {
         Self {
             writer: Writer::new(kernel),
-            options: layout::Options::default(),
+            options: layout::RulesetOptions::default(),
             anti_spoofing: AntiSpoofing::Off,
             has_secret_places: false,
-            engine: Engine::new(&node.into(), layout::Options::default()).with_retained_groups(),
+            engine: Engine::new(&node.into(), layout::RulesetOptions::default()).with_retained_groups(),
             changed: Changed::Nothing,
             group: DeviceGroup::default(),
             retired: time::Instant::now(),
@@ -122,7 +122,7 @@ impl<K: Kernel> Enforcer<K> {
     /// The same, with the options that the operator chose. What the kernel does not support
     /// is left out of them at the first pass.
     #[must_use]
-    pub fn with_options(self, options: layout::Options) -> Self {
+    pub fn with_options(self, options: layout::RulesetOptions) -> Self {
         let anti_spoofing = if options.anti_spoof { AntiSpoofing::On } else { AntiSpoofing::Off };
         Self { options, anti_spoofing, ..self }
     }

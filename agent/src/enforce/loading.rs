@@ -72,7 +72,7 @@ mod tests {
     use k8s_openapi::api::networking::v1::NetworkPolicy;
     use npc_compiler::engine::{Event, Portion};
     use npc_compiler::object::{Labels, Pod};
-    use npc_compiler::ruleset::layout::Options;
+    use npc_compiler::ruleset::layout::RulesetOptions;
     use serde_json::json;
 
     use super::*;
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_change_that_waited_behind_another_waits_since_it_came() {
-        let mut engine = Engine::new("node-1", Options::default()).with_large_changes_first(10);
+        let mut engine = Engine::new("node-1", RulesetOptions::default()).with_large_changes_first(10);
         let pod = Pod::from_template("a".to_owned(), "pod".to_owned(), Labels::new(), PodSpec::default());
         let ipv4 = Some([10, 0, 0, 1].into());
         engine.offer(Event::Pod(Box::new(Pod { node: Some("node-1".to_owned()), ipv4, ..pod })));

@@ -30,7 +30,7 @@ pub struct Pass {
     /// The empty groups that are retained.
     pub retained: Vec<RetainedGroup>,
     /// What the rules depend on besides the cluster.
-    pub options: layout::Options,
+    pub options: layout::RulesetOptions,
     /// What was written.
     pub writes: Writes,
     /// Where the jump to our chains was, in the families where it was not first.

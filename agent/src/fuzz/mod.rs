@@ -14,7 +14,7 @@ use npc_compiler::verdict::explain::Port;
 pub use crate::dataplane::fuzz::{conntrack, ipset, nflog, nftables, rtnetlink};
 use crate::endpoint::{self, What};
 use crate::install_cni::conflist::{self, ConfList};
-use crate::source::manifests::{self, Options};
+use crate::source::manifests::{self, ReadOptions};
 
 #[cfg(test)]
 mod tests;
@@ -44,10 +44,10 @@ pub const TARGETS: [FuzzTarget; 11] = [
 /// read is not as it is when it is read again.
 pub fn manifests(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let lenient = Options { allow_errors: true, ..Options::default() };
+    let lenient = ReadOptions { allow_errors: true, ..ReadOptions::default() };
     let read = |options| manifests::parse_text("fuzz.yaml", &text, options);
     let found = read(&lenient).expect("what cannot be read is left out");
-    if let Ok(strict) = read(&Options::default()) {
+    if let Ok(strict) = read(&ReadOptions::default()) {
         assert_eq!(strict.objects, found.objects);
     }
     for problem in &found.problems {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::conflist::{ConfList, Record, TYPE};
 use super::contest::{OwnWrite, Removals, UNDONE, settled_after, wait_after};
-use super::decision::{Action, Decision, FileContent, FolderView, Settings};
+use super::decision::{Action, Decision, FileContent, FolderView, PluginSettings};
 use super::entries::{added, entry, is_as_wanted, record};
 use super::former::{Former, formers};
 use super::judge::{Class, classify};
@@ -69,7 +69,7 @@ impl Current {
 
 impl Decider {
     /// Decides.
-    pub fn decide(&mut self, settings: &Settings, view: &FolderView) -> Decision {
+    pub fn decide(&mut self, settings: &PluginSettings, view: &FolderView) -> Decision {
         let own = settings.file.as_str();
         let current = match view.files.get(own) {
             None => Current::Absent,
@@ -242,7 +242,7 @@ impl Decider {
     #[allow(clippy::too_many_arguments, reason = "each is another thing")]
     fn keep_derived(
         &mut self,
-        settings: &Settings,
+        settings: &PluginSettings,
         view: &FolderView,
         current: &Current,
         there: Option<&ConfList>,

@@ -38,8 +38,8 @@ fn azure() -> Vec<u8> {
     list("azure", &[json!({"type": "azure-vnet", "mode": "transparent"}), json!({"type": "portmap", "snat": true})])
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> PluginSettings {
+    PluginSettings {
         file: OWN.to_owned(),
         path: format!("/etc/cni/net.d/{OWN}"),
         socket: "/run/npc/cni.sock".to_owned(),
@@ -74,7 +74,7 @@ impl Node {
         let (files, plugins) = (&self.files, self.plugins.as_ref());
         let view = FolderView { files, off: self.off, plugins, may_appear: self.is_ready, now: self.now };
         let settings =
-            Settings { file: self.own.to_owned(), path: format!("/etc/cni/net.d/{}", self.own), ..settings() };
+            PluginSettings { file: self.own.to_owned(), path: format!("/etc/cni/net.d/{}", self.own), ..settings() };
         self.state.decide(&settings, &view)
     }
 
@@ -439,7 +439,7 @@ fn a_link_in_place_of_ours_is_left_alone() {
 fn changed_settings_are_written_without_a_contest() {
     let mut node = Node::with_azure();
     for timeout_seconds in 1..20 {
-        let settings = Settings { timeout_seconds, ..settings() };
+        let settings = PluginSettings { timeout_seconds, ..settings() };
         let view = FolderView { files: &node.files, off: None, plugins: None, may_appear: true, now: node.now };
         let decision = node.state.decide(&settings, &view);
         let Action::Write { text, .. } = decision.action else { panic!("{decision:?}") };

@@ -20,7 +20,7 @@ pub enum FileContent {
 
 /// The settings of our plugin, as its entry has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct PluginSettings {
     /// The name of our file.
     pub file: String,
     /// Our file's path on the node. The plugin does nothing once it is gone.

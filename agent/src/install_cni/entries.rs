@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::conflist::{ConfList, Plugin, Record, TYPE};
-use super::decision::Settings;
+use super::decision::PluginSettings;
 
 /// What a file is derived from.
 pub(super) fn record(name: &str, source: &ConfList) -> Record {
@@ -15,7 +15,7 @@ pub(super) fn record(name: &str, source: &ConfList) -> Record {
 }
 
 /// The entry of our plugin.
-pub(super) fn entry(settings: &Settings, name: &str, source: &ConfList) -> Plugin {
+pub(super) fn entry(settings: &PluginSettings, name: &str, source: &ConfList) -> Plugin {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Entry<'a> {
@@ -27,7 +27,7 @@ pub(super) fn entry(settings: &Settings, name: &str, source: &ConfList) -> Plugi
         conflist: &'a str,
         derived_from: Record,
     }
-    let Settings { socket, timeout_seconds, failure_policy, open_namespaces, path, .. } = settings;
+    let PluginSettings { socket, timeout_seconds, failure_policy, open_namespaces, path, .. } = settings;
     let failure_policy = match failure_policy {
         FailurePolicy::Closed => "closed",
         FailurePolicy::Open => "open",

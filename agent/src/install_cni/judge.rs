@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::conflist::{ConfList, Plugin, leads_to};
-use super::decision::{Decision, FileContent, FolderView, Settings};
+use super::decision::{Decision, FileContent, FolderView, PluginSettings};
 use super::report::{Alert, AlertReason};
 
 /// What a file is to us.
@@ -64,7 +64,7 @@ impl Decision {
     /// file of ours that is new would be blamed for it. Answers whether all are there.
     pub(super) fn check_plugins<'a>(
         &mut self,
-        settings: &Settings,
+        settings: &PluginSettings,
         view: &FolderView,
         is_new: bool,
         source: &str,

@@ -28,4 +28,4 @@ pub mod references;
 pub mod report;
 mod run;
 
-pub use run::{Ask, Error, Options, RemovedFiles, Run, remove};
+pub use run::{Ask, Error, InstallOptions, RemovedFiles, Run, remove};

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::conflist::{TYPE, leads_to};
 use super::decide::Decider;
-use super::decision::{Action, Decision, FileContent, FolderView, Settings};
+use super::decision::{Action, Decision, FileContent, FolderView, PluginSettings};
 use super::folder::{Folder, Lock, NotAFile, install_plugin, is_removed, plugins, remove_plugin};
 use super::former::formers;
 use super::owner::{OwnerAnswer, Wish, wish};
@@ -42,7 +42,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is installed where.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct InstallOptions {
     /// The runtime's folder of configurations.
     pub conf_dir: PathBuf,
     /// The runtime's folder of plugins.
@@ -54,7 +54,7 @@ pub struct Options {
     /// The plugin to install.
     pub plugin: PathBuf,
     /// The settings of our entry.
-    pub settings: Settings,
+    pub settings: PluginSettings,
     /// Where to report.
     pub report: Option<PathBuf>,
     /// For how long the API server is asked at the end.
@@ -84,7 +84,7 @@ pub enum Error {
 
 /// One installer.
 pub struct Run {
-    options: Options,
+    options: InstallOptions,
     folder: Folder,
     decider: Decider,
     /// Whether this node's agent is ready.
@@ -113,7 +113,7 @@ pub struct RemovedFiles {
 impl Run {
     /// An installer that asks `agent` whether this node's agent is ready.
     #[must_use]
-    pub fn new(options: Options, agent: Arc<dyn Fn() -> bool + Send + Sync>) -> Self {
+    pub fn new(options: InstallOptions, agent: Arc<dyn Fn() -> bool + Send + Sync>) -> Self {
         let folder = Folder::new(&options.conf_dir, &options.settings.file);
         Self {
             options,
@@ -324,7 +324,7 @@ impl Run {
 
     /// Reads the plugin only if a file has changed: it is large.
     fn install_plugin(&mut self) -> io::Result<bool> {
-        let Options { plugin, bin_dir, .. } = &self.options;
+        let InstallOptions { plugin, bin_dir, .. } = &self.options;
         let stamps = || Some([stamp(plugin)?, stamp(&bin_dir.join(TYPE))?]);
         if self.plugin.is_some() && self.plugin == stamps() {
             return Ok(false);
@@ -335,7 +335,7 @@ impl Run {
     }
 
     fn decide(&mut self, files: &BTreeMap<String, FileContent>, may_appear: bool) -> Decision {
-        let Options { bin_dir, plugin_dirs, settings, .. } = &self.options;
+        let InstallOptions { bin_dir, plugin_dirs, settings, .. } = &self.options;
         let folders: Vec<&Path> = [bin_dir].into_iter().chain(plugin_dirs).map(PathBuf::as_path).collect();
         let (off, plugins) = (self.folder.off(), plugins(&folders));
         let now = self.begun.elapsed();
@@ -449,7 +449,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 ///
 /// # Errors
 /// If one of them cannot be removed. The plugin stays if the conflist does.
-pub fn remove(options: &Options, purge: bool) -> Result<RemovedFiles, Error> {
+pub fn remove(options: &InstallOptions, purge: bool) -> Result<RemovedFiles, Error> {
     let own = &options.settings.file;
     let folder = Folder::new(&options.conf_dir, own);
     let failed = |path: PathBuf| move |error| Error::Remove(path, error);

@@ -7,7 +7,7 @@ use npc_cni::configuration::FailurePolicy;
 use super::*;
 
 fn run(folder: &Path) -> Run {
-    let settings = Settings {
+    let settings = PluginSettings {
         file: "05-npc.conflist".to_owned(),
         path: folder.join("05-npc.conflist").display().to_string(),
         socket: "/run/npc/cni.sock".to_owned(),
@@ -15,7 +15,7 @@ fn run(folder: &Path) -> Run {
         failure_policy: FailurePolicy::Closed,
         open_namespaces: Vec::new(),
     };
-    let options = Options {
+    let options = InstallOptions {
         conf_dir: folder.to_owned(),
         bin_dir: folder.to_owned(),
         plugin_dirs: Vec::new(),

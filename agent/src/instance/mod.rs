@@ -16,7 +16,7 @@ use std::{fs, thread};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
-pub use older::{Verdict, judge_holder};
+pub use older::{SocketHolder, judge_holder};
 
 use crate::dataplane::iptables::process_with_lock;
 

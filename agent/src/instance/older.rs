@@ -32,7 +32,7 @@ const NF_TABLES: u32 = 1 << (7 - 1);
 
 /// What the process is that has the socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SocketHolder {
     /// No process has it.
     Free,
     /// An agent of before the lock.
@@ -63,24 +63,24 @@ pub enum Verdict {
 ///
 /// # Errors
 /// If that cannot be found out, as while the process accepts no connection.
-pub async fn judge_holder() -> io::Result<Verdict> {
+pub async fn judge_holder() -> io::Result<SocketHolder> {
     let stream = match time::timeout(PATIENCE, UnixStream::connect(format!("\0{ABSTRACT_SOCKET}"))).await? {
         Ok(stream) => stream,
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(Verdict::Free),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(SocketHolder::Free),
         Err(error) => return Err(error),
     };
     let peer = stream.peer_cred()?;
     // The number is 0 for a process of another namespace of processes.
     let (uid, process) = (peer.uid(), peer.pid().filter(|process| *process > 0));
     if uid != 0 {
-        return Ok(Verdict::OtherUser { uid, process });
+        return Ok(SocketHolder::OtherUser { uid, process });
     }
     let answers = time::timeout(PATIENCE, answers_as_agent(stream)).await.unwrap_or(false);
     let is_agent = match process {
         Some(process) => may_change_network(process),
         None => answers && is_nf_tables_followed(&fs::read_to_string("/proc/thread-self/net/netlink")?),
     };
-    Ok(if is_agent { Verdict::Agent { process, answers } } else { Verdict::Unproven { process, answers } })
+    Ok(if is_agent { SocketHolder::Agent { process, answers } } else { SocketHolder::Unproven { process, answers } })
 }
 
 /// Whether it sends what the status of an agent begins with.

@@ -36,10 +36,10 @@ const fn unbounded() -> u64 {
     u64::MAX
 }
 
-impl From<&layout::Options> for RuleOptions {
-    fn from(options: &layout::Options) -> Self {
+impl From<&layout::RulesetOptions> for RuleOptions {
+    fn from(options: &layout::RulesetOptions) -> Self {
         // The seed is a secret, which the kernel keeps.
-        let layout::Options {
+        let layout::RulesetOptions {
             self_match,
             lacks,
             keep_established,
@@ -63,7 +63,7 @@ impl From<&layout::Options> for RuleOptions {
     }
 }
 
-impl From<RuleOptions> for layout::Options {
+impl From<RuleOptions> for layout::RulesetOptions {
     fn from(options: RuleOptions) -> Self {
         let RuleOptions { keep_established, allow_tunnels, log_denied, anti_spoof, .. } = options;
         Self {
@@ -89,20 +89,20 @@ mod tests {
     use crate::status::AgentStatus;
 
     /// Options that differ from the default in one thing each.
-    fn each() -> Vec<layout::Options> {
-        let default = layout::Options::default;
+    fn each() -> Vec<layout::RulesetOptions> {
+        let default = layout::RulesetOptions::default;
         let lacks = MissingMatches::default;
         vec![
             default(),
-            layout::Options { self_match: SelfMatch::PerEndpoint, ..default() },
-            layout::Options { keep_established: true, ..default() },
-            layout::Options { allow_tunnels: true, ..default() },
-            layout::Options { log_denied: true, ..default() },
-            layout::Options { anti_spoof: true, ..default() },
-            layout::Options { set_members: SetMembers(5_000), ..default() },
-            layout::Options { lacks: MissingMatches { hop_limit: true, ..lacks() }, ..default() },
-            layout::Options { lacks: MissingMatches { length: true, ..lacks() }, ..default() },
-            layout::Options { lacks: MissingMatches { device_group: true, ..lacks() }, ..default() },
+            layout::RulesetOptions { self_match: SelfMatch::PerEndpoint, ..default() },
+            layout::RulesetOptions { keep_established: true, ..default() },
+            layout::RulesetOptions { allow_tunnels: true, ..default() },
+            layout::RulesetOptions { log_denied: true, ..default() },
+            layout::RulesetOptions { anti_spoof: true, ..default() },
+            layout::RulesetOptions { set_members: SetMembers(5_000), ..default() },
+            layout::RulesetOptions { lacks: MissingMatches { hop_limit: true, ..lacks() }, ..default() },
+            layout::RulesetOptions { lacks: MissingMatches { length: true, ..lacks() }, ..default() },
+            layout::RulesetOptions { lacks: MissingMatches { device_group: true, ..lacks() }, ..default() },
         ]
     }
 
@@ -113,17 +113,17 @@ mod tests {
             status.options = Some(RuleOptions::from(&options));
             let json = serde_json::to_string(&status).expect("JSON");
             let read: AgentStatus = serde_json::from_str(&json).expect("a status");
-            let read: layout::Options = read.options.expect("options").into();
+            let read: layout::RulesetOptions = read.options.expect("options").into();
             assert_eq!(format!("{read:?}"), format!("{options:?}"));
         }
     }
 
     #[test]
     fn an_agent_that_says_no_bound_on_set_members_has_none() {
-        let mut json = serde_json::to_value(RuleOptions::from(&layout::Options::default())).expect("JSON");
+        let mut json = serde_json::to_value(RuleOptions::from(&layout::RulesetOptions::default())).expect("JSON");
         json.as_object_mut().expect("an object").remove("maxSetMembers").expect("it is there");
         let read: RuleOptions = serde_json::from_value(json).expect("options");
-        assert_eq!(layout::Options::from(read).set_members, SetMembers(u64::MAX));
+        assert_eq!(layout::RulesetOptions::from(read).set_members, SetMembers(u64::MAX));
     }
 
     #[test]

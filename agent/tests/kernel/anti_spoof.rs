@@ -11,7 +11,7 @@ use npc_agent::enforce::Enforcer;
 use npc_agent::enforce::Pass;
 use npc_compiler::engine::Event;
 use npc_compiler::object::{Family, Labels, Pod};
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use npc_compiler::ruleset::node::{ChainName, Match, SetName, Target};
 
 use super::namespace::{Beyond, Namespace, hide_file, ip, output};
@@ -26,7 +26,7 @@ on_both_backends!(
 );
 
 fn enforcer(backend: Backend, anti_spoof: bool) -> Enforcer<Linux> {
-    let options = Options { anti_spoof, ..Options::default() };
+    let options = RulesetOptions { anti_spoof, ..RulesetOptions::default() };
     Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1").with_options(options)
 }
 

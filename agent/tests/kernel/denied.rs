@@ -13,7 +13,7 @@ use npc_agent::source::difference::LastObjects;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::layout::{self, RulesetOptions};
 use npc_compiler::ruleset::node::{ChainName, FamilyRuleset, Rule};
 
 use super::enforce::{EnforcerWithObjects, enforcer, groups};
@@ -56,7 +56,7 @@ fn send(backend: Backend, family: Family, chain: &ChainName, packets: usize) {
 
 /// An enforcer that writes all chains that count.
 fn complete(backend: Backend) -> EnforcerWithObjects {
-    let options = Options { anti_spoof: true, ..Options::default() };
+    let options = RulesetOptions { anti_spoof: true, ..RulesetOptions::default() };
     EnforcerWithObjects(
         Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1").with_options(options),
         LastObjects::default(),
@@ -108,7 +108,7 @@ fn what_is_not_there_is_not_counted_and_the_rest_is(backend: Backend) {
     let _namespace = Namespace::enter();
     let counters = counters(backend);
     assert_eq!(read(&counters), [], "before anything was written");
-    let options = Options { keep_established: true, ..Options::default() };
+    let options = RulesetOptions { keep_established: true, ..RulesetOptions::default() };
     let kernel = Linux::open(Some(backend)).unwrap();
     let mut enforcer =
         EnforcerWithObjects(Enforcer::new(kernel, "node-1").with_options(options), LastObjects::default());
@@ -146,7 +146,7 @@ fn the_deepest_tree_loads(backend: Backend) {
         policy.object.spec.as_mut().unwrap().ingress = Some(vec![rule]);
     }
     objects.pods[1].ipv4 = objects.pods[0].ipv4;
-    let program = layout::ruleset(&Cluster::new(&objects), "node-1", &Options::default());
+    let program = layout::ruleset(&Cluster::new(&objects), "node-1", &RulesetOptions::default());
     let entry = ChainName::entry(Direction::Ingress);
     assert_eq!(depth(&program.v4, &entry), 9 + 1 + 1 + 1 + 2);
     enforcer(backend).pass(&objects).unwrap();

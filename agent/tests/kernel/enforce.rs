@@ -264,7 +264,7 @@ fn an_agent_takes_over_the_layout_of_an_older_one(backend: Backend) {
         feed(&format!("{tool}-{backend}-restore"), &["--noflush"], &format!("*filter\n{rules}"));
         run(&format!("{tool}-{backend}"), &["-I", "FORWARD", "-j", "NPC-FORWARD"]);
     }
-    let objects = manifests::parse_text("cluster", OLDER_CLUSTER, &manifests::Options::default()).unwrap();
+    let objects = manifests::parse_text("cluster", OLDER_CLUSTER, &manifests::ReadOptions::default()).unwrap();
     let mut agent = enforcer(backend);
     let pass = agent.pass(&objects.objects).unwrap();
     assert_eq!((pass.rehooked.len(), pass.writes.sets_destroyed, pass.writes.members_removed), (0, 0, 0), "{pass:?}");

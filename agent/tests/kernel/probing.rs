@@ -12,7 +12,7 @@ use npc_agent::dataplane::{Error, Kernel, Linux};
 use npc_agent::enforce::Enforcer;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{FamilyState, KernelState};
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use npc_compiler::ruleset::node::{ChainName, Match, Rule, Target};
 use npc_compiler::ruleset::text::rule_line;
 
@@ -50,7 +50,7 @@ fn without(name: &str, test: impl FnOnce() + Send + 'static) {
     thread::spawn(hidden).join().unwrap();
 }
 
-fn agent(backend: Backend, options: Options) -> Enforcer<Linux> {
+fn agent(backend: Backend, options: RulesetOptions) -> Enforcer<Linux> {
     let mut agent = Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1").with_options(options);
     agent.take(anti_spoof::guarded("10.0.0.1"));
     agent
@@ -68,7 +68,7 @@ fn without_what_every_policy_needs_nothing_is_written_and_the_words_name_it(back
         ("libip6t_icmp6.so", "the match icmp6 (neighbour discovery)", &[Family::V6]),
     ] {
         without(file, move || {
-            let error = agent(backend, Options::default()).pass(&anti_spoof::network()).unwrap_err();
+            let error = agent(backend, RulesetOptions::default()).pass(&anti_spoof::network()).unwrap_err();
             let Error::Families(failed) = &error else { panic!("{file}: {error}") };
             assert_eq!(failed.families().collect::<Vec<_>>(), families, "{file}: {error}");
             for (family, error) in failed.iter() {
@@ -98,7 +98,7 @@ fn without_bpf_each_endpoint_has_a_rule_of_its_own(backend: Backend) {
         let capabilities = Linux::open(Some(backend)).unwrap().probe().unwrap();
         assert!(!capabilities.bpf && capabilities.missing.iter().all(|lack| lack.what.contains("the match bpf")));
         assert_eq!(capabilities.missing.len(), 4, "two uses in either family: {:?}", capabilities.missing);
-        let mut agent = agent(backend, Options::default());
+        let mut agent = agent(backend, RulesetOptions::default());
         assert!(agent.pass(&anti_spoof::network()).unwrap().writes.chains_written > 0);
         assert!(agent.holds().unwrap());
         let state = Linux::open(Some(backend)).unwrap().read().unwrap();
@@ -127,7 +127,7 @@ fn without_matches_for_neighbour_discovery_and_errors_everything_else_is_enforce
             let what = format!("the match {module} (");
             assert!(capabilities.bpf && capabilities.missing.iter().all(|lack| lack.what.starts_with(&what)));
             assert_eq!(capabilities.missing.len(), families, "{:?}", capabilities.missing);
-            let mut agent = agent(backend, Options::default());
+            let mut agent = agent(backend, RulesetOptions::default());
             assert!(agent.pass(&anti_spoof::network()).unwrap().writes.chains_written > 0);
             assert!(agent.holds().unwrap());
             let state = Linux::open(Some(backend)).unwrap().read().unwrap();
@@ -150,7 +150,7 @@ fn without_the_log_everything_else_is_enforced(backend: Backend) {
         without(file, move || {
             let lack = Linux::open(Some(backend)).unwrap().probe().unwrap().no_log.unwrap().to_string();
             assert!(lack.contains("the target NFLOG or the match limit (--log-denied)"), "{lack}");
-            let mut agent = agent(backend, Options { log_denied: true, ..Options::default() });
+            let mut agent = agent(backend, RulesetOptions { log_denied: true, ..RulesetOptions::default() });
             assert!(agent.pass(&anti_spoof::network()).unwrap().writes.chains_written > 0);
             assert!(agent.holds().unwrap());
             assert!(!dump(backend).iter().any(|line| line.contains("NFLOG")));

@@ -28,7 +28,7 @@ mod translate;
 
 pub use compare::{FlowCause, FlowChange, FlowDifference, FlowEnds, Flows, Share, differences};
 pub use model::Model;
-pub use reason::{NOTES, Note, Reason};
+pub use reason::{AzureReason, NOTES, Note};
 pub use translate::{PodSet, Refusal, SetMatch, Term, TermPeer, Translation};
 
 /// Where its jump stands in FORWARD.

@@ -2,7 +2,7 @@
 
 /// Why Azure NPM and npc judge a flow differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
+pub enum AzureReason {
     /// `namespaceSelector` with `NotIn` and several values.
     NamespaceNotIn,
     /// A selector that only excludes, and an address outside.
@@ -19,7 +19,7 @@ pub enum Reason {
     OddText,
 }
 
-impl Reason {
+impl AzureReason {
     /// All of them.
     pub const ALL: [Self; 7] = [
         Self::NamespaceNotIn,

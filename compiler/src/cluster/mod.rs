@@ -127,7 +127,7 @@ impl Cluster {
     /// to be found anew: in the namespace of the policy where it was there before, else in all. None if the
     /// cluster has to be made anew.
     pub(crate) fn with_policy(&self, policy: &NetworkPolicy) -> Option<Self> {
-        let (policy, findings) = Policy::read(policy);
+        let (policy, findings) = Policy::read_to_explain(policy);
         if !self.inventory.has_node_labels && selection::asks_for_node_labels(&policy) {
             return None;
         }

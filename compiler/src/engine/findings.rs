@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::algebra::short_text::shorten;
-use crate::policy::finding::{Code, Finding};
+use crate::policy::finding::{Finding, FindingCode};
 
 /// How many findings of one namespace are kept each for itself. Beyond that of each policy only
 /// the first is kept, and how many there are: a policy of a few kilobytes can have a hundred, and
@@ -41,7 +41,7 @@ impl Findings {
             findings.truncate(1);
             let problem = format!("at least {more} more parts of this policy were not understood");
             let path = "spec".to_owned();
-            findings.push(Finding { path, code: Code::TooManyFindings, problem, ..findings[0].clone() });
+            findings.push(Finding { path, code: FindingCode::TooManyFindings, problem, ..findings[0].clone() });
         }
         for finding in &mut findings {
             shorten(&mut finding.problem, LONGEST);
@@ -85,7 +85,7 @@ mod tests {
             namespace: "shop".to_owned(),
             name: name.to_owned(),
             path: format!("spec.ingress[{number}]"),
-            code: Code::CidrInvalid,
+            code: FindingCode::CidrInvalid,
             problem: "not a CIDR".to_owned(),
             effect: Effect::MatchesNothing,
             address: None,
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(all.iter().count(), 10 * 100 + 90 * 2);
         assert_eq!((of(&all, "p09").len(), of(&all, "p10").len()), (100, 2));
         let [first, more] = &of(&all, "p10")[..] else { panic!("two") };
-        assert_eq!((first.path.as_str(), more.code), ("spec.ingress[0]", Code::TooManyFindings));
+        assert_eq!((first.path.as_str(), more.code), ("spec.ingress[0]", FindingCode::TooManyFindings));
         assert!(more.problem.contains("99 more parts"), "{more}");
         // Another namespace has all of its own, and one that has room again too.
         all.put("web", "p", findings("p", 100));

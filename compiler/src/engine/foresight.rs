@@ -31,7 +31,7 @@ use crate::cluster::group::Resolution;
 use crate::object::{ContainerPort, Family, NetworkPolicy};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, PodPeer, Policy, PolicyRule};
-use crate::ruleset::layout::{Options, identity};
+use crate::ruleset::layout::{RulesetOptions, identity};
 use crate::ruleset::members::{self, Demand, MemberCount, Sizes};
 use crate::ruleset::names::hash::Hash;
 use crate::ruleset::node::SetName;
@@ -97,7 +97,7 @@ pub(super) type SetsOfGroup = [Arc<[SetName]>; 2];
 #[derive(Debug)]
 pub struct Foresight {
     pub(super) number: u64,
-    pub(super) options: Options,
+    pub(super) options: RulesetOptions,
     pub(super) namespace: Arc<str>,
     /// The policies in force.
     pub(super) policies: BTreeMap<Arc<str>, Arc<Policy>>,
@@ -279,7 +279,7 @@ fn future_groups(
 
 /// A namespace with the policies that it will have.
 struct FutureNamespace<'a> {
-    options: &'a Options,
+    options: &'a RulesetOptions,
     namespace: &'a str,
     policies: &'a BTreeMap<Arc<str>, Arc<Policy>>,
 }

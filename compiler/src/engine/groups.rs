@@ -22,7 +22,7 @@ use crate::cluster::group::Resolution;
 use crate::object::{Family, Labels};
 use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, Policy};
-use crate::ruleset::layout::{DecidingGroups, Options, SelfMatch, identity};
+use crate::ruleset::layout::{DecidingGroups, RulesetOptions, SelfMatch, identity};
 use crate::ruleset::names::hash::Hash;
 use crate::ruleset::names::seed::Seed;
 use crate::ruleset::node::{ChainName, Rule, SetName};
@@ -91,7 +91,7 @@ struct Joint {
 /// The groups of this node.
 #[derive(Debug)]
 pub(super) struct LocalGroups {
-    options: Options,
+    options: RulesetOptions,
     namespaces: BTreeMap<Arc<str>, LocalNamespace>,
     policy_count: usize,
     /// The endpoints of this node, and their groups as of the last commit.
@@ -126,7 +126,7 @@ pub(super) struct LocalGroups {
 }
 
 impl LocalGroups {
-    pub(super) fn new(options: Options) -> Self {
+    pub(super) fn new(options: RulesetOptions) -> Self {
         let mut trees = DispatchTrees::default();
         trees.set_seed(options.seed);
         Self {
@@ -152,7 +152,7 @@ impl LocalGroups {
         }
     }
 
-    pub(super) fn set_options(&mut self, options: Options) {
+    pub(super) fn set_options(&mut self, options: RulesetOptions) {
         self.trees.set_seed(options.seed);
         self.options = options;
     }

@@ -52,7 +52,7 @@ use crate::object::{Family, Namespace, NetworkPolicy, Node, Pod};
 use crate::plan::KernelState;
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Policy};
-use crate::ruleset::layout::Options;
+use crate::ruleset::layout::RulesetOptions;
 use crate::ruleset::names::hash::Hash;
 #[cfg(doc)]
 use crate::ruleset::node::SetName;
@@ -138,7 +138,7 @@ pub struct Engine {
 impl Engine {
     /// An engine for a node; of a cluster of which nothing is known yet.
     #[must_use]
-    pub fn new(node: &str, options: Options) -> Self {
+    pub fn new(node: &str, options: RulesetOptions) -> Self {
         let store = Store::new(node);
         let own = options.anti_spoof.then(Default::default);
         let groups = LocalGroups::new(options);
@@ -159,7 +159,7 @@ impl Engine {
     /// Decides otherwise on what the state depends on besides the cluster.
     /// Only before the first [`Engine::commit`]: what was made of other options
     /// by then stays as it is.
-    pub fn set_options(&mut self, options: Options) {
+    pub fn set_options(&mut self, options: RulesetOptions) {
         self.own = options.anti_spoof.then(Default::default);
         self.groups.set_options(options);
     }
@@ -285,7 +285,7 @@ impl Engine {
 
     /// From now on this, and nothing else, may come from the interfaces of pods:
     /// members of the set [`SetName::own`]. It is of no account where
-    /// [`Options::anti_spoof`] is off. As events, it shows at the next commit.
+    /// [`RulesetOptions::anti_spoof`] is off. As events, it shows at the next commit.
     pub fn own(&mut self, sources: impl IntoIterator<Item = (IpNetwork, InterfaceName)>) {
         let Some(own) = &mut self.own else { return };
         own.iter_mut().for_each(BTreeSet::clear);

@@ -9,7 +9,7 @@ use crate::object::Family;
 use crate::plan::KernelState;
 use crate::policy::{Direction, Policy};
 use crate::ruleset::group_chain::Leaf;
-use crate::ruleset::layout::{Options, chain_of_leaf};
+use crate::ruleset::layout::{RulesetOptions, chain_of_leaf};
 use crate::ruleset::names::hash::Hash;
 use crate::ruleset::node::{ChainName, Rule, SetName};
 use crate::ruleset::set_definition::Definition;
@@ -83,7 +83,7 @@ impl PreparedGroup {
     pub(super) fn new<'n>(
         (direction, hash, resolution): (Direction, Hash, &Resolution),
         policies: Vec<Arc<Policy>>,
-        options: &Options,
+        options: &RulesetOptions,
         names: &(impl Iterator<Item = (&'n str, &'n str)> + Clone),
     ) -> Self {
         let rules = policies.iter().flat_map(|policy| {
@@ -150,7 +150,7 @@ mod tests {
         let spec = json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}], "ports": ports}]});
         let (policy, _) = Policy::read(&sample::policy(&format!("shop/np {spec}")));
         let id = (Direction::Ingress, FieldHasher::of("group").finish(), &Resolution::new());
-        PreparedGroup::new(id, vec![Arc::new(policy)], &Options::default(), &[("shop", "np")].into_iter())
+        PreparedGroup::new(id, vec![Arc::new(policy)], &RulesetOptions::default(), &[("shop", "np")].into_iter())
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub struct Finding {
     /// The field, with 0-based indexes: `spec.ingress[0].from[1].ipBlock.cidr`.
     pub path: String,
     /// What kind of mistake it is.
-    pub code: Code,
+    pub code: FindingCode,
     /// What is wrong with it.
     pub problem: String,
     /// What happens now.
@@ -32,7 +32,7 @@ pub(crate) fn is_below(field: &str, path: &str) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs, reason = "each is its code, which `npc reason` explains at length")]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Code {
+pub enum FindingCode {
     FieldUnknown,
     NameInvalid,
     SelectorInvalid,
@@ -49,7 +49,7 @@ pub enum Code {
     TooManyFindings,
 }
 
-impl Code {
+impl FindingCode {
     /// All of them, in the order in which they are listed.
     pub const ALL: [Self; 14] = [
         Self::FieldUnknown,

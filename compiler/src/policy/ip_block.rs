@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::networking::v1 as api;
 
-use super::finding::{Code, Effect};
+use super::finding::{Effect, FindingCode};
 use super::read::Reader;
 use super::{Block, IpBlock};
 use crate::algebra::cidr::Cidr;
@@ -30,12 +30,17 @@ impl Reader<'_> {
             if except.family == cidr.family && except.first <= cidr.first && cidr.last <= except.last {
                 self.report(
                     path,
-                    Code::ExceptCoversCidr,
+                    FindingCode::ExceptCoversCidr,
                     format!("{text} leaves nothing of {of}"),
                     Effect::MatchesNothing,
                 );
             } else if !is_inside {
-                self.report(path, Code::ExceptOutsideCidr, format!("{text} is not inside {of}"), Effect::Ignored);
+                self.report(
+                    path,
+                    FindingCode::ExceptOutsideCidr,
+                    format!("{text} is not inside {of}"),
+                    Effect::Ignored,
+                );
             }
         }
         if !understood {
@@ -57,7 +62,7 @@ impl Reader<'_> {
                 if text != canonical && (has_zeros || text.parse() != Ok(cidr.network())) {
                     self.report(
                         path,
-                        Code::CidrLegacy,
+                        FindingCode::CidrLegacy,
                         format!("\"{text}\" means {canonical}; write that"),
                         Effect::Works,
                     );
@@ -67,7 +72,7 @@ impl Reader<'_> {
             Err(problem) => {
                 let address = text.split('/').next().and_then(|text| text.trim().parse().ok());
                 let problem = format!("\"{text}\" is no prefix: {problem}");
-                self.report_address(path, Code::CidrInvalid, problem, Effect::MatchesNothing, address);
+                self.report_address(path, FindingCode::CidrInvalid, problem, Effect::MatchesNothing, address);
                 None
             }
         }

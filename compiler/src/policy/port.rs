@@ -4,7 +4,7 @@ use k8s_openapi::api::networking::v1 as api;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::PortMatch;
-use super::finding::{Code, Effect};
+use super::finding::{Effect, FindingCode};
 use super::read::Reader;
 use crate::algebra::syntax::wrong_port_name;
 use crate::algebra::traffic::Traffic;
@@ -21,13 +21,13 @@ impl Reader<'_> {
             if has_unknown && port.port.is_none() && field == "endPort" {
                 continue;
             }
-            self.report(format!("{path}.{field}"), Code::PortInvalid, problem, Effect::MatchesNothing);
+            self.report(format!("{path}.{field}"), FindingCode::PortInvalid, problem, Effect::MatchesNothing);
         }
         // No pod of an API server has a port of such a name. In files one may.
         if let Some(IntOrString::String(name)) = &port.port
             && let Some(problem) = wrong_port_name(name)
         {
-            self.report(format!("{path}.port"), Code::PortNameInvalid, problem, Effect::MatchesNothing);
+            self.report(format!("{path}.port"), FindingCode::PortNameInvalid, problem, Effect::MatchesNothing);
         }
         read.filter(|_| !has_unknown).unwrap_or(PortMatch::Nothing)
     }

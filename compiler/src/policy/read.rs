@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::networking::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::finding::{Code, Effect, Finding, is_below};
+use super::finding::{Effect, Finding, FindingCode, is_below};
 use super::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports, spelling};
 use crate::algebra::selector::Selector;
 use crate::algebra::short_text::shorten;
@@ -41,7 +41,7 @@ pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
     let (namespace, name) = (policy.namespace(), policy.name());
     let mut reader = Reader { namespace, name, unknown, findings: Vec::new(), half_read: Vec::new(), more: 0 };
     if let Some(why) = &policy.restriction {
-        reader.report("spec", Code::PolicyTooLarge, why, Effect::RulesLeftOut);
+        reader.report("spec", FindingCode::PolicyTooLarge, why, Effect::RulesLeftOut);
     }
     let prefix = policy.object.metadata.generate_name.as_deref();
     let read = reader.policy(policy.object.spec.as_ref(), prefix.filter(|prefix| name.starts_with(prefix)));
@@ -76,12 +76,18 @@ impl Reader<'_> {
                 more => format!("{more} more parts of this policy were not understood"),
             };
             let path = "spec".to_owned();
-            self.findings.push(Finding { path, code: Code::TooManyFindings, problem, ..last.clone() });
+            self.findings.push(Finding { path, code: FindingCode::TooManyFindings, problem, ..last.clone() });
         }
         self.findings
     }
 
-    pub(super) fn report(&mut self, path: impl Into<String>, code: Code, problem: impl Into<String>, effect: Effect) {
+    pub(super) fn report(
+        &mut self,
+        path: impl Into<String>,
+        code: FindingCode,
+        problem: impl Into<String>,
+        effect: Effect,
+    ) {
         self.report_address(path, code, problem, effect, None);
     }
 
@@ -89,7 +95,7 @@ impl Reader<'_> {
     pub(super) fn report_address(
         &mut self,
         path: impl Into<String>,
-        code: Code,
+        code: FindingCode,
         problem: impl Into<String>,
         effect: Effect,
         address: Option<IpAddr>,
@@ -158,7 +164,7 @@ impl Reader<'_> {
                 _ if is_in_selector(field) => "the API has no such field; labels stand below matchLabels".to_owned(),
                 (None, None) => "the API has no such field".to_owned(),
             };
-            self.report(*field, Code::FieldUnknown, problem, effect);
+            self.report(*field, FindingCode::FieldUnknown, problem, effect);
         }
         !fields.is_empty()
     }
@@ -179,11 +185,11 @@ impl Reader<'_> {
             None => syntax::wrong_name(self.name).map(|problem| ("metadata.name", problem)),
         };
         if let Some((field, problem)) = wrong_name.filter(|_| !self.name.is_empty()) {
-            self.report(field, Code::NameInvalid, problem, Effect::Works);
+            self.report(field, FindingCode::NameInvalid, problem, Effect::Works);
         }
         let is_of_cluster = !self.namespace.is_empty() && !self.namespace.starts_with(OWN_NAMESPACES);
         if let Some(problem) = syntax::wrong_namespace(self.namespace).filter(|_| is_of_cluster) {
-            self.report("metadata.namespace", Code::NameInvalid, problem, Effect::Works);
+            self.report("metadata.namespace", FindingCode::NameInvalid, problem, Effect::Works);
         }
         let (subject, allows) = self.subject(spec.pod_selector.as_ref());
         let isolates = self.isolates(spec);
@@ -212,7 +218,7 @@ impl Reader<'_> {
             understood = false;
             self.report(
                 format!("{path}.{}", requirement.path),
-                Code::SelectorInvalid,
+                FindingCode::SelectorInvalid,
                 requirement.problem,
                 Effect::AllowsNothing,
             );
@@ -230,7 +236,7 @@ impl Reader<'_> {
         if types.len() > Direction::ALL.len() {
             self.report(
                 "spec.policyTypes",
-                Code::PolicyTypesInvalid,
+                FindingCode::PolicyTypesInvalid,
                 "there are more than two policyTypes",
                 Effect::Works,
             );
@@ -244,7 +250,7 @@ impl Reader<'_> {
                     let problem = format!("\"{text}\" is neither Ingress nor Egress");
                     self.report(
                         format!("spec.policyTypes[{i}]"),
-                        Code::PolicyTypesInvalid,
+                        FindingCode::PolicyTypesInvalid,
                         problem,
                         Effect::IsolatesBoth,
                     );
@@ -302,7 +308,7 @@ impl Reader<'_> {
             let understood = bad.is_empty();
             for requirement in bad {
                 let path = format!("{path}.{field}.{}", requirement.path);
-                self.report(path, Code::SelectorInvalid, requirement.problem, Effect::MatchesNothing);
+                self.report(path, FindingCode::SelectorInvalid, requirement.problem, Effect::MatchesNothing);
             }
             (selector, understood)
         };
@@ -312,7 +318,7 @@ impl Reader<'_> {
             (Some(block), None, None) => block.map(Peer::Block),
             (Some(_), ..) => {
                 let problem = "ipBlock cannot be combined with podSelector or namespaceSelector";
-                self.report(path, Code::PeerCombined, problem, Effect::MatchesNothing);
+                self.report(path, FindingCode::PeerCombined, problem, Effect::MatchesNothing);
                 None
             }
             (None, None, None) => {
@@ -320,7 +326,7 @@ impl Reader<'_> {
                                the namespace, namespaceSelector: {} every pod of every namespace";
                 // What it was to have may stand in the field that is not known.
                 if !has_unknown {
-                    self.report(path, Code::PeerEmpty, problem, Effect::MatchesNothing);
+                    self.report(path, FindingCode::PeerEmpty, problem, Effect::MatchesNothing);
                 }
                 None
             }

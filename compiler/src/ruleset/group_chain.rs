@@ -13,7 +13,7 @@ use crate::object::{Family, Protocol};
 use crate::policy::Direction;
 use crate::ruleset::names::hash::{FieldHasher, Hash};
 use crate::ruleset::node::{ChainName, Match, Rule, SetField, SetName, Target};
-use crate::ruleset::options::Options;
+use crate::ruleset::options::RulesetOptions;
 use crate::ruleset::origin::{self, Origin, PortsOf};
 use crate::ruleset::set_definition::{Definition, PortNames};
 use crate::ruleset::text;
@@ -50,7 +50,7 @@ impl Leaf {
     pub(crate) fn new<'n>(
         family: Family,
         direction: Direction,
-        options: &Options,
+        options: &RulesetOptions,
         admission: &Admission<'_>,
         policies: impl IntoIterator<Item = (&'n str, &'n str)>,
     ) -> Self {
@@ -61,7 +61,7 @@ impl Leaf {
     pub(crate) fn sets_of(
         family: Family,
         direction: Direction,
-        options: &Options,
+        options: &RulesetOptions,
         admission: &Admission<'_>,
     ) -> BTreeMap<SetName, Definition> {
         let mut leaf = Self { is_ruleless: true, ..Self::empty(direction, options) };
@@ -69,7 +69,7 @@ impl Leaf {
         leaf.sets
     }
 
-    fn empty(direction: Direction, options: &Options) -> Self {
+    fn empty(direction: Direction, options: &RulesetOptions) -> Self {
         Self {
             rules: Vec::new(),
             sets: BTreeMap::new(),
@@ -86,7 +86,7 @@ impl Leaf {
     pub(crate) fn with_origins<'n>(
         family: Family,
         direction: Direction,
-        options: &Options,
+        options: &RulesetOptions,
         admission: &Admission<'_>,
         policies: impl IntoIterator<Item = (&'n str, &'n str)>,
     ) -> (Self, Origins) {
@@ -98,7 +98,7 @@ impl Leaf {
     fn with<'n>(
         family: Family,
         direction: Direction,
-        options: &Options,
+        options: &RulesetOptions,
         admission: &Admission<'_>,
         policies: impl IntoIterator<Item = (&'n str, &'n str)>,
         origins: Option<Origins>,
@@ -468,7 +468,7 @@ mod tests {
             allow_tunnels: bool,
         ) {
             let cluster = Cluster::new(&objects);
-            let options = Options { keep_established, allow_tunnels, ..Options::default() };
+            let options = RulesetOptions { keep_established, allow_tunnels, ..RulesetOptions::default() };
             for (_, group) in Groups::of_cluster(&cluster).iter() {
                 let (direction, admission) = (group.key.direction, group.admission(&cluster));
                 for family in Family::ALL {
@@ -490,7 +490,7 @@ mod tests {
             log_denied: bool,
         ) {
             let cluster = Cluster::new(&objects);
-            let options = Options { keep_established, allow_tunnels, log_denied, ..Options::default() };
+            let options = RulesetOptions { keep_established, allow_tunnels, log_denied, ..RulesetOptions::default() };
             for (_, group) in Groups::of_cluster(&cluster).iter() {
                 let (direction, admission) = (group.key.direction, group.admission(&cluster));
                 for family in Family::ALL {

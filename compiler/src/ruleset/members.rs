@@ -24,10 +24,10 @@ pub(crate) use self::in_cluster::over_bound;
 pub use self::in_cluster::{bounded, bounded_in};
 use crate::cluster::group::Atom;
 use crate::object::Family;
-use crate::policy::finding::{Code, Effect, Finding};
+use crate::policy::finding::{Effect, Finding, FindingCode};
 use crate::policy::{Direction, Peer, Peers, PodPeer, Policy};
 use crate::ruleset::node::SetName;
-use crate::ruleset::options::Options;
+use crate::ruleset::options::RulesetOptions;
 use crate::ruleset::set_definition::{Definition, prefixes};
 
 /// So many sets of a namespace on a node, of both families, count by their members only.
@@ -148,12 +148,12 @@ fn size_of(policy: &Policy, direction: Direction, sizes: &mut dyn Sizes) -> u64 
 
 /// What is said of a policy over the bound to its owner. An agent says it of "a node", and no
 /// number that pods change, so that the agents of all nodes make one Event of it.
-pub(crate) fn finding(policy: &Policy, options: &Options, place: &str) -> Finding {
+pub(crate) fn finding(policy: &Policy, options: &RulesetOptions, place: &str) -> Finding {
     Finding {
         namespace: policy.namespace.clone(),
         name: policy.name.clone(),
         path: "spec".to_owned(),
-        code: Code::PolicyTooLarge,
+        code: FindingCode::PolicyTooLarge,
         problem: format!(
             "the policies of this namespace name more than {} members of sets on {place}, and those that name most are \
              left out first; name fewer pods or blocks in it, or in others",

@@ -20,7 +20,7 @@ pub enum SelfMatch {
 /// What a ruleset depends on besides the cluster.
 #[derive(Debug, Clone, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a choice that stands by itself")]
-pub struct Options {
+pub struct RulesetOptions {
     /// How rules recognise a pod's traffic to itself.
     pub self_match: SelfMatch,
     /// What rules have to do without.

@@ -136,7 +136,7 @@ mod tests {
     use crate::object::{Objects, Pod};
     use crate::sample::{objects, pod, policy};
     use crate::verdict::explain::{Party, Question};
-    use crate::verdict::matrix::{By, Matrix, Options};
+    use crate::verdict::matrix::{By, Matrix, MatrixOptions};
 
     fn question(from: PodId, to: PodId, family: Option<Family>) -> Question {
         let end = |pod| Party::End(End::Pod(pod));
@@ -153,7 +153,7 @@ mod tests {
             let unread = Unread { kind: Some("NetworkPolicy".to_owned()), namespace: Extent::In("b".to_owned()), subject: None, why };
             let cluster = Cluster::new(&objects).with_unread(Vec::from_iter(Some(unread).filter(|_| is_unread)));
             let groups = Groups::of_cluster(&cluster);
-            let matrix = Matrix::of_groups(&cluster, &groups, &Options { by: By::Pod, addresses: Vec::new() });
+            let matrix = Matrix::of_groups(&cluster, &groups, &MatrixOptions { by: By::Pod, addresses: Vec::new() });
             let rows: Vec<PodId> = (0..matrix.endpoints().len())
                 .filter_map(|row| matrix.ends(row).find_map(|end| if let End::Pod(pod) = end { Some(pod) } else { None }))
                 .collect();
@@ -207,7 +207,7 @@ mod tests {
                     continue;
                 }
                 prop_assert_eq!(end, End::Unread(address));
-                let options = Options { by: By::Pod, addresses: vec![address] };
+                let options = MatrixOptions { by: By::Pod, addresses: vec![address] };
                 let matrix = Matrix::of_groups(&cluster, &groups, &options);
                 let row_of = |asked: End| (0..matrix.endpoints().len()).find(|row| matrix.ends(*row).any(|end| end == asked));
                 for (other, peer) in cluster.endpoints() {

@@ -131,7 +131,7 @@ fn keep_logs(lab: &Lab, folder: &Path) -> anyhow::Result<()> {
 }
 
 fn load(files: &[PathBuf]) -> anyhow::Result<Objects> {
-    let loaded = manifests::load(files, &manifests::Options::default()).context("cannot read the manifests")?;
+    let loaded = manifests::load(files, &manifests::ReadOptions::default()).context("cannot read the manifests")?;
     for problem in &loaded.problems {
         print_error(&problem.to_string());
     }

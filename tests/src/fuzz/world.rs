@@ -145,7 +145,7 @@ fn objects() -> Result<Objects> {
              spec: {{nodeName: node-{node}, containers: []}}}}\n"
         );
     }
-    let parsed = manifests::parse_text("fuzz", &text, &manifests::Options::default());
+    let parsed = manifests::parse_text("fuzz", &text, &manifests::ReadOptions::default());
     parsed.map(|parsed| parsed.objects).map_err(|error| Error::Cluster(error.to_string()))
 }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use npc_agent::source::kube::{Notice, STARTUP_TAINT, connect, write_notices};
-use npc_compiler::policy::finding::{Code, Effect, Finding};
+use npc_compiler::policy::finding::{Effect, Finding, FindingCode};
 use npc_tests::apiserver::{Fault, Resource, Server, Verb};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ fn finding(effect: Effect) -> Finding {
         namespace: "shop".to_owned(),
         name: "api".to_owned(),
         path: "spec.ingress[0].from[0].ipBlock.cidr".to_owned(),
-        code: Code::PeerEmpty,
+        code: FindingCode::PeerEmpty,
         problem: "10.0.0.0/33 is not a prefix".to_owned(),
         effect,
         address: None,

@@ -39,7 +39,7 @@ fn corpus() -> Option<PathBuf> {
 }
 
 fn objects(folder: &Path) -> Objects {
-    manifests::load(&[folder.join("cluster.yaml")], &manifests::Options::default()).unwrap().objects
+    manifests::load(&[folder.join("cluster.yaml")], &manifests::ReadOptions::default()).unwrap().objects
 }
 
 /// Loads what Azure NPM had in the kernel of its node.

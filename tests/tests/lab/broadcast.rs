@@ -25,7 +25,7 @@ fn cluster(isolated: bool) -> Objects {
 {apiVersion: v1, kind: Pod, metadata: {name: b, namespace: n, labels: {app: b}}, spec: {nodeName: node-1, containers: []}}
 ";
     let text = if isolated { format!("{pods}{policy}") } else { pods.to_owned() };
-    manifests::parse_text("test", &text, &manifests::Options::default()).unwrap().objects
+    manifests::parse_text("test", &text, &manifests::ReadOptions::default()).unwrap().objects
 }
 
 /// Sends from pod a to many, then a mark to pod b, which is always let in; how

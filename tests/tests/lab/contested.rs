@@ -54,7 +54,7 @@ fn cluster() -> Objects {
     for (name, node) in [("db", 1), ("near", 1), ("client", 2), ("stranger", 2)] {
         text.push_str(&pod(name, node));
     }
-    manifests::parse_text("test", &text, &manifests::Options::default()).unwrap().objects
+    manifests::parse_text("test", &text, &manifests::ReadOptions::default()).unwrap().objects
 }
 
 /// Which pod reaches which, in both families alike, as `client>db`; and these do.

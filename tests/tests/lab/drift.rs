@@ -14,7 +14,7 @@ use npc_agent::dataplane::backend::Backend as AgentBackend;
 use npc_agent::dataplane::{Kernel as _, Linux};
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use npc_compiler::ruleset::node::ChainName;
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
 use npc_tests::soak::{Editor, Load, SoakLab};
@@ -111,7 +111,7 @@ fn all_is_well(soak: SoakLab) {
     assert_eq!(seen.violations, 0, "{seen}");
     assert!(seen.passed.in_flight > 10 * ROUNDS && seen.stopped.in_flight > 10 * ROUNDS, "{seen}");
     assert!(seen.streamed.in_flight > 10 * ROUNDS, "{seen}");
-    assert_eq!(lab.differences(NODE, &Options::default()).unwrap(), Vec::<String>::new());
+    assert_eq!(lab.differences(NODE, &RulesetOptions::default()).unwrap(), Vec::<String>::new());
 }
 
 fn an_agent_starts_from_half_a_kernel(backend: Backend, mode: Mode, seed: u64) {
@@ -162,7 +162,7 @@ fn a_running_agent_repairs_half_a_kernel(backend: Backend, mode: Mode, seed: u64
         // All at once: what is noticed first is not repaired by itself, but for a
         // group that is empty and may go.
         let after = held(soak.lab());
-        assert!(after == before || soak.lab().differences(NODE, &Options::default()).unwrap().is_empty());
+        assert!(after == before || soak.lab().differences(NODE, &RulesetOptions::default()).unwrap().is_empty());
     }
     edit(&mut soak, &mut editor);
     edit(&mut soak, &mut editor);

@@ -21,7 +21,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::layout::{self, RulesetOptions};
 use npc_compiler::ruleset::node::{ChainName, Rule, Target};
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode, can_run};
 use serde_json::{Value, json};
@@ -373,7 +373,7 @@ fn the_deepest_tree_is_loaded_with_the_chains_about_such_segments() {
     let (pods, policies): (Vec<Pod>, Vec<NetworkPolicy>) = (0..1500).map(of).unzip();
     let mut objects = Objects { pods, policies, ..Objects::default() };
     objects.declare_namespaces();
-    let program = layout::ruleset(&Cluster::new(&objects), NODES[0], &Options::default()).v4;
+    let program = layout::ruleset(&Cluster::new(&objects), NODES[0], &RulesetOptions::default()).v4;
     assert_eq!(depth(&program.chains, &ChainName::entry(Direction::Ingress)), 13, "it is not the deepest");
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in [("sets", program.ipset_text()), ("rules", program.restore_text())] {

@@ -8,7 +8,7 @@ use npc_tests::lab::{Lab, report};
 
 pub(crate) fn shop() -> Objects {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/shop");
-    let loaded = manifests::load(&[folder], &manifests::Options::default()).unwrap();
+    let loaded = manifests::load(&[folder], &manifests::ReadOptions::default()).unwrap();
     assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
     loaded.objects
 }

@@ -11,7 +11,7 @@ use npc_agent::source::manifests;
 use npc_agent::status::AgentStatus;
 use npc_compiler::object::{self, Family, Objects};
 use npc_compiler::ruleset::constants::POD_GROUP;
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -42,7 +42,7 @@ fn cluster() -> Objects {
     for (name, node) in [("thief", 1), ("guarded", 1), ("open", 1), ("friend", 2), ("far", 2)] {
         text.push_str(&pod(name, &format!("node-{node}")));
     }
-    manifests::parse_text("test", &text, &manifests::Options::default()).unwrap().objects
+    manifests::parse_text("test", &text, &manifests::ReadOptions::default()).unwrap().objects
 }
 
 fn lab(mode: Mode, backend: Backend, arguments: &[&str]) -> Option<Lab> {
@@ -118,8 +118,8 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
     names
 }
 
-fn options() -> Options {
-    Options { anti_spoof: true, ..Options::default() }
+fn options() -> RulesetOptions {
+    RulesetOptions { anti_spoof: true, ..RulesetOptions::default() }
 }
 
 /// How many packets the rules of a node have dropped for their sources.
@@ -166,7 +166,7 @@ fn a_routed_pod_sends_by_its_own_address_and_no_other() {
         lab.take_agent("node-1").unwrap().unwrap().stop(Signal::SIGTERM).unwrap();
         lab.set_agent_arguments(Vec::new());
         lab.start_agents().unwrap();
-        assert_eq!(lab.differences("node-1", &Options::default()).unwrap(), Vec::<String>::new());
+        assert_eq!(lab.differences("node-1", &RulesetOptions::default()).unwrap(), Vec::<String>::new());
         assert_eq!(sorted(forged(&mut lab)), unhindered());
     }
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod, Protocol};
-use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::layout::{self, RulesetOptions};
 use npc_compiler::ruleset::node::{ChainName, InterfaceName, Match, Member, NodeRuleset, SetName, Target};
 use npc_tests::interpreter::{ConntrackState, Outcome, Packet, Payload, faults, run};
 
@@ -31,7 +31,7 @@ fn ruleset(anti_spoof: bool) -> NodeRuleset {
     let pods = vec![pod("web", 1), pod("db", 2), pod("other", 3)];
     let policies = vec![NetworkPolicy::from(policy)];
     let objects = Objects { pods, policies, ..Objects::default() };
-    let options = Options { anti_spoof, ..Options::default() };
+    let options = RulesetOptions { anti_spoof, ..RulesetOptions::default() };
     let mut ruleset = layout::ruleset(&Cluster::new(&objects), NODE, &options);
     for (family, part) in [(Family::V4, &mut ruleset.v4), (Family::V6, &mut ruleset.v6)] {
         let Some(own) = part.sets.get_mut(&SetName::own(family)) else { continue };

@@ -21,7 +21,7 @@ fn real_capture() -> Option<PathBuf> {
 }
 
 fn objects(folder: &Path) -> Objects {
-    manifests::load(&[folder.join("cluster.yaml")], &manifests::Options::default()).unwrap().objects
+    manifests::load(&[folder.join("cluster.yaml")], &manifests::ReadOptions::default()).unwrap().objects
 }
 
 fn capture(folder: &Path, rules: &str) -> Capture {

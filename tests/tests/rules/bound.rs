@@ -13,8 +13,8 @@ use npc_compiler::engine::{Engine, Event, PodKey};
 use npc_compiler::object::{Family, Labels, Namespace, NetworkPolicy, Objects, Pod, Protocol};
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
-use npc_compiler::policy::finding::{Code, Effect, Finding};
-use npc_compiler::ruleset::layout::{self, Options, SetMembers};
+use npc_compiler::policy::finding::{Effect, Finding, FindingCode};
+use npc_compiler::ruleset::layout::{self, RulesetOptions, SetMembers};
 use npc_compiler::ruleset::members::bounded;
 use npc_compiler::ruleset::node::{Match, Member, SetName};
 use npc_tests::model::{Model, Packet, Question};
@@ -61,11 +61,11 @@ fn world(remote: u16) -> Objects {
     objects
 }
 
-fn options(set_members: u64) -> Options {
-    Options { set_members: SetMembers(set_members), ..Options::default() }
+fn options(set_members: u64) -> RulesetOptions {
+    RulesetOptions { set_members: SetMembers(set_members), ..RulesetOptions::default() }
 }
 
-fn engine_of(objects: &Objects, options: &Options) -> Engine {
+fn engine_of(objects: &Objects, options: &RulesetOptions) -> Engine {
     let mut engine = Engine::new(NODE, options.clone()).with_retained_groups();
     for namespace in &objects.namespaces {
         engine.apply(Event::Namespace(namespace.clone()));
@@ -82,7 +82,7 @@ fn engine_of(objects: &Objects, options: &Options) -> Engine {
 
 /// The policies of the tenant that are over the bound, as findings name them.
 fn over<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Vec<String> {
-    let is_over = |finding: &&Finding| finding.code == Code::PolicyTooLarge && finding.namespace == "tenant";
+    let is_over = |finding: &&Finding| finding.code == FindingCode::PolicyTooLarge && finding.namespace == "tenant";
     let names = findings.into_iter().filter(is_over).map(|finding| {
         assert_eq!((finding.path.as_str(), finding.effect), ("spec", Effect::RulesLeftOut), "{finding}");
         finding.name.clone()
@@ -91,7 +91,7 @@ fn over<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Vec<String> {
 }
 
 /// The same in a fresh compile for all nodes.
-fn over_in(objects: &Objects, options: &Options) -> Vec<String> {
+fn over_in(objects: &Objects, options: &RulesetOptions) -> Vec<String> {
     over(bounded(Cluster::new(objects), options).findings())
 }
 
@@ -239,7 +239,7 @@ fn a_word_as_long_as_an_object_is_quoted_in_part() {
     objects.policies.push(policy("tenant", "np", &json!({"podSelector": {}, "ingress": [{"from": from}]})));
     let engine = engine_of(&objects, &options(100));
     let [finding] = &engine.findings().collect::<Vec<_>>()[..] else { panic!("one") };
-    assert_eq!(finding.code, Code::CidrInvalid);
+    assert_eq!(finding.code, FindingCode::CidrInvalid);
     assert!(finding.problem.len() < 2_010 && finding.problem.ends_with('…'), "{finding}");
 }
 

@@ -8,7 +8,7 @@ use npc_agent::source::manifests;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::layout::{self, RulesetOptions};
 use npc_compiler::ruleset::node::{ChainRole, NodeRuleset, Rule, Target};
 use npc_compiler::ruleset::origin::Named;
 use npc_tests::interpreter::{self, run};
@@ -81,7 +81,7 @@ fn the_rules_that_a_comment_names_admit_what_the_rule_lets_through() {
         let mut to_ask = BTreeMap::<_, Vec<(&End, &End, Packet)>>::new();
         let nodes: BTreeSet<&str> = objects.pods.iter().filter_map(|pod| pod.node.as_deref()).collect();
         for node in nodes {
-            let ruleset = layout::ruleset(&cluster, node, &Options::default());
+            let ruleset = layout::ruleset(&cluster, node, &RulesetOptions::default());
             for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to))) {
                 for family in Family::ALL {
                     let address = |end| oracle.address(end, family).filter(|address| is_clear(*address));
@@ -125,8 +125,8 @@ fn the_rules_that_a_comment_names_admit_what_the_rule_lets_through() {
 #[test]
 fn a_chain_of_a_group_names_the_policies_and_the_rules_that_it_comes_from() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rules/hitless/takeover/cluster.yaml");
-    let objects = manifests::load(&[path.into()], &manifests::Options::default()).unwrap().objects;
-    let ruleset = layout::ruleset(&Cluster::new(&objects), "n1", &Options::default());
+    let objects = manifests::load(&[path.into()], &manifests::ReadOptions::default()).unwrap().objects;
+    let ruleset = layout::ruleset(&Cluster::new(&objects), "n1", &RulesetOptions::default());
     let text = ruleset.v4.restore_text();
     let bearing = |name: &str| text.lines().filter(|line| line.contains(name)).count();
     for policy in &objects.policies {

@@ -89,7 +89,7 @@ fn the_manifests_of_others_are_read() {
         let folder = case.unwrap().path().join("manifests");
         // One case holds another tool's output among its manifests.
         let allow_errors = folder.ends_with("onlineboutique/manifests");
-        let options = manifests::Options { allow_errors, ..manifests::Options::default() };
+        let options = manifests::ReadOptions { allow_errors, ..manifests::ReadOptions::default() };
         let loaded = manifests::load(&[folder], &options).unwrap_or_else(|errors| panic!("{errors}"));
         assert!(!loaded.objects.pods.is_empty() || !loaded.objects.policies.is_empty());
         let errors = loaded.problems.iter().filter(|problem| problem.severity() == Severity::Error).count();
@@ -98,7 +98,7 @@ fn the_manifests_of_others_are_read() {
         policies += loaded.objects.policies.len();
     }
     assert!(read > 100 && policies > 100, "{read} cases, {policies} policies");
-    let load = |path: &str| Some(manifests::load(&[beside(path)?], &manifests::Options::default()).unwrap());
+    let load = |path: &str| Some(manifests::load(&[beside(path)?], &manifests::ReadOptions::default()).unwrap());
     let Some(cluster) = load("corpora/azure-npm/cluster.yaml") else { return };
     assert_eq!((cluster.objects.pods.len(), cluster.objects.policies.len()), (6, 5));
     let Some(shop) = load("examples/shop") else { return };
@@ -108,7 +108,7 @@ fn the_manifests_of_others_are_read() {
 
 /// How many pairs were compared, or what differs.
 fn compare(cluster: &Path, rows: &Path) -> Result<usize, Vec<String>> {
-    let options = manifests::Options { allow_errors: true, ..manifests::Options::default() };
+    let options = manifests::ReadOptions { allow_errors: true, ..manifests::ReadOptions::default() };
     let loaded = manifests::load(&[cluster.to_owned()], &options);
     let mut objects = loaded.map_err(|errors| vec![format!("does not load: {errors}")])?.objects;
     let owners = as_np_guard_takes_them(&mut objects);
@@ -212,7 +212,7 @@ fn owner(pod: &Pod) -> String {
 /// The matrix: of pods with each other in IPv6, of pods with addresses in
 /// IPv4.
 fn allowed(objects: &Objects, addresses: &BTreeSet<Ipv4Addr>) -> Allowed {
-    let options = matrix::Options { by: By::Pod, addresses: addresses.iter().copied().map(IpAddr::V4).collect() };
+    let options = matrix::MatrixOptions { by: By::Pod, addresses: addresses.iter().copied().map(IpAddr::V4).collect() };
     let matrix = matrix::connectivity(&Cluster::new(objects), &options);
     let mut allowed = Allowed::new();
     for row in matrix.connections {

@@ -14,7 +14,7 @@ use npc_compiler::engine::{Engine, Event, PodKey};
 use npc_compiler::object::{Family, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{Delta, KernelState, Plan, SetDelta, Step};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::{self, Options, SelfMatch, SetMembers};
+use npc_compiler::ruleset::layout::{self, RulesetOptions, SelfMatch, SetMembers};
 use npc_compiler::ruleset::members;
 use npc_compiler::ruleset::names::seed::Seed;
 use npc_compiler::ruleset::node::{InterfaceName, Member, SetKind, SetName};
@@ -140,7 +140,7 @@ pub(super) fn distinct(mut objects: Objects) -> Objects {
 /// the engine keeps for the next endpoints.
 pub(super) fn fresh(
     objects: &Objects,
-    options: &Options,
+    options: &RulesetOptions,
     engine: &Engine,
     own: &[(IpNetwork, InterfaceName)],
 ) -> KernelState {
@@ -183,7 +183,7 @@ struct Run {
 fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseError> {
     let Run { self_match, log_denied, anti_spoof, set_members, .. } = run;
     let seed = order[0].is_multiple_of(2).then(|| Seed::from_bytes([3; 32]));
-    let options = Options { self_match, log_denied, anti_spoof, seed, set_members, ..Options::default() };
+    let options = RulesetOptions { self_match, log_denied, anti_spoof, seed, set_members, ..RulesetOptions::default() };
     let mut engine = Engine::new(NODE, options.clone());
     if run.retains {
         engine = engine.with_retained_groups();
@@ -269,7 +269,7 @@ fn any_sequence_of_events_leads_where_a_fresh_compile_does_under_a_small_bound_o
     random::runner(9, cases)
         .run(&(objects(), objects(), objects(), order, any::<bool>(), 0_u64..12), |(a, b, c, order, retains, most)| {
             let set_members = SetMembers(most);
-            let options = Options { set_members, ..Options::default() };
+            let options = RulesetOptions { set_members, ..RulesetOptions::default() };
             let is_over = members::bounded(Cluster::new(&b), &options).findings() != Cluster::new(&b).findings();
             over.set(over.get() + u32::from(is_over));
             let self_match = SelfMatch::Bpf;
@@ -307,7 +307,7 @@ fn a_delta_leads_where_the_steps_of_its_plan_do() {
     random::runner(8, cases)
         .run(&(objects(), objects(), damage, any::<bool>()), |(old, new, damage, begins_empty)| {
             let state = |objects: &Objects| {
-                KernelState::from(&layout::ruleset(&Cluster::new(objects), NODE, &Options::default()))
+                KernelState::from(&layout::ruleset(&Cluster::new(objects), NODE, &RulesetOptions::default()))
             };
             let held = if begins_empty { KernelState::default() } else { damaged(state(&old), &damage) };
             let wanted = state(&new);
@@ -362,7 +362,7 @@ fn writes_rules(plan: &Plan) -> bool {
 
 #[test]
 fn a_pod_that_replaces_the_only_one_of_its_kind_writes_set_members_only() {
-    let mut engine = Engine::new(NODE, Options::default()).with_retained_groups();
+    let mut engine = Engine::new(NODE, RulesetOptions::default()).with_retained_groups();
     let labels = [("app".to_owned(), "web".to_owned())].into();
     let other = Pod { name: "web".to_owned(), labels, ..alone(99) };
     for event in [policy("db"), policy("web"), Event::Pod(Box::new(alone(1))), Event::Pod(Box::new(other))] {
@@ -391,7 +391,7 @@ fn a_pod_that_replaces_the_only_one_of_its_kind_writes_set_members_only() {
 #[test]
 fn an_empty_group_goes_with_its_policies() {
     for change in [policy_of_all("db"), Event::PolicyGone("a".to_owned(), "db".to_owned())] {
-        let mut engine = Engine::new(NODE, Options::default()).with_retained_groups();
+        let mut engine = Engine::new(NODE, RulesetOptions::default()).with_retained_groups();
         for event in [policy("db"), Event::Pod(Box::new(alone(1)))] {
             engine.apply(event);
         }
@@ -420,7 +420,7 @@ fn of_bits(namespace: &str, number: u32) -> Event {
 
 #[test]
 fn a_pod_whose_labels_flip_leaves_few_groups_and_none_of_another_namespace_goes() {
-    let options = Options::default();
+    let options = RulesetOptions::default();
     let mut engine = Engine::new(NODE, options.clone()).with_retained_groups();
     let mut there = Objects::default();
     let mut apply = |engine: &mut Engine, event: Event| {

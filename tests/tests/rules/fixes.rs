@@ -9,7 +9,7 @@ mod kind;
 mod mistakes;
 mod narrow;
 
-use npc_agent::source::manifests::{Options, parse_text};
+use npc_agent::source::manifests::{ReadOptions, parse_text};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::Objects;
@@ -20,7 +20,7 @@ use checked::{check, explained};
 
 /// The changes of the only fix and what it opens, a line each.
 fn fixed(yaml: &str, from: &str, to: &str, port: &Port) -> String {
-    fixed_in(&parse_text("in.yaml", yaml, &Options::default()).unwrap().objects, from, to, port)
+    fixed_in(&parse_text("in.yaml", yaml, &ReadOptions::default()).unwrap().objects, from, to, port)
 }
 
 fn fixed_in(objects: &Objects, from: &str, to: &str, port: &Port) -> String {
@@ -281,7 +281,7 @@ fn a_prefix_opens_what_it_holds_of_the_many_nodes_of_a_cluster() {
         )
     };
     let yaml = cluster(&[ingress(""), (1..=70).map(node).collect()].concat());
-    let objects = parse_text("in.yaml", &yaml, &Options::default()).unwrap().objects;
+    let objects = parse_text("in.yaml", &yaml, &ReadOptions::default()).unwrap().objects;
     let cluster = Cluster::new(&objects);
     let port = Port::Numbers(None, 8080, 8080);
     let explanation = explained(&objects, &cluster, "192.168.0.0/24", "shop/api", Some(&port)).unwrap();
@@ -309,7 +309,7 @@ fn a_static_pod_gets_no_label() {
     // kubelet takes its labels from a file of the node.
     let rule = ", ingress: [{from: [{podSelector: {matchLabels: {tier: back}}}], ports: [{port: http}]}]";
     let yaml = cluster(&ingress(rule));
-    let mut objects = parse_text("in.yaml", &yaml, &Options::default()).unwrap().objects;
+    let mut objects = parse_text("in.yaml", &yaml, &ReadOptions::default()).unwrap().objects;
     let port = Port::Numbers(None, 8080, 8080);
     assert!(fixed_in(&objects, "shop/web", "shop/api", &port).starts_with("Pod web "));
     objects.pods.iter_mut().filter(|pod| pod.name == "web").for_each(|pod| pod.config_hash = Some("h".to_owned()));

@@ -16,7 +16,7 @@ use npc_compiler::engine::{Engine, Event, Foreseen, Foresight, PodKey, Portion};
 use npc_compiler::object::{Family, Labels, Objects, Pod};
 use npc_compiler::plan::{Delta, FamilyState, KernelState, Plan, Step};
 use npc_compiler::policy::{Direction, Policy};
-use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::layout::{self, RulesetOptions};
 use npc_compiler::ruleset::node::{ChainName, ChainRole, Member, Rule, SetName};
 use npc_tests::model::Model;
 use npc_tests::random;
@@ -107,7 +107,7 @@ impl History {
 
     /// The state of these events, with what stands for pods of this node that wait; and with the labels of
     /// events that wait, where they count.
-    fn wanted(&mut self, given: &Given, engine: &Engine, options: &Options) -> KernelState {
+    fn wanted(&mut self, given: &Given, engine: &Engine, options: &RulesetOptions) -> KernelState {
         let mut objects = self.objects(given);
         let newest: BTreeMap<PodKey, Labels> =
             self.objects(&Given::new()).pods.iter().map(|pod| (PodKey::of(pod), pod.labels.clone())).collect();
@@ -219,7 +219,7 @@ impl History {
 
     /// Finds which events the engine's state is of: of a namespace that waits, of the first ones, and
     /// no fewer than before.
-    fn check(&mut self, engine: &Engine, options: &Options) -> Result<(), TestCaseError> {
+    fn check(&mut self, engine: &Engine, options: &RulesetOptions) -> Result<(), TestCaseError> {
         let waiting: Vec<String> = engine.waiting().map(|wait| wait.namespace.to_owned()).collect();
         let mut candidates = BTreeSet::<Given>::new();
         for before in self.given.iter().cloned().chain(self.given.is_empty().then(Given::new)) {
@@ -395,7 +395,7 @@ fn relabelled(history: &History, later: &[Event], labels: &[Pod], number: usize)
 }
 
 fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseError> {
-    let options = Options::default();
+    let options = RulesetOptions::default();
     let limit = order[0] as usize % 8 + 2;
     let mut engine = Engine::new(NODE, options.clone()).with_large_changes_first(limit);
     if order[1].is_multiple_of(2) {

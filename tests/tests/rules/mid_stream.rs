@@ -16,7 +16,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod, Protocol};
 use npc_compiler::plan::KernelState;
 use npc_compiler::plan::conntrack::{AddressOwners, FlowKey, Judge};
-use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::layout::{self, RulesetOptions};
 use npc_compiler::ruleset::node::NodeRuleset;
 use npc_tests::interpreter::{self, ConntrackState, Outcome, Packet, Payload};
 use serde_json::{Value, json};
@@ -215,7 +215,7 @@ impl Network {
         let cluster = Cluster::new(&case.objects());
         let names: BTreeSet<&'static str> = case.nodes.into();
         let node = |name: &'static str| {
-            let program = layout::ruleset(&cluster, name, &Options::default());
+            let program = layout::ruleset(&cluster, name, &RulesetOptions::default());
             let passes = Way::BOTH.map(|way| passes(case, &program, way));
             // What is taken up in its middle goes on while it would be again.
             let state = KernelState::from(&program);

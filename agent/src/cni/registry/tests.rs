@@ -9,7 +9,7 @@ use npc_compiler::object::{Family, Pod};
 use super::tests_world::{World, add, attachment, came, pod};
 use super::*;
 use crate::cni::pending::MIRROR;
-use crate::cni::start::{BIND_RETRY, Options, start};
+use crate::cni::start::{BIND_RETRY, CniOptions, start};
 use crate::status::{AgentStatus, SharedStatus};
 use crate::tasks::Tasks;
 
@@ -264,7 +264,7 @@ async fn a_socket_that_cannot_be_made_is_tried_again() {
     let (sender, mut agent) = mpsc::channel(64);
     let status = SharedStatus::new(AgentStatus::new("n1", "cluster"));
     let (metrics, kept) = (Cni::default(), status.clone());
-    let options = Options { socket: socket.clone(), node: "n1".to_owned(), ask: None, metrics, status: kept };
+    let options = CniOptions { socket: socket.clone(), node: "n1".to_owned(), ask: None, metrics, status: kept };
     let mut tasks = Tasks::default();
     let source = start(options, sender, &mut tasks);
     time::sleep(Duration::from_secs(1)).await;
@@ -302,7 +302,7 @@ async fn the_end_of_the_registry_is_found() {
     let (sender, agent) = mpsc::channel(64);
     let status = SharedStatus::new(AgentStatus::new("n1", "cluster"));
     let socket = folder.path().join("cni.sock");
-    let options = Options { socket, node: "n1".to_owned(), ask: None, metrics: Cni::default(), status };
+    let options = CniOptions { socket, node: "n1".to_owned(), ask: None, metrics: Cni::default(), status };
     let mut tasks = Tasks::default();
     let source = start(options, sender, &mut tasks);
     assert!(time::timeout(Duration::from_secs(60), tasks.ended()).await.is_err());

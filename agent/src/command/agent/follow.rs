@@ -239,7 +239,7 @@ pub(super) async fn manifests_once(
     let load = move || match directory::is_empty(&folder) {
         Ok(true) if allow_empty => Ok(Loaded::default()),
         Ok(true) => Err(Stop::new(Exit::Input, EMPTY)),
-        _ => manifests::load(&[folder], &manifests::Options::default())
+        _ => manifests::load(&[folder], &manifests::ReadOptions::default())
             .map_err(|errors| Stop::new(Exit::Input, errors.for_agent())),
     };
     let loaded = tokio::task::spawn_blocking(load).await??;
@@ -269,7 +269,7 @@ pub(super) fn manifests(
     settings: &Settings,
     tasks: &mut Tasks,
 ) -> anyhow::Result<()> {
-    let mut updates = directory::follow(folder, manifests::Options::default())
+    let mut updates = directory::follow(folder, manifests::ReadOptions::default())
         .context("cannot start the thread that follows the directory of manifests")?;
     let (watches, status) = (settings.metrics.watches(), settings.status.clone());
     tasks.spawn("follows the directory of manifests", async move {

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use npc_agent::instance::{self, InstanceLock, Verdict, judge_holder};
+use npc_agent::instance::{self, InstanceLock, SocketHolder, judge_holder};
 use npc_agent::status::SharedStatus;
 use npc_agent::tasks::Tasks;
 use npc_agent::words::rounded::rounded;
@@ -161,16 +161,16 @@ async fn older_agent(is_locked: bool, mut taken: impl FnMut(bool) -> bool) -> Op
             return None;
         }
         match judge_holder().await {
-            Ok(Verdict::Agent { process, answers }) if answers || is_last => return Some(process),
-            Ok(Verdict::Unproven { process, answers: true }) if is_last && !is_locked => return Some(process),
-            Ok(Verdict::OtherUser { uid, process }) => {
+            Ok(SocketHolder::Agent { process, answers }) if answers || is_last => return Some(process),
+            Ok(SocketHolder::Unproven { process, answers: true }) if is_last && !is_locked => return Some(process),
+            Ok(SocketHolder::OtherUser { uid, process }) => {
                 warn!(uid, process, "a user other than root holds the socket @npc-agent; going on without it");
                 return None;
             }
-            Ok(Verdict::Unproven { process, answers }) if is_last => {
+            Ok(SocketHolder::Unproven { process, answers }) if is_last => {
                 warn!(process, answers, "an unidentified process holds the socket @npc-agent; starting anyway");
             }
-            Ok(Verdict::Agent { process, .. } | Verdict::Unproven { process, .. }) if !said => {
+            Ok(SocketHolder::Agent { process, .. } | SocketHolder::Unproven { process, .. }) if !said => {
                 said = true;
                 info!(process, wait = ?rounded(YIELD), "a process holds the socket @npc-agent; waiting to see what it is");
             }

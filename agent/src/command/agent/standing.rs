@@ -27,13 +27,13 @@ fn error(problem: &Problem) -> ManifestError {
 
 #[cfg(test)]
 mod tests {
-    use npc_agent::source::manifests::{Options, parse_text};
+    use npc_agent::source::manifests::{ReadOptions, parse_text};
 
     use super::*;
 
     #[test]
     fn an_error_has_its_code_and_help_under_their_names() {
-        let options = Options { allow_errors: true, ..Options::default() };
+        let options = ReadOptions { allow_errors: true, ..ReadOptions::default() };
         let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicyy\nmetadata: {name: a}\n";
         let parsed = parse_text("a.yaml", text, &options).expect("errors are left out");
         let (errors, count) = errors(&parsed.problems);

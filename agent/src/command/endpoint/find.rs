@@ -8,7 +8,7 @@ use npc_compiler::algebra::cidr::{self, Cidr};
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::object::{Pod, Protocol, Workload, parse_address};
-use npc_compiler::verdict::explain::{Port, Target};
+use npc_compiler::verdict::explain::{Port, QuestionEnd};
 
 use super::missing::missing;
 use super::named_target::{NamedTarget, everything, is_name_of};
@@ -29,17 +29,17 @@ impl EndpointText {
             _ => None,
         };
         if let Some(address) = by_pod_name {
-            return Ok(Resolved { name: address.to_string(), target: Target::Address(address), port });
+            return Ok(Resolved { name: address.to_string(), target: QuestionEnd::Address(address), port });
         }
         let (name, target) = match &self.what {
-            What::Any => ("any".to_owned(), Target::Any),
-            What::Outside => ("outside".to_owned(), Target::Outside),
+            What::Any => ("any".to_owned(), QuestionEnd::Any),
+            What::Outside => ("outside".to_owned(), QuestionEnd::Outside),
             What::Address(address) => at_address(input, *address),
             // One address leads where it leads, however it is written.
             What::Block(cidr) if is_one_address_of_cluster(input, *cidr) => {
                 at_address(input, cidr::address(cidr.family, cidr.first))
             }
-            What::Block(cidr) => (cidr.network().to_string(), Target::Blocks(vec![*cidr])),
+            What::Block(cidr) => (cidr.network().to_string(), QuestionEnd::Blocks(vec![*cidr])),
             What::Object(_, Some(kind), name) if kind == "NetworkPolicy" => {
                 let message = format!("a policy is no end of a flow; ask about it alone: npc explain netpol/{name}");
                 return Err(Stop::new(Exit::Input, message).into());
@@ -106,7 +106,7 @@ impl EndpointText {
         input: &'a Input,
         readings: &[NameMeaning<'_>],
         member: Option<&Member<'_>>,
-    ) -> Result<(String, Target<'a>), Stop> {
+    ) -> Result<(String, QuestionEnd<'a>), Stop> {
         let found = self.find(input, readings, member)?;
         let (shown, target) = (found.shown(), found.target);
         Ok((shown, follow_external_name(input, target)))
@@ -180,7 +180,7 @@ fn replica_set<'a>(input: &'a Input, (namespace, kind, name): &NameMeaning<'_>) 
     };
     let pods: Vec<PodId> = input.cluster.named().filter(of_it).map(|(id, _)| id).collect();
     let (kind, namespace, name) = ("ReplicaSet".to_owned(), (*namespace).to_owned(), (*name).to_owned());
-    (!pods.is_empty()).then_some(NamedTarget { kind, namespace, name, target: Target::Pods(pods) })
+    (!pods.is_empty()).then_some(NamedTarget { kind, namespace, name, target: QuestionEnd::Pods(pods) })
 }
 
 /// A pod as DNS names it by its headless Service: `POD.SERVICE.NAMESPACE.svc`.
@@ -231,8 +231,8 @@ impl Member<'_> {
             };
             found.namespace == self.namespace
                 && match &found.target {
-                    Target::Pod(pod) => is_meant(pod),
-                    Target::Pods(pods) => pods.iter().any(is_meant),
+                    QuestionEnd::Pod(pod) => is_meant(pod),
+                    QuestionEnd::Pods(pods) => pods.iter().any(is_meant),
                     _ => false,
                 }
         })
@@ -250,26 +250,26 @@ fn address_of_pod_name(name: &str) -> Option<IpAddr> {
 const FOLLOWED: usize = 4;
 
 /// The Service of the input to which one of type ExternalName leads by its DNS name.
-fn follow_external_name<'a>(input: &'a Input, mut target: Target<'a>) -> Target<'a> {
+fn follow_external_name<'a>(input: &'a Input, mut target: QuestionEnd<'a>) -> QuestionEnd<'a> {
     for _ in 0..FOLLOWED {
-        let Target::Service(service) = target else { break };
+        let QuestionEnd::Service(service) = target else { break };
         let Some(external) = &service.routing.external_name else { break };
         let named = as_dns(external, Some("Service")).into_iter().find_map(|(namespace, _, name)| {
             input.cluster.service(namespace, name).filter(|_| external.contains(".svc"))
         });
         let Some(next) = named else { break };
-        target = Target::Service(next);
+        target = QuestionEnd::Service(next);
     }
     target
 }
 
 /// What an address is called, and what it stands for.
-fn at_address(input: &Input, address: IpAddr) -> (String, Target<'_>) {
+fn at_address(input: &Input, address: IpAddr) -> (String, QuestionEnd<'_>) {
     match input.cluster.service_alone_at(address) {
         Some(service) => {
-            (format!("{}/svc/{}", service.namespace, service.name), Target::ServiceAddress(service, address))
+            (format!("{}/svc/{}", service.namespace, service.name), QuestionEnd::ServiceAddress(service, address))
         }
-        None => (address.to_string(), Target::Address(address)),
+        None => (address.to_string(), QuestionEnd::Address(address)),
     }
 }
 

@@ -6,7 +6,7 @@ use npc_agent::endpoint::{NameMeaning, is_type};
 use npc_agent::source::manifests::ObjectRef;
 use npc_agent::words::near;
 use npc_compiler::cluster::unread::Unread;
-use npc_compiler::verdict::explain::Target;
+use npc_compiler::verdict::explain::QuestionEnd;
 
 use super::named_target::{NamedTarget, is_name_of};
 use super::short_kind;
@@ -57,7 +57,7 @@ pub(super) fn missing(
         all.iter().filter(|other| other.is_in(namespace) && other.is_a(kind) && near::is_alike(&other.name, name));
     // A name that the controller of a template would give to one of its pods.
     let of_template = all.iter().filter(|other| match &other.target {
-        Target::Pods(pods) if other.kind != "Namespace" && other.is_in(namespace) => {
+        QuestionEnd::Pods(pods) if other.kind != "Namespace" && other.is_in(namespace) => {
             pods.iter().any(|id| input.cluster.pod(*id).stands_for(name))
         }
         _ => false,

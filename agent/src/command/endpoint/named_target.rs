@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::cluster::PodId;
 use npc_compiler::object::Workload;
-use npc_compiler::verdict::explain::Target;
+use npc_compiler::verdict::explain::QuestionEnd;
 
 use super::short_kind;
 use crate::command::input::Input;
@@ -15,7 +15,7 @@ pub(super) struct NamedTarget<'a> {
     pub(super) kind: String,
     pub(super) namespace: String,
     pub(super) name: String,
-    pub(super) target: Target<'a>,
+    pub(super) target: QuestionEnd<'a>,
 }
 
 impl NamedTarget<'_> {
@@ -75,32 +75,32 @@ pub(super) fn everything(input: &Input) -> Vec<NamedTarget<'_>> {
         }
         if !pod.is_template() {
             let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
-            all.push(NamedTarget { kind: "Pod".to_owned(), namespace, name, target: Target::Pod(id) });
+            all.push(NamedTarget { kind: "Pod".to_owned(), namespace, name, target: QuestionEnd::Pod(id) });
         }
     }
     all.extend(workloads.into_iter().map(|((namespace, kind, name), pods)| NamedTarget {
         kind,
         namespace,
         name,
-        target: Target::Pods(pods),
+        target: QuestionEnd::Pods(pods),
     }));
     all.extend(cluster.services().map(|service| NamedTarget {
         kind: "Service".to_owned(),
         namespace: service.namespace.clone(),
         name: service.name.clone(),
-        target: Target::Service(service),
+        target: QuestionEnd::Service(service),
     }));
     all.extend(namespaces.into_iter().map(|(name, pods)| NamedTarget {
         kind: "Namespace".to_owned(),
         namespace: String::new(),
         name,
-        target: Target::Pods(pods),
+        target: QuestionEnd::Pods(pods),
     }));
     all.extend(cluster.nodes().iter().map(|(name, addresses)| NamedTarget {
         kind: "Node".to_owned(),
         namespace: String::new(),
         name: name.clone(),
-        target: Target::Node { name: name.clone(), addresses: addresses.iter().copied().collect() },
+        target: QuestionEnd::Node { name: name.clone(), addresses: addresses.iter().copied().collect() },
     }));
     all
 }

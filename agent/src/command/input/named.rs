@@ -167,7 +167,7 @@ fn labels_at(text: &str, places: &[&str]) -> Option<Labels> {
 
 /// The object as it would be read from a file.
 fn parsed(of: &ObjectRef, text: &str) -> Result<Loaded, String> {
-    let options = manifests::Options { declare_namespaces: false, ..manifests::Options::default() };
+    let options = manifests::ReadOptions { declare_namespaces: false, ..manifests::ReadOptions::default() };
     manifests::parse_text(&of.to_string(), text, &options).map_err(|errors| {
         format!("npc cannot read it: {}", errors.problems.first().map(Problem::without_severity).unwrap_or_default())
     })

@@ -9,9 +9,9 @@ use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::without_backend::NoBackend;
 use npc_compiler::object::{Protocol, Service};
-use npc_compiler::verdict::explain::{Port, Target};
+use npc_compiler::verdict::explain::{Port, QuestionEnd};
 use npc_compiler::verdict::flow::End;
-use npc_compiler::verdict::matrix::{Matrix, MatrixFilter, Options, TooLarge};
+use npc_compiler::verdict::matrix::{Matrix, MatrixFilter, MatrixOptions, TooLarge};
 
 use super::Args;
 use crate::command::endpoint::{EndpointText, check_namespace, is_of_hosts};
@@ -61,7 +61,7 @@ impl Args {
         &self,
         input: &'a Input,
         groups: &Groups,
-        options: &Options,
+        options: &MatrixOptions,
     ) -> anyhow::Result<Selected<'a>> {
         let from = named(&self.from, input)?;
         let to = named(&self.to, input)?;
@@ -136,16 +136,16 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<ShownEnds> {
             return Err(Stop::new(Exit::Input, message).into());
         }
         match resolved.target {
-            Target::Pod(pod) => drop(named.pods.insert(pod)),
-            Target::Pods(pods) => named.pods.extend(pods),
-            Target::Address(address) => {
+            QuestionEnd::Pod(pod) => drop(named.pods.insert(pod)),
+            QuestionEnd::Pods(pods) => named.pods.extend(pods),
+            QuestionEnd::Address(address) => {
                 named.addresses.insert(address);
                 named.pods.extend(input.cluster.holders(address, None));
             }
             // By its address, a Service has a row where --address names it.
-            Target::ServiceAddress(_, address) => drop(named.addresses.insert(address)),
+            QuestionEnd::ServiceAddress(_, address) => drop(named.addresses.insert(address)),
             // Its pods are, by their own ports.
-            Target::Service(service) if pods_behind(input, service).is_some() => {
+            QuestionEnd::Service(service) if pods_behind(input, service).is_some() => {
                 let pods = pods_behind(input, service).unwrap_or_default();
                 named.pods.extend(pods);
                 say!(
@@ -153,9 +153,9 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<ShownEnds> {
                     resolved.name
                 );
             }
-            Target::Any => named.any = true,
-            Target::Outside => named.outside = true,
-            Target::Service(service)
+            QuestionEnd::Any => named.any = true,
+            QuestionEnd::Outside => named.outside = true,
+            QuestionEnd::Service(service)
                 if service.selector.is_some() && input.cluster.selected_pods(service).is_empty() =>
             {
                 let why = NoBackend::NoPod(input.cluster.why_no_pod(service));

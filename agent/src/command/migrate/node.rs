@@ -65,7 +65,7 @@ impl NodeKernel {
         let options = options
             .unwrap_or_else(|| options::nearest(&held, input.set_members, |options| distance(&wanted(options), &held)));
         // An agent does not say its secret, but the kernel keeps it.
-        let options = layout::Options { seed: held.seed(), ..options };
+        let options = layout::RulesetOptions { seed: held.seed(), ..options };
         let wanted = wanted(&options);
         let hooks = kernel.hooks();
         // A kernel without a family has no packets of it that rules could miss.
@@ -186,7 +186,7 @@ mod tests {
     use k8s_openapi::api::networking::v1 as networking;
     use npc_compiler::cluster::Cluster;
     use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod};
-    use npc_compiler::ruleset::layout::Options;
+    use npc_compiler::ruleset::layout::RulesetOptions;
 
     use super::*;
 
@@ -200,7 +200,7 @@ mod tests {
         let mut objects =
             Objects { pods: vec![pod], policies: vec![NetworkPolicy::from(policy)], ..Objects::default() };
         objects.declare_namespaces();
-        let ruleset = layout::ruleset(&Cluster::new(&objects), "n1", &Options::default());
+        let ruleset = layout::ruleset(&Cluster::new(&objects), "n1", &RulesetOptions::default());
         let wanted = KernelState::from(&ruleset);
         let mut held = KernelState::from(&ruleset);
         *held.family_mut(Family::V6) = FamilyState::default();

@@ -4,7 +4,7 @@ use npc_agent::status::{AgentStatus, Error};
 use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
-use npc_compiler::ruleset::layout::{MissingMatches, Options, SelfMatch, SetMembers};
+use npc_compiler::ruleset::layout::{MissingMatches, RulesetOptions, SelfMatch, SetMembers};
 use npc_compiler::ruleset::node::{ChainName, SetName};
 
 /// The choices of options that no name shows.
@@ -14,7 +14,7 @@ const CHOICES: u8 = 8;
 #[derive(Debug, Default)]
 pub(in crate::command) struct AgentAnswer {
     /// Its options; none where no agent says them.
-    pub(in crate::command) options: Option<Options>,
+    pub(in crate::command) options: Option<RulesetOptions>,
     /// The groups that it keeps though they have no endpoint.
     pub(in crate::command) retained: Vec<RetainedGroup>,
     /// Why there are no options.
@@ -57,21 +57,21 @@ impl AgentAnswer {
 pub(in crate::command) fn nearest(
     held: &KernelState,
     set_members: SetMembers,
-    distance: impl Fn(&Options) -> usize,
-) -> Options {
+    distance: impl Fn(&RulesetOptions) -> usize,
+) -> RulesetOptions {
     let families = || Family::ALL.into_iter().map(|family| held.family(family));
-    let shown = Options {
+    let shown = RulesetOptions {
         keep_established: !families().any(|held| held.chains.contains_key(&ChainName::stray())),
         anti_spoof: families().any(|held| held.sets.keys().any(SetName::is_own)),
         lacks: MissingMatches::of_held(held),
         seed: held.seed(),
         set_members,
-        ..Options::default()
+        ..RulesetOptions::default()
     };
     let mut nearest = (usize::MAX, shown.clone());
     for choice in 0..CHOICES {
         let is = |bit: u8| choice >> bit & 1 == 1;
-        let options = Options {
+        let options = RulesetOptions {
             log_denied: is(0),
             allow_tunnels: is(1),
             self_match: if is(2) { SelfMatch::PerEndpoint } else { SelfMatch::Bpf },
@@ -103,10 +103,10 @@ mod tests {
 
     fn cluster() -> Cluster {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/shop.yaml");
-        let options = manifests::Options {
+        let options = manifests::ReadOptions {
             default_namespace: "default".to_owned(),
             allow_errors: false,
-            ..manifests::Options::default()
+            ..manifests::ReadOptions::default()
         };
         let mut objects = manifests::load(&[folder.into()], &options).expect("the shop").objects;
         // Templates have no node and no address.
@@ -122,7 +122,7 @@ mod tests {
         let cluster = cluster();
         for choice in 0..32_u8 {
             let is = |bit: u8| choice >> bit & 1 == 1;
-            let chosen = Options {
+            let chosen = RulesetOptions {
                 self_match: if is(0) { SelfMatch::PerEndpoint } else { SelfMatch::Bpf },
                 keep_established: is(1),
                 allow_tunnels: is(2),
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(why(&status, "node-2"), "the agent here is that of node node-1");
         status.synced = Some(status.started);
         assert_eq!(why(&status, "node-1"), format!("the agent is of version {} and does not say them", status.version));
-        status.options = Some(RuleOptions::from(&Options { log_denied: true, ..Options::default() }));
+        status.options = Some(RuleOptions::from(&RulesetOptions { log_denied: true, ..RulesetOptions::default() }));
         let said = AgentAnswer::of("node-1", Ok(status));
         assert!(said.why_not.is_none() && said.options.is_some_and(|options| options.log_denied));
         let none = AgentAnswer::of("node-1", Err(Error::NoAgent(std::io::Error::other("refused"))));

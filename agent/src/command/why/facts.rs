@@ -9,7 +9,7 @@ use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
-use npc_compiler::ruleset::layout::{self, GroupChain, Options};
+use npc_compiler::ruleset::layout::{self, GroupChain, RulesetOptions};
 use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, NodeRuleset, Rule, SetName, Target};
 use npc_compiler::ruleset::origin::Named;
 use npc_compiler::ruleset::text::rule_line;
@@ -35,7 +35,7 @@ pub(super) struct Facts<'a> {
     pub(super) wanted: NodeRuleset,
     pub(super) groups: Vec<GroupChain>,
     /// The options of the wanted rules.
-    pub(super) options: Options,
+    pub(super) options: RulesetOptions,
     pub(super) retained: Vec<RetainedGroup>,
     pub(super) basis: Basis,
     /// Where the jump to npc's chains stands, in each family whose FORWARD was read.

@@ -129,7 +129,7 @@ impl Reporter {
 
 #[cfg(test)]
 mod tests {
-    use npc_compiler::policy::finding::{Code, Effect};
+    use npc_compiler::policy::finding::{Effect, FindingCode};
 
     use super::*;
 
@@ -138,7 +138,7 @@ mod tests {
             namespace: namespace.to_owned(),
             name: format!("p{number:03}"),
             path: "spec".to_owned(),
-            code: Code::PolicyTooLarge,
+            code: FindingCode::PolicyTooLarge,
             problem: "too large".to_owned(),
             effect: Effect::AllowsNothing,
             address: None,

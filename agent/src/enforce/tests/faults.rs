@@ -47,7 +47,7 @@ impl Fault {
 
 /// What these objects ask for.
 fn wanted(objects: &Objects) -> KernelState {
-    KernelState::from(&layout::ruleset(&Cluster::new(objects), "node-1", &layout::Options::default()))
+    KernelState::from(&layout::ruleset(&Cluster::new(objects), "node-1", &layout::RulesetOptions::default()))
 }
 
 /// A policy of another kind comes, the first goes, and so does a pod.

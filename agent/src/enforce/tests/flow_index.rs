@@ -47,7 +47,7 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn flows_of_an_address_that_is_not_in_the_index_are_not_looked_for() {
     let queued = vec![network(), on_node(&["10.0.0.1"])];
-    let mut world = World::with_flow_index(layout::Options::default(), queued);
+    let mut world = World::with_flow_index(layout::RulesetOptions::default(), queued);
     world.free(&["10.0.0.2", "10.0.0.3"]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     let first = (FlowScope::All, Some(Forget::AllBut(set(&["10.0.0.1"]))));
@@ -68,7 +68,7 @@ async fn flows_of_an_address_that_is_not_in_the_index_are_not_looked_for() {
 #[tokio::test(start_paused = true)]
 async fn an_address_in_the_index_waits_for_its_sweep_and_then_the_index_is_renewed() {
     let queued = vec![network(), on_node(&["10.0.0.1"])];
-    let mut world = World::with_flow_index(layout::Options::default(), queued);
+    let mut world = World::with_flow_index(layout::RulesetOptions::default(), queued);
     world.free(&["10.0.0.2"]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     let begun = Instant::now();
@@ -95,7 +95,7 @@ async fn an_address_in_the_index_waits_for_its_sweep_and_then_the_index_is_renew
 #[tokio::test(start_paused = true)]
 async fn a_departed_address_is_forgotten_by_the_sweep_that_cuts_its_flows() {
     let queued = vec![network(), on_node(&["10.0.0.1", "10.0.0.2"])];
-    let mut world = World::with_flow_index(layout::Options::default(), queued);
+    let mut world = World::with_flow_index(layout::RulesetOptions::default(), queued);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     world.send(on_node(&["10.0.0.1"])).await;
     world.calls([Apply]).await;
@@ -107,7 +107,7 @@ async fn a_departed_address_is_forgotten_by_the_sweep_that_cuts_its_flows() {
 
 #[tokio::test(start_paused = true)]
 async fn where_flows_are_kept_a_new_sandboxs_are_asked_for_all_the_same() {
-    let options = layout::Options { keep_established: true, ..layout::Options::default() };
+    let options = layout::RulesetOptions { keep_established: true, ..layout::RulesetOptions::default() };
     let mut world = World::with_flow_index(options, vec![network(), on_node(&["10.0.0.1"])]);
     world.free(&["10.0.0.2"]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
@@ -125,7 +125,7 @@ async fn where_flows_are_kept_a_new_sandboxs_are_asked_for_all_the_same() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_network_of_pods_or_an_index_in_the_kernel_all_is_as_before() {
-    let begin = |objects: Input| World::with_flow_index(layout::Options::default(), vec![network(), objects]);
+    let begin = |objects: Input| World::with_flow_index(layout::RulesetOptions::default(), vec![network(), objects]);
     let mut world = begin(Input::Objects(objects(&["10.0.0.1"])));
     world.free(&["10.0.0.2"]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
@@ -147,7 +147,7 @@ async fn without_a_network_of_pods_or_an_index_in_the_kernel_all_is_as_before() 
 
 #[tokio::test(start_paused = true)]
 async fn a_kernel_that_refuses_the_index_is_asked_once_and_the_table_of_before_is_removed() {
-    let mut world = World::with_flow_index(layout::Options::default(), vec![network(), on_node(&["10.0.0.1"])]);
+    let mut world = World::with_flow_index(layout::RulesetOptions::default(), vec![network(), on_node(&["10.0.0.1"])]);
     {
         let mut memory = world.memory.lock().expect("no thread panicked");
         (memory.lacks_index, memory.index_removals) = (true, Some(1));
@@ -182,7 +182,7 @@ async fn the_networks_of_pods_come_from_the_watch_of_the_node() {
         memory.renewals.iter().flatten().map(text).collect()
     };
     // A Node gets its networks after it registered.
-    let mut world = World::with_flow_index(layout::Options::default(), vec![network(), nets(&[])]);
+    let mut world = World::with_flow_index(layout::RulesetOptions::default(), vec![network(), nets(&[])]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     assert_eq!(domains(&world), [[""; 0]; 0]);
     world.send(nets(&["10.0.0.0/24"])).await;

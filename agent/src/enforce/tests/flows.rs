@@ -35,7 +35,7 @@ async fn flows_are_judged_at_the_start_and_when_something_may_have_become_narrow
 
 #[tokio::test(start_paused = true)]
 async fn keep_established_lets_flows_go_on() {
-    let options = layout::Options { keep_established: true, ..layout::Options::default() };
+    let options = layout::RulesetOptions { keep_established: true, ..layout::RulesetOptions::default() };
     let queued = vec![network(), Input::Objects(objects(&["10.0.0.1"]))];
     let mut world = World::with_options(settings(), options, 0, queued);
     world.flows(&[flow("10.0.0.1")]);
@@ -46,7 +46,7 @@ async fn keep_established_lets_flows_go_on() {
 /// No process of a new sandbox has run yet, so flows of its addresses are another pod's.
 #[tokio::test(start_paused = true)]
 async fn keep_established_lets_no_flow_of_a_new_sandbox_go_on() {
-    let options = layout::Options { keep_established: true, ..layout::Options::default() };
+    let options = layout::RulesetOptions { keep_established: true, ..layout::RulesetOptions::default() };
     let queued = vec![network(), Input::Objects(objects(&["10.0.0.1", "10.0.0.2"]))];
     let mut world = World::with_options(settings(), options, 0, queued);
     let all = [flow("10.0.0.1"), flow("10.0.0.2")];

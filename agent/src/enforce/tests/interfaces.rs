@@ -13,7 +13,8 @@ fn veth(index: u32, group: u32, addresses: &[&str]) -> Input {
 
 #[tokio::test(start_paused = true)]
 async fn an_interface_joins_after_its_addresses_came_and_leaves_before_they_go() {
-    let options = layout::Options { anti_spoof: true, keep_established: true, ..layout::Options::default() };
+    let options =
+        layout::RulesetOptions { anti_spoof: true, keep_established: true, ..layout::RulesetOptions::default() };
     let queued = vec![veth(7, 0, &["10.0.0.1/32"]), Input::Objects(objects(&["10.0.0.1"]))];
     let mut world = World::with_options(settings(), options, 0, queued);
     world.calls([Probe, Read, Apply, Hooked, Call::Group(7, POD_GROUP)]).await;
@@ -31,7 +32,8 @@ async fn an_interface_joins_after_its_addresses_came_and_leaves_before_they_go()
 
 #[tokio::test(start_paused = true)]
 async fn nothing_joins_while_the_kernel_refuses() {
-    let options = layout::Options { anti_spoof: true, keep_established: true, ..layout::Options::default() };
+    let options =
+        layout::RulesetOptions { anti_spoof: true, keep_established: true, ..layout::RulesetOptions::default() };
     let queued = vec![veth(7, 0, &["10.0.0.1/32"]), Input::Objects(objects(&["10.0.0.1"]))];
     let mut world = World::with_options(settings(), options, 1, queued);
     world.calls([Probe, Read, Refused, Read, Apply, Hooked, Call::Group(7, POD_GROUP)]).await;

@@ -46,7 +46,7 @@ impl Passes {
 
 /// What a kernel is to hold in the end.
 fn wanted(objects: &Objects) -> KernelState {
-    KernelState::from(&layout::ruleset(&Cluster::new(objects), "node-1", &layout::Options::default()))
+    KernelState::from(&layout::ruleset(&Cluster::new(objects), "node-1", &layout::RulesetOptions::default()))
 }
 
 /// A pod in each of two namespaces. A policy of the first admits so many separate ports, and

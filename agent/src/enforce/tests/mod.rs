@@ -74,10 +74,10 @@ struct World {
 
 impl World {
     fn new(settings: Settings, refusals: usize, queued: Vec<Input>) -> Self {
-        Self::with_options(settings, layout::Options::default(), refusals, queued)
+        Self::with_options(settings, layout::RulesetOptions::default(), refusals, queued)
     }
 
-    fn with_options(settings: Settings, options: layout::Options, refusals: usize, queued: Vec<Input>) -> Self {
+    fn with_options(settings: Settings, options: layout::RulesetOptions, refusals: usize, queued: Vec<Input>) -> Self {
         Self::of(settings, refusals, queued, |enforcer| enforcer.with_options(options))
     }
 
@@ -87,7 +87,7 @@ impl World {
     }
 
     /// With an index of addresses that have flows.
-    fn with_flow_index(options: layout::Options, queued: Vec<Input>) -> Self {
+    fn with_flow_index(options: layout::RulesetOptions, queued: Vec<Input>) -> Self {
         Self::of(settings(), 0, queued, |enforcer| enforcer.with_options(options).with_flow_index())
     }
 

@@ -134,7 +134,7 @@ async fn after_a_refusal_the_kernel_gets_to_where_it_would_have_been() {
     edited.pods.extend(objects(&["10.0.0.3"]).pods);
     world.send(Input::Objects(edited.clone())).await;
     world.calls([Read, Apply, Hooked, Cut]).await;
-    let program = layout::ruleset(&Cluster::new(&edited), "node-1", &layout::Options::default());
+    let program = layout::ruleset(&Cluster::new(&edited), "node-1", &layout::RulesetOptions::default());
     assert_eq!(world.memory.lock().expect("no thread panicked").state, KernelState::from(&program));
     world.end().await;
 }

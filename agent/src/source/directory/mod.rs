@@ -26,7 +26,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
-use super::manifests::{Loaded, Options, Problem, walk};
+use super::manifests::{Loaded, Problem, ReadOptions, walk};
 use read::DirectoryContents;
 use state::DirectoryState;
 use watch::{DirectoryEvent, Watch};
@@ -83,7 +83,7 @@ impl Updates {
 /// # Errors
 ///
 /// If the kernel gives no thread.
-pub fn follow(root: PathBuf, options: Options) -> io::Result<Updates> {
+pub fn follow(root: PathBuf, options: ReadOptions) -> io::Result<Updates> {
     let (follower, updates) = Follower::new(root, options)?;
     thread::Builder::new().name("npc-manifests".to_owned()).spawn(move || follower.run())?;
     Ok(updates)
@@ -117,7 +117,7 @@ struct Follower {
 struct Stopped;
 
 impl Follower {
-    fn new(root: PathBuf, options: Options) -> io::Result<(Self, Updates)> {
+    fn new(root: PathBuf, options: ReadOptions) -> io::Result<(Self, Updates)> {
         let absolute = std::path::absolute(&root)?;
         let (alive, kept) = io::pipe()?;
         let (sender, receiver) = mpsc::channel(1);

@@ -9,13 +9,13 @@ use npc_compiler::object::Objects;
 
 use super::Update;
 use super::read::{DirectoryContents, ReadFile};
-use crate::source::manifests::{Code, Options, Parsed, Problem, Severity, assemble, parse, shown};
+use crate::source::manifests::{Parsed, Problem, ProblemCode, ReadOptions, Severity, assemble, parse, shown};
 
 /// What is known of the directory.
 #[derive(Debug)]
 pub(super) struct DirectoryState {
     root: PathBuf,
-    options: Options,
+    options: ReadOptions,
     files: BTreeMap<PathBuf, File>,
     /// The problems at the last update.
     problems: BTreeSet<Problem>,
@@ -45,7 +45,7 @@ struct File {
 }
 
 impl DirectoryState {
-    pub(super) fn new(root: PathBuf, options: Options) -> Self {
+    pub(super) fn new(root: PathBuf, options: ReadOptions) -> Self {
         Self {
             root,
             options,
@@ -193,7 +193,7 @@ impl DirectoryState {
         Problem {
             file: shown(&self.root),
             span: None,
-            code: Code::DocumentUnreadable,
+            code: ProblemCode::DocumentUnreadable,
             object: None,
             path: String::new(),
             message: message.to_owned(),

@@ -30,7 +30,7 @@ impl Followed {
     fn new(make: impl FnOnce(&Path)) -> Self {
         let temporary = tempfile::tempdir().unwrap();
         make(&temporary.path().join("d"));
-        let updates = follow(temporary.path().join("d"), Options::default()).unwrap();
+        let updates = follow(temporary.path().join("d"), ReadOptions::default()).unwrap();
         Self { updates, temporary }
     }
 
@@ -307,7 +307,7 @@ async fn the_directory_may_be_a_link_that_turns() {
 #[tokio::test]
 async fn a_directory_that_does_not_exist_yet_is_waited_for() {
     let temporary = tempfile::tempdir().unwrap();
-    let mut updates = follow(temporary.path().join("not/yet"), Options::default()).unwrap();
+    let mut updates = follow(temporary.path().join("not/yet"), ReadOptions::default()).unwrap();
     let update = updates.next().await.unwrap();
     assert!(update.loaded.is_none(), "no objects, which is not the same as: the objects are none");
     assert!(update.problems[0].to_string().contains("the directory cannot be read"));
@@ -356,7 +356,7 @@ async fn a_file_that_is_empty_all_of_a_sudden_keeps_its_objects() {
 fn a_file_with_a_writer_is_not_read_until_patience_ends() {
     let temporary = tempfile::tempdir().unwrap();
     let root = temporary.path().canonicalize().unwrap();
-    let (mut follower, updates) = Follower::new(root.clone(), Options::default()).unwrap();
+    let (mut follower, updates) = Follower::new(root.clone(), ReadOptions::default()).unwrap();
     let file = root.join("a.yaml");
     fs::write(&file, pod("a", "1")).unwrap();
     let look = |follower: &Follower| {
@@ -409,7 +409,7 @@ fn a_file_that_changed_just_now_is_not_read() {
 fn dropping_the_updates_ends_the_thread() {
     let temporary = tempfile::tempdir().unwrap();
     two(&temporary.path().join("d"));
-    let (follower, updates) = Follower::new(temporary.path().join("d"), Options::default()).unwrap();
+    let (follower, updates) = Follower::new(temporary.path().join("d"), ReadOptions::default()).unwrap();
     let thread = thread::spawn(move || follower.run());
     drop(updates);
     thread.join().unwrap();

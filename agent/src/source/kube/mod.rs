@@ -78,7 +78,7 @@ const EVENTS: usize = 64;
 
 /// How a cluster is followed.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct FollowSettings {
     /// The name of this node.
     pub node: String,
     /// After so many seconds, of [`WATCH_SECONDS`], each watch is renewed.
@@ -94,7 +94,7 @@ pub struct Settings {
     pub status: Option<SharedStatus>,
 }
 
-impl Settings {
+impl FollowSettings {
     /// The defaults.
     #[must_use]
     pub fn new(node: &str) -> Self {
@@ -125,7 +125,7 @@ enum WatchReport {
 /// more.
 pub async fn follow<T>(
     connector: Connector,
-    settings: Settings,
+    settings: FollowSettings,
     sender: mpsc::Sender<T>,
     report: fn(Changes) -> T,
     watches: Watches,

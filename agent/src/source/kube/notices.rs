@@ -181,7 +181,7 @@ async fn remove_startup_taint(nodes: Api<Node>, node: String) -> kube::Result<()
 
 #[cfg(test)]
 mod tests {
-    use npc_compiler::policy::finding::{Code, Effect};
+    use npc_compiler::policy::finding::{Effect, FindingCode};
 
     use super::*;
 
@@ -190,7 +190,7 @@ mod tests {
             namespace: "shop".to_owned(),
             name: "api".to_owned(),
             path: "spec.ingress[0].from[0].ipBlock.cidr".to_owned(),
-            code: Code::PeerEmpty,
+            code: FindingCode::PeerEmpty,
             problem: problem.to_owned(),
             effect: Effect::MatchesNothing,
             address: None,

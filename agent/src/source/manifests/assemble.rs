@@ -9,13 +9,13 @@ use npc_compiler::object::Workload;
 use super::kinds::ManifestObject;
 use super::parsed::{Parsed, ParsedObject};
 use super::position::{Location, ReadFrom};
-use super::problem::{Code, ObjectRef, Problem};
+use super::problem::{ObjectRef, Problem, ProblemCode};
 use super::replicas::Ordinals;
-use super::{Loaded, Options, ReplacedPolicy, undeclared};
+use super::{Loaded, ReadOptions, ReplacedPolicy, undeclared};
 
 /// Puts files together. Of two objects with one name the later one counts, as
 /// if they had been applied in this order.
-pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Loaded {
+pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &ReadOptions) -> Loaded {
     let mut loaded = Loaded::default();
     let mut slots: Vec<ParsedObject> = Vec::new();
     let mut scaled = BTreeSet::new();
@@ -108,7 +108,7 @@ fn duplicate(earlier: &ParsedObject, later: &ParsedObject) -> Problem {
     Problem {
         file: Arc::clone(&later.file),
         span: Some(later.node.span),
-        code: Code::DuplicateName,
+        code: ProblemCode::DuplicateName,
         object: Some(later.object.clone()),
         path: String::new(),
         message: format!("counts instead of the one at {}:{}:{}", earlier.file, at.line, at.column),

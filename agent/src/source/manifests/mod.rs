@@ -74,7 +74,7 @@ use npc_compiler::object::{Labels, NetworkPolicy, Objects};
 pub use foreign::OtherDocument;
 pub use passed_over::PassedOver;
 pub use position::{Location, Positions};
-pub use problem::{Code, Errors, ObjectRef, Problem, Severity};
+pub use problem::{Errors, ObjectRef, Problem, ProblemCode, Severity};
 pub use replicas::Ordinals;
 pub use span::{Span, TextPosition};
 
@@ -89,7 +89,7 @@ pub(super) use parsed::Parsed;
 
 /// How to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub struct ReadOptions {
     /// The namespace of objects that name none.
     pub default_namespace: String,
     /// Leave out what cannot be read, instead of failing.
@@ -102,7 +102,7 @@ pub struct Options {
     pub pass_over: bool,
 }
 
-impl Default for Options {
+impl Default for ReadOptions {
     fn default() -> Self {
         Self {
             default_namespace: "default".to_owned(),
@@ -128,7 +128,7 @@ pub struct Loaded {
     pub owned: BTreeMap<ObjectRef, ObjectRef>,
     /// Where they and their fields stand.
     pub positions: Positions,
-    /// Warnings; and what was left out, where [`Options::allow_errors`] is set.
+    /// Warnings; and what was left out, where [`ReadOptions::allow_errors`] is set.
     pub problems: Vec<Problem>,
     /// The kinds that were passed over, with how many there were; of a group
     /// other than the core one as `Ingress.networking.k8s.io`.
@@ -139,7 +139,7 @@ pub struct Loaded {
     pub pod_making: BTreeSet<ObjectRef>,
     /// The ordinals that StatefulSets give their pods.
     pub ordinals: BTreeMap<ObjectRef, Ordinals>,
-    /// What is no object, where [`Options::pass_over`] is set.
+    /// What is no object, where [`ReadOptions::pass_over`] is set.
     pub passed_over: PassedOver,
     /// What was not read, and may decide.
     pub unread: Vec<Unread>,
@@ -171,9 +171,9 @@ pub struct Text {
 ///
 /// # Errors
 ///
-/// Everything that could not be read, unless [`Options::allow_errors`] is set; a path that
+/// Everything that could not be read, unless [`ReadOptions::allow_errors`] is set; a path that
 /// leads nowhere in any case.
-pub fn load(paths: &[PathBuf], options: &Options) -> Result<Loaded, Errors> {
+pub fn load(paths: &[PathBuf], options: &ReadOptions) -> Result<Loaded, Errors> {
     load_with(paths, &[], options, &AtomicUsize::new(0))
 }
 
@@ -182,7 +182,12 @@ pub fn load(paths: &[PathBuf], options: &Options) -> Result<Loaded, Errors> {
 /// # Errors
 ///
 /// As [`load`].
-pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &AtomicUsize) -> Result<Loaded, Errors> {
+pub fn load_with(
+    paths: &[PathBuf],
+    texts: &[Text],
+    options: &ReadOptions,
+    count: &AtomicUsize,
+) -> Result<Loaded, Errors> {
     let mut jobs = Vec::new();
     let mut nowhere = Vec::new();
     let mut named = BTreeSet::new();
@@ -248,7 +253,7 @@ enum Job {
 }
 
 impl Job {
-    fn run(self, options: &Options, count: &AtomicUsize) -> Parsed {
+    fn run(self, options: &ReadOptions, count: &AtomicUsize) -> Parsed {
         let namespace = &options.default_namespace;
         let long = |path: &Path, from: &mut dyn Read| long::read(&shown(path), from, namespace, count);
         let parse = |path: &Path, read: io::Result<Vec<u8>>| match read {
@@ -281,7 +286,7 @@ impl Job {
 
 /// Parses files on as many threads as there are cores; the answers are in the order of the
 /// files.
-fn parse_all(jobs: Vec<Job>, options: &Options, count: &AtomicUsize) -> Vec<Parsed> {
+fn parse_all(jobs: Vec<Job>, options: &ReadOptions, count: &AtomicUsize) -> Vec<Parsed> {
     let cores = thread::available_parallelism().map_or(1, NonZero::get).min(jobs.len());
     if cores < 2 {
         return jobs.into_iter().map(|job| job.run(options, count)).collect();
@@ -303,14 +308,14 @@ fn parse_all(jobs: Vec<Job>, options: &Options, count: &AtomicUsize) -> Vec<Pars
 ///
 /// # Errors
 ///
-/// Everything that could not be read, unless [`Options::allow_errors`] is set.
-pub fn parse_text(name: &str, text: &str, options: &Options) -> Result<Loaded, Errors> {
+/// Everything that could not be read, unless [`ReadOptions::allow_errors`] is set.
+pub fn parse_text(name: &str, text: &str, options: &ReadOptions) -> Result<Loaded, Errors> {
     let parsed = parse(&name.into(), text.as_bytes().to_vec(), &options.default_namespace);
     finish(vec![parsed], &BTreeSet::new(), options)
 }
 
 /// Puts files together, of which these were named one by one.
-fn finish(mut parsed: Vec<Parsed>, named: &BTreeSet<Arc<str>>, options: &Options) -> Result<Loaded, Errors> {
+fn finish(mut parsed: Vec<Parsed>, named: &BTreeSet<Arc<str>>, options: &ReadOptions) -> Result<Loaded, Errors> {
     let passed_over =
         if options.pass_over { passed_over::pass_over(&mut parsed, named) } else { PassedOver::default() };
     let mut loaded = assemble(parsed, options);

@@ -16,7 +16,7 @@ use super::json;
 use super::kinds::{self, DocumentKind};
 use super::parsed::{Parsed, ParsedObject};
 use super::patch;
-use super::problem::{Code, ObjectRef, Problem};
+use super::problem::{ObjectRef, Problem, ProblemCode};
 use super::references;
 use super::replicas;
 use super::span::{Span, TextPosition};
@@ -68,7 +68,7 @@ pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: 
             if ["apiVersion", "kind"].iter().all(|key| memchr::memmem::find(&letters, key.as_bytes()).is_none()) {
                 reader.faults.push((reader.parsed.problems.len(), DocumentFault::NoObject));
             }
-            reader.problem(Code::DocumentUnreadable, span, None, "", message, "save the file as UTF-8");
+            reader.problem(ProblemCode::DocumentUnreadable, span, None, "", message, "save the file as UTF-8");
         }
     }
     reader.finish()
@@ -156,7 +156,7 @@ impl<'a> DocumentReader<'a> {
 impl DocumentReader<'_> {
     fn problem(
         &mut self,
-        code: Code,
+        code: ProblemCode,
         span: Span,
         object: Option<&ObjectRef>,
         path: &str,
@@ -177,7 +177,7 @@ impl DocumentReader<'_> {
     /// A document that cannot be parsed.
     fn fault(&mut self, fault: &tree::TreeError) {
         self.faults.push((self.parsed.problems.len(), DocumentFault::Syntax));
-        self.problem(Code::DocumentUnreadable, fault.span, None, "", fault.message.clone(), fault.help);
+        self.problem(ProblemCode::DocumentUnreadable, fault.span, None, "", fault.message.clone(), fault.help);
     }
 
     /// The file, with what its faulty documents are.
@@ -213,14 +213,14 @@ impl DocumentReader<'_> {
                     let message = "objects stand in a list without kind: List, which kubectl refuses".to_owned();
                     let help =
                         "begin each with \"---\" in place of \"-\", or put the list under items: of a kind: List";
-                    return self.problem(Code::DocumentUnreadable, object.span, None, "", message, help);
+                    return self.problem(ProblemCode::DocumentUnreadable, object.span, None, "", message, help);
                 }
                 if foreign::is_json_patch(&node) {
                     self.faults.push((self.parsed.problems.len(), DocumentFault::Patch));
                 } else if !is_meant_as_object(&node) {
                     self.faults.push((self.parsed.problems.len(), DocumentFault::NoObject));
                 }
-                return self.problem(Code::DocumentUnreadable, span, None, "", message, help);
+                return self.problem(ProblemCode::DocumentUnreadable, span, None, "", message, help);
             }
         };
         if types.api_version == "v1" && types.kind == "Status" {
@@ -243,7 +243,7 @@ impl DocumentReader<'_> {
         }
         if let Some(Misspelt { path, message, help }) = misspelt(&types.api_version, &types.kind) {
             let span = span_of(&node, path).0;
-            return self.problem(Code::DocumentUnreadable, span, None, path, message, help);
+            return self.problem(ProblemCode::DocumentUnreadable, span, None, path, message, help);
         }
         let kind = DocumentKind::of(&types.api_version, &types.kind);
         let has_template = || {
@@ -278,7 +278,7 @@ impl DocumentReader<'_> {
                 let help = "write apiVersion: networking.k8s.io/v1";
                 let span = span_of(&node, "apiVersion").0;
                 let object = self.best_name(DocumentKind::Policy, &types.kind, &node);
-                self.problem(Code::VersionGone, span, Some(&object), "apiVersion", message, help);
+                self.problem(ProblemCode::VersionGone, span, Some(&object), "apiVersion", message, help);
             }
             return;
         }
@@ -365,7 +365,7 @@ impl DocumentReader<'_> {
         let said = node.get("message").and_then(YamlNode::text).map(|text| format!(": {text}")).unwrap_or_default();
         self.faults.push((self.parsed.problems.len(), DocumentFault::Status));
         let message = format!("it is an answer of the API server in place of objects{said}");
-        self.problem(Code::DocumentUnreadable, node.span, None, "", message, "get the objects again");
+        self.problem(ProblemCode::DocumentUnreadable, node.span, None, "", message, "get the objects again");
     }
 
     fn list(&mut self, list: YamlNode, of: Option<&TypeMeta>, lists: usize) {
@@ -373,14 +373,21 @@ impl DocumentReader<'_> {
         let Some(items) = entries.into_iter().find(|entry| &*entry.key == "items") else { return };
         if lists >= MAX_LISTS {
             let message = "lists of lists of lists".to_owned();
-            return self.problem(Code::DocumentUnreadable, items.at, None, "items", message, "flatten them");
+            return self.problem(ProblemCode::DocumentUnreadable, items.at, None, "items", message, "flatten them");
         }
         self.parsed.has_list = true;
         let is_null = items.node.is_null();
         match items.node.into_value() {
             Value::List(items) => items.into_iter().for_each(|item| self.document(item, of, lists + 1)),
             _ if is_null => {}
-            _ => self.problem(Code::DocumentUnreadable, items.at, None, "items", "items must be a list".to_owned(), ""),
+            _ => self.problem(
+                ProblemCode::DocumentUnreadable,
+                items.at,
+                None,
+                "items",
+                "items must be a list".to_owned(),
+                "",
+            ),
         }
     }
 
@@ -395,7 +402,7 @@ impl DocumentReader<'_> {
                 let value = if entry.node.is_null() { "" } else { entry.node.text().unwrap_or_default() };
                 if let Some(message) = wrong_label_key(&entry.key).or_else(|| wrong_label_value(value)) {
                     let path = format!("{path}.{}", entry.key);
-                    self.problem(Code::LabelInvalid, entry.at, Some(object), &path, message, "");
+                    self.problem(ProblemCode::LabelInvalid, entry.at, Some(object), &path, message, "");
                 }
             }
         }
@@ -415,7 +422,7 @@ impl DocumentReader<'_> {
 
     fn unfinished(&mut self, why: Unfinished, span: Span, object: Option<&ObjectRef>, message: &str, help: String) {
         self.faults.push((self.parsed.problems.len(), DocumentFault::Unfinished(why)));
-        self.problem(Code::DocumentUnreadable, span, object, "", message.to_owned(), help);
+        self.problem(ProblemCode::DocumentUnreadable, span, object, "", message.to_owned(), help);
     }
 
     fn object(&mut self, kind: DocumentKind, kind_name: &str, mut node: YamlNode) {
@@ -438,16 +445,16 @@ impl DocumentReader<'_> {
             Err(_) => self.best_name(kind, kind_name, &node),
         };
         for doubt in notes.doubts {
-            self.problem(Code::ValueDoubtful, doubt.span, Some(&object), &doubt.path, doubt.message, doubt.help);
+            self.problem(ProblemCode::ValueDoubtful, doubt.span, Some(&object), &doubt.path, doubt.message, doubt.help);
         }
         if read.is_ok() {
             self.labels(&object, &node);
             for Wrong { at, path, message, help } in annotations.iter().flat_map(annotations::wrong) {
-                self.problem(Code::AnnotationInvalid, at, Some(&object), &path, message, help);
+                self.problem(ProblemCode::AnnotationInvalid, at, Some(&object), &path, message, help);
             }
             let references = Some(&node).filter(|_| kind == DocumentKind::Policy).map(references::wrong);
             for Wrong { at, path, message, help } in references.unwrap_or_default() {
-                self.problem(Code::ValueDoubtful, at, Some(&object), &path, message, help);
+                self.problem(ProblemCode::ValueDoubtful, at, Some(&object), &path, message, help);
             }
         }
         match read {
@@ -479,7 +486,7 @@ impl DocumentReader<'_> {
                 let span = span.unwrap_or(node.span);
                 let fault = unfinished.map_or(DocumentFault::Mismatch, DocumentFault::Unfinished);
                 self.faults.push((self.parsed.problems.len(), fault));
-                self.problem(Code::DocumentUnreadable, span, Some(&object), &path, message, help);
+                self.problem(ProblemCode::DocumentUnreadable, span, Some(&object), &path, message, help);
             }
         }
     }

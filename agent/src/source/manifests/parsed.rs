@@ -10,7 +10,7 @@ use npc_compiler::object::{Labels, Workload};
 use super::foreign::{OtherDocument, Unfinished};
 use super::kinds::ManifestObject;
 use super::patch::Patch;
-use super::problem::{Code, ObjectRef, Problem};
+use super::problem::{ObjectRef, Problem, ProblemCode};
 use super::replicas::Ordinals;
 use super::tree::YamlNode;
 
@@ -139,7 +139,7 @@ impl Parsed {
         parsed.problems.push(Problem {
             file: Arc::clone(&parsed.file),
             span: None,
-            code: Code::DocumentUnreadable,
+            code: ProblemCode::DocumentUnreadable,
             object: None,
             path: String::new(),
             message: message.to_owned(),

@@ -14,7 +14,7 @@ use super::documents::Documents;
 use super::foreign::{self, OTHER_WORKLOAD, OtherDocument, is_unfinished_namespace};
 use super::parsed::{Parsed, ParsedObject};
 use super::patch::{Patch, PatchedPolicy};
-use super::problem::{Code, ObjectRef, Problem, Severity};
+use super::problem::{ObjectRef, Problem, ProblemCode, Severity};
 use super::{printed, types};
 
 /// What was passed over.
@@ -179,7 +179,7 @@ fn without_objects(file: &Parsed, first: Option<Problem>, is_printed: bool) -> P
     Problem {
         file: Arc::clone(&file.file),
         span: first.and_then(|first| first.span),
-        code: Code::DocumentUnreadable,
+        code: ProblemCode::DocumentUnreadable,
         object: None,
         path: String::new(),
         message: format!("no Kubernetes object is in this input{said}"),

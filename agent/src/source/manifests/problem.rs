@@ -30,7 +30,7 @@ impl Severity {
 
 /// Kinds of mistakes in files; stable codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Code {
+pub enum ProblemCode {
     /// A file, document or object that cannot be read.
     DocumentUnreadable,
     /// Two objects of one kind, namespace and name.
@@ -47,7 +47,7 @@ pub enum Code {
     AnnotationInvalid,
 }
 
-impl Code {
+impl ProblemCode {
     /// All of them, in the order in which they are listed.
     pub const ALL: [Self; 7] = [
         Self::DocumentUnreadable,
@@ -109,7 +109,7 @@ pub struct Problem {
     /// Where in the file; `None` where the file as a whole could not be read.
     pub span: Option<Span>,
     /// What kind of mistake it is.
-    pub code: Code,
+    pub code: ProblemCode,
     /// The object, where it is known.
     pub object: Option<ObjectRef>,
     /// The field inside the object (`spec.ingress[0].from`), or empty.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 
-use super::problem::{Code, Problem};
+use super::problem::{Problem, ProblemCode};
 use super::{Loaded, ObjectRef};
 
 /// Letters that a part of a name has at least that may be misspelt: shorter ones distinguish names, as
@@ -34,7 +34,7 @@ pub(super) fn problems(loaded: &Loaded) -> Vec<Problem> {
         Some(Problem {
             file: place.file.clone(),
             span: Some(place.span),
-            code: Code::NamespaceUndeclared,
+            code: ProblemCode::NamespaceUndeclared,
             object: Some(ObjectRef::new("NetworkPolicy", name, first)),
             path: "metadata.namespace".to_owned(),
             message: format!("no object declares the namespace {name}"),

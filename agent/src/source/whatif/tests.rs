@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use super::*;
-use crate::source::manifests::{Options, parse_text};
+use crate::source::manifests::{ReadOptions, parse_text};
 
 const BASE: &str = "
 apiVersion: v1
@@ -43,7 +43,7 @@ spec: {podSelector: {}}
 ";
 
 fn read(name: &str, text: &str) -> Loaded {
-    parse_text(name, text, &Options::default()).unwrap_or_else(|errors| panic!("{errors}"))
+    parse_text(name, text, &ReadOptions::default()).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// What the objects are, in one line each.

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use super::{FlowCause, FlowChange};
 use crate::algebra::traffic::Traffic;
 use crate::azure::translate::{Term, TermPeer};
-use crate::azure::{Model, Reason};
+use crate::azure::{AzureReason, Model};
 use crate::cluster::PolicyId;
 use crate::cluster::group::{Admitted, Atom, Group, GroupId, OtherEnd, atoms};
 use crate::object::Family;
@@ -44,12 +44,12 @@ pub(super) fn of(model: &Model<'_>, group: &Group, other: OtherEnd<'_>, flows: &
             // What npc lets pass by a policy that Azure NPM does not have.
             (Err(refusal), FlowChange::NewlyAllowed) => {
                 let admitted = finder.ours(*policy, |_| true);
-                add(Reason::PolicyRefused, *policy, &refusal.path, admitted.intersection(flows));
+                add(AzureReason::PolicyRefused, *policy, &refusal.path, admitted.intersection(flows));
             }
             // What it isolates, and Azure NPM did not.
             (Err(refusal), FlowChange::NewlyDenied) => {
                 if model.isolating(&group.key.policies, group.key.direction).is_empty() {
-                    add(Reason::PolicyRefused, *policy, &refusal.path, flows.clone());
+                    add(AzureReason::PolicyRefused, *policy, &refusal.path, flows.clone());
                 }
             }
             (Ok(translation), _) => {
@@ -100,12 +100,12 @@ impl CauseFinder<'_> {
         traffic
     }
 
-    fn reason(&self, term: &Term, change: FlowChange) -> Reason {
+    fn reason(&self, term: &Term, change: FlowChange) -> AzureReason {
         let is_sets = matches!(term.peer, TermPeer::Sets(_));
         match (change, self.other.classes) {
-            (FlowChange::NewlyDenied, []) if term.peer.is_negative() => Reason::NegativeSelectorOutside,
-            (FlowChange::NewlyDenied, [_, ..]) if is_sets && term.flattened => Reason::NamespaceNotIn,
-            _ => Reason::OddText,
+            (FlowChange::NewlyDenied, []) if term.peer.is_negative() => AzureReason::NegativeSelectorOutside,
+            (FlowChange::NewlyDenied, [_, ..]) if is_sets && term.flattened => AzureReason::NamespaceNotIn,
+            _ => AzureReason::OddText,
         }
     }
 }

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 
 use super::model::{Model, named};
 use super::translate::TermPeer;
-use super::{Placement, Reason};
+use super::{AzureReason, Placement};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::{Backend, BackendEnd};
 use crate::cluster::group::{Admitted, GroupId, Groups};
@@ -50,7 +50,7 @@ pub struct FlowDifference {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowCause {
     /// Why.
-    pub reason: Reason,
+    pub reason: AzureReason,
     /// What becomes of them.
     pub change: FlowChange,
     /// The policies that decide; one where a field is named.
@@ -246,7 +246,7 @@ impl<'a> Comparison<'a> {
             }
         }
         for ((policies, traffic), by_source) in by_node_port {
-            let cause = cause(Reason::NodePort, FlowChange::NewlyDenied, policies, Some(Direction::Ingress));
+            let cause = cause(AzureReason::NodePort, FlowChange::NewlyDenied, policies, Some(Direction::Ingress));
             // Pods, not their kinds: no rule distinguishes a backend from other pods of its kind.
             for (to, from) in joined(by_source) {
                 let (from, to) = (self.workloads.of_kinds(from), self.workloads.of_pods(&Vec::from_iter(to)));
@@ -256,7 +256,8 @@ impl<'a> Comparison<'a> {
         }
         for ((policies, traffic), pods) in to_itself {
             let ends = self.workloads.of_pods(&pods);
-            let cause = cause(Reason::SelfByService, FlowChange::NewlyAllowed, policies.into_iter().collect(), None);
+            let cause =
+                cause(AzureReason::SelfByService, FlowChange::NewlyAllowed, policies.into_iter().collect(), None);
             let flows = Flows { from: ends.clone(), to: ends, traffic, to_itself: true };
             self.flows.entry(cause).or_default().push(flows);
         }
@@ -274,7 +275,7 @@ impl<'a> Comparison<'a> {
         for (group, subjects) in subjects {
             let group = self.groups.get(group);
             let cause = FlowCause {
-                reason: Reason::Ipv6,
+                reason: AzureReason::Ipv6,
                 change: FlowChange::NewlyDenied,
                 policies: group.key.policies.clone(),
                 path: None,

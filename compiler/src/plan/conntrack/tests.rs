@@ -7,7 +7,7 @@ use super::*;
 use crate::cluster::Cluster;
 use crate::object::{Labels, NetworkPolicy, Objects, Pod};
 use crate::plan::Plan;
-use crate::ruleset::layout::Options;
+use crate::ruleset::layout::RulesetOptions;
 
 fn pod(name: &str, app: &str, address: &str, node: &str) -> Pod {
     let labels = Labels::from([("app".to_owned(), app.to_owned())]);
@@ -82,13 +82,13 @@ fn world(local: [u8; 2], departed: &[&str]) -> World {
     }
 }
 
-fn state(node: &str, options: &Options) -> KernelState {
+fn state(node: &str, options: &RulesetOptions) -> KernelState {
     KernelState::from(&crate::ruleset::layout::ruleset(&Cluster::new(&shop()), node, options))
 }
 
 #[test]
 fn a_flow_is_forbidden_where_its_first_packet_would_be_dropped() {
-    let options = Options::default();
+    let options = RulesetOptions::default();
     let (here, near) = (state("n1", &options), world([1, 2], &[]));
     let judge = Judge::new(&here, &near);
     for (forbidden, why, tuple) in [
@@ -118,13 +118,13 @@ fn a_flow_is_forbidden_where_its_first_packet_would_be_dropped() {
     let judge = Judge::new(&there, &beyond);
     assert!(!judge.forbids(&flow("10.0.0.1", "10.0.0.3", 6, 1)));
     assert!(!judge.forbids(&flow("10.0.0.4", "10.0.0.1", 6, 5432)));
-    let allowing = state("n1", &Options { allow_tunnels: true, ..options });
+    let allowing = state("n1", &RulesetOptions { allow_tunnels: true, ..options });
     assert!(!Judge::new(&allowing, &near).forbids(&flow("10.0.0.1", "10.0.0.3", 4, 0)));
 }
 
 #[test]
 fn flows_of_a_departed_pod_are_nobodys() {
-    let (here, world) = (state("n1", &Options::default()), world([1, 1], &["10.0.0.2"]));
+    let (here, world) = (state("n1", &RulesetOptions::default()), world([1, 1], &["10.0.0.2"]));
     let judge = Judge::new(&here, &world);
     assert!(judge.forbids(&flow("10.0.0.2", "10.0.0.1", 6, 5432)));
     assert!(judge.forbids(&flow("203.0.113.1", "10.0.0.2", 6, 1)));
@@ -151,7 +151,7 @@ fn a_prefix_holds_what_lies_in_it() {
 #[test]
 fn a_plan_narrows_where_something_that_passed_may_be_dropped() {
     let program = |objects: &Objects| {
-        KernelState::from(&crate::ruleset::layout::ruleset(&Cluster::new(objects), "n1", &Options::default()))
+        KernelState::from(&crate::ruleset::layout::ruleset(&Cluster::new(objects), "n1", &RulesetOptions::default()))
     };
     let narrows = |old: &Objects, new: &Objects| !narrowed(&Plan::between(&program(old), &program(new))).is_empty();
     let (shop, mut more) = (shop(), shop());
@@ -167,7 +167,7 @@ fn a_plan_narrows_where_something_that_passed_may_be_dropped() {
     assert!(!narrows(&shop, &shop));
     // What may come from an interface concerns packets, not flows.
     let own = |hosts: &[&str]| {
-        let options = Options { anti_spoof: true, ..Options::default() };
+        let options = RulesetOptions { anti_spoof: true, ..RulesetOptions::default() };
         let mut state = KernelState::from(&crate::ruleset::layout::ruleset(&Cluster::new(&shop), "n1", &options));
         let name = crate::ruleset::node::InterfaceName::new("azv1").expect("a name");
         let members = hosts.iter().map(|host| Member::of_interface(host.parse().expect("a prefix"), name));

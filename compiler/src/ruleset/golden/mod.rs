@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::cluster::Cluster;
 use crate::object::{Family, Objects};
 use crate::plan::{KernelState, Plan, Step};
-use crate::ruleset::layout::{self, MissingMatches, Options, SelfMatch, SetMembers};
+use crate::ruleset::layout::{self, MissingMatches, RulesetOptions, SelfMatch, SetMembers};
 use crate::ruleset::names::seed::Seed;
 use crate::ruleset::text;
 use crate::sample::{self, pod, policy};
@@ -97,7 +97,7 @@ fn many_pods() -> Objects {
 }
 
 /// The sets and rules of a node, as the kernel's tools read them.
-fn text(objects: &Objects, options: &Options) -> String {
+fn text(objects: &Objects, options: &RulesetOptions) -> String {
     let program = layout::ruleset(&Cluster::new(objects), "n", options);
     let families = Family::ALL.map(|family| program.family(family));
     for part in families {
@@ -109,17 +109,17 @@ fn text(objects: &Objects, options: &Options) -> String {
 
 #[test]
 fn sets_and_rules_are_what_they_were() {
-    check("shop.txt", &text(&shop(), &Options::default()));
+    check("shop.txt", &text(&shop(), &RulesetOptions::default()));
     check(
         "shop-all-options.txt",
-        &text(&shop(), &Options { log_denied: true, anti_spoof: true, ..Options::default() }),
+        &text(&shop(), &RulesetOptions { log_denied: true, anti_spoof: true, ..RulesetOptions::default() }),
     );
     let lacks = MissingMatches { hop_limit: true, length: true, device_group: true };
     let (self_match, keep_established, allow_tunnels) = (SelfMatch::PerEndpoint, true, true);
-    let poor = Options { self_match, lacks, keep_established, allow_tunnels, ..Options::default() };
+    let poor = RulesetOptions { self_match, lacks, keep_established, allow_tunnels, ..RulesetOptions::default() };
     check("shop-poor-kernel.txt", &text(&shop(), &poor));
-    check("many_pods.txt", &text(&many_pods(), &Options::default()));
-    check("empty.txt", &text(&Objects::default(), &Options::default()));
+    check("many_pods.txt", &text(&many_pods(), &RulesetOptions::default()));
+    check("empty.txt", &text(&Objects::default(), &RulesetOptions::default()));
 }
 
 /// What is read is what was written, whatever it is: otherwise an agent would write rules
@@ -134,7 +134,7 @@ fn rules_are_read_as_they_were_written() {
             |(objects, lacks, choices, (is_poor, log_denied, is_keyed))| {
                 let (hop_limit, length, device_group) = lacks;
                 let (keep_established, allow_tunnels, anti_spoof) = choices;
-                let options = Options {
+                let options = RulesetOptions {
                     self_match: if is_poor { SelfMatch::PerEndpoint } else { SelfMatch::Bpf },
                     lacks: MissingMatches { hop_limit, length, device_group },
                     keep_established,
@@ -163,8 +163,9 @@ fn the_writes_of_a_plan_are_what_they_were() {
     edited.policies.remove(3);
     edited.pods.remove(1);
     edited.pods[0].labels.insert("app".to_owned(), "db".to_owned());
-    let state =
-        |objects: &Objects| KernelState::from(&layout::ruleset(&Cluster::new(objects), "n", &Options::default()));
+    let state = |objects: &Objects| {
+        KernelState::from(&layout::ruleset(&Cluster::new(objects), "n", &RulesetOptions::default()))
+    };
     let plan = Plan::between(&state(&shop()), &state(&edited));
     let mut text = String::new();
     for step in &plan.steps {

@@ -10,7 +10,7 @@ use super::{drop_all, field};
 use crate::object::Family;
 use crate::policy::Direction;
 use crate::ruleset::node::{ChainName, Match, Rule, SetField, SetName, Target};
-use crate::ruleset::options::{Options, SelfMatch};
+use crate::ruleset::options::{RulesetOptions, SelfMatch};
 
 /// `fe80::/10` (RFC 4291, section 2.5.6).
 const LINK_LOCAL: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).unwrap();
@@ -30,7 +30,7 @@ const UNSPECIFIED_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFI
 /// strays and forged sources.
 pub(crate) fn forward(
     family: Family,
-    options: &Options,
+    options: &RulesetOptions,
     is_isolating: bool,
     isolated: &BTreeSet<IpAddr>,
 ) -> BTreeMap<ChainName, Vec<Rule>> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Options, chain_of_leaf, names};
+use super::{RulesetOptions, chain_of_leaf, names};
 use crate::cluster::group::{Group, GroupId, Groups, RetainedGroup};
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::Family;
@@ -27,7 +27,12 @@ pub struct GroupChain {
 /// The groups of a node with their chains, as [`ruleset_with`](super::ruleset_with) makes
 /// them of the same input.
 #[must_use]
-pub fn group_chains(cluster: &Cluster, node: &str, options: &Options, retained: &[RetainedGroup]) -> Vec<GroupChain> {
+pub fn group_chains(
+    cluster: &Cluster,
+    node: &str,
+    options: &RulesetOptions,
+    retained: &[RetainedGroup],
+) -> Vec<GroupChain> {
     let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node));
     let local: Vec<PodId> = local.map(|(id, _)| id).collect();
     let groups = Groups::with(cluster, local.iter().copied(), retained, &over_bound(cluster, Some(node), options));
@@ -51,7 +56,7 @@ pub fn group_chains(cluster: &Cluster, node: &str, options: &Options, retained: 
 pub fn origins(
     cluster: &Cluster,
     node: &str,
-    (options, retained): (&Options, &[RetainedGroup]),
+    (options, retained): (&RulesetOptions, &[RetainedGroup]),
     family: Family,
     chain: &ChainName,
     rule: &Rule,
@@ -91,7 +96,7 @@ mod tests {
                 r#"shop/all {"podSelector": {}, "policyTypes": ["Egress", "Ingress"], "egress": [{}]}"#,
             ],
         );
-        let options = Options::default();
+        let options = RulesetOptions::default();
         let of_groups = group_chains(&cluster, "n", &options, &[]);
         let ruleset = ruleset(&cluster, "n", &options);
         for family in Family::ALL {
@@ -112,7 +117,7 @@ mod tests {
         let ingress: Vec<String> = (0..200).map(ingress).collect();
         let policy = format!(r#"shop/web {{"podSelector": {{}}, "ingress": [{}]}}"#, ingress.join(","));
         let cluster = cluster(&["shop/web-1 app=web 10.0.0.1 @n"], &[&policy]);
-        let options = Options::default();
+        let options = RulesetOptions::default();
         let ruleset = ruleset(&cluster, "n", &options);
         let chains = ruleset.v4.chains.iter().filter(|(name, _)| matches!(name.role(), ChainRole::Group(_)));
         let mut found = Vec::new();

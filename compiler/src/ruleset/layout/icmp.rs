@@ -4,7 +4,7 @@
 
 use crate::object::Family;
 use crate::ruleset::node::{Match, Rule, Target};
-use crate::ruleset::options::{MissingMatches, Options, SelfMatch};
+use crate::ruleset::options::{MissingMatches, RulesetOptions, SelfMatch};
 
 /// ICMPv6 types of neighbour discovery that any host sends, and the lengths of
 /// such a packet (RFC 4861, section 4): a router solicitation of 8 bytes,
@@ -29,7 +29,7 @@ const ERROR_LENGTHS: [(u16, u16); 2] = [(48, 576), (88, 1280)];
 /// so the rest is a tunnel. What routers say never comes from a pod rightly; of
 /// the ports of a bridge that leads elsewhere too no rule here can see which
 /// are pods'.
-pub(super) fn neighbour_discovery(options: &Options) -> Vec<Rule> {
+pub(super) fn neighbour_discovery(options: &RulesetOptions) -> Vec<Rule> {
     let MissingMatches { hop_limit, length, device_group } = options.lacks;
     let rule = |kind, lengths: (u16, u16), is_routers: bool| {
         let mut matches = vec![Match::Icmpv6Type(kind)];
@@ -47,7 +47,7 @@ pub(super) fn neighbour_discovery(options: &Options) -> Vec<Rule> {
 /// than that the packet they quote belongs to a flow whose sender they go to;
 /// what else they hold is as their sender likes. So none is longer than a
 /// router's, and a pod sends none but about packets that came to it.
-pub(super) fn errors(family: Family, options: &Options) -> Vec<Rule> {
+pub(super) fn errors(family: Family, options: &RulesetOptions) -> Vec<Rule> {
     let mut rules = Vec::new();
     if !options.lacks.length {
         let (first, last) = ERROR_LENGTHS[family as usize];

@@ -39,7 +39,7 @@ use crate::ruleset::node::{
     ChainName, FamilyRuleset, Match, Member, NodeRuleset, Rule, Set, SetField, SetKind, SetName, Target,
 };
 
-pub use crate::ruleset::options::{MissingMatches, Options, SelfMatch, SetMembers};
+pub use crate::ruleset::options::{MissingMatches, RulesetOptions, SelfMatch, SetMembers};
 pub(crate) use forward::forward;
 pub use group_chains::{GroupChain, group_chains, origins};
 
@@ -48,7 +48,7 @@ pub use group_chains::{GroupChain, group_chains, origins};
 /// It isolates the endpoints that are bound to the node; one that has no
 /// address yet has its group's chains and sets all the same.
 #[must_use]
-pub fn ruleset(cluster: &Cluster, node: &str, options: &Options) -> NodeRuleset {
+pub fn ruleset(cluster: &Cluster, node: &str, options: &RulesetOptions) -> NodeRuleset {
     ruleset_with(cluster, node, options, &[])
 }
 
@@ -56,7 +56,12 @@ pub fn ruleset(cluster: &Cluster, node: &str, options: &Options) -> NodeRuleset 
 /// though no endpoint may be in them. One whose policies are gone has none. Policies that are over
 /// the bound on set members ([`crate::ruleset::members`]) admit nothing.
 #[must_use]
-pub fn ruleset_with(cluster: &Cluster, node: &str, options: &Options, retained: &[RetainedGroup]) -> NodeRuleset {
+pub fn ruleset_with(
+    cluster: &Cluster,
+    node: &str,
+    options: &RulesetOptions,
+    retained: &[RetainedGroup],
+) -> NodeRuleset {
     let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node));
     let local: Vec<PodId> = local.map(|(id, _)| id).collect();
     let over = over_bound(cluster, Some(node), options);
@@ -293,7 +298,7 @@ pub(crate) fn chain_of_leaf(direction: Direction, leaf: &Leaf) -> ChainName {
 struct Layout<'a> {
     cluster: &'a Cluster,
     node: &'a str,
-    options: &'a Options,
+    options: &'a RulesetOptions,
     family: Family,
     sets: BTreeMap<SetName, Set>,
     chains: BTreeMap<ChainName, Vec<Rule>>,

@@ -11,7 +11,7 @@ use crate::object::Family;
 use crate::policy::{Direction, Policy};
 use crate::ruleset::group_chain::Leaf;
 use crate::ruleset::node::SetName;
-use crate::ruleset::options::Options;
+use crate::ruleset::options::RulesetOptions;
 
 /// A group with endpoints on the node, and the sets that it needs.
 pub(crate) struct Demand<'a> {
@@ -35,7 +35,7 @@ pub(crate) struct Demand<'a> {
 pub(crate) fn choose_over_bound<'a>(
     groups: &[Demand<'a>],
     mut over: BTreeSet<&'a str>,
-    options: &Options,
+    options: &RulesetOptions,
     sizes: &mut dyn Sizes,
 ) -> BTreeSet<&'a str> {
     let bound = options.set_members.0;
@@ -116,7 +116,7 @@ impl KnownSets {
         &mut self,
         group: &Demand<'_>,
         over: &BTreeSet<&str>,
-        options: &Options,
+        options: &RulesetOptions,
         sizes: &mut dyn Sizes,
     ) -> Vec<usize> {
         let policies = group.policies.iter().filter(|policy| !over.contains(policy.name.as_str()));

@@ -10,7 +10,7 @@ use crate::cluster::over_bound::OverBound;
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::{Family, Pod};
 use crate::policy::{Direction, PodPeer, Policy};
-use crate::ruleset::options::Options;
+use crate::ruleset::options::RulesetOptions;
 
 /// In how many sets of a group and family a peer can be at most: for TCP by named ports, for
 /// tunnels, for the ports of each of three protocols, for everything, and for named ports.
@@ -56,7 +56,7 @@ impl Sizes for InCluster<'_> {
 /// The cluster as agents with these options enforce it: with the policies that are over the
 /// bound on some node without their rules there.
 #[must_use]
-pub fn bounded(cluster: Cluster, options: &Options) -> Cluster {
+pub fn bounded(cluster: Cluster, options: &RulesetOptions) -> Cluster {
     let over = over_bound(&cluster, None, options);
     if over.is_empty() { cluster } else { with_over_bound(cluster, over, options) }
 }
@@ -83,7 +83,7 @@ fn with_over_bound(cluster: Cluster, over: OverBound, options: &Options) -> Clus
 }
 
 /// Which policies are over the bound on a node, or on each.
-pub(crate) fn over_bound(cluster: &Cluster, node: Option<&str>, options: &Options) -> OverBound {
+pub(crate) fn over_bound(cluster: &Cluster, node: Option<&str>, options: &RulesetOptions) -> OverBound {
     let mut sizes = InCluster::new(cluster);
     let mut places = BTreeMap::<&str, Vec<(PodId, &str)>>::new();
     for (id, pod) in cluster.endpoints() {
@@ -129,7 +129,7 @@ fn choose_in(
     cluster: &Cluster,
     namespace: &str,
     pods: &[(PodId, &str)],
-    options: &Options,
+    options: &RulesetOptions,
     sizes: &mut InCluster<'_>,
     over_bound: &mut OverBound,
 ) {

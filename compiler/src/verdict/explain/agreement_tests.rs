@@ -20,7 +20,7 @@ use crate::policy::Direction;
 use crate::sample::objects;
 use crate::sample_services::objects_with_services;
 use crate::verdict::flow::{End, directed, exemption};
-use crate::verdict::matrix::{By, Matrix, Options};
+use crate::verdict::matrix::{By, Matrix, MatrixOptions};
 
 /// Ports to ask about.
 fn port() -> impl Strategy<Value = Option<Port>> {
@@ -41,12 +41,12 @@ fn meant(port: Option<&Port>) -> Traffic {
     }
 }
 
-fn target<'t>(ends: &[End]) -> Target<'t> {
+fn target<'t>(ends: &[End]) -> QuestionEnd<'t> {
     match ends {
-        [End::Address(address) | End::Unread(address)] => Target::Address(*address),
+        [End::Address(address) | End::Unread(address)] => QuestionEnd::Address(*address),
         ends => {
             let pod = |end: &End| if let End::Pod(pod) = end { Some(*pod) } else { None };
-            Target::Pods(ends.iter().filter_map(pod).collect::<Vec<PodId>>())
+            QuestionEnd::Pods(ends.iter().filter_map(pod).collect::<Vec<PodId>>())
         }
     }
 }
@@ -100,7 +100,7 @@ fn check(
     let groups = Groups::of_cluster(&cluster);
     let addresses = ["192.0.2.1", "198.51.100.7", "10.0.0.9", "10.0.0.1", "2001:db8::7"];
     let addresses: Vec<IpAddr> = addresses.iter().filter_map(|text| text.parse().ok()).collect();
-    let matrix = Matrix::of_groups(&cluster, &groups, &Options { by, addresses });
+    let matrix = Matrix::of_groups(&cluster, &groups, &MatrixOptions { by, addresses });
     let asked = meant(port);
     for from in 0..matrix.endpoints().len() {
         for to in 0..matrix.endpoints().len() {
@@ -188,12 +188,12 @@ struct ByPod<'a> {
 
 impl<'a> ByPod<'a> {
     /// The addresses that are not those of pods with a row: of nodes, and of endpoints outside.
-    fn options(cluster: &Cluster) -> Options {
+    fn options(cluster: &Cluster) -> MatrixOptions {
         let outside = ["203.0.113.7", "10.0.0.200", "2001:db8::1", "2001:db8::2"];
         let outside = outside.iter().filter_map(|text| text.parse().ok());
         let addresses: Vec<IpAddr> = cluster.nodes().values().flatten().copied().chain(outside).collect();
         let is_free = |address: &IpAddr| cluster.holders(*address, None).is_empty();
-        Options { by: By::Pod, addresses: addresses.into_iter().filter(is_free).collect() }
+        MatrixOptions { by: By::Pod, addresses: addresses.into_iter().filter(is_free).collect() }
     }
 
     fn new(cluster: &'a Cluster, matrix: &'a Matrix<'a>) -> Self {
@@ -297,7 +297,7 @@ fn an_explanation_says_of_a_service_what_the_matrix_does_of_its_backends() {
         for (source, from) in by_pod.pods.iter().copied() {
             let is_several = cluster.pod(source).is_template() && !cluster.pod(source).is_single;
             for service in cluster.services() {
-                let answer = explain(&cluster, &groups, &Target::Pods(vec![source]), &Target::Service(service), None);
+                let answer = explain(&cluster, &groups, &QuestionEnd::Pods(vec![source]), &QuestionEnd::Service(service), None);
                 let answer = answer.map_err(|error| TestCaseError::fail(format!("{error:?}")))?;
                 if is_contested(&answer) {
                     continue;
@@ -379,7 +379,7 @@ fn an_explanation_says_of_a_pod_in_its_nodes_network_what_the_matrix_does_of_the
                     if !is_source && (cluster.node_ports().next().is_some() || addresses.any(has_ports)) {
                         continue;
                     }
-                    let (host, pod) = (Target::Pod(host), Target::Pods(vec![pod]));
+                    let (host, pod) = (QuestionEnd::Pod(host), QuestionEnd::Pods(vec![pod]));
                     let (from, to) = if is_source { (&host, &pod) } else { (&pod, &host) };
                     let answer = explain(&cluster, &groups, from, to, port.as_ref());
                     let answer = answer.map_err(|error| TestCaseError::fail(format!("{error:?}")))?;
@@ -485,11 +485,11 @@ fn an_explanation_of_a_node_port_follows_kube_proxy() {
                     backends.iter().filter(of_family).map(|of| asked.passes(service.exposure, of)).collect();
                 let Some(passes) = passes else { continue };
                 let from = match client {
-                    End::Pod(pod) => Target::Pods(vec![pod]),
-                    End::Address(address) | End::Unread(address) => Target::Address(address),
+                    End::Pod(pod) => QuestionEnd::Pods(vec![pod]),
+                    End::Address(address) | End::Unread(address) => QuestionEnd::Address(address),
                 };
                 let asked_port = Port::Numbers(Some(protocol), number, number);
-                let answer = explain(&cluster, &groups, &from, &Target::Address(entry.1), Some(&asked_port));
+                let answer = explain(&cluster, &groups, &from, &QuestionEnd::Address(entry.1), Some(&asked_port));
                 let answer = answer.map_err(|error| TestCaseError::fail(format!("{error:?}")))?;
                 if is_contested(&answer) {
                     continue;

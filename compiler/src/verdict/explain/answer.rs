@@ -11,7 +11,7 @@ use crate::cluster::without_backend::{NoBackend, NoPod};
 use crate::object::{Family, Protocol, TargetPort};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::code::Code;
+use crate::verdict::explain::code::ReasonCode;
 use crate::verdict::explain::decision::{Decision, Reason};
 use crate::verdict::explain::question::MissingFact;
 use crate::verdict::explain::question::judged_pairs::JudgedPairs;
@@ -65,7 +65,7 @@ pub struct Flow {
     /// What becomes of it.
     pub verdict: Verdict,
     /// Why the flow cannot exist at all; none where the input does not say.
-    pub broken: Option<Code>,
+    pub broken: Option<ReasonCode>,
     /// Why the Service leads to no pod, where none of its ports is meant: it is the source, or it has none.
     pub without_pod: Option<NoPod>,
     /// Facts that the input lacks besides those of the decisions.

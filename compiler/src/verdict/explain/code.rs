@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs, reason = "each is its code, which `npc reason` explains at length")]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Code {
+pub enum ReasonCode {
     DefaultDenyOnly,
     RuleMissing,
     PeerLabelMissing,
@@ -40,7 +40,7 @@ pub enum Code {
     ServiceSourceRanges,
 }
 
-impl Code {
+impl ReasonCode {
     /// All of them, in the order in which they are listed.
     pub const ALL: [Self; 33] = [
         Self::DefaultDenyOnly,

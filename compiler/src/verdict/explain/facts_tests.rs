@@ -33,7 +33,7 @@ fn id(cluster: &Cluster, name: &str) -> PolicyId {
 
 /// What is said of web to api.
 fn explained(cluster: &Cluster) -> FlowExplanation {
-    let [from, to] = ["web", "api"].map(|name| Target::Pod(pod(cluster, name)));
+    let [from, to] = ["web", "api"].map(|name| QuestionEnd::Pod(pod(cluster, name)));
     let port = Port::Numbers(Some(Protocol::Tcp), 8080, 8080);
     explain(cluster, &Groups::of_cluster(cluster), &from, &to, Some(&port)).unwrap()
 }
@@ -53,14 +53,14 @@ fn a_label_of_the_workload_alone_is_why_a_direction_denies() {
     let cluster = with(with_label("back"));
     let explanation = explained(&cluster);
     let decision = ingress(&explanation);
-    assert_eq!((decision.verdict, decision.reason), (Verdict::Denied, Reason::Denied(Code::SubjectNearMiss)));
+    assert_eq!((decision.verdict, decision.reason), (Verdict::Denied, Reason::Denied(ReasonCode::SubjectNearMiss)));
     let first = decision.misleading.first().unwrap();
-    assert_eq!((first.policy, first.code()), (id(&cluster, "back"), Code::SubjectNearMiss));
+    assert_eq!((first.policy, first.code()), (id(&cluster, "back"), ReasonCode::SubjectNearMiss));
     let Discrepancy::LabelOnWorkload { value, workload, .. } = &first.discrepancy else { panic!("{first:?}") };
     assert_eq!((value.as_str(), workload), ("back", &deployment().1));
     for hints in [Hints::default(), with_label("front")] {
         let explanation = explained(&with(hints));
-        assert_eq!(ingress(&explanation).reason, Reason::Denied(Code::DefaultDenyOnly));
+        assert_eq!(ingress(&explanation).reason, Reason::Denied(ReasonCode::DefaultDenyOnly));
     }
 }
 
@@ -72,7 +72,7 @@ fn a_label_of_the_workload_alone_is_named_where_no_policy_isolates() {
     let of_label = |policy: &MisleadingPolicy| matches!(policy.discrepancy, Discrepancy::LabelOnWorkload { .. });
     assert!(ingress(&explanation).misleading.iter().any(of_label));
     let groups = Groups::of_cluster(&cluster);
-    let alone = explain_endpoint(&cluster, &groups, &Target::Pod(pod(&cluster, "api"))).unwrap();
+    let alone = explain_endpoint(&cluster, &groups, &QuestionEnd::Pod(pod(&cluster, "api"))).unwrap();
     assert!(alone.misleading.iter().any(|(direction, of)| *direction == Direction::Ingress && of_label(of)));
     let meant = explain_policy(&cluster, &groups, id(&cluster, "back")).meant;
     assert!(meant.is_some_and(|(meant, of)| meant == pod(&cluster, "api") && of_label(&of)));

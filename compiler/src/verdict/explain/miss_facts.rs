@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, PodId};
 use crate::object::{Family, HostPort, Labels, Pod, Service, ServicePort, TargetPort, Workload, controller_labels};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer};
 use crate::verdict::explain::answer::{Flow, Way};
-use crate::verdict::explain::code::Code;
+use crate::verdict::explain::code::ReasonCode;
 use crate::verdict::explain::decision::item_path::Of;
 use crate::verdict::explain::decision::mark::FailedRequirement;
 use crate::verdict::explain::decision::near_miss::Candidate;
@@ -274,7 +274,7 @@ impl<'c> Miss<'_, 'c> {
     /// is not.
     fn half_of_both(&self) -> Option<RuleFact<'c>> {
         // An end that is no endpoint has no labels that could be right.
-        let by_label = |of: &&Conjunct| matches!(of.code, Code::PeerLabelMissing | Code::PeerLabelValue);
+        let by_label = |of: &&Conjunct| matches!(of.code, ReasonCode::PeerLabelMissing | ReasonCode::PeerLabelValue);
         let conjunct = self.of_peer(Part::Pod).filter(by_label).filter(|_| self.of_peer(Part::Namespace).is_none())?;
         let rule = self.cluster.policy(self.candidate.policy).rules(self.direction).get(self.candidate.place)?;
         let Peers::AnyOf(peers) = &rule.peers else { return None };
@@ -288,7 +288,7 @@ impl<'c> Miss<'_, 'c> {
 
     /// The Service whose port the rule names, where its pods were asked and not the Service.
     fn service_port(&self) -> Option<RuleFact<'c>> {
-        let named = self.candidate.conjuncts.iter().find(|of| of.code == Code::PortIsServicePort)?;
+        let named = self.candidate.conjuncts.iter().find(|of| of.code == ReasonCode::PortIsServicePort)?;
         let (protocol, asked, _) = self.flow.traffic.single()?;
         let pod = self.destination().filter(|_| self.flow.via.is_none())?;
         let mut services = self.cluster.services_by_another_port(pod);
@@ -312,7 +312,7 @@ impl<'c> Miss<'_, 'c> {
 
     /// The number that the rule names in place of the one that was asked for.
     fn number(&self) -> Option<u16> {
-        self.candidate.conjuncts.iter().find(|of| of.code == Code::PortNumber)?.number
+        self.candidate.conjuncts.iter().find(|of| of.code == ReasonCode::PortNumber)?.number
     }
 
     /// That the name in the rule is that of a Service's port, where the containers give another one.

@@ -17,7 +17,7 @@
 //! | `overview` | one endpoint or one policy alone |
 //! | `answer`, `code` | what comes back |
 //!
-//! A command turns what an operator wrote into [`Target`]s, calls [`explain`] or
+//! A command turns what an operator wrote into [`QuestionEnd`]s, calls [`explain`] or
 //! [`explain_endpoint`] once, and prints what comes back. Answers hold facts and codes;
 //! the words are the command's.
 
@@ -35,7 +35,7 @@ pub use super::flow::End;
 pub use answer::{
     Alike, DnsServer, Flow, FlowExplanation, Missing, Pairs, Ranges, ReplacedPolicy, Unanswerable, Via, Warning, Way,
 };
-pub use code::Code;
+pub use code::ReasonCode;
 pub(in crate::verdict) use decision::dns::may_serve_names;
 pub use decision::item_path::{ItemField, ItemList, ItemPath, Of};
 pub use decision::mark::{FailedRequirement, Mark};
@@ -57,7 +57,7 @@ pub use overview::policy::{
     explain_policy,
 };
 pub use question::judged_pairs::{JudgedPairs, Pair};
-pub use question::name::{EndName, Port, Target};
+pub use question::name::{EndName, Port, QuestionEnd};
 pub use question::party::Party;
 pub use question::{MissingFact, OnNodes, Question};
 pub use walk::{add_unread_pods, explain};

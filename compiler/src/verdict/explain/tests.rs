@@ -296,7 +296,7 @@ fn few_pods_with_hundreds_of_rules_are_answered_by_classes() {
         let policies: Vec<&str> = policies.iter().map(String::as_str).collect();
         let cluster = cluster(&pods, &policies);
         let groups = Groups::of_cluster(&cluster);
-        let all = Target::Pods(cluster.pods().map(|(id, _)| id).collect());
+        let all = QuestionEnd::Pods(cluster.pods().map(|(id, _)| id).collect());
         let port = Port::Numbers(Some(Protocol::Tcp), 80, 80);
         let said = explain(&cluster, &groups, &all, &all, Some(&port)).unwrap_or_else(|_| panic!("no answer"));
         assert_eq!(said.flows.iter().all(|flow| flow.alike.is_some()), is_wide, "{count}");

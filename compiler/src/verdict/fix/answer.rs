@@ -5,7 +5,7 @@ use super::difference::Opened;
 use super::rollout::Rollout;
 use crate::algebra::traffic::Traffic;
 use crate::object::{Labels, Protocol};
-use crate::verdict::explain::Code;
+use crate::verdict::explain::ReasonCode;
 
 /// Changes that together turn a denied flow to ALLOWED.
 #[derive(Debug, Clone)]
@@ -186,7 +186,7 @@ pub enum NoFix {
         labels: Labels,
     },
     /// The Service leads nowhere, whatever policies say.
-    Service(Code),
+    Service(ReasonCode),
     /// The input lacks a fact, without which no change can be judged.
     FactMissing,
     /// Every change of one object that admits the flow closes another or opens very many

@@ -6,7 +6,7 @@ use super::propose::Proposer;
 use crate::cluster::Cluster;
 use crate::object::{DNS_PORT, Pod, Protocol};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule};
-use crate::verdict::explain::{Candidate, Code};
+use crate::verdict::explain::{Candidate, ReasonCode};
 
 impl Proposer<'_> {
     /// Whether the port by which alone a rule misses is one that its author wrote for the port that was
@@ -18,10 +18,10 @@ impl Proposer<'_> {
         };
         let Some(number) = conjunct.number.filter(|_| port == last) else { return false };
         match conjunct.code {
-            Code::PortIsServicePort => !self.may_lead_to(policy, rule, asked, number),
+            ReasonCode::PortIsServicePort => !self.may_lead_to(policy, rule, asked, number),
             // DNS asks by UDP, and a protocol that is left out is TCP.
-            Code::PortProtocol if self.direction == Direction::Egress && port == DNS_PORT => true,
-            Code::PortProtocol => {
+            ReasonCode::PortProtocol if self.direction == Direction::Egress && port == DNS_PORT => true,
+            ReasonCode::PortProtocol => {
                 let others = Protocol::ALL.into_iter().filter(|of| *of != asked);
                 self.destinations_declare(asked, port)
                     && !others.into_iter().any(|protocol| self.may_lead_to(policy, rule, protocol, number))

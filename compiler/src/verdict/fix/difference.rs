@@ -80,7 +80,7 @@ impl Difference {
 
 /// Compares; none where it opens or closes too much to say.
 pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], blocks: &[Cidr]) -> Option<Difference> {
-    let outside = Outside::of(before, after, asked, blocks);
+    let outside = OutsideZones::of(before, after, asked, blocks);
     let addresses: Vec<IpAddr> = outside.names.keys().copied().collect();
     let old = LazyMatrix::new(before.cluster, before.groups, addresses.clone());
     let new = LazyMatrix::new(after.cluster, after.groups, addresses);
@@ -269,14 +269,14 @@ impl Compared<'_> {
 }
 
 /// The addresses that stand for those that no pod has.
-struct Outside {
+struct OutsideZones {
     /// What each means.
     names: BTreeMap<IpAddr, String>,
     /// Those that stand for a zone, and the distance of its last address from its first.
     zones: BTreeMap<IpAddr, u128>,
 }
 
-impl Outside {
+impl OutsideZones {
     fn of(before: View<'_>, after: View<'_>, asked: &[Pair], blocks: &[Cidr]) -> Self {
         let cluster = before.cluster;
         let mut zones = Zones::of(before.groups);

@@ -10,7 +10,7 @@ use super::propose::Proposer;
 use crate::algebra::cidr::Cidr;
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{Labels, Protocol};
-use crate::policy::finding::{Code, Finding};
+use crate::policy::finding::{Finding, FindingCode};
 use crate::policy::spelling;
 use crate::verdict::explain::MisleadingPolicy;
 
@@ -24,7 +24,7 @@ impl Proposer<'_> {
         let path = pointer(&finding.path);
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
         let proposal = self.of_policy(part.policy, Size::Value, |document| match finding.code {
-            Code::FieldUnknown => {
+            FindingCode::FieldUnknown => {
                 let item = self.right_item(part.policy, &path, document);
                 item.or_else(|| self.right_name_of_field(part.policy, finding, &path, document)).unwrap_or_default()
             }
@@ -147,27 +147,27 @@ impl Proposer<'_> {
         let written = value_at(document, path)?;
         match finding.code {
             // `in` for `In`.
-            Code::SelectorInvalid if path.last() == Some(&"operator") => {
+            FindingCode::SelectorInvalid if path.last() == Some(&"operator") => {
                 let written = written.as_str()?.trim();
                 let mut operators = ["In", "NotIn", "Exists", "DoesNotExist"].into_iter();
                 let operator = operators.find(|operator| operator.eq_ignore_ascii_case(written))?;
                 Some(replace(path, json!(operator)))
             }
-            Code::PortInvalid if path.last() == Some(&"protocol") => {
+            FindingCode::PortInvalid if path.last() == Some(&"protocol") => {
                 let protocol = Protocol::parse(&written.as_str()?.trim().to_ascii_uppercase())?;
                 Some(replace(path, json!(protocol.as_str())))
             }
-            Code::PortInvalid => {
+            FindingCode::PortInvalid => {
                 let ([item @ .., _], [port]) = (path, self.ports.as_slice()) else { return None };
                 Some(replace(item, port.clone()))
             }
-            Code::CidrInvalid => {
+            FindingCode::CidrInvalid => {
                 let Other::Blocks(blocks) = &self.other else { return None };
                 let meant = Cidr::of_address(finding.address?);
                 let is_it = path.last() == Some(&"cidr") && blocks.as_slice() == [meant];
                 is_it.then(|| replace(path, json!(meant.network().to_string())))
             }
-            Code::PeerEmpty => {
+            FindingCode::PeerEmpty => {
                 let items = peer::items(self.view, &self.other, &self.namespace).ok()?;
                 let [item] = items.as_slice() else { return None };
                 Some(replace(path, item.clone()))

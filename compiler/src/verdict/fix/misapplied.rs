@@ -15,7 +15,7 @@ use super::{label, misspelt, peer};
 use crate::algebra::selector::Selector;
 use crate::cluster::{PodId, PolicyId};
 use crate::policy::{Peers, Policy};
-use crate::verdict::explain::{Code, MisleadingPolicy};
+use crate::verdict::explain::{MisleadingPolicy, ReasonCode};
 
 /// So many policies of a namespace are looked through for labels that stand in the wrong place.
 const LOOKED_THROUGH: usize = 1000;
@@ -26,16 +26,16 @@ impl Proposer<'_> {
         let cause = if is_cause { Cause::Mistake } else { Cause::Policy };
         let mut add = |proposal: Option<Proposal>| all.extend(proposal.map(|of| Proposal { cause, ..of }));
         match misleading.code() {
-            Code::PolicyTypesMissing => {
+            ReasonCode::PolicyTypesMissing => {
                 add(self.of_policy(misleading.policy, Size::Value, |document| {
                     if self.has_rule_for_everything(document) { Vec::new() } else { self.types(document) }
                 }));
             }
-            Code::DirectionOther if is_cause => {
+            ReasonCode::DirectionOther if is_cause => {
                 self.turned_rules(misleading.policy).into_iter().for_each(|of| add(Some(of)));
             }
-            Code::PolicyOtherNamespace if is_cause => add(self.in_this_namespace(misleading.policy)),
-            Code::SubjectNearMiss if is_cause => {
+            ReasonCode::PolicyOtherNamespace if is_cause => add(self.in_this_namespace(misleading.policy)),
+            ReasonCode::SubjectNearMiss if is_cause => {
                 let policy = self.view.cluster.policy(misleading.policy);
                 let (view, direction, id) = (self.view, self.direction, misleading.policy);
                 let misspelt =

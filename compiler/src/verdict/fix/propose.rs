@@ -20,7 +20,7 @@ use crate::object::{DNS_PORT, Protocol};
 use crate::policy::Direction;
 use crate::policy::finding::{self, Finding, is_below};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::{Code, Decision, Flow, Pair, Question, Reason, may_serve_names};
+use crate::verdict::explain::{Decision, Flow, Pair, Question, Reason, ReasonCode, may_serve_names};
 
 /// npc tries at most this many rules and policies, because each try compiles the cluster.
 pub(super) const TRIED: usize = 4;
@@ -106,8 +106,8 @@ impl Proposer<'_> {
         let mut all = Vec::new();
         let denied_by = decision.misleading.first().filter(|policy| decision.reason == Reason::Denied(policy.code()));
         match denied_by.map(|of| (of, of.code())) {
-            Some((part, Code::RuleNotUnderstood)) => self.of_finding(part, &mut all),
-            Some((of, Code::PolicyTooLarge)) => {
+            Some((part, ReasonCode::RuleNotUnderstood)) => self.of_finding(part, &mut all),
+            Some((of, ReasonCode::PolicyTooLarge)) => {
                 let policy = self.view.cluster.policy(of.policy);
                 return Err(NoFix::PolicyTooLarge(policy.namespace.clone(), policy.name.clone()));
             }
@@ -140,7 +140,7 @@ impl Proposer<'_> {
             all.extend(self.new_policy(&rule, flow));
         }
         match (items, denied_by) {
-            (_, Some(part)) if all.is_empty() && part.code() == Code::RuleNotUnderstood => {
+            (_, Some(part)) if all.is_empty() && part.code() == ReasonCode::RuleNotUnderstood => {
                 Err(self.fault(part.policy, &part.path))
             }
             (Err(reason), _) if all.is_empty() => Err(reason),
@@ -288,7 +288,7 @@ impl<'a> Proposer<'a> {
 /// Whether the API server refuses every change of a policy with this mistake. It drops fields that
 /// it does not know, and keeps what it took in earlier releases.
 const fn is_refused_by_the_api_server(finding: &Finding) -> bool {
-    use finding::Code::{CidrLegacy, FieldUnknown, PolicyTooLarge};
+    use finding::FindingCode::{CidrLegacy, FieldUnknown, PolicyTooLarge};
     !matches!(finding.code, CidrLegacy | FieldUnknown | PolicyTooLarge)
 }
 

@@ -18,7 +18,7 @@ use crate::algebra::typo::{asks_for, asks_for_labels_of, is_close, is_slip, may_
 use crate::cluster::PodId;
 use crate::object::{DNS_PORT, Labels, NAMESPACE_NAME_LABEL, Pod, Protocol, ServicePort};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
-use crate::verdict::explain::{Candidate, Code, ItemField, Of, Party, Want};
+use crate::verdict::explain::{Candidate, ItemField, Of, Party, ReasonCode, Want};
 use crate::verdict::flow::End;
 
 /// The path of a rule in its policy, as the tokens of a JSON pointer: `spec`, `ingress`, `0`.
@@ -119,7 +119,7 @@ impl Proposer<'_> {
         let [port] = self.ports.as_slice() else { return None };
         let number = port.get("port")?;
         let document = self.document(candidate.policy)?;
-        let mut unresolved = candidate.conjuncts.iter().filter(|of| of.code == Code::PortNamedUnresolved);
+        let mut unresolved = candidate.conjuncts.iter().filter(|of| of.code == ReasonCode::PortNamedUnresolved);
         unresolved.find_map(|conjunct| {
             let item = conjunct.path.place.to_string();
             let path = [&base[..], &["ports", &item, "port"]].concat();
@@ -138,7 +138,7 @@ impl Proposer<'_> {
     /// The protocol that was asked for, in place of the one of an item that fails by it alone.
     fn right_protocol(&self, candidate: &Candidate, base: &Base<'_>) -> Option<PatchOperation> {
         let [conjunct] = candidate.conjuncts.as_slice() else { return None };
-        if !matches!(conjunct.code, Code::PortProtocol | Code::PortNamedOtherProtocol) {
+        if !matches!(conjunct.code, ReasonCode::PortProtocol | ReasonCode::PortNamedOtherProtocol) {
             return None;
         }
         let (protocol, ..) = self.denied.traffic.single()?;
@@ -281,8 +281,8 @@ impl Proposer<'_> {
                 is_asked.then(|| (Cause::Policy, vec![remove(&path)]))
             }
             (Peer::Pods(peer), Other::Pods(pods)) => {
-                let codes: Vec<Code> = conjuncts.map(|conjunct| conjunct.code).collect();
-                if codes == [Code::PeerAndNotOr] && shown != Shown::No {
+                let codes: Vec<ReasonCode> = conjuncts.map(|conjunct| conjunct.code).collect();
+                if codes == [ReasonCode::PeerAndNotOr] && shown != Shown::No {
                     // The author's own selector, as an item of its own.
                     let pods = self.document(candidate.policy)?;
                     let pods = pods.pointer(&format!("/{}/podSelector", path.join("/")))?.clone();
@@ -293,7 +293,10 @@ impl Proposer<'_> {
                 if !self.means_none(peer) {
                     return None;
                 }
-                if codes == [Code::PeerNamespaceLabel] && shown != Shown::No && self.means_labels_of_pods(peer, pods) {
+                if codes == [ReasonCode::PeerNamespaceLabel]
+                    && shown != Shown::No
+                    && self.means_labels_of_pods(peer, pods)
+                {
                     let items = peer::items(self.view, &self.other, &self.namespace).ok()?;
                     let [item] = items.as_slice() else { return None };
                     return Some((Cause::Mistake, vec![replace(&path, item.clone())]));
@@ -303,16 +306,16 @@ impl Proposer<'_> {
                 for code in codes {
                     let (of, operation) = match code {
                         // It selects no pod of its own namespace, so another one was meant.
-                        Code::PeerOtherNamespace if shown == Shown::Alone => {
+                        ReasonCode::PeerOtherNamespace if shown == Shown::Alone => {
                             (Cause::Mistake, self.named_namespace(&path, pods))
                         }
-                        Code::PeerOtherNamespace => (Cause::Policy, self.named_namespace(&path, pods)),
+                        ReasonCode::PeerOtherNamespace => (Cause::Policy, self.named_namespace(&path, pods)),
                         // A selector of no pod of the input is right where the input lacks its pods. Only
                         // a slip of the pen is replaced, and of rules that are equally near no podSelector is that.
-                        Code::PeerNamespaceLabel if shown != Shown::No => {
+                        ReasonCode::PeerNamespaceLabel if shown != Shown::No => {
                             (Cause::Mistake, self.right_namespace(peer, &path, pods)?)
                         }
-                        Code::PeerLabelValue | Code::PeerLabelMissing if shown == Shown::Alone => {
+                        ReasonCode::PeerLabelValue | ReasonCode::PeerLabelMissing if shown == Shown::Alone => {
                             (Cause::Mistake, self.right_labels(peer, &path, pods)?)
                         }
                         _ => return None,
@@ -390,8 +393,10 @@ impl Proposer<'_> {
         let (Peer::Pods(peer), Other::Pods(pods)) = (missed_item(candidate, rule)?.1, &self.other) else {
             return None;
         };
-        let codes: Vec<Code> = candidate.conjuncts.iter().map(|conjunct| conjunct.code).collect();
-        if shown != Shown::Alone || !matches!(codes.as_slice(), [Code::PeerLabelMissing | Code::PeerLabelValue]) {
+        let codes: Vec<ReasonCode> = candidate.conjuncts.iter().map(|conjunct| conjunct.code).collect();
+        if shown != Shown::Alone
+            || !matches!(codes.as_slice(), [ReasonCode::PeerLabelMissing | ReasonCode::PeerLabelValue])
+        {
             return None;
         }
         misspelt::of_pods(self.view, self.direction, &peer.pods, candidate.policy, pods, Lacking::Peer)
@@ -407,8 +412,8 @@ impl Proposer<'_> {
     ) -> Result<(), NoFix> {
         let item = missed_item(candidate, rule);
         let (Some((_, Peer::Pods(peer))), Other::Pods(pods)) = (item, &self.other) else { return Ok(()) };
-        let codes: Vec<Code> = candidate.conjuncts.iter().map(|conjunct| conjunct.code).collect();
-        if let [Code::PeerLabelMissing | Code::PeerLabelValue] = codes.as_slice()
+        let codes: Vec<ReasonCode> = candidate.conjuncts.iter().map(|conjunct| conjunct.code).collect();
+        if let [ReasonCode::PeerLabelMissing | ReasonCode::PeerLabelValue] = codes.as_slice()
             && shown != Shown::No
             && let Some(reason) = self.newer_template(&peer.pods, pods)
         {
@@ -416,20 +421,22 @@ impl Proposer<'_> {
         }
         // Any of several rules that are equally near may be the one that means the other end.
         match codes.as_slice() {
-            [Code::PeerLabelMissing] if shown != Shown::No && label::is_on_workload(self.view, &peer.pods, pods) => {
+            [ReasonCode::PeerLabelMissing]
+                if shown != Shown::No && label::is_on_workload(self.view, &peer.pods, pods) =>
+            {
                 if let Some((object, labels)) = label::of_unchanging_template(self.view, &peer.pods, pods) {
                     return Err(NoFix::LabelOnWorkload { object, labels });
                 }
                 let proposal = label::of_pods(self.view, self.direction, &peer.pods, pods, Lacking::Peer, 0);
                 all.extend(proposal.map(|proposal| Proposal { cause: Cause::Misplaced, ..proposal }));
             }
-            [Code::PeerNamespaceLabel] if shown == Shown::Alone && !self.means_labels_of_pods(peer, pods) => {
+            [ReasonCode::PeerNamespaceLabel] if shown == Shown::Alone && !self.means_labels_of_pods(peer, pods) => {
                 let own = &self.view.cluster.pod(pods[0]).namespace;
                 let Namespaces::Selected(selector) = &peer.namespaces else { return Ok(()) };
                 let proposal = |choice| label::of_namespace(self.view, self.direction, selector, own, choice);
                 all.extend((0..label::choices(selector)).filter_map(proposal));
             }
-            [Code::PeerLabelMissing] if shown == Shown::Alone => {
+            [ReasonCode::PeerLabelMissing] if shown == Shown::Alone => {
                 let (view, selector) = (self.view, &peer.pods);
                 let proposal = |choice| label::of_pods(view, self.direction, selector, pods, Lacking::Peer, choice);
                 let proposals = (0..label::choices(selector)).filter_map(proposal);

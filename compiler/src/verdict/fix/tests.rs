@@ -11,7 +11,7 @@ use super::*;
 use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Protocol};
 use crate::sample_services::objects_with_services;
-use crate::verdict::explain::{Port, Target, explain};
+use crate::verdict::explain::{Port, QuestionEnd, explain};
 
 /// Ports to ask about; none asks about all.
 fn port() -> impl Strategy<Value = Option<Port>> {
@@ -30,7 +30,12 @@ fn add(cells: &mut Cells, opens: &[Opened]) {
 }
 
 /// Applies all fixes of an answer in turn: how many flows needed one of their own.
-fn check(objects: &Objects, from: &Target<'_>, to: &Target<'_>, port: Option<&Port>) -> Result<usize, TestCaseError> {
+fn check(
+    objects: &Objects,
+    from: &QuestionEnd<'_>,
+    to: &QuestionEnd<'_>,
+    port: Option<&Port>,
+) -> Result<usize, TestCaseError> {
     let cluster = Cluster::new(objects);
     let groups = Groups::of_cluster(&cluster);
     let Ok(answer) = explain(&cluster, &groups, from, to, port) else { return Ok(0) };
@@ -103,8 +108,9 @@ fn the_fixes_of_one_answer_can_all_be_applied_in_turn() {
         let cluster = Cluster::new(&objects);
         let pods: Vec<_> = cluster.endpoints().map(|(id, _)| id).collect();
         for from in pods.iter().take(3) {
-            for to in objects.services.iter().take(3).map(Target::Service).chain([Target::Pods(pods.clone())]) {
-                let count = check(&objects, &Target::Pod(*from), &to, port.as_ref())?;
+            for to in objects.services.iter().take(3).map(QuestionEnd::Service).chain([QuestionEnd::Pods(pods.clone())])
+            {
+                let count = check(&objects, &QuestionEnd::Pod(*from), &to, port.as_ref())?;
                 several.set(several.get() + usize::from(count > 1));
             }
         }

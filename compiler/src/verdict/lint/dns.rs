@@ -1,6 +1,6 @@
 //! Policies that isolate pods for egress and keep them from DNS.
 
-use super::{Code, Mistake};
+use super::{Mistake, MistakeCode};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::{ClassId, Cluster, PolicyId};
 use crate::object::{DNS_PORT, Protocol};
@@ -20,7 +20,7 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
         if !others.any(|(_, other)| may_add(other)) {
             let problem = "port 53 without protocol UDP: the default is TCP".to_owned();
             let path = format!("{}.ports[{place}]", rule.path);
-            found.push(Mistake { policy: id, path, code: Code::ProtocolMissingDns, problem });
+            found.push(Mistake { policy: id, path, code: MistakeCode::ProtocolMissingDns, problem });
         }
         return;
     }
@@ -44,7 +44,7 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
     };
     if is_blocked {
         let problem = "egress to pods is admitted, and no rule for the same pods admits DNS (port 53)".to_owned();
-        found.push(Mistake { policy: id, path: rule.path.clone(), code: Code::DnsBlocked, problem });
+        found.push(Mistake { policy: id, path: rule.path.clone(), code: MistakeCode::DnsBlocked, problem });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Code, Mistake};
+use super::{Mistake, MistakeCode};
 use crate::cluster::group::Groups;
 use crate::cluster::{ClassId, Cluster, PodId, PolicyId};
 use crate::object::Family;
@@ -39,7 +39,7 @@ pub(super) fn find(cluster: &Cluster, groups: &Groups, id: PolicyId, found: &mut
                 "the policies of its {end} ({}) admit nothing of it by {way}",
                 isolating(cluster, direction.opposite(), &others)
             );
-            found.push(Mistake { policy: id, path: rule.path.clone(), code: Code::HalfOpen, problem });
+            found.push(Mistake { policy: id, path: rule.path.clone(), code: MistakeCode::HalfOpen, problem });
         }
     }
 }

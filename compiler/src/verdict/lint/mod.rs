@@ -20,7 +20,7 @@ use crate::cluster::{Cluster, PolicyId};
 /// Kinds of mistakes; stable codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Code {
+pub enum MistakeCode {
     /// Rules of a direction that `policyTypes` leaves out.
     PolicyTypesUnusedRules,
     /// `egress: []` without `policyTypes`, which isolates nothing for egress.
@@ -51,7 +51,7 @@ pub enum Code {
     PeerSplitOr,
 }
 
-impl Code {
+impl MistakeCode {
     /// All of them, in the order in which they are listed.
     pub const ALL: [Self; 14] = [
         Self::PolicyTypesUnusedRules,
@@ -133,7 +133,7 @@ pub struct Mistake {
     /// The field, with 0-based indexes.
     pub path: String,
     /// What kind of mistake it is.
-    pub code: Code,
+    pub code: MistakeCode,
     /// What is wrong.
     pub problem: String,
 }
@@ -156,7 +156,9 @@ pub fn mistakes(cluster: &Cluster, groups: &Groups, knows_namespaces: bool) -> V
     redundant::policies(cluster, &mut found);
     found.sort_unstable();
     found.dedup();
-    found.retain(|mistake| mistake.code != Code::HalfOpen || !causes.contains(&(mistake.policy, mistake.path.clone())));
+    found.retain(|mistake| {
+        mistake.code != MistakeCode::HalfOpen || !causes.contains(&(mistake.policy, mistake.path.clone()))
+    });
     found
 }
 

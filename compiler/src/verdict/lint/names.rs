@@ -1,6 +1,6 @@
 //! namespaceSelectors that select no namespace.
 
-use super::{Code, Mistake};
+use super::{Mistake, MistakeCode};
 use crate::algebra::selector::{Operator, Selector};
 use crate::cluster::{Cluster, PolicyId};
 use crate::object::NAMESPACE_NAME_LABEL;
@@ -15,7 +15,7 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, knows_namespaces: bool, foun
             let Namespaces::Selected(selector) = &peer.namespaces else { continue };
             if let Some(problem) = selects_none(cluster, selector, knows_namespaces) {
                 let path = format!("{}.{}[{place}].namespaceSelector", rule.path, direction.peers_field());
-                found.push(Mistake { policy: id, path, code: Code::PeerNamespaceEmpty, problem });
+                found.push(Mistake { policy: id, path, code: MistakeCode::PeerNamespaceEmpty, problem });
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::covered::{covers, is_understood};
-use super::{Code, Mistake};
+use super::{Mistake, MistakeCode};
 use crate::algebra::selector::Selector;
 use crate::cluster::{Cluster, PolicyId};
 use crate::policy::{Policy, PolicyRule};
@@ -23,7 +23,7 @@ pub(super) fn rules(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
         if let Some(open) = rules.iter().find(|rule| rule.admits_everything()).filter(|_| rules.len() > 1) {
             let field = direction.peers_field();
             let problem = format!("the rule has neither \"{field}\" nor ports, so it admits everything");
-            found.push(Mistake { policy: id, path: open.path.clone(), code: Code::AllowAllRule, problem });
+            found.push(Mistake { policy: id, path: open.path.clone(), code: MistakeCode::AllowAllRule, problem });
             continue;
         }
         for (place, rule) in rules.iter().enumerate().filter(|(_, rule)| is_understood(rule)) {
@@ -33,7 +33,7 @@ pub(super) fn rules(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
             };
             if let Some((_, by)) = rules.iter().enumerate().find(is_covered_by) {
                 let problem = format!("{} admits all that this rule does", by.path);
-                found.push(Mistake { policy: id, path: rule.path.clone(), code: Code::RuleRedundant, problem });
+                found.push(Mistake { policy: id, path: rule.path.clone(), code: MistakeCode::RuleRedundant, problem });
             }
         }
     }
@@ -63,7 +63,7 @@ pub(super) fn policies(cluster: &Cluster, found: &mut Vec<Mistake>) {
             let by = cluster.policy(other);
             let problem =
                 format!("networkpolicy {}/{} isolates and admits all that this one does", by.namespace, by.name);
-            found.push(Mistake { policy: id, path: "spec".to_owned(), code: Code::PolicyRedundant, problem });
+            found.push(Mistake { policy: id, path: "spec".to_owned(), code: MistakeCode::PolicyRedundant, problem });
         }
     }
 }

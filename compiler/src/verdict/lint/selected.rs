@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Code, Mistake};
+use super::{Mistake, MistakeCode};
 use crate::algebra::selector::Selector;
 use crate::algebra::syntax::wrong_port_name;
 use crate::cluster::selection::WhyNone;
@@ -40,7 +40,12 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) ->
                 format!("podSelector {} selects no pod of namespace {}", policy.subject, policy.namespace)
             }
         };
-        found.push(Mistake { policy: id, path: "spec.podSelector".to_owned(), code: Code::SubjectEmpty, problem });
+        found.push(Mistake {
+            policy: id,
+            path: "spec.podSelector".to_owned(),
+            code: MistakeCode::SubjectEmpty,
+            problem,
+        });
         return with_service_port;
     }
     for (direction, rule) in policy.rules_in_force() {
@@ -83,12 +88,12 @@ fn ports(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, pods: &[PodId], fou
             PortMatch::Named(protocol, name) => {
                 if numbers_named(cluster, pods, *protocol, name).is_empty() {
                     let problem = format!("no pod that is meant has a {} port named {name}", protocol.as_str());
-                    found.push(Mistake { policy: id, path, code: Code::PortNamedUnresolved, problem });
+                    found.push(Mistake { policy: id, path, code: MistakeCode::PortNamedUnresolved, problem });
                 }
             }
             PortMatch::Range(protocol, first, last) if first == last => {
                 if let Some(problem) = service_port(cluster, pods, *protocol, *first) {
-                    found.push(Mistake { policy: id, path, code: Code::ServicePort, problem });
+                    found.push(Mistake { policy: id, path, code: MistakeCode::ServicePort, problem });
                     has_service_port = true;
                 }
             }
@@ -128,7 +133,7 @@ fn split(cluster: &Cluster, id: PolicyId, direction: Direction, rule: &PolicyRul
             cluster.policy(id).namespace
         );
         let path = format!("{}.{}[{}]", rule.path, direction.peers_field(), place + 1);
-        found.push(Mistake { policy: id, path, code: Code::PeerSplitOr, problem });
+        found.push(Mistake { policy: id, path, code: MistakeCode::PeerSplitOr, problem });
     }
 }
 

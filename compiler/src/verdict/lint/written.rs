@@ -1,6 +1,6 @@
 //! What a policy says that has no effect, whatever pods there are.
 
-use super::{Code, Mistake};
+use super::{Mistake, MistakeCode};
 use crate::cluster::{Cluster, PolicyId};
 use crate::policy::Direction;
 use crate::verdict::dead_block::dead_blocks;
@@ -18,11 +18,15 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
                 count => Some(format!("{count} rules stand")),
             };
             if let Some(stand) = stand {
-                add(format!("spec.{section}"), Code::PolicyTypesUnusedRules, format!("{stand} here, and {types}"));
+                add(
+                    format!("spec.{section}"),
+                    MistakeCode::PolicyTypesUnusedRules,
+                    format!("{stand} here, and {types}"),
+                );
             }
             if direction == Direction::Egress && policy.has_empty_list(direction) {
                 let problem = format!("the list is empty, which the API takes as left out, and {types}");
-                add(format!("spec.{section}"), Code::PolicyTypesEgressLost, problem);
+                add(format!("spec.{section}"), MistakeCode::PolicyTypesEgressLost, problem);
             }
         }
     }
@@ -30,6 +34,6 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
         let (address, service) = (block.address, block.service.full_name());
         let problem =
             format!("{address} is the address of service {service}, which no packet has where policies judge");
-        add(format!("{}.ipBlock.cidr", block.path()), Code::IpBlockServiceAddress, problem);
+        add(format!("{}.ipBlock.cidr", block.path()), MistakeCode::IpBlockServiceAddress, problem);
     }
 }

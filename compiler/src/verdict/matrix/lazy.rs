@@ -14,7 +14,7 @@ use super::judge::Kinds;
 use super::known_traffic::{TrafficId, TrafficTable};
 use super::pair_verdicts::{BoundIds, JudgeKinds};
 use super::row::{self, Row};
-use super::{By, Endpoint, Options, judged_alike, unjudged};
+use super::{By, Endpoint, MatrixOptions, judged_alike, unjudged};
 use crate::cluster::Cluster;
 use crate::cluster::group::{GroupId, Groups};
 use crate::policy::Direction;
@@ -32,7 +32,7 @@ impl<'a> LazyMatrix<'a> {
     /// The matrix by pod of a cluster with the groups of all its endpoints, and these addresses.
     pub(crate) fn new(cluster: &'a Cluster, groups: &'a Groups, addresses: Vec<IpAddr>) -> Self {
         let mut kinds = Kinds::new(cluster, groups);
-        let options = Options { by: By::Pod, addresses };
+        let options = MatrixOptions { by: By::Pod, addresses };
         let rows = unjudged(cluster, &options).into_iter().map(|row| row.row(&mut kinds, None));
         let (endpoints, rows) = rows.unzip();
         Self { cluster, endpoints, rows, judge: LazyVerdicts::new(kinds) }

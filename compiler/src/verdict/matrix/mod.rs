@@ -49,7 +49,7 @@ pub enum By {
 
 /// What the matrix shows.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct MatrixOptions {
     /// What is one endpoint.
     pub by: By,
     /// Addresses to show as endpoints too.
@@ -138,7 +138,7 @@ pub struct ConnectivityMatrix {
 /// All allowed connections among the endpoints of the cluster, and between
 /// them and the given addresses.
 #[must_use]
-pub fn connectivity(cluster: &Cluster, options: &Options) -> ConnectivityMatrix {
+pub fn connectivity(cluster: &Cluster, options: &MatrixOptions) -> ConnectivityMatrix {
     let matrix = Matrix::new(cluster, options);
     let (connections, unknowns) = (matrix.connections().collect(), matrix.unknowns().collect());
     let differs = matrix.differs().collect();
@@ -151,14 +151,14 @@ impl<'a> Matrix<'a> {
 
     /// The matrix of a cluster.
     #[must_use]
-    pub fn new(cluster: &'a Cluster, options: &Options) -> Self {
+    pub fn new(cluster: &'a Cluster, options: &MatrixOptions) -> Self {
         let groups = Groups::of_cluster(cluster);
         Self::of_groups(cluster, &groups, options)
     }
 
     /// The matrix of a cluster with the groups of all its endpoints.
     #[must_use]
-    pub fn of_groups(cluster: &'a Cluster, groups: &Groups, options: &Options) -> Self {
+    pub fn of_groups(cluster: &'a Cluster, groups: &Groups, options: &MatrixOptions) -> Self {
         let mut kinds = Kinds::new(cluster, groups);
         let rows = unjudged(cluster, options).into_iter().map(|row| row.row(&mut kinds, None));
         let (endpoints, rows) = rows.unzip();
@@ -304,7 +304,7 @@ fn judged_alike(rows: &[Row]) -> Vec<usize> {
 }
 
 /// The rows of a matrix, sorted by id.
-fn unjudged(cluster: &Cluster, options: &Options) -> Vec<Unjudged> {
+fn unjudged(cluster: &Cluster, options: &MatrixOptions) -> Vec<Unjudged> {
     let mut rows = match options.by {
         By::Pod => row::pods(cluster),
         By::Workload => row::workloads(cluster),

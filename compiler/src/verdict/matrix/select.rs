@@ -6,7 +6,7 @@ use std::fmt;
 use super::judge::{Kinds, Roles};
 use super::reached::Reached;
 use super::row::{self, Row};
-use super::{By, Cell, Endpoint, Matrix, Options, unjudged};
+use super::{By, Cell, Endpoint, Matrix, MatrixOptions, unjudged};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
@@ -67,7 +67,7 @@ struct MatrixPart<'a> {
 }
 
 impl<'a> MatrixPart<'a> {
-    fn of(cluster: &'a Cluster, groups: &'a Groups, options: &Options, selection: &MatrixFilter<'_>) -> Self {
+    fn of(cluster: &'a Cluster, groups: &'a Groups, options: &MatrixOptions, selection: &MatrixFilter<'_>) -> Self {
         let mut kinds = Kinds::new(cluster, groups);
         let (mut endpoints, mut rows) = (Vec::new(), Vec::new());
         let mut shown = ShownRows { endpoints: Vec::new(), traffic: selection.traffic.clone() };
@@ -97,7 +97,7 @@ impl<'a> Matrix<'a> {
     pub fn select(
         cluster: &'a Cluster,
         groups: &Groups,
-        options: &Options,
+        options: &MatrixOptions,
         selection: &MatrixFilter<'_>,
     ) -> Result<Self, TooLarge> {
         Self::within(cluster, groups, options, selection, MOST_CELLS)
@@ -107,7 +107,7 @@ impl<'a> Matrix<'a> {
     pub(super) fn within(
         cluster: &'a Cluster,
         groups: &Groups,
-        options: &Options,
+        options: &MatrixOptions,
         selection: &MatrixFilter<'_>,
         most: usize,
     ) -> Result<Self, TooLarge> {
@@ -123,7 +123,12 @@ impl<'a> Matrix<'a> {
     }
 
     /// The same, however large.
-    pub(crate) fn part(cluster: &'a Cluster, groups: &Groups, options: &Options, selection: &MatrixFilter<'_>) -> Self {
+    pub(crate) fn part(
+        cluster: &'a Cluster,
+        groups: &Groups,
+        options: &MatrixOptions,
+        selection: &MatrixFilter<'_>,
+    ) -> Self {
         MatrixPart::of(cluster, groups, options, selection).judged(cluster, options.by)
     }
 

@@ -88,7 +88,7 @@ proptest! {
         let by = if by_pod { By::Pod } else { By::Workload };
         let outside = ["10.0.0.1", "10.0.0.200", "192.0.2.1", "10.9.0.1", "2001:db8::1", "2001:db8:f::1"];
         let addresses: Vec<IpAddr> = outside.iter().filter_map(|text| text.parse().ok()).collect();
-        let matrix = Matrix::new(&cluster, &Options { by, addresses });
+        let matrix = Matrix::new(&cluster, &MatrixOptions { by, addresses });
         let mut fast: BTreeMap<Key, Traffic> =
             matrix.cells().map(|cell| ((cell.from, cell.to, cell.family), (*cell.traffic).clone())).collect();
         fast.retain(|_, traffic| !traffic.is_none());
@@ -114,7 +114,7 @@ proptest! {
         let groups = Groups::of_cluster(&cluster);
         let outside = ["10.0.0.1", "192.0.2.1", "2001:db8::1"];
         let addresses: Vec<IpAddr> = outside.iter().filter_map(|text| text.parse().ok()).collect();
-        let whole = Matrix::of_groups(&cluster, &groups, &Options { by: By::Pod, addresses: addresses.clone() });
+        let whole = Matrix::of_groups(&cluster, &groups, &MatrixOptions { by: By::Pod, addresses: addresses.clone() });
         let late = LazyMatrix::new(&cluster, &groups, addresses).with_few(few);
         let mut known = TrafficTable::new();
         for from in 0..whole.endpoints().len() {
@@ -146,7 +146,7 @@ proptest! {
         let groups = Groups::of_cluster(&cluster);
         let by = if by_pod { By::Pod } else { By::Workload };
         let outside = ["10.0.0.1", "192.0.2.1", "2001:db8::1"];
-        let options = Options { by, addresses: outside.iter().filter_map(|text| text.parse().ok()).collect() };
+        let options = MatrixOptions { by, addresses: outside.iter().filter_map(|text| text.parse().ok()).collect() };
         let whole = Matrix::of_groups(&cluster, &groups, &options);
         let places: BTreeMap<Vec<End>, usize> =
             (0..whole.endpoints().len()).map(|place| (whole.ends(place).collect(), place)).collect();
@@ -187,7 +187,7 @@ fn a_matrix_of_too_many_classes_is_refused_before_it_is_judged() {
     let first = |ends: &[End]| (matches!(ends, [End::Pod(pod)] if cluster.pod(*pod).name == "p1"), true);
     let size = |shown: &dyn Fn(&[End]) -> (bool, bool), most| {
         let selection = MatrixFilter { shown, traffic: Traffic::all() };
-        Matrix::within(&cluster, &groups, &Options::default(), &selection, most).map(|matrix| matrix.shape())
+        Matrix::within(&cluster, &groups, &MatrixOptions::default(), &selection, most).map(|matrix| matrix.shape())
     };
     assert_eq!(size(&|_| (true, true), 16), Ok((4, 4)));
     assert_eq!(size(&|_| (true, true), 15), Err(TooLarge { sources: 4, destinations: 4 }));
@@ -211,21 +211,21 @@ fn what_groups_admit_takes_memory_by_what_differs_not_by_the_square() {
         }
         let texts = |of: &[String]| of.iter().map(|text| text.clone().leak() as &str).collect::<Vec<_>>();
         let cluster = cluster(&texts(&pods), &texts(&policies));
-        Matrix::new(&cluster, &Options::default()).judge.stored()
+        Matrix::new(&cluster, &MatrixOptions::default()).judge.stored()
     };
     assert_eq!(stored(40), 40, "each group admits one face that others do not get");
     assert_eq!(stored(80), 80);
 }
 
 /// What the JSON says of a small cluster.
-fn json(pods: &[&str], policies: &[&str], options: &Options) -> serde_json::Value {
+fn json(pods: &[&str], policies: &[&str], options: &MatrixOptions) -> serde_json::Value {
     let cluster = cluster(pods, policies);
     serde_json::to_value(Matrix::new(&cluster, options)).unwrap_or_default()
 }
 
 #[test]
 fn the_address_of_a_dual_stack_pod_is_one_address() {
-    let options = Options { by: By::Pod, addresses: vec![IpAddr::from([10, 0, 0, 1])] };
+    let options = MatrixOptions { by: By::Pod, addresses: vec![IpAddr::from([10, 0, 0, 1])] };
     let json = json(&["ns/a app=a 10.0.0.1 2001:db8::1", "ns/b app=b 10.0.0.2 2001:db8::2"], &[], &options);
     let rows = json["connections"].as_array().cloned().unwrap_or_default();
     let families: Vec<_> =
@@ -237,7 +237,7 @@ fn the_address_of_a_dual_stack_pod_is_one_address() {
 #[test]
 fn a_pod_without_address_has_rows_only_by_workload() {
     let pods = ["ns/a app=a", "ns/b app=b 10.0.0.2"];
-    let rows = |by| json(&pods, &[], &Options { by, addresses: Vec::new() })["connections"].clone();
+    let rows = |by| json(&pods, &[], &MatrixOptions { by, addresses: Vec::new() })["connections"].clone();
     let from_a = |by| rows(by).as_array().map_or(0, |rows| rows.iter().filter(|r| r["from"] == "ns/Pod/a").count());
     assert_eq!(from_a(By::Workload), 8);
     let by_pod = rows(By::Pod);
@@ -247,7 +247,7 @@ fn a_pod_without_address_has_rows_only_by_workload() {
 #[test]
 fn an_address_meets_the_blocks_of_a_pod_that_has_no_address_yet() {
     let policy = r#"ns/p {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 80}]}]}"#;
-    let options = Options { by: By::Workload, addresses: vec![IpAddr::from([192, 0, 2, 1])] };
+    let options = MatrixOptions { by: By::Workload, addresses: vec![IpAddr::from([192, 0, 2, 1])] };
     let json = json(&["ns/a app=a"], &[policy], &options);
     let row = serde_json::json!(
         {"from": "192.0.2.1", "to": "ns/Pod/a", "family": null, "protocol": "TCP", "ports": [[80, 80]]});
@@ -258,7 +258,7 @@ fn an_address_meets_the_blocks_of_a_pod_that_has_no_address_yet() {
 fn ids(pods: Vec<crate::object::Pod>, by: By) -> Vec<String> {
     let cluster = Cluster::new(&crate::object::Objects { pods, ..Default::default() });
     let shown = |endpoint: &Endpoint| format!("{} {:?}", endpoint.id, endpoint.addresses);
-    Matrix::new(&cluster, &Options { by, addresses: Vec::new() }).endpoints().iter().map(shown).collect()
+    Matrix::new(&cluster, &MatrixOptions { by, addresses: Vec::new() }).endpoints().iter().map(shown).collect()
 }
 
 #[test]

@@ -14,7 +14,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::{Family, Objects};
 use npc_compiler::plan::KernelState;
-use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
+use npc_compiler::ruleset::layout::{self, RulesetOptions, SelfMatch};
 use npc_compiler::ruleset::names::seed::Seed;
 
 use super::error::{Doing, Error, Result};
@@ -57,11 +57,11 @@ impl Lab {
     pub fn settle(&mut self) -> Result<()> {
         let cluster = Cluster::new(&self.cluster.objects);
         let has = |flag: &str| self.recipe.iter().flat_map(|recipe| &recipe.arguments).any(|argument| argument == flag);
-        let options = Options {
+        let options = RulesetOptions {
             keep_established: has("--keep-established"),
             allow_tunnels: has("--allow-tunnels"),
             anti_spoof: has("--anti-spoof"),
-            ..Options::default()
+            ..RulesetOptions::default()
         };
         let wiring = (&self.places[..], self.mode);
         for (index, (agent, place)) in self.agents.iter_mut().zip(&self.places).enumerate() {
@@ -70,7 +70,7 @@ impl Lab {
             // Which of the two the agent writes depends on the kernel.
             let wanted = |retained: &[RetainedGroup], seed: Option<Seed>| {
                 [SelfMatch::Bpf, SelfMatch::PerEndpoint].map(|self_match| {
-                    let options = Options { self_match, seed, ..options.clone() };
+                    let options = RulesetOptions { self_match, seed, ..options.clone() };
                     let mut wanted = KernelState::from(&layout::ruleset_with(&cluster, node, &options, retained));
                     own::fill(&mut wanted, wiring, index);
                     wanted

@@ -15,7 +15,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
-use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
+use npc_compiler::ruleset::layout::{self, RulesetOptions, SelfMatch};
 use npc_compiler::ruleset::node::Match;
 
 use super::error::{Doing, Error, Result};
@@ -50,7 +50,7 @@ impl Lab {
     ///
     /// # Errors
     /// When there is no such node, or its kernel cannot be read.
-    pub fn differences(&self, node: &str, options: &Options) -> Result<Vec<String>> {
+    pub fn differences(&self, node: &str, options: &RulesetOptions) -> Result<Vec<String>> {
         /// Between reading an agent's kernel and reading what it says of
         /// it, it may let go of a group, as it does once a minute at most.
         const READS: usize = 3;
@@ -64,7 +64,7 @@ impl Lab {
         Ok(found)
     }
 
-    fn differences_now(&self, node: &str, options: &Options) -> Result<Vec<String>> {
+    fn differences_now(&self, node: &str, options: &RulesetOptions) -> Result<Vec<String>> {
         let backend = match self.backend() {
             Backend::Nft => AgentBackend::Nft,
             Backend::Legacy => AgentBackend::Legacy,
@@ -82,7 +82,7 @@ impl Lab {
         let uses_bpf = |one: &Match| matches!(one, Match::SourceIsDestination | Match::ErrorFromQuotedDestination);
         let is_per_endpoint = !held.v4.chains.values().flatten().flat_map(|rule| &rule.matches).any(uses_bpf);
         let self_match = if is_per_endpoint { SelfMatch::PerEndpoint } else { SelfMatch::Bpf };
-        let options = Options { self_match, seed: held.seed(), ..options.clone() };
+        let options = RulesetOptions { self_match, seed: held.seed(), ..options.clone() };
         let cluster = Cluster::new(&self.cluster().objects);
         let mut wanted = KernelState::from(&layout::ruleset_with(&cluster, node, &options, &self.retained(node)?));
         let mut differences = Vec::new();

@@ -244,7 +244,7 @@ async fn at_the_start_the_kernel_is_the_memory() {
     let start = |kernel_isolates| {
         let server = World::server(3);
         server.delete(Resource::NetworkPolicies, "shop", "deny");
-        World::follow_as(server, |settings| npc_agent::source::kube::Settings { kernel_isolates, ..settings })
+        World::follow_as(server, |settings| npc_agent::source::kube::FollowSettings { kernel_isolates, ..settings })
     };
     let begin = Instant::now();
     let fresh = start(false);
@@ -268,7 +268,8 @@ async fn at_the_start_the_kernel_is_the_memory() {
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_holds_nothing_back_believes_at_once() {
     let hold = npc_agent::source::held::Times { confirm_after: Duration::ZERO, ..Default::default() };
-    let world = World::follow_as(World::server(1), |settings| npc_agent::source::kube::Settings { hold, ..settings });
+    let world =
+        World::follow_as(World::server(1), |settings| npc_agent::source::kube::FollowSettings { hold, ..settings });
     world.in_sync().await;
     world.server.inject(Fault::lists_nothing().on(Resource::NetworkPolicies));
     list_anew(&world, Resource::NetworkPolicies).await;

@@ -141,7 +141,10 @@ impl World {
         Self::follow_as(server, |settings| settings)
     }
 
-    pub(crate) fn follow_as(server: Server, settings: impl FnOnce(source::Settings) -> source::Settings) -> Self {
+    pub(crate) fn follow_as(
+        server: Server,
+        settings: impl FnOnce(source::FollowSettings) -> source::FollowSettings,
+    ) -> Self {
         let (server, network) = (Arc::new(server), Arc::new(Network::default()));
         let metrics = Metrics::default();
         let (sender, mut receiver) = mpsc::channel::<Changes>(4);
@@ -149,7 +152,7 @@ impl World {
             let (server, network) = (Arc::clone(&server), Arc::clone(&network));
             source::Connector::new(move || Ok(client(&server, &network)))
         };
-        let settings = settings(source::Settings::new(NODE));
+        let settings = settings(source::FollowSettings::new(NODE));
         tokio::spawn(source::follow(connector, settings, sender, |changes| changes, metrics.watches()));
         let (seen, news) = (Arc::new(Mutex::new(Seen::default())), Arc::new(Notify::new()));
         let world = Self { server, metrics, network, seen: Arc::clone(&seen), news: Arc::clone(&news) };

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use k8s_openapi::api::core::v1::PodSpec;
 use nix::sys::signal::Signal;
 use npc_compiler::object::{Labels, Pod};
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use npc_tests::apiserver::{Disturbance, Fault, Resource, Server, Verb};
 
 use super::small::{NODE, Small};
@@ -50,7 +50,7 @@ fn pages(server: &Server) -> Vec<Option<u16>> {
 fn is_right(small: &mut Small) {
     small.lab.settle().unwrap();
     small.admits_only("web");
-    assert_eq!(small.lab.differences(NODE, &Options::default()).unwrap(), Vec::<String>::new());
+    assert_eq!(small.lab.differences(NODE, &RulesetOptions::default()).unwrap(), Vec::<String>::new());
     let expected = |pod: &&Pod| pod.labels.get("app").is_some_and(|app| app == "web");
     let peers = small.lab.cluster().objects.pods.iter().filter(expected).filter_map(|pod| pod.ipv4);
     let kernel = small.kernel().join(" ");

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use npc_tests::lab::Enforcer;
 use serde_json::json;
 
@@ -33,7 +33,7 @@ fn a_pod_that_leaves_a_group_and_comes_back_writes_set_members_only() {
     label(&mut small, "none");
     let retained = small.lab.retained(NODE).unwrap();
     assert!(retained.len() == 1 && retained[0].direction == Direction::Ingress, "{retained:?}");
-    assert_eq!(small.lab.differences(NODE, &Options::default()).unwrap(), Vec::<String>::new());
+    assert_eq!(small.lab.differences(NODE, &RulesetOptions::default()).unwrap(), Vec::<String>::new());
     // npc verify and the status know of it.
     let Some(Enforcer::Agent(npc)) = Enforcer::for_test() else { return };
     let kubeconfig = small.lab.folder().join("kubeconfig");

@@ -43,7 +43,7 @@ fn cluster(isolated: bool) -> Objects {
 ",
         );
     }
-    manifests::parse_text("test", &text, &manifests::Options::default()).unwrap().objects
+    manifests::parse_text("test", &text, &manifests::ReadOptions::default()).unwrap().objects
 }
 
 fn lab(isolated: bool, backend: Backend, arguments: &[&str]) -> Option<Lab> {

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use npc_tests::lab::faults::{LockHeld, NetlinkFaults, failing_programs};
 use npc_tests::lab::{Backend, Mode};
 use npc_tests::soak::{Editor, Load, SoakLab};
@@ -26,7 +26,7 @@ fn iptables_is_flushed_by_another(backend: Backend) {
         let _ = run("-X");
     }
     let begun = Instant::now();
-    while !soak.lab().differences("node-1", &Options::default()).unwrap().is_empty() {
+    while !soak.lab().differences("node-1", &RulesetOptions::default()).unwrap().is_empty() {
         assert!(begun.elapsed() < PATIENCE, "what was flushed is not repaired");
         soak.wait(Duration::from_millis(50)).unwrap();
     }
@@ -112,7 +112,8 @@ fn iptables_fails_at_random() {
     // A chain that could not go, because deleting it failed thrice, goes within
     // a few rounds.
     let begun = Instant::now();
-    while soak.nodes().iter().any(|node| !soak.lab().differences(node, &Options::default()).unwrap().is_empty()) {
+    while soak.nodes().iter().any(|node| !soak.lab().differences(node, &RulesetOptions::default()).unwrap().is_empty())
+    {
         assert!(begun.elapsed() < PATIENCE, "{:?}", soak.nodes().iter().map(|node| soak.lab().log(node)));
         soak.wait(Duration::from_secs(1)).unwrap();
     }

@@ -13,7 +13,7 @@ mod size;
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Objects;
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use npc_tests::lab::{Backend, Builder, Enforcer, Lab, Mode, report};
 use npc_tests::soak::{Editor, Load, SoakLab};
 
@@ -52,7 +52,7 @@ fn all_is_well(soak: SoakLab) -> Lab {
 
 fn as_the_policies_say(lab: &mut Lab) {
     for node in nodes(lab) {
-        assert_eq!(lab.differences(&node, &Options::default()).unwrap(), Vec::<String>::new(), "{node}");
+        assert_eq!(lab.differences(&node, &RulesetOptions::default()).unwrap(), Vec::<String>::new(), "{node}");
     }
     let judgement = lab.judge().unwrap();
     let table = report::table(lab, &judgement);
@@ -78,7 +78,7 @@ fn as_written(soak: &mut SoakLab) {
     let begun = Instant::now();
     for node in soak.nodes() {
         loop {
-            let differences = soak.lab().differences(&node, &Options::default()).unwrap();
+            let differences = soak.lab().differences(&node, &RulesetOptions::default()).unwrap();
             if differences.is_empty() {
                 break;
             }

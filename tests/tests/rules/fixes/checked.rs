@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use npc_agent::source::manifests::{Options, parse_text};
+use npc_agent::source::manifests::{ReadOptions, parse_text};
 use npc_compiler::algebra::cidr::{self, AddressSet, Cidr};
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::Cluster;
@@ -12,7 +12,7 @@ use npc_compiler::object::{Family, NetworkPolicy, Objects, Pod, Protocol, Servic
 use npc_compiler::policy::finding;
 use npc_compiler::ruleset::layout::{self, SetMembers};
 use npc_compiler::ruleset::members;
-use npc_compiler::verdict::explain::{EndName, Flow, FlowExplanation, Port, Target, Verdict, explain};
+use npc_compiler::verdict::explain::{EndName, Flow, FlowExplanation, Port, QuestionEnd, Verdict, explain};
 use npc_compiler::verdict::fix::{Bounded, Change, Closing, Edit, Fix, FlowFix, NoFix, Opened, fixes};
 use npc_compiler::verdict::matrix::{self, By, Matrix};
 use npc_tests::random;
@@ -31,19 +31,19 @@ const BLOCKS: [&str; 6] =
     ["203.0.113.0/24", "10.0.0.64/26", "198.51.100.0/25", "2001:db8:1::/48", "fd00::/64", "0.0.0.0/0"];
 
 /// What a text means: a prefix, an address, `svc/NS/NAME` or `NS/NAME` of a pod.
-fn target<'a>(objects: &'a Objects, cluster: &Cluster, text: &str) -> Option<Target<'a>> {
+fn target<'a>(objects: &'a Objects, cluster: &Cluster, text: &str) -> Option<QuestionEnd<'a>> {
     if let Some(name) = text.strip_prefix("svc/") {
         let mut services = objects.services.iter();
-        return services.find(|of| format!("{}/{}", of.namespace, of.name) == name).map(Target::Service);
+        return services.find(|of| format!("{}/{}", of.namespace, of.name) == name).map(QuestionEnd::Service);
     }
     if let Some(cidr) = Cidr::parse(text).ok().filter(|_| text.contains('/')) {
-        return Some(Target::Blocks(vec![cidr]));
+        return Some(QuestionEnd::Blocks(vec![cidr]));
     }
     match text.parse::<IpAddr>() {
-        Ok(address) => Some(Target::Address(address)),
+        Ok(address) => Some(QuestionEnd::Address(address)),
         Err(_) => {
             let is_named = |pod: &Pod| format!("{}/{}", pod.namespace, pod.name) == text;
-            cluster.named().find(|(_, pod)| is_named(pod)).map(|(id, _)| Target::Pod(id))
+            cluster.named().find(|(_, pod)| is_named(pod)).map(|(id, _)| QuestionEnd::Pod(id))
         }
     }
 }
@@ -109,7 +109,7 @@ fn applied(objects: &mut Objects, change: &Change) -> Result<(), String> {
             document
         }
     };
-    let options = Options { allow_errors: true, declare_namespaces: false, ..Options::default() };
+    let options = ReadOptions { allow_errors: true, declare_namespaces: false, ..ReadOptions::default() };
     let read = parse_text("fixed.json", &document.to_string(), &options).map_err(|error| error.to_string())?.objects;
     for mut policy in read.policies {
         let same = |old: &&mut NetworkPolicy| old.name() == policy.name() && old.namespace() == policy.namespace();
@@ -142,7 +142,7 @@ type Cells = BTreeMap<(String, String, Option<Family>), (Traffic, Traffic)>;
 fn cells(cluster: &Cluster) -> Cells {
     let nodes = cluster.nodes().values().flatten().copied();
     let addresses = OUTSIDE.iter().map(|text| text.parse().unwrap()).chain(nodes).collect();
-    let matrix = Matrix::new(cluster, &matrix::Options { by: By::Pod, addresses });
+    let matrix = Matrix::new(cluster, &matrix::MatrixOptions { by: By::Pod, addresses });
     let id = |row: usize| matrix.endpoints()[row].id.to_string();
     let cell = |cell: matrix::Cell| {
         let most = cell.traffic.union(&cell.unknown);
@@ -347,7 +347,7 @@ fn services(objects: &Objects) -> Vec<Service> {
         let document = json!({"apiVersion": "v1", "kind": "Service",
             "metadata": {"name": format!("s{place}"), "namespace": pod.namespace},
             "spec": {"selector": pod.labels, "ports": [{"port": 80, "targetPort": target}]}});
-        let read = parse_text("service.json", &document.to_string(), &Options::default()).unwrap();
+        let read = parse_text("service.json", &document.to_string(), &ReadOptions::default()).unwrap();
         read.objects.services.into_iter().next().unwrap()
     };
     objects.pods.iter().enumerate().filter(|(_, pod)| !pod.labels.is_empty()).map(service).collect()
@@ -357,16 +357,16 @@ fn services(objects: &Objects) -> Vec<Service> {
 /// question.
 fn check_fixes(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static str, usize>) -> Result<(), String> {
     // In some clusters policies are over the bound on set members.
-    let options = layout::Options {
+    let options = layout::RulesetOptions {
         set_members: SetMembers(if seed.is_multiple_of(4) { 6 } else { 1_000_000 }),
-        ..layout::Options::default()
+        ..layout::RulesetOptions::default()
     };
     let bounded = |cluster, namespace: Option<&str>| match namespace {
         Some(namespace) => members::bounded_in(cluster, namespace, &options),
         None => members::bounded(cluster, &options),
     };
     let cluster = bounded(Cluster::new(objects), None);
-    if cluster.findings().iter().any(|finding| finding.code == finding::Code::PolicyTooLarge) {
+    if cluster.findings().iter().any(|finding| finding.code == finding::FindingCode::PolicyTooLarge) {
         *counts.entry("over the bound").or_default() += 1;
     }
     let groups = Groups::of_cluster(&cluster);

@@ -1,7 +1,7 @@
 //! Random clusters with one namespace in which everything is denied unless a policy admits it, and
 //! that policy has a mistake that people make.
 
-use npc_agent::source::manifests::{Options, parse_text};
+use npc_agent::source::manifests::{ReadOptions, parse_text};
 use npc_compiler::object::{Objects, Workload};
 use npc_compiler::verdict::fix::{ObjectName, Written};
 
@@ -78,7 +78,7 @@ pub(super) fn add(objects: &mut Objects, mended_by: &str) {
          apiVersion: v1\nkind: Service\nmetadata: {{name: server, namespace: delta}}\n\
          spec: {{selector: {{app: server}}, ports: [{{port: 80, targetPort: 8080}}]}}\n"
     );
-    let options = Options { declare_namespaces: false, ..Options::default() };
+    let options = ReadOptions { declare_namespaces: false, ..ReadOptions::default() };
     let mut read = parse_text("delta.yaml", &yaml, &options).unwrap().objects;
     if mended_by == "a template's label" {
         let client = read.pods.iter_mut().filter(|pod| pod.name == "client");

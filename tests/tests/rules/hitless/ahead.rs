@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod};
 use npc_compiler::plan::{KernelState, Plan, Step};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::{Options, SelfMatch};
+use npc_compiler::ruleset::layout::{RulesetOptions, SelfMatch};
 use npc_compiler::ruleset::node::{Member, SetName};
 use npc_tests::model::{Model, Packet, Question};
 use npc_tests::random;
@@ -218,7 +218,7 @@ fn a_peer_between_a_set_that_waits_and_one_that_does_not_is_in_one_of_them() {
 /// Without `xt_bpf` an endpoint's packets to itself need a rule.
 #[test]
 fn an_endpoint_that_needs_a_rule_of_its_own_waits_for_it() {
-    let options = Options { self_match: SelfMatch::PerEndpoint, ..Options::default() };
+    let options = RulesetOptions { self_match: SelfMatch::PerEndpoint, ..RulesetOptions::default() };
     let mut runner = random::runner(12, cases(30));
     let came = Cell::new(0);
     runner

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod, Protocol};
 use npc_compiler::plan::{Plan, Step};
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use npc_tests::model::Packet;
 use npc_tests::random;
 use proptest::prelude::*;
@@ -117,7 +117,7 @@ fn the_choice_to_keep_flows_changes_at_once() {
     let mut runner = random::runner(23, cases(30));
     runner
         .run(&(roles(), roles(), any::<bool>()), |(old, new, keeps)| {
-            let options = |keep_established| Options { keep_established, ..Options::default() };
+            let options = |keep_established| RulesetOptions { keep_established, ..RulesetOptions::default() };
             let held = ruleset_of(&cluster(&old, false), &options(keeps));
             let wanted = ruleset_of(&cluster(&new, false), &options(!keeps));
             watch(&held, &wanted, segments)

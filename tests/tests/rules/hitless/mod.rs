@@ -16,7 +16,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::{KernelState, Plan, Step};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::{self, Options, SelfMatch, SetMembers};
+use npc_compiler::ruleset::layout::{self, RulesetOptions, SelfMatch, SetMembers};
 use npc_compiler::ruleset::node::{ChainName, ChainRole, InterfaceName, Member, SetName, Target};
 use npc_tests::model::{Flight, Model, Packet, Question};
 use npc_tests::random;
@@ -28,10 +28,10 @@ use self::moves::{count_lists, regrouping, relabelling};
 const NODE: &str = "n1";
 
 fn ruleset(objects: &Objects) -> KernelState {
-    ruleset_of(objects, &Options { self_match: SelfMatch::Bpf, ..Options::default() })
+    ruleset_of(objects, &RulesetOptions { self_match: SelfMatch::Bpf, ..RulesetOptions::default() })
 }
 
-fn ruleset_of(objects: &Objects, options: &Options) -> KernelState {
+fn ruleset_of(objects: &Objects, options: &RulesetOptions) -> KernelState {
     KernelState::from(&layout::ruleset(&Cluster::new(objects), NODE, options))
 }
 
@@ -184,7 +184,7 @@ fn policies_that_come_to_be_over_the_bound_on_set_members_or_within_it_are_trans
     random::runner(12, cases(150))
         .run(&(transition(), most(), most()), |((old, new), before, after)| {
             let ruleset = |objects: &Objects, most| {
-                ruleset_of(objects, &Options { set_members: SetMembers(most), ..Options::default() })
+                ruleset_of(objects, &RulesetOptions { set_members: SetMembers(most), ..RulesetOptions::default() })
             };
             over.set(over.get() + u32::from(ruleset(&new, after) != ruleset(&new, u64::MAX)));
             watch(&ruleset(&old, before), &ruleset(&new, after), |family| packets(&old, &new, family))
@@ -241,7 +241,13 @@ fn other_options_are_transitions_too() {
     runner
         .run(&(random::objects().prop_map(gathered), options(), options()), |(objects, old, new)| {
             let ruleset = |(log_denied, allow_tunnels, keep_established, anti_spoof)| {
-                let options = Options { log_denied, allow_tunnels, keep_established, anti_spoof, ..Options::default() };
+                let options = RulesetOptions {
+                    log_denied,
+                    allow_tunnels,
+                    keep_established,
+                    anti_spoof,
+                    ..RulesetOptions::default()
+                };
                 ruleset_of(&objects, &options)
             };
             watch(&ruleset(old), &ruleset(new), |family| packets(&objects, &objects, family))
@@ -263,7 +269,7 @@ fn with_sources() -> impl Strategy<Value = (Objects, Objects, [BTreeSet<Member>;
 #[test]
 fn what_may_come_from_an_interface_before_and_after_may_come_all_the_time() {
     let mut runner = random::runner(9, cases(100));
-    let options = Options { anti_spoof: true, ..Options::default() };
+    let options = RulesetOptions { anti_spoof: true, ..RulesetOptions::default() };
     let name = SetName::own(Family::V4);
     runner
         .run(&with_sources(), |(old, new, own)| {

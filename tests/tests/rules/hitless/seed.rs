@@ -3,7 +3,7 @@
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use npc_compiler::ruleset::names::seed::Seed;
 use npc_tests::model::{Model, Question};
 use npc_tests::random;
@@ -15,7 +15,7 @@ fn seeds() -> [Option<Seed>; 3] {
 }
 
 fn of(objects: &npc_compiler::object::Objects, seed: Option<Seed>) -> KernelState {
-    ruleset_of(objects, &Options { seed, ..Options::default() })
+    ruleset_of(objects, &RulesetOptions { seed, ..RulesetOptions::default() })
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::{cut_short, ruleset, watch};
 
 fn cluster() -> Objects {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rules/hitless/takeover/cluster.yaml");
-    let loaded = manifests::load(&[path.into()], &manifests::Options::default()).unwrap();
+    let loaded = manifests::load(&[path.into()], &manifests::ReadOptions::default()).unwrap();
     assert!(loaded.problems.is_empty());
     loaded.objects
 }

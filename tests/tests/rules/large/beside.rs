@@ -3,13 +3,13 @@
 
 use npc_compiler::engine::{Engine, Event, Foreseen, Portion};
 use npc_compiler::object::{Labels, Namespace, Pod};
-use npc_compiler::ruleset::layout::{Options, SetMembers};
+use npc_compiler::ruleset::layout::{RulesetOptions, SetMembers};
 use serde_json::json;
 
 use super::examples::{came, engine, is_isolated, pod, policy, policy_for};
 
 /// An engine in which a policy of the namespace `large` waits until it is found out what it makes.
-fn waiting(options: Options, large: Event) -> Engine {
+fn waiting(options: RulesetOptions, large: Event) -> Engine {
     let mut engine = engine(options);
     engine.find_out_beside(100);
     for event in [came(pod("large", 1, "db")), came(pod("small", 2, "db")), policy("large", &[("web", 1)])] {
@@ -48,7 +48,7 @@ fn finish(engine: &mut Engine) -> usize {
 
 #[test]
 fn while_it_is_found_out_what_a_change_makes_others_go_on_and_its_own_pods_are_isolated() {
-    let mut engine = waiting(Options::default(), policy("large", &[("other", 3_000)]));
+    let mut engine = waiting(RulesetOptions::default(), policy("large", &[("other", 3_000)]));
     // Before the thread has taken it, and after that.
     engine.offer(came(pod("large", 4, "db")));
     engine.commit();
@@ -68,7 +68,7 @@ fn while_it_is_found_out_what_a_change_makes_others_go_on_and_its_own_pods_are_i
 
 #[test]
 fn events_that_come_while_it_is_found_out_have_their_turn_behind_it() {
-    let mut engine = waiting(Options::default(), policy("large", &[("other", 3_000)]));
+    let mut engine = waiting(RulesetOptions::default(), policy("large", &[("other", 3_000)]));
     let foresight = engine.foresight().unwrap();
     engine.offer(Event::PolicyGone("large".to_owned(), "np".to_owned()));
     engine.commit();
@@ -98,9 +98,9 @@ fn events_that_come_while_it_is_found_out_have_their_turn_behind_it() {
 fn a_change_that_turns_out_to_be_small_does_not_wait_any_longer() {
     // Most of its rules admit pods to ports that another one admits too.
     let rules: Vec<(&str, usize)> = std::iter::repeat_n(("web", 60), 40).collect();
-    let mut engine = waiting(Options::default(), policy("large", &rules));
+    let mut engine = waiting(RulesetOptions::default(), policy("large", &rules));
     assert_eq!(finish(&mut engine), 1);
-    let mut engine = waiting(Options::default(), policy("large", &rules));
+    let mut engine = waiting(RulesetOptions::default(), policy("large", &rules));
     let foreseen = find_out(&mut engine);
     engine.foreseen(foreseen);
     assert!(!engine.commit().is_empty() && !engine.is_waiting("large"));
@@ -108,7 +108,7 @@ fn a_change_that_turns_out_to_be_small_does_not_wait_any_longer() {
 
 #[test]
 fn what_was_found_out_is_of_no_use_once_pods_of_others_bring_a_policy_over_the_bound() {
-    let options = Options { set_members: SetMembers(20), ..Options::default() };
+    let options = RulesetOptions { set_members: SetMembers(20), ..RulesetOptions::default() };
     let everyone = json!([{"namespaceSelector": {}}]);
     let named =
         || ["large", "small"].map(|name| Event::Namespace(Namespace { name: name.to_owned(), labels: Labels::new() }));
@@ -139,7 +139,8 @@ fn what_was_found_out_is_of_no_use_once_pods_of_others_bring_a_policy_over_the_b
     engine.reconsider_bound();
     finish(&mut engine);
     // As one that knew all from the beginning.
-    let mut fresh = Engine::new(crate::engine::NODE, Options { set_members: SetMembers(20), ..Options::default() });
+    let mut fresh =
+        Engine::new(crate::engine::NODE, RulesetOptions { set_members: SetMembers(20), ..RulesetOptions::default() });
     for event in [
         came(pod("large", 1, "db")),
         came(pod("small", 2, "db")),
@@ -161,7 +162,7 @@ fn what_was_found_out_is_of_no_use_once_pods_of_others_bring_a_policy_over_the_b
 
 #[test]
 fn a_small_change_in_a_large_cluster_is_not_left_to_the_thread() {
-    let mut engine = engine(Options::default());
+    let mut engine = engine(RulesetOptions::default());
     engine.find_out_beside(100);
     for number in 0..3_000_u16 {
         let [high, low] = number.to_be_bytes();
@@ -195,7 +196,7 @@ fn a_small_change_in_a_large_cluster_is_not_left_to_the_thread() {
 
 #[test]
 fn a_pod_of_a_kind_that_is_here_does_not_wait_though_its_chain_is_large() {
-    let mut engine = waiting(Options::default(), policy("large", &[("other", 3_000)]));
+    let mut engine = waiting(RulesetOptions::default(), policy("large", &[("other", 3_000)]));
     finish(&mut engine);
     engine.offer(came(pod("large", 6, "db")));
     assert!(!engine.is_waiting("large"));

@@ -7,7 +7,7 @@ use npc_compiler::engine::{Engine, Event, PodKey, Portion};
 use npc_compiler::object::{ContainerPort, Family, Namespace, Pod, Protocol};
 use npc_compiler::plan::{Plan, Step};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::{Options, SetMembers};
+use npc_compiler::ruleset::layout::{RulesetOptions, SetMembers};
 use npc_compiler::ruleset::node::{ChainRole, Rule, SetName};
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ pub(super) fn policy_for(name: &str, app: &str, from: &Value, ports: usize) -> E
 }
 
 /// An engine to which more than fifty rules and sets are much.
-pub(super) fn engine(options: Options) -> Engine {
+pub(super) fn engine(options: RulesetOptions) -> Engine {
     Engine::new(NODE, options).with_large_changes_first(50)
 }
 
@@ -74,7 +74,7 @@ pub(super) fn came(pod: Pod) -> Event {
 
 /// An engine in which a large policy of the namespace `large` waits, and nothing of it is loaded.
 fn waiting() -> Engine {
-    let mut engine = engine(Options::default());
+    let mut engine = engine(RulesetOptions::default());
     for event in [came(pod("large", 1, "db")), came(pod("small", 2, "db")), policy("large", &[("web", 1)])] {
         engine.offer(event);
     }
@@ -178,7 +178,7 @@ fn written(plan: &Plan) -> usize {
 /// An engine with a pod that no policy selects, and with a policy of many rules for pods of
 /// another kind: there are none.
 fn waiting_for_its_kind() -> Engine {
-    let mut engine = engine(Options::default());
+    let mut engine = engine(RulesetOptions::default());
     let everyone = json!([{"podSelector": {}}]);
     for event in [came(pod("large", 1, "db")), policy_for("np", "web", &everyone, 3_000)] {
         engine.offer(event);
@@ -212,7 +212,7 @@ fn a_new_pod_for_which_policies_in_force_have_many_rules_is_loaded_first() {
 
 #[test]
 fn a_large_change_beside_a_policy_that_is_over_the_bound_is_loaded_first() {
-    let options = Options { set_members: SetMembers(20), ..Options::default() };
+    let options = RulesetOptions { set_members: SetMembers(20), ..RulesetOptions::default() };
     let mut engine = engine(options);
     // Policy a names more members than the namespace may have, and allows nothing.
     let blocks: Vec<_> = (0..64_u8).map(|n| json!({"ipBlock": {"cidr": format!("192.0.{}.0/25", 2 * n)}})).collect();
@@ -242,7 +242,7 @@ fn a_large_change_beside_a_policy_that_is_over_the_bound_is_loaded_first() {
 
 #[test]
 fn what_a_policy_over_the_bound_allows_is_loaded_before_it_is_given_back() {
-    let options = Options { set_members: SetMembers(8), ..Options::default() };
+    let options = RulesetOptions { set_members: SetMembers(8), ..RulesetOptions::default() };
     let mut engine = engine(options);
     let everyone = json!([{"podSelector": {}}]);
     let others: Vec<Pod> = (10..20).map(|number| pod("large", number, "other")).collect();
@@ -334,7 +334,7 @@ fn has_peer(engine: &Engine, set: impl Fn(&str) -> bool, member: &str) -> bool {
 
 #[test]
 fn a_pod_that_gets_its_address_while_its_namespace_waits_is_isolated_at_once_and_from_then_on() {
-    let mut engine = engine(Options::default());
+    let mut engine = engine(RulesetOptions::default());
     engine.offer(came(pod("large", 1, "db")));
     engine.offer(policy("large", &[("web", 1)]));
     // It is known, and has no address yet.
@@ -367,7 +367,7 @@ fn a_pod_that_gets_its_address_while_its_namespace_waits_is_isolated_at_once_and
 
 #[test]
 fn a_label_that_a_pod_loses_counts_at_once_for_other_namespaces_and_in_turn_for_its_own() {
-    let mut engine = engine(Options::default());
+    let mut engine = engine(RulesetOptions::default());
     let name = |name: &str| Namespace { name: name.to_owned(), labels: [("name".to_owned(), name.to_owned())].into() };
     engine.offer(Event::Namespace(name("large")));
     let of_other = json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}}}]);
@@ -406,7 +406,7 @@ fn a_label_that_a_pod_loses_counts_at_once_for_other_namespaces_and_in_turn_for_
 
 #[test]
 fn a_label_that_a_namespace_loses_counts_at_once() {
-    let mut engine = engine(Options::default());
+    let mut engine = engine(RulesetOptions::default());
     let labelled = |labels: &[(&str, &str)]| {
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         Event::Namespace(Namespace { name: "large".to_owned(), labels })
@@ -433,7 +433,7 @@ fn a_label_that_a_namespace_loses_counts_at_once() {
 
 #[test]
 fn pods_of_one_kind_whose_port_names_mean_different_ports_are_more_than_one_group() {
-    let mut engine = engine(Options::default());
+    let mut engine = engine(RulesetOptions::default());
     let blocks: Vec<_> = (0..8_u8).map(|n| json!({"ipBlock": {"cidr": format!("192.0.{}.0/25", 2 * n)}})).collect();
     let rules = blocks
         .iter()
@@ -473,7 +473,7 @@ fn pods_of_one_kind_whose_port_names_mean_different_ports_are_more_than_one_grou
 
 #[test]
 fn sets_that_no_rule_asks_go_though_two_namespaces_write_without_a_pause() {
-    let mut engine = engine(Options::default());
+    let mut engine = engine(RulesetOptions::default());
     engine.offer(came(pod("large", 1, "db")));
     engine.offer(came(pod("other", 2, "db")));
     engine.commit();

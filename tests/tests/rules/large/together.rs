@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use npc_compiler::engine::Engine;
 use npc_compiler::object::{Labels, Pod};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::layout::RulesetOptions;
 use serde_json::json;
 
 use super::examples::{came, engine, is_isolated, load_all, pod, policy, policy_for};
@@ -14,7 +14,7 @@ use super::examples::{came, engine, is_isolated, load_all, pod, policy, policy_f
 /// Of policies that come together, each makes little, and all of them much.
 #[test]
 fn policies_that_come_together_are_in_force_together() {
-    let mut engine = engine(Options::default());
+    let mut engine = engine(RulesetOptions::default());
     for event in [came(pod("large", 1, "db")), came(pod("large", 2, "web"))] {
         engine.offer(event);
     }

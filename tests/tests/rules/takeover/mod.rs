@@ -11,7 +11,7 @@ use npc_agent::source::manifests;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::{FamilyState, KernelState, Plan};
-use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::layout::{self, RulesetOptions};
 use npc_compiler::ruleset::node::{ChainName, FamilyRuleset, InterfaceName, Match, Member, NodeRuleset, Set, SetKind};
 use npc_compiler::ruleset::text;
 use npc_tests::interpreter::{ConntrackState, Outcome, Packet, Payload, faults, run};
@@ -117,8 +117,8 @@ fn watch(old: &KernelState, new: &KernelState) -> usize {
 
 #[test]
 fn what_an_older_agent_wrote_becomes_what_this_one_writes_and_back_with_nothing_between() {
-    let objects = manifests::parse_text("cluster.yaml", CLUSTER, &manifests::Options::default()).unwrap().objects;
-    let wanted = KernelState::from(&layout::ruleset(&Cluster::new(&objects), "node-1", &Options::default()));
+    let objects = manifests::parse_text("cluster.yaml", CLUSTER, &manifests::ReadOptions::default()).unwrap().objects;
+    let wanted = KernelState::from(&layout::ruleset(&Cluster::new(&objects), "node-1", &RulesetOptions::default()));
     let before = state(BEFORE);
     // It is the older layout, of this very cluster.
     let first = &before.v4.chains[&ChainName::forward()][0];

@@ -7,7 +7,7 @@ use npc_compiler::API_VERSION;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::{Family, TargetPort};
 use npc_compiler::verdict::explain::{
-    Candidate, Code, Conjunct, Decision, Discrepancy, EndName, Flow, Mark, MisleadingPolicy, Of, Pairs, Part,
+    Candidate, Conjunct, Decision, Discrepancy, EndName, Flow, Mark, MisleadingPolicy, Of, Pairs, Part, ReasonCode,
     SeparateItems, Verdict, Via, Way,
 };
 use serde::Serialize;
@@ -374,7 +374,7 @@ pub(in crate::command::explain) fn misleading(context: &Context<'_>, of: &Mislea
     };
     let path = match of.code() {
         // A field that the API does not have is in the file only.
-        Code::RuleNotUnderstood | Code::PolicyTooLarge => of.path.clone(),
+        ReasonCode::RuleNotUnderstood | ReasonCode::PolicyTooLarge => of.path.clone(),
         _ => context.places.path(of.policy, of.path.clone(), of.failed()),
     };
     let location = location(context, of.policy, &path);

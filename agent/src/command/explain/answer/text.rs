@@ -9,7 +9,7 @@ use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::TargetPort;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{
-    Code, Decision, Flow, FlowExplanation, MisleadingPolicy, Pairs, Reason, Verdict, Via, Way,
+    Decision, Flow, FlowExplanation, MisleadingPolicy, Pairs, Reason, ReasonCode, Verdict, Via, Way,
 };
 
 use crate::command::explain::reasons::headline::{NamedEnd, headline};
@@ -255,7 +255,9 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &m
     columns.write_within(out, "  ", width())?;
     if let Some(code) = flow.broken {
         let headline = match code {
-            Code::ServiceNoBackends if flow.via.is_none() => "the source is a service that leads to no pod".into(),
+            ReasonCode::ServiceNoBackends if flow.via.is_none() => {
+                "the source is a service that leads to no pod".into()
+            }
             code => headline(code, &NamedEnd::of(flow, Direction::Ingress)),
         };
         writeln!(out, "\n{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;

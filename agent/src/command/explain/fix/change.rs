@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use json_patch::{Patch, PatchOperation};
 use npc_compiler::policy::Direction;
-use npc_compiler::policy::finding::{Code, Finding};
+use npc_compiler::policy::finding::{Finding, FindingCode};
 use npc_compiler::verdict::fix::{Change, Edit, Lacking, ObjectName};
 use serde_json::Value;
 
@@ -154,7 +154,7 @@ fn unknown_fields<'a>(input: &'a Input, object: &ObjectName) -> Vec<&'a Finding>
     let mut policies = cluster.policies_in(object.namespace.as_deref().unwrap_or_default());
     let found = policies.find(|(_, policy)| policy.name == object.name);
     let findings = found.into_iter().flat_map(|(id, _)| cluster.findings_of(id));
-    findings.filter(|finding| finding.code == Code::FieldUnknown).collect()
+    findings.filter(|finding| finding.code == FindingCode::FieldUnknown).collect()
 }
 
 /// Whether a path is that of a field directly below `spec`.

@@ -1,7 +1,7 @@
 //! Why there is no fix, in words.
 
 use npc_compiler::object::Labels;
-use npc_compiler::verdict::explain::Code;
+use npc_compiler::verdict::explain::ReasonCode;
 use npc_compiler::verdict::fix::{NoFix, ObjectName, Rollout};
 
 use super::service::{PORTS, declared_port};
@@ -88,10 +88,10 @@ pub(super) fn why_not(reason: &NoFix) -> String {
                 object.kind
             )
         }
-        NoFix::Service(Code::ServicePortUnknown) => {
+        NoFix::Service(ReasonCode::ServicePortUnknown) => {
             "no policy is the cause; ask for a port that the Service has, or add this one to it".to_owned()
         }
-        NoFix::Service(Code::ServiceSourceRanges) => {
+        NoFix::Service(ReasonCode::ServiceSourceRanges) => {
             "no policy is the cause; ask for the Service by its name or clusterIP, or add the client to \
              loadBalancerSourceRanges"
                 .to_owned()

@@ -177,7 +177,7 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use npc_agent::source::manifests::{Options, Span, parse_text};
+    use npc_agent::source::manifests::{ReadOptions, Span, parse_text};
 
     use super::*;
 
@@ -187,7 +187,7 @@ mod tests {
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p}}\nspec: \
              {{podSelector: {{matchLabels: {{{before}app: web{behind}}}}}}}\n"
         );
-        let positions = parse_text("f.yaml", &text, &Options::default()).expect("a policy").positions;
+        let positions = parse_text("f.yaml", &text, &ReadOptions::default()).expect("a policy").positions;
         let path = "spec.podSelector.matchLabels.app";
         let place = positions.locate("NetworkPolicy", "default", "p", path).expect("a place");
         let marks = vec![Mark { place, text: "this".to_owned(), is_miss: true }];
@@ -251,7 +251,7 @@ mod tests {
     fn a_list_that_begins_in_its_first_line_is_marked_to_its_end() {
         let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: \
                     {matchExpressions: [{key: app, operator: In,\n  \"values\": [\n    a,\n    b\n  ]}]}}\n";
-        let positions = parse_text("f.yaml", text, &Options::default()).expect("a policy").positions;
+        let positions = parse_text("f.yaml", text, &ReadOptions::default()).expect("a policy").positions;
         let path = "spec.podSelector.matchExpressions[0].values";
         let place = positions.locate("NetworkPolicy", "default", "p", path).expect("a place");
         let mark = Mark { place, text: "this".to_owned(), is_miss: true };
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_place_that_is_not_in_the_text_draws_what_there_is() {
-        let positions = parse_text("f.yaml", "# one\n", &Options::default()).expect("no object").positions;
+        let positions = parse_text("f.yaml", "# one\n", &ReadOptions::default()).expect("no object").positions;
         for (line, column) in [(1, 100), (9, 1)] {
             let at = npc_agent::source::manifests::TextPosition { line, column };
             let place = Location { file: "f.yaml".into(), span: Span { start: at, end: at }, exact: true };

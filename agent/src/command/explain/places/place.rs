@@ -158,7 +158,7 @@ impl<'a> Places<'a> {
 /// An object as YAML, and where its fields stand there.
 pub(in crate::command::explain) fn print(object: &impl Serialize) -> Option<Rc<Positions>> {
     let text = serde_saphyr::to_string(object).ok()?;
-    let options = manifests::Options { allow_errors: true, ..manifests::Options::default() };
+    let options = manifests::ReadOptions { allow_errors: true, ..manifests::ReadOptions::default() };
     Some(Rc::new(manifests::parse_text("object", &text, &options).ok()?.positions))
 }
 

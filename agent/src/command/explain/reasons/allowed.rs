@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::policy::PolicyRule;
-use npc_compiler::verdict::explain::{Code, Decision, Flow, Reason, Verdict};
+use npc_compiler::verdict::explain::{Decision, Flow, Reason, ReasonCode, Verdict};
 
 use super::denied::arrow;
 use crate::command::explain::Context;
@@ -32,7 +32,7 @@ pub(in crate::command::explain) fn write(context: &Context<'_>, flow: &Flow, out
         };
         // A note beside a policy that looks as if it denied says the same.
         let is_said = move |(id, path): &(PolicyId, String)| {
-            let mut said = decision.misleading.iter().filter(|of| of.code() == Code::RuleAdmitsEveryone);
+            let mut said = decision.misleading.iter().filter(|of| of.code() == ReasonCode::RuleAdmitsEveryone);
             said.any(|of| (of.policy, &of.path) == (*id, path))
         };
         decision.rules.iter().filter(move |rule| of(rule) && !is_said(rule))

@@ -9,7 +9,7 @@ use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{
-    Candidate, Code, Conjunct, Decision, EndName, Flow, ItemField, ItemList, ItemPath, Of, Part, Want,
+    Candidate, Conjunct, Decision, EndName, Flow, ItemField, ItemList, ItemPath, Of, Part, ReasonCode, Want,
 };
 
 use super::headline::{NamedEnd, headline, headline_of};
@@ -30,7 +30,7 @@ pub(in crate::command::explain) fn write(
     context: &Context<'_>,
     flow: &Flow,
     decision: &Decision,
-    code: Code,
+    code: ReasonCode,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let is_dns = decision.is_without_dns;
@@ -147,7 +147,7 @@ fn far(
         return Ok(());
     }
     let wants = nearest.conjuncts.iter().map(|conjunct| match conjunct.part {
-        Part::Namespace if conjunct.code == Code::PeerOtherNamespace => {
+        Part::Namespace if conjunct.code == ReasonCode::PeerOtherNamespace => {
             format!("wants namespace {}, there is {}", conjunct.want, conjunct.got)
         }
         _ => label(conjunct, other),
@@ -206,7 +206,7 @@ fn miss(
             writeln!(out, "   = note: {equal} items of {field} are equally near; the first of them is marked")?;
         }
     }
-    if nearest.conjuncts.iter().any(|of| of.code == Code::PeerAndNotOr) {
+    if nearest.conjuncts.iter().any(|of| of.code == ReasonCode::PeerAndNotOr) {
         writeln!(
             out,
             "   = note: a new \"-\" before podSelector would mean OR, and admit every pod of such namespaces too"
@@ -251,13 +251,16 @@ fn marked(
                 })
                 .collect();
             // The labels that fail say it all; the other parts have words of their own.
-            let are_labels =
-                matches!(conjunct.code, Code::PeerLabelMissing | Code::PeerLabelValue | Code::PeerNamespaceLabel);
-            if (marks.len() == 1 && !are_labels) || conjunct.code == Code::PeerAndNotOr {
+            let are_labels = matches!(
+                conjunct.code,
+                ReasonCode::PeerLabelMissing | ReasonCode::PeerLabelValue | ReasonCode::PeerNamespaceLabel
+            );
+            if (marks.len() == 1 && !are_labels) || conjunct.code == ReasonCode::PeerAndNotOr {
                 texts[0].1 = label(conjunct, other);
             }
             let has_protocol = || context.places.has_field(of, conjunct.path.field(ItemField::Protocol));
-            if matches!(conjunct.code, Code::PortProtocol | Code::PortNamedOtherProtocol) && !has_protocol() {
+            if matches!(conjunct.code, ReasonCode::PortProtocol | ReasonCode::PortNamedOtherProtocol) && !has_protocol()
+            {
                 texts[0].1.push_str("; without a protocol it is TCP");
             }
             texts
@@ -299,7 +302,9 @@ pub(in crate::command::explain) fn draw(
 /// What there is in place of what a part asks for. One address of prefixes is judged for all of them.
 pub(in crate::command::explain) fn got(conjunct: &Conjunct, other: &EndName) -> String {
     match conjunct.code {
-        Code::IpBlockOutside | Code::IpBlockFamily | Code::IpBlockExcept if other.is_part() => shown(other),
+        ReasonCode::IpBlockOutside | ReasonCode::IpBlockFamily | ReasonCode::IpBlockExcept if other.is_part() => {
+            shown(other)
+        }
         _ => conjunct.got.to_string(),
     }
 }
@@ -309,19 +314,19 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
     let Conjunct { want, code, .. } = conjunct;
     let got = got(conjunct, other);
     match (code, want) {
-        (Code::IpBlockFamily, Want::Block(cidr)) => {
+        (ReasonCode::IpBlockFamily, Want::Block(cidr)) => {
             let asked = match cidr.family {
                 Family::V4 => Family::V6,
                 Family::V6 => Family::V4,
             };
             format!("wants {want}, which holds no {asked} address, there is {got}")
         }
-        (Code::PeerOtherNamespace, _) => format!("no namespaceSelector: pods of namespace {want} only"),
-        (Code::IpBlockIsServiceAddress, _) if conjunct.path.list == ItemList::From => {
+        (ReasonCode::PeerOtherNamespace, _) => format!("no namespaceSelector: pods of namespace {want} only"),
+        (ReasonCode::IpBlockIsServiceAddress, _) if conjunct.path.list == ItemList::From => {
             format!("{want} holds {got}, from which no packet comes")
         }
-        (Code::IpBlockIsServiceAddress, _) => format!("{want} holds {got}, which no policy sees"),
-        (Code::PortNamedUnresolved, _) => format!("wants a port named {want}, there is {got}"),
+        (ReasonCode::IpBlockIsServiceAddress, _) => format!("{want} holds {got}, which no policy sees"),
+        (ReasonCode::PortNamedUnresolved, _) => format!("wants a port named {want}, there is {got}"),
         (_, Want::OutsideOf(excepts)) => {
             let texts: Vec<String> = excepts.iter().map(|except| except.network().to_string()).collect();
             let all = texts.join(" and ");
@@ -331,7 +336,7 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
                 excepts => format!("{} excepts hold {got}: {all}", excepts.len()),
             }
         }
-        (Code::PortIsServicePort, _) => {
+        (ReasonCode::PortIsServicePort, _) => {
             // A range has no one number.
             let verb = if conjunct.number.is_some() { "is" } else { "holds" };
             format!("{want} {verb} the Service's port; its backends listen on {got}")

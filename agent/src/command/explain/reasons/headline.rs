@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use npc_compiler::algebra::selector::Operator;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Flow, Part};
+use npc_compiler::verdict::explain::{Candidate, Conjunct, Flow, Part, ReasonCode};
 
 use crate::command::explain::words::shown;
 
@@ -40,7 +40,7 @@ impl NamedEnd {
 /// those of pods.
 pub(in crate::command::explain) fn headline_of(nearest: &Candidate, other: &NamedEnd) -> (String, Option<String>) {
     if let [of] = nearest.conjuncts.as_slice()
-        && of.code == Code::PeerOtherNamespace
+        && of.code == ReasonCode::PeerOtherNamespace
     {
         return ("the rule's labels match, its namespace does not".to_owned(), None);
     }
@@ -59,7 +59,7 @@ pub(in crate::command::explain) fn headline_of(nearest: &Candidate, other: &Name
 
 fn of_part(of: &Conjunct, other: &NamedEnd) -> Cow<'static, str> {
     let failed = of.marks.first().and_then(|mark| mark.requirement.as_ref());
-    if let (Code::PeerLabelValue, Some(failed)) = (of.code, failed) {
+    if let (ReasonCode::PeerLabelValue, Some(failed)) = (of.code, failed) {
         let named = &other.named;
         match failed.requirement.operator {
             Operator::DoesNotExist => return format!("{named} has a label that the nearest rule excludes").into(),
@@ -68,15 +68,15 @@ fn of_part(of: &Conjunct, other: &NamedEnd) -> Cow<'static, str> {
         }
     }
     match (of.code, other.direction) {
-        (Code::IpBlockOutside, _) if of.part == Part::Pod => {
+        (ReasonCode::IpBlockOutside, _) if of.part == Part::Pod => {
             "the nearest rule means pods, and no pod has this address".into()
         }
-        (Code::IpBlockIsServiceAddress, Direction::Ingress) => {
+        (ReasonCode::IpBlockIsServiceAddress, Direction::Ingress) => {
             "the nearest rule's ipBlock holds the address of a Service, which is never a source; policies see the \
              address of the client itself"
                 .into()
         }
-        (Code::IpBlockIsServiceAddress, Direction::Egress) if of.holds_asked_node => {
+        (ReasonCode::IpBlockIsServiceAddress, Direction::Egress) if of.holds_asked_node => {
             "the client's own node translates its address and the nodePort before policies judge; they see the \
              address and the port of the pod behind them"
                 .into()
@@ -86,47 +86,51 @@ fn of_part(of: &Conjunct, other: &NamedEnd) -> Cow<'static, str> {
 }
 
 /// What a code says in a few words.
-pub(in crate::command::explain) fn headline(code: Code, other: &NamedEnd) -> Cow<'static, str> {
+pub(in crate::command::explain) fn headline(code: ReasonCode, other: &NamedEnd) -> Cow<'static, str> {
     let NamedEnd { role, named, .. } = other;
     Cow::Borrowed(match code {
-        Code::PeerLabelMissing => return format!("{named} lacks a label that the nearest rule asks for").into(),
-        Code::PeerLabelValue => {
+        ReasonCode::PeerLabelMissing => return format!("{named} lacks a label that the nearest rule asks for").into(),
+        ReasonCode::PeerLabelValue => {
             return format!("{named} has a label with another value than the nearest rule asks for").into();
         }
-        Code::PeerNamespaceLabel => {
+        ReasonCode::PeerNamespaceLabel => {
             return format!("the {role}'s namespace is not one that the nearest rule selects").into();
         }
-        Code::DirectionOther => return format!("the rules about {named} are for the other direction").into(),
-        Code::DefaultDenyOnly => "the policies that isolate it allow nothing in this direction",
-        Code::RuleMissing => "no rule is about this",
-        Code::PeerOtherNamespace => "the nearest rule means pods of its own namespace",
-        Code::PeerAndNotOr => "one item with both selectors means AND: the pod's labels match, its namespace's do not",
-        Code::PeerOrNotAnd => "separate items mean OR",
-        Code::IpBlockIsServiceAddress => {
+        ReasonCode::DirectionOther => return format!("the rules about {named} are for the other direction").into(),
+        ReasonCode::DefaultDenyOnly => "the policies that isolate it allow nothing in this direction",
+        ReasonCode::RuleMissing => "no rule is about this",
+        ReasonCode::PeerOtherNamespace => "the nearest rule means pods of its own namespace",
+        ReasonCode::PeerAndNotOr => {
+            "one item with both selectors means AND: the pod's labels match, its namespace's do not"
+        }
+        ReasonCode::PeerOrNotAnd => "separate items mean OR",
+        ReasonCode::IpBlockIsServiceAddress => {
             "the nearest rule's ipBlock holds the Service's address; policies see the address of the pod behind it"
         }
-        Code::PolicyOtherNamespace => "a policy with a podSelector that fits is in another namespace",
-        Code::SubjectNearMiss => "a policy that would allow it selects other pods, and misses by one label",
-        Code::PolicyTypesMissing => "a policy has rules for this direction, and its policyTypes does not name it",
-        Code::PoliciesAddUp => "policies add up: none takes away what another admits",
-        Code::ExceptUndone => "an except cuts its own ipBlock only",
-        Code::RuleOrNotAnd => "separate rules mean OR",
-        Code::RuleAdmitsEveryone => "a rule without peers and ports admits everyone on every port",
-        Code::SubjectHostNetwork => "no policy applies to a hostNetwork pod",
-        Code::PolicyTooLarge => "there is no room for the rules of a policy that would allow it",
-        Code::RuleNotUnderstood => "a part of a policy was not understood, so it admits nothing",
-        Code::PeerHostNetwork => "no selector selects a hostNetwork pod; only an ipBlock with its node's address does",
-        Code::IpBlockOutside => "no ipBlock of the nearest rule holds the address",
-        Code::IpBlockExcept => "an except of the nearest rule's ipBlock holds the address",
-        Code::IpBlockFamily => "the nearest rule's ipBlock is of the other address family",
-        Code::PortNumber => "the nearest rule allows another port",
-        Code::PortProtocol => "the nearest rule allows another protocol",
-        Code::PortIsServicePort => "the rule names the Service's port",
-        Code::PortNamedUnresolved => "the destination has no port of the name that the nearest rule allows",
-        Code::PortNamedOtherProtocol => "the destination's port of this name is of another protocol",
-        Code::PortRange => "the port is not in the range that the nearest rule allows",
-        Code::ServiceNoBackends => "the service leads to no backend",
-        Code::ServicePortUnknown => "the service has no such port",
-        Code::ServiceSourceRanges => "loadBalancerSourceRanges of the service do not hold the client",
+        ReasonCode::PolicyOtherNamespace => "a policy with a podSelector that fits is in another namespace",
+        ReasonCode::SubjectNearMiss => "a policy that would allow it selects other pods, and misses by one label",
+        ReasonCode::PolicyTypesMissing => "a policy has rules for this direction, and its policyTypes does not name it",
+        ReasonCode::PoliciesAddUp => "policies add up: none takes away what another admits",
+        ReasonCode::ExceptUndone => "an except cuts its own ipBlock only",
+        ReasonCode::RuleOrNotAnd => "separate rules mean OR",
+        ReasonCode::RuleAdmitsEveryone => "a rule without peers and ports admits everyone on every port",
+        ReasonCode::SubjectHostNetwork => "no policy applies to a hostNetwork pod",
+        ReasonCode::PolicyTooLarge => "there is no room for the rules of a policy that would allow it",
+        ReasonCode::RuleNotUnderstood => "a part of a policy was not understood, so it admits nothing",
+        ReasonCode::PeerHostNetwork => {
+            "no selector selects a hostNetwork pod; only an ipBlock with its node's address does"
+        }
+        ReasonCode::IpBlockOutside => "no ipBlock of the nearest rule holds the address",
+        ReasonCode::IpBlockExcept => "an except of the nearest rule's ipBlock holds the address",
+        ReasonCode::IpBlockFamily => "the nearest rule's ipBlock is of the other address family",
+        ReasonCode::PortNumber => "the nearest rule allows another port",
+        ReasonCode::PortProtocol => "the nearest rule allows another protocol",
+        ReasonCode::PortIsServicePort => "the rule names the Service's port",
+        ReasonCode::PortNamedUnresolved => "the destination has no port of the name that the nearest rule allows",
+        ReasonCode::PortNamedOtherProtocol => "the destination's port of this name is of another protocol",
+        ReasonCode::PortRange => "the port is not in the range that the nearest rule allows",
+        ReasonCode::ServiceNoBackends => "the service leads to no backend",
+        ReasonCode::ServicePortUnknown => "the service has no such port",
+        ReasonCode::ServiceSourceRanges => "loadBalancerSourceRanges of the service do not hold the client",
     })
 }

@@ -6,7 +6,7 @@ use npc_compiler::cluster::{Cluster, PolicyId};
 use npc_compiler::policy::Direction;
 use npc_compiler::policy::finding;
 use npc_compiler::verdict::explain::{
-    AddedFlows, Code, Discrepancy, MisleadingPolicy, OtherDirection, OtherPart, SeparateItems, ValueElsewhere,
+    AddedFlows, Discrepancy, MisleadingPolicy, OtherDirection, OtherPart, ReasonCode, SeparateItems, ValueElsewhere,
 };
 
 use super::denied::{arrow, draw};
@@ -48,14 +48,14 @@ pub(in crate::command::explain) fn denied(
     let code = policy.code();
     writeln!(out, "{BAD}denied[{}]{BAD:#}: {}", code.as_str(), headline(code, other))?;
     let place = match code {
-        Code::RuleNotUnderstood | Code::PolicyTooLarge => policy.path.clone(),
+        ReasonCode::RuleNotUnderstood | ReasonCode::PolicyTooLarge => policy.path.clone(),
         _ => path(context, policy),
     };
     writeln!(out, "{}", arrow(context, policy.policy, &place))?;
     let [want, got] = want_and_got(&context.input.cluster, policy);
     let text = match code {
-        Code::RuleNotUnderstood | Code::PolicyTooLarge => got,
-        Code::DirectionOther => format!("wants {want}, there are {got}"),
+        ReasonCode::RuleNotUnderstood | ReasonCode::PolicyTooLarge => got,
+        ReasonCode::DirectionOther => format!("wants {want}, there are {got}"),
         _ => format!("wants {want}, there is {got}"),
     };
     draw(context, policy.policy, vec![(place.clone(), place, text, true)], out)
@@ -71,15 +71,15 @@ fn sentence(context: &Context<'_>, policy: &MisleadingPolicy) -> String {
     let (name, path) = (object(cluster, policy.policy), &policy.path);
     let [want, got] = want_and_got(cluster, policy);
     match policy.code() {
-        Code::PolicyTypesMissing | Code::DirectionOther => format!("{name} has {got}"),
-        Code::PeerOrNotAnd => format!("{name} {path}: separate items mean OR: {want}; {got}"),
-        Code::PolicyOtherNamespace => format!("{name} means {want}; this is {got}"),
-        Code::RuleOrNotAnd => format!("{name}: separate rules mean OR: {want}; {got}"),
-        Code::RuleAdmitsEveryone => format!("{name} {path}: {want}; {got}"),
-        Code::SubjectHostNetwork => format!("{name} selects {want}; this is {got}"),
-        Code::ExceptUndone => format!("{name} wants {want}, and there is {got}"),
-        Code::PoliciesAddUp => format!("{name} isolates it too, {want}; there is {got}"),
-        Code::RuleNotUnderstood | Code::PolicyTooLarge => format!("{name} {path}: {got}"),
+        ReasonCode::PolicyTypesMissing | ReasonCode::DirectionOther => format!("{name} has {got}"),
+        ReasonCode::PeerOrNotAnd => format!("{name} {path}: separate items mean OR: {want}; {got}"),
+        ReasonCode::PolicyOtherNamespace => format!("{name} means {want}; this is {got}"),
+        ReasonCode::RuleOrNotAnd => format!("{name}: separate rules mean OR: {want}; {got}"),
+        ReasonCode::RuleAdmitsEveryone => format!("{name} {path}: {want}; {got}"),
+        ReasonCode::SubjectHostNetwork => format!("{name} selects {want}; this is {got}"),
+        ReasonCode::ExceptUndone => format!("{name} wants {want}, and there is {got}"),
+        ReasonCode::PoliciesAddUp => format!("{name} isolates it too, {want}; there is {got}"),
+        ReasonCode::RuleNotUnderstood | ReasonCode::PolicyTooLarge => format!("{name} {path}: {got}"),
         _ => format!("{name} wants {want}, there is {got}"),
     }
 }
@@ -171,7 +171,7 @@ pub(in crate::command::explain) fn want_and_got(cluster: &Cluster, of: &Misleadi
         Discrepancy::SeparateItems { direction, items } => separate_items(*direction, items),
         Discrepancy::NotUnderstood { code, problem, effect, besides } => {
             let want = match code {
-                finding::Code::PolicyTooLarge => "a policy that there is room for",
+                finding::FindingCode::PolicyTooLarge => "a policy that there is room for",
                 _ => "a field that npc understands",
             };
             let besides = match besides {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use npc_compiler::cluster::without_backend::{NoBackend, NoPod};
 use npc_compiler::object::{Service, ServicePort, TargetPort};
-use npc_compiler::verdict::explain::{Code, Flow};
+use npc_compiler::verdict::explain::{Flow, ReasonCode};
 
 use super::text;
 use crate::command::explain::traffic::traffic;
@@ -42,13 +42,13 @@ fn why(flow: &Flow) -> Option<Cow<'_, NoBackend>> {
 
 /// The field of the Service that makes the flow impossible, and what is said of it; nothing if another
 /// object decides.
-fn cause(service: &Service, flow: &Flow, code: Code) -> (String, Option<String>) {
+fn cause(service: &Service, flow: &Flow, code: ReasonCode) -> (String, Option<String>) {
     let field = |path: &str, text: Option<String>| (path.to_owned(), text);
     match (code, why(flow).as_deref()) {
-        (Code::ServicePortUnknown, _) => {
+        (ReasonCode::ServicePortUnknown, _) => {
             field("spec.ports", Some(format!("wants one of these, there is {}", traffic(&flow.traffic))))
         }
-        (Code::ServiceSourceRanges, _) => {
+        (ReasonCode::ServiceSourceRanges, _) => {
             field("spec.loadBalancerSourceRanges", Some("the client is in none of these".to_owned()))
         }
         (_, Some(NoBackend::NoPort { protocol, name, other_protocol })) => {
@@ -80,13 +80,13 @@ fn cause(service: &Service, flow: &Flow, code: Code) -> (String, Option<String>)
 pub(in crate::command::explain) fn notes(input: &Input, flow: &Flow) -> Vec<String> {
     let Some(service) = service(input, flow) else { return Vec::new() };
     match flow.broken {
-        Some(Code::ServicePortUnknown) => asked_target_port(input, service, flow).into_iter().collect(),
-        Some(Code::ServiceSourceRanges) => vec![format!(
+        Some(ReasonCode::ServicePortUnknown) => asked_target_port(input, service, flow).into_iter().collect(),
+        Some(ReasonCode::ServiceSourceRanges) => vec![format!(
             "kube-proxy drops what comes to the load balancer's address from elsewhere than {}, from pods too; no policy \
              is asked",
             shorten(&service.routing.source_ranges, NAMED, ", ")
         )],
-        Some(Code::ServiceNoBackends) => {
+        Some(ReasonCode::ServiceNoBackends) => {
             why(flow).map(|why| without_backend(input, service, &why)).into_iter().collect()
         }
         _ => Vec::new(),

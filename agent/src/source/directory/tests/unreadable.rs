@@ -53,7 +53,7 @@ fn follow_unprivileged(make: impl FnOnce(&Path)) -> Followed {
     set_mode(temporary.path(), 0o755);
     make(&temporary.path().join("d"));
     let own = nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65_534));
-    let updates = follow(temporary.path().join("d"), Options::default());
+    let updates = follow(temporary.path().join("d"), ReadOptions::default());
     nix::unistd::setfsuid(own);
     Followed { updates: updates.unwrap(), temporary }
 }

@@ -36,7 +36,7 @@ use super::objects::decode;
 use super::objects::named::PolicyNames;
 use super::objects::watched::{ObjectEvent, Trimmed};
 use super::watch::reread::{ObjectKey, Wanted};
-use super::{GATHERED, GATHERED_BYTES, Settings, WatchReport, words};
+use super::{FollowSettings, GATHERED, GATHERED_BYTES, WatchReport, words};
 use crate::metrics::{Kind, Watches};
 use crate::source::held::{DoubtThreshold, Moment, Times, Trust};
 use crate::source::{Change, Changes};
@@ -120,7 +120,7 @@ enum Tracked<K> {
 }
 
 impl Follower {
-    pub(super) fn new(settings: &Settings, watches: Watches, named: PolicyNames, wanted: Wanted) -> Self {
+    pub(super) fn new(settings: &FollowSettings, watches: Watches, named: PolicyNames, wanted: Wanted) -> Self {
         Self {
             known: Cluster::default(),
             listed: [false; Kind::ALL.len()],

@@ -5,7 +5,7 @@ use std::fs;
 use super::*;
 
 fn load_all(paths: &[&Path]) -> Result<Loaded, Errors> {
-    load(&paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>(), &Options::default())
+    load(&paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>(), &ReadOptions::default())
 }
 
 fn pod(name: &str) -> String {

@@ -147,7 +147,7 @@ const SIZES: [Sizes; 4] = [
 
 #[test]
 fn a_list_is_the_same_item_by_item_and_as_a_whole() {
-    let options = Options { allow_errors: true, pass_over: true, ..Options::default() };
+    let options = ReadOptions { allow_errors: true, pass_over: true, ..ReadOptions::default() };
     let paths = [
         "",
         "spec.ingress[0].from[0].podSelector.matchLabels.app",

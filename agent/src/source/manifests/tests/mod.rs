@@ -14,12 +14,12 @@ use super::*;
 
 /// Reads a text that must be good, as `f.yaml`.
 fn read(text: &str) -> Loaded {
-    parse_text("f.yaml", text, &Options::default()).unwrap_or_else(|errors| panic!("{errors}\nin:\n{text}"))
+    parse_text("f.yaml", text, &ReadOptions::default()).unwrap_or_else(|errors| panic!("{errors}\nin:\n{text}"))
 }
 
 /// Reads a text and answers the problems as they are shown.
 fn problems(text: &str) -> Vec<String> {
-    let options = Options { allow_errors: true, ..Options::default() };
+    let options = ReadOptions { allow_errors: true, ..ReadOptions::default() };
     let loaded = parse_text("f.yaml", text, &options).unwrap();
     loaded.problems.iter().map(ToString::to_string).collect()
 }

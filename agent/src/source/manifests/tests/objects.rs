@@ -85,7 +85,7 @@ fn kinds_go_by_their_group() {
     check("serving.knative.dev/v1", "Service", "Service.serving.knative.dev");
     check("crd.projectcalico.org/v1", "NetworkPolicy", "NetworkPolicy.crd.projectcalico.org");
     let gone = doc("extensions/v1beta1", "NetworkPolicy");
-    let loaded = parse_text("f.yaml", &gone, &Options { allow_errors: true, ..Options::default() }).unwrap();
+    let loaded = parse_text("f.yaml", &gone, &ReadOptions { allow_errors: true, ..ReadOptions::default() }).unwrap();
     assert_eq!(loaded.skipped, BTreeMap::from([("NetworkPolicy.extensions".to_owned(), 1)]));
     assert_eq!(loaded.unread.iter().filter_map(|unread| unread.kind.as_deref()).collect::<Vec<_>>(), ["NetworkPolicy"]);
     assert!(
@@ -182,11 +182,11 @@ fn namespaces_are_filled_in_and_declared() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: ''}\n---\n\
                 apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\n---\n\
                 apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: other}\nspec: {template: {}}\n";
-    let options = Options { default_namespace: "mine".to_owned(), ..Options::default() };
+    let options = ReadOptions { default_namespace: "mine".to_owned(), ..ReadOptions::default() };
     let wanted = ["pod mine/a", "pod other/d of Deployment/d", "svc mine/s", "policy mine/p"];
     let loaded = parse_text("f.yaml", text, &options).unwrap();
     assert_eq!(names(&loaded), [["ns mine", "ns other"].as_slice(), wanted.as_slice()].concat());
-    let options = Options { declare_namespaces: false, ..options };
+    let options = ReadOptions { declare_namespaces: false, ..options };
     assert_eq!(names(&parse_text("f.yaml", text, &options).unwrap()), wanted);
 }
 

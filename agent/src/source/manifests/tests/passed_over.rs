@@ -4,7 +4,7 @@ use super::*;
 
 /// What may be missing of a text, `kind extent` each.
 fn unread(text: &str) -> Vec<String> {
-    let options = Options { pass_over: true, ..Options::default() };
+    let options = ReadOptions { pass_over: true, ..ReadOptions::default() };
     let loaded = parse_text("f.yaml", text, &options).unwrap_or_else(|errors| panic!("{errors}\nin:\n{text}"));
     let shown = |unread: &Unread| {
         let kind = unread.kind.as_deref().unwrap_or("any");

@@ -54,7 +54,7 @@ fn survive(bytes: Vec<u8>) -> Result<(), TestCaseError> {
         prop_assert!(span.start.line >= 1 && span.start.column >= 1 && span.start.line <= lines, "{problem}");
         prop_assert!(span.start <= span.end, "{problem:?}");
     }
-    let loaded = assemble(vec![parsed], &Options::default());
+    let loaded = assemble(vec![parsed], &ReadOptions::default());
     for policy in &loaded.objects.policies {
         for path in ["", "spec.ingress[0].from[1].ipBlock.cidr", "]][[.."] {
             let found = loaded.positions.locate("NetworkPolicy", policy.namespace(), policy.name(), path);

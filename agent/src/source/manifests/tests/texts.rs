@@ -95,11 +95,11 @@ fn bytes_that_are_not_utf8_are_reported_with_their_place() {
 fn a_broken_document_does_not_hide_the_others() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\nb: [\n---\n\
                 apiVersion: v1\nkind: Pod\nmetadata: {name: c}\n---\nd: d: d\n";
-    let options = Options { allow_errors: true, ..Options::default() };
+    let options = ReadOptions { allow_errors: true, ..ReadOptions::default() };
     let loaded = parse_text("f.yaml", text, &options).unwrap();
     assert_eq!(names(&loaded), ["ns default", "pod default/a", "pod default/c"]);
     assert_eq!(loaded.problems.len(), 2);
-    let errors = parse_text("f.yaml", text, &Options::default()).unwrap_err();
+    let errors = parse_text("f.yaml", text, &ReadOptions::default()).unwrap_err();
     assert_eq!(errors.problems, loaded.problems);
     let shown = errors.to_string();
     for place in ["f.yaml:5:4", "f.yaml:11:5"] {
@@ -212,7 +212,7 @@ const MANY: usize = 40_000;
 
 /// Reads a text of [`MANY`] items; how many findings its policies have.
 fn findings_of_many(text: &str) -> usize {
-    let loaded = parse_text("f.yaml", text, &Options { allow_errors: true, ..Options::default() });
+    let loaded = parse_text("f.yaml", text, &ReadOptions { allow_errors: true, ..ReadOptions::default() });
     let policies = loaded.iter().flat_map(|loaded| &loaded.objects.policies);
     policies.map(|policy| npc_compiler::policy::Policy::read(policy).1.len()).sum()
 }
@@ -239,7 +239,7 @@ fn annotations_of_a_policy_are_what_the_api_server_takes() {
         let text = format!(
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: p\n  namespace: n\n  annotations:\n{annotations}spec: {{podSelector: {{}}}}\n"
         );
-        let loaded = parse_text("f.yaml", &text, &Options::default()).unwrap();
+        let loaded = parse_text("f.yaml", &text, &ReadOptions::default()).unwrap();
         assert_eq!(names(&loaded).last().unwrap(), "policy n/p", "it is in force whatever they say: {annotations}");
         loaded.problems.iter().map(ToString::to_string).collect::<Vec<_>>()
     };

@@ -13,7 +13,7 @@ use crate::cluster::group::{Admitted, Group, Groups, atom};
 use crate::cluster::{Cluster, PolicyId};
 use crate::policy::{Direction, Peers};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::code::Code;
+use crate::verdict::explain::code::ReasonCode;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::question::{MissingFact, OnNodes, Question};
 use crate::verdict::flow::Exemption;
@@ -36,7 +36,7 @@ pub enum Reason {
     /// No policy applies to a hostNetwork pod.
     HostNetworkExempt,
     /// It is denied; the code of the nearest miss.
-    Denied(Code),
+    Denied(ReasonCode),
     /// The input does not decide it.
     Unknown,
 }
@@ -155,17 +155,17 @@ impl Question {
                 // A rule that one change would make fit is the plainest cause, but for one that
                 // says something else than its author meant.
                 let is_cause = |policy: &&MisleadingPolicy| {
-                    matches!(policy.code(), Code::RuleNotUnderstood | Code::PolicyTooLarge)
+                    matches!(policy.code(), ReasonCode::RuleNotUnderstood | ReasonCode::PolicyTooLarge)
                         || nearest.is_none_or(|of| of.conjuncts.len() > 1)
                 };
                 let misleading = decision.misleading.first().filter(|policy| policy.may_be_why).filter(is_cause);
                 let of_rule = match nearest {
                     Some(nearest) if nearest.is_about() && !decision.is_without_dns => nearest.code(),
-                    Some(_) => Some(Code::RuleMissing),
+                    Some(_) => Some(ReasonCode::RuleMissing),
                     None => None,
                 };
                 let code = misleading.map(MisleadingPolicy::code).or(of_rule);
-                Reason::Denied(code.unwrap_or(Code::DefaultDenyOnly))
+                Reason::Denied(code.unwrap_or(ReasonCode::DefaultDenyOnly))
             }
         };
         match decision.reason {

@@ -15,11 +15,11 @@ use crate::object::{Family, Pod};
 use crate::policy::Direction;
 use crate::verdict::explain::answer::{Unanswerable, Warning};
 use crate::verdict::explain::decision::misleading::MisleadingPolicy;
-use crate::verdict::explain::question::name::Target;
+use crate::verdict::explain::question::name::QuestionEnd;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::walk::ends::Finder;
 use crate::verdict::flow::End;
-use crate::verdict::matrix::{By, Matrix, MatrixFilter, Options};
+use crate::verdict::matrix::{By, Matrix, MatrixFilter, MatrixOptions};
 use crate::verdict::outside::{OutsideBounds, outside};
 
 /// What is said of an endpoint.
@@ -75,11 +75,11 @@ const JUDGED: usize = 1_000_000;
 pub fn explain_endpoint(
     cluster: &Cluster,
     groups: &Groups,
-    target: &Target<'_>,
+    target: &QuestionEnd<'_>,
 ) -> Result<EndpointExplanation, Unanswerable> {
     let pods = pods_of(cluster, target);
     if !pods.is_empty() {
-        let is_address = matches!(target, Target::Address(_) | Target::ServiceAddress(..));
+        let is_address = matches!(target, QuestionEnd::Address(_) | QuestionEnd::ServiceAddress(..));
         let misleading = if is_address { Vec::new() } else { not_isolating::of_pods(cluster, groups, &pods) };
         return Ok(EndpointExplanation { misleading, ..of_ends(cluster, groups, &pods, &[]) });
     }
@@ -95,8 +95,8 @@ pub fn explain_endpoint(
 /// Service of which the input does not say where it leads. No policy isolates what else has no endpoint: a DNS
 /// name, a hostNetwork pod, a node.
 #[must_use]
-pub fn may_be_isolated(cluster: &Cluster, target: &Target<'_>, direction: Direction) -> bool {
-    let (Target::Service(service) | Target::ServiceAddress(service, _)) = target else { return false };
+pub fn may_be_isolated(cluster: &Cluster, target: &QuestionEnd<'_>, direction: Direction) -> bool {
+    let (QuestionEnd::Service(service) | QuestionEnd::ServiceAddress(service, _)) = target else { return false };
     let isolates = || {
         cluster.has_unread_policies(&service.namespace)
             || cluster.policies_in(&service.namespace).any(|(_, policy)| policy.isolates(direction))
@@ -105,7 +105,7 @@ pub fn may_be_isolated(cluster: &Cluster, target: &Target<'_>, direction: Direct
 }
 
 /// The addresses to which no policy applies that a target means.
-fn addresses_of(cluster: &Cluster, target: &Target<'_>) -> Vec<IpAddr> {
+fn addresses_of(cluster: &Cluster, target: &QuestionEnd<'_>) -> Vec<IpAddr> {
     let of_hosts = |pods: &[PodId]| -> Vec<IpAddr> {
         let hosts = pods.iter().filter(|pod| cluster.pod(**pod).host_network);
         let of_pod = |pod: &PodId| -> Vec<IpAddr> {
@@ -118,13 +118,15 @@ fn addresses_of(cluster: &Cluster, target: &Target<'_>) -> Vec<IpAddr> {
         addresses.into_iter().collect()
     };
     match target {
-        Target::Address(address) => vec![*address],
-        Target::Node { addresses, .. } => addresses.clone(),
-        Target::Pod(pod) => of_hosts(&[*pod]),
-        Target::Pods(pods) => of_hosts(pods),
-        Target::Service(_) | Target::ServiceAddress(..) | Target::Blocks(_) | Target::Any | Target::Outside => {
-            Vec::new()
-        }
+        QuestionEnd::Address(address) => vec![*address],
+        QuestionEnd::Node { addresses, .. } => addresses.clone(),
+        QuestionEnd::Pod(pod) => of_hosts(&[*pod]),
+        QuestionEnd::Pods(pods) => of_hosts(pods),
+        QuestionEnd::Service(_)
+        | QuestionEnd::ServiceAddress(..)
+        | QuestionEnd::Blocks(_)
+        | QuestionEnd::Any
+        | QuestionEnd::Outside => Vec::new(),
     }
 }
 
@@ -143,7 +145,7 @@ const PARTS: usize = 32;
 /// Explains a workload or a Service by its parts, where its pods may exchange different traffic
 /// with others; none where all may exchange the same.
 #[must_use]
-pub fn explain_parts(cluster: &Cluster, groups: &Groups, target: &Target<'_>) -> Vec<EndpointPart> {
+pub fn explain_parts(cluster: &Cluster, groups: &Groups, target: &QuestionEnd<'_>) -> Vec<EndpointPart> {
     let pods = pods_of(cluster, target);
     let mut alike = BTreeMap::<_, Vec<PodId>>::new();
     for pod in &pods {
@@ -152,7 +154,7 @@ pub fn explain_parts(cluster: &Cluster, groups: &Groups, target: &Target<'_>) ->
     }
     // A namespace, or an address, is no whole of which one could expect that it is judged alike.
     let workload = |pod: &PodId| cluster.pod(*pod).workload.as_ref();
-    let is_whole = matches!(target, Target::Service(_))
+    let is_whole = matches!(target, QuestionEnd::Service(_))
         || pods
             .first()
             .is_some_and(|first| workload(first).is_some() && pods.iter().all(|pod| workload(pod) == workload(first)));
@@ -180,7 +182,7 @@ fn id_of(pod: &Pod) -> String {
 
 /// Whether two parts may exchange the same with all that is no part of the whole.
 fn is_same(one: &EndpointExplanation, other: &EndpointExplanation, own: &BTreeSet<String>) -> bool {
-    let others = |peers: &Peers| -> Peers {
+    let others = |peers: &PeersByTraffic| -> PeersByTraffic {
         let peers = peers.iter().map(|(traffic, ids)| {
             let ids: Vec<Arc<str>> = ids.iter().filter(|id| !own.contains(&***id)).cloned().collect();
             (traffic.clone(), ids)
@@ -195,16 +197,16 @@ fn is_same(one: &EndpointExplanation, other: &EndpointExplanation, own: &BTreeSe
 }
 
 /// The pods of an endpoint to which policies can apply.
-fn pods_of(cluster: &Cluster, target: &Target<'_>) -> Vec<PodId> {
+fn pods_of(cluster: &Cluster, target: &QuestionEnd<'_>) -> Vec<PodId> {
     let pods: Vec<PodId> = match target {
-        Target::Pod(pod) => vec![*pod],
-        Target::Pods(pods) => pods.clone(),
-        Target::Address(address) => cluster.holders(*address, cluster.node_of_contested(*address)).to_vec(),
-        Target::Service(service) | Target::ServiceAddress(service, _) => {
+        QuestionEnd::Pod(pod) => vec![*pod],
+        QuestionEnd::Pods(pods) => pods.clone(),
+        QuestionEnd::Address(address) => cluster.holders(*address, cluster.node_of_contested(*address)).to_vec(),
+        QuestionEnd::Service(service) | QuestionEnd::ServiceAddress(service, _) => {
             let pod = |end| if let BackendEnd::Pod(pod) = end { Some(pod) } else { None };
             cluster.behind(service).unwrap_or_default().into_iter().filter_map(pod).collect()
         }
-        Target::Node { .. } | Target::Blocks(_) | Target::Any | Target::Outside => Vec::new(),
+        QuestionEnd::Node { .. } | QuestionEnd::Blocks(_) | QuestionEnd::Any | QuestionEnd::Outside => Vec::new(),
     };
     pods.into_iter().filter(|pod| cluster.class_of(*pod).is_some()).collect()
 }
@@ -220,7 +222,7 @@ fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAd
     };
     // One pod is not what its workload is: replicas may differ.
     let by = if is_part(cluster, &own) { By::Pod } else { By::Workload };
-    let options = Options { by, addresses: addresses.to_vec() };
+    let options = MatrixOptions { by, addresses: addresses.to_vec() };
     let side = |direction| {
         let mut isolated_by = BTreeMap::new();
         for group in pods.iter().filter_map(|pod| groups.of(*pod, direction)) {
@@ -262,7 +264,7 @@ fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAd
 }
 
 /// Workloads at the other end, by traffic.
-type Peers = BTreeMap<Traffic, Vec<Arc<str>>>;
+type PeersByTraffic = BTreeMap<Traffic, Vec<Arc<str>>>;
 
 /// What is allowed between own pods and those of a workload.
 #[derive(Default)]
@@ -275,7 +277,7 @@ struct WithPeer {
 
 /// The workloads at the other end, by what is allowed with some pod, with each, with some only,
 /// and by what may be allowed besides.
-fn peers(cluster: &Cluster, matrix: &Matrix<'_>, direction: Direction) -> [Peers; 4] {
+fn peers(cluster: &Cluster, matrix: &Matrix<'_>, direction: Direction) -> [PeersByTraffic; 4] {
     let rows = 0..matrix.endpoints().len();
     let is_own = |row: &usize| match direction {
         Direction::Egress => matrix.is_shown(*row).0,
@@ -309,7 +311,7 @@ fn peers(cluster: &Cluster, matrix: &Matrix<'_>, direction: Direction) -> [Peers
             });
         }
     }
-    let mut peers = [const { Peers::new() }; 4];
+    let mut peers = [const { PeersByTraffic::new() }; 4];
     for (id, WithPeer { traffic, unknown, common }) in by_workload {
         let unknown = unknown.difference(&traffic);
         let common = common.unwrap_or_default();

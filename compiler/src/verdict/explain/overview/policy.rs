@@ -7,7 +7,7 @@ use crate::cluster::group::Groups;
 use crate::cluster::selection::WhyNone;
 use crate::cluster::{ClassId, Cluster, PodId, PolicyId};
 use crate::object::Protocol;
-use crate::policy::finding::Code;
+use crate::policy::finding::FindingCode;
 use crate::policy::{Direction, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use crate::verdict::explain::decision::misleading::MisleadingPolicy;
 
@@ -215,6 +215,6 @@ fn selected(cluster: &Cluster, peer: &PodPeer) -> [Vec<PodId>; 2] {
 /// Where there is no room for the rules of a policy.
 fn without_rules(cluster: &Cluster, id: PolicyId) -> Option<Vec<String>> {
     let nodes: Vec<String> = cluster.nodes_without_rules_of(id).map(str::to_owned).collect();
-    let is_everywhere = || cluster.findings_of(id).any(|finding| finding.code == Code::PolicyTooLarge);
+    let is_everywhere = || cluster.findings_of(id).any(|finding| finding.code == FindingCode::PolicyTooLarge);
     (!nodes.is_empty() || is_everywhere()).then_some(nodes)
 }

@@ -10,7 +10,7 @@ use crate::object::{Family, Protocol, Service};
 /// What a question is about, on one side.
 #[derive(Debug, Clone)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Target<'a> {
+pub enum QuestionEnd<'a> {
     /// One pod.
     Pod(PodId),
     /// The pods of a workload or a namespace.

@@ -8,7 +8,7 @@ use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Protocol, Service, ServicePort};
 use crate::verdict::explain::answer::{Unanswerable, Warning};
 use crate::verdict::explain::question::MissingFact;
-use crate::verdict::explain::question::name::{Port, Target};
+use crate::verdict::explain::question::name::{Port, QuestionEnd};
 use crate::verdict::explain::walk::ends::Unit;
 use crate::verdict::explain::walk::{Destination, Route, Walk};
 
@@ -62,7 +62,7 @@ impl Walk<'_> {
             self.warn(services.into_iter().map(no_such_port).collect());
         }
         let mut destinations = Vec::new();
-        for unit in self.ends.units(&Target::Address(address)) {
+        for unit in self.ends.units(&QuestionEnd::Address(address)) {
             let traffic = some.cloned().or_else(|| self.ends.traffic(&unit, self.port));
             destinations.extend(traffic.map(|traffic| Destination::direct(unit, traffic)));
         }

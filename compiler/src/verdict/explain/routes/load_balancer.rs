@@ -10,9 +10,9 @@ use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Service};
 use crate::policy::Block;
 use crate::verdict::explain::answer::Via;
-use crate::verdict::explain::code::Code;
+use crate::verdict::explain::code::ReasonCode;
 use crate::verdict::explain::question::MissingFact;
-use crate::verdict::explain::question::name::Target;
+use crate::verdict::explain::question::name::QuestionEnd;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::walk::ends::Unit;
 use crate::verdict::explain::walk::{Destination, Route, Walk};
@@ -30,7 +30,7 @@ impl Walk<'_> {
         }
         let (namespace, name) = (service.namespace.clone(), service.name.clone());
         let mut destinations = Vec::new();
-        for unit in self.ends.units(&Target::Address(address)) {
+        for unit in self.ends.units(&QuestionEnd::Address(address)) {
             let traffic = self.ends.traffic(&unit, self.port);
             destinations.extend(traffic.map(|traffic| Destination::direct(unit, traffic)));
         }
@@ -76,7 +76,7 @@ impl Walk<'_> {
         if let Some((port, of)) = via.port.zip(destinations.first().and_then(|of| of.service_port)) {
             let (traffic, via) =
                 (Traffic::ports(of.0, port, port), Via { backends: destinations.len(), ..via.clone() });
-            self.broken(&refused, service, Some(Code::ServiceSourceRanges), &traffic, &via);
+            self.broken(&refused, service, Some(ReasonCode::ServiceSourceRanges), &traffic, &via);
         }
         if !unknown.is_empty() {
             let fact = [MissingFact::AddressInSourceRanges(texts(&ranges))];

@@ -41,7 +41,7 @@ pub(super) struct Leads {
     /// The same by addresses of nodes.
     of_nodes: Vec<(NodeEnd, PortRanges)>,
     /// Whether all is allowed through a Service.
-    open: BTreeMap<Way, bool>,
+    open: BTreeMap<LeadKey, bool>,
 }
 
 /// Ports of protocols, from the first to the last of each range.
@@ -49,7 +49,7 @@ type PortRanges = Vec<(Protocol, u16, u16)>;
 
 /// A Service's namespace, name and port, and of the address by which it is asked for the family, and whether it
 /// is an external one and a load balancer's.
-type Way = (String, String, Option<(Protocol, u16)>, Family, bool, bool);
+type LeadKey = (String, String, Option<(Protocol, u16)>, Family, bool, bool);
 
 impl Leads {
     pub(super) fn new(sources: &[Unit]) -> Self {

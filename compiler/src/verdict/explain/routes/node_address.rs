@@ -12,7 +12,7 @@ use crate::cluster::backend::HostPortAt;
 use crate::object::{Family, Protocol, Service, ServicePort};
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::answer::{Flow, Unanswerable, Warning};
-use crate::verdict::explain::question::name::{EndName, Port, Target};
+use crate::verdict::explain::question::name::{EndName, Port, QuestionEnd};
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::question::{MissingFact, OnNodes};
 use crate::verdict::explain::walk::ends::Unit;
@@ -47,7 +47,7 @@ impl Walk<'_> {
         sources: &[Unit],
         address: IpAddr,
     ) -> Result<(), Unanswerable> {
-        let to = Target::Address(address);
+        let to = QuestionEnd::Address(address);
         if self.by_node(sources, &to, &[address]) { Ok(()) } else { self.directly(sources, &self.ends.units(&to)) }
     }
 
@@ -55,7 +55,7 @@ impl Walk<'_> {
     pub(in crate::verdict::explain) fn by_node(
         &mut self,
         sources: &[Unit],
-        to: &Target<'_>,
+        to: &QuestionEnd<'_>,
         addresses: &[IpAddr],
     ) -> bool {
         if let ([address], Some(Port::Numbers(protocol, first, last))) = (addresses, self.port)
@@ -316,9 +316,13 @@ impl Walk<'_> {
     }
 
     /// Flows with a node of which the input says no address; whether one of the ends is such a node.
-    pub(in crate::verdict::explain) fn of_unaddressed_node(&mut self, from: &Target<'_>, to: &Target<'_>) -> bool {
-        let unaddressed = |target: &Target<'_>| match target {
-            Target::Node { name, addresses } if addresses.is_empty() => Some(name.clone()),
+    pub(in crate::verdict::explain) fn of_unaddressed_node(
+        &mut self,
+        from: &QuestionEnd<'_>,
+        to: &QuestionEnd<'_>,
+    ) -> bool {
+        let unaddressed = |target: &QuestionEnd<'_>| match target {
+            QuestionEnd::Node { name, addresses } if addresses.is_empty() => Some(name.clone()),
             _ => None,
         };
         let nodes: BTreeSet<String> = [from, to].into_iter().filter_map(unaddressed).collect();
@@ -327,7 +331,7 @@ impl Walk<'_> {
         }
         let name_of = |name: String| EndName { kind: "Node".to_owned(), name, ..EndName::default() };
         let traffic = self.port.and_then(Port::traffic).unwrap_or_else(Traffic::all);
-        let units = |target: &Target<'_>| match unaddressed(target) {
+        let units = |target: &QuestionEnd<'_>| match unaddressed(target) {
             Some(_) => Vec::new(),
             None => self.ends.units(target),
         };
@@ -339,7 +343,7 @@ impl Walk<'_> {
             }
             _ => {}
         }
-        let wholes = |target: &Target<'_>, units: &[Unit]| -> BTreeSet<EndName> {
+        let wholes = |target: &QuestionEnd<'_>, units: &[Unit]| -> BTreeSet<EndName> {
             match unaddressed(target) {
                 Some(name) => BTreeSet::from([name_of(name)]),
                 None => units.iter().map(|unit| unit.whole.without_addresses()).collect(),

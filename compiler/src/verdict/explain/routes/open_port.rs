@@ -9,7 +9,7 @@ use crate::cluster::backend::HostPortAt;
 use crate::object::{Exposure, Family, Protocol, Service, ServicePort};
 use crate::policy::Direction;
 use crate::verdict::explain::question::MissingFact;
-use crate::verdict::explain::question::name::{EndName, Target};
+use crate::verdict::explain::question::name::{EndName, QuestionEnd};
 use crate::verdict::explain::walk::ends::{Finder, Unit};
 use crate::verdict::explain::walk::{Destination, Route, Walk};
 
@@ -77,7 +77,7 @@ impl Walk<'_> {
         if found.is_empty() {
             return Vec::new();
         }
-        let node: Vec<Destination> = (self.ends.units(&Target::Address(address)).into_iter())
+        let node: Vec<Destination> = (self.ends.units(&QuestionEnd::Address(address)).into_iter())
             .map(|unit| Destination::direct(unit, Traffic::ports(only, *NODE_PORTS.start(), *NODE_PORTS.end())))
             .collect();
         let is_node_open = self.are_allowed(sources, &node, Route::default());

@@ -10,7 +10,7 @@ use crate::algebra::cidr::Cidr;
 use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Protocol, Service};
 use crate::verdict::explain::answer::Unanswerable;
-use crate::verdict::explain::question::name::{EndName, Port, Target};
+use crate::verdict::explain::question::name::{EndName, Port, QuestionEnd};
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::walk::Walk;
 use crate::verdict::explain::walk::ends::Unit;
@@ -21,10 +21,10 @@ impl Walk<'_> {
     pub(in crate::verdict::explain) fn by_prefixes(
         &mut self,
         sources: &[Unit],
-        to: &Target<'_>,
+        to: &QuestionEnd<'_>,
     ) -> Result<(), Unanswerable> {
         let mut units = self.ends.units(to);
-        if let Target::Blocks(blocks) = to {
+        if let QuestionEnd::Blocks(blocks) = to {
             let of_services = self.by_services_within(sources, blocks)?;
             // These are answered for.
             let is_of_service =
@@ -33,7 +33,7 @@ impl Walk<'_> {
             // A prefix of nothing but such addresses has no other one to ask about.
             units.retain(|unit| !unit.name.is_part() || !self.is_all_of_services(unit));
         }
-        if let (Target::Blocks(_), Some(Port::Numbers(protocol, first, last))) = (to, self.port)
+        if let (QuestionEnd::Blocks(_), Some(Port::Numbers(protocol, first, last))) = (to, self.port)
             && first == last
         {
             // An address of it may be a node's, as one that is asked about alone.
@@ -48,7 +48,7 @@ impl Walk<'_> {
         }
         let is_one_port = matches!(self.port, Some(Port::Numbers(_, first, last)) if first == last);
         // Where all ends of the cluster are meant by all their ports, the pods behind nodes are among them.
-        if self.port.is_some() || !matches!(to, Target::Any) {
+        if self.port.is_some() || !matches!(to, QuestionEnd::Any) {
             let leads = Leads::new(sources);
             let mut leads = if is_one_port { leads } else { leads.of_many_ports() };
             let (mut left, mut all_own) = (Vec::new(), Vec::new());
@@ -60,8 +60,11 @@ impl Walk<'_> {
                 }
             }
             let everything = Family::ALL.map(Cidr::everything);
-            let to =
-                EndName::of_prefixes(if let Target::Blocks(blocks) = to { blocks.clone() } else { everything.into() });
+            let to = EndName::of_prefixes(if let QuestionEnd::Blocks(blocks) = to {
+                blocks.clone()
+            } else {
+                everything.into()
+            });
             self.close(sources, leads, Some((&to, None)));
             self.between_rest(sources, &all_own);
             units = left;

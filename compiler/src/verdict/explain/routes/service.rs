@@ -21,8 +21,8 @@ use crate::cluster::without_backend::NoBackend;
 use crate::object::{Exposure, Family, Protocol, Service, ServicePort, TargetPort};
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::answer::{Flow, Unanswerable, Via, Warning, Way};
-use crate::verdict::explain::code::Code;
-use crate::verdict::explain::question::name::{EndName, Port, Target};
+use crate::verdict::explain::code::ReasonCode;
+use crate::verdict::explain::question::name::{EndName, Port, QuestionEnd};
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::question::{MissingFact, OnNodes};
 use crate::verdict::explain::walk::ends::Unit;
@@ -32,9 +32,9 @@ use crate::verdict::zone::Zones;
 
 impl Walk<'_> {
     /// Flows from a Service that leads to no pod, or of which the input does not say where it leads.
-    pub(in crate::verdict::explain) fn without_source(&mut self, service: &Service, to: &Target<'_>) {
+    pub(in crate::verdict::explain) fn without_source(&mut self, service: &Service, to: &QuestionEnd<'_>) {
         let mut wholes: BTreeSet<EndName> = match to {
-            Target::Service(service) | Target::ServiceAddress(service, _) => {
+            QuestionEnd::Service(service) | QuestionEnd::ServiceAddress(service, _) => {
                 BTreeSet::from([EndName::of_service(service)])
             }
             _ => self.ends.units(to).into_iter().map(|unit| unit.whole.without_addresses()).collect(),
@@ -44,7 +44,7 @@ impl Walk<'_> {
         let is_known = self.ends.cluster.behind(service).is_some();
         let verdict = if is_known { Verdict::Denied } else { Verdict::Unknown };
         self.explanation.flows.extend(wholes.into_iter().map(|to| Flow {
-            broken: is_known.then_some(Code::ServiceNoBackends),
+            broken: is_known.then_some(ReasonCode::ServiceNoBackends),
             without_pod: is_known.then(|| self.ends.cluster.why_no_pod(service)),
             missing: if is_known { Vec::new() } else { vec![missing_backends(self.ends.cluster, service)] },
             ..Flow::undecided(EndName::of_service(service), to, traffic.clone(), verdict)
@@ -91,13 +91,13 @@ impl Walk<'_> {
                 Some(Port::Icmp) => Traffic::icmp(),
                 Some(Port::Name(_)) | None => Traffic::none(),
             };
-            self.broken(sources, service, Some(Code::ServicePortUnknown), &asked, &via(None, behind.len()));
+            self.broken(sources, service, Some(ReasonCode::ServicePortUnknown), &asked, &via(None, behind.len()));
             self.explanation.warn(no_such_port(service));
             return;
         }
         for port in ports {
             let backends = cluster.backends(service, port);
-            let code = backends.as_ref().map(|_| Code::ServiceNoBackends);
+            let code = backends.as_ref().map(|_| ReasonCode::ServiceNoBackends);
             let mut backends = backends.unwrap_or_default();
             let of_other_family = |of: &Backend| of.family.zip(family).is_some_and(|(of, asked)| of != asked);
             let other_family = family.filter(|_| !backends.is_empty() && backends.iter().all(of_other_family));
@@ -127,7 +127,7 @@ impl Walk<'_> {
             self.by_backends(sources, service, entry, (&all, &local), &via);
         }
         if !lacking.is_none() {
-            self.broken(sources, service, Some(Code::ServicePortUnknown), &lacking, &via(None, behind.len()));
+            self.broken(sources, service, Some(ReasonCode::ServicePortUnknown), &lacking, &via(None, behind.len()));
             self.explanation.warn(no_such_port(service));
         }
     }
@@ -246,7 +246,7 @@ impl Walk<'_> {
         if behind.is_empty() {
             let without_backend = service.ports.first().map(|port| cluster.why_none(service, port));
             let via = Via { without_backend, ..via };
-            self.broken(sources, service, Some(Code::ServiceNoBackends), &Traffic::none(), &via);
+            self.broken(sources, service, Some(ReasonCode::ServiceNoBackends), &Traffic::none(), &via);
             return Ok(());
         }
         let is_renumbered = |port: &ServicePort| port.target != TargetPort::Number(port.port);
@@ -312,7 +312,7 @@ impl Walk<'_> {
                 NoBackend::OtherNode { is_internal, nodes: nodes.into_iter().map(str::to_owned).collect() }
             };
             let via = Via { backends: 0, without_backend: Some(other), ..via.clone() };
-            self.broken(sources, service, Some(Code::ServiceNoBackends), &traffic.unwrap_or_default(), &via);
+            self.broken(sources, service, Some(ReasonCode::ServiceNoBackends), &traffic.unwrap_or_default(), &via);
             return;
         }
         let route = Route { via: Some(via), service: &service.addresses, ..Route::default() };
@@ -417,7 +417,7 @@ impl Walk<'_> {
         &mut self,
         sources: &[Unit],
         service: &Service,
-        code: Option<Code>,
+        code: Option<ReasonCode>,
         traffic: &Traffic,
         via: &Via,
     ) {
@@ -428,11 +428,11 @@ impl Walk<'_> {
             Flow {
                 via: Some(via.clone()),
                 port_name: match self.port {
-                    Some(Port::Name(name)) if code == Some(Code::ServicePortUnknown) => Some(name.clone()),
+                    Some(Port::Name(name)) if code == Some(ReasonCode::ServicePortUnknown) => Some(name.clone()),
                     _ => None,
                 },
                 broken: code,
-                without_pod: (code == Some(Code::ServiceNoBackends) && via.without_backend.is_none())
+                without_pod: (code == Some(ReasonCode::ServiceNoBackends) && via.without_backend.is_none())
                     .then(|| self.ends.cluster.why_no_pod(service)),
                 missing: if code.is_some() { Vec::new() } else { vec![missing_backends(self.ends.cluster, service)] },
                 ..Flow::undecided(from, to.clone(), traffic.clone(), verdict)

@@ -11,7 +11,7 @@ use crate::cluster::group::Groups;
 use crate::cluster::{Cluster, PodId};
 use crate::object::{ContainerPort, Family, Pod};
 use crate::verdict::explain::answer::Warning;
-use crate::verdict::explain::question::name::{EndName, Port, Target};
+use crate::verdict::explain::question::name::{EndName, Port, QuestionEnd};
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::flow::End;
 use crate::verdict::zone::{Zones, free_address};
@@ -55,28 +55,30 @@ pub(in crate::verdict::explain) struct Finder<'a> {
 
 impl<'a> Finder<'a> {
     /// The ends that a target stands for.
-    pub(in crate::verdict::explain) fn units(self, target: &Target<'_>) -> Vec<Unit> {
+    pub(in crate::verdict::explain) fn units(self, target: &QuestionEnd<'_>) -> Vec<Unit> {
         match target {
-            Target::Pod(pod) => vec![self.pod(*pod)],
-            Target::Pods(pods) => self.listed_pods(pods),
-            Target::Service(service) | Target::ServiceAddress(service, _) => match self.cluster.behind(service) {
-                // A pod that is not ready gets nothing from the Service and sends all the same.
-                Some(behind) if behind.is_empty() => self.pods(&self.cluster.selected_pods(service)),
-                behind => self.behind(behind.unwrap_or_default()),
-            },
-            Target::Node { name, addresses } => {
+            QuestionEnd::Pod(pod) => vec![self.pod(*pod)],
+            QuestionEnd::Pods(pods) => self.listed_pods(pods),
+            QuestionEnd::Service(service) | QuestionEnd::ServiceAddress(service, _) => {
+                match self.cluster.behind(service) {
+                    // A pod that is not ready gets nothing from the Service and sends all the same.
+                    Some(behind) if behind.is_empty() => self.pods(&self.cluster.selected_pods(service)),
+                    behind => self.behind(behind.unwrap_or_default()),
+                }
+            }
+            QuestionEnd::Node { name, addresses } => {
                 let name = || EndName { kind: "Node".to_owned(), name: name.clone(), ..EndName::default() };
                 addresses.iter().map(|address| self.bare_address(*address, name())).collect()
             }
-            Target::Address(address) => vec![self.asked_address(*address)],
-            Target::Blocks(blocks) => self.blocks(blocks),
-            Target::Outside => {
+            QuestionEnd::Address(address) => vec![self.asked_address(*address)],
+            QuestionEnd::Blocks(blocks) => self.blocks(blocks),
+            QuestionEnd::Outside => {
                 let all: Vec<Cidr> = Family::ALL.map(Cidr::everything).into();
                 let mut units = self.blocks(&all);
                 units.retain(|unit| unit.name.is_part());
                 units
             }
-            Target::Any => {
+            QuestionEnd::Any => {
                 let all: Vec<Cidr> = Family::ALL.map(Cidr::everything).into();
                 let mut units = self.blocks(&all);
                 // Of hostNetwork pods, an address stands for those whose node is known.

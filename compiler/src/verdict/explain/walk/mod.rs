@@ -21,7 +21,7 @@ use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::answer::{Flow, FlowExplanation, Unanswerable, Via, Warning, Way};
 use crate::verdict::explain::decision::near_miss::want_and_got::Got;
-use crate::verdict::explain::question::name::{EndName, Port, Target};
+use crate::verdict::explain::question::name::{EndName, Port, QuestionEnd};
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::question::{MissingFact, OnNodes, Question};
 use crate::verdict::flow::End;
@@ -44,8 +44,8 @@ const RULES_JUDGED: usize = 100_000;
 pub fn explain(
     cluster: &Cluster,
     groups: &Groups,
-    from: &Target<'_>,
-    to: &Target<'_>,
+    from: &QuestionEnd<'_>,
+    to: &QuestionEnd<'_>,
     port: Option<&Port>,
 ) -> Result<FlowExplanation, Unanswerable> {
     let ends = Finder { cluster, groups };
@@ -54,39 +54,41 @@ pub fn explain(
         return Ok(walk.explanation);
     }
     let sources = match from {
-        Target::ServiceAddress(service, address) => {
+        QuestionEnd::ServiceAddress(service, address) => {
             let Service { namespace, name, .. } = service;
             let (address, namespace, name) = (*address, namespace.clone(), name.clone());
             walk.explanation.warn(Warning::ServiceAddressAsSource { address, namespace, name });
-            ends.units(&Target::Address(address))
+            ends.units(&QuestionEnd::Address(address))
         }
-        Target::Outside | Target::Blocks(_) if matches!(to, Target::Outside | Target::Blocks(_)) => {
+        QuestionEnd::Outside | QuestionEnd::Blocks(_)
+            if matches!(to, QuestionEnd::Outside | QuestionEnd::Blocks(_)) =>
+        {
             ends.by_other_addresses(ends.units(from), &ends.units(to))
         }
         from => ends.units(from),
     };
     walk.warn(ends.contested(&sources));
     match (from, to) {
-        (Target::Service(service), _) if sources.is_empty() => {
+        (QuestionEnd::Service(service), _) if sources.is_empty() => {
             walk.without_source(service, to);
         }
-        (_, Target::Service(service)) if service.routing.is_headless => walk.by_name(&sources, service)?,
-        (_, Target::Service(service)) => walk.through(&sources, service, None, None),
-        (_, Target::ServiceAddress(_, address)) => walk.by_address(&sources, *address)?,
-        (_, Target::Node { addresses, .. }) if walk.by_node(&sources, to, addresses) => {}
-        (_, Target::Address(address)) if cluster.services_outside(*address).next().is_some() => {
+        (_, QuestionEnd::Service(service)) if service.routing.is_headless => walk.by_name(&sources, service)?,
+        (_, QuestionEnd::Service(service)) => walk.through(&sources, service, None, None),
+        (_, QuestionEnd::ServiceAddress(_, address)) => walk.by_address(&sources, *address)?,
+        (_, QuestionEnd::Node { addresses, .. }) if walk.by_node(&sources, to, addresses) => {}
+        (_, QuestionEnd::Address(address)) if cluster.services_outside(*address).next().is_some() => {
             walk.by_address(&sources, *address)?;
         }
-        (_, Target::Address(address)) if walk.by_proxied_balancer(&sources, *address) => {}
-        (_, Target::Address(address)) if walk.by_loopback(&sources, *address)? => {}
-        (_, Target::Address(address)) if walk.by_node(&sources, to, &[*address]) => {}
-        (_, Target::Blocks(_) | Target::Any) => walk.by_prefixes(&sources, to)?,
-        (Target::Outside, Target::Outside) => {
+        (_, QuestionEnd::Address(address)) if walk.by_proxied_balancer(&sources, *address) => {}
+        (_, QuestionEnd::Address(address)) if walk.by_loopback(&sources, *address)? => {}
+        (_, QuestionEnd::Address(address)) if walk.by_node(&sources, to, &[*address]) => {}
+        (_, QuestionEnd::Blocks(_) | QuestionEnd::Any) => walk.by_prefixes(&sources, to)?,
+        (QuestionEnd::Outside, QuestionEnd::Outside) => {
             for [from, to] in ends.two_outside() {
                 walk.directly(&[from], &[to])?;
             }
         }
-        (_, Target::Pod(_) | Target::Pods(_)) => {
+        (_, QuestionEnd::Pod(_) | QuestionEnd::Pods(_)) => {
             let units = ends.units(to);
             let left = walk.by_host_pods(&sources, units.clone());
             if !left.is_empty() || units.is_empty() {
@@ -101,7 +103,7 @@ pub fn explain(
     if walk.explanation.flows.is_empty() {
         walk.explanation.warn(Warning::NoCommonFamily);
     }
-    if let Target::Service(service) = to {
+    if let QuestionEnd::Service(service) = to {
         walk.warn_of_unresolved_names(&sources, service);
     }
     walk.warn_of_tunnels();

@@ -16,7 +16,7 @@ use crate::cluster::PolicyId;
 use crate::object::Workload;
 use crate::policy::Direction;
 use crate::policy::finding::{self, Effect};
-use crate::verdict::explain::code::Code;
+use crate::verdict::explain::code::ReasonCode;
 
 /// A policy that looks as if it decided, and does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +122,7 @@ pub enum Discrepancy {
     /// A part of it was not understood, or there is no room for its rules.
     NotUnderstood {
         /// The code of the finding.
-        code: finding::Code,
+        code: finding::FindingCode,
         /// What is wrong, as the finding says it.
         problem: String,
         /// What follows from it.
@@ -190,22 +190,22 @@ pub enum OtherPart {
 impl MisleadingPolicy {
     /// The code of what is misleading about it.
     #[must_use]
-    pub const fn code(&self) -> Code {
+    pub const fn code(&self) -> ReasonCode {
         match &self.discrepancy {
             Discrepancy::RulesWithoutType { .. }
             | Discrepancy::EmptyListWithoutType(_)
-            | Discrepancy::DeniesOtherDirection(_) => Code::PolicyTypesMissing,
-            Discrepancy::RulesForOtherDirection { .. } => Code::DirectionOther,
-            Discrepancy::SubjectLabel { .. } | Discrepancy::LabelOnWorkload { .. } => Code::SubjectNearMiss,
-            Discrepancy::OtherNamespace(_) => Code::PolicyOtherNamespace,
-            Discrepancy::HostNetwork => Code::SubjectHostNetwork,
-            Discrepancy::SeparateRules { .. } => Code::RuleOrNotAnd,
-            Discrepancy::AdmitsEveryone(_) => Code::RuleAdmitsEveryone,
-            Discrepancy::ExceptUndone { .. } => Code::ExceptUndone,
-            Discrepancy::PoliciesAddUp { .. } => Code::PoliciesAddUp,
-            Discrepancy::SeparateItems { .. } => Code::PeerOrNotAnd,
-            Discrepancy::NotUnderstood { code: finding::Code::PolicyTooLarge, .. } => Code::PolicyTooLarge,
-            Discrepancy::NotUnderstood { .. } => Code::RuleNotUnderstood,
+            | Discrepancy::DeniesOtherDirection(_) => ReasonCode::PolicyTypesMissing,
+            Discrepancy::RulesForOtherDirection { .. } => ReasonCode::DirectionOther,
+            Discrepancy::SubjectLabel { .. } | Discrepancy::LabelOnWorkload { .. } => ReasonCode::SubjectNearMiss,
+            Discrepancy::OtherNamespace(_) => ReasonCode::PolicyOtherNamespace,
+            Discrepancy::HostNetwork => ReasonCode::SubjectHostNetwork,
+            Discrepancy::SeparateRules { .. } => ReasonCode::RuleOrNotAnd,
+            Discrepancy::AdmitsEveryone(_) => ReasonCode::RuleAdmitsEveryone,
+            Discrepancy::ExceptUndone { .. } => ReasonCode::ExceptUndone,
+            Discrepancy::PoliciesAddUp { .. } => ReasonCode::PoliciesAddUp,
+            Discrepancy::SeparateItems { .. } => ReasonCode::PeerOrNotAnd,
+            Discrepancy::NotUnderstood { code: finding::FindingCode::PolicyTooLarge, .. } => ReasonCode::PolicyTooLarge,
+            Discrepancy::NotUnderstood { .. } => ReasonCode::RuleNotUnderstood,
         }
     }
 

@@ -172,7 +172,7 @@ impl Question {
     /// have no peer that was understood, they are named all the same: there is nothing else to name.
     fn may_mean(&self, cluster: &Cluster, group: &Group, finding: &Finding) -> Option<Likely> {
         let direction = group.key.direction;
-        if finding.code != finding::Code::CidrInvalid || finding.path.rsplit('.').next() != Some("cidr") {
+        if finding.code != finding::FindingCode::CidrInvalid || finding.path.rsplit('.').next() != Some("cidr") {
             return Some(Likely::Perhaps);
         }
         let (_, other) = self.ends(direction);

@@ -1,7 +1,7 @@
 //! The parts of a rule that can fail, and what of one fails.
 
 use super::want_and_got::{Got, Want};
-use crate::verdict::explain::code::Code;
+use crate::verdict::explain::code::ReasonCode;
 use crate::verdict::explain::decision::item_path::{ItemPath, Of};
 use crate::verdict::explain::decision::mark::{FailedRequirement, Mark};
 
@@ -19,7 +19,7 @@ pub struct Conjunct {
     /// What there is.
     pub got: Got,
     /// What kind of miss that is.
-    pub code: Code,
+    pub code: ReasonCode,
     /// Whether it is a port that admits a part of the many that were asked about, and one on which the
     /// destination may listen.
     pub admits_a_part: bool,
@@ -48,7 +48,13 @@ pub enum Part {
 
 impl Conjunct {
     /// A part that fails as a whole.
-    pub(in crate::verdict::explain) const fn new(path: ItemPath, part: Part, want: Want, got: Got, code: Code) -> Self {
+    pub(in crate::verdict::explain) const fn new(
+        path: ItemPath,
+        part: Part,
+        want: Want,
+        got: Got,
+        code: ReasonCode,
+    ) -> Self {
         let (admits_a_part, number, holds_asked_node) = (false, None, false);
         Self { path, marks: Vec::new(), part, want, got, code, admits_a_part, number, holds_asked_node }
     }
@@ -66,7 +72,7 @@ impl Conjunct {
 
     /// Whether it is a selector, which means pods, and the other end is an address that no pod has.
     pub(in crate::verdict::explain) fn is_of_other_kind(&self) -> bool {
-        (self.code, self.part) == (Code::IpBlockOutside, Part::Pod)
+        (self.code, self.part) == (ReasonCode::IpBlockOutside, Part::Pod)
     }
 
     /// Whether all that fails are values of labels that differ by little.

@@ -18,7 +18,7 @@ use crate::cluster::{Cluster, PolicyId};
 use crate::policy::Direction;
 use crate::verdict::flow::End;
 
-use crate::verdict::explain::code::Code;
+use crate::verdict::explain::code::ReasonCode;
 use crate::verdict::explain::decision::item_path::{ItemPath, Of};
 use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
@@ -47,7 +47,7 @@ pub struct Candidate {
 impl Candidate {
     /// The code of its first miss.
     #[must_use]
-    pub fn code(&self) -> Option<Code> {
+    pub fn code(&self) -> Option<ReasonCode> {
         self.conjuncts.first().map(|conjunct| conjunct.code)
     }
 
@@ -66,13 +66,13 @@ impl Candidate {
         let ports = || self.conjuncts.iter().filter(|conjunct| conjunct.of() == Of::Port);
         let peers = || self.conjuncts.iter().filter(|conjunct| conjunct.of() == Of::Peer);
         let means_the_same = |conjunct: &Conjunct| match conjunct.code {
-            Code::PeerAndNotOr | Code::IpBlockIsServiceAddress => true,
+            ReasonCode::PeerAndNotOr | ReasonCode::IpBlockIsServiceAddress => true,
             // Many Services have the same port: beside pods of another namespace with other labels it is another's.
-            Code::PortIsServicePort | Code::PortNamedOtherProtocol => peers().count() <= 1,
+            ReasonCode::PortIsServicePort | ReasonCode::PortNamedOtherProtocol => peers().count() <= 1,
             _ => false,
         };
         let are_slips = || peers().all(Conjunct::is_slip);
-        let is_other_protocol = || ports().count() == 1 && ports().all(|of| of.code == Code::PortProtocol);
+        let is_other_protocol = || ports().count() == 1 && ports().all(|of| of.code == ReasonCode::PortProtocol);
         // A rule without ports admits this port as any other, and all ports were asked about without a
         // thought of those of a rule. Then its peers have to be of the other end's kind, and, beside such
         // ports, to mean it but for the namespace or but for the pod.

@@ -17,7 +17,7 @@ use super::conjunct::{Conjunct, Part};
 use super::rule_matcher::{Half, RuleMatcher, block_rank, slip_rank};
 use super::translated_addresses::Translated;
 use super::want_and_got::{Got, Want};
-use crate::verdict::explain::code::Code;
+use crate::verdict::explain::code::ReasonCode;
 use crate::verdict::explain::decision::item_path::{ItemField, ItemPath};
 use crate::verdict::explain::decision::mark::{FailedRequirement, Mark};
 use crate::verdict::explain::question::OnNodes;
@@ -95,7 +95,7 @@ impl RuleMatcher<'_> {
             Namespaces::Own(own) if *own != class.namespace => {
                 labels += 1;
                 let (want, got) = (Want::Namespace(own.clone()), Got::Namespace(class.namespace.clone()));
-                conjuncts.push(peer_conjunct(Part::Namespace, Vec::new(), want, got, Code::PeerOtherNamespace));
+                conjuncts.push(peer_conjunct(Part::Namespace, Vec::new(), want, got, ReasonCode::PeerOtherNamespace));
             }
             Namespaces::Own(_) => {}
             Namespaces::Selected(selector) => match self.cluster.namespace(&class.namespace) {
@@ -121,9 +121,9 @@ impl RuleMatcher<'_> {
                         && !is_slip();
                     let (want, code) = if is_and {
                         let want = Want::BothLabels { namespaces: selector.clone(), pods: peer.pods.clone() };
-                        (want, Code::PeerAndNotOr)
+                        (want, ReasonCode::PeerAndNotOr)
                     } else {
-                        (Want::NamespaceLabels(selector.clone()), Code::PeerNamespaceLabel)
+                        (Want::NamespaceLabels(selector.clone()), ReasonCode::PeerNamespaceLabel)
                     };
                     let marks = marks(ItemField::NamespaceSelector, selector, has);
                     conjuncts.push(peer_conjunct(Part::Namespace, marks, want, got, code));
@@ -139,9 +139,9 @@ impl RuleMatcher<'_> {
                 matches!(r.operator, Operator::In(_) | Operator::Exists) && !has.contains_key(&r.key)
             };
             let code = if missing(first) || failing.iter().all(missing) {
-                Code::PeerLabelMissing
+                ReasonCode::PeerLabelMissing
             } else {
-                Code::PeerLabelValue
+                ReasonCode::PeerLabelValue
             };
             let want = Want::PodLabels(failing.iter().copied().cloned().collect());
             let got = Got::Labels(values_of(failing.iter().copied(), &has));
@@ -164,10 +164,10 @@ impl RuleMatcher<'_> {
             Party::End(End::Pod(_)) => false,
         };
         let (got, code) = if is_node {
-            (Got::HostNetworkPod, Code::PeerHostNetwork)
+            (Got::HostNetworkPod, ReasonCode::PeerHostNetwork)
         } else {
             let unknown = if matches!(self.other, Party::OtherNode(_)) { Got::NodeAddress } else { Got::NoPod };
-            (self.address().map_or(unknown, Got::Address), Code::IpBlockOutside)
+            (self.address().map_or(unknown, Got::Address), ReasonCode::IpBlockOutside)
         };
         // The namespaceSelector may be right.
         let of_pods = Mark::field(path.field(ItemField::PodSelector));
@@ -195,26 +195,26 @@ impl RuleMatcher<'_> {
         if let Some(translated) = (is_outside && is_of_family).then(translated).flatten() {
             let holds_asked_node = matches!(translated, Translated::AskedNode(_));
             let got = Got::Translated(translated);
-            let conjunct = of_cidr(Part::Block, got, Code::IpBlockIsServiceAddress);
+            let conjunct = of_cidr(Part::Block, got, ReasonCode::IpBlockIsServiceAddress);
             return Some(Conjunct { holds_asked_node, ..conjunct });
         }
         let family = address.as_ref().map(Family::of).or(self.question.family);
         if family.is_some_and(|family| family != written.cidr.family) {
-            return Some(of_cidr(Part::Family, got, Code::IpBlockFamily));
+            return Some(of_cidr(Part::Family, got, ReasonCode::IpBlockFamily));
         }
         let Some(address) = address else {
             let seen = self.other.seen(self.cluster, self.question.ends(self.direction).0, self.question.family);
             let is_in = Atom::Block(written.block.clone()).holds(self.cluster, seen);
-            return (!is_in).then(|| of_cidr(Part::Block, got, Code::IpBlockOutside));
+            return (!is_in).then(|| of_cidr(Part::Block, got, ReasonCode::IpBlockOutside));
         };
         if !written.cidr.holds(address) {
-            return Some(of_cidr(Part::Block, got, Code::IpBlockOutside));
+            return Some(of_cidr(Part::Block, got, ReasonCode::IpBlockOutside));
         }
         let first = written.except.iter().position(|except| except.holds(address))?;
         // Without the first, the others would still leave the address out.
         let holding = written.except.iter().filter(|except| except.holds(address)).copied();
         let (path, want) = (path.field(ItemField::Except(first)), Want::OutsideOf(holding.collect()));
-        Some(Conjunct::new(path, Part::Except, want, got, Code::IpBlockExcept))
+        Some(Conjunct::new(path, Part::Except, want, got, ReasonCode::IpBlockExcept))
     }
 }
 

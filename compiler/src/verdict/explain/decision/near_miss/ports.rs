@@ -11,7 +11,7 @@ use crate::verdict::flow::End;
 use super::conjunct::{Conjunct, Part};
 use super::rule_matcher::{Half, RuleMatcher, slip_rank};
 use super::want_and_got::{Got, Want, WantedPorts};
-use crate::verdict::explain::code::Code;
+use crate::verdict::explain::code::ReasonCode;
 use crate::verdict::explain::decision::item_path::{ItemField, ItemPath};
 use crate::verdict::explain::decision::mark::Mark;
 use crate::verdict::explain::question::party::Party;
@@ -36,7 +36,7 @@ impl RuleMatcher<'_> {
         let judged: Vec<(Vec<Conjunct>, ItemPath, bool)> = judged.collect();
         // A name that the destination gives to another protocol is nearer than a port that is right as it is for
         // the protocol that it names.
-        let is_meant_name = |of: &Conjunct| of.code == Code::PortNamedOtherProtocol;
+        let is_meant_name = |of: &Conjunct| of.code == ReasonCode::PortNamedOtherProtocol;
         let rank = |(conjuncts, _, is_outside): &(Vec<Conjunct>, ItemPath, bool)| {
             (conjuncts.len(), *is_outside, slip_rank(conjuncts), !conjuncts.iter().any(is_meant_name))
         };
@@ -102,8 +102,9 @@ impl RuleMatcher<'_> {
             let want = Want::Ports(WantedPorts { first, last, name: name.map(str::to_owned), protocol });
             conjunct(field, Part::Number, want, got, code)
         };
-        let of_protocol =
-            |got| conjunct(ItemField::Protocol, Part::Protocol, Want::Protocol(protocol), got, Code::PortProtocol);
+        let of_protocol = |got| {
+            conjunct(ItemField::Protocol, Part::Protocol, Want::Protocol(protocol), got, ReasonCode::PortProtocol)
+        };
         let mut conjuncts = Vec::new();
         match self.denied.single() {
             Some((asked, low, high)) => {
@@ -112,9 +113,9 @@ impl RuleMatcher<'_> {
                     let holds = |(of, port): (Protocol, u16)| of == protocol && (first..=last).contains(&port);
                     let holds_service_port = asked == protocol && self.question.service_port.is_some_and(holds);
                     let code = match first == last {
-                        _ if is_service_port || holds_service_port => Code::PortIsServicePort,
-                        true => Code::PortNumber,
-                        false => Code::PortRange,
+                        _ if is_service_port || holds_service_port => ReasonCode::PortIsServicePort,
+                        true => ReasonCode::PortNumber,
+                        false => ReasonCode::PortRange,
                     };
                     let field = if low >= first && first < last { ItemField::EndPort } else { ItemField::Port };
                     conjuncts.push(number(field, None, Got::Ports(low, high), code));
@@ -130,9 +131,9 @@ impl RuleMatcher<'_> {
                 match of_one {
                     Some(asked) => {
                         let (field, code) = if first < last {
-                            (ItemField::EndPort, Code::PortRange)
+                            (ItemField::EndPort, ReasonCode::PortRange)
                         } else {
-                            (ItemField::Port, Code::PortNumber)
+                            (ItemField::Port, ReasonCode::PortNumber)
                         };
                         conjuncts.push(number(field, None, first_ranges(self.denied, asked), code));
                         if asked != protocol {
@@ -140,7 +141,12 @@ impl RuleMatcher<'_> {
                         }
                     }
                     None => {
-                        conjuncts.push(number(ItemField::Port, Some(protocol), Got::OtherTraffic, Code::PortNumber));
+                        conjuncts.push(number(
+                            ItemField::Port,
+                            Some(protocol),
+                            Got::OtherTraffic,
+                            ReasonCode::PortNumber,
+                        ));
                     }
                 }
                 let is_other_protocol = of_one.is_some_and(|asked| asked != protocol);
@@ -159,7 +165,7 @@ impl RuleMatcher<'_> {
             let marks = vec![Mark::field(path.field(ItemField::Port))];
             vec![Conjunct::new(path, Part::Name, want, got, code).with_marks(marks)]
         };
-        let unresolved = |got| of_name(Want::PortName(name.to_owned()), got, Code::PortNamedUnresolved);
+        let unresolved = |got| of_name(Want::PortName(name.to_owned()), got, ReasonCode::PortNamedUnresolved);
         let numbers: BTreeSet<u16> = match self.direction {
             Direction::Ingress => self.resolution.get(&(protocol, name.to_owned())).cloned().unwrap_or_default(),
             Direction::Egress => {
@@ -177,7 +183,7 @@ impl RuleMatcher<'_> {
         match ports.iter().find(|port| port.name == name) {
             Some(port) => {
                 let got = Got::NamedPort { name: name.to_owned(), protocol: port.protocol, port: port.port };
-                of_name(Want::PortNameAs(name.to_owned(), protocol), got, Code::PortNamedOtherProtocol)
+                of_name(Want::PortNameAs(name.to_owned(), protocol), got, ReasonCode::PortNamedOtherProtocol)
             }
             None if ports.is_empty() => unresolved(Got::NoPortName),
             None => unresolved(Got::PortNames(ports.iter().map(|port| port.name.clone()).collect())),

@@ -14,7 +14,7 @@ use crate::object::{ContainerPort, Protocol};
 use crate::policy::Direction;
 
 use super::conjunct::Conjunct;
-use crate::verdict::explain::code::Code;
+use crate::verdict::explain::code::ReasonCode;
 use crate::verdict::explain::decision::item_path::ItemPath;
 use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
@@ -70,11 +70,11 @@ impl RuleMatcher<'_> {
 /// another way is nearer than one that may be right for others.
 pub(in crate::verdict::explain) fn slip_rank(conjuncts: &[Conjunct]) -> u8 {
     let rank = |of: &Conjunct| match of.code {
-        Code::PeerAndNotOr | Code::PortIsServicePort => 0,
-        Code::PortProtocol | Code::PortNamedOtherProtocol => 1,
-        Code::PeerLabelMissing | Code::PeerLabelValue if of.is_slip() => 1,
-        Code::PortNamedUnresolved => 2,
-        Code::PortRange => 3,
+        ReasonCode::PeerAndNotOr | ReasonCode::PortIsServicePort => 0,
+        ReasonCode::PortProtocol | ReasonCode::PortNamedOtherProtocol => 1,
+        ReasonCode::PeerLabelMissing | ReasonCode::PeerLabelValue if of.is_slip() => 1,
+        ReasonCode::PortNamedUnresolved => 2,
+        ReasonCode::PortRange => 3,
         _ => 4,
     };
     conjuncts.iter().map(rank).min().unwrap_or_default()
@@ -84,8 +84,8 @@ pub(in crate::verdict::explain) fn slip_rank(conjuncts: &[Conjunct]) -> u8 {
 /// one of the other family.
 pub(in crate::verdict::explain) fn block_rank(conjuncts: &[Conjunct]) -> u8 {
     let rank = |of: &Conjunct| match of.code {
-        Code::IpBlockFamily => 2,
-        Code::IpBlockOutside | Code::PeerHostNetwork => 1,
+        ReasonCode::IpBlockFamily => 2,
+        ReasonCode::IpBlockOutside | ReasonCode::PeerHostNetwork => 1,
         _ => 0,
     };
     conjuncts.iter().map(rank).max().unwrap_or(0)

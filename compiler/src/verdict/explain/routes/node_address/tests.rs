@@ -45,9 +45,9 @@ fn said(services: Vec<Service>, addresses: &[&str]) -> Vec<(Option<Family>, Vec<
     objects.declare_namespaces();
     let cluster = Cluster::new(&objects);
     let (client, _) = cluster.pods().find(|(_, pod)| pod.name == "c").expect("the client");
-    let to = Target::Node { name: "n".to_owned(), addresses: addresses.iter().map(parse).collect() };
+    let to = QuestionEnd::Node { name: "n".to_owned(), addresses: addresses.iter().map(parse).collect() };
     let port = Port::Numbers(None, NUMBER, NUMBER);
-    let answer = explain(&cluster, &Groups::of_cluster(&cluster), &Target::Pod(client), &to, Some(&port));
+    let answer = explain(&cluster, &Groups::of_cluster(&cluster), &QuestionEnd::Pod(client), &to, Some(&port));
     let of_flow = |flow: Flow| {
         let services = flow.missing.into_iter().flat_map(|fact| match fact {
             MissingFact::UnchosenNodePort(NUMBER, NUMBER, services) => services,

@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
 use crate::sample::{cluster, objects};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::question::name::{Port, Target};
+use crate::verdict::explain::question::name::{Port, QuestionEnd};
 use crate::verdict::explain::walk::ends::Finder;
 use crate::verdict::explain::walk::{Said, explain};
 
@@ -33,7 +33,7 @@ fn walk<'a>(cluster: &'a Cluster, groups: &'a Groups, port: Option<&'a Port>) ->
 /// The pods and all that `any` means, as ends.
 fn units(walk: &Walk<'_>) -> Vec<Unit> {
     let pods = walk.ends.cluster.pods().map(|(id, _)| id).collect();
-    let targets = [Target::Any, Target::Pods(pods)];
+    let targets = [QuestionEnd::Any, QuestionEnd::Pods(pods)];
     targets.iter().flat_map(|target| walk.ends.units(target)).collect()
 }
 
@@ -99,7 +99,7 @@ proptest! {
 fn asked_of_all(cluster: &Cluster) -> Vec<(usize, usize, Verdict, Pairs)> {
     let groups = Groups::of_cluster(cluster);
     let mut walk = walk(cluster, &groups, None);
-    let sources = walk.ends.units(&Target::Any);
+    let sources = walk.ends.units(&QuestionEnd::Any);
     let destinations: Vec<_> = sources.iter().map(|unit| Destination::direct(unit.clone(), Traffic::all())).collect();
     walk.by_class(&sources, &destinations, Route::default());
     let flow = |flow: &Flow| {
@@ -140,7 +140,7 @@ fn a_question_about_too_many_kinds_of_ends_is_refused() {
     let cluster = pods_that_all_differ(count);
     let groups = Groups::of_cluster(&cluster);
     let pods: Vec<_> = cluster.endpoints().map(|(id, _)| id).collect();
-    let (all, one) = (Target::Pods(pods.clone()), Target::Pod(pods[0]));
+    let (all, one) = (QuestionEnd::Pods(pods.clone()), QuestionEnd::Pod(pods[0]));
     let refused = explain(&cluster, &groups, &all, &all, None).err();
     assert_eq!(refused, Some(Unanswerable::TooManyKinds { sources: count, destinations: count }));
     let answer = explain(&cluster, &groups, &all, &one, None).map(|answer| answer.verdict());
@@ -152,7 +152,7 @@ fn rows_are_bounded() {
     let cluster = pods_that_all_differ(60);
     let groups = Groups::of_cluster(&cluster);
     let walk = walk(&cluster, &groups, None);
-    let sources = walk.ends.units(&Target::Any);
+    let sources = walk.ends.units(&QuestionEnd::Any);
     let destinations: Vec<_> = sources.iter().map(|unit| Destination::direct(unit.clone(), Traffic::all())).collect();
     let wide = Wide::new(&walk, &sources, &destinations, Route::default());
     let rows = wide.rows(MOST).map(|rows| rows.len()).unwrap_or_default();
