@@ -3,6 +3,7 @@
 mod config;
 mod follow;
 mod key_value;
+mod listen_address;
 mod logging;
 mod privileges;
 mod single_instance;
@@ -11,9 +12,7 @@ mod threads;
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -34,6 +33,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tracing::{info, warn};
 
 use super::Exit;
+use listen_address::ListenAddress;
 
 pub(super) use config::Config;
 pub(super) use logging::to_stderr as log_to_stderr;
@@ -196,27 +196,6 @@ pub(super) struct Args {
     /// The format of the log, which goes to standard error.
     #[arg(long, help_heading = "Reporting", value_enum, default_value_t, env = "NPC_LOG_FORMAT")]
     log_format: LogFormat,
-}
-
-/// An address, or none.
-#[derive(Debug, Clone, Copy)]
-struct ListenAddress(Option<SocketAddr>);
-
-impl FromStr for ListenAddress {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "off" {
-            return Ok(Self(None));
-        }
-        // A DaemonSet writes $(HOST_IP):PORT, without brackets around an IPv6
-        // address.
-        let (address, port) = text.rsplit_once(':').ok_or("ADDRESS:PORT or off is wanted")?;
-        let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-        let address: IpAddr = address.parse().map_err(|_| "before the port, an IP address is wanted")?;
-        let port: u16 = port.parse().map_err(|_| "behind the last colon, a port is wanted")?;
-        Ok(Self(Some((address, port).into())))
-    }
 }
 
 /// How policies are enforced.
@@ -477,25 +456,4 @@ fn watch_seconds() -> RangedI64ValueParser<u32> {
 
 fn hostname() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_read_with_and_without_brackets() {
-        for (text, address) in [
-            ("127.0.0.1:10901", Some("127.0.0.1:10901")),
-            ("[fd00::1]:80", Some("[fd00::1]:80")),
-            ("fd00::1:80", Some("[fd00::1]:80")),
-            ("off", None),
-        ] {
-            let read = text.parse::<ListenAddress>().expect(text).0;
-            assert_eq!(read, address.map(|address| address.parse().expect(address)), "{text}");
-        }
-        for text in ["127.0.0.1", "localhost:80", "127.0.0.1:http", "", "on"] {
-            assert!(text.parse::<ListenAddress>().is_err(), "{text}");
-        }
-    }
 }

@@ -1,39 +1,35 @@
 //! One pass: changes go into the engine, and its plan goes to the kernel. Established flows
 //! that policies deny now are to be cut then.
 
+mod between_passes;
+
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use npc_compiler::engine::{CountQuestion, Counts, Engine, Event, Foreseen, Foresight};
+use npc_compiler::engine::{Engine, Event};
 use npc_compiler::object::Family;
 use npc_compiler::plan;
-use npc_compiler::plan::Plan;
-use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::ruleset::layout::{self, SelfMatch};
 use npc_compiler::ruleset::names::seed::Seed;
 use tokio::time;
 use tracing::{debug, warn};
 
 use super::anti_spoofing::AntiSpoofing;
-use super::bridge_table::{BridgeState, Frames};
+use super::bridge_table::Frames;
 use super::bridges::{self, UnfilteredBridge};
 use super::device_group::DeviceGroup;
-use super::drift::Repair;
-use super::flows::Established;
 use super::loading::Loading;
 use super::pace::{BESIDE, LARGE};
 use super::pass::Pass;
 use super::pod_interfaces::{InterfaceQuestion, PodInterfaces};
 use super::writer::Writer;
 use super::writes::Writes;
-use crate::dataplane::audit::AuditScope;
-use crate::dataplane::iptables::Restored;
 use crate::dataplane::network::Network;
 use crate::dataplane::probe::Supported;
-use crate::dataplane::{Error, Failures, Kernel, ipset};
+use crate::dataplane::{Error, Failures, Kernel};
 use crate::metrics::RulesetSize;
 use crate::status::Spoofable;
 
@@ -324,48 +320,6 @@ impl<K: Kernel> Enforcer<K> {
         }
     }
 
-    /// Whether large changes wait until all of what they make is loaded, or what they made before
-    /// is to go. Each pass loads some.
-    pub fn is_loading(&self) -> bool {
-        self.engine.is_loading()
-    }
-
-    /// Whether the next pass has something to do for them; otherwise they wait for [`Enforcer::foresight`].
-    pub(super) fn is_load_due(&self) -> bool {
-        self.engine.is_load_due()
-    }
-
-    /// Has all that takes long to find out about large changes be found out by [`Enforcer::foresight`].
-    pub(super) fn find_out_beside(&mut self) {
-        self.engine.find_out_beside(self.beside);
-    }
-
-    /// As [`Engine::foresight`].
-    pub(super) fn foresight(&mut self) -> Option<Foresight> {
-        self.engine.foresight()
-    }
-
-    /// As [`Engine::count`].
-    pub(super) fn count(&mut self, asked: &CountQuestion) -> Counts {
-        self.engine.count(asked)
-    }
-
-    /// As [`Engine::foreseen`].
-    pub(super) fn foreseen(&mut self, foreseen: Foreseen) {
-        self.engine.foreseen(foreseen);
-    }
-
-    /// How many events have waited for large changes so far.
-    pub(super) fn waited(&self) -> u64 {
-        self.engine.waited()
-    }
-
-    /// Whether events of a pod with one of these addresses, or of its namespace, wait that did so
-    /// when [`Enforcer::waited`] was this.
-    pub(super) fn waits_for(&self, addresses: &BTreeSet<IpAddr>, until: u64) -> bool {
-        addresses.iter().any(|address| self.engine.waits_for(*address, until))
-    }
-
     /// Has rules use what this kernel supports, and nothing else.
     fn use_only(&mut self, capabilities: Supported) {
         let options = &mut self.options;
@@ -399,103 +353,6 @@ impl<K: Kernel> Enforcer<K> {
             self.writer.established.rules_were_lost();
         }
         &self.unfiltered
-    }
-
-    /// Whether flows have to be judged, though nothing happened in the cluster.
-    pub(super) fn must_check_flows(&self) -> bool {
-        self.writer.established.is_due()
-    }
-
-    /// Which flows are to be judged, and as whose.
-    pub(super) fn established(&self) -> &Established {
-        &self.writer.established
-    }
-
-    /// The same, and the kernel that knows the flows.
-    pub(super) fn established_and_kernel(&mut self) -> (&mut Established, &K) {
-        (&mut self.writer.established, &self.writer.kernel)
-    }
-
-    /// Whether the rules of the last pass forbid these flows.
-    pub(super) fn forbidden(&self, flows: &[FlowKey]) -> Vec<bool> {
-        self.writer.established.forbidden(&self.engine, flows)
-    }
-
-    /// Whether empty groups have expired, or policies that are over the bound on set members are to
-    /// be chosen anew.
-    pub(super) fn is_retirement_due(&self) -> bool {
-        let is_any = || self.engine.retained().next().is_some() || self.engine.has_policies_over_bound();
-        self.retired.elapsed() >= RETAINED_FOR && is_any()
-    }
-
-    /// The engine, which knows the cluster as of the last pass.
-    pub(super) fn engine(&self) -> &Engine {
-        &self.engine
-    }
-
-    /// Whether the kernel, read anew, holds what was to be written last.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn holds(&mut self) -> Result<bool, Error> {
-        let held = self.writer.kernel.read()?;
-        Ok(self.writer.is_probed() && Plan::between(&held, self.engine.state()).is_empty())
-    }
-
-    /// As [`Writer::audit`]; nothing before the first pass.
-    ///
-    /// # Errors
-    /// If the kernel cannot be looked at.
-    pub fn audit(&mut self, depth: AuditScope) -> Result<Option<Repair>, Error> {
-        self.writer.audit(self.engine.state(), depth)
-    }
-
-    /// As [`Writer::is_in_sync`].
-    pub(super) fn is_in_sync(&self) -> bool {
-        self.writer.is_in_sync()
-    }
-
-    /// As [`Writer::is_proved`].
-    pub(super) fn is_proved(&self) -> bool {
-        self.writer.is_proved()
-    }
-
-    /// As [`Writer::is_unhooked`].
-    pub(super) fn is_unhooked(&self) -> bool {
-        self.writer.is_unhooked()
-    }
-
-    /// Audits the table of the bridge family, and repairs it. Answers whether another program
-    /// had changed it, and how it stands now; nothing before the first pass.
-    ///
-    /// The next pass judges the flows that came into being while it was not there.
-    pub fn audit_bridge(&mut self) -> Option<(bool, BridgeState)> {
-        if !self.writer.is_probed() {
-            return None;
-        }
-        let lacked = self.frames.state().lack.is_some();
-        let drifted = self.frames.audit(&mut self.writer.kernel, &self.engine, self.anti_spoofing.holds_ports());
-        let state = self.frames.state();
-        if drifted || lacked && state.lack.is_none() {
-            self.writer.established.index.was_bypassed();
-            self.writer.established.rules_were_lost();
-        }
-        Some((drifted, state))
-    }
-
-    /// The kernel that it writes to.
-    pub fn kernel(&mut self) -> &mut K {
-        &mut self.writer.kernel
-    }
-
-    /// The restores since this was asked last, those that failed among them.
-    pub fn take_restores(&mut self) -> Vec<Restored> {
-        self.writer.kernel.take_restores()
-    }
-
-    /// The same of the writes to sets.
-    pub fn take_set_writes(&mut self) -> Vec<ipset::TimedWrite> {
-        self.writer.kernel.take_set_writes()
     }
 }
 

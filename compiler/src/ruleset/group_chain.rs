@@ -11,15 +11,13 @@ use crate::cluster::group::{Admitted, Atom};
 use crate::cluster::merge::{Admission, AdmittingRule};
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
+use crate::ruleset::group_ports::{chunks, unnamed_tunnels, without};
 use crate::ruleset::names::hash::{FieldHasher, Hash};
 use crate::ruleset::node::{ChainName, Match, Rule, SetField, SetName, Target};
 use crate::ruleset::options::RulesetOptions;
 use crate::ruleset::origin::{self, Origin, PortsOf};
 use crate::ruleset::set_definition::{Definition, PortNames};
 use crate::ruleset::text;
-
-/// How many ports one multiport match takes; a range counts two.
-const MULTIPORT_SLOTS: usize = 15;
 
 /// The rules of a group in one family, and the sets that they name.
 #[derive(Debug)]
@@ -398,14 +396,6 @@ impl Leaf {
     }
 }
 
-/// The ports of tunnels that these would admit without naming them, except those that everyone's
-/// rules name.
-fn unnamed_tunnels<'a>(of_anyone: &[(&Atom, &Arc<Admitted>)], all: impl Iterator<Item = &'a Admitted>) -> PortSet {
-    let named = PortSet::union_of(of_anyone.iter().map(|(_, admitted)| &admitted.tunnels));
-    let unnamed: Vec<PortSet> = all.map(Admitted::unnamed_tunnel_ports).collect();
-    PortSet::union_of(&unnamed).difference(&named)
-}
-
 /// Atoms that may send or get the same, together: what, and which.
 fn by_admitted<'a>(admitted: Vec<(&'a Atom, &'a Arc<Admitted>)>) -> Vec<(&'a Admitted, Vec<&'a Atom>)> {
     let mut places = FxHashMap::<*const Admitted, usize>::default();
@@ -420,34 +410,9 @@ fn by_admitted<'a>(admitted: Vec<(&'a Atom, &'a Arc<Admitted>)>) -> Vec<(&'a Adm
     together
 }
 
-/// The ports for a rule that no packet to some of them meets, those in either set: with
-/// or without these, whatever is shorter to say.
-fn without(ports: &PortSet, asked: &PortSet, also_asked: &PortSet) -> PortSet {
-    let others = ports.difference(asked).difference(also_asked);
-    if others.is_empty() || others.ranges().len() < ports.ranges().len() { others } else { ports.clone() }
-}
-
 /// Where denied strays end.
 fn deny_stray() -> Target {
     Target::Goto(ChainName::deny_stray())
-}
-
-/// Ports in portions that fit one match.
-fn chunks(ports: &PortSet) -> Vec<Vec<(u16, u16)>> {
-    let mut chunks: Vec<Vec<(u16, u16)>> = Vec::new();
-    let mut free = 0;
-    for &(first, last) in ports.ranges() {
-        let slots = if first == last { 1 } else { 2 };
-        if slots > free {
-            chunks.push(Vec::new());
-            free = MULTIPORT_SLOTS;
-        }
-        free -= slots;
-        if let Some(chunk) = chunks.last_mut() {
-            chunk.push((first, last));
-        }
-    }
-    chunks
 }
 
 #[cfg(test)]

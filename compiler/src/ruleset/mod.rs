@@ -18,6 +18,7 @@ pub mod dispatch;
 #[cfg(test)]
 mod golden;
 pub(crate) mod group_chain;
+mod group_ports;
 pub mod layout;
 pub mod members;
 pub mod names;

@@ -43,8 +43,9 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tracing::{debug, info, warn};
 
-pub use self::connection::client::{Connector, Error, connect, context_namespace};
+pub use self::connection::client::{Connector, connect};
 use self::connection::failure::Failure;
+pub use self::connection::kubeconfig::{Error, context_namespace};
 use self::connection::pace::{AttemptEnd, Backoff, Reach};
 use self::follower::Follower;
 pub use self::list::other_policies::{OtherPolicies, other_policies};

@@ -1,5 +1,4 @@
-//! The kinds of objects that decide about connectivity: which fields of them
-//! matter, and how a document becomes one.
+//! The kinds of objects that decide about connectivity, and how a document becomes one.
 
 use k8s_openapi::api::batch::v1 as batch;
 use k8s_openapi::api::core::v1 as core;
@@ -8,200 +7,16 @@ use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use npc_compiler::algebra::selector::Selector;
 use npc_compiler::object::{
-    CONFIG_HASH, EndpointSlice, Labels, Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload,
+    EndpointSlice, Labels, Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload,
 };
 
 use super::decode::{Notes, TypeMismatch, field};
-use super::foreign::{DIRECTIVE, SOPS};
+use super::foreign::SOPS;
+use super::kept_fields::{self, FILLED_IN, Keep, retain, unshare};
 use super::pod_template::{makes_pods, template};
 use super::replicas::{Ordinals, of_cron_job, of_stateful_set, of_workload};
 use super::span::Span;
 use super::tree::{MappingEntry, Value, YamlNode};
-
-/// The part of a kind's fields that is kept.
-#[derive(Debug)]
-pub(super) enum Keep {
-    /// All of it.
-    All,
-    /// These fields.
-    Fields(&'static [(&'static str, Keep)]),
-}
-
-use Keep::{All, Fields};
-
-const METADATA: Keep = Fields(&[
-    ("name", All),
-    ("generateName", All),
-    ("namespace", All),
-    ("uid", All),
-    ("labels", All),
-    // By it CNI names a static pod, whose mirror this is.
-    ("annotations", Fields(&[(CONFIG_HASH, All)])),
-    ("ownerReferences", All),
-    ("deletionTimestamp", All),
-]);
-/// What the API server fills in below the metadata of an object, and what says nothing to npc. A policy
-/// keeps all else: a field that the API does not have is a finding.
-const FILLED_IN: [&str; 8] = [
-    "clusterName",
-    "creationTimestamp",
-    "deletionGracePeriodSeconds",
-    "generation",
-    "initializers",
-    "managedFields",
-    "resourceVersion",
-    "selfLink",
-];
-const CONTAINERS: Keep = Fields(&[
-    ("name", All),
-    ("restartPolicy", All),
-    ("ports", Fields(&[("name", All), ("containerPort", All), ("protocol", All), ("hostPort", All), ("hostIP", All)])),
-]);
-const POD_SPEC: Keep = Fields(&[
-    ("nodeName", All),
-    ("hostNetwork", All),
-    ("hostname", All),
-    ("subdomain", All),
-    ("nodeSelector", All),
-    ("affinity", Fields(&[("nodeAffinity", All)])),
-    ("containers", CONTAINERS),
-    ("initContainers", CONTAINERS),
-]);
-const CONDITIONS: Keep = Fields(&[("type", All), ("status", All)]);
-const POD: Keep = Fields(&[
-    ("apiVersion", All),
-    ("kind", All),
-    ("metadata", METADATA),
-    ("spec", POD_SPEC),
-    (
-        "status",
-        Fields(&[
-            ("phase", All),
-            ("podIP", All),
-            ("podIPs", All),
-            ("hostIP", All),
-            ("hostIPs", All),
-            ("startTime", All),
-            ("conditions", CONDITIONS),
-        ]),
-    ),
-]);
-const NAMESPACE: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", METADATA)]);
-const NODE: Keep = Fields(&[
-    ("apiVersion", All),
-    ("kind", All),
-    ("metadata", METADATA),
-    ("spec", Fields(&[("podCIDR", All), ("podCIDRs", All)])),
-    ("status", Fields(&[("addresses", All)])),
-]);
-const SERVICE: Keep = Fields(&[
-    ("apiVersion", All),
-    ("kind", All),
-    ("metadata", METADATA),
-    (
-        "spec",
-        Fields(&[
-            ("type", All),
-            ("selector", All),
-            ("clusterIP", All),
-            ("clusterIPs", All),
-            ("externalIPs", All),
-            ("externalName", All),
-            ("externalTrafficPolicy", All),
-            ("internalTrafficPolicy", All),
-            ("publishNotReadyAddresses", All),
-            ("ipFamilies", All),
-            ("ipFamilyPolicy", All),
-            ("loadBalancerIP", All),
-            ("loadBalancerSourceRanges", All),
-            ("allocateLoadBalancerNodePorts", All),
-            ("ports", All),
-        ]),
-    ),
-    ("status", Fields(&[("loadBalancer", All)])),
-]);
-const ENDPOINT_SLICE: Keep = Fields(&[
-    ("apiVersion", All),
-    ("kind", All),
-    ("metadata", METADATA),
-    ("addressType", All),
-    ("ports", All),
-    ("endpoints", All),
-]);
-const ENDPOINTS: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", METADATA), ("subsets", All)]);
-const TEMPLATE: Keep = Fields(&[("metadata", METADATA), ("spec", POD_SPEC)]);
-const WORKLOAD: Keep = Fields(&[
-    ("apiVersion", All),
-    ("kind", All),
-    ("metadata", METADATA),
-    (
-        "spec",
-        Fields(&[
-            ("replicas", All),
-            ("ordinals", All),
-            ("parallelism", All),
-            ("completions", All),
-            ("completionMode", All),
-            ("paused", All),
-            ("selector", Fields(&[("matchLabels", All)])),
-            ("updateStrategy", All),
-            ("template", TEMPLATE),
-        ]),
-    ),
-    // Of a Job: whether it has ended.
-    ("status", Fields(&[("conditions", CONDITIONS)])),
-]);
-const CRON_JOB: Keep = Fields(&[
-    ("apiVersion", All),
-    ("kind", All),
-    ("metadata", METADATA),
-    (
-        "spec",
-        Fields(&[
-            ("concurrencyPolicy", All),
-            (
-                "jobTemplate",
-                Fields(&[(
-                    "spec",
-                    Fields(&[
-                        ("parallelism", All),
-                        ("completions", All),
-                        ("completionMode", All),
-                        ("template", TEMPLATE),
-                    ]),
-                )]),
-            ),
-        ]),
-    ),
-]);
-const POLICY: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", All), ("spec", All)]);
-/// Of an object in a Template of OpenShift: its kind, and whether it has a pod template.
-const TEMPLATE_OBJECT: Keep = Fields(&[
-    ("kind", All),
-    ("spec", Fields(&[("template", Fields(&[("spec", Fields(&[("containers", Fields(&[]))]))]))])),
-]);
-/// Of a kind that is not read: what makes a workload of it, if it has a template, what it scales, the
-/// patches of a kustomization, and what a Template of OpenShift makes.
-const OTHER: Keep = Fields(&[
-    ("apiVersion", All),
-    ("kind", All),
-    ("metadata", METADATA),
-    (
-        "spec",
-        Fields(&[
-            ("replicas", All),
-            ("template", TEMPLATE),
-            // Of an autoscaler.
-            ("scaleTargetRef", All),
-            ("maxReplicas", All),
-            ("maxReplicaCount", All),
-        ]),
-    ),
-    ("patches", All),
-    ("patchesJson6902", All),
-    ("patchesStrategicMerge", All),
-    ("objects", TEMPLATE_OBJECT),
-]);
 
 /// What a document is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,16 +66,16 @@ impl DocumentKind {
     /// Which of its fields are kept.
     pub(super) const fn keep(self) -> &'static Keep {
         match self {
-            Self::Namespace => &NAMESPACE,
-            Self::Pod => &POD,
-            Self::Node => &NODE,
-            Self::Service => &SERVICE,
-            Self::EndpointSlice => &ENDPOINT_SLICE,
-            Self::Endpoints => &ENDPOINTS,
-            Self::Policy => &POLICY,
-            Self::Workload => &WORKLOAD,
-            Self::CronJob => &CRON_JOB,
-            Self::Other => &OTHER,
+            Self::Namespace => &kept_fields::NAMESPACE,
+            Self::Pod => &kept_fields::POD,
+            Self::Node => &kept_fields::NODE,
+            Self::Service => &kept_fields::SERVICE,
+            Self::EndpointSlice => &kept_fields::ENDPOINT_SLICE,
+            Self::Endpoints => &kept_fields::ENDPOINTS,
+            Self::Policy => &kept_fields::POLICY,
+            Self::Workload => &kept_fields::WORKLOAD,
+            Self::CronJob => &kept_fields::CRON_JOB,
+            Self::Other => &kept_fields::OTHER,
         }
     }
 
@@ -315,30 +130,6 @@ pub(super) fn trim_early(node: &mut YamlNode) {
     // Whether it makes pods is asked again when it is read, and then the whole of it has to be there.
     if kind != DocumentKind::Other || !makes_pods(api_version, name, node) {
         kind.trim(node);
-    }
-}
-
-fn retain(node: &mut YamlNode, keep: &Keep) {
-    let Fields(fields) = keep else { return };
-    unshare(node);
-    match &mut node.value {
-        Value::Map(entries) => entries.retain_mut(|entry| match fields.iter().find(|(key, _)| **key == *entry.key) {
-            Some((_, keep)) => {
-                retain(&mut entry.node, keep);
-                true
-            }
-            // By such a field a patch is distinguished from an object.
-            None => entry.key.starts_with(DIRECTIVE),
-        }),
-        Value::List(items) => items.iter_mut().for_each(|item| retain(item, keep)),
-        Value::Scalar { .. } | Value::Shared(_) => {}
-    }
-}
-
-/// Makes a node that has an anchor, or is an alias, one of its own.
-fn unshare(node: &mut YamlNode) {
-    if let Value::Shared(_) = node.value {
-        node.value = node.resolved().value.clone();
     }
 }
 

@@ -37,6 +37,7 @@ mod field;
 mod files;
 mod foreign;
 mod json;
+mod kept_fields;
 mod kinds;
 mod long;
 mod parse;

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::kinds::Keep;
+use super::kept_fields::Keep;
 use super::span::Span;
 use super::tree::{MappingEntry, Value, YamlNode, distinct};
 
