@@ -93,7 +93,7 @@ pub(super) async fn claim(status: SharedStatus, tasks: &mut Tasks) -> anyhow::Re
 pub(crate) async fn refuse_beside_agent() -> anyhow::Result<Option<InstanceLock>> {
     let refused = |process: String| {
         let message = format!(
-            "an agent runs in this network namespace{process}, and would put back at once whatever is removed; nothing \
+            "an agent runs in this network namespace{process}, and would put back at once what is removed; nothing \
              was removed. End it first: in a cluster, let its DaemonSet run npc cleanup in the agent's place \
              (docs/operate.md, Remove); elsewhere, end its service or process and run this again"
         );
@@ -111,7 +111,7 @@ pub(crate) async fn refuse_beside_agent() -> anyhow::Result<Option<InstanceLock>
         }
     };
     match older_agent(lock.is_some(), |_| false).await {
-        Some(process) => Err(refused(which(process))),
+        Some(OlderAgent { process }) => Err(refused(which(process))),
         None => Ok(lock),
     }
 }
@@ -135,7 +135,7 @@ async fn take_name(is_locked: bool) -> anyhow::Result<Option<UnixListener>> {
             false
         }
     });
-    if let Some(process) = older.await {
+    if let Some(OlderAgent { process }) = older.await {
         let message = format!(
             "an agent runs in this network namespace already{}, and two would undo what each other wrote; end that one \
              first",
@@ -146,13 +146,20 @@ async fn take_name(is_locked: bool) -> anyhow::Result<Option<UnixListener>> {
     Ok(listener)
 }
 
-/// The process of an agent of before the lock, if one runs here. Waits at most [`YIELD`] and
+/// An agent of before the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct OlderAgent {
+    /// Its process, if the kernel says it.
+    process: Option<i32>,
+}
+
+/// An agent of before the lock, if one runs here. Waits at most [`YIELD`] and
 /// one look longer. `taken` is asked before each look, and whether it is the last; once it has
 /// the name there is none.
 ///
 /// Without the lock nothing else keeps agents apart, so a process of root's that answers as an
 /// agent is believed to be one.
-async fn older_agent(is_locked: bool, mut taken: impl FnMut(bool) -> bool) -> Option<Option<i32>> {
+async fn older_agent(is_locked: bool, mut taken: impl FnMut(bool) -> bool) -> Option<OlderAgent> {
     let deadline = Instant::now() + YIELD;
     let mut said = false;
     loop {
@@ -161,8 +168,12 @@ async fn older_agent(is_locked: bool, mut taken: impl FnMut(bool) -> bool) -> Op
             return None;
         }
         match judge_holder().await {
-            Ok(SocketHolder::Agent { process, answers }) if answers || is_last => return Some(process),
-            Ok(SocketHolder::Unproven { process, answers: true }) if is_last && !is_locked => return Some(process),
+            Ok(SocketHolder::Agent { process, answers }) if answers || is_last => {
+                return Some(OlderAgent { process });
+            }
+            Ok(SocketHolder::Unproven { process, answers: true }) if is_last && !is_locked => {
+                return Some(OlderAgent { process });
+            }
             Ok(SocketHolder::OtherUser { uid, process }) => {
                 warn!(uid, process, "a user other than root holds the socket @npc-agent; going on without it");
                 return None;

@@ -2,7 +2,7 @@
 
 use super::change::{Change, ObjectName};
 use super::difference::Opened;
-use super::rollout::Rollout;
+use super::rollout::TemplateReach;
 use crate::algebra::traffic::Traffic;
 use crate::object::{Labels, Protocol};
 use crate::verdict::explain::ReasonCode;
@@ -172,10 +172,8 @@ pub enum NoFix {
         object: ObjectName,
         /// The labels of the template that the pods lack.
         labels: Labels,
-        /// What brings the template to the pods: inside none, where the workload replaces them. None where it does
-        /// not reach all of them.
-        #[allow(clippy::option_option, reason = "whether the template reaches the pods, and what that needs")]
-        rollout: Option<Option<Rollout>>,
+        /// What brings the template to the pods.
+        reach: TemplateReach,
     },
     /// The label that the rule asks for stands on the workload and not in its template, which
     /// cannot change: that of a Job.

@@ -10,7 +10,7 @@ use super::change::{Change, Edit, Lacking, ObjectName, add, replace, test};
 use super::changed::View;
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::TRIED;
-use super::rollout::{Rollout, rollout};
+use super::rollout::{Rollout, TemplateReach, template_reach};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{Labels, Pod, ROLLOUT_HASH_LABEL, Service, is_controller_label};
@@ -265,7 +265,11 @@ pub(super) fn with(
             }
             // A template in a file that has no pods yet needs nothing.
             let runs = pods.iter().any(|pod| !of(pod).is_template());
-            let rollout = rollout(view.written, &object)?.or(runs.then_some(Rollout::Replaces));
+            let rollout = match template_reach(view.written, &object) {
+                TemplateReach::NotAll => return None,
+                TemplateReach::By(rollout) => Some(rollout),
+                TemplateReach::Replaced => runs.then_some(Rollout::Replaces),
+            };
             (object, [template, &["metadata", "labels"][..]].concat(), rollout)
         }
     };

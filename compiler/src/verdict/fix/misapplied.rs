@@ -10,7 +10,7 @@ use super::answer::NoFix;
 use super::change::{Change, Edit, Lacking, ObjectName, append, match_labels, replace};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::{Proposer, TRIED};
-use super::rollout::rollout;
+use super::rollout::template_reach;
 use super::{label, misspelt, peer};
 use crate::algebra::selector::Selector;
 use crate::cluster::{PodId, PolicyId};
@@ -75,8 +75,8 @@ impl Proposer<'_> {
     /// That pods lack labels which their template has by now, as the reason why there is nothing to change.
     pub(super) fn newer_template(&self, selector: &Selector, pods: &[PodId]) -> Option<NoFix> {
         let (object, labels) = label::of_newer_template(self.view, selector, pods)?;
-        let rollout = rollout(self.view.written, &object);
-        Some(NoFix::NewerTemplate { object, labels, rollout })
+        let reach = template_reach(self.view.written, &object);
+        Some(NoFix::NewerTemplate { object, labels, reach })
     }
 
     /// The direction, in a policy whose policyTypes do not name it.

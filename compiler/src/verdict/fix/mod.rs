@@ -58,7 +58,7 @@ use changed::{Changed, View};
 use difference::{Difference, difference};
 pub use difference::{Opened, OpenedEnd};
 use needless::without_needless;
-pub use rollout::Rollout;
+pub use rollout::{Rollout, TemplateReach};
 use search::fix;
 pub use written::Written;
 

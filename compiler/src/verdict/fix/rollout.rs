@@ -28,29 +28,39 @@ pub enum Rollout {
     UnlessOnDelete,
 }
 
-/// What brings a change of its template to the pods of a workload: inside none, where the workload
-/// replaces its pods and nothing else is needed. None where the change does not reach all pods.
-#[allow(clippy::option_option, reason = "whether the change reaches the pods, and what that needs")]
-pub(super) fn rollout(written: &dyn Written, object: &ObjectName) -> Option<Option<Rollout>> {
+/// Whether a pod template, as it is by now, reaches the pods that run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum TemplateReach {
+    /// The workload replaces its pods, and nothing else is needed.
+    Replaced,
+    /// This must happen, or hold.
+    By(Rollout),
+    /// Some pods keep the older template, also when they are made anew.
+    NotAll,
+}
+
+/// What brings a change of its template to the pods of a workload.
+pub(super) fn template_reach(written: &dyn Written, object: &ObjectName) -> TemplateReach {
     let text = |path: &[&str]| written.text(object, path);
     let is_written = written.has(object);
-    let unless = |rollout: Rollout| Some((!is_written).then_some(rollout));
+    let unless = |rollout: Rollout| if is_written { TemplateReach::Replaced } else { TemplateReach::By(rollout) };
     match object.kind.as_str() {
         "Deployment" => match text(&["spec", "paused"]) {
-            Some(paused) if paused.eq_ignore_ascii_case("true") => Some(Some(Rollout::Resume)),
+            Some(paused) if paused.eq_ignore_ascii_case("true") => TemplateReach::By(Rollout::Resume),
             _ => unless(Rollout::UnlessPaused),
         },
         "DaemonSet" | "StatefulSet" => {
             let partition = text(&["spec", "updateStrategy", "rollingUpdate", "partition"]);
             match text(&["spec", "updateStrategy", "type"]).as_deref() {
-                Some("OnDelete") => Some(Some(Rollout::DeletePods)),
+                Some("OnDelete") => TemplateReach::By(Rollout::DeletePods),
                 // Pods below the partition keep the old template, also when they are made anew.
-                _ if partition.is_some_and(|partition| partition.trim() != "0") => None,
+                _ if partition.is_some_and(|partition| partition.trim() != "0") => TemplateReach::NotAll,
                 _ => unless(Rollout::UnlessOnDelete),
             }
         }
-        "CronJob" => Some(Some(Rollout::NextJob)),
-        _ => Some(Some(Rollout::DeletePods)),
+        "CronJob" => TemplateReach::By(Rollout::NextJob),
+        _ => TemplateReach::By(Rollout::DeletePods),
     }
 }
 
@@ -79,24 +89,24 @@ mod tests {
             &[("spec.updateStrategy.type", "RollingUpdate"), ("spec.updateStrategy.rollingUpdate.partition", "2")][..];
         let whole = &[("spec.updateStrategy.rollingUpdate.partition", "0")][..];
         for (kind, fields, expected) in [
-            ("Deployment", &[][..], Some(None)),
-            ("Deployment", &[("spec.paused", "false")], Some(None)),
-            ("Deployment", &[("spec.paused", "true")], Some(Some(Rollout::Resume))),
-            ("StatefulSet", &[], Some(None)),
-            ("StatefulSet", on_delete, Some(Some(Rollout::DeletePods))),
-            ("StatefulSet", part, None),
-            ("StatefulSet", whole, Some(None)),
-            ("DaemonSet", on_delete, Some(Some(Rollout::DeletePods))),
-            ("DaemonSet", &[], Some(None)),
-            ("ReplicaSet", &[], Some(Some(Rollout::DeletePods))),
-            ("ReplicationController", &[], Some(Some(Rollout::DeletePods))),
-            ("CronJob", &[], Some(Some(Rollout::NextJob))),
+            ("Deployment", &[][..], TemplateReach::Replaced),
+            ("Deployment", &[("spec.paused", "false")], TemplateReach::Replaced),
+            ("Deployment", &[("spec.paused", "true")], TemplateReach::By(Rollout::Resume)),
+            ("StatefulSet", &[], TemplateReach::Replaced),
+            ("StatefulSet", on_delete, TemplateReach::By(Rollout::DeletePods)),
+            ("StatefulSet", part, TemplateReach::NotAll),
+            ("StatefulSet", whole, TemplateReach::Replaced),
+            ("DaemonSet", on_delete, TemplateReach::By(Rollout::DeletePods)),
+            ("DaemonSet", &[], TemplateReach::Replaced),
+            ("ReplicaSet", &[], TemplateReach::By(Rollout::DeletePods)),
+            ("ReplicationController", &[], TemplateReach::By(Rollout::DeletePods)),
+            ("CronJob", &[], TemplateReach::By(Rollout::NextJob)),
         ] {
             let object = ObjectName::new(kind, "shop", "cart");
-            assert_eq!(rollout(&Fields(fields), &object), expected, "{kind} {fields:?}");
+            assert_eq!(template_reach(&Fields(fields), &object), expected, "{kind} {fields:?}");
         }
-        let of_pods = |kind| rollout(&(), &ObjectName::new(kind, "shop", "cart"));
-        assert_eq!(of_pods("Deployment"), Some(Some(Rollout::UnlessPaused)));
-        assert_eq!(of_pods("StatefulSet"), Some(Some(Rollout::UnlessOnDelete)));
+        let of_pods = |kind| template_reach(&(), &ObjectName::new(kind, "shop", "cart"));
+        assert_eq!(of_pods("Deployment"), TemplateReach::By(Rollout::UnlessPaused));
+        assert_eq!(of_pods("StatefulSet"), TemplateReach::By(Rollout::UnlessOnDelete));
     }
 }

@@ -2,7 +2,7 @@
 
 use npc_compiler::object::Labels;
 use npc_compiler::verdict::explain::ReasonCode;
-use npc_compiler::verdict::fix::{NoFix, ObjectName, Rollout};
+use npc_compiler::verdict::fix::{NoFix, ObjectName, TemplateReach};
 
 use super::service::{PORTS, declared_port};
 use super::words::{object_name, until};
@@ -77,7 +77,7 @@ pub(super) fn why_not(reason: &NoFix) -> String {
              {} declares {protocol} {port} without a name; add name: {name} to that port of its container",
             object_name(object)
         ),
-        NoFix::NewerTemplate { object, labels, rollout } => newer_template(object, labels, *rollout),
+        NoFix::NewerTemplate { object, labels, reach } => newer_template(object, labels, *reach),
         NoFix::LabelOnWorkload { object, labels } => {
             let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             format!(
@@ -108,13 +108,12 @@ pub(super) fn why_not(reason: &NoFix) -> String {
 }
 
 /// That pods are of an older template, and what brings the newer one to them.
-#[allow(clippy::option_option, reason = "whether the template reaches the pods, and what that needs")]
-fn newer_template(object: &ObjectName, labels: &Labels, rollout: Option<Option<Rollout>>) -> String {
+fn newer_template(object: &ObjectName, labels: &Labels, reach: TemplateReach) -> String {
     let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     format!(
         "no change is needed: the template of {} has {} already, and its pods that lack it were made before; {}",
         object_name(object),
         labels.join(", "),
-        until(object, rollout)
+        until(object, reach)
     )
 }

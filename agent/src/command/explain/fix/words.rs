@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use json_patch::{Patch, PatchOperation};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::Family;
-use npc_compiler::verdict::fix::{Change, Edit, Fix, ObjectName, Opened, OpenedEnd, Rollout};
+use npc_compiler::verdict::fix::{Change, Edit, Fix, ObjectName, Opened, OpenedEnd, Rollout, TemplateReach};
 
 use super::INDENT;
 use super::path::{is_end, path_of};
@@ -166,24 +166,25 @@ fn resume(ObjectName { namespace, name, .. }: &ObjectName) -> String {
 }
 
 /// What brings a template, as it is by now, to pods that were made after an older one.
-#[allow(clippy::option_option, reason = "whether the template reaches the pods, and what that needs")]
-pub(super) fn until(object: &ObjectName, rollout: Option<Option<Rollout>>) -> String {
+pub(super) fn until(object: &ObjectName, reach: TemplateReach) -> String {
     let kind = &object.kind;
-    match rollout {
-        None => format!("the updateStrategy of the {kind} has a partition, and pods below it keep the older template"),
-        Some(Some(Rollout::Resume)) => format!("the {kind} is paused: resume it ({})", resume(object)),
-        Some(Some(Rollout::DeletePods)) => format!("the {kind} does not replace them: delete them"),
-        Some(Some(Rollout::NextJob)) => "the pods of its next Job have it".to_owned(),
-        Some(_) if kind == "Deployment" => {
+    match reach {
+        TemplateReach::NotAll => {
+            format!("the updateStrategy of the {kind} has a partition, and pods below it keep the older template")
+        }
+        TemplateReach::By(Rollout::Resume) => format!("the {kind} is paused: resume it ({})", resume(object)),
+        TemplateReach::By(Rollout::DeletePods) => format!("the {kind} does not replace them: delete them"),
+        TemplateReach::By(Rollout::NextJob) => "the pods of its next Job have it".to_owned(),
+        _ if kind == "Deployment" => {
             let namespace = object.namespace.as_deref().unwrap_or_default();
             let status = format!("kubectl -n {namespace} rollout status deploy/{}", object.name);
             format!("the {kind} replaces them; {status} says how far it is")
         }
-        Some(Some(Rollout::UnlessOnDelete)) => format!(
+        TemplateReach::By(Rollout::UnlessOnDelete) => format!(
             "the {kind} replaces them one after the other, unless its updateStrategy is OnDelete (delete them then) or \
              has a partition"
         ),
-        Some(_) => format!("the {kind} replaces them one after the other"),
+        TemplateReach::Replaced | TemplateReach::By(_) => format!("the {kind} replaces them one after the other"),
     }
 }
 

@@ -28,7 +28,6 @@ use tower::{BoxError, service_fn};
 
 use super::kubeconfig::{Error, KubeconfigFiles, configuration};
 use super::limits::RequestLimits;
-use super::proxy;
 use crate::metrics::{Kind, Watches};
 use crate::source::kube::objects::slim;
 
