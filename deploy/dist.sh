@@ -15,7 +15,7 @@
 set -eu
 
 # What is shipped, as folder:binary. `npc install-cni` puts npc-cni on a node, where it runs
-# with whatever libraries are there: it is static.
+# with any libraries or none: it is static.
 shipped="agent:npc cni-plugin:npc-cni"
 
 cd "$(dirname "$0")/.."

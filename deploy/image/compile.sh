@@ -22,7 +22,7 @@ export "CARGO_TARGET_${variable}_LINKER=$cc" "CC_$(echo "$target" | tr - _)=$cc"
 cargo build --locked --profile dist --target "$target" --package npc-agent --bin npc
 mkdir -p "$2"
 cp "target/$target/dist/npc" "$2/npc"
-# It runs on the node and not in the image, with whatever libraries are there: static.
+# It runs on the node and not in the image, with any libraries or none: static.
 RUSTFLAGS="-C target-feature=+crt-static" \
 	cargo build --locked --profile dist --target "$target" --package npc-cni --bin npc-cni
 cp "target/$target/dist/npc-cni" "$2/npc-cni"

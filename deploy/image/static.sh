@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fails unless this is the CNI plugin as it is shipped: static, because it runs on a node with
-# whatever libraries are there, and below 2 MB.
+# any libraries or none, and below 2 MB.
 #
 #   static.sh BINARY
 set -eu

@@ -29,7 +29,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// When something is due about it, whatever comes.
+    /// When something is due about it, if nothing comes before.
     pub(super) fn due(&self) -> Instant {
         match self.awaits {
             // A plugin that waits no longer than this may be about to start the pod open, as it has to.

@@ -193,7 +193,7 @@ impl NodePaths {
         let claimed = folder.claim().with_context(|| format!("cannot lock {}", self.conf_dir.display()))?;
         let Some(_lock) = claimed else {
             let message = format!(
-                "an npc install-cni works on {} and would put back at once whatever is removed; nothing was removed. Set \
+                "an npc install-cni works on {} and would put back at once what is removed; nothing was removed. Set \
                  cni.enabled=false or delete its DaemonSet, or to have no plugin on this node alone: mv {} {}.off",
                 self.conf_dir.display(),
                 options.settings.path,

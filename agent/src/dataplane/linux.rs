@@ -255,7 +255,7 @@ impl Linux {
         self.backend
     }
 
-    /// Reads what this kernel has counted, beside whatever is written to it.
+    /// Reads what this kernel has counted, beside writes to it.
     #[must_use]
     pub fn counters(&self) -> Counters {
         Counters::of(&self.tables)

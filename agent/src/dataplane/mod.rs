@@ -191,7 +191,7 @@ pub trait Kernel: Send + 'static {
         Vec::new()
     }
 
-    /// The flows that it knows, to be cut beside whatever else is asked of it.
+    /// The flows that it knows, to be cut beside other requests to it.
     fn flows(&self) -> Box<dyn Flows>;
 
     /// Removes the index of addresses that have flows, if an earlier agent kept one and this one

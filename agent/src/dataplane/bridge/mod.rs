@@ -90,7 +90,7 @@ pub(super) struct BridgeFilter {
     /// What the kernel holds, as far as that is known.
     known: Option<BridgeTable>,
     /// The number of nf_tables' last commit when that was read. The next commit,
-    /// of whatever program, has another.
+    /// of any program, has another.
     generation: Option<u32>,
     /// It was written by us, and so can drift.
     is_ours: bool,

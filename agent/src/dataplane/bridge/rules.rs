@@ -80,7 +80,7 @@ fn multicast_ipv4(offset: u32, how: Comparison) -> Vec<Step> {
     vec![Step::Payload(PacketHeader::Network, offset, 1, 0), mask, Step::Is(how, 0, MULTICAST_IPV4.to_vec())]
 }
 
-/// It is ICMPv6, behind whatever extension headers.
+/// It is ICMPv6, behind any extension headers.
 fn icmpv6() -> Vec<Step> {
     vec![Step::Meta(Meta::Protocol, 0), Step::Is(Equal, 0, vec![ICMPV6])]
 }

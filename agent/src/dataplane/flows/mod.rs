@@ -1,5 +1,5 @@
-//! The flows that the kernel knows, and cutting them on a thread of its own, beside whatever is written to rules
-//! and sets.
+//! The flows that the kernel knows, and cutting them on a thread of its own, beside writes to rules and
+//! sets.
 //!
 //! ```text
 //! passage ─▶ packets that met the old rules are through

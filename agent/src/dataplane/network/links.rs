@@ -50,7 +50,7 @@ pub fn gone(indexes: BTreeSet<u32>) -> Result<BTreeSet<u32>, Error> {
     if indexes.is_empty() {
         return Ok(indexes);
     }
-    // Of whatever kind the socket is, the kernel answers for its network namespace.
+    // By a socket of any kind, the kernel answers for its network namespace.
     let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None);
     let socket = socket.map_err(|errno| Error::Socket(errno.into()))?;
     let is_gone = |index: &u32| matches!(netdevice::index_to_name(&socket, *index), Err(Errno::NODEV | Errno::NXIO));

@@ -30,7 +30,7 @@ const LISTINGS: usize = 10;
 /// The attribute with the neighbour's address.
 const NDA_DST: u16 = 1;
 
-/// Drops the packets that wait for the link-layer addresses of these neighbours, on whatever link of
+/// Drops the packets that wait for the link-layer addresses of these neighbours, on any link of
 /// this network namespace. Answers whether the kernel may be delivering some at this moment, because
 /// such an answer came just before: those are on their way.
 ///

@@ -233,7 +233,7 @@ async fn the_ready_file_counts_only_changes_that_are_in_the_kernel() {
 
 #[tokio::test(start_paused = true)]
 async fn a_kernel_that_lost_our_rules_and_takes_none_back_is_unready_within_10_s() {
-    // At whatever moment between two audits.
+    // At any moment between two audits.
     for tenth in 0..50 {
         let watched = ObservedAgent::enforcing().await;
         time::sleep(Duration::from_millis(tenth * 100)).await;

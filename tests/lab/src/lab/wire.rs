@@ -15,7 +15,7 @@ pub(super) const ICMP: u8 = 1;
 pub(super) const ICMPV6: u8 = 58;
 pub(super) const UDP: u8 = 17;
 pub(super) const SCTP: u8 = 132;
-/// A packet with its IP header, of whatever protocol.
+/// A packet with its IP header, of any protocol.
 pub(super) const RAW: u8 = 255;
 
 /// What a probe carries: it says which one it is.

@@ -2,7 +2,7 @@
 //! megabytes would take seconds, and a new policy behind them waits as long.
 //!
 //! **Invariant.** What is remembered of a policy is what the follower was given of it last. So
-//! whatever the follower takes for gone is forgotten here: what was deleted, and what a complete
+//! what the follower takes for gone is forgotten here: what was deleted, and what a complete
 //! list lacked.
 
 use std::collections::{HashMap, HashSet};

@@ -44,7 +44,7 @@ const MARKS: [&str; 24] = [
     "\u{feff}",
 ];
 
-/// Reads whatever it is; that this comes back is half of the test.
+/// Reads any bytes; that this comes back is half of the test.
 fn survive(bytes: Vec<u8>) -> Result<(), TestCaseError> {
     let length = bytes.len();
     let parsed = parse(&"f.yaml".into(), bytes, "default");
