@@ -7,13 +7,15 @@ use std::fmt;
 use npc_compiler::policy::finding as policy;
 use npc_compiler::verdict::lint;
 
-use crate::source::manifests::{Location, ObjectRef, Problem, ProblemCode, Severity};
+use crate::source::manifests::{Location, ObjectRef, OtherPlace, Problem, ProblemCode, Severity};
 
 /// Something wrong with an object or a document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Finding {
     /// Where it stands, if it is from a file.
     pub location: Option<Place>,
+    /// Another place that it is about: of two objects with one name, the earlier one.
+    pub related: Option<Place>,
     /// How bad it is. An error is enforced or judged otherwise than its author meant.
     pub severity: Severity,
     /// What kind of mistake it is, as `npc reason` knows it.
@@ -57,6 +59,7 @@ impl Finding {
     pub fn of_policy(finding: &policy::Finding, place: Option<&Location>) -> Self {
         Self {
             location: place.map(Place::from),
+            related: None,
             severity: if finding.effect.is_harmful() { Severity::Error } else { Severity::Warning },
             code: finding.code.as_str(),
             object: Some(ObjectRef::new("NetworkPolicy", &finding.namespace, &finding.name)),
@@ -72,6 +75,7 @@ impl Finding {
     pub fn of_mistake(mistake: &lint::Mistake, (namespace, name): (&str, &str), place: Option<&Location>) -> Self {
         Self {
             location: place.map(Place::from),
+            related: None,
             severity: if mistake.code.is_harmful() { Severity::Error } else { Severity::Warning },
             code: mistake.code.as_str(),
             object: Some(ObjectRef::new("NetworkPolicy", namespace, name)),
@@ -87,11 +91,12 @@ impl Finding {
     pub fn of_problem(problem: &Problem) -> Self {
         Self {
             location: Some(Place::from(problem)),
+            related: problem.other.as_ref().map(Place::from),
             severity: problem.severity(),
             code: problem.code.as_str(),
             object: problem.object.clone(),
             path: problem.path.clone(),
-            problem: problem.message.clone(),
+            problem: problem.message_with_other(),
             effect: problem.code.effect().to_owned(),
             help: problem.help.clone(),
         }
@@ -102,6 +107,7 @@ impl Finding {
     pub fn of_listing(problem: &str) -> Self {
         Self {
             location: None,
+            related: None,
             severity: Severity::Error,
             code: ProblemCode::DocumentUnreadable.as_str(),
             object: None,
@@ -117,6 +123,13 @@ impl From<&Location> for Place {
     fn from(location: &Location) -> Self {
         let (line, column) = (Some(location.line()), Some(location.column()));
         Self { file: location.file.to_string(), line, column }
+    }
+}
+
+impl From<&OtherPlace> for Place {
+    fn from(other: &OtherPlace) -> Self {
+        let start = other.span.start;
+        Self { file: other.file.to_string(), line: Some(start.line), column: Some(start.column) }
     }
 }
 

@@ -1,10 +1,14 @@
 //! Blocks of rules that hold a Service's address alone, in words.
 
+use npc_agent::finding::Finding;
+use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::algebra::block_text::WrittenBlock;
 use npc_compiler::cluster::{Cluster, PolicyId};
-use npc_compiler::verdict::dead_block::{DeadBlock, dead_blocks, is_dead};
+use npc_compiler::verdict::dead_block::{dead_blocks, is_dead};
 use npc_compiler::verdict::outside::Outside;
 
+use super::input::Input;
+use super::warning::{Warning, WarningCode};
 use super::words::{policy_name, shorten};
 
 /// So many blocks are named.
@@ -30,24 +34,26 @@ pub(super) fn marked(cluster: &Cluster, entry: &Outside, before: &str, behind: &
 }
 
 /// The dead blocks of policies, in words.
-pub(super) fn warning(cluster: &Cluster, policies: impl IntoIterator<Item = PolicyId>) -> Option<String> {
-    let of_policy = |id: PolicyId| {
-        dead_blocks(cluster, id).map(move |of: DeadBlock<'_>| {
-            let (policy, block, service) = (policy_name(cluster, id), of.cidr.network(), of.service);
-            format!(
-                "networkpolicy {policy} {} {block}, the address of {}/svc/{}",
-                of.path(),
-                service.namespace,
-                service.name
-            )
-        })
-    };
-    let all: Vec<String> = policies.into_iter().flat_map(of_policy).collect();
+pub(super) fn warning(input: &Input, policies: impl IntoIterator<Item = PolicyId>) -> Option<Warning> {
+    let (cluster, code) = (&input.cluster, WarningCode::IpBlockServiceAddress);
+    let (mut all, mut findings) = (Vec::new(), Vec::new());
+    for id in policies {
+        for dead in dead_blocks(cluster, id) {
+            let (name, block, service) = (policy_name(cluster, id), dead.cidr.network(), dead.service);
+            let what = format!("{block}, the address of {}/svc/{}", service.namespace, service.name);
+            all.push(format!("networkpolicy {name} {} {what}", dead.path()));
+            let (policy, path) = (cluster.policy(id), format!("{}.ipBlock.cidr", dead.path()));
+            let object = ObjectRef::new("NetworkPolicy", &policy.namespace, &policy.name);
+            let place = input.loaded.positions.locate_object(&object, &path);
+            findings.push(Finding { path, ..code.of_object(what, object, place.as_ref()) });
+        }
+    }
     (!all.is_empty()).then(|| {
-        format!(
+        let text = format!(
             "rules admit Services' addresses, which no packet has when policies judge it (kube-proxy translates them, and \
              none is a source), so these admit nothing: {}",
             shorten(&all, NAMED, "; ")
-        )
+        );
+        Warning::of_each(code, text, findings)
     })
 }

@@ -28,6 +28,7 @@ use npc_compiler::policy::Policy;
 use npc_compiler::ruleset::layout::{RulesetOptions, SetMembers};
 use npc_compiler::ruleset::members;
 
+use super::warning::Warning;
 use super::{Exit, Stop, unjudged};
 use named::UnknownWorkloads;
 pub(super) use named::{NamedEnds, NamedObject};
@@ -111,10 +112,10 @@ pub(super) struct Input {
     /// The namespace of endpoints that name none.
     pub(super) namespace: String,
     /// What the input has that npc does not judge and that may change every answer.
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: Vec<Warning>,
     /// What files hold that may decide and is no object as it stands: templates, what is
     /// encrypted, kustomizations.
-    pub(super) passed_over: Vec<String>,
+    pub(super) passed_over: Vec<Warning>,
     /// Where the objects came from.
     pub(super) source: Source,
     /// How many members the sets of a namespace may have on a node.
@@ -134,7 +135,7 @@ struct ClusterAnswer {
     /// What it listed and npc cannot read.
     problems: Vec<String>,
     /// What the reader should know besides.
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
     own_labels: BTreeMap<ObjectRef, Labels>,
     unknown_workloads: UnknownWorkloads,
 }
@@ -163,19 +164,31 @@ impl Input {
         findings
     }
 
+    /// What is wrong with the objects, and what an answer does not take into account, sorted.
+    pub(super) fn findings_with(&self, warnings: &[Warning]) -> Vec<Finding> {
+        let mut findings = self.findings();
+        findings.extend(warnings.iter().flat_map(Warning::findings).cloned());
+        Finding::sort(&mut findings);
+        findings.dedup();
+        findings
+    }
+
     /// Warnings, and with them what files hold that may decide and was passed over: a program
     /// that reads the JSON of an answer sees nothing else.
-    pub(super) fn with_passed_over(&self, mut warnings: Vec<String>) -> Vec<String> {
+    pub(super) fn with_passed_over(&self, mut warnings: Vec<Warning>) -> Vec<Warning> {
         warnings.extend(self.passed_over.iter().cloned());
         warnings
     }
 
     /// The same, and what was left out because it was not understood: of an answer that has no findings on ends
     /// that it lacks.
-    pub(super) fn with_left_out(&self, warnings: Vec<String>) -> Vec<String> {
+    pub(super) fn with_left_out(&self, warnings: Vec<Warning>) -> Vec<Warning> {
         let mut warnings = self.with_passed_over(warnings);
         let errors = self.loaded.problems.iter().filter(|problem| problem.severity() == Severity::Error);
-        warnings.extend(errors.map(|problem| format!("left out, because it was not understood: {problem:#}")));
+        warnings.extend(errors.map(|problem| {
+            let text = format!("left out, because it was not understood: {problem:#}");
+            Warning::of_finding(problem.code.as_str(), text)
+        }));
         warnings
     }
 
@@ -216,7 +229,7 @@ impl Input {
     /// Says on standard error what the input has that npc does not judge.
     pub(super) fn warn(&self) {
         for warning in &self.warnings {
-            say!("warning: {warning}");
+            say!("{warning}");
         }
     }
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::endpoint::no_namespace;
 use super::output::{self, BAD, Columns, DOUBT, printable};
+use super::warning::{self, Warning};
 use super::{Exit, Stop, input};
 
 /// Show what is wrong with policies and other objects, with codes, places, and what
@@ -22,7 +23,9 @@ use super::{Exit, Stop, input};
 /// effect, or that cannot work. lint does not know which traffic you mean to allow: ask explain or
 /// matrix for that. npc reason CODE explains a code. With -n, findings about objects of that namespace only
 /// are shown and counted, and those about files as a whole. The exit code is 1 if there are findings of the
-/// severity of --fail-on or above, else 0.
+/// severity of --fail-on or above, else 0. What npc did not judge (policies of other kinds, templates, what
+/// you may not list) is a warning that does not count: as text on standard error, in other formats among the
+/// findings.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  npc lint -f manifests/\n  npc lint -f manifests/ -o sarif > npc.sarif")]
 pub(super) struct Args {
@@ -71,7 +74,7 @@ struct LintReport<'a> {
     api_version: &'static str,
     kind: &'static str,
     findings: &'a [Finding],
-    /// What the input has that was not judged.
+    /// What the input has that was not judged, for people; the findings have it too.
     warnings: &'a [String],
 }
 
@@ -91,7 +94,14 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
         findings.retain(|finding| finding.object.as_ref().is_none_or(is_there));
     }
     Finding::sort(&mut findings);
+    // An exit code of 0 is no promise about what was not judged.
+    let is_counted = |finding: &Finding| args.fail_on == FailOn::Warning || finding.severity == Severity::Error;
+    let fails = findings.iter().any(is_counted) && !args.exit_zero;
     let warnings = input.with_passed_over(input.warnings.clone());
+    if !matches!(args.output, Format::Text) {
+        findings.extend(warnings.iter().flat_map(Warning::findings).cloned());
+        Finding::sort(&mut findings);
+    }
     match args.output {
         Format::Text => text(&findings, &mut output::stdout(), output::width())?,
         Format::Json => {
@@ -99,18 +109,15 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
                 api_version: API_VERSION,
                 kind: "FindingReport",
                 findings: &findings,
-                warnings: &warnings,
+                warnings: &warning::texts(&warnings),
             })?;
         }
         Format::Sarif => output::json(&sarif::log(&findings))?,
         Format::Github => github::write(&findings, &mut output::raw())?,
     }
-    // An exit code of 0 is no promise about what was not judged.
     for warning in &warnings {
-        say!("warning: {warning}");
+        say!("{warning}");
     }
-    let is_counted = |finding: &Finding| args.fail_on == FailOn::Warning || finding.severity == Severity::Error;
-    let fails = findings.iter().any(is_counted) && !args.exit_zero;
     Ok(if fails { Exit::Not } else { Exit::Fine })
 }
 
@@ -143,6 +150,7 @@ mod tests {
     fn no_name_or_text_of_an_author_reaches_a_terminal_as_it_is() {
         let finding = Finding {
             location: Some(Place { file: "a\u{1b}[2J\n.yaml".to_owned(), line: Some(3), column: Some(7) }),
+            related: None,
             severity: Severity::Warning,
             code: "cidr-legacy",
             object: None,

@@ -23,6 +23,7 @@ use npc_compiler::verdict::matrix::{self, MOST_PAIRS, Matrix};
 use super::endpoint::{EndpointText, port};
 use super::input::Input;
 use super::labels::Labels;
+use super::warning::{self, Warning, WarningCode};
 use super::words::{policies_and_pods, shorten};
 use super::{Exit, Stop, completion, dead_block, input, output};
 
@@ -149,15 +150,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         say!("npc: no policy applies to what addresses outside send to each other, so a matrix has no row of it");
     }
     args.output.check(&matrix)?;
-    let why_nowhere = nowhere.why.clone();
+    let why_nowhere = nowhere.why.iter().map(|why| Warning::new(WarningCode::ServiceNoBackends, why.clone()));
+    let why_nowhere = why_nowhere.collect::<Vec<_>>();
     let view = table::TextMatrix::new(&matrix, cluster, &groups, outside, nowhere);
     let of_services = addresses.iter().filter_map(|address| where_it_leads(&input, *address));
-    let dead = dead_block::warning(cluster, policies_of(&matrix, &groups));
+    let dead = dead_block::warning(&input, policies_of(&matrix, &groups));
     let of_input = input.warnings.iter().cloned().chain(why_nowhere);
-    let warnings: Vec<String> = of_input.chain(tunnels(cluster, &groups)).chain(of_services).chain(dead).collect();
+    let warnings: Vec<Warning> = of_input.chain(tunnels(&input, &groups)).chain(of_services).chain(dead).collect();
     match args.output {
         Format::Json => {
-            output::json(&list::Json::new(&matrix, &view, &input.with_left_out(warnings.clone()), input.findings()))?;
+            let warnings = input.with_left_out(warnings.clone());
+            let findings = input.findings_with(&warnings);
+            output::json(&list::Json::new(&matrix, &view, &warning::texts(&warnings), findings))?;
         }
         Format::Csv => csv::write(&matrix, &view, &mut output::raw())?,
         Format::Dot => view.dot(&mut output::raw())?,
@@ -166,7 +170,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Format::Table => view.fitting(&mut output::stdout(), output::width())?,
     }
     for warning in &warnings {
-        say!("warning: {warning}");
+        say!("{warning}");
     }
     Ok(Exit::Fine)
 }
@@ -178,13 +182,14 @@ fn matrix_is_empty(cluster: &Cluster) -> bool {
 
 /// Where an address leads, if it is that of a Service, or of a node that sends some of its ports on. A
 /// matrix judges an address as what it is, not as what it leads to.
-fn where_it_leads(input: &Input, address: IpAddr) -> Option<String> {
-    let cluster = &input.cluster;
+fn where_it_leads(input: &Input, address: IpAddr) -> Option<Warning> {
+    let (cluster, code) = (&input.cluster, WarningCode::AddressLeadsElsewhere);
     if cluster.is_service(address) {
         let of_address = cluster.service_of_cluster_ip(address).into_iter().chain(cluster.services_outside(address));
         let names: Vec<String> = of_address.map(|of| format!("{}/{}", of.namespace, of.name)).collect();
         let names = shorten(&names, 3, ", ");
-        return Some(format!("{address} is the address of service {names}; ask npc explain where it leads"));
+        let text = format!("{address} is the address of service {names}; ask npc explain where it leads");
+        return Some(Warning::new(code, text));
     }
     if !cluster.is_node(address) {
         return None;
@@ -201,7 +206,7 @@ fn where_it_leads(input: &Input, address: IpAddr) -> Option<String> {
     let ports = shorten(&Vec::from_iter(ports), 3, ", ");
     let text =
         || format!("{address} is a node's; its ports {ports} lead to Services or pods: ask npc explain about these");
-    (!ports.is_empty()).then(text)
+    (!ports.is_empty()).then(|| Warning::new(code, text()))
 }
 
 /// The policies that isolate the endpoints that are shown.
@@ -217,7 +222,8 @@ fn policies_of(matrix: &Matrix<'_>, groups: &Groups) -> BTreeSet<PolicyId> {
 }
 
 /// Where the rules of nodes are stricter than the policies that this matrix shows.
-fn tunnels(cluster: &Cluster, groups: &Groups) -> Option<String> {
+fn tunnels(input: &Input, groups: &Groups) -> Option<Warning> {
+    let (cluster, code) = (&input.cluster, WarningCode::TunnelDropped);
     let kept = cluster.endpoints().filter(|(id, _)| {
         let group = groups.of(*id, Direction::Egress);
         group.is_some_and(|group| groups.get(group).drops_tunnels())
@@ -230,10 +236,11 @@ fn tunnels(cluster: &Cluster, groups: &Groups) -> Option<String> {
         more => format!("{more} pods isolated for egress, such as {first}"),
     };
     let list = |numbers: &[String]| numbers.join(", ");
-    Some(format!(
+    let text = format!(
         "this is what policies allow. From {whose}, agents that run without --allow-tunnels drop tunnels: IP \
          protocols {}, and UDP to {} where no rule names the port",
         list(&TUNNELS.map(|number| number.to_string())),
         list(&TUNNEL_PORTS.map(|port| port.to_string())),
-    ))
+    );
+    Some(Warning::new(code, text))
 }

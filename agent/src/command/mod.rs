@@ -31,6 +31,7 @@ mod schema;
 mod silent;
 mod status;
 mod unjudged;
+mod warning;
 mod why;
 mod words;
 

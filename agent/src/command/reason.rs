@@ -8,7 +8,7 @@ use npc_agent::words::near::{listed, nearest};
 
 use super::{Exit, Stop, output};
 
-/// Show what a code of `explain`, `lint` or `migrate` means, with an example.
+/// Show what a code of `explain`, `lint` or `migrate` or of a warning means, with an example.
 ///
 /// Without a code it lists all of them.
 #[derive(Debug, clap::Args)]
@@ -80,6 +80,21 @@ const PAGES: &[Page] = pages! {
     "own-node"
     "self"
     "hostnetwork-exempt"
+    "address-contested"
+    "port-name-missing"
+    "flows-not-listed"
+    "service-headless"
+    "asked-service-port"
+    "service-not-exposed"
+    "address-loopback"
+    "host-port"
+    "host-port-elsewhere"
+    "no-common-family"
+    "own-node-unknown"
+    "source-is-service-address"
+    "other-nodes-differ"
+    "tunnel-dropped"
+    "address-leads-elsewhere"
     "namespace-not-in"
     "negative-selector-outside"
     "policy-refused"
@@ -125,6 +140,15 @@ const PAGES: &[Page] = pages! {
     "version-gone"
     "label-invalid"
     "annotation-invalid"
+    "policies-not-judged"
+    "pods-not-in-input"
+    "objects-not-in-input"
+    "right-missing"
+    "workload-without-pods"
+    "template-not-rendered"
+    "file-encrypted"
+    "file-not-objects"
+    "kustomization-not-applied"
 };
 
 /// What a code means in one line, and its page as Markdown.
@@ -229,11 +253,12 @@ mod tests {
     use npc_compiler::verdict::lint;
 
     use super::*;
+    use crate::command::warning::WarningCode;
 
     const HEADER: &str = "# Reasons
 
-What each code of `npc explain`, `npc lint` and `npc migrate` means. `npc reason CODE` shows the
-same. Put the YAML of an example into `example.yaml` to try it.
+What each code of `npc explain`, `npc lint` and `npc migrate` means, and of the warnings of all commands.
+`npc reason CODE` shows the same. Put the YAML of an example into `example.yaml` to try it.
 
 ";
 
@@ -269,6 +294,8 @@ same. Put the YAML of an example into `example.yaml` to try it.
         let of_files = manifests::ProblemCode::ALL.iter().map(|code| code.as_str());
         let of_mistakes = lint::MistakeCode::ALL.iter().map(|code| code.as_str());
         let of_lint = of_policies.chain(of_files).chain(of_mistakes);
+        let of_warnings = WarningCode::ALL.iter().map(|code| code.as_str());
+        let of_lint = of_lint.chain(of_warnings);
         for code in of_explain.chain(of_migrate).chain(of_lint).chain(azure::NOTES.iter().map(|note| note.code)) {
             assert!(codes.contains(code), "no page of {code}");
         }

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use npc_agent::finding::{Finding, Place};
 use npc_agent::source::manifests::Loaded;
 use npc_compiler::object::{self, Consequence};
+
+use super::warning::{Warning, WarningCode};
 
 /// What a kind that was passed over means for the answers: by its name, or because a pod's
 /// containers stand in its objects.
@@ -22,24 +25,32 @@ pub(super) fn with(loaded: &Loaded, wanted: &[Consequence]) -> Vec<String> {
 
 /// What to say of the kinds that were passed over: nothing of those that say nothing about
 /// connectivity.
-pub(super) fn warnings(loaded: &Loaded) -> Vec<String> {
-    let mut by_consequence = BTreeMap::<Consequence, Vec<String>>::new();
+pub(super) fn warnings(loaded: &Loaded) -> Vec<Warning> {
+    let mut by_consequence = BTreeMap::<Consequence, Vec<(&str, String)>>::new();
     for (qualified, count) in &loaded.skipped {
         if let Some(consequence) = consequence(loaded, qualified) {
-            by_consequence.entry(consequence).or_default().push(format!("{count} {qualified}"));
+            by_consequence.entry(consequence).or_default().push((qualified, format!("{count} {qualified}")));
         }
     }
-    let text = |(consequence, kinds): (Consequence, Vec<String>)| {
-        let kinds = kinds.join(", ");
-        match consequence {
-            Consequence::Decides => {
-                format!("npc judges NetworkPolicies only; not judged, and may decide otherwise: {kinds}")
-            }
-            Consequence::MakesPods => format!("the pods that these make are not in the input: {kinds}"),
+    let warning = |(consequence, kinds): (Consequence, Vec<(&str, String)>)| {
+        let (code, what) = match consequence {
+            Consequence::Decides => (
+                WarningCode::PoliciesNotJudged,
+                "npc judges NetworkPolicies only; not judged, and may decide otherwise",
+            ),
+            Consequence::MakesPods => (WarningCode::PodsNotInInput, "the pods that these make are not in the input"),
             Consequence::MakesObjects => {
-                format!("the pods and policies that these may make are not in the input: {kinds}")
+                (WarningCode::ObjectsNotInInput, "the pods and policies that these may make are not in the input")
             }
-        }
+        };
+        // At the first object of each kind.
+        let finding = |(qualified, counted): &(&str, String)| Finding {
+            location: loaded.skipped_at.get(*qualified).map(Place::from),
+            ..code.finding(format!("{what}: {counted}"))
+        };
+        let findings = kinds.iter().map(finding).collect();
+        let kinds: Vec<&str> = kinds.iter().map(|(_, counted)| counted.as_str()).collect();
+        Warning::of_each(code, format!("{what}: {}", kinds.join(", ")), findings)
     };
-    by_consequence.into_iter().map(text).collect()
+    by_consequence.into_iter().map(warning).collect()
 }

@@ -23,6 +23,7 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
         positions,
         problems,
         skipped,
+        skipped_at,
         pod_makers,
         pod_making,
         ordinals,
@@ -99,6 +100,9 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
     base.ordinals.extend(ordinals);
     for (kind, count) in skipped {
         *base.skipped.entry(kind).or_default() += count;
+    }
+    for (kind, place) in skipped_at {
+        base.skipped_at.entry(kind).or_insert(place);
     }
 }
 

@@ -449,7 +449,7 @@ denied[default-deny-only]: the policies that isolate it allow nothing in this di
 to apply the change: kubectl -n default patch networkpolicy real --type=json -p '[{\"op\":\"add\",\"path\":\"/spec/ingress\",\
 \"value\":[{\"from\":[{\"podSelector\":{\"matchLabels\":{\"app\":\"other\"}}}],\"ports\":[{\"port\":80}]}]}]'
 
-warning: pod default/real on n1 and pod default/stale on lost list 10.0.0.1: node lost judges it as pod \
+warning[address-contested]: pod default/real on n1 and pod default/stale on lost list 10.0.0.1: node lost judges it as pod \
          default/stale on lost; node n1 judges it as pod default/real on n1; rules of other nodes admit it only where \
          they admit pod default/real on n1 and pod default/stale on lost
 ",

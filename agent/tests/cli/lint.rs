@@ -123,6 +123,71 @@ fn sarif_is_valid_and_every_result_has_its_rule() {
     assert!(!validator.is_valid(&wrong));
 }
 
+/// What was not judged has a code and a place too, and does not count for the exit code.
+#[test]
+fn what_is_not_judged_is_a_finding_in_every_format_and_does_not_count() {
+    let files = Files::of("");
+    let policy =
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\nspec: {podSelector: {}}\n";
+    let cilium = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: x}\nspec: {}\n";
+    files.add("all.yaml", &format!("{policy}---\n{cilium}---\n{cilium}"));
+    files.add("chart.yaml", "kind: NetworkPolicy\nmetadata: {name: {{ .Release.Name }}}\n");
+    let json = files.run(&["lint", "-f", ".", "-o", "json"]);
+    assert_eq!(json.code, 0, "{}", json.err);
+    let json = json.json();
+    let findings = json["findings"].as_array().unwrap();
+    let found: Vec<[String; 2]> =
+        (findings.iter()).map(|of| [of["code"].as_str().unwrap().to_owned(), of["location"].to_string()]).collect();
+    assert_eq!(
+        found,
+        [
+            ["policies-not-judged", r#"{"column":1,"file":"./all.yaml","line":6}"#],
+            ["template-not-rendered", r#"{"column":null,"file":"./chart.yaml","line":null}"#],
+        ],
+        "{json}"
+    );
+    assert!(findings[0]["problem"].as_str().unwrap().ends_with(": 2 CiliumNetworkPolicy.cilium.io"), "{json}");
+    assert_eq!(json["warnings"].as_array().map(Vec::len), Some(2), "{json}");
+    let github = files.run(&["lint", "-f", ".", "-o", "github"]);
+    assert_eq!(github.code, 0);
+    assert!(
+        github.out.contains("::warning file=./all.yaml,line=6,col=1,title=policies-not-judged::"),
+        "{}",
+        github.out
+    );
+    let sarif = files.run(&["lint", "-f", ".", "-o", "sarif"]).json();
+    let rules: Vec<&str> =
+        (sarif["runs"][0]["results"].as_array().unwrap().iter()).map(|of| of["ruleId"].as_str().unwrap()).collect();
+    assert_eq!(rules, ["policies-not-judged", "template-not-rendered"]);
+    // For people, they are beside the list of what is wrong.
+    let text = files.run(&["lint", "-f", "."]);
+    assert_eq!((text.code, text.out.as_str()), (0, ""), "{}", text.err);
+    assert!(text.err.contains("warning[policies-not-judged]: npc judges NetworkPolicies only"), "{}", text.err);
+    // Other commands have them in their JSON too.
+    for words in [&["matrix"][..], &["compile", "-o", "pairs-json"], &["migrate"]] {
+        let output: &[&str] = if words.contains(&"-o") { &[] } else { &["-o", "json"] };
+        let json = files.run(&[words, &["-f", "."], output].concat()).json();
+        let codes: Vec<&str> =
+            json["findings"].as_array().unwrap().iter().map(|of| of["code"].as_str().unwrap()).collect();
+        assert_eq!(codes, ["policies-not-judged", "template-not-rendered"], "{words:?}: {json}");
+    }
+}
+
+/// A program gets the other place as data.
+#[test]
+fn of_two_objects_with_one_name_the_finding_leads_to_both() {
+    let policy =
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web}\nspec: {podSelector: {}}\n";
+    let files = Files::of(&format!("{policy}---\n{policy}"));
+    let json = files.npc("lint", &["-o", "json"]).json();
+    let of = json["findings"].as_array().unwrap().iter().find(|of| of["code"] == "duplicate-name").unwrap();
+    assert_eq!((&of["location"]["line"], &of["related"]["line"]), (&6.into(), &1.into()), "{of}");
+    let sarif = files.npc("lint", &["-o", "sarif"]).json();
+    let results = sarif["runs"][0]["results"].as_array().unwrap();
+    let of = results.iter().find(|of| of["ruleId"] == "duplicate-name").unwrap();
+    assert_eq!(of["relatedLocations"][0]["physicalLocation"]["region"]["startLine"], 1, "{of}");
+}
+
 #[test]
 fn a_misspelt_field_of_the_spec_is_an_error_and_a_denials_reason() {
     for (spec, field) in [

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
+
 use crate::Files;
+use crate::rights::{Reply, items, refused, serve};
 
 /// All codes, as the command lists them.
 fn codes() -> Vec<String> {
@@ -41,10 +44,24 @@ fn the_example_of_every_page_says_what_the_page_says() {
         let blocks = blocks(&page);
         let files = Files::of("");
         files.add("example.yaml", &blocks["yaml"]);
+        // A page may have other files, by their names.
+        for (name, text) in blocks.iter().filter_map(|(language, text)| Some((language.strip_prefix("yaml ")?, text))) {
+            if let Some((folder, _)) = name.rsplit_once('/') {
+                std::fs::create_dir_all(files.path().join(folder)).unwrap();
+            }
+            files.add(name, text);
+        }
         let (command, written) = blocks["console"].split_once('\n').unwrap();
-        let words: Vec<&str> = command.strip_prefix("$ npc ").unwrap().split(' ').collect();
+        let mut words: Vec<&str> = command.strip_prefix("$ npc ").unwrap().split(' ').collect();
+        // Without files, the example is what a cluster has.
+        if !words.contains(&"-f") {
+            let objects = objects(&blocks["yaml"]);
+            serve(&files, move |path| one_namespace(&objects, path));
+            words.extend(["--kubeconfig", "kubeconfig"]);
+        }
         let answer = files.run(&words);
-        let mut lines = answer.out.lines();
+        // Of some commands, warnings are on standard error.
+        let mut lines = answer.out.lines().chain(answer.err.lines());
         for written in written.lines() {
             let is_there = lines.any(|line| is_line(line, written));
             assert!(is_there, "{code}: {written:?} is not in\n{}{}", answer.out, answer.err);
@@ -55,12 +72,40 @@ fn the_example_of_every_page_says_what_the_page_says() {
     }
 }
 
+/// The objects of a YAML text.
+fn objects(text: &str) -> Vec<Value> {
+    text.split("---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect()
+}
+
+/// An API server with these objects, for one who may read the namespace shop only.
+fn one_namespace(objects: &[Value], path: &str) -> Reply {
+    let list = |of: &Value| {
+        let (version, kind) = (of["apiVersion"].as_str().unwrap(), of["kind"].as_str().unwrap().to_lowercase());
+        let root = if version == "v1" { "/api" } else { "/apis" };
+        format!("{root}/{version}/namespaces/shop/{kind}s")
+    };
+    let name = |of: &Value| of["metadata"]["name"].as_str().unwrap().to_owned();
+    if path == "/apis" {
+        return Some((200, json!({"groups": []})));
+    }
+    if !path.contains("/namespaces/shop/") {
+        return refused(403, "Forbidden");
+    }
+    if let Some(one) = objects.iter().find(|of| path == format!("{}/{}", list(of), name(of))) {
+        return Some((200, one.clone()));
+    }
+    if path.split("/namespaces/shop/").nth(1).is_some_and(|rest| rest.contains('/')) {
+        return refused(404, "NotFound");
+    }
+    items(objects.iter().filter(|of| path == list(of)).cloned().collect())
+}
+
 /// Whether a text is somewhere in a document.
-fn has(json: &serde_json::Value, text: &str) -> bool {
+fn has(json: &Value, text: &str) -> bool {
     match json {
-        serde_json::Value::String(found) => found == text,
-        serde_json::Value::Array(all) => all.iter().any(|one| has(one, text)),
-        serde_json::Value::Object(all) => all.values().any(|one| has(one, text)),
+        Value::String(found) => found == text,
+        Value::Array(all) => all.iter().any(|one| has(one, text)),
+        Value::Object(all) => all.values().any(|one| has(one, text)),
         _ => false,
     }
 }

@@ -114,7 +114,7 @@ fn rights_in_one_namespace_are_enough_and_what_is_missing_is_said() {
     let warnings = &answer.json()["warnings"];
     let [line] = warnings.as_array().unwrap().as_slice() else { panic!("one warning: {warnings}") };
     let line = line.as_str().unwrap();
-    assert!(denied.out.contains(&format!("warning: {line}")), "{}", denied.out);
+    assert!(denied.out.contains(&format!("warning[right-missing]: {line}")), "{}", denied.out);
     for words in ["no right to list namespaces, nodes", "pods, services", "of namespaces other than shop"] {
         assert!(line.contains(words), "{words}: {line}");
     }

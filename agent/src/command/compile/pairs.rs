@@ -20,6 +20,7 @@ use super::doubt::{Part, Possible, Said, has_open_ends, is_certain, parts};
 use crate::command::absent_peers::{self, Elsewhere, elsewhere};
 use crate::command::input::Input;
 use crate::command::output::{BAD, Columns, DOUBT, FAINT, GOOD, width};
+use crate::command::warning;
 use crate::command::words::{not_understood, policy_name, shorten};
 
 /// So many names or prefixes are written out.
@@ -193,7 +194,8 @@ fn names(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
 /// The pair sets as JSON. A region's prefixes mean addresses that belong to no
 /// endpoint.
 pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet], is_shown: impl Fn(PodId) -> bool) -> Value {
-    let (cluster, findings) = (&input.cluster, input.findings());
+    let warnings = input.with_passed_over(input.warnings.clone());
+    let (cluster, findings) = (&input.cluster, input.findings_with(&warnings));
     let has_open_ends = has_open_ends(cluster);
     let one = |set: &PairSet| {
         let because: Vec<Value> = (set.because.iter())
@@ -230,7 +232,7 @@ pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet], is_shown: i
     if !findings.is_empty() {
         whole["findings"] = json!(findings);
     }
-    whole["warnings"] = json!(input.with_passed_over(input.warnings.clone()));
+    whole["warnings"] = json!(warning::texts(&warnings));
     whole["unknowns"] = json!(input.unread_policies());
     whole
 }

@@ -13,6 +13,8 @@ use npc_agent::source::manifests::{self, Loaded, ObjectRef, Problem};
 use npc_compiler::cluster::unread::Unread;
 use npc_compiler::object::{Labels, Objects, Pod, Workload};
 
+use crate::command::warning::{Warning, WarningCode};
+
 /// An object as a question names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::command) struct NamedObject<'a> {
@@ -218,22 +220,26 @@ impl UnknownWorkloads {
 
 impl NamedWorkloads {
     /// That the templates of workloads were judged, and why, as warnings.
-    pub(super) fn warnings(&self, unread: &[Unread]) -> Vec<String> {
-        let shown = |of: &ObjectRef| format!("{}/{}/{}", of.namespace, short_kind(&of.kind), of.name);
+    pub(super) fn warnings(&self, unread: &[Unread]) -> Vec<Warning> {
         let is_unread = |of: &&ObjectRef| unread.iter().any(|unread| unread.may_hold("Pod", &of.namespace));
         let (unread, without): (Vec<_>, Vec<_>) = self.found.iter().partition(is_unread);
-        let mut all = Vec::new();
-        if !without.is_empty() {
-            let names: Vec<String> = without.into_iter().map(shown).collect();
+        let code = WarningCode::WorkloadWithoutPods;
+        let warning = |of: Vec<&ObjectRef>, text: fn(&[String]) -> String| {
+            let shown = |of: &ObjectRef| format!("{}/{}/{}", of.namespace, short_kind(&of.kind), of.name);
+            let finding = |of: &&ObjectRef| code.of_object(text(&[shown(of)]), ObjectRef::clone(of), None);
+            let findings = of.iter().map(finding).collect();
+            let names: Vec<String> = of.iter().map(|of| shown(of)).collect();
+            (!names.is_empty()).then(|| Warning::of_each(code, text(&names), findings))
+        };
+        let without = warning(without, |names| {
             let (has, its) =
                 if names.len() == 1 { ("has", "its template stands") } else { ("have", "their templates stand") };
-            all.push(format!("{} {has} no pods now; {its} for the pods to come", names.join(", ")));
-        }
-        if !unread.is_empty() {
-            let names: Vec<String> = unread.into_iter().map(shown).collect();
+            format!("{} {has} no pods now; {its} for the pods to come", names.join(", "))
+        });
+        let unread = warning(unread, |names| {
             let its = if names.len() == 1 { "its template stands" } else { "their templates stand" };
-            all.push(format!("the pods of {} were not read; {its} for them", names.join(", ")));
-        }
-        all
+            format!("the pods of {} were not read; {its} for them", names.join(", "))
+        });
+        without.into_iter().chain(unread).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! What is odd about the input, on standard error: each kind of thing once.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use npc_agent::finding::Finding;
@@ -13,6 +13,7 @@ use npc_compiler::cluster::unread::{Extent, Unread, WhyUnread, joined};
 use npc_compiler::object::Consequence;
 
 use crate::command::unjudged;
+use crate::command::warning::{Warning, WarningCode};
 use crate::command::words::shorten;
 
 /// So many files or folders are named.
@@ -22,7 +23,7 @@ const NAMED: usize = 2;
 pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     let mut warnings = Folded::default();
     for problem in &loaded.problems {
-        warnings.add(problem.common(), format!("{problem:#}"));
+        warnings.add(&problem.message, format!("{problem:#}"));
     }
     for finding in cluster.findings() {
         let place = loaded.positions.locate("NetworkPolicy", &finding.namespace, &finding.name, &finding.path);
@@ -46,11 +47,11 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
 
 /// Says each kind of thing that is no object in one line.
 pub(super) fn passed_over(passed: &PassedOver) {
-    lines(passed).for_each(|(_, line)| say!("npc: {line}"));
+    lines(passed).for_each(|line| say!("npc: {line}"));
 }
 
-/// What is not known of policies that npc does not judge, one line for each reason.
-pub(super) fn other_policies(others: &OtherPolicies) -> Vec<String> {
+/// What is not known of policies that npc does not judge, one warning for each reason.
+pub(super) fn other_policies(others: &OtherPolicies) -> Vec<Warning> {
     let refused = (!others.refused.is_empty()).then(|| {
         format!(
             "npc judges NetworkPolicies only; you may not list all of these, so there may be some that decide otherwise: {}",
@@ -63,88 +64,115 @@ pub(super) fn other_policies(others: &OtherPolicies) -> Vec<String> {
             shorten(&others.failures, NAMED, "; ")
         )
     });
-    refused.into_iter().chain(failed).collect()
+    refused.into_iter().chain(failed).map(|text| Warning::new(WarningCode::PoliciesNotJudged, text)).collect()
 }
 
-/// What of these may hold objects that decide, one line for each kind of thing.
-pub(super) fn undecided(passed: &PassedOver) -> Vec<String> {
-    lines(passed).filter(|(may_decide, _)| *may_decide).map(|(_, line)| line).collect()
+/// What of these may hold objects that decide, one warning for each kind of thing.
+pub(super) fn undecided(passed: &PassedOver) -> Vec<Warning> {
+    let of_files = passed.files.iter().filter_map(|(document, files)| {
+        let code = code_of(passed, *document)?;
+        let of_file = |file: &Arc<str>| code.of_file(line(passed, *document, &[file]), file);
+        let findings = files.iter().map(of_file).collect();
+        Some(Warning::of_each(code, line(passed, *document, &Vec::from_iter(files)), findings))
+    });
+    let kustomizations = kustomizations_line(&passed.kustomizations).map(|text| {
+        let code = WarningCode::KustomizationNotApplied;
+        let of_folder = |folder: &PathBuf| {
+            let text = kustomizations_line(&BTreeSet::from([folder.clone()])).unwrap_or_default();
+            code.of_file(text, &folder.to_string_lossy())
+        };
+        Warning::of_each(code, text, passed.kustomizations.iter().map(of_folder).collect())
+    });
+    of_files.chain(kustomizations).collect()
 }
 
-/// One line for each kind of thing that is no object, and whether it may hold objects that
-/// decide.
-fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
-    let mut all = Vec::new();
-    for (foreign, files) in &passed.files {
-        let listed =
-            |files: &[&Arc<str>]| shorten(&files.iter().map(ToString::to_string).collect::<Vec<_>>(), NAMED, ", ");
-        let files = Vec::from_iter(files);
-        let names = listed(&files);
-        let number_of = |number: usize, one: &str, more: &str| match number {
-            1 => format!("1 {one}"),
-            number => format!("{number} {more}"),
-        };
-        let count = |one: &str, more: &str| number_of(files.len(), one, more);
-        let first = files.first().map_or_else(Arc::default, |first| Arc::clone(first));
-        let line = match foreign {
-            OtherDocument::Template => format!(
-                "{} not rendered, so what the templates make was not judged ({names}); {}",
-                count("file with templates ({{ … }}) is", "files with templates ({{ … }}) are"),
-                renderer_of(&first)
-            ),
-            OtherDocument::Parameters => format!(
-                "{} not filled in, so what they make was not judged ({names}); replace <NAME> by hand, ${{NAME}} by: \
-                 NAME=… envsubst < {first} | npc … -f -",
-                count("file with parameters (${NAME}, <NAME>) is", "files with parameters (${NAME}, <NAME>) are")
-            ),
-            OtherDocument::OpenShiftTemplate => format!(
-                "{} not processed, so what they make was not judged ({names}); oc process -f {first} --local | npc … -f -",
-                count("file with a Template of OpenShift is", "files with Templates of OpenShift are")
-            ),
-            OtherDocument::Chart => {
-                format!("passed over {} ({names})", count("file of a Helm chart", "files of Helm charts"))
-            }
-            OtherDocument::Patch => {
-                format!("passed over {} ({names})", count("patch of a kustomization", "patches of kustomizations"))
-            }
-            OtherDocument::Encrypted => format!(
-                "{} encrypted by SOPS, so what is encrypted was not judged ({names}); sops -d {} | npc … -f -",
-                count("file is", "files are"),
-                first
-            ),
-            OtherDocument::Printed => format!(
-                "{} what kubectl printed for people, so what it is about was not judged ({names}); kubectl get … -o \
-                 yaml prints objects",
-                count("file has", "files have")
-            ),
-            OtherDocument::Other => {
-                let (mixed, whole): (Vec<_>, Vec<_>) = files.iter().partition(|file| passed.mixed.contains(**file));
-                let whole = (!whole.is_empty()).then(|| {
-                    let count =
-                        number_of(whole.len(), "file without Kubernetes objects", "files without Kubernetes objects");
-                    format!("{count} ({})", listed(&whole))
-                });
-                let mixed = (!mixed.is_empty())
-                    .then(|| format!("documents that are no Kubernetes objects, in {}", listed(&mixed)));
-                format!("passed over {}", whole.into_iter().chain(mixed).collect::<Vec<_>>().join(", and "))
-            }
-        };
+/// The code of a kind of thing that is no object, if it may hold objects that decide.
+fn code_of(passed: &PassedOver, document: OtherDocument) -> Option<WarningCode> {
+    match document {
+        OtherDocument::Template | OtherDocument::Parameters | OtherDocument::OpenShiftTemplate => {
+            Some(WarningCode::TemplateNotRendered)
+        }
+        OtherDocument::Encrypted => Some(WarningCode::FileEncrypted),
+        OtherDocument::Printed => Some(WarningCode::FileNotObjects),
         // Without a kustomization that names it, nothing else says that a patch is not applied.
-        let is_open_patch =
-            *foreign == OtherDocument::Patch && (passed.kustomizations.is_empty() || passed.has_patched_policies());
-        all.push((foreign.may_decide() || is_open_patch, line));
+        OtherDocument::Patch if passed.kustomizations.is_empty() || passed.has_patched_policies() => {
+            Some(WarningCode::KustomizationNotApplied)
+        }
+        OtherDocument::Patch | OtherDocument::Chart | OtherDocument::Other => None,
     }
-    let folders: Vec<String> = passed.kustomizations.iter().map(|folder| folder.display().to_string()).collect();
-    if let Some(first) = folders.first() {
-        let have = if folders.len() == 1 { "has a kustomization" } else { "have kustomizations" };
-        let line = format!(
-            "{} {have}, which -f does not apply; to judge what it makes: npc … -k {first}, or kubectl kustomize \
-             {first} | npc … -f -",
-            shorten(&folders, NAMED, ", ")
-        );
-        all.push((true, line));
+}
+
+/// One line for each kind of thing that is no object.
+fn lines(passed: &PassedOver) -> impl Iterator<Item = String> {
+    let of_files = passed.files.iter().map(|(document, files)| line(passed, *document, &Vec::from_iter(files)));
+    of_files.chain(kustomizations_line(&passed.kustomizations))
+}
+
+/// That files are of a kind of thing that is no object, and what to do.
+fn line(passed: &PassedOver, document: OtherDocument, files: &[&Arc<str>]) -> String {
+    let listed = |files: &[&Arc<str>]| shorten(&files.iter().map(ToString::to_string).collect::<Vec<_>>(), NAMED, ", ");
+    let names = listed(files);
+    let number_of = |number: usize, one: &str, more: &str| match number {
+        1 => format!("1 {one}"),
+        number => format!("{number} {more}"),
+    };
+    let count = |one: &str, more: &str| number_of(files.len(), one, more);
+    let first = files.first().map_or_else(Arc::default, |first| Arc::clone(first));
+    match document {
+        OtherDocument::Template => format!(
+            "{} not rendered, so what the templates make was not judged ({names}); {}",
+            count("file with templates ({{ … }}) is", "files with templates ({{ … }}) are"),
+            renderer_of(&first)
+        ),
+        OtherDocument::Parameters => format!(
+            "{} not filled in, so what they make was not judged ({names}); replace <NAME> by hand, ${{NAME}} by: \
+             NAME=… envsubst < {first} | npc … -f -",
+            count("file with parameters (${NAME}, <NAME>) is", "files with parameters (${NAME}, <NAME>) are")
+        ),
+        OtherDocument::OpenShiftTemplate => format!(
+            "{} not processed, so what they make was not judged ({names}); oc process -f {first} --local | npc … -f -",
+            count("file with a Template of OpenShift is", "files with Templates of OpenShift are")
+        ),
+        OtherDocument::Chart => {
+            format!("passed over {} ({names})", count("file of a Helm chart", "files of Helm charts"))
+        }
+        OtherDocument::Patch => {
+            format!("passed over {} ({names})", count("patch of a kustomization", "patches of kustomizations"))
+        }
+        OtherDocument::Encrypted => format!(
+            "{} encrypted by SOPS, so what is encrypted was not judged ({names}); sops -d {} | npc … -f -",
+            count("file is", "files are"),
+            first
+        ),
+        OtherDocument::Printed => format!(
+            "{} what kubectl printed for people, so what it is about was not judged ({names}); kubectl get … -o \
+             yaml prints objects",
+            count("file has", "files have")
+        ),
+        OtherDocument::Other => {
+            let (mixed, whole): (Vec<_>, Vec<_>) = files.iter().partition(|file| passed.mixed.contains(**file));
+            let whole = (!whole.is_empty()).then(|| {
+                let count =
+                    number_of(whole.len(), "file without Kubernetes objects", "files without Kubernetes objects");
+                format!("{count} ({})", listed(&whole))
+            });
+            let mixed =
+                (!mixed.is_empty()).then(|| format!("documents that are no Kubernetes objects, in {}", listed(&mixed)));
+            format!("passed over {}", whole.into_iter().chain(mixed).collect::<Vec<_>>().join(", "))
+        }
     }
-    all.into_iter()
+}
+
+/// That kustomizations are not applied, and what to do.
+fn kustomizations_line(folders: &BTreeSet<PathBuf>) -> Option<String> {
+    let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    let first = folders.first()?;
+    let have = if folders.len() == 1 { "has a kustomization" } else { "have kustomizations" };
+    Some(format!(
+        "{} {have}, which -f does not apply; to judge what it makes: npc … -k {first}, or kubectl kustomize \
+         {first} | npc … -f -",
+        shorten(&folders, NAMED, ", ")
+    ))
 }
 
 /// How to render a template: by Helm where it belongs to a chart, which its folder or a Chart.yaml says.
@@ -165,10 +193,14 @@ fn renderer_of(template: &str) -> String {
     }
 }
 
-/// What the reader has no right to read, in one line.
-pub(super) fn rights(unread: &[Unread]) -> Option<String> {
+/// What the reader has no right to read, in one warning.
+pub(super) fn rights(unread: &[Unread]) -> Option<Warning> {
     let lines = rights_words(unread.iter());
-    (!lines.is_empty()).then(|| format!("{}; what depends on them is not known", lines.join("; ")))
+    let code = WarningCode::RightMissing;
+    (!lines.is_empty()).then(|| {
+        let findings = lines.iter().map(|line| code.finding(line.clone())).collect();
+        Warning::of_each(code, format!("{}; {}", lines.join("; "), code.effect()), findings)
+    })
 }
 
 /// What was not read, in words: rights that are missing, then documents.

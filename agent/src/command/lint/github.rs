@@ -46,6 +46,7 @@ mod tests {
     fn what_would_end_a_command_or_a_property_is_escaped() {
         let finding = Finding {
             location: Some(Place { file: "a,b:c%\n.yaml".to_owned(), line: Some(3), column: Some(7) }),
+            related: None,
             severity: Severity::Warning,
             code: "cidr-legacy",
             object: None,

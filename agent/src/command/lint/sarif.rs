@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use npc_agent::finding::Finding;
+use npc_agent::finding::{Finding, Place};
 use serde_json::{Value, json};
 
 use crate::command::reason;
@@ -18,13 +18,17 @@ pub(super) fn log(findings: &[Finding]) -> Value {
     let rules: Vec<Value> = codes.iter().map(|code| rule(code)).collect();
     let result = |finding: &Finding| {
         let index = codes.iter().position(|code| *code == finding.code);
-        json!({
+        let mut result = json!({
             "ruleId": finding.code,
             "ruleIndex": index,
             "level": finding.severity.as_str(),
             "message": {"text": finding.to_string()},
             "locations": [location(finding)],
-        })
+        });
+        if let Some(place) = &finding.related {
+            result["relatedLocations"] = json!([{"physicalLocation": physical_location(place)}]);
+        }
+        result
     };
     json!({
         "$schema": SCHEMA,
@@ -51,12 +55,7 @@ fn rule(code: &str) -> Value {
 fn location(finding: &Finding) -> Value {
     let mut location = json!({});
     if let Some(place) = &finding.location {
-        let file = if place.file == "-" { "stdin" } else { &place.file };
-        let mut physical = json!({"artifactLocation": {"uri": uri(file)}});
-        if let Some(line) = place.line {
-            physical["region"] = json!({"startLine": line, "startColumn": place.column.unwrap_or(1)});
-        }
-        location["physicalLocation"] = physical;
+        location["physicalLocation"] = physical_location(place);
     }
     if let Some(object) = &finding.object {
         let path = if finding.path.is_empty() { String::new() } else { format!(" {}", finding.path) };
@@ -67,6 +66,15 @@ fn location(finding: &Finding) -> Value {
         }]);
     }
     location
+}
+
+fn physical_location(place: &Place) -> Value {
+    let file = if place.file == "-" { "stdin" } else { &place.file };
+    let mut physical = json!({"artifactLocation": {"uri": uri(file)}});
+    if let Some(line) = place.line {
+        physical["region"] = json!({"startLine": line, "startColumn": place.column.unwrap_or(1)});
+    }
+    physical
 }
 
 /// A path as a reference to it: relative as it was given, or a `file` URI (RFC 3986, RFC 8089).

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::node::NodeKernel;
 use crate::command::input::Input;
+use crate::command::warning;
 
 /// What changes when npc takes Azure NPM's place.
 #[derive(Debug, Serialize)]
@@ -111,6 +112,7 @@ impl<'a> MigrationReport<'a> {
         differences: &[FlowDifference],
         node: Option<&'a NodeKernel>,
     ) -> Self {
+        let warnings = input.with_passed_over(input.warnings.clone());
         Self {
             api_version: API_VERSION,
             kind: "MigrationReport",
@@ -121,8 +123,8 @@ impl<'a> MigrationReport<'a> {
             differences: differences.iter().map(|difference| item(input, difference)).collect(),
             notes: NOTES.iter().map(|note| Note { code: note.code, text: note.text }).collect(),
             node,
-            findings: input.findings(),
-            warnings: input.with_passed_over(input.warnings.clone()),
+            findings: input.findings_with(&warnings),
+            warnings: warning::texts(&warnings),
             unknowns: input.unread_policies(),
         }
     }

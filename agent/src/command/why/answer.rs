@@ -7,9 +7,10 @@ use npc_compiler::API_VERSION;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::node::SetName;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::thing::OtherProgram;
+use crate::command::warning::{self, Warning};
 
 /// What the answer is based on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -21,6 +22,11 @@ pub(super) enum Basis {
     Dumps,
     /// What the policies of the input ask for.
     Policies,
+}
+
+/// Warnings as JSON has them for people.
+fn as_texts<S: Serializer>(warnings: &[Warning], serializer: S) -> Result<S::Ok, S::Error> {
+    warning::texts(warnings).serialize(serializer)
 }
 
 /// What there is to say of a thing.
@@ -61,7 +67,8 @@ pub(super) struct KernelExplanation {
     /// The chains that judge an address.
     pub(super) chains: Vec<ChainAnswer>,
     /// What the input has that npc does not judge, and what it leaves out.
-    pub(super) warnings: Vec<String>,
+    #[serde(serialize_with = "as_texts")]
+    pub(super) warnings: Vec<Warning>,
     /// What was not read and may change the answer.
     pub(super) unknowns: Vec<String>,
     /// What is wrong with the objects.

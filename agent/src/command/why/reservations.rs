@@ -22,6 +22,7 @@ impl KernelExplanation {
             Format::Text => input.warnings.clone(),
             Format::Json => input.with_passed_over(input.warnings.clone()),
         };
+        self.findings = input.findings_with(&self.warnings);
         let may_isolate = |of: &Unread| self.judges.iter().any(|end| of.may_hold("NetworkPolicy", &end.namespace));
         let may_matter = |of: &&Unread| match address {
             Some(address) => may_isolate(of) || (of.may_be_pods() && input.cluster.may_be_unread(address)),

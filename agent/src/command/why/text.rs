@@ -15,8 +15,8 @@ pub(super) fn write(answer: &KernelExplanation, out: &mut impl Write) -> io::Res
     for text in &answer.unknowns {
         writeln!(out, "\nunknown: not read, and may change this: {text}")?;
     }
-    for text in &answer.warnings {
-        writeln!(out, "\nwarning: {text}")?;
+    for warning in &answer.warnings {
+        writeln!(out, "\n{warning}")?;
     }
     out.flush()
 }

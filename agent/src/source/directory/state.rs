@@ -197,6 +197,7 @@ impl DirectoryState {
             object: None,
             path: String::new(),
             message: message.to_owned(),
+            other: None,
             help: help.to_owned(),
         }
     }

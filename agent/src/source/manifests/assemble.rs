@@ -9,7 +9,7 @@ use npc_compiler::object::Workload;
 use super::kinds::ManifestObject;
 use super::parsed::{Parsed, ParsedObject};
 use super::position::{Location, ReadFrom};
-use super::problem::{ObjectRef, Problem, ProblemCode};
+use super::problem::{ObjectRef, OtherPlace, Problem, ProblemCode};
 use super::replicas::Ordinals;
 use super::{Loaded, ReadOptions, ReplacedPolicy, undeclared};
 
@@ -21,6 +21,10 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &ReadOptions) -> 
     let mut scaled = BTreeSet::new();
     let mut index: HashMap<(ObjectRef, String), usize> = HashMap::new();
     for file in files {
+        for (kind, span) in file.skipped_at {
+            let place = Location { file: Arc::clone(&file.file), span, exact: true };
+            loaded.skipped_at.entry(kind).or_insert(place);
+        }
         loaded.positions.add_source(file.file, file.text, file.parts);
         loaded.problems.extend(file.problems);
         scaled.extend(file.scaled);
@@ -104,14 +108,14 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &ReadOptions) -> 
 }
 
 fn duplicate(earlier: &ParsedObject, later: &ParsedObject) -> Problem {
-    let at = earlier.node.span.start;
     Problem {
         file: Arc::clone(&later.file),
         span: Some(later.node.span),
         code: ProblemCode::DuplicateName,
         object: Some(later.object.clone()),
         path: String::new(),
-        message: format!("counts instead of the one at {}:{}:{}", earlier.file, at.line, at.column),
+        message: "counts instead of the one".to_owned(),
+        other: Some(OtherPlace { file: Arc::clone(&earlier.file), span: earlier.node.span }),
         help: "remove one of them, or give it another name".to_owned(),
     }
 }

@@ -75,7 +75,7 @@ use npc_compiler::object::{Labels, NetworkPolicy, Objects};
 pub use foreign::OtherDocument;
 pub use passed_over::PassedOver;
 pub use position::{Location, Positions};
-pub use problem::{Errors, ObjectRef, Problem, ProblemCode, Severity};
+pub use problem::{Errors, ObjectRef, OtherPlace, Problem, ProblemCode, Severity};
 pub use replicas::Ordinals;
 pub use span::{Span, TextPosition};
 
@@ -134,6 +134,8 @@ pub struct Loaded {
     /// The kinds that were passed over, with how many there were; of a group
     /// other than the core one as `Ingress.networking.k8s.io`.
     pub skipped: BTreeMap<String, usize>,
+    /// Where the first object of each of these kinds stands; nowhere if it is not from a file.
+    pub skipped_at: BTreeMap<String, Location>,
     /// Those of them in whose objects a pod's containers stand, so that their controllers make pods.
     pub pod_makers: BTreeSet<String>,
     /// The objects that were passed over and whose controllers make pods.

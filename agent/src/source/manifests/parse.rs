@@ -170,6 +170,7 @@ impl DocumentReader<'_> {
             object: object.cloned(),
             path: path.to_owned(),
             message,
+            other: None,
             help: help.into(),
         });
     }
@@ -272,6 +273,7 @@ impl DocumentReader<'_> {
             if pod_template::is_openshift_template(&types.api_version, &types.kind) {
                 self.parsed.openshift.get_or_insert_default().extend(foreign::kinds_of_template(&node));
             }
+            self.parsed.skipped_at.entry(qualified.clone()).or_insert(node.span);
             *self.parsed.skipped.entry(qualified).or_default() += 1;
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
                 let message = format!("no Kubernetes since 1.16 serves a NetworkPolicy of {}", types.api_version);

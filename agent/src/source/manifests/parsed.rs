@@ -12,6 +12,7 @@ use super::kinds::ManifestObject;
 use super::patch::Patch;
 use super::problem::{ObjectRef, Problem, ProblemCode};
 use super::replicas::Ordinals;
+use super::span::Span;
 use super::tree::YamlNode;
 
 /// What a file holds.
@@ -22,6 +23,8 @@ pub(in crate::source) struct Parsed {
     pub(super) items: Vec<ParsedObject>,
     pub(in crate::source) problems: Vec<Problem>,
     pub(super) skipped: BTreeMap<String, usize>,
+    /// Where the first object of each of these kinds stands.
+    pub(super) skipped_at: BTreeMap<String, Span>,
     /// Those of the kinds that were passed over in whose objects a pod's containers stand.
     pub(super) pod_makers: BTreeSet<String>,
     /// The objects that were passed over and whose controllers make pods.
@@ -72,6 +75,7 @@ impl Parsed {
             items: Vec::new(),
             problems: Vec::new(),
             skipped: BTreeMap::new(),
+            skipped_at: BTreeMap::new(),
             pod_makers: BTreeSet::new(),
             pod_making: BTreeSet::new(),
             unread_subjects: Vec::new(),
@@ -93,6 +97,7 @@ impl Parsed {
             items,
             problems,
             skipped,
+            skipped_at,
             pod_makers,
             pod_making,
             unread_subjects,
@@ -108,6 +113,9 @@ impl Parsed {
         self.problems.extend(problems);
         for (kind, count) in skipped {
             *self.skipped.entry(kind).or_default() += count;
+        }
+        for (kind, span) in skipped_at {
+            self.skipped_at.entry(kind).or_insert(span);
         }
         self.pod_makers.extend(pod_makers);
         self.pod_making.extend(pod_making);
@@ -143,6 +151,7 @@ impl Parsed {
             object: None,
             path: String::new(),
             message: message.to_owned(),
+            other: None,
             help: help.to_owned(),
         });
         parsed

@@ -183,6 +183,7 @@ fn without_objects(file: &Parsed, first: Option<Problem>, is_printed: bool) -> P
         object: None,
         path: String::new(),
         message: format!("no Kubernetes object is in this input{said}"),
+        other: None,
         help,
     }
 }

@@ -114,10 +114,27 @@ pub struct Problem {
     pub object: Option<ObjectRef>,
     /// The field inside the object (`spec.ingress[0].from`), or empty.
     pub path: String,
-    /// What is wrong.
+    /// What is wrong; where another place is meant, its last words lead to it.
     pub message: String,
+    /// The other place that it is about: of two objects with one name, the earlier one.
+    pub other: Option<OtherPlace>,
     /// What to do about it, or empty.
     pub help: String,
+}
+
+/// Another place that a [`Problem`] is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OtherPlace {
+    /// The file as it was named, `-` for standard input.
+    pub file: Arc<str>,
+    /// Where in the file.
+    pub span: Span,
+}
+
+impl fmt::Display for OtherPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.span.start.line, self.span.start.column)
+    }
 }
 
 impl Problem {
@@ -127,18 +144,20 @@ impl Problem {
         self.code.severity()
     }
 
-    /// What it has in common with others of its kind.
+    /// What is wrong, and at which other place.
     #[must_use]
-    pub fn common(&self) -> &str {
-        // What follows names the other place.
-        self.message.split(" at ").next().unwrap_or_default()
+    pub fn message_with_other(&self) -> String {
+        match &self.other {
+            Some(other) => format!("{} at {other}", self.message),
+            None => self.message.clone(),
+        }
     }
 
     /// It without its severity, for a log whose line has that already.
     #[must_use]
     pub fn without_severity(&self) -> String {
         let mut text = String::new();
-        // A text takes whatever is written.
+        // Writing to a text cannot fail.
         let _ = self.place(&mut text).and_then(|()| self.what(&mut text));
         text
     }
@@ -147,7 +166,7 @@ impl Problem {
     pub(super) fn why_unread(&self) -> WhyUnread {
         let place = self.span.map(|span| (span.start.line, span.start.column));
         let mut problem = String::new();
-        // A text takes whatever is written.
+        // Writing to a text cannot fail.
         let _ = self.what(&mut problem);
         WhyUnread::InFile(self.file.to_string(), FileFault::DidNotParse { place, problem })
     }
@@ -162,7 +181,7 @@ impl Problem {
 
     /// What is wrong, without the place.
     fn what(&self, f: &mut impl fmt::Write) -> fmt::Result {
-        let Self { object, path, message, help, .. } = self;
+        let Self { object, path, message, other, help, .. } = self;
         if let Some(object) = object {
             write!(f, "{object}: ")?;
         }
@@ -170,6 +189,9 @@ impl Problem {
             write!(f, "{path}: ")?;
         }
         f.write_str(message)?;
+        if let Some(other) = other {
+            write!(f, " at {other}")?;
+        }
         if !help.is_empty() {
             write!(f, "; {help}")?;
         }
@@ -255,7 +277,7 @@ impl Errors {
         for severity in [Severity::Error, Severity::Warning] {
             let mut folded = Folded::default();
             for problem in self.problems.iter().filter(|problem| problem.severity() == severity) {
-                folded.add(problem.common(), format!("{problem:#}"));
+                folded.add(&problem.message, format!("{problem:#}"));
             }
             for line in folded.lines() {
                 writeln!(f, "{line}")?;

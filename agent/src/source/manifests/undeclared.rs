@@ -38,6 +38,7 @@ pub(super) fn problems(loaded: &Loaded) -> Vec<Problem> {
             object: Some(ObjectRef::new("NetworkPolicy", name, first)),
             path: "metadata.namespace".to_owned(),
             message: format!("no object declares the namespace {name}"),
+            other: None,
             help: format!("did you mean {meant}?"),
         })
     };

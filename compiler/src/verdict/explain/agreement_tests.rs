@@ -86,7 +86,7 @@ fn config(cases: u32) -> ProptestConfig {
 
 /// Whether an answer is about an address that several pods list: which of them has it is not known.
 fn is_contested(answer: &FlowExplanation) -> bool {
-    answer.warnings.iter().any(|warning| matches!(warning, Warning::Contested(_)))
+    answer.warnings.iter().any(|warning| matches!(warning, WarningFact::Contested(_)))
 }
 
 fn check(

@@ -24,7 +24,7 @@ pub struct FlowExplanation {
     /// The flows, in the order of sources and destinations.
     pub flows: Vec<Flow>,
     /// What decides nothing and the asker should know.
-    pub warnings: Vec<Warning>,
+    pub warnings: Vec<WarningFact>,
     /// The ends that flows stand for, where they stand for many ([`Flow::alike`]).
     pub ends: Vec<EndName>,
     /// Policies that select no pod and why, in the namespaces and directions in which no policy isolates an end.
@@ -176,7 +176,7 @@ pub struct Via {
 /// What decides nothing and the asker should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Warning {
+pub enum WarningFact {
     /// Several endpoints list this address ([`Cluster::contest`]).
     ///
     /// [`Cluster::contest`]: crate::cluster::Cluster::contest
@@ -469,7 +469,7 @@ impl FlowExplanation {
     }
 
     /// Adds a warning, once.
-    pub(super) fn warn(&mut self, warning: Warning) {
+    pub(super) fn warn(&mut self, warning: WarningFact) {
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }

@@ -33,7 +33,8 @@ mod walk;
 pub use super::bounds::{Bounds, Verdict};
 pub use super::flow::End;
 pub use answer::{
-    Alike, DnsServer, Flow, FlowExplanation, Missing, Pairs, Ranges, ReplacedPolicy, Unanswerable, Via, Warning, Way,
+    Alike, DnsServer, Flow, FlowExplanation, Missing, Pairs, Ranges, ReplacedPolicy, Unanswerable, Via, WarningFact,
+    Way,
 };
 pub use code::ReasonCode;
 pub(in crate::verdict) use decision::dns::may_serve_names;

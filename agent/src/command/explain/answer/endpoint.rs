@@ -23,6 +23,7 @@ use crate::command::explain::traffic::by_protocol;
 use crate::command::explain::{Context, warnings};
 use crate::command::input::Input;
 use crate::command::output::{self, Columns, Format, width};
+use crate::command::warning::{self, Warning, WarningCode};
 use crate::command::words::{not_understood, policy_name, shorten};
 use crate::command::{Exit, Stop};
 
@@ -60,12 +61,15 @@ pub(in crate::command::explain) fn without_policies(
                 })
             };
             let (unknowns, said) = if is_unknown { (vec![stop.message], None) } else { (vec![], Some(stop.message)) };
+            // It ends so only for a Service that leads to no pod.
+            let said = said.map(|text| Warning::new(WarningCode::ServiceNoBackends, text));
             let warnings = input.with_left_out(said.into_iter().chain(input.warnings.iter().cloned()).collect());
+            let findings = input.findings_with(&warnings);
             output::json(&json!({
                 "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": from.name,
                 "ingress": side(Direction::Ingress),
-                "egress": side(Direction::Egress), "warnings": warnings, "unknowns": unknowns, "near": [], "parts": [],
-                "findings": input.findings(),
+                "egress": side(Direction::Egress), "warnings": warning::texts(&warnings), "unknowns": unknowns, "near": [], "parts": [],
+                "findings": findings,
             }))?;
         }
         (Exit::Fine, Format::Text) => {
@@ -88,12 +92,12 @@ fn peers(peers: &BTreeMap<Traffic, Vec<Arc<str>>>) -> impl Iterator<Item = (&Tra
 }
 
 impl About<'_> {
-    fn warnings(&self) -> Vec<String> {
-        let mut texts = warnings::texts(self.context.input, &self.explanation.warnings);
+    fn warnings(&self) -> Vec<Warning> {
+        let mut all = warnings::with_input(self.context.input, &self.explanation.warnings);
         let policies: BTreeSet<PolicyId> =
             self.explanation.sides.iter().flat_map(|side| side.isolated_by.keys().copied()).collect();
-        texts.extend(dead_block::warning(&self.context.input.cluster, policies));
-        texts
+        all.extend(dead_block::warning(self.context.input, policies));
+        all
     }
 
     /// The facts that the input lacks, in words.
@@ -147,8 +151,8 @@ impl About<'_> {
         for text in self.unknowns() {
             writeln!(out, "\nunknown: {text}")?;
         }
-        for text in self.warnings() {
-            writeln!(out, "\nwarning: {text}")?;
+        for warning in self.warnings() {
+            writeln!(out, "\n{warning}")?;
         }
         out.flush()
     }
@@ -293,13 +297,14 @@ impl About<'_> {
             near
         };
         let [ingress, egress] = &self.explanation.sides;
+        let warnings = self.context.input.with_left_out(self.warnings());
         json!({
             "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": self.name,
             "ingress": side(ingress), "egress": side(egress),
-            "warnings": self.context.input.with_left_out(self.warnings()), "unknowns": self.unknowns(),
+            "warnings": warning::texts(&warnings), "unknowns": self.unknowns(),
             "near": self.explanation.misleading.iter().map(near).collect::<Vec<Value>>(),
             "parts": self.parts.iter().map(part).collect::<Vec<Value>>(),
-            "findings": self.context.input.findings(),
+            "findings": self.context.input.findings_with(&warnings),
         })
     }
 }

@@ -20,6 +20,7 @@ use crate::command::explain::traffic::by_protocol;
 use crate::command::explain::words::{bracketed, port_text};
 use crate::command::explain::{Context, Said, warnings};
 use crate::command::input::Input;
+use crate::command::warning;
 
 /// Why flows between two endpoints are or are not allowed.
 #[derive(Debug, Serialize)]
@@ -227,6 +228,7 @@ impl<'a> Answer<'a> {
             to: format!("{}{}", bracketed(&to.name, port.is_some()), port.map(|p| format!(":{p}")).unwrap_or_default()),
             source: context.input.source.as_str(),
         };
+        let warnings = context.input.with_left_out(warnings::of_answer(context.input, explanation));
         Self {
             api_version: API_VERSION,
             kind: "FlowExplanation",
@@ -235,9 +237,9 @@ impl<'a> Answer<'a> {
             flows: explanation.flows.iter().flat_map(|flow| flows(context, flow)).collect(),
             fixes: fixes.json(),
             unfixed: fixes.unfixed(),
-            warnings: context.input.with_left_out(warnings::of_answer(context.input, explanation)),
+            warnings: warning::texts(&warnings),
             unknowns: warnings::unknowns(&explanation.missing()),
-            findings: context.input.findings(),
+            findings: context.input.findings_with(&warnings),
             ends: explanation.ends.iter().map(end).collect(),
         }
     }
@@ -248,6 +250,7 @@ impl<'a> Answer<'a> {
         [from, to]: [&str; 2],
         unknowns: &[String],
     ) -> Self {
+        let warnings = input.with_left_out(input.warnings.clone());
         Self {
             api_version: API_VERSION,
             kind: "FlowExplanation",
@@ -256,9 +259,9 @@ impl<'a> Answer<'a> {
             flows: Vec::new(),
             fixes: Vec::new(),
             unfixed: Vec::new(),
-            warnings: input.with_left_out(input.warnings.clone()),
+            warnings: warning::texts(&warnings),
             unknowns: unknowns.to_vec(),
-            findings: input.findings(),
+            findings: input.findings_with(&warnings),
             ends: Vec::new(),
         }
     }

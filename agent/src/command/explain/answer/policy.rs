@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-use npc_agent::finding::Place;
+use npc_agent::finding::{Finding, Place};
 use npc_agent::words::near;
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::group::Groups;
@@ -23,6 +23,7 @@ use crate::command::explain::Context;
 use crate::command::explain::reasons::misleading;
 use crate::command::input::{Input, Source, unread_words};
 use crate::command::rule_text::{self, Style};
+use crate::command::warning;
 use crate::command::words::{policy_name, shorten};
 use crate::command::{Exit, Stop};
 
@@ -61,6 +62,8 @@ pub(in crate::command::explain) struct About {
     warnings: Vec<String>,
     /// What was not read and this policy may mean.
     unknowns: Vec<String>,
+    /// What is wrong with the objects, and what the answer does not take into account.
+    findings: Vec<Finding>,
 }
 
 /// A workload that a policy looks as if it meant.
@@ -182,6 +185,7 @@ impl About {
             let workload = workloads(cluster, &[pod]).pop()?;
             Some(Near { workload, json: misleading_json(context, &misleading), policy: misleading })
         };
+        let warnings = context.input.with_left_out(context.input.warnings.clone());
         Self {
             api_version: API_VERSION,
             kind: "PolicyExplanation",
@@ -197,7 +201,8 @@ impl About {
             isolates,
             may_select_unread,
             without_rules: without_rules.map(|nodes| WithoutRules { nodes }),
-            warnings: context.input.with_left_out(context.input.warnings.clone()),
+            findings: context.input.findings_with(&warnings),
+            warnings: warning::texts(&warnings),
             unknowns: unread(context.input, policy),
         }
     }
@@ -308,7 +313,7 @@ impl About {
             misleading::near(context, policy, &[], out)?;
         }
         // Standard error has what was passed over already.
-        context.input.warnings.iter().try_for_each(|text| writeln!(out, "\nwarning: {text}"))?;
+        context.input.warnings.iter().try_for_each(|warning| writeln!(out, "\n{warning}"))?;
         out.flush()
     }
 }

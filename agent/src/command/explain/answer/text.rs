@@ -65,8 +65,8 @@ pub(in crate::command::explain) fn write(said: &Said<'_>, out: &mut impl Write) 
     if let Some(help) = warnings::what_is_missing(context.input, &explanation.missing()) {
         writeln!(out, "   = help: {help}")?;
     }
-    for text in warnings::of_answer(context.input, explanation) {
-        writeln!(out, "\nwarning: {text}")?;
+    for warning in warnings::of_answer(context.input, explanation) {
+        writeln!(out, "\n{warning}")?;
     }
     out.flush()
 }

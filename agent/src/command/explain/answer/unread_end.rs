@@ -31,7 +31,7 @@ impl UnreadEnd<'_> {
             writeln!(out, "\nunknown: {unknown}")?;
         }
         for warning in &self.input.warnings {
-            writeln!(out, "\nwarning: {warning}")?;
+            writeln!(out, "\n{warning}")?;
         }
         out.flush()
     }

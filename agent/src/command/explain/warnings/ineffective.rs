@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use npc_agent::finding::Finding;
+use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::cluster::selection::WhyNone;
 use npc_compiler::verdict::explain::FlowExplanation;
 
 use crate::command::input::Input;
+use crate::command::warning::{Warning, WarningCode};
 use crate::command::words::policy_name;
 
 /// So many policies are named.
@@ -14,26 +17,32 @@ const NAMED: usize = 3;
 
 /// Warnings of the policies that select no pod, in the namespaces and directions in which no policy
 /// isolates an end.
-pub(in crate::command::explain) fn without_subjects(input: &Input, explanation: &FlowExplanation) -> Vec<String> {
-    let cluster = &input.cluster;
-    let text = |(id, why): (&PolicyId, &WhyNone)| {
+pub(in crate::command::explain) fn without_subjects(input: &Input, explanation: &FlowExplanation) -> Vec<Warning> {
+    let (cluster, code) = (&input.cluster, WarningCode::SubjectEmpty);
+    let warning = |(id, why): (&PolicyId, &WhyNone)| {
         let policy = cluster.policy(*id);
         let only = match why {
             WhyNone::OnlyHostNetworkPods => "only hostNetwork pods, to which no policy applies",
             WhyNone::NoPod => "no pod of the input",
         };
         let (name, selector) = (policy_name(cluster, *id), &policy.subject);
-        format!("networkpolicy {name} selects {only} (podSelector {selector}), so it isolates none")
+        let object = ObjectRef::new("NetworkPolicy", &policy.namespace, &policy.name);
+        let path = "spec.podSelector".to_owned();
+        let place = input.loaded.positions.locate_object(&object, &path);
+        let problem = format!("selects {only} (podSelector {selector})");
+        let finding = Finding { path, ..code.of_object(problem, object, place.as_ref()) };
+        let text = format!("networkpolicy {name} selects {only} (podSelector {selector}), so it isolates none");
+        Warning::of_each(code, text, vec![finding])
     };
-    let mut all: Vec<String> = explanation.without_subjects.iter().take(NAMED).map(text).collect();
+    let mut all: Vec<Warning> = explanation.without_subjects.iter().take(NAMED).map(warning).collect();
     if let more @ 1.. = explanation.without_subjects.len().saturating_sub(NAMED) {
-        all.push(format!("{more} more policies of these namespaces select no pod either"));
+        all.push(Warning::new(code, format!("{more} more policies of these namespaces select no pod either")));
     }
     all
 }
 
 /// Warnings of the policies that would admit what is denied, and that a later one of the same name replaces.
-pub(in crate::command::explain) fn replaced(input: &Input, explanation: &FlowExplanation) -> Vec<String> {
+pub(in crate::command::explain) fn replaced(input: &Input, explanation: &FlowExplanation) -> Vec<Warning> {
     let mut all = BTreeSet::new();
     for of in &explanation.replaced {
         let policies = &input.cluster.hints().replaced_policies;
@@ -51,5 +60,7 @@ pub(in crate::command::explain) fn replaced(input: &Input, explanation: &FlowExp
     }
     let more = all.len().saturating_sub(NAMED);
     let more = (more > 0).then(|| format!("{more} more policies would admit this and do not count either"));
-    all.into_iter().take(NAMED).chain(more).collect()
+    // Which these are the findings of the input say, with both places.
+    let warning = |text| Warning::of_finding(WarningCode::DuplicateName.as_str(), text);
+    all.into_iter().take(NAMED).chain(more).map(warning).collect()
 }

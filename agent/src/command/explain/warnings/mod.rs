@@ -5,36 +5,98 @@ mod unresolved_names;
 
 use std::collections::BTreeSet;
 
+use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::cluster::unread::Unread;
 use npc_compiler::cluster::without_backend::WhyUnknown;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::object::{Protocol, is_topology_label};
-use npc_compiler::verdict::explain::{EndName, Flow, FlowExplanation, Missing, MissingFact, Party, Verdict, Warning};
+use npc_compiler::verdict::explain::{
+    EndName, Flow, FlowExplanation, Missing, MissingFact, Party, Verdict, WarningFact,
+};
 
 use crate::command::explain::words::{shown, verdict_word};
 use crate::command::input::{Input, Source, unread_words};
+use crate::command::warning::{Warning, WarningCode};
 use crate::command::words::shorten;
 
 /// So many unread documents, ports or labels are named.
 const NAMED: usize = 3;
 
 /// The warnings of an answer in words.
-pub(in crate::command::explain) fn of_answer(input: &Input, explanation: &FlowExplanation) -> Vec<String> {
+pub(in crate::command::explain) fn of_answer(input: &Input, explanation: &FlowExplanation) -> Vec<Warning> {
     let hosts = hosts(&input.cluster, explanation);
-    let said = explanation.warnings.iter().filter(|warning| !is_said_by_flows(&hosts, warning));
-    let mut all = texts(input, said);
+    let said = explanation.warnings.iter().filter(|fact| !is_said_by_flows(&hosts, fact));
+    let mut all = with_input(input, said);
     all.extend(ineffective::without_subjects(input, explanation));
     all.extend(ineffective::replaced(input, explanation));
     all
 }
 
 /// Warnings in words, those about the input last.
-pub(in crate::command::explain) fn texts<'w>(
+pub(in crate::command::explain) fn with_input<'w>(
     input: &Input,
-    warnings: impl IntoIterator<Item = &'w Warning>,
-) -> Vec<String> {
-    let texts = warnings.into_iter().map(|warning| text(&input.cluster, warning));
-    texts.chain(input.warnings.iter().cloned()).collect()
+    facts: impl IntoIterator<Item = &'w WarningFact>,
+) -> Vec<Warning> {
+    let of_fact = |fact: &WarningFact| {
+        let (code, text) = (code(fact), text(&input.cluster, fact));
+        let Some(object) = object(fact) else { return Warning::new(code, text) };
+        let place = input.loaded.positions.locate_object(&object, "");
+        let finding = code.of_object(text.clone(), object, place.as_ref());
+        Warning::of_each(code, text, vec![finding])
+    };
+    facts.into_iter().map(of_fact).chain(input.warnings.iter().cloned()).collect()
+}
+
+/// What kind of warning it is.
+const fn code(fact: &WarningFact) -> WarningCode {
+    match fact {
+        WarningFact::Contested(_) => WarningCode::AddressContested,
+        WarningFact::NoSuchPort(_) => WarningCode::PortNameMissing,
+        WarningFact::NoSuchServicePort { .. } => WarningCode::ServicePortUnknown,
+        WarningFact::SourceWithoutPods => WarningCode::ServiceNoBackends,
+        WarningFact::NotListed(..) => WarningCode::FlowsNotListed,
+        WarningFact::Headless { .. } => WarningCode::ServiceHeadless,
+        WarningFact::ServicePort { .. } => WarningCode::AskedServicePort,
+        WarningFact::NotExposed { .. } => WarningCode::ServiceNotExposed,
+        WarningFact::Loopback(_) => WarningCode::AddressLoopback,
+        WarningFact::HostPort { .. } => WarningCode::HostPort,
+        WarningFact::HostPortElsewhere { .. } => WarningCode::HostPortElsewhere,
+        WarningFact::NamesUnresolved { .. } => WarningCode::DnsBlocked,
+        WarningFact::NoCommonFamily => WarningCode::NoCommonFamily,
+        WarningFact::MayBeOwnNode { .. } => WarningCode::OwnNodeUnknown,
+        WarningFact::ServiceAddressAsSource { .. } => WarningCode::SourceIsServiceAddress,
+        WarningFact::OtherNodes { .. } => WarningCode::OtherNodesDiffer,
+        WarningFact::TunnelDropped { .. } => WarningCode::TunnelDropped,
+    }
+}
+
+/// The object that it is about, if it is about one of the cluster.
+fn object(fact: &WarningFact) -> Option<ObjectRef> {
+    let of_end = |end: &EndName| {
+        let namespace = end.namespace.as_ref()?;
+        Some(ObjectRef::new(&end.kind, namespace, &end.name))
+    };
+    match fact {
+        WarningFact::NoSuchServicePort { namespace, name, .. }
+        | WarningFact::Headless { namespace, name }
+        | WarningFact::ServicePort { namespace, name, .. }
+        | WarningFact::NotExposed { namespace, name }
+        | WarningFact::ServiceAddressAsSource { namespace, name, .. } => {
+            Some(ObjectRef::new("Service", namespace, name))
+        }
+        WarningFact::NoSuchPort(end)
+        | WarningFact::NamesUnresolved { service: end, .. }
+        | WarningFact::MayBeOwnNode { pod: end, .. }
+        | WarningFact::TunnelDropped { from: end, .. } => of_end(end),
+        WarningFact::OtherNodes { from, to, is_source, .. } => of_end(if *is_source { from } else { to }),
+        WarningFact::Contested(_)
+        | WarningFact::SourceWithoutPods
+        | WarningFact::NotListed(..)
+        | WarningFact::Loopback(_)
+        | WarningFact::HostPort { .. }
+        | WarningFact::HostPortElsewhere { .. }
+        | WarningFact::NoCommonFamily => None,
+    }
 }
 
 /// An end of a flow that is a hostNetwork pod: whether it is the source, its node, and the other end: kind,
@@ -58,45 +120,45 @@ fn hosts<'a>(cluster: &'a Cluster, explanation: &'a FlowExplanation) -> BTreeSet
 }
 
 /// Whether flows of the answer say what holds for the other nodes, because it is about pods on all of them.
-fn is_said_by_flows(hosts: &BTreeSet<Host<'_>>, warning: &Warning) -> bool {
-    let Warning::OtherNodes { from, to, is_source, nodes, .. } = warning else { return false };
+fn is_said_by_flows(hosts: &BTreeSet<Host<'_>>, fact: &WarningFact) -> bool {
+    let WarningFact::OtherNodes { from, to, is_source, nodes, .. } = fact else { return false };
     let other = if *is_source { to } else { from };
     let is_shown = |node: &String| hosts.contains(&host(*is_source, node, other));
     nodes.iter().all(|(_, names)| !names.is_empty() && names.iter().all(is_shown))
 }
 
-fn text(cluster: &Cluster, warning: &Warning) -> String {
-    match warning {
-        Warning::Contested(address) => contested(cluster, *address),
-        Warning::NoSuchPort(name) => format!("{} has no such port", shown(name)),
-        Warning::NoSuchServicePort { namespace, name, ports } => no_such_port(namespace, name, ports),
-        Warning::SourceWithoutPods => "the source is a Service that leads to no pod of the input".to_owned(),
-        Warning::NotListed(Verdict::Denied, services) => {
+fn text(cluster: &Cluster, fact: &WarningFact) -> String {
+    match fact {
+        WarningFact::Contested(address) => contested(cluster, *address),
+        WarningFact::NoSuchPort(name) => format!("{} has no such port", shown(name)),
+        WarningFact::NoSuchServicePort { namespace, name, ports } => no_such_port(namespace, name, ports),
+        WarningFact::SourceWithoutPods => "the source is a Service that leads to no pod of the input".to_owned(),
+        WarningFact::NotListed(Verdict::Denied, services) => {
             format!("services {} have no such port either, and are not listed above", shorten(services, NAMED, ", "))
         }
-        Warning::NotListed(_, names) => {
+        WarningFact::NotListed(_, names) => {
             format!("what goes to {} is allowed too, and is not listed above", shorten(names, NAMED, ", "))
         }
-        Warning::Headless { namespace, name } => format!(
+        WarningFact::Headless { namespace, name } => format!(
             "service {namespace}/{name} is headless: its name leads to its pods' addresses, so a client asks for a port \
              of the pods, not of the Service"
         ),
-        Warning::ServicePort { namespace, name, port, of_pods } => format!(
+        WarningFact::ServicePort { namespace, name, port, of_pods } => format!(
             "{port} is the port of {namespace}/svc/{name}; its pods listen on {of_pods}: ask about the Service, or about that \
              port"
         ),
-        Warning::NotExposed { namespace, name } => format!(
+        WarningFact::NotExposed { namespace, name } => format!(
             "service {namespace}/{name} has no node port, no load balancer and no external address, so nothing leads to it \
              from outside the cluster; this is what policies say of such a client"
         ),
-        Warning::Loopback(address) => format!("{address} is the pod itself: what it sends there never leaves it"),
-        Warning::HostPort { port, pods } => format!(
+        WarningFact::Loopback(address) => format!("{address} is the pod itself: what it sends there never leaves it"),
+        WarningFact::HostPort { port, pods } => format!(
             "hostPort {port} of {}: the node translates it before policies judge, and this is what policies say of the \
              client's own address; rules of the node itself are not judged, and if the network replaces the client's address \
              by a node's, policies judge that node (a pod and its own node are always allowed)",
             shorten(pods, NAMED, ", ")
         ),
-        Warning::HostPortElsewhere { port, pods, is_bound } => {
+        WarningFact::HostPortElsewhere { port, pods, is_bound } => {
             let name = |(pod, node): &(String, Option<String>)| match node {
                 Some(node) => format!("{pod} on {node}"),
                 None => pod.clone(),
@@ -109,11 +171,11 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
                 shorten(&names, NAMED, ", ")
             )
         }
-        Warning::NamesUnresolved { from, service, direction, policies, server } => {
+        WarningFact::NamesUnresolved { from, service, direction, policies, server } => {
             unresolved_names::text(cluster, (from, service), (*direction, policies), server.as_ref())
         }
-        Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
-        Warning::MayBeOwnNode { address, pod, node } => {
+        WarningFact::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
+        WarningFact::MayBeOwnNode { address, pod, node } => {
             let node = node.as_ref().map_or_else(|| "the node".to_owned(), |node| format!("node {node},"));
             format!(
                 "{address} may be the address of {node} on which {} runs: no object says the addresses of that node, and a \
@@ -121,11 +183,11 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
                 shown(pod)
             )
         }
-        Warning::ServiceAddressAsSource { address, namespace, name } => format!(
+        WarningFact::ServiceAddressAsSource { address, namespace, name } => format!(
             "{address} is an address of service {namespace}/{name}, and no packet has it as its source: this is what \
              policies would say of one; ask about {namespace}/svc/{name} for the pods behind it"
         ),
-        Warning::OtherNodes { from, to, is_source, is_own_node, nodes } => {
+        WarningFact::OtherNodes { from, to, is_source, is_own_node, nodes } => {
             let of = |(verdict, names): &(Verdict, Vec<String>)| {
                 let verdict = verdict_word(*verdict).to_owned();
                 if names.is_empty() { verdict } else { format!("{verdict} ({})", shorten(names, NAMED, ", ")) }
@@ -140,7 +202,7 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
                 shown(host)
             )
         }
-        Warning::TunnelDropped { from, traffic } => format!(
+        WarningFact::TunnelDropped { from, traffic } => format!(
             "{traffic} is what tunnels use: policies allow it, but agents drop it where it leaves {}, because no rule \
              names the port and they run without --allow-tunnels",
             shown(from)

@@ -13,7 +13,7 @@ use crate::cluster::unread::WhyUnread;
 use crate::cluster::{ClassId, Cluster, PodId, PolicyId};
 use crate::object::{Family, Pod};
 use crate::policy::Direction;
-use crate::verdict::explain::answer::{Unanswerable, Warning};
+use crate::verdict::explain::answer::{Unanswerable, WarningFact};
 use crate::verdict::explain::decision::misleading::MisleadingPolicy;
 use crate::verdict::explain::question::name::QuestionEnd;
 use crate::verdict::explain::question::party::Party;
@@ -28,9 +28,11 @@ pub struct EndpointExplanation {
     /// What may come to it, and where it may send, in the order of [`Direction::ALL`].
     pub sides: [Side; 2],
     /// What decides nothing and the asker should know.
-    pub warnings: Vec<Warning>,
+    pub warnings: Vec<WarningFact>,
     /// Why policies were not read that may select its pods, sorted.
     pub unread_policies: Vec<WhyUnread>,
+    /// The namespaces of its pods, sorted.
+    pub namespaces: Vec<String>,
     /// The policies that look as if they isolated its pods and do not, each with the first direction in which
     /// it does. An address that is asked about has none, and a part of an endpoint neither.
     pub misleading: Vec<(Direction, MisleadingPolicy)>,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::entry::Entry;
 use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Protocol, Service, ServicePort};
-use crate::verdict::explain::answer::{Unanswerable, Warning};
+use crate::verdict::explain::answer::{Unanswerable, WarningFact};
 use crate::verdict::explain::question::MissingFact;
 use crate::verdict::explain::question::name::{Port, QuestionEnd};
 use crate::verdict::explain::walk::ends::Unit;
@@ -92,9 +92,9 @@ impl Walk<'_> {
 }
 
 /// That a Service lacks a port that was asked for.
-pub(super) fn no_such_port(service: &Service) -> Warning {
+pub(super) fn no_such_port(service: &Service) -> WarningFact {
     let Service { namespace, name, ports, .. } = service;
-    Warning::NoSuchServicePort {
+    WarningFact::NoSuchServicePort {
         namespace: namespace.clone(),
         name: name.clone(),
         ports: ports.iter().map(|port| (port.protocol, port.port)).collect(),

@@ -7,7 +7,7 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::PodId;
 use crate::cluster::backend::HostPortAt;
 use crate::object::{Family, Protocol};
-use crate::verdict::explain::answer::{Warning, Way};
+use crate::verdict::explain::answer::{WarningFact, Way};
 use crate::verdict::explain::question::MissingFact;
 use crate::verdict::explain::walk::ends::Unit;
 use crate::verdict::explain::walk::{Destination, Route, Walk};
@@ -50,13 +50,13 @@ impl Walk<'_> {
             if !elsewhere.is_empty() {
                 elsewhere.sort();
                 elsewhere.dedup();
-                self.explanation.warn(Warning::HostPortElsewhere { port: number, pods: elsewhere, is_bound });
+                self.explanation.warn(WarningFact::HostPortElsewhere { port: number, pods: elsewhere, is_bound });
             }
             return;
         }
         let pods: BTreeSet<String> =
             leads_to.iter().filter_map(|(_, to, _)| Some(self.pod_name(to.unit.party.pod()?))).collect();
-        self.explanation.warn(Warning::HostPort { port: number, pods: pods.into_iter().collect() });
+        self.explanation.warn(WarningFact::HostPort { port: number, pods: pods.into_iter().collect() });
         let way = Way::HostPort(number);
         for (address, destination, is_known) in leads_to {
             for (is_pod, mut sources) in self.by_node_of_source(sources) {

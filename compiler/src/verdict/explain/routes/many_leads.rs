@@ -8,7 +8,7 @@ use super::nodes::NodeEnd;
 use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Protocol, Service, ServicePort};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::answer::{Flow, Warning};
+use crate::verdict::explain::answer::{Flow, WarningFact};
 use crate::verdict::explain::question::MissingFact;
 use crate::verdict::explain::question::name::EndName;
 use crate::verdict::explain::walk::Walk;
@@ -143,7 +143,7 @@ impl Walk<'_> {
         let Leads { allowed, without_port, not_judged, of_nodes, .. } = leads;
         for (verdict, names) in [(Verdict::Allowed, allowed), (Verdict::Denied, without_port)] {
             if !names.is_empty() {
-                self.explanation.warn(Warning::NotListed(verdict, names.into_iter().collect()));
+                self.explanation.warn(WarningFact::NotListed(verdict, names.into_iter().collect()));
             }
         }
         if not_judged.is_empty() {

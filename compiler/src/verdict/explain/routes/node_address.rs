@@ -11,7 +11,7 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::HostPortAt;
 use crate::object::{Family, Protocol, Service, ServicePort};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::answer::{Flow, Unanswerable, Warning};
+use crate::verdict::explain::answer::{Flow, Unanswerable, WarningFact};
 use crate::verdict::explain::question::name::{EndName, Port, QuestionEnd};
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::question::{MissingFact, OnNodes};
@@ -406,7 +406,7 @@ impl Walk<'_> {
             let source = Unit { is_template: false, ..source.clone() };
             self.directly(std::slice::from_ref(&source), std::slice::from_ref(&source))?;
         }
-        self.explanation.warn(Warning::Loopback(address));
+        self.explanation.warn(WarningFact::Loopback(address));
         Ok(true)
     }
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use crate::algebra::traffic::Traffic;
 use crate::object::Family;
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::answer::{Flow, Warning};
+use crate::verdict::explain::answer::{Flow, WarningFact};
 use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::walk::Walk;
@@ -21,12 +21,13 @@ impl Walk<'_> {
     pub(in crate::verdict::explain) fn warn_of_other_nodes(&mut self) {
         let zones = OnceCell::new();
         let flows = self.explanation.flows.iter().enumerate();
-        let warnings: Vec<Warning> = flows.filter_map(|(place, flow)| self.other_nodes(place, flow, &zones)).collect();
+        let warnings: Vec<WarningFact> =
+            flows.filter_map(|(place, flow)| self.other_nodes(place, flow, &zones)).collect();
         self.warn(warnings);
     }
 
     /// The warning of one flow. The first flow that needs the zones computes them for all.
-    fn other_nodes(&self, place: usize, flow: &Flow, zones: &OnceCell<Zones>) -> Option<Warning> {
+    fn other_nodes(&self, place: usize, flow: &Flow, zones: &OnceCell<Zones>) -> Option<WarningFact> {
         let first = flow.parties.filter(|_| flow.way.is_none())?;
         let is_host = |party: Party| matches!(party, Party::Host(_));
         let is_source = match (is_host(first.0), is_host(first.1)) {
@@ -56,7 +57,7 @@ impl Walk<'_> {
             let question = Question::between(*from, *to, Some(self.family_of(flow, *from, *to)), Traffic::none());
             question.exemption(self.ends.cluster) == Some(Exemption::OwnNode)
         };
-        differs.then(|| Warning::OtherNodes {
+        differs.then(|| WarningFact::OtherNodes {
             from: flow.from.without_addresses(),
             to: flow.to.without_addresses(),
             is_source,
@@ -135,9 +136,9 @@ impl Walk<'_> {
                 None => cluster.nodes().values().any(BTreeSet::is_empty),
             };
             let pod = name.without_addresses();
-            (may_be && !is_known).then_some(Warning::MayBeOwnNode { address, pod, node })
+            (may_be && !is_known).then_some(WarningFact::MayBeOwnNode { address, pod, node })
         };
-        let warnings: Vec<Warning> = self.explanation.flows.iter().filter(is_denied).filter_map(warning).collect();
+        let warnings: Vec<WarningFact> = self.explanation.flows.iter().filter(is_denied).filter_map(warning).collect();
         self.warn(warnings);
     }
 }

@@ -20,7 +20,7 @@ use crate::cluster::backend::Backend;
 use crate::cluster::without_backend::NoBackend;
 use crate::object::{Exposure, Family, Protocol, Service, ServicePort, TargetPort};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::answer::{Flow, Unanswerable, Via, Warning, Way};
+use crate::verdict::explain::answer::{Flow, Unanswerable, Via, WarningFact, Way};
 use crate::verdict::explain::code::ReasonCode;
 use crate::verdict::explain::question::name::{EndName, Port, QuestionEnd};
 use crate::verdict::explain::question::party::Party;
@@ -49,7 +49,7 @@ impl Walk<'_> {
             missing: if is_known { Vec::new() } else { vec![missing_backends(self.ends.cluster, service)] },
             ..Flow::undecided(EndName::of_service(service), to, traffic.clone(), verdict)
         }));
-        self.explanation.warn(Warning::SourceWithoutPods);
+        self.explanation.warn(WarningFact::SourceWithoutPods);
     }
 
     /// Flows through a Service to its backends; of one family, where an address was asked for:
@@ -188,7 +188,7 @@ impl Walk<'_> {
                 Exposure::Inside => {
                     let Service { namespace, name, .. } = service;
                     let (namespace, name) = (namespace.clone(), name.clone());
-                    self.explanation.warn(Warning::NotExposed { namespace, name });
+                    self.explanation.warn(WarningFact::NotExposed { namespace, name });
                     self.between(&outside, destinations, route);
                 }
             }
@@ -252,7 +252,7 @@ impl Walk<'_> {
         let is_renumbered = |port: &ServicePort| port.target != TargetPort::Number(port.port);
         if service.ports.iter().any(is_renumbered) {
             self.explanation
-                .warn(Warning::Headless { namespace: service.namespace.clone(), name: service.name.clone() });
+                .warn(WarningFact::Headless { namespace: service.namespace.clone(), name: service.name.clone() });
         }
         // By SRV records, a port's name leads to the number that the pods listen on.
         let is_meant = |port: &&ServicePort| match self.port {

@@ -10,7 +10,7 @@ use crate::cluster::backend::{Backend, BackendEnd};
 use crate::cluster::group::Groups;
 use crate::cluster::{Cluster, PodId};
 use crate::object::{ContainerPort, Family, Pod};
-use crate::verdict::explain::answer::Warning;
+use crate::verdict::explain::answer::WarningFact;
 use crate::verdict::explain::question::name::{EndName, Port, QuestionEnd};
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::flow::End;
@@ -323,7 +323,7 @@ impl<'a> Finder<'a> {
     }
 
     /// The addresses of these ends that several endpoints list, sorted.
-    pub(in crate::verdict::explain) fn contested(self, units: &[Unit]) -> Vec<Warning> {
+    pub(in crate::verdict::explain) fn contested(self, units: &[Unit]) -> Vec<WarningFact> {
         let listed = |unit: &Unit| match unit.party {
             Party::End(End::Pod(pod)) | Party::Host(pod) => self.cluster.pod(pod).addresses().collect(),
             Party::End(End::Address(address) | End::Unread(address)) => vec![address],
@@ -331,6 +331,6 @@ impl<'a> Finder<'a> {
         };
         let addresses: BTreeSet<IpAddr> = units.iter().flat_map(listed).collect();
         let contested = |address: &IpAddr| self.cluster.contest(*address).is_some();
-        addresses.into_iter().filter(contested).map(Warning::Contested).collect()
+        addresses.into_iter().filter(contested).map(WarningFact::Contested).collect()
     }
 }

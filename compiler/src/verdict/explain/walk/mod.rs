@@ -19,7 +19,7 @@ use crate::cluster::group::Groups;
 use crate::object::{Family, Protocol, Service};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::answer::{Flow, FlowExplanation, Unanswerable, Via, Warning, Way};
+use crate::verdict::explain::answer::{Flow, FlowExplanation, Unanswerable, Via, WarningFact, Way};
 use crate::verdict::explain::decision::near_miss::want_and_got::Got;
 use crate::verdict::explain::question::name::{EndName, Port, QuestionEnd};
 use crate::verdict::explain::question::party::Party;
@@ -57,7 +57,7 @@ pub fn explain(
         QuestionEnd::ServiceAddress(service, address) => {
             let Service { namespace, name, .. } = service;
             let (address, namespace, name) = (*address, namespace.clone(), name.clone());
-            walk.explanation.warn(Warning::ServiceAddressAsSource { address, namespace, name });
+            walk.explanation.warn(WarningFact::ServiceAddressAsSource { address, namespace, name });
             ends.units(&QuestionEnd::Address(address))
         }
         QuestionEnd::Outside | QuestionEnd::Blocks(_)
@@ -101,7 +101,7 @@ pub fn explain(
         return Err(refused);
     }
     if walk.explanation.flows.is_empty() {
-        walk.explanation.warn(Warning::NoCommonFamily);
+        walk.explanation.warn(WarningFact::NoCommonFamily);
     }
     if let QuestionEnd::Service(service) = to {
         walk.warn_of_unresolved_names(&sources, service);
@@ -189,7 +189,7 @@ impl<'a> Walk<'a> {
 }
 
 impl Walk<'_> {
-    pub(in crate::verdict::explain) fn warn(&mut self, warnings: Vec<Warning>) {
+    pub(in crate::verdict::explain) fn warn(&mut self, warnings: Vec<WarningFact>) {
         for warning in warnings {
             self.explanation.warn(warning);
         }
@@ -207,7 +207,7 @@ impl Walk<'_> {
         for unit in units {
             match self.ends.traffic(unit, self.port) {
                 Some(traffic) => destinations.push(Destination::direct(unit.clone(), traffic)),
-                None => without_port.push(Warning::NoSuchPort(unit.name.clone())),
+                None => without_port.push(WarningFact::NoSuchPort(unit.name.clone())),
             }
         }
         if let (Some(Port::Name(name)), true) = (self.port, destinations.is_empty()) {
@@ -356,9 +356,9 @@ impl Walk<'_> {
             // Of a headless Service it is said where it is asked about.
             let (namespace, name) = (service.namespace.clone(), service.name.clone());
             let is_translated = !service.routing.is_headless;
-            is_translated.then_some(Warning::ServicePort { namespace, name, port, of_pods })
+            is_translated.then_some(WarningFact::ServicePort { namespace, name, port, of_pods })
         };
-        let found: Vec<Warning> = self.explanation.flows.iter().filter_map(of_flow).collect();
+        let found: Vec<WarningFact> = self.explanation.flows.iter().filter_map(of_flow).collect();
         self.warn(found);
     }
 
@@ -376,7 +376,7 @@ impl Walk<'_> {
             let traffic = Question::between(from, to, family, traffic).dropped_tunnels(cluster, groups);
             if !traffic.is_none() {
                 let from = flow.from.without_addresses();
-                found.push(Warning::TunnelDropped { from, traffic });
+                found.push(WarningFact::TunnelDropped { from, traffic });
             }
         }
         self.warn(found);

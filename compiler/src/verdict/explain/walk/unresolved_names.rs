@@ -13,7 +13,7 @@ use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::{DNS_PORT, Family, Protocol, Service};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::answer::{DnsServer, Warning};
+use crate::verdict::explain::answer::{DnsServer, WarningFact};
 use crate::verdict::explain::decision::dns_servers::{
     NODE_CACHE, Servers, admits_dns, is_dns, is_labelled, means_another_server,
 };
@@ -48,7 +48,7 @@ impl Walk<'_> {
             }
         }
         let server = name_of(&servers, cluster);
-        let warning = |((direction, policies), from)| Warning::NamesUnresolved {
+        let warning = |((direction, policies), from)| WarningFact::NamesUnresolved {
             from,
             service: EndName::of_service(to).without_addresses(),
             direction,
