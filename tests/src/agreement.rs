@@ -92,9 +92,9 @@ impl<'a> ComparedCluster<'a> {
         });
         let options = matrix::MatrixOptions { by: By::Pod, addresses: addresses.collect() };
         let seen = matrix::connectivity(cluster, &options);
-        let names: BTreeSet<&str> = self.ends.iter().map(|(name, _)| name.as_str()).collect();
-        let listed: Vec<&str> = seen.endpoints.iter().map(|endpoint| &*endpoint.id).collect();
-        if !listed.iter().copied().eq(names) {
+        let names: BTreeSet<String> = self.ends.iter().map(|(name, _)| name.clone()).collect();
+        let listed: Vec<String> = seen.endpoints.iter().map(|endpoint| endpoint.id.to_string()).collect();
+        if !listed.iter().eq(&names) {
             found.push(format!("the matrix has endpoints {listed:?}"));
         }
         let mut seen = rows_of(&seen, found);

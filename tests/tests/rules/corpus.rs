@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use npc_agent::source::manifests::{self, Severity};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects, Pod, Protocol};
-use npc_compiler::verdict::matrix::{self, By};
+use npc_compiler::verdict::matrix::{self, By, EndpointId, EndpointName};
 use npc_tests::corpora::beside;
 use npc_tests::random;
 use serde::Deserialize;
@@ -216,7 +216,8 @@ fn allowed(objects: &Objects, addresses: &BTreeSet<Ipv4Addr>) -> Allowed {
     let matrix = matrix::connectivity(&Cluster::new(objects), &options);
     let mut allowed = Allowed::new();
     for row in matrix.connections {
-        let outside = !row.from.contains('/') || !row.to.contains('/');
+        let is_address = |id: &EndpointId| matches!(id.name(), EndpointName::Address(_));
+        let outside = is_address(&row.from) || is_address(&row.to);
         let wanted = if outside { Family::V4 } else { Family::V6 };
         let Some(protocol) = Protocol::parse(row.protocol) else { continue };
         if row.family == Some(wanted) {

@@ -56,7 +56,7 @@ pub(super) fn write(matrix: &Matrix<'_>, view: &TextMatrix<'_>, out: &mut impl W
 
 fn inside(row: &matrix::Connection, state: RowState) -> String {
     let family = row.family.map(|family| family.to_string()).unwrap_or_default();
-    line([&row.from, &row.to, &family, row.protocol, &ports(row.ports.as_deref())], state)
+    line([&row.from.to_string(), &row.to.to_string(), &family, row.protocol, &ports(row.ports.as_deref())], state)
 }
 
 fn with_outside(row: &list::OutsideConnection, state: RowState) -> String {

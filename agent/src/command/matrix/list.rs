@@ -69,10 +69,11 @@ pub(super) fn outside(
 ) -> [Vec<OutsideConnection>; 3] {
     let mut all = [const { Vec::new() }; 3];
     for (place, endpoint) in matrix.endpoints().iter().enumerate() {
+        let id = endpoint.id.to_string();
         for direction in [Direction::Egress, Direction::Ingress] {
             let (from, to) = match direction {
-                Direction::Egress => (&*endpoint.id, OUTSIDE),
-                Direction::Ingress => (OUTSIDE, &*endpoint.id),
+                Direction::Egress => (id.as_str(), OUTSIDE),
+                Direction::Ingress => (OUTSIDE, id.as_str()),
             };
             let OutsideBounds { allowed, differs, unknown, .. } = view.outside(place, direction);
             for (rows, entries) in all.iter_mut().zip([allowed, differs, unknown]) {

@@ -10,7 +10,7 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::End;
-use npc_compiler::verdict::matrix::{Cell, Endpoint, Matrix};
+use npc_compiler::verdict::matrix::{Cell, Endpoint, EndpointId, EndpointName, Matrix};
 use npc_compiler::verdict::outside::{Outside, OutsideBounds, outside, shortest_entries};
 
 use super::elsewhere::{self, Elsewhere};
@@ -64,15 +64,16 @@ impl<'a> TextMatrix<'a> {
         nowhere: Nowhere,
     ) -> Self {
         // The kind of a workload is left out where the rest is distinct.
-        let short = |id: &str| match id.split('/').collect::<Vec<_>>().as_slice() {
-            [namespace, _, name] => format!("{namespace}/{name}"),
-            _ => id.to_owned(),
+        let short = |id: &EndpointId| match id.name() {
+            EndpointName::Object { namespace, name, .. } => format!("{namespace}/{name}"),
+            EndpointName::Address(address) => address.to_string(),
         };
         let mut count = BTreeMap::<String, usize>::new();
         for endpoint in matrix.endpoints() {
             *count.entry(short(&endpoint.id)).or_default() += 1;
         }
-        let name = |id: &str| Some(short(id)).filter(|short| count[short] == 1).unwrap_or_else(|| id.to_owned());
+        let name =
+            |id: &EndpointId| Some(short(id)).filter(|short| count[short] == 1).unwrap_or_else(|| id.to_string());
         let names: Vec<String> = matrix.endpoints().iter().map(|endpoint| name(&endpoint.id)).collect();
         let mut order: Vec<usize> = (0..names.len()).collect();
         order.sort_by(|a, b| names[*a].cmp(&names[*b]));

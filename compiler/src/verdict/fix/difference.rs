@@ -365,14 +365,14 @@ impl OutsideZones {
     }
 
     fn end(&self, matrix: &LazyMatrix<'_>, row: usize) -> OpenedEnd {
-        let id = &matrix.endpoints()[row].id;
+        let id: Arc<str> = matrix.endpoints()[row].id.to_string().into();
         match matrix.ends(row).next() {
             Some(End::Address(address) | End::Unread(address)) => {
-                let name = self.names.get(&address).map_or_else(|| Arc::clone(id), |name| name.as_str().into());
+                let name = self.names.get(&address).map_or(id, |name| name.as_str().into());
                 OpenedEnd { id: name, pod: None }
             }
-            Some(End::Pod(pod)) => OpenedEnd { id: Arc::clone(id), pod: Some(pod) },
-            None => OpenedEnd { id: Arc::clone(id), pod: None },
+            Some(End::Pod(pod)) => OpenedEnd { id, pod: Some(pod) },
+            None => OpenedEnd { id, pod: None },
         }
     }
 }

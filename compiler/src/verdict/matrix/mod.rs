@@ -6,6 +6,7 @@
 
 mod admitted;
 mod end_kind;
+mod endpoint_id;
 mod group_row;
 pub(crate) mod judge;
 mod known_traffic;
@@ -30,6 +31,7 @@ use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
 use crate::object::{Family, Protocol};
 use crate::verdict::flow::End;
+pub use endpoint_id::{EndpointId, EndpointName};
 use judge::{Kinds, PairVerdicts, TrafficId, TrafficTable};
 use reached::Reached;
 use row::{Row, Unjudged};
@@ -63,7 +65,7 @@ pub struct Endpoint {
     /// `NS/NAME` of a pod, `NS/KIND/NAME` of a workload, or the address; no
     /// two have the same. By pod, a workload without pods has `NS/NAME` too,
     /// unless another endpoint has that name.
-    pub id: Arc<str>,
+    pub id: EndpointId,
     /// `Pod`, the workload's kind, or `Address`.
     pub kind: String,
     /// Its addresses, IPv4 first, without those that another pod owns by now.
@@ -78,9 +80,9 @@ pub struct Endpoint {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Connection {
     /// The id of the source.
-    pub from: Arc<str>,
+    pub from: EndpointId,
     /// The id of the destination.
-    pub to: Arc<str>,
+    pub to: EndpointId,
     /// None where an end has no address yet.
     pub family: Option<Family>,
     /// `ICMP`, `SCTP`, `TCP` or `UDP`.
@@ -243,11 +245,11 @@ impl<'a> Matrix<'a> {
     }
 
     fn by_protocol<'t>(&self, cell: &Cell, traffic: &'t Traffic) -> impl Iterator<Item = Connection> + use<'t, 'a> {
-        let (from, to) = (Arc::clone(&self.endpoints[cell.from].id), Arc::clone(&self.endpoints[cell.to].id));
+        let [from, to] = [cell.from, cell.to].map(|place| self.endpoints[place].id.clone());
         let family = cell.family;
         protocols(traffic).map(move |(protocol, ports)| Connection {
-            from: Arc::clone(&from),
-            to: Arc::clone(&to),
+            from: from.clone(),
+            to: to.clone(),
             family,
             protocol,
             ports,

@@ -9,6 +9,7 @@ use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 
 use super::Endpoint;
+use super::endpoint_id::EndpointId;
 use super::judge::{BoundIds, JudgeKinds, KindId, Kinds, Roles, TrafficId, TrafficTable};
 use crate::cluster::{Cluster, PodId};
 use crate::object::{Family, Pod};
@@ -209,9 +210,9 @@ pub(super) fn pods(cluster: &Cluster) -> Vec<Unjudged> {
                     // Only its kind distinguishes it from the pod, or from the
                     // workload of another kind, that has its name.
                     Some(workload) if same.len() > 1 && pod.is_template() => {
-                        format!("{namespace}/{}/{name}", workload.kind).into()
+                        EndpointId::of_workload(namespace, &workload.kind, name)
                     }
-                    _ => format!("{namespace}/{name}").into(),
+                    _ => EndpointId::of_pod(namespace, name),
                 },
                 kind: "Pod".to_owned(),
                 addresses: addresses(cluster, *id).collect(),
@@ -241,7 +242,7 @@ pub(super) fn workloads(cluster: &Cluster) -> Vec<Unjudged> {
         addresses.sort_unstable();
         let is_template = pods.len() == 1 && stands_for_replicas(cluster.pod(pods[0])) && addresses.is_empty();
         let endpoint = Endpoint {
-            id: format!("{namespace}/{kind}/{name}").into(),
+            id: EndpointId::of_workload(namespace, kind, name),
             kind: kind.to_owned(),
             addresses,
             node: match pods.as_slice() {
@@ -258,7 +259,7 @@ pub(super) fn workloads(cluster: &Cluster) -> Vec<Unjudged> {
 /// An address is a row.
 pub(super) fn address(cluster: &Cluster, address: IpAddr) -> Unjudged {
     let endpoint = Endpoint {
-        id: address.to_string().into(),
+        id: EndpointId::of_address(address),
         kind: "Address".to_owned(),
         addresses: vec![address],
         node: None,

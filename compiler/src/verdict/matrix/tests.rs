@@ -76,7 +76,7 @@ fn stands_for_replicas(cluster: &Cluster, ends: &[End]) -> bool {
 type Key = (usize, usize, Option<Family>);
 
 /// What cells say, by the ids of their ends: allowed, unknown, and what differs.
-type Said = BTreeMap<(Arc<str>, Arc<str>, Option<Family>), [Traffic; 3]>;
+type Said = BTreeMap<(EndpointId, EndpointId, Option<Family>), [Traffic; 3]>;
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -155,12 +155,12 @@ proptest! {
         let part = Matrix::select(&cluster, &groups, &options, &selection);
         let part = part.unwrap_or_else(|error| panic!("{error:?}"));
         let said = |matrix: &Matrix<'_>| -> Said {
-            let id = |place: usize| Arc::clone(&matrix.endpoints()[place].id);
+            let id = |place: usize| matrix.endpoints()[place].id.clone();
             let of = |cell: Cell| [(*cell.traffic).clone(), cell.unknown, cell.differs].map(|of| of.intersection(&traffic));
             matrix.cells().map(|cell| ((id(cell.from), id(cell.to), cell.family), of(cell))).collect()
         };
         let mut expected = said(&whole);
-        let role = |id: &Arc<str>| {
+        let role = |id: &EndpointId| {
             let place = whole.endpoints().iter().position(|endpoint| endpoint.id == *id).unwrap_or(usize::MAX);
             is_shown(&whole.ends(place).collect::<Vec<_>>())
         };

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use std::sync::Arc;
 
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::block_text::WrittenBlock;
@@ -11,6 +10,7 @@ use npc_compiler::cluster::{PodId, PolicyId};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::dead_block::is_dead;
 use npc_compiler::verdict::explain::{EndpointExplanation, EndpointPart, MisleadingPolicy, Side, may_be_isolated};
+use npc_compiler::verdict::matrix::{EndpointId, EndpointName};
 use npc_compiler::verdict::outside::{Outside, OutsideBounds, shortest_entries};
 use serde_json::{Value, json};
 
@@ -83,12 +83,14 @@ pub(in crate::command::explain) fn without_policies(
 }
 
 /// The workloads at the other end, by what is allowed: `shop/deploy/api`.
-fn peers(peers: &BTreeMap<Traffic, Vec<Arc<str>>>) -> impl Iterator<Item = (&Traffic, Vec<String>)> {
-    let shown = |id: &str| match id.split('/').collect::<Vec<_>>().as_slice() {
-        [namespace, kind, name] => format!("{namespace}/{}/{name}", short_kind(kind)),
-        _ => id.to_owned(),
+fn peers(peers: &BTreeMap<Traffic, Vec<EndpointId>>) -> impl Iterator<Item = (&Traffic, Vec<String>)> {
+    let shown = |id: &EndpointId| match id.name() {
+        EndpointName::Object { namespace, kind: Some(kind), name } => {
+            format!("{namespace}/{}/{name}", short_kind(kind))
+        }
+        EndpointName::Object { kind: None, .. } | EndpointName::Address(_) => id.to_string(),
     };
-    peers.iter().map(move |(traffic, ids)| (traffic, ids.iter().map(|id| shown(id)).collect()))
+    peers.iter().map(move |(traffic, ids)| (traffic, ids.iter().map(shown).collect()))
 }
 
 impl About<'_> {

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use super::not_isolating;
 use crate::algebra::traffic::Traffic;
@@ -19,7 +18,7 @@ use crate::verdict::explain::question::name::QuestionEnd;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::walk::ends::Finder;
 use crate::verdict::flow::End;
-use crate::verdict::matrix::{By, Matrix, MatrixFilter, MatrixOptions};
+use crate::verdict::matrix::{By, EndpointId, Matrix, MatrixFilter, MatrixOptions};
 use crate::verdict::outside::{OutsideBounds, outside};
 
 /// What is said of an endpoint.
@@ -52,13 +51,13 @@ pub struct Side {
     pub may_be_isolated: bool,
     /// The workloads at the other end, by what is allowed with them: their ids in a
     /// [`Matrix`].
-    pub peers: BTreeMap<Traffic, Vec<Arc<str>>>,
+    pub peers: BTreeMap<Traffic, Vec<EndpointId>>,
     /// The same of what is allowed with each pod of both ends.
-    pub common_peers: BTreeMap<Traffic, Vec<Arc<str>>>,
+    pub common_peers: BTreeMap<Traffic, Vec<EndpointId>>,
     /// The same of what is allowed with some pods only, or in one family: replicas or families differ.
-    pub differing_peers: BTreeMap<Traffic, Vec<Arc<str>>>,
+    pub differing_peers: BTreeMap<Traffic, Vec<EndpointId>>,
     /// The same of what may be allowed besides: the input lacks a fact.
-    pub unknown_peers: BTreeMap<Traffic, Vec<Arc<str>>>,
+    pub unknown_peers: BTreeMap<Traffic, Vec<EndpointId>>,
     /// What is allowed with addresses outside the cluster.
     pub outside: OutsideBounds,
 }
@@ -163,7 +162,7 @@ pub fn explain_parts(cluster: &Cluster, groups: &Groups, target: &QuestionEnd<'_
     if !is_whole || !(2..=PARTS).contains(&alike.len()) {
         return Vec::new();
     }
-    let own: BTreeSet<String> = pods.iter().map(|pod| id_of(cluster.pod(*pod))).collect();
+    let own: BTreeSet<EndpointId> = pods.iter().map(|pod| id_of(cluster.pod(*pod))).collect();
     let mut parts: Vec<EndpointPart> = Vec::new();
     for pods in alike.into_values() {
         let explanation = of_ends(cluster, groups, &pods, &[]);
@@ -177,16 +176,16 @@ pub fn explain_parts(cluster: &Cluster, groups: &Groups, target: &QuestionEnd<'_
 }
 
 /// The id of a pod's workload in a [`Matrix`].
-fn id_of(pod: &Pod) -> String {
+fn id_of(pod: &Pod) -> EndpointId {
     let (kind, name) = pod.identity();
-    format!("{}/{kind}/{name}", pod.namespace)
+    EndpointId::of_workload(&pod.namespace, kind, name)
 }
 
 /// Whether two parts may exchange the same with all that is no part of the whole.
-fn is_same(one: &EndpointExplanation, other: &EndpointExplanation, own: &BTreeSet<String>) -> bool {
+fn is_same(one: &EndpointExplanation, other: &EndpointExplanation, own: &BTreeSet<EndpointId>) -> bool {
     let others = |peers: &PeersByTraffic| -> PeersByTraffic {
         let peers = peers.iter().map(|(traffic, ids)| {
-            let ids: Vec<Arc<str>> = ids.iter().filter(|id| !own.contains(&***id)).cloned().collect();
+            let ids: Vec<EndpointId> = ids.iter().filter(|id| !own.contains(id)).cloned().collect();
             (traffic.clone(), ids)
         });
         peers.filter(|(_, ids)| !ids.is_empty()).collect()
@@ -266,7 +265,7 @@ fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAd
 }
 
 /// Workloads at the other end, by traffic.
-type PeersByTraffic = BTreeMap<Traffic, Vec<Arc<str>>>;
+type PeersByTraffic = BTreeMap<Traffic, Vec<EndpointId>>;
 
 /// What is allowed between own pods and those of a workload.
 #[derive(Default)]
@@ -286,12 +285,12 @@ fn peers(cluster: &Cluster, matrix: &Matrix<'_>, direction: Direction) -> [Peers
         Direction::Ingress => matrix.is_shown(*row).1,
     };
     let own: Vec<usize> = rows.clone().filter(is_own).collect();
-    let mut by_workload = BTreeMap::<Arc<str>, WithPeer>::new();
+    let mut by_workload = BTreeMap::<EndpointId, WithPeer>::new();
     for other in rows {
         let workload = workload_id(cluster, matrix, other);
         for own in own.iter().filter(|own| **own != other || matrix.has_replicas(other)) {
             let (from, to) = if direction == Direction::Ingress { (other, *own) } else { (*own, other) };
-            let with = by_workload.entry(Arc::clone(&workload)).or_default();
+            let with = by_workload.entry(workload.clone()).or_default();
             let has = |row, family| matrix.ends(row).any(|end| end.address(cluster, family).is_some());
             // In each family that both have, and where an end has no address yet.
             let mut with_all = Family::ALL.map(|of| (has(from, of) && has(to, of)).then(Traffic::none));
@@ -320,7 +319,7 @@ fn peers(cluster: &Cluster, matrix: &Matrix<'_>, direction: Direction) -> [Peers
         let differs = traffic.difference(&common);
         for (traffic, peers) in [traffic, common, differs, unknown].into_iter().zip(&mut peers) {
             if !traffic.is_none() {
-                peers.entry(traffic).or_default().push(Arc::clone(&id));
+                peers.entry(traffic).or_default().push(id.clone());
             }
         }
     }
@@ -328,14 +327,12 @@ fn peers(cluster: &Cluster, matrix: &Matrix<'_>, direction: Direction) -> [Peers
 }
 
 /// The id that the workload of a row has in a matrix by workload.
-fn workload_id(cluster: &Cluster, matrix: &Matrix<'_>, row: usize) -> Arc<str> {
+fn workload_id(cluster: &Cluster, matrix: &Matrix<'_>, row: usize) -> EndpointId {
     let endpoint = &matrix.endpoints()[row];
     let Some(End::Pod(pod)) = matrix.ends(row).next().filter(|_| endpoint.kind == "Pod") else {
-        return Arc::clone(&endpoint.id);
+        return endpoint.id.clone();
     };
-    let pod = cluster.pod(pod);
-    let (kind, name) = pod.identity();
-    format!("{}/{kind}/{name}", pod.namespace).into()
+    id_of(cluster.pod(pod))
 }
 
 /// Whether these pods are a part of a workload only, and few enough to be judged one by one.
