@@ -64,7 +64,7 @@ pub fn bounded(cluster: Cluster, options: &RulesetOptions) -> Cluster {
 /// The same of a cluster that was so before policies of one namespace changed: what is over the bound in others does not
 /// depend on these.
 #[must_use]
-pub fn bounded_in(cluster: Cluster, namespace: &str, options: &Options) -> Cluster {
+pub fn bounded_in(cluster: Cluster, namespace: &str, options: &RulesetOptions) -> Cluster {
     let mut over = cluster.over_bound().without(|id| cluster.policy(id).namespace == namespace);
     let mut sizes = InCluster::new(&cluster);
     let pods = cluster.endpoints_in(namespace).filter_map(|id| Some((id, cluster.pod(id).node.as_deref()?)));
@@ -72,7 +72,7 @@ pub fn bounded_in(cluster: Cluster, namespace: &str, options: &Options) -> Clust
     if over.is_empty() && cluster.over_bound().is_empty() { cluster } else { with_over_bound(cluster, over, options) }
 }
 
-fn with_over_bound(cluster: Cluster, over: OverBound, options: &Options) -> Cluster {
+fn with_over_bound(cluster: Cluster, over: OverBound, options: &RulesetOptions) -> Cluster {
     cluster.with_over_bound(over, |cluster, over, id| {
         let mut nodes = over.nodes_of(id);
         let first: Vec<&str> = nodes.by_ref().take(3).collect();
@@ -103,7 +103,7 @@ fn add_over_bound(
     cluster: &Cluster,
     namespace: &str,
     pods: &[(PodId, &str)],
-    options: &Options,
+    options: &RulesetOptions,
     sizes: &mut InCluster<'_>,
     over: &mut OverBound,
 ) {

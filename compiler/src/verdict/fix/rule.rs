@@ -150,7 +150,7 @@ impl Proposer<'_> {
     /// what the rule gives up by that.
     fn right_number(&self, candidate: &Candidate, base: &Base<'_>) -> Option<(PatchOperation, Traffic)> {
         let ([conjunct], [port]) = (candidate.conjuncts.as_slice(), self.ports.as_slice()) else { return None };
-        let number = conjunct.number.filter(|_| conjunct.code == Code::PortIsServicePort)?;
+        let number = conjunct.number.filter(|_| conjunct.code == ReasonCode::PortIsServicePort)?;
         let protocol_of = |port: &Value| Protocol::parse(port["protocol"].as_str().unwrap_or("TCP"));
         let right = port.get("port").filter(|of| of.is_u64() && port.get("endPort").is_none())?;
         let protocol = protocol_of(port)?;

@@ -141,7 +141,10 @@ impl World {
         Self::follow_as(server, |settings| settings)
     }
 
-    pub(crate) fn follow_as(server: Server, settings: impl FnOnce(source::FollowSettings) -> source::FollowSettings) -> Self {
+    pub(crate) fn follow_as(
+        server: Server,
+        settings: impl FnOnce(source::FollowSettings) -> source::FollowSettings,
+    ) -> Self {
         let (server, network) = (Arc::new(server), Arc::new(Network::default()));
         let metrics = Metrics::default();
         let (sender, mut receiver) = mpsc::channel::<Changes>(4);

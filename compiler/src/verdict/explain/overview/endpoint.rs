@@ -261,7 +261,9 @@ fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAd
     let unread: BTreeSet<&WhyUnread> = unread.collect();
     let unread_policies = unread.into_iter().cloned().collect();
     let (sides, warnings) = (Direction::ALL.map(side), ends.contested(&ends.pods(pods)));
-    EndpointExplanation { unread_policies, sides, warnings, misleading: Vec::new() }
+    let namespaces: BTreeSet<&str> = pods.iter().map(|pod| cluster.pod(*pod).namespace.as_str()).collect();
+    let namespaces = namespaces.into_iter().map(str::to_owned).collect();
+    EndpointExplanation { unread_policies, namespaces, sides, warnings, misleading: Vec::new() }
 }
 
 /// Workloads at the other end, by traffic.
