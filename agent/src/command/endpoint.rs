@@ -107,7 +107,7 @@ impl EndpointText {
     pub(super) fn beside_service(&self, cluster: &Cluster, resolved: &Resolved<'_>) -> Option<String> {
         let What::Object(None, None, name) = &self.what else { return None };
         let (service, namespace) = name.split_once('.')?;
-        let is_of_pods = matches!(resolved.target, Target::Pod(_) | Target::Pods(_));
+        let is_of_pods = matches!(resolved.target, QuestionEnd::Pod(_) | QuestionEnd::Pods(_));
         cluster.service(namespace, service).filter(|_| is_of_pods)?;
         Some(format!("{name} stands for {} here; svc/{name} is the Service of this name", resolved.name))
     }

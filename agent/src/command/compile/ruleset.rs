@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::command::input::Input;
 use crate::command::roles::{self, RoleWords};
+use crate::command::warning;
 
 /// The program that loads a part of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -72,10 +73,11 @@ pub(super) fn text(node: &str, ruleset: &NodeRuleset, only: Option<Section>, out
 pub(super) fn json(input: &Input, node: &str, ruleset: &NodeRuleset) -> Value {
     let families: Map<String, Value> =
         Family::ALL.into_iter().map(|f| (f.to_string(), of_family(ruleset.family(f)))).collect();
+    let warnings = input.with_passed_over(input.warnings.clone());
     json!({
         "apiVersion": API_VERSION, "kind": "NodeProgram", "node": node, "families": families,
-        "warnings": input.with_passed_over(input.warnings.clone()), "unknowns": input.unread_policies(),
-        "findings": input.findings(),
+        "warnings": warning::texts(&warnings), "unknowns": input.unread_policies(),
+        "findings": input.findings_with(&warnings),
     })
 }
 

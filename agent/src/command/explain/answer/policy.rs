@@ -209,6 +209,7 @@ impl About {
 
     /// What there is to say of a policy that may be there and was not read.
     pub(in crate::command::explain) fn unread(input: &Input, policy: String, why: &str) -> Self {
+        let warnings = input.with_left_out(input.warnings.clone());
         Self {
             api_version: API_VERSION,
             kind: "PolicyExplanation",
@@ -224,7 +225,8 @@ impl About {
             isolates: Vec::new(),
             may_select_unread: false,
             without_rules: None,
-            warnings: input.with_left_out(input.warnings.clone()),
+            findings: input.findings_with(&warnings),
+            warnings: warning::texts(&warnings),
             unknowns: vec![why.to_owned()],
         }
     }
