@@ -64,8 +64,8 @@ pub(super) fn missing(
     });
     // What is made after a template of an object with several.
     let is_part = |of: &NamedTarget<'_>| {
-        let owner = input.loaded.owned.get(&ObjectRef::new(&of.kind, &of.namespace, &of.name));
-        owner.is_some_and(|owner| owner.namespace == namespace && owner.name == name)
+        let made_by = input.loaded.owned.get(&ObjectRef::new(&of.kind, &of.namespace, &of.name));
+        made_by.is_some_and(|object| object.namespace == namespace && object.name == name)
     };
     let parts = all.iter().filter(|other| is_part(other));
     let candidates: BTreeSet<String> =

@@ -69,7 +69,7 @@ fn names(ends: &NamedEnds<'_>, here: &str) -> Vec<(String, String)> {
             all.extend(by_dns(end.name, here));
         }
     }
-    all.extend(ends.hosts.iter().flat_map(|host| by_dns(host, here)));
+    all.extend(ends.hosts.iter().filter_map(|host| by_dns(host, here)));
     all
 }
 
