@@ -6,7 +6,7 @@ mod places;
 mod reasons;
 mod services;
 mod traffic;
-mod warnings;
+pub(super) mod warnings;
 mod words;
 
 use clap_complete::engine::ArgValueCompleter;

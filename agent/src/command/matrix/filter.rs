@@ -7,7 +7,7 @@ use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::cluster::group::Groups;
-use npc_compiler::cluster::without_backend::NoBackend;
+use npc_compiler::cluster::without_backend::{NoBackend, WhyUnknown};
 use npc_compiler::object::{Protocol, Service};
 use npc_compiler::verdict::explain::{Port, QuestionEnd};
 use npc_compiler::verdict::flow::End;
@@ -16,6 +16,7 @@ use npc_compiler::verdict::matrix::{Matrix, MatrixFilter, MatrixOptions, TooLarg
 use super::Args;
 use crate::command::endpoint::{EndpointText, check_namespace, is_of_hosts};
 use crate::command::explain::no_backend::without_backend;
+use crate::command::explain::warnings::where_it_leads;
 use crate::command::input::Input;
 use crate::command::{Exit, Stop};
 
@@ -156,10 +157,22 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<ShownEnds> {
             QuestionEnd::Any => named.any = true,
             QuestionEnd::Outside => named.outside = true,
             QuestionEnd::Service(service)
-                if service.selector.is_some() && input.cluster.selected_pods(service).is_empty() =>
+                if service.selector.is_some()
+                    && input.cluster.selected_pods(service).is_empty()
+                    && !is_unknown(input, service) =>
             {
                 let why = NoBackend::NoPod(input.cluster.why_no_pod(service));
                 named.nowhere.push((resolved.name, without_backend(input, service, &why)));
+            }
+            QuestionEnd::Service(service) if is_unknown(input, service) => {
+                let (name, why) = (&resolved.name, input.cluster.why_unknown(service));
+                let labels = service.selector.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+                let selector = labels.collect::<Vec<_>>().join(",");
+                let message = format!(
+                    "it is not known {}, so the matrix has no column of it; ask npc explain SRC {name}",
+                    where_it_leads(name, &selector, &why)
+                );
+                return Err(Stop::new(Exit::Input, message).into());
             }
             _ => {
                 let message = format!(
@@ -195,4 +208,9 @@ fn traffic(port: &Port) -> Result<Traffic, Stop> {
             Err(Stop::new(Exit::Input, message))
         }
     }
+}
+
+/// Whether the input does not say where a Service leads.
+fn is_unknown(input: &Input, service: &Service) -> bool {
+    input.cluster.why_unknown(service) != WhyUnknown::NoPod
 }

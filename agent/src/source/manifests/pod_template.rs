@@ -70,7 +70,9 @@ pub(super) fn has_templates_only(api_version: &str, kind: &str) -> bool {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     let is_kyverno = group == "kyverno.io" || group.ends_with(".kyverno.io");
     let is_rule = is_kyverno || group.ends_with("gatekeeper.sh") || group == "admissionregistration.k8s.io";
+    // AnalysisTemplate, WorkflowTemplate; TrainingRuntime, ClusterServingRuntime: others refer to them.
     is_rule
+        || ((kind.ends_with("Template") || kind.ends_with("Runtime")) && consequence(group, kind).is_none())
         || is_openshift_template(api_version, kind)
         || matches!(
             (group, kind),

@@ -54,6 +54,9 @@ impl Release {
     }
 }
 
+/// How often a sandbox is tried again that the plugin ptp could not give its routes.
+const PTP_TRIES: usize = 5;
+
 /// A containerd. All of its processes, and what it mounted, go with it.
 pub(crate) struct Runtime {
     /// `unshare`, whose end is the end of the process namespace.
@@ -195,9 +198,18 @@ impl Runtime {
             port_mappings: ports.iter().map(port).collect(),
             linux: Some(rpc::LinuxPodSandboxConfig { cgroup_parent: format!("/{}", self.cgroup) }),
         };
-        let run: rpc::Id =
-            self.call("RuntimeService/RunPodSandbox", &rpc::RunPodSandbox { config: Some(config.clone()) })?;
-        Ok(Sandbox { id: run.id, config, log: logs.join("0.log") })
+        let request = rpc::RunPodSandbox { config: Some(config.clone()) };
+        let mut run: Result<rpc::Id, String> = self.call("RuntimeService/RunPodSandbox", &request);
+        // The plugin ptp adds a route from an IPv6 address that on a busy machine is still tentative. It fails then, and
+        // kubelet tries again.
+        for _ in 0..PTP_TRIES {
+            if !run.as_ref().is_err_and(|error| error.contains("plugin type=\"ptp\" failed (add): failed to add route"))
+            {
+                break;
+            }
+            run = self.call("RuntimeService/RunPodSandbox", &request);
+        }
+        Ok(Sandbox { id: run?.id, config, log: logs.join("0.log") })
     }
 
     /// Starts the container of a sandbox with these arguments.

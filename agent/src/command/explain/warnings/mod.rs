@@ -272,7 +272,7 @@ pub(in crate::command::explain) fn what_is_missing(input: &Input, missing: &[Mis
 }
 
 /// Why it is not known where a Service leads.
-fn where_it_leads(service: &str, selector: &str, why: &WhyUnknown) -> String {
+pub(in crate::command) fn where_it_leads(service: &str, selector: &str, why: &WhyUnknown) -> String {
     let described = |unread: &[Unread]| unread.iter().map(ToString::to_string).collect::<Vec<String>>();
     let why = match why {
         WhyUnknown::NoSelector => {
