@@ -95,7 +95,21 @@ impl<W: Write> Drop for AsCalled<W> {
 
 #[cfg(test)]
 mod tests {
-    use super::named;
+    use clap::CommandFactory as _;
+
+    use super::{COMMANDS, named};
+    use crate::command::Cli;
+
+    #[test]
+    fn each_command_that_a_text_can_name_is_known() {
+        // What follows `npc` in a sentence may be one of these words too, and no text names these commands.
+        const WORDS: [&str; 5] = ["completion", "help", "install-cni", "man", "version"];
+        let npc = Cli::command();
+        let mut names: Vec<&str> = npc.get_subcommands().map(clap::Command::get_name).collect();
+        names.retain(|name| !WORDS.contains(name));
+        names.sort_unstable();
+        assert_eq!(names, COMMANDS);
+    }
 
     #[test]
     fn commands_in_texts_have_the_name_by_which_npc_was_called() {

@@ -30,7 +30,8 @@ pub(super) enum WarningCode {
     ObjectsNotInInput,
     /// Objects that the reader may not list.
     RightMissing,
-    /// A workload of a cluster that has no pods now, or none that may be read.
+    /// A workload whose template stands for pods: it has none now in a cluster, or none that may be read, or one of
+    /// its pods was asked for that files do not have.
     WorkloadWithoutPods,
     /// A file that another program has to fill in.
     TemplateNotRendered,

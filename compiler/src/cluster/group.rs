@@ -126,7 +126,7 @@ impl Groups {
     }
 
     /// The groups of all endpoints of a cluster that differs from another one by its policies, made anew only in the
-    /// namespaces of these.
+    /// namespaces of these. The same policies are over the bound in all other namespaces.
     #[must_use]
     pub(crate) fn of_changed(cluster: &Cluster, before: &Cluster, groups: &Self) -> Self {
         let is_open = groups.open.iter().any(|open| !open.is_empty());

@@ -168,15 +168,12 @@ impl Cluster {
     /// The namespaces of policies that are others than those of a cluster which differs from this one by policies
     /// alone. None if it has other pods too, or other ids for its policies.
     pub(crate) fn changed_policies<'a>(&'a self, before: &Self) -> Option<BTreeSet<&'a str>> {
-        let has_same_ids = Arc::ptr_eq(&self.policies_in, &before.policies_in) && self.has_inventory_of(before);
+        if !Arc::ptr_eq(&self.policies_in, &before.policies_in) || !self.has_inventory_of(before) {
+            return None;
+        }
         let both = self.policies.iter().zip(&before.policies);
         let changed = both.filter(|(now, before)| !Arc::ptr_eq(now, before));
-        let mut namespaces: BTreeSet<&str> = changed.map(|(policy, _)| policy.namespace.as_str()).collect();
-        // Where another policy is over the bound now, its namespace is the same.
-        let over = self.over_bound.policies();
-        let over = over.symmetric_difference(&before.over_bound.policies()).copied().collect::<Vec<_>>();
-        namespaces.extend(over.into_iter().map(|id| self.policy(id).namespace.as_str()));
-        has_same_ids.then_some(namespaces)
+        Some(changed.map(|(policy, _)| policy.namespace.as_str()).collect())
     }
 
     /// Whether another cluster has the same pods, namespaces, nodes and Services.

@@ -48,10 +48,7 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
         }
         let names = shorten(&names(cluster, subjects), LISTED, ", ");
         let family = families.iter().flatten().map(|set| set.family).next();
-        let deciding = |subject: &PodId| End::Pod(*subject).groups(cluster, groups, *direction, family);
-        let deciding = subjects.first().map(deciding).unwrap_or_default();
-        let policies = deciding.iter().flat_map(|group| groups.get(*group).key.policies.iter().copied());
-        let policies: BTreeSet<PolicyId> = policies.collect();
+        let policies = isolating(cluster, groups, subjects, *direction, family);
         let others = names_of_policies(cluster, possible.policies.iter().copied());
         let isolated = if policies.is_empty() && possible.is_unread {
             "isolated by no policy that was read; others may be there".to_owned()
@@ -103,6 +100,19 @@ struct Block<'s> {
     families: [Vec<&'s PairSet>; 2],
     /// The policies that may isolate them, beside those that do.
     possible: Possible,
+}
+
+/// The policies that isolate these pods, which are the same for all of them.
+fn isolating(
+    cluster: &Cluster,
+    groups: &Groups,
+    subjects: &[PodId],
+    direction: Direction,
+    family: Option<Family>,
+) -> BTreeSet<PolicyId> {
+    let deciding = |subject: &PodId| End::Pod(*subject).groups(cluster, groups, direction, family);
+    let deciding = subjects.first().map(deciding).unwrap_or_default();
+    deciding.iter().flat_map(|group| groups.get(*group).key.policies.iter().copied()).collect()
 }
 
 fn names_of_policies(cluster: &Cluster, policies: impl Iterator<Item = PolicyId>) -> String {
@@ -207,19 +217,14 @@ pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet], is_shown: i
                 })
             })
             .collect();
-        let deciding = set
-            .subjects
-            .first()
-            .map(|pod| End::Pod(*pod).groups(cluster, groups, set.direction, Some(set.family)).to_vec());
-        let policies = deciding.iter().flatten().flat_map(|group| groups.get(*group).key.policies.iter().copied());
-        let isolating: BTreeSet<PolicyId> = policies.collect();
+        let isolating = || isolating(cluster, groups, &set.subjects, set.direction, Some(set.family));
         let prefixes: Vec<String> =
             cidr::prefixes(set.family, &set.peers.outside).iter().map(ToString::to_string).collect();
         json!({
             "direction": set.direction.as_str(),
             "family": set.family,
             "verdict": if set.verdict == PairSetVerdict::Allowed { "Allowed" } else { "Denied" },
-            "certain": !has_open_ends || is_certain(cluster, set, &isolating),
+            "certain": !has_open_ends || is_certain(cluster, set, &isolating()),
             "subjects": names(cluster, &set.subjects),
             "peers": {"pods": names(cluster, &set.peers.pods), "prefixes": prefixes},
             "traffic": traffic_json(&set.traffic),

@@ -36,7 +36,7 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     passed_over(&loaded.passed_over);
     let may_have_policies = loaded.unread.iter().any(|unread| unread.may_be("NetworkPolicy"));
     if cluster.policies().next().is_none() && cluster.endpoints().next().is_some() && !may_have_policies {
-        // Which these are a warning says.
+        // A warning names them.
         if unjudged::with(loaded, &[Consequence::Decides]).is_empty() {
             say!("npc: 0 NetworkPolicies: everything is allowed, as far as policies decide");
         } else {

@@ -38,7 +38,7 @@ impl Release {
         }
     }
 
-    /// Which asks STATUS, the later ones do.
+    /// That the program is of this release: since 2.1 a containerd asks STATUS, which the tests are about.
     fn check(self, containerd: &Path) {
         let Ok(printed) = Command::new(containerd).arg("--version").output() else { return };
         let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
