@@ -52,8 +52,8 @@ impl PolicyVersions {
     /// Takes a watch event in. Drops it if a list has delivered something newer.
     pub(super) fn watch_event(&mut self, change: Change) -> Option<Change> {
         self.moment += 1;
-        match &change.event {
-            Event::Policy(policy) => {
+        match (&change.event, change.event.changed_policy()) {
+            (_, Some(policy)) => {
                 let (key, version) = (key(policy), version(policy));
                 if self.ahead.get(&key).is_some_and(|ahead| version < ahead.version) {
                     return None;
@@ -62,7 +62,7 @@ impl PolicyVersions {
                 self.gone.remove(&key);
                 self.seen.insert(key, version);
             }
-            Event::PolicyGone(namespace, name) => {
+            (Event::PolicyGone(namespace, name), _) => {
                 let key = (namespace.clone(), name.clone());
                 self.seen.remove(&key);
                 if self.asked > 0 {
@@ -109,7 +109,7 @@ impl PolicyVersions {
                 continue;
             }
             self.ahead.insert(key, Ahead { version, moment: self.moment, asked: Instant::now() });
-            events.push(Event::Policy(Box::new(policy)));
+            events.push(Event::policy(policy));
         }
         self.done();
         events

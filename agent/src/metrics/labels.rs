@@ -78,7 +78,7 @@ impl Kind {
         match event {
             Event::Pod(_) | Event::PodGone(_) => Self::Pod,
             Event::Namespace(_) | Event::NamespaceGone(_) => Self::Namespace,
-            Event::Policy(_) | Event::PolicyGone(..) => Self::NetworkPolicy,
+            Event::Policy(_) | Event::PackedPolicy(_) | Event::PolicyGone(..) => Self::NetworkPolicy,
             Event::Node(_) | Event::NodeGone(_) => Self::Node,
         }
     }

@@ -45,7 +45,7 @@ impl LastObjects {
         let name = |policy: &NetworkPolicy| (policy.namespace().to_owned(), policy.name().to_owned());
         let policies = objects.policies.iter().map(|policy| (name(policy), Cow::Borrowed(policy)));
         let (came, gone) = replace(&mut self.policies, policies.collect());
-        events.extend(came.into_iter().map(|policy| Event::Policy(Box::new(policy))));
+        events.extend(came.into_iter().map(Event::policy));
         events.extend(gone.into_iter().map(|(namespace, name)| Event::PolicyGone(namespace, name)));
         events
     }

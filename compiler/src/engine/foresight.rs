@@ -26,6 +26,7 @@ use std::sync::{Arc, OnceLock};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::local::{LocalClass, Weight};
+use super::packed::PackedPolicy;
 use super::prospect::{PreparedGroup, Prospect};
 use crate::cluster::group::Resolution;
 use crate::object::{ContainerPort, Family, NetworkPolicy};
@@ -45,22 +46,22 @@ pub(super) enum PolicyChange {
     /// It goes.
     Gone,
     /// It will be this one, which takes long to read and is not read yet; with what it isolates.
-    Unread(Arc<NetworkPolicy>, Arc<SharedPolicy>),
+    Unread(Arc<PackedPolicy>, Arc<SharedPolicy>),
     /// It will be this one, which was read already: one of a megabyte is read once.
     Read(Arc<Policy>, Arc<[Finding]>),
 }
 
 impl PolicyChange {
     /// It will be this one, which is read later.
-    pub(super) fn unread(policy: Box<NetworkPolicy>) -> Self {
-        Self::Unread(Arc::from(policy), Arc::default())
+    pub(super) fn unread(policy: PackedPolicy) -> Self {
+        Self::Unread(Arc::new(policy), Arc::default())
     }
 
     /// What it isolates, if it stays or comes.
     pub(super) fn isolates(&self) -> Option<&Policy> {
         match self {
             Self::Gone => None,
-            Self::Unread(policy, isolates) => Some(isolates.of(policy)),
+            Self::Unread(policy, isolates) => Some(isolates.of(policy.without_rules())),
             Self::Read(policy, _) => Some(policy),
         }
     }
@@ -69,7 +70,7 @@ impl PolicyChange {
     pub(super) fn weight(&self) -> Option<Weight> {
         match self {
             Self::Gone => None,
-            Self::Unread(policy, _) => Some(Weight::of_unread(policy)),
+            Self::Unread(policy, _) => Some(policy.weight()),
             Self::Read(policy, _) => Some(Weight::of(policy)),
         }
     }
@@ -218,7 +219,7 @@ fn change(
             PolicyChange::Gone => None,
             PolicyChange::Read(policy, _) => Some(policy),
             PolicyChange::Unread(policy, _) => {
-                let (policy, findings) = Policy::read(&policy);
+                let (policy, findings) = Policy::read(&policy.unpack());
                 let policy = Arc::new(policy);
                 read.push((Arc::clone(&name), Arc::clone(&policy), findings));
                 Some(policy)

@@ -38,6 +38,7 @@ use self::batch::{Batch, Expected, Object, ObjectChange, Progress, Released, Wai
 use super::foresight::PolicyChange;
 use super::key::PodKey;
 use super::local::Weight;
+use super::packed::PackedPolicy;
 use super::prospect::PreparedLeaf;
 use super::{Engine, Event};
 use crate::object::{Family, NetworkPolicy, Pod};
@@ -47,9 +48,6 @@ use crate::policy::Policy;
 /// no rule asks. The others go in portions. The kernel looks through all sets for each, and a commit is
 /// what others wait for.
 const SWEPT: usize = 32;
-
-/// A policy of which the engine would keep more bytes than this is read on the thread, if there is one.
-const UNREAD: usize = 64 << 10;
 
 /// So many members of a set cost as much as a rule.
 pub(super) const MEMBERS: usize = 20;
@@ -160,7 +158,13 @@ impl Engine {
                     of.count += 1;
                     of.has_policies = true;
                     of.weight = of.weight.plus(Weight::of_unread(policy));
-                    of.has_large |= self.is_read_beside(policy);
+                }
+                Event::PackedPolicy(policy) => {
+                    let of = together.entry(policy.without_rules().namespace()).or_default();
+                    of.count += 1;
+                    of.has_policies = true;
+                    of.weight = of.weight.plus(policy.weight());
+                    of.has_large |= self.large.beside.is_some();
                 }
                 Event::PolicyGone(namespace, _) => {
                     let of = together.entry(namespace).or_default();
@@ -183,9 +187,21 @@ impl Engine {
         together.into_iter().filter(waits).map(|(namespace, _)| namespace.to_owned()).collect()
     }
 
-    /// Whether a policy is read on the thread.
-    fn is_read_beside(&self, policy: &NetworkPolicy) -> bool {
-        self.large.beside.is_some() && policy.retained_bytes() > UNREAD
+    /// Offers a policy to which no other event of its namespace is ahead.
+    fn offer_policy(&mut self, policy: &NetworkPolicy, limit: usize) {
+        let (read, findings) = Policy::read(policy);
+        if self.upper_bound(&read.namespace, Weight::of(&read), 0) <= limit {
+            return self.policy(&Arc::new(read), findings);
+        }
+        let (namespace, object) = (read.namespace.clone(), Object::Policy(read.name.clone()));
+        self.wait(namespace, object, ObjectChange::Policy(PolicyChange::Read(Arc::new(read), findings.into())));
+    }
+
+    /// Has a policy wait. It is not read yet, because another version may come before.
+    fn policy_waits(&mut self, policy: PackedPolicy) {
+        let (namespace, name) =
+            (policy.without_rules().namespace().to_owned(), policy.without_rules().name().to_owned());
+        self.wait(namespace, Object::Policy(name), ObjectChange::Policy(PolicyChange::unread(policy)));
     }
 
     /// As [`Engine::apply`]; but an event that makes much waits, with all events of its
@@ -214,21 +230,17 @@ impl Engine {
                     self.update_stand_in(&namespace, &key);
                 }
             }
-            Event::Policy(policy) => {
-                let (namespace, name) = (policy.namespace().to_owned(), policy.name().to_owned());
-                // Another version may come before it is read.
-                let is_read_later = self.large.waiting.contains_key(&namespace) || self.is_read_beside(&policy);
-                let change = if is_read_later {
-                    PolicyChange::unread(policy)
-                } else {
-                    let (read, findings) = Policy::read(&policy);
-                    if self.upper_bound(&namespace, Weight::of(&read), 0) <= limit {
-                        return self.policy(&Arc::new(read), findings);
-                    }
-                    PolicyChange::Read(Arc::new(read), findings.into())
-                };
-                self.wait(namespace, Object::Policy(name), ObjectChange::Policy(change));
+            Event::Policy(policy) if self.large.waiting.contains_key(policy.namespace()) => {
+                self.policy_waits(PackedPolicy::new(*policy));
             }
+            Event::PackedPolicy(policy)
+                if self.large.beside.is_some()
+                    || self.large.waiting.contains_key(policy.without_rules().namespace()) =>
+            {
+                self.policy_waits(*policy);
+            }
+            Event::Policy(policy) => self.offer_policy(&policy, limit),
+            Event::PackedPolicy(policy) => self.offer_policy(&policy.unpack(), limit),
             Event::PolicyGone(namespace, name) => {
                 let waits = self.large.waiting.contains_key(&namespace);
                 if !waits && self.upper_bound(&namespace, Weight::default(), 0) <= limit {

@@ -33,6 +33,7 @@ mod key;
 mod large;
 mod local;
 mod names;
+mod packed;
 mod peer_sets;
 mod peers;
 mod ports;
@@ -64,6 +65,7 @@ use groups::LocalGroups;
 pub use key::PodKey;
 use large::Large;
 pub use large::{Portion, Wait};
+pub use packed::PackedPolicy;
 use peer_sets::{PeerSets, SetId};
 use peers::PeerIndex;
 use store::{PodSlot, Store};
@@ -83,6 +85,8 @@ pub enum Event {
     NamespaceGone(String),
     /// A policy is there, or is different.
     Policy(Box<NetworkPolicy>),
+    /// The same of a large one ([`Event::policy`]).
+    PackedPolicy(Box<PackedPolicy>),
     /// The policy of this namespace and name is gone.
     PolicyGone(String, String),
     /// A Node is there, or is different. Only those matter whose pods list an
@@ -337,6 +341,7 @@ impl Engine {
                 let (policy, findings) = Policy::read(&policy);
                 self.policy(&Arc::new(policy), findings);
             }
+            Event::PackedPolicy(policy) => self.apply(Event::Policy(policy.unpack().into())),
             Event::PolicyGone(namespace, name) => {
                 self.groups.remove_policy(&namespace, &name);
                 self.findings.remove(&namespace, &name);

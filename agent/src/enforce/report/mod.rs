@@ -162,10 +162,9 @@ impl Reporter {
         if let Some(since) = change.received.filter(|_| self.waiting.len() < TIMED) {
             let namespace = match &change.event {
                 Event::Pod(pod) => Some(pod.namespace.clone()),
-                Event::Policy(policy) => Some(policy.namespace().to_owned()),
                 Event::PolicyGone(namespace, _) | Event::NamespaceGone(namespace) => Some(namespace.clone()),
                 Event::Namespace(namespace) => Some(namespace.name.clone()),
-                _ => None,
+                event => event.changed_policy().map(|policy| policy.namespace().to_owned()),
             };
             self.waiting.push((Kind::of(&change.event), since, namespace));
         }

@@ -1,11 +1,10 @@
 //! When the engine is given events that waited, and how it is found out what they will make.
 
-use std::sync::Arc;
-
+use super::MEMBERS;
 use super::batch::{Batch, Expected, Object, ObjectChange, Progress, Released, Waiting};
-use super::{MEMBERS, UNREAD};
 use crate::engine::foresight::{CountQuestion, Counts, Foreseen, Foresight, PolicyChange};
 use crate::engine::key::PodKey;
+use crate::engine::packed::LARGE;
 use crate::engine::prospect::Prospect;
 use crate::engine::{Engine, Event};
 use crate::object::{Family, Pod};
@@ -60,7 +59,7 @@ impl Engine {
     fn takes_long(&self, namespace: &str, batch: &Batch) -> bool {
         let Some(bound) = self.large.beside else { return false };
         let pods: Vec<&Pod> = batch.pods().collect();
-        batch.unread() > UNREAD || self.groups.takes_long(&self.store, namespace, (&batch.policies(), &pods), bound)
+        batch.unread() > LARGE || self.groups.takes_long(&self.store, namespace, (&batch.policies(), &pods), bound)
     }
 
     /// Gives the engine events that make little, and has all others wait until what they make is loaded.
@@ -131,7 +130,7 @@ impl Engine {
                 }
                 // The foresight has read it, and what it read took the place of this.
                 (_, ObjectChange::Policy(PolicyChange::Unread(policy, _))) => {
-                    self.apply(Event::Policy(Arc::unwrap_or_clone(policy).into()));
+                    self.apply(Event::Policy(policy.unpack().into()));
                 }
                 (Object::Policy(name), ObjectChange::Policy(PolicyChange::Gone)) => {
                     self.apply(Event::PolicyGone(namespace.to_owned(), name));

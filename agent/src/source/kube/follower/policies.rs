@@ -84,7 +84,7 @@ impl PolicyBudgets {
                 NAMESPACE_POLICY_BYTES >> 20
             );
         }
-        effects.events.push(engine::Event::Policy(Box::new(passed_on)));
+        effects.events.push(engine::Event::policy(passed_on));
         effects.again = again(&namespace, moved.within);
         effects
     }
