@@ -3,7 +3,8 @@
 # upgrades and rollbacks run it beside today's. Prints its path. Beside it, in the folder `cni`, are
 # the first npc-cni and the npc of its commit.
 #
-# Kept in ~/.cache/npc/previous, or $NPC_PREVIOUS_CACHE.
+# Kept in ~/.cache/npc/previous, or $NPC_PREVIOUS_CACHE. Exits with 3 if this checkout lacks the history, and
+# with something else if a build fails.
 set -eu
 
 # Before the chains of NPC-FORWARD were laid out anew. Move it on when nodes no
@@ -26,7 +27,7 @@ build() {
 	[ -n "$missing" ] || return 0
 	if ! git -C "$top" cat-file -e "$of^{commit}" 2>/dev/null; then
 		echo "npc: no npc of an earlier commit: this checkout lacks $of (fetch the whole history)" >&2
-		exit 1
+		exit 3
 	fi
 	mkdir -p "$into"
 	work=$(mktemp -d "$into/work.XXXXXX")
