@@ -1,7 +1,7 @@
 //! The labels that a workload's controller adds to the pods that it makes. A template does
 //! not say them, so a selector that asks for one is undecided until the pods exist.
 
-use super::Workload;
+use super::workload::{POD_TEMPLATE_HASH, Workload};
 
 /// A label that a controller adds to a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,10 +37,6 @@ const fn label(
 ) -> ControllerLabel {
     ControllerLabel { key, kinds, is_always_there, yields_to_template: false, values }
 }
-
-/// The label by which a Deployment knows the pods of each of its templates: with the name of the
-/// ReplicaSet it shows the Deployment's.
-pub(super) const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// The label of the pods of a Job whose completions are indexed (`completionMode: Indexed`).
 pub(crate) const COMPLETION_INDEX_LABEL: &str = "batch.kubernetes.io/job-completion-index";

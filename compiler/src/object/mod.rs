@@ -17,6 +17,7 @@ mod other_kind;
 mod pod;
 mod service;
 mod slice_pod;
+mod workload;
 
 pub use budget::{Moved, NAMESPACE_POLICY_BYTES, PolicyBudget, over_budget};
 pub(crate) use controller_label::{COMPLETION_INDEX_LABEL, ROLLOUT_HASH_LABEL};
@@ -24,8 +25,9 @@ pub use controller_label::{ControllerLabel, controller_labels, is_controller_lab
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub use network::{DNS_PORT, Family, Protocol, parse_address};
 pub use other_kind::{Consequence, consequence, deciding_kinds};
-pub use pod::{CONFIG_HASH, ContainerOfPort, ContainerPort, HostPort, Pod, Workload};
+pub use pod::{CONFIG_HASH, ContainerOfPort, ContainerPort, HostPort, Pod};
 pub use service::{Exposure, Routing, Service, ServicePort, TargetPort};
+pub use workload::Workload;
 
 /// Labels of a pod or namespace.
 pub type Labels = BTreeMap<String, String>;

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use k8s_openapi::api::core::v1 as core;
 
-use super::controller_label::{POD_INDEX_LABEL, POD_NAME_LABEL, POD_TEMPLATE_HASH};
+use super::controller_label::{POD_INDEX_LABEL, POD_NAME_LABEL};
+use super::workload::{POD_TEMPLATE_HASH, Workload};
 use super::{Family, Labels, Protocol, parse_address};
 
 /// A pod, or a pod that a workload would make.
@@ -84,15 +85,6 @@ pub struct Pod {
 ///
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-config-hash>
 pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
-
-/// The kind and name of a workload.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Workload {
-    /// `Deployment`, `StatefulSet`, ….
-    pub kind: String,
-    /// Its name.
-    pub name: String,
-}
 
 /// A port that a container declares.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -336,21 +328,6 @@ impl Pod {
             is_on_some_nodes,
             dns_name,
             config_hash: None,
-        }
-    }
-}
-
-impl Workload {
-    /// The workload behind a controlling owner. A Deployment names its
-    /// ReplicaSets `NAME-HASH` and gives their pods the label
-    /// `pod-template-hash: HASH`, so the pair names the Deployment for certain.
-    #[must_use]
-    fn of_owner(kind: &str, name: &str, labels: &Labels) -> Self {
-        let deployment = (labels.get(POD_TEMPLATE_HASH).filter(|_| kind == "ReplicaSet"))
-            .and_then(|hash| name.strip_suffix(hash.as_str())?.strip_suffix('-'));
-        match deployment {
-            Some(deployment) => Self { kind: "Deployment".to_owned(), name: deployment.to_owned() },
-            None => Self { kind: kind.to_owned(), name: name.to_owned() },
         }
     }
 }

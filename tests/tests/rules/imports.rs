@@ -3,10 +3,15 @@
 //! dataplane and of the API server's source also keep the order of their tables in ARCHITECTURE.md.
 //!
 //! A folder and what is in it count as one thing seen from outside, and what a file takes from
-//! its own folder's `mod.rs` is no import. Test modules are left out.
+//! its own folder's `mod.rs` is no import. A name that a `use` there brought from another file is
+//! an import from that file. Test modules are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+mod source;
+
+use source::{paths, tokens, uses, without_tests};
 
 /// The sources of the workspace's crates.
 const CRATES: [&str; 6] =
@@ -43,140 +48,57 @@ fn files(folder: &Path, at: &[String], found: &mut BTreeMap<Module, String>) {
     }
 }
 
-/// The words and signs of a source, without comments, texts and characters.
-fn tokens(text: &str) -> Vec<&str> {
-    let mut found = Vec::new();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let is_word = |c: char| c.is_alphanumeric() || c == '_';
-        let length = match first {
-            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
-            '/' if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |end| end + 2),
-            '"' => text_length(rest),
-            'r' | 'b' if rest.trim_start_matches(['r', 'b', '#']).starts_with('"') && !rest.starts_with("b#") => {
-                let begin = rest.find('"').unwrap();
-                let end = format!("\"{}", "#".repeat(rest[..begin].matches('#').count()));
-                if rest[..begin].contains('r') {
-                    begin + 1 + rest[begin + 1..].find(&end).unwrap_or(0) + end.len()
-                } else {
-                    begin + text_length(&rest[begin..])
+/// The names that the `use`s of each module bring, with their paths as they stand there.
+type Brought = BTreeMap<Module, BTreeMap<String, Vec<String>>>;
+
+/// The module in which what a path of this module names is declared, as far as that is known. Nothing if
+/// it is of another crate.
+fn declared_in(
+    sources: &BTreeMap<Module, String>,
+    brought: &Brought,
+    module: &Module,
+    path: &[String],
+) -> Option<Module> {
+    // Two `use`s of one name that lead to each other do not compile; a longer way than this there is not.
+    fn follow(
+        sources: &BTreeMap<Module, String>,
+        brought: &Brought,
+        module: &Module,
+        path: &[String],
+        ways: usize,
+    ) -> Option<Module> {
+        let child = |of: &Module, name: &String| {
+            Some([of.as_slice(), &[name.clone()]].concat()).filter(|of| sources.contains_key(of))
+        };
+        let used = |of: &Module, name: &String| brought.get(of).and_then(|of| of.get(name)).filter(|_| ways > 0);
+        let mut rest = path;
+        let mut target = match rest.first().map(String::as_str) {
+            Some("crate") => Module::new(),
+            Some("super" | "self") => module.clone(),
+            Some(_) if child(module, &rest[0]).is_some() => module.clone(),
+            // Of another crate, or of something that a `use` of this module names, which counts itself.
+            _ => return None,
+        };
+        while let Some((name, left)) = rest.split_first() {
+            match name.as_str() {
+                "crate" | "self" => {}
+                "super" => {
+                    target.pop();
                 }
-            }
-            // A character; anything else with a quote is a lifetime.
-            '\'' if rest[1..].starts_with('\\') => 4 + rest[3..].find('\'').unwrap_or(0),
-            '\'' if rest.chars().nth(2) == Some('\'') => rest.char_indices().nth(3).map_or(rest.len(), |(at, _)| at),
-            first if is_word(first) => rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
-            ':' if rest.starts_with("::") => 2,
-            first => first.len_utf8(),
-        };
-        let (token, after) = rest.split_at(length);
-        let is_kept = token == "::" || token.chars().all(is_word) || (token.len() == 1 && !token.trim().is_empty());
-        if is_kept && token != "'" {
-            found.push(token);
-        }
-        rest = after;
-    }
-    found
-}
-
-/// The length of a text with its quotes.
-fn text_length(rest: &str) -> usize {
-    let mut is_escaped = false;
-    let end = rest.char_indices().skip(1).find(|(_, c)| {
-        let is_end = *c == '"' && !is_escaped;
-        is_escaped = *c == '\\' && !is_escaped;
-        is_end
-    });
-    end.map_or(rest.len(), |(at, _)| at + 1)
-}
-
-/// The place behind what a bracket at this place encloses.
-fn behind(tokens: &[&str], open: usize) -> usize {
-    let mut depth = 0;
-    for (at, token) in tokens.iter().enumerate().skip(open) {
-        match *token {
-            "(" | "[" | "{" => depth += 1,
-            ")" | "]" | "}" => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return at + 1;
-        }
-    }
-    tokens.len()
-}
-
-/// Takes what exists for tests alone out of a source, and answers the modules among it that have
-/// files of their own.
-fn without_tests<'a>(tokens: &[&'a str]) -> (Vec<&'a str>, Vec<&'a str>) {
-    let (mut kept, mut modules, mut at) = (Vec::new(), Vec::new(), 0);
-    while at < tokens.len() {
-        let is_test = |of: &[&str]| {
-            of.starts_with(&["#", "[", "cfg", "(", "test", ")"])
-                || of.starts_with(&["#", "[", "cfg", "(", "all", "(", "test"])
-        };
-        if !is_test(&tokens[at..]) {
-            kept.push(tokens[at]);
-            at += 1;
-            continue;
-        }
-        while tokens.get(at) == Some(&"#") {
-            at = behind(tokens, at + 1);
-        }
-        let begin = at;
-        while at < tokens.len() && !matches!(tokens[at], ";" | "{") {
-            at = if matches!(tokens[at], "(" | "[") { behind(tokens, at) } else { at + 1 };
-        }
-        if tokens.get(at) == Some(&"{") {
-            at = behind(tokens, at);
-        } else if let Some(module) = tokens[begin..at].iter().position(|token| *token == "mod") {
-            modules.extend(tokens.get(begin + module + 1));
-            at += 1;
-        }
-    }
-    (kept, modules)
-}
-
-/// The paths of a source: those of its `use`s, each whole, and all others.
-fn paths<'a>(tokens: &[&'a str]) -> Vec<Vec<&'a str>> {
-    fn tree<'a>(tokens: &[&'a str], at: &mut usize, before: &[&'a str], found: &mut Vec<Vec<&'a str>>) {
-        let mut path = before.to_vec();
-        while let Some(token) = tokens.get(*at) {
-            *at += 1;
-            match *token {
-                "{" => loop {
-                    tree(tokens, at, &path, found);
-                    if tokens.get(*at - 1) != Some(&",") {
-                        break;
+                _ => match (child(&target, name), used(&target, name)) {
+                    (Some(inside), _) => target = inside,
+                    (None, Some(path)) => {
+                        let whole = [path.as_slice(), left].concat();
+                        return follow(sources, brought, &target, &whole, ways - 1).or(Some(target));
                     }
+                    (None, None) => break,
                 },
-                "," | "}" | ";" => break,
-                // The name that it gets here does not matter.
-                "as" => *at += 1,
-                "::" => {}
-                name => path.push(name),
             }
+            rest = left;
         }
-        found.push(path);
+        Some(target)
     }
-    let (mut found, mut at) = (Vec::new(), 0);
-    while at < tokens.len() {
-        if tokens[at] == "use" && tokens.get(at + 1) != Some(&"<") {
-            at += 1;
-            tree(tokens, &mut at, &[], &mut found);
-            continue;
-        }
-        let mut path = vec![tokens[at]];
-        while tokens.get(at + 1) == Some(&"::") && at + 2 < tokens.len() {
-            path.push(tokens[at + 2]);
-            at += 2;
-        }
-        if path.len() > 1 {
-            found.push(path);
-        }
-        at += 1;
-    }
-    found
+    follow(sources, brought, module, path, 8)
 }
 
 /// Which module of a crate imports from which.
@@ -188,31 +110,21 @@ fn imports(mut sources: BTreeMap<Module, String>) -> Imports {
         })
         .collect();
     sources.retain(|module, _| !of_tests.iter().any(|of| module.starts_with(of)));
+    let owned = |path: &[&str]| path.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
+    let brought: Brought = (sources.iter())
+        .map(|(module, text)| {
+            let (kept, _) = without_tests(&tokens(text));
+            let (uses, _) = uses(&kept);
+            (module.clone(), uses.iter().map(|of| (of.name.to_owned(), owned(&of.path))).collect())
+        })
+        .collect();
     let mut imports = Imports::new();
     for (module, text) in &sources {
         let (kept, _) = without_tests(&tokens(text));
         for path in paths(&kept) {
-            let mut rest = path.as_slice();
-            let mut target = match rest.first() {
-                Some(&"crate") => Module::new(),
-                Some(&("super" | "self")) => module.clone(),
-                Some(first) if sources.contains_key(&[module.as_slice(), &[(*first).to_owned()]].concat()) => {
-                    module.clone()
-                }
-                // Of another crate, or of something that a `use` names.
-                _ => continue,
-            };
-            while let Some((&("crate" | "super" | "self"), left)) = rest.split_first() {
-                if rest[0] == "super" {
-                    target.pop();
-                }
-                rest = left;
+            if let Some(target) = declared_in(&sources, &brought, module, &owned(&path)) {
+                imports.entry(module.clone()).or_default().insert(target);
             }
-            target.extend(rest.iter().map(|name| (*name).to_owned()));
-            while !target.is_empty() && !sources.contains_key(&target) {
-                target.pop();
-            }
-            imports.entry(module.clone()).or_default().insert(target);
         }
     }
     imports
@@ -405,7 +317,17 @@ fn a_planted_circle_is_found() {
         (&[("a", "use crate::{c, b::{self, B as C}};"), ("b", "use crate::c;"), ("c", "use crate::a::A;")], 4),
         (&[("a", "use crate::d::b::B;"), ("d", ""), ("d/b", "use super::super::a;")], 2),
         (&[("d", ""), ("d/a", "use super::b;"), ("d/b", "use super::a;")], 2),
+        // By a name that the parent, or the root, took from the other one; under another name; by way of two.
+        (&[("d", "pub use a::A;"), ("d/a", "use super::b::B;"), ("d/b", "use super::A;")], 2),
+        (&[("d", "pub(crate) use a::{C, A as Z};"), ("d/a", "use super::b::B;"), ("d/b", "use super::Z;")], 2),
+        (
+            &[("", "use d::a;"), ("d", "pub use a::A;"), ("d/a", "use super::b;"), ("d/b", "fn f() { crate::a::f() }")],
+            2,
+        ),
+        (&[("", "pub use d::A;"), ("d", "use self::a::A;"), ("d/a", "use super::b;"), ("d/b", "use crate::A;")], 2),
         // What looks like one and is none.
+        (&[("d", "pub use a::A;"), ("d/a", "use super::b::B;"), ("d/b", "use super::C;")], 0),
+        (&[("d", "pub use a::A; use k::B;"), ("d/a", "use super::b::B;"), ("d/b", "use super::{B, k::A};")], 0),
         (&[("a", "use super::b;"), ("b", "// use super::a;\nconst A: &str = \"use super::a;\"; fn f<'a>() {}")], 0),
         (&[("a", "use super::b;"), ("b", "const A: [char; 3] = ['\\'','\"','x']; use super::a;")], 2),
         (&[("a", "use super::b;"), ("b", "#[cfg(test)]\nmod tests { use super::super::a; }\nstruct B;")], 0),
