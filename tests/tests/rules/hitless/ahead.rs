@@ -85,38 +85,62 @@ fn sets_that_go_ahead_of_rules_show_old_and_new_only() {
         .unwrap();
 }
 
+/// Has sets go ahead of some that the kernel refuses to change, and watches every packet. Answers whether any
+/// went; nothing if there was none to refuse.
+fn watch_ahead_of_refused(
+    held: &KernelState,
+    wanted: &KernelState,
+    refused: &[prop::sample::Index],
+    packets: impl Fn(Family) -> Vec<Packet> + Copy,
+) -> Result<Option<bool>, TestCaseError> {
+    let would_be = held.ahead_of_rules(wanted);
+    let differ = |family: Family| {
+        let (held, ahead) = (&held.family(family).sets, &would_be.family(family).sets);
+        ahead.iter().filter(|(name, set)| held.get(*name) != Some(set)).map(|(name, _)| name.clone())
+    };
+    let changed: Vec<SetName> = Family::ALL.into_iter().flat_map(differ).collect();
+    if changed.is_empty() {
+        return Ok(None);
+    }
+    let refused = refused.iter().map(|index| index.get(&changed).clone()).collect();
+    let ahead = watch_plan_to(held.ahead_without(wanted, &refused), held, wanted, packets)?;
+    for family in Family::ALL {
+        let [held, ahead] = [held, &ahead].map(|state| &state.family(family).sets);
+        prop_assert!(ahead.keys().eq(held.keys()), "a set was made");
+        prop_assert!(refused.iter().all(|name| ahead.get(name) == held.get(name)), "{:?}", refused);
+    }
+    watch(&ahead, wanted, packets)?;
+    Ok(Some(ahead != *held))
+}
+
 /// The kernel refuses to change some sets, and to make new ones. The others go ahead.
 #[test]
 fn sets_that_go_ahead_of_refused_ones_show_old_and_new_only() {
-    let mut runner = random::runner(15, cases(100));
-    let (went, stayed) = (Cell::new(0), Cell::new(0));
-    let refused = proptest::collection::vec(any::<prop::sample::Index>(), 1..4);
-    runner
-        .run(&(transition(), refused), |((old, new), refused)| {
-            let packets = |family| packets(&old, &new, family);
+    let (went, stayed, beside_lists) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let counted = |has_gone: Option<bool>| {
+        let count = if has_gone == Some(true) { &went } else { &stayed };
+        count.set(count.get() + usize::from(has_gone.is_some()));
+    };
+    let refused = || proptest::collection::vec(any::<prop::sample::Index>(), 1..4);
+    random::runner(15, cases(100))
+        .run(&(transition(), refused()), |((old, new), refused)| {
             let (held, wanted) = (ruleset(&old), ruleset(&new));
-            let would_be = held.ahead_of_rules(&wanted);
-            let differ = |family: Family| {
-                let (held, ahead) = (&held.family(family).sets, &would_be.family(family).sets);
-                ahead.iter().filter(|(name, set)| held.get(*name) != Some(set)).map(|(name, _)| name.clone())
-            };
-            let changed: Vec<SetName> = Family::ALL.into_iter().flat_map(differ).collect();
-            if changed.is_empty() {
-                return Ok(());
-            }
-            let refused = refused.iter().map(|index| index.get(&changed).clone()).collect();
-            let ahead = watch_plan_to(held.ahead_without(&wanted, &refused), &held, &wanted, packets)?;
-            for family in Family::ALL {
-                let [held, ahead] = [&held, &ahead].map(|state| &state.family(family).sets);
-                prop_assert!(ahead.keys().eq(held.keys()), "a set was made");
-                prop_assert!(refused.iter().all(|name| ahead.get(name) == held.get(name)), "{:?}", refused);
-            }
-            let count = if ahead == held { &stayed } else { &went };
-            count.set(count.get() + 1);
-            watch(&ahead, &wanted, packets)
+            counted(watch_ahead_of_refused(&held, &wanted, &refused, |family| packets(&old, &new, family))?);
+            Ok(())
         })
         .unwrap();
     assert!(went.get() > 0 && stayed.get() > 0, "{went:?} went ahead, {stayed:?} did not");
+    // The same with many groups, some of them in lists.
+    random::runner(17, cases(40))
+        .run(&(regrouping(2), refused()), |(moves, refused)| {
+            let (held, wanted) = (ruleset(&moves.old), ruleset(&moves.new));
+            let has_gone = watch_ahead_of_refused(&held, &wanted, &refused, |family| moves.packets(family))?;
+            let has_lists = count_lists(&held) > 0 && has_gone == Some(true);
+            beside_lists.set(beside_lists.get() + usize::from(has_lists));
+            Ok(())
+        })
+        .unwrap();
+    assert!(beside_lists.get() > 0, "none went ahead in a tree with lists");
 }
 
 /// Groups come and go, and pods move, while rules wait.
@@ -238,48 +262,72 @@ fn an_endpoint_that_needs_a_rule_of_its_own_waits_for_it() {
     assert!(came.get() > 0, "no endpoint was to come");
 }
 
+/// Whether what agrees on an address, of these pods, judges each of its packets alike, while rules wait or after a
+/// plan that was cut short. Answers on how many addresses the states agree, and on how many they do not.
+fn watch_agreement(
+    [before, wanted]: [&KernelState; 2],
+    pods: &[Pod],
+    (is_ahead, cut): (bool, prop::sample::Index),
+    packets: impl Fn(Family) -> Vec<Packet>,
+) -> Result<[usize; 2], TestCaseError> {
+    let plan = Plan::between(before, wanted);
+    let held = if is_ahead {
+        before.ahead_of_rules(wanted)
+    } else {
+        cut_short(before, &plan, cut.index(plan.steps.len() + 1))
+    };
+    if held == *wanted {
+        return Ok([0, 0]);
+    }
+    let pods = pods.iter().filter(|pod| pod.node.as_deref() == Some(NODE));
+    let all = pods.flat_map(Pod::addresses).collect();
+    let alike = held.agrees_on(wanted, &all);
+    for family in Family::ALL {
+        let [now, then] = [&held, wanted].map(|state| Model::new(family, state.family(family)));
+        for packet in packets(family) {
+            for question in questions(&packet) {
+                let (Question::First(end) | Question::MidStream(end)) = question;
+                let address = match end {
+                    Direction::Ingress => packet.destination,
+                    Direction::Egress => packet.source,
+                };
+                let is_alike = now.verdict(question, &packet) == then.verdict(question, &packet);
+                prop_assert!(is_alike || !alike.contains(&address), "{:?} of {:?}", question, packet);
+            }
+        }
+    }
+    Ok([alike.len(), all.len() - alike.len()])
+}
+
 /// While rules wait, and after a plan that was cut short: what agrees on an address says the same
 /// of each of its packets.
 #[test]
 fn states_that_agree_on_an_address_judge_its_packets_alike() {
-    let mut runner = random::runner(14, cases(100));
-    let (agreed, others) = (Cell::new(0), Cell::new(0));
-    let reached = (any::<bool>(), any::<prop::sample::Index>());
-    runner
-        .run(&(transition(), reached), |((old, new), (is_ahead, cut))| {
-            let (before, wanted) = (ruleset(&old), ruleset(&new));
-            let plan = Plan::between(&before, &wanted);
-            let held = if is_ahead {
-                before.ahead_of_rules(&wanted)
-            } else {
-                cut_short(&before, &plan, cut.index(plan.steps.len() + 1))
-            };
-            if held == wanted {
-                return Ok(());
-            }
-            let pods = new.pods.iter().filter(|pod| pod.node.as_deref() == Some(NODE));
-            let all = pods.flat_map(Pod::addresses).collect();
-            let alike = held.agrees_on(&wanted, &all);
-            agreed.set(agreed.get() + alike.len());
-            others.set(others.get() + all.len() - alike.len());
-            for family in Family::ALL {
-                let [now, then] = [&held, &wanted].map(|state| Model::new(family, state.family(family)));
-                for packet in packets(&old, &new, family) {
-                    for question in questions(&packet) {
-                        let (Question::First(end) | Question::MidStream(end)) = question;
-                        let address = match end {
-                            Direction::Ingress => packet.destination,
-                            Direction::Egress => packet.source,
-                        };
-                        let is_alike = now.verdict(question, &packet) == then.verdict(question, &packet);
-                        prop_assert!(is_alike || !alike.contains(&address), "{:?} of {:?}", question, packet);
-                    }
-                }
+    let reached = || (any::<bool>(), any::<prop::sample::Index>());
+    let counts = Cell::new([0, 0]);
+    let counted = |[agreed, others]: [usize; 2]| counts.set([counts.get()[0] + agreed, counts.get()[1] + others]);
+    random::runner(14, cases(100))
+        .run(&(transition(), reached()), |((old, new), reached)| {
+            let states = [ruleset(&old), ruleset(&new)];
+            let packets = |family| packets(&old, &new, family);
+            counted(watch_agreement(states.each_ref(), &new.pods, reached, packets)?);
+            Ok(())
+        })
+        .unwrap();
+    assert!(counts.get().iter().all(|count| *count > 0), "they agreed and did not: {counts:?}");
+    // The same with many groups, some of them in lists.
+    counts.set([0, 0]);
+    random::runner(18, cases(40))
+        .run(&(regrouping(2), reached()), |(moves, reached)| {
+            let states = [ruleset(&moves.old), ruleset(&moves.new)];
+            let found = watch_agreement(states.each_ref(), &moves.new.pods, reached, |family| moves.packets(family))?;
+            if states.iter().all(|state| count_lists(state) > 0) {
+                counted(found);
             }
             Ok(())
         })
         .unwrap();
-    assert!(agreed.get() > 0 && others.get() > 0, "{} agreed, {} did not", agreed.get(), others.get());
+    assert!(counts.get().iter().all(|count| *count > 0), "beside lists they agreed and did not: {counts:?}");
 }
 
 /// The kernel refuses the rules of many plans, which leave the sets that their rules were to ask. The one whose
