@@ -25,11 +25,11 @@
 //! # Behind the facade
 //!
 //! ```text
-//! object ─▶ policy ─▶ cluster, groups ─▶ ruleset ─▶ plan of writes ─▶ engine
-//!                            └─▶ verdict, azure
+//! object ─▶ algebra ─▶ policy ─▶ cluster ─▶ ruleset ─▶ plan ─▶ engine
+//!                                   └─▶ verdict ─▶ azure
 //! ```
 //!
-//! Each folder imports only from those before it. Their modules are public with the
+//! Each folder imports only from those on the way to it. Their modules are public with the
 //! feature `internals`, for the other crates of npc's workspace: what is in there changes
 //! with every version.
 //!

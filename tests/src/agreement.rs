@@ -12,7 +12,7 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::KernelState;
-use npc_compiler::plan::conntrack::Judge;
+use npc_compiler::plan::conntrack::FlowJudgement;
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, SelfMatch};
 use npc_compiler::verdict::matrix::{self, By, ConnectivityMatrix};
@@ -161,7 +161,7 @@ impl<'a> ComparedCluster<'a> {
             let state = KernelState::from(&ruleset);
             let own = self.oracle.nodes().into_iter().filter(|(name, _)| name == node).map(|(_, address)| address);
             let here = Here { objects: self.objects, oracle: &self.oracle, node, own: own.collect() };
-            let judge = Judge::new(&state, &here);
+            let judge = FlowJudgement::new(&state, &here);
             for ((from_name, from), (to_name, to)) in self.pairs() {
                 // The two programs differ in traffic of an end to itself only.
                 if self_match != SelfMatch::default() && from_name != to_name {

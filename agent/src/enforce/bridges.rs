@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::node::{Member, SetName};
+use npc_compiler::ruleset::node::SetName;
 
 use crate::dataplane::network::Network;
 
@@ -63,9 +63,6 @@ pub(super) fn unfiltered(
 
 fn is_isolated(state: &KernelState, address: IpAddr) -> bool {
     let family = Family::of(&address);
-    let sets = &state.family(family).sets;
-    [Direction::Ingress, Direction::Egress].into_iter().any(|direction| {
-        let isolated = sets.get(&SetName::isolated(family, direction));
-        isolated.is_some_and(|(_, members)| members.contains(&Member::Address(address)))
-    })
+    let state = state.family(family);
+    Direction::ALL.into_iter().any(|direction| state.has_address(&SetName::isolated(family, direction), address))
 }

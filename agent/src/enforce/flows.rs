@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use npc_compiler::engine::Engine;
 use npc_compiler::plan::Plan;
-use npc_compiler::plan::conntrack::{AddressOwners, FlowKey, FlowScope, Judge, narrowed};
+use npc_compiler::plan::conntrack::{AddressOwners, FlowJudgement, FlowKey, FlowScope, narrowed};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -157,7 +157,7 @@ impl Established {
         &self.pending
     }
 
-    /// The same, which the caller has judged.
+    /// Takes the flows that are pending, which the caller judges.
     pub(super) fn take_pending(&mut self) -> Due {
         let scope = std::mem::take(&mut self.pending);
         let renewal = self.index.renewal(&scope, &self.departed, self.owners.keys().copied());
@@ -196,7 +196,7 @@ impl Established {
     pub(super) fn forbidden(&self, engine: &Engine, flows: &[FlowKey]) -> Vec<bool> {
         let gone = self.departed.iter().copied().filter(|address| engine.owner(*address).is_none());
         let here = NodeAddresses { owners: &self.owners, departed: gone.collect(), own: &self.own };
-        let judge = Judge::new(engine.state(), &here);
+        let judge = FlowJudgement::new(engine.state(), &here);
         let forbidden = flows.iter().map(|flow| {
             let forbidden = judge.forbids(flow);
             if forbidden {

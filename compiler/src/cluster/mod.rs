@@ -5,12 +5,25 @@
 //! pod lists is that pod's; which pod *holds* one that several list depends on
 //! the node that asks (see [`Contest`]). Nothing here depends on the order of the
 //! objects.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `inventory` | what does not depend on policies; clusters that differ by a policy share it |
+//! | `claim` | which of several pods that list one address has it |
+//! | [`group`] | endpoints to which the same policies apply, and what these policies admit together |
+//! | [`end`] | one end of a flow: a pod or an address |
+//! | [`backend`], [`without_backend`] | where a Service leads, and why it leads nowhere |
+//! | [`selection`] | what selectors select for certain, and what they may select |
+//! | [`new_address`] | the addresses that pods without one may get |
+//! | [`unread`] | what the input leaves out |
+//! | [`hints`] | what the input says that decides nothing and that explanations name, such as labels of a workload itself |
 
 mod admitted;
 pub mod backend;
 pub(crate) mod claim;
 mod classes;
 mod contest;
+pub mod end;
 pub mod group;
 mod group_key;
 pub mod hints;

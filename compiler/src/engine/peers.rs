@@ -259,7 +259,7 @@ impl PeerIndex {
         peers.into_iter().zip(sizes).collect()
     }
 
-    /// The same, in the order of the selectors.
+    /// The sizes of several selectors, in their order.
     pub(super) fn sizes<'p>(
         &mut self,
         store: &mut Store,

@@ -205,7 +205,7 @@ impl<'a> TreeTransition<'a> {
 /// Whether a set answers the rules of an address's group as wanted. They ask isolated sets about that address alone.
 fn answers_as_wanted(ahead: &FamilyState, wanted: &FamilyState, set: &SetName, address: IpAddr) -> bool {
     if set.is_isolated_set() {
-        holds(ahead, set, address) == holds(wanted, set, address)
+        ahead.has_address(set, address) == wanted.has_address(set, address)
     } else {
         ahead.sets.get(set) == wanted.sets.get(set)
     }
@@ -270,10 +270,12 @@ fn endpoints(
                 }
                 continue;
             }
-            (false, joins) => joins && !holds(ahead, isolated, address) && !(peers_change && stays_in_other(address)),
+            (false, joins) => {
+                joins && !ahead.has_address(isolated, address) && !(peers_change && stays_in_other(address))
+            }
             // An endpoint that changes groups while peers change takes rules, too.
             (true, true) => {
-                let has_joined = || holds(ahead, &other.isolated, address);
+                let has_joined = || ahead.has_address(&other.isolated, address);
                 !peers_change
                     && was.traverse(address).rules != is.traverse(address).rules
                     && (!other.is.is_isolated(address) || has_joined())
@@ -283,11 +285,6 @@ fn endpoints(
             join(ahead, wanted, &[side], address);
         }
     }
-}
-
-/// Whether a set has an address.
-fn holds(held: &FamilyState, set: &SetName, address: IpAddr) -> bool {
-    held.sets.get(set).is_some_and(|(_, members)| members.contains(&Member::Address(address)))
 }
 
 /// Has an address be in a set or not; whether it was.

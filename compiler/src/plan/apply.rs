@@ -9,8 +9,8 @@ use super::{ChainWrites, SetWrite, Step};
 use crate::ruleset::node::{ChainName, SetName};
 use crate::ruleset::state::{FamilyState, KernelState};
 
-/// The ruleset was not as a write takes it to be. The write was done as far as it can be
-/// all the same, as the kernel does it that takes a write that says nothing new.
+/// The ruleset was not as a write expects it. The write was applied as far as possible, as a kernel does with a
+/// redundant write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Unexpected {

@@ -162,7 +162,7 @@ impl<'a> StateView<'a> {
     /// Whether a set holds an address itself.
     pub(super) fn holds(&self, set: &SetName, address: IpAddr) -> bool {
         let member = Member::Address(address);
-        let held = || self.held.sets.get(set).is_some_and(|(_, members)| members.contains(&member));
+        let held = || self.held.has_address(set, address);
         match self.delta.and_then(|delta| delta.sets.get(set)) {
             None => held(),
             Some(SetDelta::Created(_, members) | SetDelta::Remade(_, members)) => members.contains(&member),

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::FamilyState;
 use super::delta::StateView;
+use crate::object::Family;
 use crate::policy::Direction;
-use crate::ruleset::node::{ChainName, Match, Rule, SetName, Target};
+use crate::ruleset::node::{ChainName, ChainRole, Match, Rule, SetName, Target};
 
 /// More chains than the tree of a node has, whose groups are of its few hundred
 /// endpoints.
@@ -18,6 +20,17 @@ pub(super) struct Tree<'a> {
     isolated_set: Option<&'a SetName>,
     entry: ChainName,
     deny: ChainName,
+}
+
+impl FamilyState {
+    /// The chain of the group whose rules judge the packets of an address in a direction; none if the address
+    /// is not isolated, or if the rules lead it to no group, in a kernel that another program changed.
+    #[must_use]
+    pub fn group_chain_of(&self, direction: Direction, address: IpAddr) -> Option<ChainName> {
+        let tree = Tree::new(StateView { family: Family::of(&address), held: self, delta: None }, direction);
+        let is_group = |chain: &ChainName, _: Option<&[Rule]>| matches!(chain.role(), ChainRole::Group(_));
+        tree.is_isolated(address).then(|| tree.walk(address, is_group).1).flatten()
+    }
 }
 
 /// How an address comes to its group.
@@ -53,13 +66,13 @@ impl<'a> Tree<'a> {
 
     /// How an address comes to its group, whether it is isolated or not.
     pub(super) fn traverse(&self, address: IpAddr) -> Traversal<'a> {
-        let (asked, leaf) = self.walk(address);
+        let (asked, leaf) = self.walk(address, |_, rules| self.is_leaf(rules));
         Traversal { asked, rules: self.rules_of(leaf.as_ref()) }
     }
 
     /// The chain to which the tree leads an address; `None` if it leads nowhere.
     pub(super) fn leaf(&self, address: IpAddr) -> Option<ChainName> {
-        self.walk(address).1
+        self.walk(address, |_, rules| self.is_leaf(rules)).1
     }
 
     /// The rules of a chain to which the tree leads, as [`Traversal::rules`] has them.
@@ -67,26 +80,38 @@ impl<'a> Tree<'a> {
         Some(self.rules(self.view.chain(leaf?)?))
     }
 
-    /// The sets that are asked about an address, in order, and the chain to which they lead.
-    fn walk(&self, address: IpAddr) -> (Vec<&'a SetName>, Option<ChainName>) {
+    /// The sets that are asked about an address, in order, and the first chain on its way that is an end.
+    fn walk(
+        &self,
+        address: IpAddr,
+        is_end: impl Fn(&ChainName, Option<&[Rule]>) -> bool,
+    ) -> (Vec<&'a SetName>, Option<ChainName>) {
         let mut asked = Vec::new();
         let mut chain = &self.entry;
         // A kernel that another program changed could lead in a circle.
         for _ in 0..64 {
-            let Some(rules) = self.view.chain(chain) else { break };
-            let Some(mut steps) = self.steps(rules) else { return (asked, Some(chain.clone())) };
-            let taken = steps.find(|(set, _)| {
-                set.is_none_or(|set| {
+            let rules = self.view.chain(chain);
+            if is_end(chain, rules) {
+                return (asked, Some(chain.clone()));
+            }
+            // What a rule does that is no step of the tree is unknown, so the way ends at it.
+            let taken = rules.into_iter().flatten().map(|rule| self.step(rule)).find(|step| {
+                step.and_then(|(set, _)| set).is_none_or(|set| {
                     asked.push(set);
                     self.view.holds(set, address)
                 })
             });
-            match taken {
+            match taken.flatten() {
                 Some((_, next)) => chain = next,
                 None => break,
             }
         }
         (asked, None)
+    }
+
+    /// Whether a chain with these rules is not of the tree, so the tree ends at it.
+    fn is_leaf(&self, rules: Option<&[Rule]>) -> bool {
+        rules.is_some_and(|rules| rules.iter().any(|rule| self.step(rule).is_none()))
     }
 
     /// To which rules the tree leads, as [`Traversal::rules`] has them, and by which
@@ -123,10 +148,15 @@ impl<'a> Tree<'a> {
     /// Of a chain of the dispatch tree: the sets that it asks one after another, and
     /// where it leads the members of each; nothing if the chain is not of the tree.
     fn steps(&self, rules: &'a [Rule]) -> Option<impl Iterator<Item = (Option<&'a SetName>, &'a ChainName)> + use<'a>> {
-        let is_step = |rule: &Rule| {
-            rule.goes_to().is_some_and(|chain| *chain != self.deny) && matches!(rule.matches[..], [] | [Match::Set(..)])
-        };
-        rules.iter().all(is_step).then(|| rules.iter().filter_map(|rule| Some((asked(rule), rule.goes_to()?))))
+        let is_of_tree = !self.is_leaf(Some(rules));
+        is_of_tree.then(|| rules.iter().filter_map(|rule| Some((asked(rule), rule.goes_to()?))))
+    }
+
+    /// The set that a rule of the dispatch tree asks, if it asks one, and where it leads; nothing if the rule
+    /// is not of the tree.
+    fn step<'r>(&self, rule: &'r Rule) -> Option<(Option<&'r SetName>, &'r ChainName)> {
+        let next = rule.goes_to().filter(|chain| **chain != self.deny)?;
+        matches!(rule.matches[..], [] | [Match::Set(..)]).then(|| (asked(rule), next))
     }
 
     /// The rules of a group, and those of the chain to which they lead. Where

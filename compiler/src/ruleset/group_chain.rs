@@ -39,7 +39,7 @@ pub(crate) struct Leaf {
 }
 
 /// For rules of a chain, the rules of policies that they come from, each as in
-/// [`origin::Named::Rules`].
+/// [`text::Named::Rules`].
 pub(crate) type Origins = BTreeMap<Rule, Vec<(String, String)>>;
 
 impl Leaf {
@@ -103,7 +103,7 @@ impl Leaf {
     ) -> Self {
         let mut leaf = Self { origins, ..Self::empty(direction, options) };
         leaf.admit(family, direction, admission);
-        leaf.deny(&[], origin::isolated_by(direction, policies));
+        leaf.deny(&[], text::isolated_by(direction, policies));
         leaf
     }
 
@@ -351,7 +351,7 @@ impl Leaf {
 
     /// How many origins a rule keeps.
     const fn kept(&self) -> usize {
-        if self.origins.is_some() { usize::MAX } else { origin::LISTED }
+        if self.origins.is_some() { usize::MAX } else { text::LISTED }
     }
 
     /// The match for some peers; `None` where together they are everyone.

@@ -74,6 +74,16 @@ impl Member {
     pub fn of_interface(prefix: IpNetwork, interface: InterfaceName) -> Self {
         Self::PrefixInterface(Arc::new((prefix, interface)))
     }
+
+    /// Whether it is an address, or a prefix that the address lies in; ports and interfaces aside.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        match self {
+            Self::Address(one) | Self::AddressPort(one, ..) => *one == address,
+            Self::Prefix(prefix) => prefix.contains(address),
+            Self::PrefixInterface(both) => both.0.contains(address),
+        }
+    }
 }
 
 /// The member of `hash:net` for a prefix.
@@ -122,5 +132,25 @@ impl InterfaceName {
 impl fmt::Display for InterfaceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_holds_the_addresses_that_it_matches() {
+        let [inside, outside]: [IpAddr; 2] = [[10, 0, 0, 1].into(), [192, 0, 2, 1].into()];
+        let prefix: IpNetwork = "10.0.0.0/8".parse().expect("a prefix");
+        let interface = InterfaceName::new("azv1").expect("a name");
+        for member in [
+            Member::Address(inside),
+            Member::Prefix(prefix),
+            Member::AddressPort(inside, Protocol::Tcp, 80),
+            Member::of_interface(prefix, interface),
+        ] {
+            assert!(member.holds(inside) && !member.holds(outside), "{member}");
+        }
     }
 }

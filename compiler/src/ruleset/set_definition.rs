@@ -13,12 +13,12 @@ use crate::algebra::ranges::RangeSet;
 use crate::algebra::selector::{Operator, Selector};
 use crate::algebra::short_text::shorten;
 use crate::cluster::Cluster;
+use crate::cluster::end::End;
 use crate::cluster::group::Atom;
 use crate::object::{ContainerPort, Family, Protocol};
 use crate::policy::{Namespaces, PodPeer};
 use crate::ruleset::names::hash::{FieldHasher, Hash};
 use crate::ruleset::node::{Member, Set, SetKind, SetName};
-use crate::verdict::flow::End;
 
 /// How much of a set's definition is put in words.
 const MEANING_MAX: usize = 200;

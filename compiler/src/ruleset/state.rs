@@ -1,6 +1,7 @@
 //! The ruleset of a kernel: what it holds of ours, or should hold.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use crate::object::Family;
 use crate::ruleset::names::seed::Seed;
@@ -22,6 +23,15 @@ pub struct KernelState {
     pub v4: FamilyState,
     /// IPv6.
     pub v6: FamilyState,
+}
+
+impl FamilyState {
+    /// Whether an address is itself a member of a set. One that lies in a prefix of the set is none
+    /// ([`Member::holds`]).
+    #[must_use]
+    pub fn has_address(&self, set: &SetName, address: IpAddr) -> bool {
+        self.sets.get(set).is_some_and(|(_, members)| members.contains(&Member::Address(address)))
+    }
 }
 
 impl KernelState {

@@ -14,6 +14,11 @@
 //! | [`fix`] | the smallest change of an object that admits a denied flow |
 //! | [`lint`] | what in policies has no effect or cannot work |
 //! | [`zone`] | which addresses no rule distinguishes |
+//!
+//! A [`matrix`] judges only what it shows, and keeps of a group's verdicts only those that differ from most. The
+//! answers of [`explain`] are complete and typed: the command words them, and finds files, lines and fields. The rules of
+//! nodes come from what is certain ([`bounds`]). A [`fix`] is applied in memory and judged again by [`explain`]; a
+//! changed policy makes only its namespace's groups anew (`fix::changed`).
 
 pub mod absent_peer;
 pub mod bounds;

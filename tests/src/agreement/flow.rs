@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use npc_compiler::object::{Family, Objects, Protocol};
-use npc_compiler::plan::conntrack::{AddressOwners, FlowKey, Judge};
+use npc_compiler::plan::conntrack::{AddressOwners, FlowJudgement, FlowKey};
 use npc_compiler::ruleset::layout::SelfMatch;
 use npc_compiler::ruleset::node::{InterfaceName, NodeRuleset};
 use rustc_hash::FxHashMap;
@@ -202,7 +202,11 @@ impl ForwardedFlows<'_> {
 
     /// What of the flows that are established is forbidden, which is what the
     /// oracle would not let begin.
-    pub(super) fn compare_established(&self, judge: &Judge<'_, Here<'_>>, ports: &[u16]) -> Result<(), Different> {
+    pub(super) fn compare_established(
+        &self,
+        judge: &FlowJudgement<'_, Here<'_>>,
+        ports: &[u16],
+    ) -> Result<(), Different> {
         let address = |end| self.oracle.address(end, self.family);
         let (Some(source), Some(destination)) = (address(self.from), address(self.to)) else { return Ok(()) };
         // A node's own by definition, and never forwarded.

@@ -10,7 +10,7 @@ use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, RulesetOptions};
 use npc_compiler::ruleset::node::{ChainRole, NodeRuleset, Rule, Target};
-use npc_compiler::ruleset::origin::Named;
+use npc_compiler::ruleset::text::Named;
 use npc_tests::interpreter::{self, run};
 use npc_tests::oracle::{End, Oracle, Packet, Payload};
 use npc_tests::random;

@@ -15,7 +15,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod, Protocol};
 use npc_compiler::plan::KernelState;
-use npc_compiler::plan::conntrack::{AddressOwners, FlowKey, Judge};
+use npc_compiler::plan::conntrack::{AddressOwners, FlowJudgement, FlowKey};
 use npc_compiler::ruleset::layout::{self, RulesetOptions};
 use npc_compiler::ruleset::node::NodeRuleset;
 use npc_tests::interpreter::{self, ConntrackState, Outcome, Packet, Payload};
@@ -220,7 +220,7 @@ impl Network {
             // What is taken up in its middle goes on while it would be again.
             let state = KernelState::from(&program);
             let pods = Pods(case, name);
-            let judge = Judge::new(&state, &pods);
+            let judge = FlowJudgement::new(&state, &pods);
             let stays = Way::BOTH.map(|way| {
                 let (source, destination, port) = case.ends(way);
                 !judge.forbids(&FlowKey { source, destination, protocol: 6, port, mid_stream: true })

@@ -7,13 +7,12 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{FamilyState, KernelState};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Rule, SetName};
+use npc_compiler::ruleset::node::{ChainName, Member, SetName};
 
 use crate::command::words::shorten;
 
 use super::answer::{Basis, ChainAnswer, KernelExplanation, PolicyPlace, SetAnswer};
 use super::facts::Facts;
-use super::kernel::holds;
 
 /// So many Services are named.
 const SERVICES: usize = 4;
@@ -37,17 +36,17 @@ impl Facts<'_> {
         let is_here = holders.iter().any(|pod| cluster.pod(*pod).node.as_deref() == Some(self.node));
         let (mut chains, mut because) = (Vec::new(), Vec::new());
         for direction in Direction::ALL {
-            let (now, then) = (judge(held, direction, address), judge(wanted, direction, address));
-            differs.extend(difference(direction, now, then));
+            let [now, then] = [held, wanted].map(|state| state.group_chain_of(direction, address));
+            differs.extend(difference(direction, now.as_ref(), then.as_ref()));
             if !is_here && now.is_none() && then.is_none() {
                 continue;
             }
-            let rules = now.and_then(|chain| held.chains.get(chain)).map(Vec::as_slice).unwrap_or_default();
-            let (_, policies, _) = now.map(|chain| self.judged(chain, rules)).unwrap_or_default();
+            let rules = now.as_ref().and_then(|chain| held.chains.get(chain)).map(Vec::as_slice).unwrap_or_default();
+            let (_, policies, _) = now.as_ref().map(|chain| self.judged(chain, rules)).unwrap_or_default();
             chains.push(ChainAnswer {
                 direction,
-                chain: now.map(ToString::to_string),
-                wanted: then.map(ToString::to_string),
+                chain: now.as_ref().map(ToString::to_string),
+                wanted: then.as_ref().map(ToString::to_string),
                 policies: policies.iter().map(|place| place.policy.clone()).collect(),
             });
             because.extend(policies);
@@ -117,35 +116,8 @@ fn of_services(cluster: &Cluster, address: IpAddr) -> Option<String> {
 
 /// The sets of a state that hold an address.
 fn holding(state: &FamilyState, address: IpAddr) -> impl Iterator<Item = &SetName> {
-    let holds = move |members: &BTreeSet<_>| members.iter().any(|member| holds(member, address));
+    let holds = move |members: &BTreeSet<Member>| members.iter().any(|member| member.holds(address));
     state.sets.iter().filter(move |(_, (_, members))| holds(members)).map(|(name, _)| name)
-}
-
-/// The chain to which the rules and sets of a state lead the packets of an address in a
-/// direction; none if they lead them to none.
-fn judge(state: &FamilyState, direction: Direction, address: IpAddr) -> Option<&ChainName> {
-    let holds = |set: &SetName| {
-        state.sets.get(set).is_some_and(|(_, members)| members.iter().any(|member| holds(member, address)))
-    };
-    let takes = |rule: &&Rule| {
-        rule.matches.iter().all(|one| match one {
-            Match::Set(set, _) => holds(set),
-            Match::NotInSet(set, _) => !holds(set),
-            Match::Comment(_) => true,
-            _ => false,
-        })
-    };
-    let entry = ChainName::entry(direction);
-    let leads = |rule: &&Rule| rule.leads_to() == Some(&entry);
-    let mut chain = state.chains.get(&ChainName::forward())?.iter().filter(leads).find(takes)?.leads_to()?;
-    // Another program may have made a circle of it.
-    for _ in 0..=state.chains.len() {
-        if matches!(chain.role(), ChainRole::Group(_)) {
-            return Some(chain);
-        }
-        chain = state.chains.get(chain)?.iter().find(takes)?.leads_to()?;
-    }
-    None
 }
 
 /// Where the kernel leads an address elsewhere than the policies ask to, in words.

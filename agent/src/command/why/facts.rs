@@ -11,11 +11,9 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::{self, GroupChain, RulesetOptions};
 use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, NodeRuleset, Rule, SetName, Target};
-use npc_compiler::ruleset::origin::Named;
-use npc_compiler::ruleset::text::rule_line;
+use npc_compiler::ruleset::text::{Named, rule_line};
 
 use super::answer::{Basis, Endpoint, KernelExplanation, PolicyPlace, RuleAnswer, RuleOrigin};
-use super::kernel::holds;
 use super::thing::Thing;
 use super::words;
 use crate::command::input::Input;
@@ -173,7 +171,7 @@ impl Facts<'_> {
         let members = held.sets.get(set).map(|(_, members)| members);
         let direction = words::set_direction(set.role());
         let is_member = |pod: &PodId| {
-            let holds = |address| members.is_some_and(|all| all.iter().any(|one| holds(one, address)));
+            let holds = |address| members.is_some_and(|all| all.iter().any(|one| one.holds(address)));
             self.input.cluster.pod(*pod).addresses().any(holds)
         };
         let pods = self.groups.iter().filter(|group| Some(group.direction) == direction).flat_map(|group| &group.pods);

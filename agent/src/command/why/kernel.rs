@@ -1,13 +1,11 @@
 //! What a kernel holds, as iptables-save and ipset save printed it.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use npc_agent::dataplane::iptables::Hook;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Delta, KernelState};
-use npc_compiler::ruleset::node::Member;
 use npc_compiler::ruleset::text;
 
 use crate::command::{Exit, Stop};
@@ -68,15 +66,6 @@ fn hook(dump: &str) -> Option<Hook> {
     text::has_forward(dump).then(|| Hook::of(text::hooks(dump)))
 }
 
-/// Whether a member is, or holds, an address.
-pub(super) fn holds(member: &Member, address: IpAddr) -> bool {
-    match member {
-        Member::Address(one) | Member::AddressPort(one, ..) => *one == address,
-        Member::Prefix(prefix) => prefix.contains(address),
-        Member::PrefixInterface(both) => both.0.contains(address),
-    }
-}
-
 /// How many chains are in one state only, or have other rules.
 pub(super) fn rule_distance(one: &KernelState, other: &KernelState) -> usize {
     Family::ALL.map(|family| Delta::chains_between(one.family(family), other.family(family)).len()).iter().sum()
@@ -84,10 +73,6 @@ pub(super) fn rule_distance(one: &KernelState, other: &KernelState) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use ipnetwork::IpNetwork;
-    use npc_compiler::object::Protocol;
-    use npc_compiler::ruleset::node::InterfaceName;
-
     use super::*;
 
     #[test]
@@ -106,20 +91,5 @@ mod tests {
             assert_eq!(hook(&dump(&rules.concat())), Some(expected), "{rules:?}");
         }
         assert_eq!(hook("*mangle\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j NPC-FORWARD\nCOMMIT\n*filter\nCOMMIT\n"), None);
-    }
-
-    #[test]
-    fn a_member_holds_the_addresses_that_it_matches() {
-        let [inside, outside]: [IpAddr; 2] = [[10, 0, 0, 1].into(), [192, 0, 2, 1].into()];
-        let prefix: IpNetwork = "10.0.0.0/8".parse().expect("a prefix");
-        let interface = InterfaceName::new("azv1").expect("a name");
-        for member in [
-            Member::Address(inside),
-            Member::Prefix(prefix),
-            Member::AddressPort(inside, Protocol::Tcp, 80),
-            Member::of_interface(prefix, interface),
-        ] {
-            assert!(holds(&member, inside) && !holds(&member, outside), "{member}");
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::node::{ChainRole, Match, Rule, SetField, SetName, SetRole, Target};
-use npc_compiler::ruleset::origin::Named;
+use npc_compiler::ruleset::text::Named;
 
 /// What a set with this role is.
 pub(super) const fn set(role: SetRole) -> &'static str {

@@ -1,6 +1,6 @@
 //! The jump to our chains: found, put first and removed, beside any rule of others.
 
-use npc_compiler::ruleset::text::{hook_check, hook_restore};
+use npc_compiler::ruleset::text::{hook_check, hook_first, hook_restore};
 
 use super::filter_table::Hook;
 use super::{Error, Iptables, error, listing, native};
@@ -30,11 +30,11 @@ impl Iptables {
         }
     }
 
-    /// With legacy, the same where a rule of another program cannot be listed. How
+    /// With legacy, where the jump to our chains stands although a rule of another program cannot be listed. How
     /// often the jump is there cannot be counted then: where it is first, a second
     /// one further down does nothing.
     pub(super) fn hook_without_others(&self) -> Result<Hook, Error> {
-        match self.single("-S FORWARD 1") {
+        match self.single(&hook_first()) {
             Ok(first) if listing::hook(&first) == Hook::First => return Ok(Hook::First),
             Ok(_) => {}
             // That rule is another program's.
@@ -60,7 +60,7 @@ impl Iptables {
         Ok(found)
     }
 
-    /// The same, where it is known how the jump stands.
+    /// Puts the jump to our chains first in FORWARD, where it is known how it stands.
     ///
     /// # Errors
     /// If FORWARD cannot be written, or our chains are not there.

@@ -52,7 +52,7 @@ pub trait AddressOwners {
 
 /// Judges flows by what the kernel of one node holds at one moment.
 #[derive(Debug)]
-pub struct Judge<'a, E> {
+pub struct FlowJudgement<'a, E> {
     state: &'a KernelState,
     ends: &'a E,
 }
@@ -64,7 +64,7 @@ enum WalkEnd {
     Dropped,
 }
 
-impl<'a, E: AddressOwners> Judge<'a, E> {
+impl<'a, E: AddressOwners> FlowJudgement<'a, E> {
     /// Will judge by this state, which has to be one that npc made.
     #[must_use]
     pub fn new(state: &'a KernelState, ends: &'a E) -> Self {

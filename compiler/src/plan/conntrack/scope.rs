@@ -47,7 +47,7 @@ impl FlowScope {
         }
     }
 
-    /// The same, and these.
+    /// Adds the flows of another scope to this one.
     pub fn add(&mut self, other: Self) {
         match (&mut *self, other) {
             (Self::Of(addresses), Self::Of(more)) => addresses.extend(more),

@@ -90,7 +90,7 @@ fn state(node: &str, options: &RulesetOptions) -> KernelState {
 fn a_flow_is_forbidden_where_its_first_packet_would_be_dropped() {
     let options = RulesetOptions::default();
     let (here, near) = (state("n1", &options), world([1, 2], &[]));
-    let judge = Judge::new(&here, &near);
+    let judge = FlowJudgement::new(&here, &near);
     for (forbidden, why, tuple) in [
         (false, "admitted", flow("10.0.0.2", "10.0.0.1", 6, 5432)),
         (false, "admitted", flow("fd00::2", "fd00::1", 6, 5432)),
@@ -115,17 +115,17 @@ fn a_flow_is_forbidden_where_its_first_packet_would_be_dropped() {
     }
     // Each node judges its own ends.
     let (there, beyond) = (state("n2", &options), world([3, 4], &[]));
-    let judge = Judge::new(&there, &beyond);
+    let judge = FlowJudgement::new(&there, &beyond);
     assert!(!judge.forbids(&flow("10.0.0.1", "10.0.0.3", 6, 1)));
     assert!(!judge.forbids(&flow("10.0.0.4", "10.0.0.1", 6, 5432)));
     let allowing = state("n1", &RulesetOptions { allow_tunnels: true, ..options });
-    assert!(!Judge::new(&allowing, &near).forbids(&flow("10.0.0.1", "10.0.0.3", 4, 0)));
+    assert!(!FlowJudgement::new(&allowing, &near).forbids(&flow("10.0.0.1", "10.0.0.3", 4, 0)));
 }
 
 #[test]
 fn flows_of_a_departed_pod_are_nobodys() {
     let (here, world) = (state("n1", &RulesetOptions::default()), world([1, 1], &["10.0.0.2"]));
-    let judge = Judge::new(&here, &world);
+    let judge = FlowJudgement::new(&here, &world);
     assert!(judge.forbids(&flow("10.0.0.2", "10.0.0.1", 6, 5432)));
     assert!(judge.forbids(&flow("203.0.113.1", "10.0.0.2", 6, 1)));
     assert!(!judge.forbids(&flow("10.0.0.1", "10.0.0.3", 17, 1)));

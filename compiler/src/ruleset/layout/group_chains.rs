@@ -123,8 +123,7 @@ mod tests {
         let mut found = Vec::new();
         for (chain, rule) in chains.flat_map(|(chain, rules)| rules.iter().map(move |rule| (chain, rule))) {
             let all = origins(&cluster, "n", (&options, &[]), Family::V4, chain, rule);
-            if let Some(crate::ruleset::origin::Named::Rules { rules, more }) = crate::ruleset::origin::Named::of(rule)
-            {
+            if let Some(crate::ruleset::text::Named::Rules { rules, more }) = crate::ruleset::text::Named::of(rule) {
                 assert_eq!((rules.len() + more, &all[..rules.len()]), (all.len(), &rules[..]));
                 found.extend(all);
             } else {

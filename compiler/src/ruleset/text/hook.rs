@@ -24,6 +24,12 @@ pub fn hook_check() -> String {
     format!("-C {FORWARD} {}", hook_text())
 }
 
+/// The line of a restore that lists the first rule of FORWARD.
+#[must_use]
+pub fn hook_first() -> String {
+    format!("-S {FORWARD} 1")
+}
+
 /// The input of `iptables-restore --noflush` that deletes the jump so many times and then, if
 /// it is to be there, puts it first. It is one commit.
 #[must_use]

@@ -52,7 +52,7 @@ impl<'a> LazyMatrix<'a> {
 
     /// As [`Matrix::ends`](super::Matrix::ends).
     pub(crate) fn ends(&self, endpoint: usize) -> impl Iterator<Item = End> {
-        self.rows[endpoint].views.iter().map(|view| view.end)
+        self.rows[endpoint].ends.iter().map(|of| of.end)
     }
 
     /// For each endpoint, the first that the same groups judge and that rules see alike. Unlike

@@ -188,7 +188,7 @@ impl<'a> Matrix<'a> {
 
     /// The pods and addresses that an endpoint stands for.
     pub fn ends(&self, endpoint: usize) -> impl Iterator<Item = End> {
-        self.rows[endpoint].views.iter().map(|view| view.end)
+        self.rows[endpoint].ends.iter().map(|of| of.end)
     }
 
     /// Whether an endpoint stands for several pods, so that what passes from it to itself passes between
@@ -196,7 +196,7 @@ impl<'a> Matrix<'a> {
     #[must_use]
     pub fn has_replicas(&self, endpoint: usize) -> bool {
         let row = &self.rows[endpoint];
-        !row.is_address && (row.views.len() > 1 || row.is_template)
+        !row.is_address && (row.ends.len() > 1 || row.is_template)
     }
 
     /// What is allowed or may be, by source, destination and family. Destinations are looked
@@ -239,7 +239,7 @@ impl<'a> Matrix<'a> {
     pub fn differs(&self) -> impl Iterator<Item = Connection> {
         // Of a DaemonSet, one pod is on the node whose address is asked about.
         // Pods without an address may get one of either family.
-        let has_replicas = self.rows.iter().any(|row| row.views.len() > 1 || row.is_address || row.is_bare());
+        let has_replicas = self.rows.iter().any(|row| row.ends.len() > 1 || row.is_address || row.lacks_address());
         let cells = Some(()).filter(|()| has_replicas).into_iter().flat_map(|()| self.cells());
         cells.flat_map(|cell| self.by_protocol(&cell, &cell.differs).collect::<Vec<_>>())
     }
@@ -302,7 +302,7 @@ impl<'a> Matrix<'a> {
 fn judged_alike(rows: &[Row]) -> Vec<usize> {
     let mut alike = FxHashMap::default();
     let rows = rows.iter().enumerate();
-    rows.map(|(place, row)| *alike.entry(row.judged_likeness(place)).or_insert(place)).collect()
+    rows.map(|(place, row)| *alike.entry(row.judged_key(place)).or_insert(place)).collect()
 }
 
 /// The rows of a matrix, sorted by id.

@@ -48,7 +48,7 @@ pub(crate) trait JudgeKinds {
     /// What a group exchanges with ends that have a face, for certain.
     fn least(&self, known: &mut TrafficTable, group: GroupId, face: usize) -> TrafficId;
 
-    /// The same at most.
+    /// What a group admits at most.
     fn most(&self, known: &mut TrafficTable, group: GroupId, face: usize) -> TrafficId;
 
     /// What passes between ends of two kinds at least and at most, unless they are exempt.

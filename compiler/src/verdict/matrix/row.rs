@@ -32,17 +32,17 @@ impl Unjudged {
         if let Some(roles) = roles {
             kinds.ask_as(roles);
         }
-        let views = match self.endpoint.addresses.as_slice() {
+        let ends = match self.endpoint.addresses.as_slice() {
             [address] if self.is_address => {
                 let end = self.ends[0];
-                let mut view = EndKinds { end, kinds: [None; 2], bare: None };
+                let mut end_kinds = EndKinds { end, kinds: [None; 2], without_address: None };
                 let family = Family::of(address);
-                view.kinds[family as usize] = Some(kinds.kind(end, Some(family)));
-                vec![view]
+                end_kinds.kinds[family as usize] = Some(kinds.kind(end, Some(family)));
+                vec![end_kinds]
             }
             _ => self.ends.into_iter().map(|end| EndKinds::new(kinds, end)).collect(),
         };
-        (self.endpoint, Row { is_address: self.is_address, ..Row::new(views, self.is_template) })
+        (self.endpoint, Row { is_address: self.is_address, ..Row::new(ends, self.is_template) })
     }
 }
 
@@ -53,23 +53,23 @@ pub(super) struct EndKinds {
     /// Its kinds, by family, where it has an address.
     kinds: [Option<KindId>; 2],
     /// Its kinds where it has no address at all, by the family of the one that it will have.
-    bare: Option<[KindId; 2]>,
+    without_address: Option<[KindId; 2]>,
 }
 
 /// How many ends of each kind there are.
-type Census = BTreeMap<KindId, usize>;
+type KindCounts = BTreeMap<KindId, usize>;
 
 /// The ends behind a row and column.
 #[derive(Debug)]
 pub(super) struct Row {
-    pub(super) views: Vec<EndKinds>,
+    pub(super) ends: Vec<EndKinds>,
     pub(super) is_address: bool,
     /// It is one pod that stands for any number of replicas.
     pub(super) is_template: bool,
     /// Its ends with an address, by family and kind.
-    census: [Vec<(KindId, usize)>; 2],
+    counts: [Vec<(KindId, usize)>; 2],
     /// Its ends without one, by the family that is assumed.
-    bare: [Vec<(KindId, usize)>; 2],
+    without_address: [Vec<(KindId, usize)>; 2],
 }
 
 impl EndKinds {
@@ -78,55 +78,55 @@ impl EndKinds {
             let has_address = end.address(kinds.cluster, family).is_some();
             has_address.then(|| kinds.kind(end, Some(family)))
         });
-        let is_bare = seen.iter().all(Option::is_none);
-        let bare = is_bare.then(|| Family::ALL.map(|family| kinds.kind(end, Some(family))));
-        Self { end, kinds: seen, bare }
+        let lacks_address = seen.iter().all(Option::is_none);
+        let without_address = lacks_address.then(|| Family::ALL.map(|family| kinds.kind(end, Some(family))));
+        Self { end, kinds: seen, without_address }
     }
 }
 
 /// The kinds of the first ends of two rows, by family; none of a family that one of them does not have.
 pub(super) fn kind_pairs(a: &Row, b: &Row) -> [Option<(KindId, KindId)>; 2] {
     let kind = |row: &Row, family: usize| {
-        let view = row.views.first()?;
-        view.kinds[family].or(view.bare.map(|kinds| kinds[family]))
+        let end_kinds = row.ends.first()?;
+        end_kinds.kinds[family].or(end_kinds.without_address.map(|kinds| kinds[family]))
     };
     std::array::from_fn(|family| kind(a, family).zip(kind(b, family)))
 }
 
 impl Row {
     /// A row of these ends. The replicas of a template may talk to each other.
-    fn new(views: Vec<EndKinds>, is_template: bool) -> Self {
+    fn new(ends: Vec<EndKinds>, is_template: bool) -> Self {
         let copies = if is_template { 2 } else { 1 };
-        let mut census = [Census::new(), Census::new()];
-        let mut bare = [Census::new(), Census::new()];
-        for view in &views {
-            for (census, kind) in census.iter_mut().zip(view.kinds) {
+        let mut counts = [KindCounts::new(), KindCounts::new()];
+        let mut without_address = [KindCounts::new(), KindCounts::new()];
+        for end_kinds in &ends {
+            for (counts, kind) in counts.iter_mut().zip(end_kinds.kinds) {
                 if let Some(kind) = kind {
-                    *census.entry(kind).or_default() += copies;
+                    *counts.entry(kind).or_default() += copies;
                 }
             }
-            for (census, kind) in bare.iter_mut().zip(view.bare.into_iter().flatten()) {
-                *census.entry(kind).or_default() += copies;
+            for (counts, kind) in without_address.iter_mut().zip(end_kinds.without_address.into_iter().flatten()) {
+                *counts.entry(kind).or_default() += copies;
             }
         }
         Self {
-            views,
+            ends,
             is_template,
             is_address: false,
-            census: census.map(|census| census.into_iter().collect()),
-            bare: bare.map(|census| census.into_iter().collect()),
+            counts: counts.map(|counts| counts.into_iter().collect()),
+            without_address: without_address.map(|counts| counts.into_iter().collect()),
         }
     }
 }
 
 /// What two rows have in common that no rule distinguishes.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct Likeness {
-    census: [Vec<(KindId, usize)>; 4],
+pub(super) struct RowKey {
+    counts: [Vec<(KindId, usize)>; 4],
     is_template: bool,
     /// The place of a row that has no like: an address, or a pod that an
     /// address or its node's address stands for in another row.
-    alone: Option<usize>,
+    unique: Option<usize>,
     /// The input does not say the node of a pod of it, so an address of a node in another row may
     /// be its own node's.
     may_be_own_node: bool,
@@ -136,30 +136,33 @@ pub(super) struct Likeness {
 
 impl Row {
     /// Whether an end of it has no address yet.
-    pub(super) fn is_bare(&self) -> bool {
-        self.bare.iter().any(|bare| !bare.is_empty())
+    pub(super) fn lacks_address(&self) -> bool {
+        self.without_address.iter().any(|without_address| !without_address.is_empty())
     }
 
-    fn likeness(&self, cluster: &Cluster, place: usize, addresses: &[End]) -> Likeness {
-        let exempt = |view: &EndKinds| addresses.iter().any(|address| exemption(cluster, view.end, *address).is_some());
-        let may_be = |view: &EndKinds| addresses.iter().any(|address| may_be_own_node(cluster, view.end, *address));
-        let judged = self.judged_likeness(place);
-        Likeness {
-            alone: judged.alone.or_else(|| self.views.iter().any(exempt).then_some(place)),
-            may_be_own_node: self.views.iter().any(may_be),
+    fn key(&self, cluster: &Cluster, place: usize, addresses: &[End]) -> RowKey {
+        let exempt = |end_kinds: &EndKinds| {
+            addresses.iter().any(|address| exemption(cluster, end_kinds.end, *address).is_some())
+        };
+        let may_be =
+            |end_kinds: &EndKinds| addresses.iter().any(|address| may_be_own_node(cluster, end_kinds.end, *address));
+        let judged = self.judged_key(place);
+        RowKey {
+            unique: judged.unique.or_else(|| self.ends.iter().any(exempt).then_some(place)),
+            may_be_own_node: self.ends.iter().any(may_be),
             is_on_every_node: !addresses.is_empty()
-                && self.views.iter().any(|view| is_on_every_node(cluster, view.end)),
+                && self.ends.iter().any(|end_kinds| is_on_every_node(cluster, end_kinds.end)),
             ..judged
         }
     }
 
     /// The same, without what exempts some pods from all policies with an address.
-    pub(super) fn judged_likeness(&self, place: usize) -> Likeness {
-        let ([v4, v6], [bare_v4, bare_v6]) = (self.census.clone(), self.bare.clone());
-        Likeness {
-            census: [v4, v6, bare_v4, bare_v6],
+    pub(super) fn judged_key(&self, place: usize) -> RowKey {
+        let ([v4, v6], [unaddressed_v4, unaddressed_v6]) = (self.counts.clone(), self.without_address.clone());
+        RowKey {
+            counts: [v4, v6, unaddressed_v4, unaddressed_v6],
             is_template: self.is_template,
-            alone: self.is_address.then_some(place),
+            unique: self.is_address.then_some(place),
             may_be_own_node: false,
             is_on_every_node: false,
         }
@@ -174,11 +177,11 @@ fn is_on_every_node(cluster: &Cluster, end: End) -> bool {
 /// The rows that no rule distinguishes, by their places, in the order of their first ones; and
 /// that are shown alike.
 pub(super) fn alike<S: Eq + Hash>(cluster: &Cluster, rows: &[Row], shown: impl Fn(usize) -> S) -> Vec<Vec<usize>> {
-    let addresses: Vec<End> = (rows.iter().filter(|row| row.is_address)).map(|row| row.views[0].end).collect();
+    let addresses: Vec<End> = (rows.iter().filter(|row| row.is_address)).map(|row| row.ends[0].end).collect();
     let mut alike = IndexMap::<_, Vec<usize>, FxBuildHasher>::default();
     for (place, row) in rows.iter().enumerate() {
-        let likeness = row.likeness(cluster, place, &addresses);
-        alike.entry((likeness, shown(place))).or_default().push(place);
+        let key = row.key(cluster, place, &addresses);
+        alike.entry((key, shown(place))).or_default().push(place);
     }
     alike.into_values().collect()
 }
@@ -321,13 +324,13 @@ impl Sum {
 
 /// What passes where an end has no address yet, which is one of either family, and in both families. The
 /// replicas of a workload differ also where some have an address and others have none.
-fn by_slot(known: &mut TrafficTable, bare: [Sum; 2], addressed: [Sum; 2]) -> [Sum; 3] {
-    let mut all = bare[0];
-    all.join(known, bare[1]);
+fn by_slot(known: &mut TrafficTable, without_address: [Sum; 2], addressed: [Sum; 2]) -> [Sum; 3] {
+    let mut all = without_address[0];
+    all.join(known, without_address[1]);
     let mut sums = [all, addressed[0], addressed[1]];
     for family in 0..2 {
         sums[0].limit(known, addressed[family]);
-        sums[1 + family].limit(known, bare[family]);
+        sums[1 + family].limit(known, without_address[family]);
     }
     sums
 }
@@ -351,9 +354,9 @@ pub(super) fn between(
     if from.is_address || to.is_address {
         return by_ends(cluster, judge, known, from, to);
     }
-    if same && from.views.len() == 1 && !from.is_template {
+    if same && from.ends.len() == 1 && !from.is_template {
         // No policy judges what a pod sends to itself.
-        for (sum, ends) in sums.iter_mut().zip([&from.bare[0], &from.census[0], &from.census[1]]) {
+        for (sum, ends) in sums.iter_mut().zip([&from.without_address[0], &from.counts[0], &from.counts[1]]) {
             if !ends.is_empty() {
                 sum.add(known, EVERYTHING);
             }
@@ -372,40 +375,48 @@ pub(super) fn between(
             }
         }
     };
-    let (mut bare, mut addressed) = ([Sum::default(); 2], [Sum::default(); 2]);
+    let (mut without_address, mut addressed) = ([Sum::default(); 2], [Sum::default(); 2]);
     for family in 0..2 {
         if cluster.assigns_family(Family::ALL[family]) {
-            judged(&mut bare[family], &from.bare[family], &to.bare[family]);
+            judged(&mut without_address[family], &from.without_address[family], &to.without_address[family]);
         }
-        judged(&mut bare[family], &from.bare[family], &to.census[family]);
-        judged(&mut bare[family], &from.census[family], &to.bare[family]);
-        judged(&mut addressed[family], &from.census[family], &to.census[family]);
+        judged(&mut without_address[family], &from.without_address[family], &to.counts[family]);
+        judged(&mut without_address[family], &from.counts[family], &to.without_address[family]);
+        judged(&mut addressed[family], &from.counts[family], &to.counts[family]);
     }
-    by_slot(known, bare, addressed)
+    by_slot(known, without_address, addressed)
 }
 
 /// The same, pair by pair: an address can be a pod of the other row, or the
 /// node of one.
 fn by_ends(cluster: &Cluster, judge: &impl JudgeKinds, known: &mut TrafficTable, from: &Row, to: &Row) -> [Sum; 3] {
-    let (mut bare_pairs, mut addressed) = ([Sum::default(); 2], [Sum::default(); 2]);
-    let leads_on = to.views.iter().any(|view| matches!(view.end, End::Address(address) if cluster.is_service(address)));
-    for a in &from.views {
-        for b in &to.views {
+    let (mut unaddressed, mut addressed) = ([Sum::default(); 2], [Sum::default(); 2]);
+    let leads_on =
+        to.ends.iter().any(|end_kinds| matches!(end_kinds.end, End::Address(address) if cluster.is_service(address)));
+    for a in &from.ends {
+        for b in &to.ends {
             let exempt = exemption(cluster, a.end, b.end);
             // A workload's traffic is that between its pods.
-            if exempt == Some(Exemption::Itself) && from.views.len() + to.views.len() > 2 {
+            if exempt == Some(Exemption::Itself) && from.ends.len() + to.ends.len() > 2 {
                 continue;
             }
             let may_be_own_node = may_be_own_node(cluster, a.end, b.end);
             for family in 0..2 {
-                let bare = |view: &EndKinds| view.bare.map(|kinds| kinds[family]);
-                let Some((x, y)) = a.kinds[family].or(bare(a)).zip(b.kinds[family].or(bare(b))) else { continue };
+                let without_address = |end_kinds: &EndKinds| end_kinds.without_address.map(|kinds| kinds[family]);
+                let Some((x, y)) = a.kinds[family].or(without_address(a)).zip(b.kinds[family].or(without_address(b)))
+                else {
+                    continue;
+                };
                 let mut pair = if exempt.is_some() { EVERYTHING } else { judge.bounds(known, x, y) };
                 if leads_on {
                     // A node sends it on, so policies judge it where the Service leads.
                     pair = BoundIds { least: TrafficId::NONE, most: TrafficId::ALL };
                 }
-                let sums = if a.bare.is_some() || b.bare.is_some() { &mut bare_pairs } else { &mut addressed };
+                let sums = if a.without_address.is_some() || b.without_address.is_some() {
+                    &mut unaddressed
+                } else {
+                    &mut addressed
+                };
                 if may_be_own_node && (is_on_every_node(cluster, a.end) || is_on_every_node(cluster, b.end)) {
                     // One of its pods is on this node, and the others are not.
                     sums[family].add(known, EVERYTHING);
@@ -416,5 +427,5 @@ fn by_ends(cluster: &Cluster, judge: &impl JudgeKinds, known: &mut TrafficTable,
             }
         }
     }
-    by_slot(known, bare_pairs, addressed)
+    by_slot(known, unaddressed, addressed)
 }

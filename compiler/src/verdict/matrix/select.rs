@@ -103,7 +103,7 @@ impl<'a> Matrix<'a> {
         Self::within(cluster, groups, options, selection, MOST_CELLS)
     }
 
-    /// The same with a limit of its own.
+    /// As above, with a limit of its own.
     pub(super) fn within(
         cluster: &'a Cluster,
         groups: &Groups,
@@ -122,7 +122,7 @@ impl<'a> Matrix<'a> {
         Ok(part.judged(cluster, options.by))
     }
 
-    /// The same, however large.
+    /// As above, however large it is.
     pub(crate) fn part(
         cluster: &'a Cluster,
         groups: &Groups,

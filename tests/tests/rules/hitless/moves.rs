@@ -8,7 +8,8 @@ use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod, Protocol};
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Rule};
+use npc_compiler::ruleset::node::{ChainName, ChainRole, Rule};
+use npc_compiler::ruleset::text::Named;
 use npc_tests::model::Packet;
 use proptest::prelude::*;
 
@@ -92,12 +93,12 @@ pub(super) fn names() -> &'static [usize] {
         for direction in [Direction::Egress, Direction::Ingress] {
             let list = lists(&state, direction).next().unwrap();
             for rule in &list[..2] {
-                let by = |one: &Match| match one {
-                    Match::Comment(text) => text.split_once("isolated by a/np")?.1.parse::<usize>().ok(),
-                    _ => None,
+                let by = |rule: &Rule| match Named::of(rule)? {
+                    Named::Policies { policies, .. } => policies.first()?.strip_prefix("a/np")?.parse::<usize>().ok(),
+                    Named::Rules { .. } => None,
                 };
                 let of_group = &state.v4.chains[rule.goes_to().unwrap()];
-                names.extend(of_group.iter().flat_map(|rule| &rule.matches).find_map(by));
+                names.extend(of_group.iter().find_map(by));
             }
         }
         let others: Vec<usize> = all.into_iter().filter(|name| !names.contains(name)).collect();

@@ -167,17 +167,17 @@ pub(in crate::verdict::explain) struct Route<'a> {
 }
 
 /// What is said of one pair of ends, by the family that is shown.
-pub(in crate::verdict::explain) type Said = Vec<(Option<Family>, Vec<Flow>)>;
+pub(in crate::verdict::explain) type FlowsByFamily = Vec<(Option<Family>, Vec<Flow>)>;
 
 /// A pair of ends and what is said of it.
-type PairSaid<'u> = (&'u Unit, &'u Unit, Said);
+type PairSaid<'u> = (&'u Unit, &'u Unit, FlowsByFamily);
 
 /// The pairs of two wholes.
 #[derive(Default)]
 struct Judged<'u> {
-    /// Of two different ends.
+    /// What one end sends to a different one.
     others: Vec<PairSaid<'u>>,
-    /// Of an end and itself.
+    /// What an end sends to itself.
     itself: Vec<PairSaid<'u>>,
 }
 
@@ -309,7 +309,7 @@ impl Walk<'_> {
         };
         let place = self.explanation.flows.len();
         let flows = &mut self.explanation.flows;
-        let mut add = |said: Said, parties: (Party, Party), from: &EndName, to: &EndName| {
+        let mut add = |said: FlowsByFamily, parties: (Party, Party), from: &EndName, to: &EndName| {
             let said = said.into_iter().flat_map(|(_, flows)| flows);
             flows.extend(said.map(|flow| Flow {
                 from: from.clone(),
@@ -402,7 +402,7 @@ fn are_one_workload(sources: &[Unit], destinations: &[Destination]) -> bool {
 
 /// What is said without facts about an end that change nothing, such as which of its addresses no
 /// block holds. If two ends have that in common, one answer holds for both.
-fn general(said: &Said) -> Said {
+fn general(said: &FlowsByFamily) -> FlowsByFamily {
     let mut said = said.clone();
     let decisions = said.iter_mut().flat_map(|(_, flows)| flows).filter_map(|flow| flow.decisions.as_mut()).flatten();
     for decision in decisions {
@@ -417,16 +417,16 @@ fn general(said: &Said) -> Said {
 }
 
 /// Takes over the items of rules from what is said alike of other ends.
-fn join_items(said: &mut Said, other: &Said) {
+fn join_items(said: &mut FlowsByFamily, other: &FlowsByFamily) {
     let (flows, others) = (said.iter_mut().flat_map(|(_, flows)| flows), other.iter().flat_map(|(_, flows)| flows));
     flows.zip(others).for_each(|(flow, other)| flow.join(other));
 }
 
 /// Pairs with one end that is a part of a prefix, or an address of a node: those with equal answers
 /// become one.
-fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
+fn joined(pairs: Vec<(&Unit, &Unit, FlowsByFamily)>) -> Vec<(Unit, Unit, FlowsByFamily)> {
     // With each pair that has a part, what is said in general.
-    let mut all: Vec<((Unit, Unit, Said), Option<Said>)> = Vec::new();
+    let mut all: Vec<((Unit, Unit, FlowsByFamily), Option<FlowsByFamily>)> = Vec::new();
     let join = |into: &mut Unit, part: &Unit, other: bool| {
         let fits = other && into.name.is_part() && part.name.is_part();
         if fits {

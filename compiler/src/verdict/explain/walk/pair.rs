@@ -2,7 +2,7 @@
 
 use super::ends::{Finder, Unit};
 use super::families::judged;
-use super::{Destination, Route, Said, Walk};
+use super::{Destination, FlowsByFamily, Route, Walk};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::object::Family;
@@ -16,7 +16,12 @@ use crate::verdict::explain::question::name::EndName;
 impl Walk<'_> {
     /// What is said of one pair of ends; the flows do not name them, so that
     /// equal answers are equal.
-    pub(in crate::verdict::explain) fn pair(&self, from: &Unit, destination: &Destination, route: Route<'_>) -> Said {
+    pub(in crate::verdict::explain) fn pair(
+        &self,
+        from: &Unit,
+        destination: &Destination,
+        route: Route<'_>,
+    ) -> FlowsByFamily {
         let cluster = self.ends.cluster;
         let is_bare = |unit: &Unit| !unit.party.has_address(cluster);
         let unknown_family = is_bare(from) || is_bare(&destination.unit);
@@ -27,7 +32,7 @@ impl Walk<'_> {
             }
             (family, flows)
         };
-        let mut said: Said = judged(cluster, from, &destination.unit).into_iter().map(judge).collect();
+        let mut said: FlowsByFamily = judged(cluster, from, &destination.unit).into_iter().map(judge).collect();
         if let [(None, flows)] = said.as_slice()
             && let Some(by_family) = by_new_family(cluster, from, &destination.unit, flows, judge)
         {
@@ -150,7 +155,7 @@ fn by_new_family(
     to: &Unit,
     in_either: &[Flow],
     judge: impl Fn(Option<Family>) -> (Option<Family>, Vec<Flow>),
-) -> Option<Said> {
+) -> Option<FlowsByFamily> {
     let allowed = |flows: &[Flow]| {
         // What a replica sends to itself says nothing of others.
         let is_allowed = |flow: &&Flow| flow.verdict == Verdict::Allowed && flow.way != Some(Way::Itself);
@@ -163,7 +168,7 @@ fn by_new_family(
     let may_be = |family: &Family| {
         cluster.assigns_family(*family) && [from, to].iter().all(|unit| unit.only.is_none_or(|only| only == *family))
     };
-    let said: Said = Family::ALL.into_iter().filter(may_be).map(|family| judge(Some(family))).collect();
+    let said: FlowsByFamily = Family::ALL.into_iter().filter(may_be).map(|family| judge(Some(family))).collect();
     let before = allowed(in_either);
     let open = |flows: &[Flow]| {
         let is_open = |flow: &&Flow| flow.verdict != Verdict::Denied && flow.way != Some(Way::Itself);

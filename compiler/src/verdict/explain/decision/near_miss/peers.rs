@@ -1,4 +1,4 @@
-//! What of the peers of a rule fails.
+//! Finds the parts of a rule's peers that do not match the flow.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;

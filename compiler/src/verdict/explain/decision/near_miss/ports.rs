@@ -1,4 +1,4 @@
-//! What of the ports of a rule fails.
+//! Finds the parts of a rule's ports that do not match the flow.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! What of a rule fails.
+//! Finds the parts of a rule that do not match the flow.
 //!
 //! A rule is an AND of its peer (namespace and pod labels, or a block) and its
 //! port (protocol, and number or name). All parts are judged, without stopping

@@ -12,11 +12,11 @@ use crate::sample::{cluster, objects};
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::question::name::{Port, QuestionEnd};
 use crate::verdict::explain::walk::ends::Finder;
-use crate::verdict::explain::walk::{Said, explain};
+use crate::verdict::explain::walk::{FlowsByFamily, explain};
 
 /// What an answer says, but for reasons: of a pair whose family is not known, of both
 /// families together.
-fn verdicts(said: &Said, is_bare: bool) -> BTreeSet<(Option<Family>, Traffic, Verdict, [Verdict; 2])> {
+fn verdicts(said: &FlowsByFamily, is_bare: bool) -> BTreeSet<(Option<Family>, Traffic, Verdict, [Verdict; 2])> {
     let flows = said.iter().flat_map(|(family, flows)| flows.iter().map(move |flow| (family, flow)));
     let decided = |flow: &Flow| flow.decisions.as_ref().map(|[egress, ingress]| [egress.verdict, ingress.verdict]);
     flows
