@@ -230,12 +230,12 @@ pub enum Error {
     MissingMatches(Vec<probe::Missing>),
     /// The jump to our chains is not, or may not be, in its place: what else we
     /// wrote, no packet meets.
-    #[error("the jump from FORWARD to our chains cannot be put in its place")]
+    #[error("the agent cannot put the jump from FORWARD to npc's chains in its place")]
     Unhooked(#[source] Box<Error>),
     /// What was written is not there.
     #[error(
-        "it was written and is not in the kernel: {}; the program that was to write it did not, or another program \
-         undid it at once. All of it is read and written again", .0.join(", ")
+        "written, but not in the kernel: {}; iptables did not write it, or another program removed it at once. The \
+         agent reads and writes all of it again", .0.join(", ")
     )]
     Unproven(Vec<String>),
     /// Something failed, in one family or in both.

@@ -9,13 +9,12 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::node::{Member, SetName};
-use tracing::{info, warn};
 
+use super::writer::Writer;
 use crate::dataplane::Kernel;
 use crate::dataplane::bridge::peer::Peer;
 use crate::dataplane::bridge::{BridgeTable, EthernetAddress};
 use crate::dataplane::network::Network;
-use crate::words::causes::with_causes;
 
 /// Namespace, name and UID of a pod.
 type PodName = [String; 3];
@@ -56,43 +55,52 @@ pub(super) struct Frames {
     /// There are ports whose pod is not known, and pods whose port is not known.
     is_incomplete: bool,
     wanted: BridgeTable,
-    lack: Option<String>,
     network: Network,
 }
 
 impl Frames {
     /// Makes the kernel's table what these pods and bridges ask for. A failure is logged, and
     /// the next call tries again: policies are enforced all the same.
-    pub(super) fn update(&mut self, kernel: &mut impl Kernel, network: &Network, engine: &Engine, anti_spoof: bool) {
+    pub(super) fn update<K: Kernel>(
+        &mut self,
+        writer: &mut Writer<K>,
+        network: &Network,
+        engine: &Engine,
+        anti_spoof: bool,
+    ) {
         self.network.clone_from(network);
-        self.find(kernel, engine, anti_spoof);
-        self.program(kernel);
+        self.find(writer, engine, anti_spoof);
+        writer.set_bridge(&self.wanted);
     }
 
     /// Finds and repairs drift of the table. Answers whether another program had changed it.
-    pub(super) fn audit(&mut self, kernel: &mut impl Kernel, engine: &Engine, anti_spoof: bool) -> bool {
+    pub(super) fn audit<K: Kernel>(&mut self, writer: &mut Writer<K>, engine: &Engine, anti_spoof: bool) -> bool {
         if self.is_incomplete {
-            self.find(kernel, engine, anti_spoof);
+            self.find(writer, engine, anti_spoof);
         }
-        self.program(kernel)
+        writer.set_bridge(&self.wanted)
     }
 
-    /// How the table stands.
-    pub(super) fn state(&self) -> BridgeState {
+    /// How the table stands; `lack` is why the kernel does not hold it ([`Writer::bridge_lack`]).
+    pub(super) fn state(&self, lack: Option<&str>) -> BridgeState {
         let BridgeTable { ports, held, guarded, .. } = &self.wanted;
-        match &self.lack {
-            Some(lack) => BridgeState { lack: Some(lack.clone()), ..BridgeState::default() },
+        match lack {
+            Some(lack) => BridgeState { lack: Some(lack.to_owned()), ..BridgeState::default() },
             None => BridgeState { ports: ports.len(), held: held.len(), guarded: guarded.len(), lack: None },
         }
     }
 
     /// Of these addresses of this node's pods, those behind a bridge whose ports cannot be
-    /// held one by one, and why.
-    pub(super) fn spoofable(&self, local: impl IntoIterator<Item = IpAddr>) -> Vec<(IpAddr, String)> {
+    /// held one by one, and why. `lack` is as for [`Frames::state`].
+    pub(super) fn spoofable(
+        &self,
+        local: impl IntoIterator<Item = IpAddr>,
+        lack: Option<&str>,
+    ) -> Vec<(IpAddr, String)> {
         let held: BTreeSet<IpAddr> = self.wanted.addresses.iter().map(|(_, address)| *address).collect();
         let why = |address: &IpAddr| {
             let bridge = self.network.bridge_of(*address)?;
-            let why = match &self.lack {
+            let why = match lack {
                 Some(lack) => format!("the table bridge npc is not in the kernel ({lack})"),
                 None if held.contains(address) => return None,
                 None => "the kernel does not show which port of that is its own".to_owned(),
@@ -102,7 +110,7 @@ impl Frames {
         local.into_iter().filter_map(|address| Some((address, why(&address)?))).collect()
     }
 
-    fn find(&mut self, kernel: &mut impl Kernel, engine: &Engine, anti_spoof: bool) {
+    fn find<K: Kernel>(&mut self, writer: &mut Writer<K>, engine: &Engine, anti_spoof: bool) {
         if self.network.bridge_ports.is_empty() {
             (self.bound, self.wanted, self.is_incomplete) = Default::default();
             return;
@@ -111,31 +119,8 @@ impl Frames {
         for (address, pod) in engine.local_owners() {
             here.entry(pod).or_default().insert(address);
         }
-        let unclear = self.bind(&here, |ports| kernel.peers(ports));
+        let unclear = self.bind(&here, |ports| writer.peers(ports));
         self.wanted = self.table(&here, &unclear, &Isolated::of(engine.state()), anti_spoof);
-    }
-
-    fn program(&mut self, kernel: &mut impl Kernel) -> bool {
-        match kernel.set_bridge(&self.wanted) {
-            Ok(written) => {
-                if self.lack.take().is_some() {
-                    info!("the table bridge npc is in the kernel now");
-                }
-                written.drifted
-            }
-            Err(error) => {
-                let words = with_causes(&error);
-                if self.lack.as_ref() != Some(&words) {
-                    warn!(
-                        error = words,
-                        "the table bridge npc is not in the kernel: tagged and foreign frames between bridged pods pass, \
-                         and so do a pod's router advertisements; all else is enforced"
-                    );
-                }
-                self.lack = Some(words);
-                false
-            }
-        }
     }
 
     /// Finds the pod of each port, and answers what is known of the ports that claim
@@ -381,13 +366,12 @@ mod tests {
         let both = here(BOTH);
         let unclear = bridges.bind(&both, |_| peers(&[(1, &["10.0.0.1"])]));
         bridges.wanted = bridges.table(&both, &unclear, &Isolated::default(), true);
-        let spoofable = |frames: &Frames| -> Vec<IpAddr> {
+        let spoofable = |lack| -> Vec<IpAddr> {
             let local = ["10.0.0.1", "10.0.0.2", "192.0.2.1"].map(ip);
-            frames.spoofable(local).into_iter().map(|(address, _)| address).collect()
+            bridges.spoofable(local, lack).into_iter().map(|(address, _)| address).collect()
         };
-        assert_eq!(spoofable(&bridges), [ip("10.0.0.2")]);
-        bridges.lack = Some("it has none".to_owned());
-        assert_eq!(spoofable(&bridges), [ip("10.0.0.1"), ip("10.0.0.2")]);
+        assert_eq!(spoofable(None), [ip("10.0.0.2")]);
+        assert_eq!(spoofable(Some("it has none")), [ip("10.0.0.1"), ip("10.0.0.2")]);
     }
 
     #[test]

@@ -12,8 +12,7 @@ use super::writes::Writes;
 use crate::dataplane::Error;
 use crate::dataplane::audit::Audit;
 use crate::dataplane::iptables::Hook;
-
-pub use crate::metrics::DriftKind as Kind;
+use crate::metrics::DriftKind;
 
 /// How many rules or members of one drift are named; the others are counted.
 const NAMED: usize = 3;
@@ -25,7 +24,7 @@ const LOGGED: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drift {
     /// What sort of thing it is.
-    pub kind: Kind,
+    pub kind: DriftKind,
     /// In which family.
     pub family: Family,
     /// The name of the chain or set.
@@ -49,7 +48,7 @@ pub struct Repair {
 impl Repair {
     /// How many things of a kind were found.
     #[must_use]
-    pub fn count(&self, kind: Kind) -> usize {
+    pub fn count(&self, kind: DriftKind) -> usize {
         self.found.iter().filter(|drift| drift.kind == kind).count()
     }
 }
@@ -63,26 +62,26 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
     };
     for (family, hook) in &audit.hooks {
         if *hook != Hook::First {
-            push(Kind::Hook, *family, FORWARD_CHAIN, hook.to_string());
+            push(DriftKind::Hook, *family, FORWARD_CHAIN, hook.to_string());
         }
     }
     for family in Family::ALL {
         let (delta, wanted) = (audit.family(family), wanted.family(family));
         for (chain, rules) in &delta.chains {
-            push(Kind::Chain, family, chain.as_str(), of_chain(family, chain, rules.as_deref(), wanted));
+            push(DriftKind::Chain, family, chain.as_str(), of_chain(family, chain, rules.as_deref(), wanted));
         }
         for (set, change) in &delta.sets {
             match change {
                 SetDelta::Changed { added, removed } => {
                     let what = [("foreign", named(added.iter())), ("missing", named(removed.iter()))];
-                    push(Kind::Members, family, &set.shown(), in_words(what));
+                    push(DriftKind::Members, family, &set.shown(), in_words(what));
                 }
-                _ => push(Kind::Set, family, &set.shown(), "it is gone".to_owned()),
+                _ => push(DriftKind::Set, family, &set.shown(), "it is gone".to_owned()),
             }
         }
     }
     for (family, set) in &audit.replaced {
-        push(Kind::Set, *family, &set.shown(), "a set that we did not make has its name".to_owned());
+        push(DriftKind::Set, *family, &set.shown(), "another program's set has its name".to_owned());
     }
     for (family, set, went) in &audit.unneeded {
         let what = if *went {
@@ -90,7 +89,7 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
         } else {
             "no policy needs it, but a rule uses it; it stays"
         };
-        push(Kind::Set, *family, &set.shown(), what.to_owned());
+        push(DriftKind::Set, *family, &set.shown(), what.to_owned());
     }
     all
 }

@@ -66,17 +66,15 @@ pub struct Enforcer<K> {
     group: DeviceGroup,
     /// When the engine last let empty groups expire.
     retired: time::Instant,
-    /// The bridges whose frames passed by iptables at the last look.
+    /// The bridges whose frames passed by iptables at the last check.
     unfiltered: BTreeSet<UnfilteredBridge>,
     frames: Frames,
     /// How much of large changes is loaded at once, and since when they are.
     loading: Loading,
     /// What may make more rules and sets than this is found out beside the loop.
     beside: usize,
-    /// Of which version of its findings the last pass told.
+    /// The version of the engine's findings that the last pass reported.
     findings_version: Option<u64>,
-    /// The kernel has no index of addresses with flows that an earlier agent kept.
-    has_removed_index: bool,
     /// The last pass came so far that the engine had taken in all that came before it.
     is_committed: bool,
 }
@@ -94,7 +92,6 @@ impl<K: Kernel> Enforcer<K> {
             group: DeviceGroup::default(),
             retired: time::Instant::now(),
             findings_version: None,
-            has_removed_index: false,
             is_committed: false,
             unfiltered: BTreeSet::new(),
             frames: Frames::default(),
@@ -166,7 +163,7 @@ impl<K: Kernel> Enforcer<K> {
         let mut failed = Failures::default();
         self.is_committed = false;
         if self.has_secret_places && self.options.seed.is_none() {
-            let kept = self.writer.kernel.seed()?;
+            let kept = self.writer.seed()?;
             self.options.seed = Some(kept.unwrap_or_else(new_seed));
         }
         if let Some(capabilities) = self.writer.probe(&mut failed)? {
@@ -211,7 +208,7 @@ impl<K: Kernel> Enforcer<K> {
         // Before the rules: what of a flow passes by frames that they do not see
         // would be ESTABLISHED for them. And for a pod that is isolated now, or is
         // new, nothing of it is to come later than its rules.
-        self.frames.update(&mut self.writer.kernel, network, engine, self.anti_spoofing.holds_ports());
+        self.frames.update(&mut self.writer, network, engine, self.anti_spoofing.holds_ports());
         let (writes, rehooked) = self.writer.write_each(change, engine.state(), engine.is_loading(), &mut failed)?;
         let enforced = self.writer.enforced();
         // An interface is of both families, and joins once the sources of both are known.
@@ -228,14 +225,7 @@ impl<K: Kernel> Enforcer<K> {
         // A family that fails does not hold up the other one.
         let is_load_blocked = !self.load(&mut failed);
         failed.into_result()?;
-        // An earlier agent may have kept one.
-        if !self.writer.established.index.is_kept() && !self.has_removed_index {
-            match self.writer.kernel.remove_flow_index() {
-                Ok(()) => self.has_removed_index = true,
-                // The next pass tries again. The table costs first packets some time, and harms nothing.
-                Err(error) => debug!(%error, "cannot remove the table inet npc of an earlier agent"),
-            }
-        }
+        self.writer.remove_unneeded_flow_index();
         let engine = &self.engine;
         let version = engine.findings_version();
         let has_new_findings = self.findings_version.replace(version) != Some(version);
@@ -246,7 +236,8 @@ impl<K: Kernel> Enforcer<K> {
             AntiSpoofing::On => {
                 let mut all = interfaces.spoofable(network, engine.local_addresses());
                 let known: BTreeSet<_> = all.iter().map(|(address, _)| *address).collect();
-                all.extend(self.frames.spoofable(engine.local_addresses().filter(|address| !known.contains(address))));
+                let others = engine.local_addresses().filter(|address| !known.contains(address));
+                all.extend(self.frames.spoofable(others, self.writer.bridge_lack()));
                 all
             }
             AntiSpoofing::Off => Vec::new(),
@@ -269,7 +260,7 @@ impl<K: Kernel> Enforcer<K> {
             rehooked,
             held: Family::ALL.map(|family| (family, held(engine.state().family(family)))),
             unfiltered_bridges,
-            bridge: self.frames.state(),
+            bridge: self.frames.state(self.writer.bridge_lack()),
             enforced,
             regrouped: (interfaces.join.len(), interfaces.leave.len()),
             unheld: interfaces.unheld,

@@ -6,11 +6,8 @@ use npc_compiler::plan::KernelState;
 /// other part of the agent asks the writer.
 #[derive(Debug)]
 pub(super) enum SyncState {
-    /// Nothing, because nothing was read since the agent started. The kernel is read next,
-    /// and the jump is put first.
-    Unread,
-    /// Nothing, because a read, a write, a proof or an audit failed. The kernel is read
-    /// next, and the jump is put first.
+    /// Nothing, because nothing was read since the agent started, or because a read, a write, a proof or
+    /// an audit failed. The kernel is read next, and the jump is put first.
     Unknown {
         /// One thing is known: the jump to our chains is missing in a family, or is not
         /// first, and the last try could not put it there.
@@ -33,34 +30,11 @@ pub(super) enum SyncState {
     },
 }
 
-impl SyncState {
-    /// What is known, which is forgotten until the caller says what is known then. So no
-    /// error on the way leaves anything to be believed.
-    pub(super) fn forget(&mut self) -> Self {
-        let nothing = match self {
-            Self::Unread => Self::Unread,
-            _ => Self::Unknown { is_unhooked: false },
-        };
-        std::mem::replace(self, nothing)
-    }
-
-    /// A read, write, proof or audit failed; whether the jump is known not to be in its
-    /// place. How far ahead sets are stays known.
-    pub(super) fn failed(&mut self, is_unhooked: bool) {
-        match self {
-            Self::SetsAhead { is_unhooked: was, .. } => *was = is_unhooked,
-            Self::Unread if !is_unhooked => {}
-            _ => *self = Self::Unknown { is_unhooked },
-        }
-    }
-
-    /// The kernel was read. Answers whether that was for the first time.
-    pub(super) fn was_read(&mut self) -> bool {
-        let is_first = matches!(self, Self::Unread);
-        if is_first {
-            *self = Self::Unknown { is_unhooked: false };
-        }
-        is_first
+impl Default for SyncState {
+    /// Nothing is known: so it is at the start, and while the writer works. So no error on the way leaves
+    /// anything to be believed.
+    fn default() -> Self {
+        Self::Unknown { is_unhooked: false }
     }
 }
 
@@ -74,38 +48,4 @@ pub(super) enum Probed {
     InPart,
     /// It was, and supports what policies need.
     Whole,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_said_again_is_forgotten() {
-        for mut state in [
-            SyncState::InSync { is_proved: true },
-            SyncState::SetsAhead { held: KernelState::default(), is_unhooked: true },
-            SyncState::Unknown { is_unhooked: true },
-        ] {
-            state.forget();
-            assert!(matches!(state, SyncState::Unknown { is_unhooked: false }), "{state:?}");
-        }
-    }
-
-    #[test]
-    fn the_first_read_is_the_first_that_succeeds() {
-        let mut state = SyncState::Unread;
-        state.forget();
-        state.failed(false);
-        assert!(state.was_read() && !state.was_read());
-        state.failed(true);
-        assert!(!state.was_read() && matches!(state, SyncState::Unknown { is_unhooked: true }));
-    }
-
-    #[test]
-    fn a_failure_does_not_forget_how_far_ahead_sets_are() {
-        let mut state = SyncState::SetsAhead { held: KernelState::default(), is_unhooked: false };
-        state.failed(true);
-        assert!(matches!(state, SyncState::SetsAhead { is_unhooked: true, .. }), "{state:?}");
-    }
 }

@@ -1,36 +1,34 @@
 //! From the ruleset that a kernel holds to the one that it should hold.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+mod audit;
+mod beside_rules;
+mod in_force;
+
+use std::time::Instant;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{FamilyState, KernelState, Plan, Step};
-use npc_compiler::ruleset::node::SetName;
 use tracing::info;
 
-use super::drift::{self, Drift, Repair};
 use super::flows::Established;
 use super::sync_state::{Probed, SyncState};
 use super::writes::Writes;
-use crate::dataplane::audit::{Audit, AuditScope};
 use crate::dataplane::iptables::Hook;
 use crate::dataplane::probe::Supported;
 use crate::dataplane::{Error, Failures, Kernel};
 
-/// If the kernel refuses to change more sets than this, pods of that family wait. Each takes a read of the
-/// kernel, and a kernel without memory refuses all.
-const REFUSED_SETS: usize = 8;
-
-/// So long the agent's loop may be taken to find out which sets the kernel refuses.
-const FINDING_REFUSED: Duration = Duration::from_millis(500);
-
 /// Writes rulesets to a kernel, and knows whether it holds the last one.
 #[derive(Debug)]
 pub struct Writer<K> {
-    pub(super) kernel: K,
+    kernel: K,
     /// What is known of the rules and sets that it holds.
     state: SyncState,
+    /// It was read since the agent started, so what an earlier agent left is logged.
+    was_read: bool,
+    /// Why it has no table of the bridge family, though it needs one.
+    bridge_lack: Option<String>,
+    /// It has no index of addresses with flows that an earlier agent kept.
+    has_removed_index: bool,
     /// Whether it is known what it supports.
     probed: Probed,
     /// Since when the ruleset that was written last is in force for new flows.
@@ -41,12 +39,40 @@ pub struct Writer<K> {
 /// What a write did, and where the jump was that was not in its place.
 type WriteOutcome = (Writes, Vec<(Family, Hook)>);
 
+/// Why a write ended early, and what is known of the kernel then.
+struct WriteFailure {
+    error: Error,
+    /// What the kernel holds, if sets went ahead of rules that wait for the lock. Otherwise nothing is known.
+    sets_ahead: Option<Box<KernelState>>,
+}
+
+impl From<Error> for WriteFailure {
+    fn from(error: Error) -> Self {
+        Self { error, sets_ahead: None }
+    }
+}
+
+impl WriteFailure {
+    /// What is known of the kernel now, if the jump is known to be missing, or if the error says so.
+    fn into_state(self, is_unhooked: bool) -> (SyncState, Error) {
+        let is_unhooked = is_unhooked || self.error.is_unhooked();
+        let state = match self.sets_ahead {
+            Some(held) => SyncState::SetsAhead { held: *held, is_unhooked },
+            None => SyncState::Unknown { is_unhooked },
+        };
+        (state, self.error)
+    }
+}
+
 impl<K: Kernel> Writer<K> {
     /// Will write to this kernel. Nothing is read or written yet.
     pub fn new(kernel: K) -> Self {
         Self {
             kernel,
-            state: SyncState::Unread,
+            state: SyncState::default(),
+            was_read: false,
+            bridge_lack: None,
+            has_removed_index: false,
             probed: Probed::Not,
             enforced: Instant::now(),
             established: Established::new(),
@@ -62,7 +88,7 @@ impl<K: Kernel> Writer<K> {
         let had_failed = !failed.is_empty();
         self.kernel.apply_each(plan, failed);
         if !had_failed && !failed.is_empty() {
-            self.state.failed(failed.iter().any(|(_, error)| error.is_unhooked()));
+            self.state = SyncState::Unknown { is_unhooked: failed.iter().any(|(_, error)| error.is_unhooked()) };
         }
     }
 
@@ -130,29 +156,38 @@ impl<K: Kernel> Writer<K> {
         is_loading: bool,
         failed: &mut Failures,
     ) -> Result<WriteOutcome, Error> {
-        let written = self.try_write(change, wanted, is_loading, failed);
-        match &written {
-            Err(error) => self.state.failed(error.is_unhooked()),
-            Ok(_) if failed.is_empty() => self.state = SyncState::InSync { is_proved: true },
-            Ok(_) => self.state.failed(failed.iter().any(|(_, error)| error.is_unhooked())),
-        }
+        let before = std::mem::take(&mut self.state);
+        let (state, written) = match self.try_write(before, change, wanted, is_loading, failed) {
+            Ok(written) if failed.is_empty() => (SyncState::InSync { is_proved: true }, Ok(written)),
+            Ok(written) => {
+                let is_unhooked = failed.iter().any(|(_, error)| error.is_unhooked());
+                (SyncState::Unknown { is_unhooked }, Ok(written))
+            }
+            Err(failure) => {
+                let (state, error) = failure.into_state(false);
+                (state, Err(error))
+            }
+        };
+        self.state = state;
         written
     }
 
+    /// `before` is what was known of the kernel.
     fn try_write(
         &mut self,
+        before: SyncState,
         change: Plan,
         wanted: &KernelState,
         is_loading: bool,
         failed: &mut Failures,
-    ) -> Result<WriteOutcome, Error> {
-        let (plan, held) = match self.state.forget() {
+    ) -> Result<WriteOutcome, WriteFailure> {
+        let (plan, held) = match before {
             SyncState::InSync { .. } => (change, None),
             state => {
                 self.established.rules_were_lost();
                 let held = match state {
                     SyncState::SetsAhead { held, .. } => self.after_contention(held, wanted, failed)?,
-                    _ => self.read(wanted, failed)?,
+                    SyncState::Unknown { .. } | SyncState::InSync { .. } => self.read(wanted, failed)?,
                 };
                 (Plan::between(&held, wanted), Some(held))
             }
@@ -182,8 +217,9 @@ impl<K: Kernel> Writer<K> {
     /// wanted.
     fn read(&mut self, wanted: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {
         let mut held = self.kernel.read_each(wanted, failed)?;
-        if failed.is_empty() && self.state.was_read() {
-            took_over(&held);
+        if failed.is_empty() && !self.was_read {
+            self.was_read = true;
+            log_earlier(&held);
         }
         for family in failed.families() {
             match family {
@@ -232,21 +268,19 @@ impl<K: Kernel> Writer<K> {
         held: Option<KernelState>,
         wanted: &KernelState,
         failed: &mut Failures,
-    ) -> Result<Instant, Error> {
+    ) -> Result<Instant, WriteFailure> {
         if plan.steps.iter().any(is_rules)
             && let Err(error) = self.kernel.wait_for_lock()
         {
-            if error.is_contention() {
-                let held = match held {
-                    Some(held) => held,
-                    None => self.read(wanted, failed)?,
-                };
-                let held = self.write_ahead(held, wanted, failed)?;
-                if failed.is_empty() {
-                    self.state = SyncState::SetsAhead { held, is_unhooked: false };
-                }
+            if !error.is_contention() {
+                return Err(error.into());
             }
-            return Err(error);
+            let held = match held {
+                Some(held) => held,
+                None => self.read(wanted, failed)?,
+            };
+            let ahead = self.write_ahead(held, wanted, failed)?;
+            return Err(WriteFailure { error, sets_ahead: Some(Box::new(ahead)) });
         }
         Ok(self.kernel.apply_each(plan, failed))
     }
@@ -258,20 +292,16 @@ impl<K: Kernel> Writer<K> {
         held: KernelState,
         wanted: &KernelState,
         failed: &mut Failures,
-    ) -> Result<KernelState, Error> {
+    ) -> Result<KernelState, WriteFailure> {
         let held = self.write_ahead(held, wanted, failed)?;
         if !Plan::between(&held, wanted).steps.iter().any(is_rules) {
             return Ok(held);
         }
         match self.kernel.wait_for_lock() {
             // The program that held it may have written after the kernel was read.
-            Ok(()) => self.read(wanted, failed),
-            Err(error) => {
-                if error.is_contention() {
-                    self.state = SyncState::SetsAhead { held, is_unhooked: false };
-                }
-                Err(error)
-            }
+            Ok(()) => Ok(self.read(wanted, failed)?),
+            Err(error) if error.is_contention() => Err(WriteFailure { error, sets_ahead: Some(Box::new(held)) }),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -307,56 +337,7 @@ impl<K: Kernel> Writer<K> {
         }
     }
 
-    /// The last write failed. Those of these addresses whose part of what is wanted is in the kernel
-    /// all the same: it is read, because what failed may have been written in part, and a program that
-    /// holds the lock writes.
-    ///
-    /// Sets go ahead as far as they can, as while another program holds the lock. One that the kernel
-    /// refuses to change stays as it is, and those of other pods go ahead.
-    pub(super) fn in_force(&mut self, wanted: &KernelState, addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
-        let mut failed = Failures::default();
-        let Ok(mut held) = self.read(wanted, &mut failed) else { return BTreeSet::new() };
-        if matches!(&self.state, SyncState::SetsAhead { held: known, .. } if failed.is_empty() && *known != held) {
-            // The next pass has to read it, too.
-            self.state.forget();
-            self.established.rules_were_lost();
-        }
-        let mut refused = BTreeSet::new();
-        let begun = Instant::now();
-        loop {
-            let unread: BTreeSet<Family> = failed.families().collect();
-            let ahead = held.ahead_without(wanted, &refused);
-            self.write_sets(&mut held, &ahead, &mut failed);
-            let of_writes = failed.iter().filter(|(family, _)| !unread.contains(family));
-            let new: Vec<SetName> = of_writes.filter_map(|(_, error)| error.refused_set()).cloned().collect();
-            let known = refused.len();
-            refused.extend(new);
-            if refused.len() == known || known >= REFUSED_SETS || begun.elapsed() >= FINDING_REFUSED {
-                break;
-            }
-            // A part of these writes is in the kernel.
-            failed = Failures::default();
-            match self.read(wanted, &mut failed) {
-                Ok(read) => held = read,
-                Err(_) => {
-                    self.state.forget();
-                    return BTreeSet::new();
-                }
-            }
-        }
-        let mut in_force = held.agrees_on(wanted, addresses);
-        if !failed.is_empty() {
-            self.state.forget();
-        } else if let SyncState::SetsAhead { held: known, .. } = &mut self.state {
-            *known = held;
-        }
-        if !in_force.is_empty() {
-            self.insert_hook(&mut failed);
-        }
-        in_force.retain(|address| !failed.contains(Family::of(address)));
-        in_force
-    }
-
+    /// Puts the jump first in FORWARD, and answers where it was not.
     fn insert_hook(&mut self, failed: &mut Failures) -> Vec<(Family, Hook)> {
         let mut found = self.kernel.hook_each(failed);
         found.retain(|(_, hook)| *hook != Hook::First);
@@ -365,127 +346,14 @@ impl<K: Kernel> Writer<K> {
         }
         found
     }
-
-    /// Finds drift and repairs it: only what differs, in the order of a plan. Nothing if the
-    /// kernel is unknown, because the pass that is due then reads it.
-    ///
-    /// Denied flows may have begun meanwhile; the next pass judges them.
-    ///
-    /// # Errors
-    /// If the kernel cannot be audited. That a repair failed is in [`Repair::repaired`]; the
-    /// next pass has to do it then.
-    pub fn audit(&mut self, wanted: &KernelState, depth: AuditScope) -> Result<Option<Repair>, Error> {
-        let audited = match self.state.forget() {
-            state @ (SyncState::Unread | SyncState::Unknown { .. }) => {
-                self.state = state;
-                return Ok(None);
-            }
-            SyncState::SetsAhead { held, is_unhooked } => self.audit_ahead(held, is_unhooked, depth),
-            SyncState::InSync { .. } => self.audit_in_sync(wanted, depth),
-        };
-        let (lost_hooks, error) = match &audited {
-            Ok(Some(repair)) => (repair.count(drift::Kind::Hook), repair.repaired.as_ref().err()),
-            Ok(None) => (0, None),
-            Err(error) => (0, Some(error)),
-        };
-        if let Some(error) = error {
-            self.state.failed(lost_hooks > 0 || error.is_unhooked());
-        }
-        audited
-    }
-
-    /// While rules wait, sets are audited all the same. What differs is left to the next
-    /// pass, which reads everything.
-    fn audit_ahead(
-        &mut self,
-        held: KernelState,
-        is_unhooked: bool,
-        depth: AuditScope,
-    ) -> Result<Option<Repair>, Error> {
-        let mut audit = self.kernel.audit(&held, depth)?;
-        // The jump goes first once the rules are in. Until then the agent is not ready.
-        let is_unhooked = !audit.hooks.is_empty() || is_unhooked && audit.rules_unread;
-        audit.hooks.clear();
-        if audit.is_clean() {
-            self.state = SyncState::SetsAhead { held, is_unhooked };
-            return Ok(None);
-        }
-        self.established.rules_were_lost();
-        self.state = SyncState::Unknown { is_unhooked };
-        Ok(Some(Repair { found: logged(&audit, &held), repaired: Ok(None) }))
-    }
-
-    fn audit_in_sync(&mut self, wanted: &KernelState, depth: AuditScope) -> Result<Option<Repair>, Error> {
-        let mut audit = self.kernel.audit(wanted, depth)?;
-        let mut first = None;
-        if !(audit.v4.is_empty() && audit.v6.is_empty()) {
-            // The program that changed this may have changed more with it. Packets meet only old
-            // and new verdicts if the plan knows all that is old.
-            self.established.rules_were_lost();
-            let whole = match self.kernel.audit(wanted, AuditScope::Full) {
-                Ok(whole) => whole,
-                Err(error) => return Ok(Some(Repair { found: logged(&audit, wanted), repaired: Err(error) })),
-            };
-            let seen = std::mem::replace(&mut audit, whole);
-            audit.authors.extend(seen.authors.iter().cloned());
-            audit.unneeded.extend(seen.unneeded.iter().cloned());
-            first = Some(seen);
-        }
-        if first.is_none() && audit.is_clean() {
-            self.state = SyncState::InSync { is_proved: !audit.rules_unread && depth != AuditScope::Notified };
-            return Ok(None);
-        }
-        // If another program has put it back meanwhile, it was gone all the same.
-        let mut found = match &first {
-            Some(first) if audit.v4.is_empty() && audit.v6.is_empty() => logged(first, wanted),
-            _ => logged(&audit, wanted),
-        };
-        self.established.rules_were_lost();
-        let repaired = self.repair(audit, wanted, &mut found).map(Some);
-        Ok(Some(Repair { found, repaired }))
-    }
-
-    /// Repairs what an audit found. What is found only now is added to that.
-    fn repair(&mut self, audit: Audit, wanted: &KernelState, found: &mut Vec<Drift>) -> Result<Writes, Error> {
-        let mut failed = Failures::default();
-        let unhooked: Vec<Family> = audit.hooks.iter().map(|(family, _)| *family).collect();
-        let held =
-            if audit.replaced.is_empty() { drift::as_found(audit, wanted) } else { self.read(wanted, &mut failed)? };
-        let plan = Plan::between(&held, wanted);
-        if !plan.is_empty() {
-            self.carry_out(&plan, Some(held), wanted, &mut failed)?;
-        }
-        if !unhooked.is_empty() {
-            // A program that writes to both families may reach the second one after the audit.
-            let mut hooks = self.insert_hook(&mut failed);
-            hooks.retain(|(family, _)| !unhooked.contains(family));
-            found.extend(logged(&Audit { hooks, ..Audit::default() }, wanted));
-        }
-        self.kernel.prove(wanted, &mut failed);
-        failed.into_result()?;
-        self.state = SyncState::InSync { is_proved: true };
-        Ok(Writes::of(&plan))
-    }
-
-    /// Puts network interfaces into a device group.
-    pub(super) fn set_group(&mut self, links: &[u32], group: u32) -> Result<(), Error> {
-        if links.is_empty() { Ok(()) } else { self.kernel.set_group(links, group) }
-    }
 }
 
 fn is_rules(step: &Step) -> bool {
     matches!(step, Step::Chains(..))
 }
 
-/// The drift that an audit found, after it is logged.
-fn logged(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
-    let found = drift::found(audit, wanted);
-    drift::log(&found);
-    found
-}
-
 /// Logs what an agent before this one left.
-fn took_over(held: &KernelState) {
+fn log_earlier(held: &KernelState) {
     let of = |count: fn(&FamilyState) -> usize| {
         Family::ALL.into_iter().map(|family| count(held.family(family))).sum::<usize>()
     };
@@ -493,5 +361,32 @@ fn took_over(held: &KernelState) {
     if chains + sets > 0 {
         let members = of(|held| held.sets.values().map(|(_, members)| members.len()).sum());
         info!(chains, sets, members, "found the ruleset of an earlier agent; writing only the difference");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::dataplane::iptables;
+
+    fn locked() -> Error {
+        iptables::Error::Locked { waited: Duration::ZERO, holder: None }.into()
+    }
+
+    #[test]
+    fn a_failure_keeps_how_far_ahead_sets_are() {
+        let ahead = WriteFailure { error: locked(), sets_ahead: Some(Box::default()) };
+        assert!(matches!(ahead.into_state(false).0, SyncState::SetsAhead { is_unhooked: false, .. }));
+        let unhooked = Error::Unhooked(Box::new(locked()));
+        let ahead = WriteFailure { error: unhooked, sets_ahead: Some(Box::default()) };
+        assert!(matches!(ahead.into_state(false).0, SyncState::SetsAhead { is_unhooked: true, .. }));
+    }
+
+    #[test]
+    fn without_sets_ahead_nothing_is_known_after_a_failure() {
+        assert!(matches!(WriteFailure::from(locked()).into_state(false).0, SyncState::Unknown { is_unhooked: false }));
+        assert!(matches!(WriteFailure::from(locked()).into_state(true).0, SyncState::Unknown { is_unhooked: true }));
     }
 }

@@ -130,19 +130,19 @@ impl BridgeFilter {
         if self.known.is_none() || self.generation != Some(generation) {
             let found = table::read(socket)?;
             let as_known = match (&self.known, &found) {
-                (Some(known), table::ActualTable::Sound(found)) => known == found,
-                (Some(known), table::ActualTable::Absent) => known.is_empty(),
-                (Some(_), table::ActualTable::Changed(_)) => false,
+                (Some(known), table::ActualBridgeTable::Sound(found)) => known == found,
+                (Some(known), table::ActualBridgeTable::Absent) => known.is_empty(),
+                (Some(_), table::ActualBridgeTable::Changed(_)) => false,
                 (None, _) => true,
             };
             drifted = self.is_ours && !as_known;
-            if let (table::ActualTable::Changed(what), false) = (&found, drifted) {
+            if let (table::ActualBridgeTable::Changed(what), false) = (&found, drifted) {
                 info!(what, "replacing the table bridge npc of another version");
             }
             let held = match found {
-                table::ActualTable::Sound(held) => Some(held),
-                table::ActualTable::Absent => Some(BridgeTable::default()),
-                table::ActualTable::Changed(_) => None,
+                table::ActualBridgeTable::Sound(held) => Some(held),
+                table::ActualBridgeTable::Absent => Some(BridgeTable::default()),
+                table::ActualBridgeTable::Changed(_) => None,
             };
             // From here on it is what is written that counts.
             self.generation = held.is_some().then_some(generation);

@@ -17,7 +17,7 @@ const LIMIT: usize = 16 << 10;
 
 /// What the kernel has under the table's name.
 #[derive(Debug)]
-pub(super) enum ActualTable {
+pub(super) enum ActualBridgeTable {
     /// No table.
     Absent,
     /// A table of ours, and what it says.
@@ -30,43 +30,43 @@ pub(super) enum ActualTable {
 type ElementKey = Vec<u8>;
 
 /// Reads it. A change while it is read shows in the next generation.
-pub(super) fn read(socket: &mut Socket) -> Result<ActualTable, Error> {
+pub(super) fn read(socket: &mut Socket) -> Result<ActualBridgeTable, Error> {
     match OWN.head(socket)? {
-        None => return Ok(ActualTable::Absent),
+        None => return Ok(ActualBridgeTable::Absent),
         Some(head) if head.flags == 0 => {}
-        Some(_) => return Ok(ActualTable::Changed("it is dormant, or has another flag")),
+        Some(_) => return Ok(ActualBridgeTable::Changed("it is dormant, or has another flag")),
     }
     let listed = read_parts(socket);
     match listed {
         // It went meanwhile.
-        Err(error) if error.is_absent() => Ok(ActualTable::Absent),
+        Err(error) if error.is_absent() => Ok(ActualBridgeTable::Absent),
         listed => listed,
     }
 }
 
-fn read_parts(socket: &mut Socket) -> Result<ActualTable, Error> {
+fn read_parts(socket: &mut Socket) -> Result<ActualBridgeTable, Error> {
     if !OWN.has_chains(socket, CHAINS.iter().map(made))? {
-        return Ok(ActualTable::Changed("its chains are others"));
+        return Ok(ActualBridgeTable::Changed("its chains are others"));
     }
     if OWN.sets(socket, &BridgeSet::ALL.map(as_own))?.is_none() {
-        return Ok(ActualTable::Changed("its sets are others"));
+        return Ok(ActualBridgeTable::Changed("its sets are others"));
     }
     let rules = rules::rules();
     for one in CHAINS {
         let wanted = rules.iter().filter(|(chain, _)| *chain == one).map(|(_, rule)| rule);
         if OWN.rules(socket, one.name, wanted)?.is_none() {
-            return Ok(ActualTable::Changed("its rules are others"));
+            return Ok(ActualBridgeTable::Changed("its rules are others"));
         }
     }
     let mut held = BridgeTable::default();
     for one in BridgeSet::ALL {
         for key in OWN.members(socket, one.name())? {
             if !take(&mut held, one, &key) {
-                return Ok(ActualTable::Changed("a member of a set is none that we write"));
+                return Ok(ActualBridgeTable::Changed("a set has a member that npc did not write"));
             }
         }
     }
-    Ok(ActualTable::Sound(held))
+    Ok(ActualBridgeTable::Sound(held))
 }
 
 /// A chain as it is made.

@@ -5,13 +5,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use npc_compiler::engine::{CountQuestion, Counts, Engine, Foreseen, Foresight};
-use npc_compiler::plan::Plan;
 use npc_compiler::plan::conntrack::FlowKey;
 
 use super::{Enforcer, RETAINED_FOR};
 use crate::dataplane::audit::AuditScope;
 use crate::dataplane::iptables::Restored;
-use crate::dataplane::{Error, Kernel, ipset};
+use crate::dataplane::{Error, Flows, Kernel, ipset};
 use crate::enforce::bridge_table::BridgeState;
 use crate::enforce::drift::Repair;
 use crate::enforce::flows::Established;
@@ -69,9 +68,9 @@ impl<K: Kernel> Enforcer<K> {
         &self.writer.established
     }
 
-    /// The same, and the kernel that knows the flows.
-    pub(in crate::enforce) fn established_and_kernel(&mut self) -> (&mut Established, &K) {
-        (&mut self.writer.established, &self.writer.kernel)
+    /// Which flows are to be judged, and as whose, to be changed; and the flows that the kernel knows.
+    pub(in crate::enforce) fn established_and_flows(&mut self) -> (&mut Established, impl Fn() -> Box<dyn Flows>) {
+        self.writer.established_and_flows()
     }
 
     /// Whether the rules of the last pass forbid these flows.
@@ -96,8 +95,7 @@ impl<K: Kernel> Enforcer<K> {
     /// # Errors
     /// If it cannot be read.
     pub fn holds(&mut self) -> Result<bool, Error> {
-        let held = self.writer.kernel.read()?;
-        Ok(self.writer.is_probed() && Plan::between(&held, self.engine.state()).is_empty())
+        self.writer.holds(self.engine.state())
     }
 
     /// As [`Writer::audit`](crate::enforce::writer::Writer::audit); nothing before the first pass.
@@ -131,9 +129,9 @@ impl<K: Kernel> Enforcer<K> {
         if !self.writer.is_probed() {
             return None;
         }
-        let lacked = self.frames.state().lack.is_some();
-        let drifted = self.frames.audit(&mut self.writer.kernel, &self.engine, self.anti_spoofing.holds_ports());
-        let state = self.frames.state();
+        let lacked = self.writer.bridge_lack().is_some();
+        let drifted = self.frames.audit(&mut self.writer, &self.engine, self.anti_spoofing.holds_ports());
+        let state = self.frames.state(self.writer.bridge_lack());
         if drifted || lacked && state.lack.is_none() {
             self.writer.established.index.was_bypassed();
             self.writer.established.rules_were_lost();
@@ -143,16 +141,16 @@ impl<K: Kernel> Enforcer<K> {
 
     /// The kernel that it writes to.
     pub fn kernel(&mut self) -> &mut K {
-        &mut self.writer.kernel
+        self.writer.kernel()
     }
 
     /// The restores since this was asked last, those that failed among them.
     pub fn take_restores(&mut self) -> Vec<Restored> {
-        self.writer.kernel.take_restores()
+        self.writer.take_restores()
     }
 
-    /// The same of the writes to sets.
+    /// Takes the durations of set writes since the last call.
     pub fn take_set_writes(&mut self) -> Vec<ipset::TimedWrite> {
-        self.writer.kernel.take_set_writes()
+        self.writer.take_set_writes()
     }
 }

@@ -10,8 +10,8 @@ use tracing::{info, warn};
 use super::Reporter;
 use crate::enforce::bridge_table::BridgeState;
 use crate::enforce::bridges::UnfilteredBridge;
-use crate::enforce::drift;
 use crate::enforce::pass::Pass;
+use crate::metrics::DriftKind;
 use crate::status::{self, Spoofable};
 
 /// How long a pod can forge sources before the agent logs it. A pod that goes has lost its
@@ -28,7 +28,7 @@ impl Reporter {
             |all: &BTreeSet<UnfilteredBridge>, one: &UnfilteredBridge| all.iter().any(|other| other.key() == one.key());
         // First: a reader of the lines below finds it in the metrics.
         self.metrics.unfiltered(now.iter().filter(|bridge| bridge.evades_policies()).map(|bridge| bridge.family));
-        let bridges = now.iter().map(|bridge| status::UnfilteredBridge {
+        let bridges = now.iter().map(|bridge| status::UnfilteredBridgeStatus {
             bridge: bridge.bridge.clone(),
             family: bridge.family.to_string(),
             ports: bridge.ports,
@@ -53,7 +53,7 @@ impl Reporter {
     /// The table of the bridge family was audited.
     pub(in crate::enforce) fn bridge_audited(&self, drifted: bool, state: &BridgeState) {
         if drifted {
-            let kind = drift::Kind::Bridge;
+            let kind = DriftKind::Bridge;
             let name = "bridge npc";
             warn!(%kind, name, found = "another program changed the table", by = "unknown", "drift found");
             self.metrics.drifted(kind);
