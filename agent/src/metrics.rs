@@ -17,16 +17,19 @@ mod cni;
 mod cni_installer;
 mod conntrack;
 mod labels;
+mod manifests;
 mod packets;
-mod watches;
 
 pub use cni::Cni;
 pub use cni_installer::CniInstaller;
 pub use conntrack::{Conntrack, Last, TableChange};
-pub use labels::{DriftKind, Kind};
+pub use labels::DriftKind;
 use labels::{OfFamily, OfKind, OfStage, OfWhat, family_name};
+pub use manifests::Manifests;
 pub use packets::Packets;
-pub use watches::Watches;
+
+use crate::source::ObjectKind;
+use crate::source::watch_metrics::Watches;
 
 /// The content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -76,6 +79,7 @@ pub struct Metrics {
     lost_lines: Counter,
     packets: Packets,
     watches: Watches,
+    manifests: Manifests,
     cni: Cni,
     conntrack: Conntrack,
     cni_installer: CniInstaller,
@@ -120,6 +124,7 @@ impl Default for Metrics {
             lost_lines: Counter::default(),
             packets: Packets::default(),
             watches: Watches::default(),
+            manifests: Manifests::default(),
             cni: Cni::default(),
             conntrack: Conntrack::default(),
             cni_installer: CniInstaller::default(),
@@ -132,7 +137,7 @@ impl Default for Metrics {
             drop(metrics.drift_repaired.get_or_create(&of));
         }
         metrics.unfiltered(std::iter::empty());
-        for kind in Kind::ALL {
+        for kind in ObjectKind::ALL {
             metrics.watches.held(kind, 0);
             metrics.watches.unreadable(kind, 0);
         }
@@ -219,6 +224,7 @@ impl Metrics {
         registry.register("log_lines_lost", "Lines of the log that could not be written", self.lost_lines.clone());
         self.packets.register(&mut registry);
         self.watches.register(&mut registry);
+        self.manifests.register(&mut registry);
         self.cni.register(&mut registry);
         self.conntrack.register(&mut registry);
         self.cni_installer.register(&mut registry);
@@ -265,13 +271,19 @@ impl Metrics {
         self.watches.clone()
     }
 
+    /// What a followed directory of manifests writes.
+    #[must_use]
+    pub fn manifests(&self) -> Manifests {
+        self.manifests.clone()
+    }
+
     /// Counts the lines of the log that could not be written.
     #[must_use]
     pub fn lost_lines(&self) -> Counter {
         self.lost_lines.clone()
     }
 
-    /// The same, with what was lost before there were metrics.
+    /// Counts what was lost before there were metrics, too.
     #[must_use]
     pub fn with_lost_lines(self, lost_lines: Counter) -> Self {
         Self { lost_lines, ..self }
@@ -343,7 +355,7 @@ impl Metrics {
     }
 
     /// A change that the agent received this long ago is in the kernel.
-    pub(crate) fn reached_kernel(&self, kind: Kind, after: Duration) {
+    pub(crate) fn reached_kernel(&self, kind: ObjectKind, after: Duration) {
         self.event_to_kernel.get_or_create(&OfKind { kind }).observe(after.as_secs_f64());
     }
 
@@ -408,14 +420,14 @@ mod tests {
         metrics.synced(3, 1, 7, &[(IpFamily::V4, RulesetSize { rules: 10, sets: 2, entries: 5 })]);
         metrics.ready_is(true);
         metrics.took(Duration::from_millis(1), Duration::from_millis(2));
-        metrics.reached_kernel(Kind::Pod, Duration::from_micros(300));
+        metrics.reached_kernel(ObjectKind::Pod, Duration::from_micros(300));
         metrics.cut(4);
         metrics.wrote_sets(Duration::from_millis(1), true);
         metrics.wrote_sets(Duration::from_millis(1), false);
         metrics.drifted(DriftKind::Hook);
         metrics.drifted(DriftKind::Set);
         metrics.repaired(DriftKind::Hook);
-        metrics.watches().lists(Kind::NetworkPolicy);
+        metrics.watches().lists(ObjectKind::NetworkPolicy);
         let text = Metrics::text(&registry).expect("a String takes it");
         for line in [
             "npc_ready 1",

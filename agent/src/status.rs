@@ -7,7 +7,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
+use jiff::Timestamp;
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::Protocol;
@@ -123,7 +123,7 @@ pub struct AgentStatus {
     /// Bridges behind which pods of this node reach each other past iptables,
     /// sorted.
     #[serde(default)]
-    pub unfiltered_bridges: Vec<UnfilteredBridge>,
+    pub unfiltered_bridges: Vec<UnfilteredBridgeStatus>,
     /// Removals that are held back because the list that implies them is doubtful, by
     /// kind.
     #[serde(default)]
@@ -191,7 +191,7 @@ pub struct UnreadableObject {
 /// A bridge where iptables sees no frame that goes from one port to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct UnfilteredBridge {
+pub struct UnfilteredBridgeStatus {
     /// Its name.
     pub bridge: String,
     /// `IPv4` or `IPv6`.

@@ -61,7 +61,7 @@ impl Tasks {
             if ended.await.is_ok() {
                 return future::pending().await;
             }
-            // Of a panic in a thread standard error has the words.
+            // A thread's panic message is on standard error.
             TaskEnded { does, panic: None }
         });
         Ok(())

@@ -61,7 +61,7 @@ struct RunningList {
     turn: u64,
     /// The moment of the request ([`PolicyVersions::ask`]).
     since: u64,
-    /// The same by the clock.
+    /// When it began, by the clock.
     begun: Instant,
     /// Another is wanted after it.
     is_wanted: bool,

@@ -116,7 +116,7 @@ pub struct Saved {
     pub reported: BTreeSet<String>,
 }
 
-/// The same, of sandboxes whose text is made.
+/// The file, of sandboxes whose text is made.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ToSave<'a> {

@@ -133,7 +133,7 @@ async fn receive(
     // As this user namespace sees it.
     let uid = stream.peer_cred()?.uid();
     if uid != 0 {
-        warn!(uid, "a user who is not root asked at the CNI plugin's socket; it gets no answer");
+        warn!(uid, "refused a request on the CNI socket from a user other than root");
         return Ok(());
     }
     let read = time::timeout(PATIENCE, read_line(&mut stream)).await;

@@ -1,7 +1,6 @@
 //! `npc migrate`: which flows change when npc takes Azure NPM's place.
 
-pub(super) mod node;
-pub(super) mod options;
+mod node;
 mod report;
 mod text;
 

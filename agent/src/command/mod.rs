@@ -22,6 +22,7 @@ mod lint;
 mod man;
 mod matrix;
 mod migrate;
+mod node_kernel;
 mod nodes;
 mod output;
 mod reason;
@@ -49,7 +50,7 @@ use npc_agent::words::near;
 /// What help begins with.
 const EXAMPLES: &str = "\
 Why is this flow allowed or denied?     {npc} explain shop/web shop/api:8080
-What may talk to what?                  {npc} matrix -n shop
+Which endpoint may reach which?         {npc} matrix -n shop
 The same of files, before they apply:   {npc} matrix -f manifests/";
 
 /// Enforces Kubernetes NetworkPolicy with iptables and ipset, and explains what

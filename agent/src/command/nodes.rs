@@ -14,5 +14,5 @@ pub(super) fn is_known(cluster: &Cluster, node: &str) -> Result<(), Stop> {
     let names = || cluster.nodes().keys().map(String::as_str);
     let known = if cluster.nodes().is_empty() { "no node at all".to_owned() } else { near::listed(names()) };
     let meant = near::nearest(node, names()).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
-    Err(Stop::new(Exit::NotFound, format!("the input says nothing of a node {node:?}; it knows {known}{meant}")))
+    Err(Stop::new(Exit::NotFound, format!("the input has no node {node:?}; it knows {known}{meant}")))
 }

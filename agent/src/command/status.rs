@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use npc_agent::status::{
     self, AgentStatus, BridgeStatus, CniPlugin, ContestedAddress, HeldRemovals, LoadingNamespace, ManifestError,
-    Spoofable, UnfilteredBridge, UnreadableObject,
+    Spoofable, UnfilteredBridgeStatus, UnreadableObject,
 };
 use npc_agent::words::counted::counted;
 use npc_agent::words::rounded::rounded;
@@ -172,7 +172,7 @@ fn problems(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
     if !status.unfiltered_bridges.is_empty() {
         writeln!(out, "\niptables does not see what goes from port to port of:")?;
     }
-    for UnfilteredBridge { bridge, family, isolated, .. } in &status.unfiltered_bridges {
+    for UnfilteredBridgeStatus { bridge, family, isolated, .. } in &status.unfiltered_bridges {
         writeln!(out, "  bridge {bridge} {family}: {isolated} isolated pods behind it")?;
     }
     if !status.spoofable.is_empty() {

@@ -23,8 +23,8 @@ use npc_compiler::ruleset::layout::{self, RulesetOptions, SetMembers};
 use npc_compiler::ruleset::names::seed::Seed;
 
 use super::input::{self, Input, Source};
-use super::migrate::options::{self, AgentAnswer};
-use super::{Exit, Stop, migrate, nodes, output};
+use super::node_kernel::options::{self, AgentAnswer};
+use super::{Exit, Stop, node_kernel, nodes, output};
 use crate::command::output::Format;
 use crate::command::words::shorten;
 use answer::{Basis, KernelExplanation};
@@ -201,7 +201,7 @@ fn held(args: &Args, input: &Input) -> anyhow::Result<(Option<Held>, Basis)> {
     if input.source == Source::Files {
         return Ok((None, Basis::Policies));
     }
-    match migrate::node::open() {
+    match node_kernel::open() {
         Ok((kernel, state)) => {
             let hooks = kernel.hooks().into_iter().filter_map(|(family, hook)| Some((family, hook.ok()?))).collect();
             Ok((Some(Held { state, hooks }), Basis::Kernel))

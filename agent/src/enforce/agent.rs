@@ -10,18 +10,18 @@ use tokio::sync::mpsc;
 use tokio::task;
 use tokio::time::{self, Instant};
 
-use super::azure_npm::Takeover;
+use super::azure_npm::NpmRemoval;
 use super::bridges::UnfilteredBridge;
 use super::denied::DeniedFlows;
 use super::enforcer::Enforcer;
 use super::foresights::{self, Foresights};
 use super::obstacle::{self, IPVS, NodeName};
+use super::pending_input::PendingInput;
 use super::ready::{Readiness, UNPROVEN, Unready};
 use super::report::Reporter;
 use super::schedule::{PassFailure, Schedule, Task, until};
 use super::settings::{Error, Event, Settings};
 use super::sweeps::{self, FlowBatch, SweepStep, Sweeps, Which};
-use super::view::View;
 use super::waiters::{Waiter, Waiters};
 use crate::dataplane::audit::AuditScope;
 use crate::dataplane::{self, Kernel};
@@ -77,7 +77,7 @@ pub async fn run<K: Kernel>(
                     agent.check().await?;
                     if agent.once && !agent.is_loading() {
                         agent.finish_sweeps().await?;
-                        return if agent.view.has_ipvs() { Err(Error::Ipvs) } else { Ok(()) };
+                        return if agent.pending_input.has_ipvs() { Err(Error::Ipvs) } else { Ok(()) };
                     }
                 }
                 Some(Task::Audit(audit)) if audit.depth == AuditScope::Periodic => agent.periodic_audit(audit).await?,
@@ -106,17 +106,16 @@ async fn until_due(moment: Instant) {
 
 /// What the loop owns.
 struct Agent<K> {
-    node: String,
     once: bool,
     liveness: Liveness,
     watchdog: Watchdog,
     /// Elsewhere while it works.
     enforcer: Option<Enforcer<K>>,
-    view: View,
+    pending_input: PendingInput,
     schedule: Schedule,
     readiness: Readiness,
     /// Elsewhere while it works.
-    takeover: Option<Takeover>,
+    npm_removal: Option<NpmRemoval>,
     report: Reporter,
     denied: DeniedFlows,
     waiters: Waiters,
@@ -129,15 +128,14 @@ impl<K: Kernel> Agent<K> {
         enforcer.find_out_beside();
         Ok(Self {
             enforcer: Some(enforcer),
-            view: View::default(),
+            pending_input: PendingInput::default(),
             schedule: Schedule::new(Instant::now()),
             readiness: Readiness::new(),
-            takeover: Some(Takeover::new(settings.azure_npm, &settings.node)),
+            npm_removal: Some(NpmRemoval::new(settings.azure_npm, &settings.node)),
             denied: DeniedFlows::default(),
             waiters: Waiters::default(),
             sweeps: Sweeps::new(Instant::now()),
             foresights: Foresights::new(),
-            node: settings.node.clone(),
             once: settings.once,
             liveness: settings.liveness.clone(),
             watchdog: Watchdog::new(settings.service.clone()),
@@ -155,15 +153,15 @@ impl<K: Kernel> Agent<K> {
                     self.report.locations_are(locations);
                 }
                 for change in &changes.changes {
-                    if let Some(takeover) = &mut self.takeover {
-                        takeover.take(&change.event);
+                    if let Some(npm_removal) = &mut self.npm_removal {
+                        npm_removal.take(&change.event);
                     }
                     self.report.received(change);
                 }
-                self.view.take(changes);
-                self.report.node_name_is(self.view.node_name(), self.view.other_nodes());
+                self.pending_input.take(changes);
+                self.report.node_name_is(self.pending_input.node_name(), self.pending_input.unnamed_node());
             }
-            Event::Network(network) => self.view.network_is(network),
+            Event::Network(network) => self.pending_input.network_is(network),
             Event::PacketFilterChanged => {
                 self.schedule.notified(now);
                 return true;
@@ -180,7 +178,7 @@ impl<K: Kernel> Agent<K> {
             }
             Event::Shutdown => return false,
         }
-        if self.view.is_complete() || self.once && self.view.node_name() == NodeName::Missing {
+        if self.pending_input.is_complete() || self.once && self.pending_input.node_name() == NodeName::Missing {
             if is_waited_for {
                 self.schedule.waited_for(now);
             } else {
@@ -207,19 +205,21 @@ impl<K: Kernel> Agent<K> {
         if self.schedule.pass_due().is_some_and(|due| due <= Instant::now()) {
             return Ok(());
         }
-        let changes = self.view.take_changes();
+        let changes = self.pending_input.take_changes();
         if changes.is_empty() { Ok(()) } else { self.blocking(|enforcer| enforcer.take(changes)).await }
     }
 
     /// Runs one pass.
     async fn pass(&mut self) -> Result<(), Error> {
-        let Some((changes, network)) = self.view.start_pass() else {
-            let words = || obstacle::missing(&self.node, self.view.other_nodes());
-            return if self.once { Err(Error::Misnamed(words())) } else { Ok(()) };
+        let Some((changes, network)) = self.pending_input.start_pass() else {
+            return match self.pending_input.unnamed_node() {
+                Some(words) if self.once => Err(Error::Misnamed(words.obstacle.clone())),
+                _ => Ok(()),
+            };
         };
         let begun = Instant::now();
         let network = network.clone();
-        let pod_cidrs = self.view.take_pod_cidrs();
+        let pod_cidrs = self.pending_input.take_pod_cidrs();
         let asked = self.waiters.addresses();
         let work = move |enforcer: &mut Enforcer<K>| {
             enforcer.take(changes);
@@ -246,12 +246,12 @@ impl<K: Kernel> Agent<K> {
                     self.schedule.request_load(now + pause);
                 }
                 self.readiness.passed(begun, self.obstacle(&pass.unfiltered_bridges));
-                self.sweeps.passed(self.view.generation());
+                self.sweeps.passed(self.pending_input.generation());
                 let waiters = self.waiters.passed(waited, waits);
                 self.start_sweeps(waiters);
                 // A reader of this pass's line in the log finds the ready file there.
                 self.report_readiness();
-                self.report.passed(&pass, self.view.generation());
+                self.report.passed(&pass, self.pending_input.generation());
                 self.report.log_passes(self.sweeps.judged());
             }
             Err(error) if self.once => return Err(error.into()),
@@ -340,9 +340,9 @@ impl<K: Kernel> Agent<K> {
     /// Starts the sweeps that are due. What waited for a pass may have to wait for one of them.
     fn start_sweeps(&mut self, waiters: Vec<Waiter>) {
         let Some(enforcer) = &mut self.enforcer else { return };
-        let (established, kernel) = enforcer.established_and_kernel();
+        let (established, flows) = enforcer.established_and_flows();
         self.sweeps.wait(waiters, established);
-        self.sweeps.start(established, || kernel.flows());
+        self.sweeps.start(established, flows);
         if self.sweeps.is_idle(established) && self.sweeps.judged().is_some() {
             self.readiness.flows_judged();
         }
@@ -351,7 +351,7 @@ impl<K: Kernel> Agent<K> {
     /// A sweep has ended.
     fn swept(&mut self, which: Which, result: sweeps::Work) -> Result<(), dataplane::Error> {
         let Some(enforcer) = &mut self.enforcer else { return Ok(()) };
-        let (established, _) = enforcer.established_and_kernel();
+        let (established, _) = enforcer.established_and_flows();
         let Some(ended) = self.sweeps.ended(which, result, established) else { return Ok(()) };
         match &ended.result {
             Ok(swept) => {
@@ -384,7 +384,7 @@ impl<K: Kernel> Agent<K> {
 
     /// What makes rules that are in the kernel pointless.
     fn obstacle(&self, unfiltered: &BTreeSet<UnfilteredBridge>) -> Option<(Unready, String)> {
-        if self.view.has_ipvs() {
+        if self.pending_input.has_ipvs() {
             return Some((Unready::Ipvs, IPVS.to_owned()));
         }
         let bridge = unfiltered.iter().find(|bridge| bridge.evades_policies())?;

@@ -1,4 +1,4 @@
-//! Taking over from Azure NPM: what it left in the kernel goes once it is
+//! Removal of what Azure NPM left in the kernel: it goes once it is
 //! certain that it does not run any more, and nothing else goes.
 //!
 //! While it runs, both judge every packet, ours first, and the agent touches nothing of it.
@@ -21,13 +21,13 @@ use crate::words::rounded::rounded;
 /// Its DaemonSet, and the value of the label `k8s-app` of its pods.
 const NAME: &str = "azure-npm";
 
-/// How long its chains have to be unchanged: longer than the time between two looks; less
+/// How long its chains have to be unchanged: longer than the time between two checks; less
 /// long if the operator has said that it is off.
 const QUIET: Duration = Duration::from_secs(60);
 const QUIET_IF_OFF: Duration = Duration::from_secs(15);
 
-/// The time between two looks while it is there. A look reads the whole table.
-const LOOK: Duration = Duration::from_secs(30);
+/// The time between two checks. A check reads the whole table.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
 
 /// The longest time that its chains have to be unchanged after they came back.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -46,12 +46,12 @@ pub enum AzureNpm {
 
 /// Waits until what is left of Azure NPM can go, and removes it.
 #[derive(Debug)]
-pub(super) struct Takeover {
+pub(super) struct NpmRemoval {
     what: AzureNpm,
     node: String,
     /// Its pods on this node that are not finished.
     pods: BTreeSet<PodKey>,
-    /// When to look next; `None` where there is nothing to look for.
+    /// When the next check is due; `None` where there is nothing to check.
     due: Option<Instant>,
     /// What was found, and since when it is unchanged.
     seen: Option<(azure::AzureLeftovers, Instant)>,
@@ -69,7 +69,7 @@ enum Logged {
     Failing,
 }
 
-impl Takeover {
+impl NpmRemoval {
     pub(super) fn new(what: AzureNpm, node: &str) -> Self {
         Self {
             what,
@@ -106,11 +106,11 @@ impl Takeover {
         self.due.is_some_and(|due| due <= Instant::now())
     }
 
-    /// Looks, and removes what can go now. `holds` answers whether the kernel holds our
+    /// Checks, and removes what can go now. `holds` answers whether the kernel holds our
     /// rules; it blocks, and so does this.
     pub(super) fn step(&mut self, holds: impl FnOnce() -> Result<bool, dataplane::Error>) {
         if let Err(error) = self.try_step(holds) {
-            self.due = Some(Instant::now() + LOOK);
+            self.due = Some(Instant::now() + CHECK_EVERY);
             if self.is_news(Logged::Failing) {
                 warn!(error = %with_causes(&error), "cannot read what Azure NPM left in this kernel; it stays");
             }
@@ -123,11 +123,11 @@ impl Takeover {
         if leftovers.is_nothing() {
             // If its pod comes, that is an event. After a removal, a process that is not visible
             // may write again.
-            self.due = self.removed_before.then(|| now + self.quiet.max(LOOK));
+            self.due = self.removed_before.then(|| now + self.quiet.max(CHECK_EVERY));
             (self.seen, self.logged) = (None, None);
             return Ok(());
         }
-        self.due = Some(now + LOOK);
+        self.due = Some(now + CHECK_EVERY);
         let processes = azure::processes();
         if !self.pods.is_empty() || !processes.is_empty() {
             self.seen = None;
@@ -180,7 +180,7 @@ impl Takeover {
         // If it comes back, it has to be unchanged for longer.
         self.quiet = if self.removed_before { (self.quiet * 2).min(LONGEST) } else { self.quiet.max(QUIET) };
         (self.removed_before, self.logged) = (true, None);
-        self.due = Some(Instant::now() + LOOK);
+        self.due = Some(Instant::now() + CHECK_EVERY);
     }
 
     /// Whether this is not what was logged last.
@@ -205,24 +205,24 @@ mod tests {
 
     #[test]
     fn its_pods_of_this_node_are_known_until_they_end() {
-        let mut takeover = Takeover::new(AzureNpm::WhenGone, "here");
+        let mut removal = NpmRemoval::new(AzureNpm::WhenGone, "here");
         let here = pod("azure-npm-1", "here", NAME);
-        takeover.take(&Event::Pod(Box::new(pod("azure-npm-2", "there", NAME))));
-        takeover.take(&Event::Pod(Box::new(pod("other", "here", "other"))));
-        assert!(takeover.pods.is_empty());
-        takeover.take(&Event::Pod(Box::new(here.clone())));
-        assert_eq!(takeover.pods.len(), 1);
-        takeover.take(&Event::Pod(Box::new(Pod { finished: true, ..here.clone() })));
-        assert!(takeover.pods.is_empty());
-        takeover.take(&Event::Pod(Box::new(here.clone())));
-        takeover.take(&Event::PodGone(PodKey::of(&here)));
-        assert!(takeover.pods.is_empty() && takeover.is_due());
+        removal.take(&Event::Pod(Box::new(pod("azure-npm-2", "there", NAME))));
+        removal.take(&Event::Pod(Box::new(pod("other", "here", "other"))));
+        assert!(removal.pods.is_empty());
+        removal.take(&Event::Pod(Box::new(here.clone())));
+        assert_eq!(removal.pods.len(), 1);
+        removal.take(&Event::Pod(Box::new(Pod { finished: true, ..here.clone() })));
+        assert!(removal.pods.is_empty());
+        removal.take(&Event::Pod(Box::new(here.clone())));
+        removal.take(&Event::PodGone(PodKey::of(&here)));
+        assert!(removal.pods.is_empty() && removal.is_due());
     }
 
     #[test]
     fn an_agent_that_is_to_keep_it_never_reads_it() {
-        let mut takeover = Takeover::new(AzureNpm::Keep, "here");
-        takeover.take(&Event::Pod(Box::new(pod("azure-npm-1", "here", NAME))));
-        assert!(!takeover.is_due());
+        let mut removal = NpmRemoval::new(AzureNpm::Keep, "here");
+        removal.take(&Event::Pod(Box::new(pod("azure-npm-1", "here", NAME))));
+        assert!(!removal.is_due());
     }
 }

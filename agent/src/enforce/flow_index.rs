@@ -77,7 +77,8 @@ impl FlowIndex {
         self.set_domain(Networks::OfSource(networks.to_vec()));
     }
 
-    /// The same, as its Node among the objects says.
+    /// Pods of this node get their addresses from these networks, as its Node among the objects says. What
+    /// the source says apart from the objects goes before that.
     pub(super) fn use_networks_of_node(&mut self, networks: &[IpNetwork]) {
         if matches!(self.networks, Networks::OfNodes(_)) {
             self.set_domain(Networks::OfNodes(networks.to_vec()));
@@ -85,12 +86,12 @@ impl FlowIndex {
     }
 
     /// Pods of this node get their addresses from these networks.
-    fn set_domain(&mut self, told: Networks) {
+    fn set_domain(&mut self, networks: Networks) {
         // Each pass says so.
-        if !self.is_on || told == self.networks {
+        if !self.is_on || networks == self.networks {
             return;
         }
-        self.networks = told;
+        self.networks = networks;
         let (Networks::OfNodes(networks) | Networks::OfSource(networks)) = &self.networks;
         // The unspecified address is no host's, and has a meaning of its own in the sets.
         let unspecified = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::jiff::Timestamp;
+use jiff::Timestamp;
 use npc_compiler::engine::{Engine, Wait};
 use tracing::info;
 

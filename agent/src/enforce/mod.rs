@@ -1,9 +1,9 @@
 //! Making the kernel equal to the objects.
 //!
 //! ```text
-//! source ──┐ Event                       blocking
-//! network ─┼───────▶ agent ─▶ view ─▶ │ enforcer: engine, writer │ ─▶ Kernel
-//! signals ─┘        (one task)        └──────────────────────────┘
+//! source ──┐ Event                                blocking
+//! network ─┼───────▶ agent ─▶ pending input ─▶ │ enforcer: engine, writer │ ─▶ Kernel
+//! signals ─┘        (one task)                 └──────────────────────────┘
 //!                      ├─▶ report (log, metrics, status), ready file
 //!                      ├─▶ sweeps: cut established flows, beside all this
 //!                      ├─▶ foresights: find out what large changes make, beside all this
@@ -30,6 +30,7 @@ mod loading;
 mod obstacle;
 mod pace;
 mod pass;
+mod pending_input;
 mod pod_interfaces;
 mod ready;
 mod report;
@@ -39,7 +40,6 @@ mod sweeps;
 mod sync_state;
 #[cfg(test)]
 mod tests;
-mod view;
 mod waiters;
 pub mod writer;
 mod writes;

@@ -1,10 +1,7 @@
-//! What keeps an agent from enforcing although the kernel takes its rules, in words: no
-//! object names its node, or IPVS delivers Services past them.
-
-use std::collections::BTreeSet;
+//! What keeps an agent from enforcing although the kernel takes its rules: no object names its node, IPVS
+//! delivers Services past them, or frames of bridges pass by them.
 
 use super::bridges::UnfilteredBridge;
-use crate::words::near;
 
 /// Why IPVS keeps policies from being enforced.
 pub(super) const IPVS: &str = "kube-ipvs0 exists: IPVS delivers Services past the FORWARD chain, where policies are \
@@ -21,23 +18,6 @@ pub(super) enum NodeName {
     Missing,
     /// They named it when something was written, and do not any more.
     Gone,
-}
-
-/// Why nothing is written under a name that no object has, where the objects name these
-/// nodes.
-pub(super) fn missing(node: &str, others: &BTreeSet<String>) -> String {
-    let effect = "so no pod would be found to be here and nothing would be isolated; nothing is written to the kernel \
-                  before there is one. Is --node right?";
-    if others.is_empty() {
-        return format!("no Node is named {node}, {effect}");
-    }
-    let known = near::listed(others.iter().map(String::as_str));
-    let nearest = near::nearest(node, others.iter().map(String::as_str));
-    let meant = nearest.map(|name| format!(" Did you mean {name}?")).unwrap_or_default();
-    format!(
-        "no Node is named {node} and no pod names it in spec.nodeName, {effect} The files name {known}.{meant} A node \
-         without pods needs a Node object in the files"
-    )
 }
 
 /// Why policies do nothing between pods behind this bridge.

@@ -25,7 +25,7 @@ pub fn is_read(name: &str) -> bool {
 
 /// Why a file is no configuration that we can derive ours from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
+pub enum UnusableConflist {
     /// It is no JSON, or not of the shape that runtimes read.
     #[error("it is not the JSON that a runtime reads: {0}")]
     Malformed(String),
@@ -50,12 +50,12 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    fn parse(text: Box<RawValue>) -> Result<Self, Unusable> {
+    fn parse(text: Box<RawValue>) -> Result<Self, UnusableConflist> {
         let Fields(fields) = read(text.get().as_bytes())?;
         let kind = value(&fields, "type").and_then(|kind| serde_json::from_str(kind.get()).ok());
         match kind.filter(|kind: &String| !kind.is_empty()) {
             Some(kind) => Ok(Self { kind, text }),
-            None => Err(Unusable::Incomplete("an entry of its plugins has no type")),
+            None => Err(UnusableConflist::Incomplete("an entry of its plugins has no type")),
         }
     }
 
@@ -98,32 +98,34 @@ impl ConfList {
     ///
     /// # Errors
     /// If a runtime would refuse it.
-    pub fn parse(name: &str, bytes: &[u8]) -> Result<Self, Unusable> {
+    pub fn parse(name: &str, bytes: &[u8]) -> Result<Self, UnusableConflist> {
         if bytes.len() as u64 > LONGEST_FILE {
-            return Err(Unusable::TooLong);
+            return Err(UnusableConflist::TooLong);
         }
         // What nests too deep for us is refused here.
         let _: Value = read(bytes)?;
         let Fields(mut fields) = read(bytes)?;
         let text = |key| value(&fields, key).and_then(|name| serde_json::from_str::<String>(name.get()).ok());
         if text("name").is_none_or(|name| name.is_empty()) {
-            return Err(Unusable::Incomplete("it has no name"));
+            return Err(UnusableConflist::Incomplete("it has no name"));
         }
         if !name.ends_with(".conflist") {
             if text("type").is_none_or(|kind| kind.is_empty()) {
-                return Err(Unusable::Incomplete("it has no type (is it a list? Then its name ends in .conflist)"));
+                return Err(UnusableConflist::Incomplete(
+                    "it has no type (is it a list? Then its name ends in .conflist)",
+                ));
             }
             let whole = Plugin::parse(read::<Box<RawValue>>(bytes)?)?;
             fields.retain(|(key, _)| key == "name" || key == "cniVersion");
             return Ok(Self { before: fields.len(), keys: fields, plugins: vec![whole] });
         }
         let Some(plugins) = value(&fields, "plugins") else {
-            return Err(Unusable::Incomplete("it has no plugins"));
+            return Err(UnusableConflist::Incomplete("it has no plugins"));
         };
         let plugins: Vec<Box<RawValue>> = read(plugins.get().as_bytes())?;
         let plugins = plugins.into_iter().map(Plugin::parse).collect::<Result<Vec<_>, _>>()?;
         if plugins.is_empty() {
-            return Err(Unusable::Incomplete("its plugins are empty"));
+            return Err(UnusableConflist::Incomplete("its plugins are empty"));
         }
         let before = fields.iter().take_while(|(key, _)| key != "plugins").count();
         fields.retain(|(key, _)| key != "plugins");
@@ -141,10 +143,10 @@ impl ConfList {
     ///
     /// # Errors
     /// With the version that it does not speak.
-    pub fn check_versions(&self) -> Result<(), Unusable> {
+    pub fn check_versions(&self) -> Result<(), UnusableConflist> {
         let text = |value: &RawValue| serde_json::from_str::<String>(value.get());
         let check = |version: String| {
-            if VERSIONS.contains(&version.as_str()) { Ok(()) } else { Err(Unusable::Version(version)) }
+            if VERSIONS.contains(&version.as_str()) { Ok(()) } else { Err(UnusableConflist::Version(version)) }
         };
         match value(&self.keys, "cniVersion") {
             Some(version) => check(text(version).unwrap_or_else(|_| version.get().to_owned()))?,
@@ -152,7 +154,7 @@ impl ConfList {
         }
         if let Some(list) = value(&self.keys, "cniVersions") {
             let list: Vec<String> = serde_json::from_str(list.get())
-                .map_err(|_| Unusable::Incomplete("its cniVersions are no list of versions"))?;
+                .map_err(|_| UnusableConflist::Incomplete("its cniVersions are no list of versions"))?;
             list.into_iter().try_for_each(check)?;
         }
         Ok(())
@@ -196,7 +198,7 @@ impl ConfList {
 ///
 /// # Errors
 /// If it is no JSON.
-pub fn leads_to(own_file: &str, bytes: &[u8]) -> Result<bool, Unusable> {
+pub fn leads_to(own_file: &str, bytes: &[u8]) -> Result<bool, UnusableConflist> {
     let Leads(found) = read(bytes)?;
     Ok(found.iter().any(|found| match found {
         RuntimeReference::Type => true,
@@ -204,8 +206,8 @@ pub fn leads_to(own_file: &str, bytes: &[u8]) -> Result<bool, Unusable> {
     }))
 }
 
-fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Unusable> {
-    serde_json::from_slice(bytes).map_err(|error| Unusable::Malformed(error.to_string()))
+fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, UnusableConflist> {
+    serde_json::from_slice(bytes).map_err(|error| UnusableConflist::Malformed(error.to_string()))
 }
 
 fn value<'a>(fields: &'a [(String, Box<RawValue>)], key: &str) -> Option<&'a RawValue> {

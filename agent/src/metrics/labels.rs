@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use npc_compiler::engine::Event;
 use npc_compiler::object::Family as IpFamily;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
+
+use crate::source::ObjectKind;
 
 /// What drifted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,55 +45,9 @@ impl fmt::Display for DriftKind {
     }
 }
 
-/// The kinds of objects that an agent follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Pods of all nodes: they may be peers.
-    Pod,
-    /// Namespaces.
-    Namespace,
-    /// Network policies.
-    NetworkPolicy,
-    /// The Node that the agent runs on.
-    Node,
-}
-
-impl Kind {
-    /// All of them, in the order of their indexes.
-    pub const ALL: [Self; 4] = [Self::Pod, Self::Namespace, Self::NetworkPolicy, Self::Node];
-
-    /// As the API spells it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pod => "Pod",
-            Self::Namespace => "Namespace",
-            Self::NetworkPolicy => "NetworkPolicy",
-            Self::Node => "Node",
-        }
-    }
-
-    /// The kind that something happened to.
-    #[must_use]
-    pub const fn of(event: &Event) -> Self {
-        match event {
-            Event::Pod(_) | Event::PodGone(_) => Self::Pod,
-            Event::Namespace(_) | Event::NamespaceGone(_) => Self::Namespace,
-            Event::Policy(_) | Event::PackedPolicy(_) | Event::PolicyGone(..) => Self::NetworkPolicy,
-            Event::Node(_) | Event::NodeGone(_) => Self::Node,
-        }
-    }
-}
-
-impl EncodeLabelValue for Kind {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        EncodeLabelValue::encode(&self.as_str(), encoder)
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct OfKind {
-    pub(super) kind: Kind,
+    pub(super) kind: ObjectKind,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -129,7 +129,7 @@ mod tests {
     use tokio::time;
 
     use super::*;
-    use crate::metrics::Kind;
+    use crate::source::ObjectKind;
     use crate::status::AgentStatus;
 
     struct World {
@@ -169,7 +169,7 @@ mod tests {
     async fn all_requests_within_100_ms_get_the_same_bytes() {
         let world = World::new();
         let first = world.one().await;
-        world.metrics.watches().lists(Kind::NetworkPolicy);
+        world.metrics.watches().lists(ObjectKind::NetworkPolicy);
         let rest = Duration::from_millis(2);
         time::advance(AGE.saturating_sub(rest)).await;
         for text in world.ask(100).await {
@@ -187,7 +187,7 @@ mod tests {
     async fn a_change_of_the_status_is_in_the_next_text() {
         let world = World::new();
         let first = world.one().await;
-        world.metrics.watches().lists(Kind::NetworkPolicy);
+        world.metrics.watches().lists(ObjectKind::NetworkPolicy);
         world.status.update(|status| status.policies = 1);
         assert!(!lists(&first) && lists(&world.one().await));
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use npc_compiler::engine::{Event, PodKey};
 use npc_compiler::object::{Namespace, NetworkPolicy, Node, Objects, Pod};
 
-use super::{Change, Changes};
+use super::{Change, Changes, OwnNode, UnnamedNode};
 
 /// The objects as they were last, by what distinguishes them.
 #[derive(Debug, Default)]
@@ -22,11 +22,11 @@ impl LastObjects {
     /// node of this name.
     pub fn changes(&mut self, objects: &Objects, node: &str) -> Changes {
         let names = node_names(objects);
-        let is_node = (!names.is_empty()).then(|| names.contains(node));
-        let other_nodes =
-            if is_node == Some(false) { names.into_iter().map(str::to_owned).collect() } else { [].into() };
+        let own_node = (!names.is_empty()).then(|| {
+            if names.contains(node) { OwnNode::Named } else { OwnNode::Unnamed(UnnamedNode::in_files(node, &names)) }
+        });
         let changes = self.differ(objects).into_iter().map(Change::now).collect();
-        Changes { changes, is_node, other_nodes, ..Changes::default() }
+        Changes { changes, own_node, ..Changes::default() }
     }
 
     fn differ(&mut self, objects: &Objects) -> Vec<Event> {
@@ -139,25 +139,27 @@ mod tests {
     fn a_node_is_there_where_nodes_are_named_and_one_has_its_name() {
         let node = |name: &&str| Node { name: (*name).to_owned(), addresses: Vec::new(), pod_cidrs: Vec::new() };
         let on = |name: &&str| Pod { node: Some((*name).to_owned()), ..pod(name, name) };
-        for (nodes, pods, is_node, others) in [
-            (&[][..], &[][..], None, &[][..]),
-            (&["n2"], &[], Some(false), &["n2"]),
-            (&["n2", "n1"], &[], Some(true), &[]),
+        for (nodes, pods, is_named, others) in [
+            (&[][..], &[][..], None, ""),
+            (&["n2"], &[], Some(false), "The files name n2. "),
+            (&["n2", "n1"], &[], Some(true), ""),
             // Files need not have Nodes, but pods may be on one.
-            (&[], &["n2", "n3"], Some(false), &["n2", "n3"]),
-            (&[], &["n2", "n1"], Some(true), &[]),
+            (&[], &["n2", "n3"], Some(false), "The files name n2, n3. "),
+            (&[], &["n2", "n1"], Some(true), ""),
             // A node without pods among others is declared by itself.
-            (&["n1"], &["n2"], Some(true), &[]),
-            (&["n2"], &["n1"], Some(true), &[]),
-            (&["n3"], &["n2"], Some(false), &["n2", "n3"]),
+            (&["n1"], &["n2"], Some(true), ""),
+            (&["n2"], &["n1"], Some(true), ""),
+            (&["n3"], &["n2"], Some(false), "The files name n2, n3. "),
         ] {
             let mut pods: Vec<Pod> = pods.iter().map(on).collect();
-            // Of one that is bound to none nothing is learned.
+            // A pod without a node names no node.
             pods.push(pod("pending", "pending"));
             let objects = Objects { nodes: nodes.iter().map(node).collect(), pods, ..Objects::default() };
             let changes = LastObjects::default().changes(&objects, "n1");
-            let named: Vec<&str> = changes.other_nodes.iter().map(String::as_str).collect();
-            assert_eq!((changes.is_node, named.as_slice()), (is_node, others));
+            assert_eq!(changes.own_node.as_ref().map(OwnNode::is_named), is_named);
+            if let Some(OwnNode::Unnamed(words)) = changes.own_node {
+                assert!(words.obstacle.contains(others), "{}", words.obstacle);
+            }
         }
     }
 

@@ -25,7 +25,13 @@ pub mod held;
 pub mod kube;
 pub mod manifests;
 pub mod notice;
+pub mod object_kind;
+pub mod own_node;
+pub mod watch_metrics;
 pub mod whatif;
+
+pub use object_kind::ObjectKind;
+pub use own_node::{OwnNode, UnnamedNode};
 
 /// What happened to the objects of a cluster since the source's last report; at
 /// first, all there is.
@@ -36,15 +42,12 @@ pub struct Changes {
     pub is_part: bool,
     /// What happened, in order.
     pub changes: Vec<Change>,
-    /// Whether there is a Node of this node's name, or in files a pod on it.
-    /// `None` where the source knows of no node, as files without pods do not, and
-    /// where there is no news of it.
-    pub is_node: Option<bool>,
+    /// Whether the objects name this node. `None` where the source knows of no node, as files without pods
+    /// do not, and where there is no news of it.
+    pub own_node: Option<OwnNode>,
     /// The networks from which this node's pods get their addresses, as its Node says, if that
     /// Node is no part of the changes. `None` where there is no news of it.
     pub pod_cidrs: Option<Vec<IpNetwork>>,
-    /// The nodes that files name, where they do not name this one.
-    pub other_nodes: BTreeSet<String>,
     /// Where the objects stand, if they are from files.
     pub positions: Option<Box<dyn Locate>>,
 }

@@ -1,6 +1,6 @@
 //! How the CNI plugin is installed on this node.
 
-use k8s_openapi::jiff::Timestamp;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::install_cni::report::{Alert, InstallReport};

@@ -169,7 +169,7 @@ fn a_node_that_the_input_does_not_name_is_an_error_with_the_nearest() {
         let output: &[&str] = if command == "compile" { &["-o", "iptables"] } else { &[] };
         let answer = files.npc(command, &[&["--node", "worker1"], output].concat());
         assert_eq!((answer.code, answer.out.as_str()), (3, ""), "{}", answer.err);
-        let words = "the input says nothing of a node \"worker1\"; it knows gateway, worker-1; did you mean worker-1?";
+        let words = "the input has no node \"worker1\"; it knows gateway, worker-1; did you mean worker-1?";
         assert!(answer.err.contains(words), "{}", answer.err);
     }
 }

@@ -204,7 +204,7 @@ fn a_set_that_was_made_anew_as_another_type_is_ours_again(backend: Backend) {
     run("ipset", &["swap", "other", "npc4-ingress"]);
     run("ipset", &["destroy", "other"]);
     let said = world.agent.wait_for("drift found");
-    assert_eq!(found(&said), ["set", "npc4-ingress", "a set that we did not make has its name"]);
+    assert_eq!(found(&said), ["set", "npc4-ingress", "another program's set has its name"]);
     // First under another name, and then, with theirs gone, under its own.
     while state(backend) != world.enforced {
         world.agent.wait_for("drift repaired");

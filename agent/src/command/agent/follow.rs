@@ -7,18 +7,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use k8s_openapi::jiff::Timestamp;
+use jiff::Timestamp;
 use npc_agent::dataplane::conntrack_table::ConntrackTable;
 use npc_agent::dataplane::ipset::Ipset;
 use npc_agent::dataplane::network::{self, NetworkFollower};
 use npc_agent::dataplane::nflog::{self, PacketReader};
 use npc_agent::enforce::{Event, Settings};
 use npc_agent::install_cni::report::{self, InstallReport};
-use npc_agent::metrics::{self, CniInstaller, Kind, Metrics, Watches};
+use npc_agent::metrics::{self, CniInstaller, Metrics};
 use npc_agent::serve::{self, Purpose, Served};
 use npc_agent::source::difference::LastObjects;
 use npc_agent::source::manifests::{self, Loaded};
-use npc_agent::source::{Changes, directory};
+use npc_agent::source::watch_metrics::Watches;
+use npc_agent::source::{Changes, ObjectKind, directory};
 use npc_agent::status::{CniPlugin, HeldRemovals, SharedStatus};
 use npc_agent::tasks::Tasks;
 use npc_agent::words::rounded::rounded;
@@ -271,7 +272,8 @@ pub(super) fn manifests(
 ) -> anyhow::Result<()> {
     let mut updates = directory::follow(folder, manifests::ReadOptions::default())
         .context("cannot start the thread that follows the directory of manifests")?;
-    let (watches, status) = (settings.metrics.watches(), settings.status.clone());
+    let (watches, metrics) = (settings.metrics.watches(), settings.metrics.manifests());
+    let status = settings.status.clone();
     tasks.spawn("follows the directory of manifests", async move {
         let mut begun = false;
         let mut had_errors = false;
@@ -282,7 +284,7 @@ pub(super) fn manifests(
         let mut is_held = false;
         while let Some(update) = updates.next().await {
             let (errors, count) = standing::errors(&update.standing);
-            watches.manifest_errors(count);
+            metrics.errors(count);
             status.update(|status| status.manifest_errors = errors);
             log_problems(&update.problems);
             if had_errors && count == 0 {
@@ -319,12 +321,12 @@ pub(super) fn manifests(
 }
 
 /// How many objects of each kind that an agent follows there are.
-fn counts(objects: &Objects) -> [(Kind, usize); 4] {
+fn counts(objects: &Objects) -> [(ObjectKind, usize); 4] {
     [
-        (Kind::Pod, objects.pods.len()),
-        (Kind::Namespace, objects.namespaces.len()),
-        (Kind::NetworkPolicy, objects.policies.len()),
-        (Kind::Node, objects.nodes.len()),
+        (ObjectKind::Pod, objects.pods.len()),
+        (ObjectKind::Namespace, objects.namespaces.len()),
+        (ObjectKind::NetworkPolicy, objects.policies.len()),
+        (ObjectKind::Node, objects.nodes.len()),
     ]
 }
 

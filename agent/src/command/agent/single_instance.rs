@@ -80,7 +80,7 @@ pub(super) async fn claim(status: SharedStatus, tasks: &mut Tasks) -> anyhow::Re
         }
     }
     if let Some(listener) = take_name(lock.is_some()).await? {
-        tasks.spawn("holds the socket of the one agent", serve(listener, status));
+        tasks.spawn("holds the single-agent socket", serve(listener, status));
     }
     Ok(InstanceGuard { _lock: lock })
 }

@@ -1,9 +1,8 @@
 //! What this node's kernel holds, of npc and of Azure NPM.
 
 use anyhow::Context as _;
-use npc_agent::dataplane::backend::{self, Backend};
 use npc_agent::dataplane::iptables::{self, Hook};
-use npc_agent::dataplane::{self, Kernel as _, Linux, azure};
+use npc_agent::dataplane::{self, azure};
 use npc_agent::status::RuleOptions;
 use npc_compiler::azure::Placement;
 use npc_compiler::object::Family;
@@ -11,8 +10,9 @@ use npc_compiler::plan::{Delta, FamilyState, KernelState, SetDelta};
 use npc_compiler::ruleset::layout;
 use serde::Serialize;
 
-use super::options::{self, AgentAnswer};
 use crate::command::input::Input;
+use crate::command::node_kernel::options::{self, AgentAnswer};
+use crate::command::node_kernel::{distance, open};
 
 /// The state of this node's kernel.
 #[derive(Debug, Serialize)]
@@ -108,25 +108,6 @@ impl NodeKernel {
     }
 }
 
-/// The packet filter that holds chains of ours; where none does, the one that
-/// an agent would take.
-pub(in crate::command) fn open() -> Result<(Linux, KernelState), dataplane::Error> {
-    let mut kernel = Linux::open(None)?;
-    let mut held = kernel.read()?;
-    let is_empty = |held: &KernelState| Family::ALL.iter().all(|family| held.family(*family).chains.is_empty());
-    let others = Backend::ALL.into_iter().filter(|other| *other != kernel.backend());
-    for other in others.filter(|other| backend::is_live(*other, Family::V4)).collect::<Vec<_>>() {
-        if is_empty(&held) {
-            let mut tried = Linux::open(Some(other))?;
-            let found = tried.read()?;
-            if !is_empty(&found) {
-                (kernel, held) = (tried, found);
-            }
-        }
-    }
-    Ok((kernel, held))
-}
-
 fn table(table: &azure::Table) -> AzureTable {
     AzureTable {
         backend: table.backend.to_string(),
@@ -136,15 +117,6 @@ fn table(table: &azure::Table) -> AzureTable {
         behind_npc: table.is_behind_us,
         forward_drops: table.drops_by_default,
     }
-}
-
-/// How many rules, and members and kinds of sets, are in one state and not in the other.
-pub(super) fn distance(one: &KernelState, other: &KernelState) -> usize {
-    let of_family = |family| {
-        let (one, other) = (one.family(family), other.family(family));
-        Delta::between(one, other).size(one)
-    };
-    Family::ALL.into_iter().map(of_family).sum()
 }
 
 /// What differs in these families.

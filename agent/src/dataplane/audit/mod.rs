@@ -87,7 +87,7 @@ pub enum AuditScope {
 pub struct Audit {
     /// What leads, in IPv4, from what was written to what is there.
     pub v4: Delta,
-    /// The same in IPv6.
+    /// What differs in IPv6.
     pub v6: Delta,
     /// Where the jump to our chains is, in the families where it is not first.
     pub hooks: Vec<(Family, Hook)>,
@@ -261,7 +261,7 @@ impl Auditor {
                 }
             }
             let took = now.elapsed();
-            debug!(took = ?rounded(took), "read our chains, to see whether they are as they were written");
+            debug!(took = ?rounded(took), "read npc's chains for the audit");
             let pause = took * SHARE;
             let at_last = now + if is_notified { NOTIFIED.max(pause) } else { pause.clamp(OFTEN, SELDOM) };
             let alert = Some(now + took * (ALERT_SHARE + 1));

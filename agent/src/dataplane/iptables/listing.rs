@@ -10,7 +10,7 @@ use npc_compiler::ruleset::text;
 use super::Error;
 use super::filter_table::{Hook, Jump, Overview};
 
-/// What of a filter table is ours.
+/// npc's part of a filter table.
 #[derive(Debug)]
 pub struct Listing {
     /// Where the jump to our chains stands, or why that is unknown.

@@ -33,7 +33,7 @@ enum Unread {
 }
 
 impl Iptables {
-    /// What of the table is ours.
+    /// npc's part of the table.
     ///
     /// # Errors
     /// If our chains cannot be read.

@@ -44,7 +44,7 @@ pub enum Error {
     Closed,
 }
 
-/// What of a node's network matters to policies.
+/// The parts of a node's network that policies depend on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Network {
     /// The node's addresses with the length of their prefixes: all but

@@ -15,17 +15,17 @@ use tracing::{debug, error, info, warn};
 use self::contention::Contention;
 use self::findings::Findings;
 use super::bridges::UnfilteredBridge;
-use super::drift::{self, Repair};
-use super::obstacle::{self, NodeName};
+use super::drift::Repair;
+use super::obstacle::NodeName;
 use super::pass::Pass;
 use super::ready::ReadyFile;
 use super::settings::Settings;
 use super::sweeps::Passed;
 use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::{self, CutResult, ipset};
-use crate::metrics::{Kind, Metrics};
+use crate::metrics::{DriftKind, Metrics};
 use crate::source::notice::Notice;
-use crate::source::{Change, Locate};
+use crate::source::{Change, Locate, ObjectKind, UnnamedNode};
 use crate::status::{SharedStatus, Spoofable};
 use crate::words::causes::with_causes;
 use crate::words::rounded::rounded;
@@ -108,9 +108,9 @@ pub(super) struct Reporter {
     /// So many lost lines of the log are reported in it.
     lost_lines: u64,
     /// What waits for the kernel, since when, and its namespace if that is known.
-    waiting: Vec<(Kind, Instant, Option<String>)>,
+    waiting: Vec<(ObjectKind, Instant, Option<String>)>,
     /// The kind of each drift that is not repaired yet.
-    unrepaired: Vec<drift::Kind>,
+    unrepaired: Vec<DriftKind>,
     findings: Findings,
     /// Where the objects stand, if they are from files.
     locations: Option<Box<dyn Locate>>,
@@ -166,31 +166,21 @@ impl Reporter {
                 Event::Namespace(namespace) => Some(namespace.name.clone()),
                 event => event.changed_policy().map(|policy| policy.namespace().to_owned()),
             };
-            self.waiting.push((Kind::of(&change.event), since, namespace));
+            self.waiting.push((ObjectKind::of(&change.event), since, namespace));
         }
     }
 
-    /// Whether the objects know this node, and which nodes files name instead.
-    pub(super) fn node_name_is(&mut self, now: NodeName, others: &BTreeSet<String>) {
+    /// Whether the objects know this node, and the words of the source if they do not.
+    pub(super) fn node_name_is(&mut self, now: NodeName, words: Option<&UnnamedNode>) {
         let was = std::mem::replace(&mut self.node_name, now);
-        match now {
-            NodeName::Missing if was == NodeName::Known => {
-                let why = obstacle::missing(&self.node, others);
-                self.not_ready(&why);
-                error!("{why}");
-                self.logged = Some(why);
+        match (now, words) {
+            (NodeName::Missing, Some(words)) if was == NodeName::Known => {
+                self.not_ready(&words.obstacle);
+                error!("{}", words.obstacle);
+                self.logged = Some(words.obstacle.clone());
             }
-            // In files without Nodes, the last pod of this node has gone.
-            NodeName::Gone if was == NodeName::Known && !others.is_empty() => {
-                warn!(node = self.node, "no object names this node now; npc keeps enforcing the policies of its pods");
-            }
-            NodeName::Gone if was == NodeName::Known => {
-                warn!(
-                    node = self.node,
-                    "the cluster has no Node of this name now; npc keeps enforcing the policies of its pods"
-                );
-            }
-            NodeName::Known if was == NodeName::Gone => {
+            (NodeName::Gone, Some(words)) if was == NodeName::Known => warn!(node = self.node, "{}", words.gone),
+            (NodeName::Known, _) if was == NodeName::Gone => {
                 info!(node = self.node, "the objects name this node again");
             }
             _ => {}
@@ -324,7 +314,7 @@ impl Reporter {
         self.status.changed();
         if let Ok(Some(writes)) = &repair.repaired {
             self.repaired();
-            let writes = match (repair.count(drift::Kind::Hook), writes.is_nothing()) {
+            let writes = match (repair.count(DriftKind::Hook), writes.is_nothing()) {
                 (0, _) => writes.to_string(),
                 (hooks, true) => hooks_restored(hooks),
                 (hooks, false) => format!("{}, {writes}", hooks_restored(hooks)),

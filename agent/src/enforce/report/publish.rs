@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
+use jiff::Timestamp;
 use npc_compiler::engine::Contested;
 use npc_compiler::policy::finding::Finding;
 

@@ -84,7 +84,7 @@ impl Updates {
 ///
 /// If the kernel gives no thread.
 pub fn follow(root: PathBuf, options: ReadOptions) -> io::Result<Updates> {
-    let (follower, updates) = Follower::new(root, options)?;
+    let (follower, updates) = DirectoryFollower::new(root, options)?;
     thread::Builder::new().name("npc-manifests".to_owned()).spawn(move || follower.run())?;
     Ok(updates)
 }
@@ -98,7 +98,7 @@ pub fn is_empty(root: &Path) -> io::Result<bool> {
     Ok(listing.files.is_empty() && listing.unlisted.is_empty())
 }
 
-struct Follower {
+struct DirectoryFollower {
     root: PathBuf,
     /// The watches name absolute paths; people see the path they gave.
     absolute: PathBuf,
@@ -116,7 +116,7 @@ struct Follower {
 /// The updates were dropped.
 struct Stopped;
 
-impl Follower {
+impl DirectoryFollower {
     fn new(root: PathBuf, options: ReadOptions) -> io::Result<(Self, Updates)> {
         let absolute = std::path::absolute(&root)?;
         let (alive, kept) = io::pipe()?;

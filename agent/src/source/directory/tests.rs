@@ -356,10 +356,10 @@ async fn a_file_that_is_empty_all_of_a_sudden_keeps_its_objects() {
 fn a_file_with_a_writer_is_not_read_until_patience_ends() {
     let temporary = tempfile::tempdir().unwrap();
     let root = temporary.path().canonicalize().unwrap();
-    let (mut follower, updates) = Follower::new(root.clone(), ReadOptions::default()).unwrap();
+    let (mut follower, updates) = DirectoryFollower::new(root.clone(), ReadOptions::default()).unwrap();
     let file = root.join("a.yaml");
     fs::write(&file, pod("a", "1")).unwrap();
-    let look = |follower: &Follower| {
+    let look = |follower: &DirectoryFollower| {
         let open = follower.open.keys().map(PathBuf::as_path).collect();
         let reading = DirectoryContents::of(&root, &open, Duration::ZERO);
         (reading.is_changing, matches!(reading.files.unwrap()[&file], read::ReadFile::Busy))
@@ -409,7 +409,7 @@ fn a_file_that_changed_just_now_is_not_read() {
 fn dropping_the_updates_ends_the_thread() {
     let temporary = tempfile::tempdir().unwrap();
     two(&temporary.path().join("d"));
-    let (follower, updates) = Follower::new(temporary.path().join("d"), ReadOptions::default()).unwrap();
+    let (follower, updates) = DirectoryFollower::new(temporary.path().join("d"), ReadOptions::default()).unwrap();
     let thread = thread::spawn(move || follower.run());
     drop(updates);
     thread.join().unwrap();

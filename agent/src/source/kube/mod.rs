@@ -63,7 +63,8 @@ use self::watch::reread::{Wanted, read_again};
 use self::watch::{Common, Lister};
 use super::Changes;
 use super::held::Times;
-use crate::metrics::{Kind, Watches};
+use crate::source::ObjectKind;
+use crate::source::watch_metrics::Watches;
 use crate::status::SharedStatus;
 use crate::words::rounded::rounded;
 
@@ -116,7 +117,7 @@ enum WatchReport {
     Namespace(ObjectEvent<Trimmed<object::Namespace>>),
     Policy(ObjectEvent<object::NetworkPolicy>),
     Node(ObjectEvent<Vec<IpNetwork>>),
-    Failed(Kind, Failure),
+    Failed(ObjectKind, Failure),
     PodAgain(Item<Trimmed<object::Pod>>),
     NamespaceAgain(Item<Trimmed<object::Namespace>>),
     PolicyAgain(Item<object::NetworkPolicy>),
@@ -149,15 +150,19 @@ pub async fn follow<T>(
     };
     // They end with this set.
     let mut listers = JoinSet::new();
-    let asked: [Arc<Notify>; Kind::ALL.len()] = Default::default();
-    let asks = |kind: Kind| Arc::clone(&asked[kind as usize]);
-    let node = Lister::<Node>::new(&common, Kind::Node, WatchReport::Node, asks(Kind::Node));
+    let asked: [Arc<Notify>; ObjectKind::ALL.len()] = Default::default();
+    let asks = |kind: ObjectKind| Arc::clone(&asked[kind as usize]);
+    let node = Lister::<Node>::new(&common, ObjectKind::Node, WatchReport::Node, asks(ObjectKind::Node));
     listers.spawn(node.of_one(&settings.node).run());
-    let policy = Lister::<Policy>::new(&common, Kind::NetworkPolicy, WatchReport::Policy, asks(Kind::NetworkPolicy));
+    let policy =
+        Lister::<Policy>::new(&common, ObjectKind::NetworkPolicy, WatchReport::Policy, asks(ObjectKind::NetworkPolicy));
     listers.spawn(policy.run());
-    let namespace = Lister::<Namespace>::new(&common, Kind::Namespace, WatchReport::Namespace, asks(Kind::Namespace));
+    let namespace =
+        Lister::<Namespace>::new(&common, ObjectKind::Namespace, WatchReport::Namespace, asks(ObjectKind::Namespace));
     listers.spawn(namespace.after_policies().run());
-    listers.spawn(Lister::<Pod>::new(&common, Kind::Pod, WatchReport::Pod, asks(Kind::Pod)).after_policies().run());
+    listers.spawn(
+        Lister::<Pod>::new(&common, ObjectKind::Pod, WatchReport::Pod, asks(ObjectKind::Pod)).after_policies().run(),
+    );
     listers.spawn(read_again(common, wanted.clone()));
     let mut follower = Follower::new(&settings, watches, named, wanted);
     loop {

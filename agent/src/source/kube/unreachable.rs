@@ -27,7 +27,7 @@ fn with_causes(error: &(dyn Error + 'static)) -> String {
     texts.join(": ")
 }
 
-/// The same of an error with its causes as text.
+/// Why the API server cannot be reached, by the text of an error with its causes.
 fn plain(text: &str) -> Option<String> {
     if is_of_proxy(text) {
         let (_, cause) = text.rsplit_once(": ").unwrap_or(("", text));

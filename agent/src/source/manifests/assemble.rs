@@ -120,7 +120,7 @@ fn duplicate(earlier: &ParsedObject, later: &ParsedObject) -> Problem {
     }
 }
 
-/// The same of policies, with its place.
+/// A policy that does not count, because a later one has the same name, with its place.
 fn replaced(earlier: ParsedObject) -> Option<ReplacedPolicy> {
     let ManifestObject::Policy(policy) = earlier.body else { return None };
     let place = Location { file: earlier.file, span: earlier.node.span, exact: true };

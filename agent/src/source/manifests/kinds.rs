@@ -248,7 +248,7 @@ pub(super) fn read(
     Ok(Decoded { namespace, name, owner, workload_labels, ordinals, body })
 }
 
-/// Whom a policy selects, if its podSelector can be read, whatever is wrong with the rest of it.
+/// A policy's pod selector, if it can be read, even if the rest cannot.
 pub(super) fn subject(node: &YamlNode) -> Option<Selector> {
     let mut notes = Notes::default();
     let selector: Option<LabelSelector> = field(node, &["spec", "podSelector"], &mut notes).ok()?;

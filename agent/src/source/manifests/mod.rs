@@ -32,9 +32,11 @@
 mod annotations;
 mod assemble;
 mod decode;
+mod decode_text;
 mod documents;
 mod field;
 mod files;
+mod fix_fields;
 mod foreign;
 mod json;
 mod kept_fields;
@@ -148,7 +150,7 @@ pub struct Loaded {
     pub unread: Vec<Unread>,
     /// Policies that do not count, because a later one has the same name.
     pub replaced: Vec<ReplacedPolicy>,
-    /// Whom policies select of which all else could not be read.
+    /// The pod selectors of policies of which only the selector could be read.
     pub unread_subjects: BTreeMap<ObjectRef, Option<Selector>>,
 }
 

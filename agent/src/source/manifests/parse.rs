@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::annotations::{self, Wrong};
 use super::decode::{Notes, TypeMismatch};
+use super::decode_text::{NotText, decode_text};
 use super::documents::Documents;
-use super::field::{shared_text_of, span_of};
+use super::field::span_of;
 use super::files;
+use super::fix_fields::{LABELS, fix_fields};
 use super::foreign::{self, DocumentFault, Features, Unfinished};
 use super::json;
 use super::kinds::{self, DocumentKind};
@@ -37,16 +39,9 @@ pub(in crate::source) fn parse(file: &Arc<str>, bytes: Vec<u8>, default_namespac
 
 /// Reads a file, and counts its objects meanwhile.
 pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: &str, count: &AtomicUsize) -> Parsed {
-    let text = String::from_utf8(bytes);
     let mut reader = DocumentReader::new(file, default_namespace, count);
-    match text {
+    match decode_text(bytes) {
         Ok(text) => {
-            // Editors and shells that join files leave marks of byte order inside. The first one
-            // has no column.
-            let text = if text.starts_with('\u{feff}') { text['\u{feff}'.len_utf8()..].to_owned() } else { text };
-            let text = if text.contains("\n\u{feff}") { text.replace("\n\u{feff}", "\n") } else { text };
-            // This copies the text, so it comes before there are objects beside it.
-            let text: Arc<str> = text.into();
             let mut each = |document| match document {
                 Ok(node) => reader.document(node, None, 0),
                 Err(fault) => reader.fault(&fault),
@@ -59,28 +54,14 @@ pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: 
             }
             reader.parsed.text = text;
         }
-        Err(error) => {
-            let (valid, broken) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
-            let (span, byte) = (behind(valid), broken.first().copied().unwrap_or_default());
-            let message = format!("not UTF-8 text: the byte 0x{byte:02x}");
-            // As UTF-16, a text has a null beside each of its letters.
-            let letters: Vec<u8> = error.as_bytes().iter().copied().filter(|byte| *byte != 0).collect();
-            if ["apiVersion", "kind"].iter().all(|key| memchr::memmem::find(&letters, key.as_bytes()).is_none()) {
+        Err(NotText { span, message, names_types }) => {
+            if !names_types {
                 reader.faults.push((reader.parsed.problems.len(), DocumentFault::NoObject));
             }
             reader.problem(ProblemCode::DocumentUnreadable, span, None, "", message, "save the file as UTF-8");
         }
     }
     reader.finish()
-}
-
-/// The place just behind a text.
-fn behind(text: &[u8]) -> Span {
-    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let line = text.split(|byte| *byte == b'\n').count();
-    let last = text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    let at = TextPosition { line: number(line), column: number(String::from_utf8_lossy(last).chars().count() + 1) };
-    Span { start: at, end: at }
 }
 
 pub(super) struct DocumentReader<'a> {
@@ -98,54 +79,6 @@ struct TypeMeta {
     api_version: String,
     kind: String,
 }
-
-/// Of an object only what a change of it needs: the labels of a workload itself, which its pods do
-/// not have, what it selects, how it replaces its pods, its template where that has no labels or shares them by a YAML
-/// anchor, the ports, pods and traffic policies of a Service, and that an object has no name of its own.
-fn needed(kind: DocumentKind, mut node: YamlNode) -> YamlNode {
-    let has = |key| node.at(&["metadata", key]).and_then(YamlNode::text).is_some_and(|text| !text.is_empty());
-    let is_workload = matches!(kind, DocumentKind::Workload | DocumentKind::CronJob);
-    let is_unnamed = !has("name") && has("generateName");
-    // A change that gives labels to a template without any depends on whether it has metadata.
-    let keeps_template = is_workload && {
-        let (template, path) = match node.at(&["spec", "template"]) {
-            Some(template) => (Some(template), LABELS[1]),
-            None => (node.at(&["spec", "jobTemplate", "spec", "template"]), LABELS[2]),
-        };
-        let labels = template.and_then(|template| template.at(&["metadata", "labels"]));
-        let has_labels =
-            labels.is_some_and(|of| matches!(&of.resolved().value, Value::Map(labels) if !labels.is_empty()));
-        !has_labels || shared_text_of(&node, path).is_some()
-    };
-    let Value::Map(entries) = &mut node.value else {
-        return YamlNode { span: node.span, value: Value::Map(Vec::new()) };
-    };
-    let kept = |field: &str, key: &str| match (field, key) {
-        ("metadata", "labels") | ("spec", "paused" | "updateStrategy") => is_workload,
-        ("metadata", "generateName") => is_unnamed,
-        ("spec", "template" | "jobTemplate") => keeps_template,
-        ("spec", "selector") if is_workload => true,
-        // The port whose targetPort may be wrong, and what may lead nowhere.
-        (
-            "spec",
-            "ports" | "selector" | "loadBalancerSourceRanges" | "externalTrafficPolicy" | "internalTrafficPolicy",
-        ) => kind == DocumentKind::Service,
-        _ => false,
-    };
-    entries.retain_mut(|field| match &mut field.node.value {
-        Value::Map(entries) => {
-            entries.retain(|entry| kept(&field.key, &entry.key));
-            entries.shrink_to_fit();
-            !entries.is_empty()
-        }
-        _ => false,
-    });
-    node
-}
-
-/// Where an object has labels that decide: its own, and those of the pods that it makes.
-const LABELS: [&str; 3] =
-    ["metadata.labels", "spec.template.metadata.labels", "spec.jobTemplate.spec.template.metadata.labels"];
 
 impl<'a> DocumentReader<'a> {
     pub(super) fn new(file: &Arc<str>, default_namespace: &'a str, count: &'a AtomicUsize) -> Self {
@@ -466,7 +399,7 @@ impl DocumentReader<'_> {
                 let is_needed = kind == DocumentKind::Policy;
                 let namespace = node.at(&["metadata", "namespace"]).filter(|of| !of.is_null()).and_then(YamlNode::text);
                 let has_namespace = kind.is_cluster_scoped() || namespace.is_some_and(|name| !name.is_empty());
-                let node = if is_needed { node } else { needed(kind, node) };
+                let node = if is_needed { node } else { fix_fields(kind, node) };
                 self.parsed.items.push(ParsedObject {
                     object,
                     file: Arc::clone(&self.parsed.file),

@@ -29,7 +29,7 @@ pub(in crate::source) struct Parsed {
     pub(super) pod_makers: BTreeSet<String>,
     /// The objects that were passed over and whose controllers make pods.
     pub(super) pod_making: BTreeSet<ObjectRef>,
-    /// Whom policies select of which something else could not be read.
+    /// The pod selectors of policies that could be read only in part.
     pub(super) unread_subjects: Vec<(ObjectRef, Option<Selector>)>,
     /// The kinds of the objects that its Templates of OpenShift make, if it has any; none for an object of
     /// any kind.

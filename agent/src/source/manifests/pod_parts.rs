@@ -10,7 +10,7 @@ use super::span::Span;
 use super::tree::{MappingEntry, Value, YamlNode};
 
 /// A pod template inside an object.
-pub(super) struct Part<'n> {
+pub(super) struct PodPart<'n> {
     /// How the object calls it, as in the names of pods: `worker`.
     name: String,
     template: &'n YamlNode,
@@ -19,7 +19,7 @@ pub(super) struct Part<'n> {
 }
 
 /// The pod templates of an object of another project, wherever they stand in its spec.
-pub(super) fn parts<'n>(api_version: &str, kind: &str, node: &'n YamlNode) -> Vec<Part<'n>> {
+pub(super) fn parts<'n>(api_version: &str, kind: &str, node: &'n YamlNode) -> Vec<PodPart<'n>> {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     let mut parts = Vec::new();
     if let Some(spec) = node.get("spec").filter(|_| !has_templates_only(api_version, kind)) {
@@ -38,7 +38,7 @@ pub(super) fn parts<'n>(api_version: &str, kind: &str, node: &'n YamlNode) -> Ve
 }
 
 /// Adds the pod templates below a node, which the nearest field or item with a name of its own calls `called`.
-fn collect<'n>(node: &'n YamlNode, called: &str, is_known: bool, parts: &mut Vec<Part<'n>>) {
+fn collect<'n>(node: &'n YamlNode, called: &str, is_known: bool, parts: &mut Vec<PodPart<'n>>) {
     match &node.resolved().value {
         // An object inside another one is an object of its own, which something else may make.
         Value::Map(_) if node.get("apiVersion").is_some() && node.get("kind").is_some() => {}
@@ -47,7 +47,7 @@ fn collect<'n>(node: &'n YamlNode, called: &str, is_known: bool, parts: &mut Vec
                 let own = own_name(key);
                 let name = if own.is_empty() { called } else { &own };
                 if is_template(key, is_known) && has_containers(child) {
-                    parts.push(Part { name: name.to_owned(), template: child, replicas: node.get("replicas") });
+                    parts.push(PodPart { name: name.to_owned(), template: child, replicas: node.get("replicas") });
                 } else {
                     collect(child, name, is_known, parts);
                 }
@@ -103,9 +103,9 @@ fn own_name(key: &str) -> String {
 
 /// An object for each part, as if the object had made a workload for it: with a template where Kubernetes' own
 /// have it, and the object as its owner. None where the object has no name to call them by.
-pub(super) fn objects(kind: &str, node: &YamlNode, parts: &[Part<'_>]) -> Option<Vec<YamlNode>> {
+pub(super) fn objects(kind: &str, node: &YamlNode, parts: &[PodPart<'_>]) -> Option<Vec<YamlNode>> {
     let name = node.at(&["metadata", "name"]).and_then(YamlNode::text).filter(|name| !name.is_empty())?;
-    let one = |part: &Part<'_>| {
+    let one = |part: &PodPart<'_>| {
         let at = part.template.span;
         // One template alone makes the pods of the object.
         let name_of_part = if parts.len() == 1 { name.to_owned() } else { format!("{name}-{}", part.name) };

@@ -73,7 +73,7 @@ impl Seen {
                 Event::Node(_) | Event::NodeGone(_) => {}
             }
         }
-        self.is_node = changes.is_node.or(self.is_node);
+        self.is_node = changes.own_node.map(|node| node.is_named()).or(self.is_node);
         self.is_complete |= !changes.is_part;
     }
 }

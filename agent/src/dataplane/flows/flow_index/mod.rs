@@ -85,10 +85,10 @@ pub struct IndexLookup {
 
 /// The index of one network namespace.
 #[derive(Debug, Default)]
-pub(in super::super) struct Index(Mutex<State>);
+pub(in super::super) struct Index(Mutex<IndexState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct IndexState {
     /// For questions; renewals have their own.
     socket: Option<Socket>,
     /// The networks of the last renewal of everything, whatever came of it.
@@ -135,12 +135,12 @@ impl Index {
         self.state().is_unsupported
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, IndexState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl IndexState {
     fn without_flows(&mut self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Result<BTreeSet<IpAddr>, Error> {
         let Some(whole) = self.whole.as_mut().filter(|whole| whole.epoch == epoch) else {
             return Ok(BTreeSet::new());
@@ -177,7 +177,7 @@ impl Whole {
     fn holds(&mut self, socket: &mut Socket) -> Result<bool, Error> {
         let generation = socket.generation()?;
         if generation != self.generation {
-            if table::read(socket, &self.domain)? != table::ActualTable::Sound(self.identity.clone()) {
+            if table::read(socket, &self.domain)? != table::ActualIndexTable::Sound(self.identity.clone()) {
                 return Ok(false);
             }
             self.generation = generation;

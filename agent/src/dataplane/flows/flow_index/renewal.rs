@@ -127,7 +127,7 @@ impl Index {
     fn make(&self, socket: &mut Socket, domain: &[IpNetwork]) -> Result<table::TableHandles, Error> {
         let found = table::read(socket, domain)?;
         let known = self.state().whole.as_ref().map(|whole| whole.identity.clone());
-        if let table::ActualTable::Sound(identity) = found {
+        if let table::ActualIndexTable::Sound(identity) = found {
             if known.is_some_and(|known| known != identity) {
                 self.state().whole = None;
             }
@@ -141,7 +141,7 @@ impl Index {
             made => made?,
         }
         for _ in 0..2 {
-            if let table::ActualTable::Sound(identity) = table::read(socket, domain)? {
+            if let table::ActualIndexTable::Sound(identity) = table::read(socket, domain)? {
                 debug!(?domain, was = ?found, "wrote the table inet npc");
                 return Ok(identity);
             }

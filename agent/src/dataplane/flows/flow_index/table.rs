@@ -29,7 +29,7 @@ pub(super) type TableHandles = Vec<u64>;
 
 /// What the kernel has under the table's name.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum ActualTable {
+pub(super) enum ActualIndexTable {
     /// No table.
     Absent,
     /// The table for a domain.
@@ -39,29 +39,29 @@ pub(super) enum ActualTable {
 }
 
 /// Reads it. A change while it is read shows in the next generation.
-pub(super) fn read(socket: &mut Socket, domain: &[IpNetwork]) -> Result<ActualTable, Error> {
+pub(super) fn read(socket: &mut Socket, domain: &[IpNetwork]) -> Result<ActualIndexTable, Error> {
     match read_parts(socket, domain) {
-        Err(error) if error.is_absent() => Ok(ActualTable::Absent),
+        Err(error) if error.is_absent() => Ok(ActualIndexTable::Absent),
         read => read,
     }
 }
 
-fn read_parts(socket: &mut Socket, domain: &[IpNetwork]) -> Result<ActualTable, Error> {
-    let Some(head) = OWN.head(socket)? else { return Ok(ActualTable::Absent) };
-    let (0, Some(handle)) = (head.flags, head.handle) else { return Ok(ActualTable::Other) };
+fn read_parts(socket: &mut Socket, domain: &[IpNetwork]) -> Result<ActualIndexTable, Error> {
+    let Some(head) = OWN.head(socket)? else { return Ok(ActualIndexTable::Absent) };
+    let (0, Some(handle)) = (head.flags, head.handle) else { return Ok(ActualIndexTable::Other) };
     let mut identity = vec![handle];
     if !OWN.has_chains(socket, CHAINS.into_iter().map(made))? {
-        return Ok(ActualTable::Other);
+        return Ok(ActualIndexTable::Other);
     }
-    let Some(sets) = OWN.sets(socket, &FlowIndexSet::ALL.map(as_own))? else { return Ok(ActualTable::Other) };
+    let Some(sets) = OWN.sets(socket, &FlowIndexSet::ALL.map(as_own))? else { return Ok(ActualIndexTable::Other) };
     identity.extend(sets);
     let rules = rules::rules(domain);
     for (name, _) in CHAINS {
         let wanted = rules.iter().filter(|(chain, _)| *chain == name).map(|(_, rule)| rule);
-        let Some(handles) = OWN.rules(socket, name, wanted)? else { return Ok(ActualTable::Other) };
+        let Some(handles) = OWN.rules(socket, name, wanted)? else { return Ok(ActualIndexTable::Other) };
         identity.extend(handles);
     }
-    Ok(ActualTable::Sound(identity))
+    Ok(ActualIndexTable::Sound(identity))
 }
 
 /// A chain as it is made.

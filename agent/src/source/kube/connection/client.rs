@@ -28,8 +28,9 @@ use tower::{BoxError, service_fn};
 
 use super::kubeconfig::{Error, KubeconfigFiles, configuration};
 use super::limits::RequestLimits;
-use crate::metrics::{Kind, Watches};
+use crate::source::ObjectKind;
 use crate::source::kube::objects::slim;
+use crate::source::watch_metrics::Watches;
 
 /// How long an answer may take to begin or to go on.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
@@ -203,15 +204,15 @@ fn too_long() -> BoxError {
 }
 
 /// The kind that a list or a watch is of; none where it is one object.
-fn listed_kind(path: &str) -> Option<Kind> {
+fn listed_kind(path: &str) -> Option<ObjectKind> {
     fn lists<K: Resource<DynamicType = ()>>(path: &str) -> bool {
         path == K::url_path(&(), None)
     }
     let kinds = [
-        (Kind::Pod, lists::<slim::Pod> as fn(&str) -> bool),
-        (Kind::Namespace, lists::<slim::Namespace>),
-        (Kind::NetworkPolicy, lists::<slim::Policy>),
-        (Kind::Node, lists::<slim::Node>),
+        (ObjectKind::Pod, lists::<slim::Pod> as fn(&str) -> bool),
+        (ObjectKind::Namespace, lists::<slim::Namespace>),
+        (ObjectKind::NetworkPolicy, lists::<slim::Policy>),
+        (ObjectKind::Node, lists::<slim::Node>),
     ];
     kinds.into_iter().find(|(_, lists)| lists(path)).map(|(kind, _)| kind)
 }
@@ -219,7 +220,7 @@ fn listed_kind(path: &str) -> Option<Kind> {
 /// The body of an answer, whose pieces are noted.
 struct Noted {
     body: Body,
-    of: Option<(Kind, Watches)>,
+    of: Option<(ObjectKind, Watches)>,
     /// How many bytes may still come, if there is a bound.
     left: Option<usize>,
 }
@@ -322,10 +323,10 @@ mod tests {
     #[test]
     fn lists_and_watches_are_recognised_by_their_paths() {
         for (path, kind) in [
-            ("/api/v1/pods", Some(Kind::Pod)),
-            ("/api/v1/namespaces", Some(Kind::Namespace)),
-            ("/apis/networking.k8s.io/v1/networkpolicies", Some(Kind::NetworkPolicy)),
-            ("/api/v1/nodes", Some(Kind::Node)),
+            ("/api/v1/pods", Some(ObjectKind::Pod)),
+            ("/api/v1/namespaces", Some(ObjectKind::Namespace)),
+            ("/apis/networking.k8s.io/v1/networkpolicies", Some(ObjectKind::NetworkPolicy)),
+            ("/api/v1/nodes", Some(ObjectKind::Node)),
             ("/api/v1/nodes/node-1", None),
             ("/version", None),
         ] {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::{HeaderMap, RETRY_AFTER};
 use tokio::time::{self, Instant};
 
-use crate::metrics::Kind;
+use crate::source::ObjectKind;
 
 /// How many requests may be sent at once, after a time without any. A list of 50,000
 /// objects takes 100.
@@ -29,7 +29,7 @@ struct State {
     rate: Rate,
     /// Before these times no request about a kind is sent, and none about anything
     /// else.
-    not_before: [Option<Instant>; Kind::ALL.len() + 1],
+    not_before: [Option<Instant>; ObjectKind::ALL.len() + 1],
 }
 
 /// A bound on the rate of requests: the generic cell rate algorithm.
@@ -54,7 +54,7 @@ impl RequestLimits {
     }
 
     /// Waits until a request about a kind, or about something else, may be sent.
-    pub(in super::super) async fn wait(&self, kind: Option<Kind>) {
+    pub(in super::super) async fn wait(&self, kind: Option<ObjectKind>) {
         let named = self.not_before(kind);
         let wait = self.state().rate.take(Instant::now());
         if let Some(until) = named {
@@ -64,12 +64,12 @@ impl RequestLimits {
     }
 
     /// The time that the server named for a kind, if it is still to come.
-    pub(in super::super) fn not_before(&self, kind: Option<Kind>) -> Option<Instant> {
+    pub(in super::super) fn not_before(&self, kind: Option<ObjectKind>) -> Option<Instant> {
         self.state().not_before[index(kind)].filter(|until| *until > Instant::now())
     }
 
     /// Notes the time that an answer names, if it names one.
-    pub(in super::super) fn answered(&self, kind: Option<Kind>, headers: &HeaderMap) {
+    pub(in super::super) fn answered(&self, kind: Option<ObjectKind>, headers: &HeaderMap) {
         let Some(seconds) = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok()) else {
             return;
         };
@@ -79,8 +79,8 @@ impl RequestLimits {
     }
 }
 
-fn index(kind: Option<Kind>) -> usize {
-    kind.map_or(Kind::ALL.len(), |kind| kind as usize)
+fn index(kind: Option<ObjectKind>) -> usize {
+    kind.map_or(ObjectKind::ALL.len(), |kind| kind as usize)
 }
 
 #[cfg(test)]
@@ -101,16 +101,16 @@ mod tests {
     async fn the_time_that_a_server_names_is_of_one_kind_and_bounded() {
         let limits = RequestLimits::default();
         let answer = |seconds: &str| HeaderMap::from_iter([(RETRY_AFTER, seconds.parse().expect("a value"))]);
-        limits.answered(Some(Kind::Pod), &answer("7"));
-        let until = limits.not_before(Some(Kind::Pod)).expect("a time") - Instant::now();
+        limits.answered(Some(ObjectKind::Pod), &answer("7"));
+        let until = limits.not_before(Some(ObjectKind::Pod)).expect("a time") - Instant::now();
         assert!(Duration::from_secs(7) <= until && until < Duration::from_secs(9), "{until:?}");
-        assert_eq!((limits.not_before(Some(Kind::Node)), limits.not_before(None)), (None, None));
+        assert_eq!((limits.not_before(Some(ObjectKind::Node)), limits.not_before(None)), (None, None));
         for seconds in ["86400", "18446744073709551615"] {
             limits.answered(None, &answer(seconds));
             assert!(limits.not_before(None).expect("a time") - Instant::now() < LONGEST * 2);
         }
-        limits.answered(Some(Kind::Node), &answer("Wed, 21 Oct 2026 07:28:00 GMT"));
-        limits.answered(Some(Kind::Node), &HeaderMap::new());
-        assert_eq!(limits.not_before(Some(Kind::Node)), None);
+        limits.answered(Some(ObjectKind::Node), &answer("Wed, 21 Oct 2026 07:28:00 GMT"));
+        limits.answered(Some(ObjectKind::Node), &HeaderMap::new());
+        assert_eq!(limits.not_before(Some(ObjectKind::Node)), None);
     }
 }

@@ -1,4 +1,4 @@
-//! When a watch may begin again, and which watch looks for an API server that is away.
+//! When a watch may begin again, and which watch probes an API server that does not answer.
 
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ impl Reach {
         let _ = state.wait_for(|state| state.returns > before).await;
     }
 
-    /// Whether the probe looks for the API server now.
+    /// Whether a watch probes the API server now, because it does not answer.
     pub(in super::super) fn is_probing(&self) -> bool {
         self.0.borrow().is_away
     }

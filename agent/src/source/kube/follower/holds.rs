@@ -1,13 +1,13 @@
 //! Removals that are held back: when lists are asked for because of them, and when they
 //! are believed.
 
-use k8s_openapi::jiff::Timestamp;
+use jiff::Timestamp;
 use npc_compiler::engine;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Cluster, Follower, LONGEST};
-use crate::metrics::Kind;
+use crate::source::ObjectKind;
 use crate::source::held::Times;
 use crate::source::kube::follower::known::{Shown, SmallKey};
 use crate::status::HeldRemovals;
@@ -23,14 +23,15 @@ impl Follower {
             return;
         }
         let moment = |kind| self.trust(kind).moment;
-        let [pod, namespace, policy, node] = [Kind::Pod, Kind::Namespace, Kind::NetworkPolicy, Kind::Node].map(moment);
+        let [pod, namespace, policy, node] =
+            [ObjectKind::Pod, ObjectKind::Namespace, ObjectKind::NetworkPolicy, ObjectKind::Node].map(moment);
         let Cluster { pods, namespaces, policies, nodes } = &mut self.known;
         pods.restart_hold(pod);
         namespaces.restart_hold(namespace);
         policies.restart_hold(policy);
         nodes.restart_hold(node);
         self.start.restart(policy);
-        for kind in Kind::ALL.into_iter().filter(|kind| self.held(*kind) > 0).collect::<Vec<_>>() {
+        for kind in ObjectKind::ALL.into_iter().filter(|kind| self.held(*kind) > 0).collect::<Vec<_>>() {
             self.asks[kind as usize] = (Some(self.soon()), 0);
         }
     }
@@ -41,7 +42,7 @@ impl Follower {
     }
 
     /// Asks for another list of a kind, later and later.
-    pub(super) fn ask_again(&mut self, kind: Kind) {
+    pub(super) fn ask_again(&mut self, kind: ObjectKind) {
         let confirm_after = self.times.confirm_after;
         let (_, asked) = self.asks[kind as usize];
         let wait = (confirm_after * 2_u32.saturating_pow(asked.min(16))).min(LONGEST.max(confirm_after));
@@ -50,7 +51,7 @@ impl Follower {
     }
 
     /// Says and counts what a list does to the removals that are held back.
-    pub(super) fn doubted<K>(&mut self, kind: Kind, shown: &Shown<K>, left: usize, known: usize) {
+    pub(super) fn doubted<K>(&mut self, kind: ObjectKind, shown: &Shown<K>, left: usize, known: usize) {
         let (kind_name, Times { confirm_after, at_most }) = (kind.as_str(), self.times);
         if shown.held > 0 {
             warn!(
@@ -73,7 +74,7 @@ impl Follower {
         let (_, asked) = self.asks[kind as usize];
         if asked == 0 || !self.is_own_cluster() {
             let soon = self.soon();
-            for other in [Kind::Node, Kind::Namespace] {
+            for other in [ObjectKind::Node, ObjectKind::Namespace] {
                 if other != kind {
                     self.asks[other as usize].0.get_or_insert(soon);
                 }
@@ -89,14 +90,14 @@ impl Follower {
     }
 
     /// Counts what is held of a kind, if it is another number than before.
-    pub(super) fn is_held(&mut self, kind: Kind, before: usize) {
+    pub(super) fn is_held(&mut self, kind: ObjectKind, before: usize) {
         let held = self.held(kind);
         if held != before {
             self.watches.held(kind, held);
             self.write_status();
         }
         if held == 0 && before > 0 {
-            if kind != Kind::Namespace || self.identity.is_first() {
+            if kind != ObjectKind::Namespace || self.identity.is_first() {
                 self.asks[kind as usize] = (None, 0);
             }
             info!(kind = kind.as_str(), "no removals held");
@@ -106,7 +107,7 @@ impl Follower {
     /// Writes into the agent's status what is held back.
     fn write_status(&self) {
         let Some(status) = &self.status else { return };
-        let held = Kind::ALL.map(|kind| (kind, self.held(kind)));
+        let held = ObjectKind::ALL.map(|kind| (kind, self.held(kind)));
         status.update(|status| {
             let before = std::mem::take(&mut status.held_removals);
             status.held_removals = held
@@ -122,21 +123,21 @@ impl Follower {
         });
     }
 
-    pub(super) fn held(&self, kind: Kind) -> usize {
+    pub(super) fn held(&self, kind: ObjectKind) -> usize {
         match kind {
-            Kind::Pod => self.known.pods.held(),
-            Kind::Namespace => self.known.namespaces.held(),
-            Kind::NetworkPolicy => self.known.policies.held() + usize::from(self.start.is_doubted()),
-            Kind::Node => self.known.nodes.held(),
+            ObjectKind::Pod => self.known.pods.held(),
+            ObjectKind::Namespace => self.known.namespaces.held(),
+            ObjectKind::NetworkPolicy => self.known.policies.held() + usize::from(self.start.is_doubted()),
+            ObjectKind::Node => self.known.nodes.held(),
         }
     }
 
     /// Doubts a first list without policies where the kernel isolates pods.
     pub(super) fn doubt_start(&mut self, is_listed: bool) {
-        let before = self.held(Kind::NetworkPolicy);
+        let before = self.held(ObjectKind::NetworkPolicy);
         if self.known.policies.len() > 0 {
             self.start.has_policies();
-        } else if is_listed && self.start.listed_none(self.trust(Kind::NetworkPolicy)) {
+        } else if is_listed && self.start.listed_none(self.trust(ObjectKind::NetworkPolicy)) {
             let Times { confirm_after, at_most } = self.times;
             warn!(
                 confirm_after = ?rounded(confirm_after),
@@ -144,22 +145,22 @@ impl Follower {
                 "the API server's list holds no NetworkPolicy, but the kernel isolates pods; nothing is written until \
                  another list agrees"
             );
-            self.asks[Kind::NetworkPolicy as usize] = (Some(Instant::now() + confirm_after), 1);
+            self.asks[ObjectKind::NetworkPolicy as usize] = (Some(Instant::now() + confirm_after), 1);
         } else if is_listed && self.start.is_doubted() {
-            self.asks[Kind::NetworkPolicy as usize].0 = Some(Instant::now() + self.times.confirm_after);
+            self.asks[ObjectKind::NetworkPolicy as usize].0 = Some(Instant::now() + self.times.confirm_after);
         }
-        self.is_held(Kind::NetworkPolicy, before);
+        self.is_held(ObjectKind::NetworkPolicy, before);
     }
 
     /// When [`Follower::act`] has something to do, if nothing else happens.
     pub(in crate::source::kube) fn due(&self) -> Option<Instant> {
         let Cluster { pods, namespaces, policies, nodes } = &self.known;
         let expires = [
-            pods.expires(self.trust(Kind::Pod)),
-            namespaces.expires(self.trust(Kind::Namespace)),
-            policies.expires(self.trust(Kind::NetworkPolicy)),
-            nodes.expires(self.trust(Kind::Node)),
-            self.start.expires(self.trust(Kind::NetworkPolicy)),
+            pods.expires(self.trust(ObjectKind::Pod)),
+            namespaces.expires(self.trust(ObjectKind::Namespace)),
+            policies.expires(self.trust(ObjectKind::NetworkPolicy)),
+            nodes.expires(self.trust(ObjectKind::Node)),
+            self.start.expires(self.trust(ObjectKind::NetworkPolicy)),
         ];
         let asks = self.asks.iter().map(|(at, _)| *at);
         expires.into_iter().chain(asks).flatten().min()
@@ -167,27 +168,27 @@ impl Follower {
 
     /// Believes what has been held back for the longest time. Answers the kinds that are to be
     /// listed.
-    pub(in crate::source::kube) fn act(&mut self) -> Vec<Kind> {
+    pub(in crate::source::kube) fn act(&mut self) -> Vec<ObjectKind> {
         let now = Instant::now();
-        let before = Kind::ALL.map(|kind| self.held(kind));
-        let pods = self.known.pods.expired(self.trust(Kind::Pod));
+        let before = ObjectKind::ALL.map(|kind| self.held(kind));
+        let pods = self.known.pods.expired(self.trust(ObjectKind::Pod));
         self.missing(pods, |this: &mut Self, key: SmallKey| {
             this.large.pod_gone(&key);
             engine::Event::PodGone(key.into())
         });
-        let namespaces = self.known.namespaces.expired(self.trust(Kind::Namespace));
+        let namespaces = self.known.namespaces.expired(self.trust(ObjectKind::Namespace));
         self.missing(namespaces, |this, name: String| {
             this.large.namespace_gone(&name);
             engine::Event::NamespaceGone(name)
         });
-        let policies = self.known.policies.expired(self.trust(Kind::NetworkPolicy));
+        let policies = self.known.policies.expired(self.trust(ObjectKind::NetworkPolicy));
         self.missing(policies, |this, (namespace, name): (String, String)| {
             let again = this.policies.remove(&namespace, &name);
             this.large.read_again(again);
             engine::Event::PolicyGone(namespace, name)
         });
-        self.start.expire(self.trust(Kind::NetworkPolicy));
-        for (kind, before) in Kind::ALL.into_iter().zip(before) {
+        self.start.expire(self.trust(ObjectKind::NetworkPolicy));
+        for (kind, before) in ObjectKind::ALL.into_iter().zip(before) {
             if self.held(kind) < before {
                 warn!(kind = kind.as_str(), held_for = ?rounded(self.times.at_most), "applied held removals without a second list");
             }
@@ -198,8 +199,8 @@ impl Follower {
                 self.asks[kind as usize].0 = Some(now);
             }
         }
-        let is_due = |kind: &Kind| self.asks[*kind as usize].0.is_some_and(|at| at <= now);
-        let asked: Vec<Kind> = Kind::ALL.into_iter().filter(is_due).collect();
+        let is_due = |kind: &ObjectKind| self.asks[*kind as usize].0.is_some_and(|at| at <= now);
+        let asked: Vec<ObjectKind> = ObjectKind::ALL.into_iter().filter(is_due).collect();
         for kind in &asked {
             self.asks[*kind as usize].0 = None;
         }

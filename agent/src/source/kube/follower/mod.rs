@@ -37,9 +37,10 @@ use super::objects::named::PolicyNames;
 use super::objects::watched::{ObjectEvent, Trimmed};
 use super::watch::reread::{ObjectKey, Wanted};
 use super::{FollowSettings, GATHERED, GATHERED_BYTES, WatchReport, words};
-use crate::metrics::{Kind, Watches};
+use crate::source::ObjectKind;
 use crate::source::held::{DoubtThreshold, Moment, Times, Trust};
-use crate::source::{Change, Changes};
+use crate::source::watch_metrics::Watches;
+use crate::source::{Change, Changes, OwnNode, UnnamedNode};
 use crate::status::SharedStatus;
 
 /// From so many pods on, a list that lacks more than half of them is doubted.
@@ -59,15 +60,17 @@ struct Cluster {
 
 /// What is known of the cluster, and what is to be reported of it.
 pub(super) struct Follower {
+    /// The name of the agent's node.
+    node: String,
     known: Cluster,
     /// Which kinds were listed completely.
-    listed: [bool; Kind::ALL.len()],
+    listed: [bool; ObjectKind::ALL.len()],
     /// Which watches fail, so that the log has it once, and whether because the API server
     /// refuses: that is for the operator to put right, so it is logged whatever failed
     /// before.
-    failing: [Option<bool>; Kind::ALL.len()],
+    failing: [Option<bool>; ObjectKind::ALL.len()],
     /// For how long the API server could have been asked for each kind.
-    clocks: [Clock; Kind::ALL.len()],
+    clocks: [Clock; ObjectKind::ALL.len()],
     pending: Changes,
     /// About how many bytes these take.
     pending_bytes: usize,
@@ -80,7 +83,7 @@ pub(super) struct Follower {
     status: Option<SharedStatus>,
     /// When which kind is to be listed because removals are held back, and how often
     /// that was asked for already.
-    asks: [(Option<Instant>, u32); Kind::ALL.len()],
+    asks: [(Option<Instant>, u32); ObjectKind::ALL.len()],
     /// The lists were of this node's cluster when an event was last taken in.
     was_own_cluster: bool,
     policies: PolicyBudgets,
@@ -122,10 +125,11 @@ enum Tracked<K> {
 impl Follower {
     pub(super) fn new(settings: &FollowSettings, watches: Watches, named: PolicyNames, wanted: Wanted) -> Self {
         Self {
+            node: settings.node.clone(),
             known: Cluster::default(),
-            listed: [false; Kind::ALL.len()],
-            failing: [None; Kind::ALL.len()],
-            clocks: [Clock { until: Duration::ZERO, since: Some(Instant::now()) }; Kind::ALL.len()],
+            listed: [false; ObjectKind::ALL.len()],
+            failing: [None; ObjectKind::ALL.len()],
+            clocks: [Clock { until: Duration::ZERO, since: Some(Instant::now()) }; ObjectKind::ALL.len()],
             pending: Changes::default(),
             pending_bytes: 0,
             reported: false,
@@ -147,11 +151,11 @@ impl Follower {
 
     /// Whether all policies were listed.
     pub(super) fn has_policies(&self) -> bool {
-        self.listed[Kind::NetworkPolicy as usize]
+        self.listed[ObjectKind::NetworkPolicy as usize]
     }
 
     /// What speaks for believing a removal of a kind that a list implies.
-    fn trust(&self, kind: Kind) -> Trust {
+    fn trust(&self, kind: ObjectKind) -> Trust {
         let (now, clock) = (Instant::now(), self.clocks[kind as usize]);
         let moment = Moment { now, answered: clock.read(now) };
         let is_own_cluster = self.is_own_cluster();
@@ -160,7 +164,7 @@ impl Follower {
 
     /// Whether the lists are of the cluster that this node belongs to.
     fn is_own_cluster(&self) -> bool {
-        let is_node = !self.listed[Kind::Node as usize] || !self.known.nodes.exists_none();
+        let is_node = !self.listed[ObjectKind::Node as usize] || !self.known.nodes.exists_none();
         is_node && self.identity.is_first()
     }
 
@@ -193,12 +197,12 @@ impl Follower {
                          cluster or another store. The agent deletes nothing until it is back. If you moved to this \
                          cluster, restart the agent"
                     );
-                    self.asks[Kind::Namespace as usize] = (Some(self.soon()), 0);
+                    self.asks[ObjectKind::Namespace as usize] = (Some(self.soon()), 0);
                 }
                 let is_listed = matches!(event, ObjectEvent::ListEnds);
                 self.namespace(event);
                 if is_listed && !self.identity.is_first() {
-                    self.ask_again(Kind::Namespace);
+                    self.ask_again(ObjectKind::Namespace);
                 }
             }
             WatchReport::Policy(event) => self.policy(event),
@@ -209,10 +213,15 @@ impl Follower {
                     pod_cidrs = Some(found);
                     ((), None)
                 };
-                self.track(Kind::Node, |known| &mut known.nodes, event, DoubtThreshold::Any, key, read);
+                self.track(ObjectKind::Node, |known| &mut known.nodes, event, DoubtThreshold::Any, key, read);
                 self.pending.pod_cidrs = pod_cidrs.or(self.pending.pod_cidrs.take());
-                if self.listed[Kind::Node as usize] {
-                    self.pending.is_node = Some(self.known.nodes.len() > 0);
+                if self.listed[ObjectKind::Node as usize] {
+                    let is_there = self.known.nodes.len() > 0;
+                    self.pending.own_node = Some(if is_there {
+                        OwnNode::Named
+                    } else {
+                        OwnNode::Unnamed(UnnamedNode::in_cluster(&self.node))
+                    });
                 }
             }
             WatchReport::Failed(kind, failure) => self.failed(kind, &failure),
@@ -253,7 +262,7 @@ impl Follower {
     fn pod(&mut self, event: ObjectEvent<Trimmed<object::Pod>>) {
         self.large.note_pod(&event);
         let event = self.track(
-            Kind::Pod,
+            ObjectKind::Pod,
             |known| &mut known.pods,
             event,
             DoubtThreshold::MoreThanHalfOf(MANY_PODS),
@@ -269,7 +278,7 @@ impl Follower {
     fn namespace(&mut self, event: ObjectEvent<Trimmed<object::Namespace>>) {
         self.large.note_namespace(&event);
         let event = self.track(
-            Kind::Namespace,
+            ObjectKind::Namespace,
             |known| &mut known.namespaces,
             event,
             DoubtThreshold::All,
@@ -295,7 +304,8 @@ impl Follower {
             self.large.read_again(vec![ObjectKey::Policy(identity.namespace.clone(), identity.name.clone())]);
         }
         let read = |policy| ((), Some(engine::Event::Policy(Box::new(policy))));
-        let event = self.track(Kind::NetworkPolicy, |known| &mut known.policies, event, DoubtThreshold::All, key, read);
+        let event =
+            self.track(ObjectKind::NetworkPolicy, |known| &mut known.policies, event, DoubtThreshold::All, key, read);
         self.doubt_start(is_listed);
         self.report(event, |this, (namespace, name): (String, String)| {
             let again = this.policies.remove(&namespace, &name);
@@ -308,7 +318,7 @@ impl Follower {
     /// Keeps the books about one kind; what the event means for them.
     fn track<K: Eq + Hash + Clone, V: KeptData + Default, T>(
         &mut self,
-        kind: Kind,
+        kind: ObjectKind,
         known: fn(&mut Cluster) -> &mut KnownObjects<K, V>,
         event: ObjectEvent<T>,
         doubt: DoubtThreshold,
@@ -435,13 +445,13 @@ impl Follower {
         self.pending.changes.extend(events.into_iter().map(|event| Change { event, received }));
     }
 
-    fn is_listed(&mut self, kind: Kind, count: usize) {
+    fn is_listed(&mut self, kind: ObjectKind, count: usize) {
         if !std::mem::replace(&mut self.listed[kind as usize], true) {
             info!(kind = kind.as_str(), count, "listed the cluster's objects");
         }
     }
 
-    fn failed(&mut self, kind: Kind, failure: &Failure) {
+    fn failed(&mut self, kind: ObjectKind, failure: &Failure) {
         self.watches.failed(kind);
         if failure.is_unanswered() {
             self.clocks[kind as usize].run(false, Instant::now());
@@ -473,6 +483,6 @@ impl Follower {
 
 impl Changes {
     fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.is_node.is_none() && self.positions.is_none()
+        self.changes.is_empty() && self.own_node.is_none() && self.positions.is_none()
     }
 }

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use tracing::error;
 
 use super::{Cluster, Follower};
-use crate::metrics::Kind;
+use crate::source::ObjectKind;
 use crate::source::kube::follower::known::{KeptData, KnownObjects};
 use crate::source::kube::objects::decode::{Identity, Item};
 use crate::status::UnreadableObject;
@@ -15,12 +15,12 @@ const NAMED_UNREADABLE: usize = 100;
 
 impl Follower {
     /// Counts what cannot be read of a kind, if it is another number than before.
-    pub(super) fn is_unreadable(&self, kind: Kind, before: usize) {
+    pub(super) fn is_unreadable(&self, kind: ObjectKind, before: usize) {
         let count = match kind {
-            Kind::Pod => self.known.pods.unreadable_count(),
-            Kind::Namespace => self.known.namespaces.unreadable_count(),
-            Kind::NetworkPolicy => self.known.policies.unreadable_count(),
-            Kind::Node => self.known.nodes.unreadable_count(),
+            ObjectKind::Pod => self.known.pods.unreadable_count(),
+            ObjectKind::Namespace => self.known.namespaces.unreadable_count(),
+            ObjectKind::NetworkPolicy => self.known.policies.unreadable_count(),
+            ObjectKind::Node => self.known.nodes.unreadable_count(),
         };
         if count == before {
             return;
@@ -38,13 +38,13 @@ impl Follower {
 }
 
 /// What follows for an object that cannot be read and was not known before.
-pub(super) fn effect_of_unreadable(kind: Kind, is_rescued: bool) -> &'static str {
+pub(super) fn effect_of_unreadable(kind: ObjectKind, is_rescued: bool) -> &'static str {
     match kind {
-        Kind::NetworkPolicy if is_rescued => "it isolates what its podSelector selects, and allows nothing",
-        Kind::NetworkPolicy => "its podSelector cannot be read either, so it isolates no pod",
-        Kind::Pod => "no policy isolates this pod, and rules admit nothing because of it",
-        Kind::Namespace => "no namespaceSelector selects it",
-        Kind::Node => "it exists",
+        ObjectKind::NetworkPolicy if is_rescued => "it isolates what its podSelector selects, and allows nothing",
+        ObjectKind::NetworkPolicy => "its podSelector cannot be read either, so it isolates no pod",
+        ObjectKind::Pod => "no policy isolates this pod, and rules admit nothing because of it",
+        ObjectKind::Namespace => "no namespaceSelector selects it",
+        ObjectKind::Node => "it exists",
     }
 }
 
@@ -66,13 +66,13 @@ pub(super) fn log_unreadable(object: &UnreadableObject) {
     error!(kind, namespace, name, error, effect, "cannot read this object as the API server sent it");
 }
 
-pub(super) fn unreadable_object<T>(kind: Kind, item: &Item<T>, effect: &str) -> UnreadableObject {
+pub(super) fn unreadable_object<T>(kind: ObjectKind, item: &Item<T>, effect: &str) -> UnreadableObject {
     let error = item.content.as_ref().err().map(String::as_str).unwrap_or_default();
     unreadable_as(kind, &item.identity, error, effect)
 }
 
 /// What is said of an object that cannot be read.
-pub(super) fn unreadable_as(kind: Kind, identity: &Identity, error: &str, effect: &str) -> UnreadableObject {
+pub(super) fn unreadable_as(kind: ObjectKind, identity: &Identity, error: &str, effect: &str) -> UnreadableObject {
     // A text of the object may be in the error.
     let error: String = error.chars().take(300).collect();
     let Identity { namespace, name, .. } = identity;

@@ -77,7 +77,7 @@ struct Resource {
 /// The first page of a list, whose objects themselves say nothing.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Page {
+struct ListPage {
     metadata: PageMetadata,
     #[serde(deserialize_with = "or_none")]
     items: Vec<IgnoredAny>,
@@ -107,7 +107,7 @@ impl Group {
     }
 }
 
-impl Page {
+impl ListPage {
     /// How many objects the whole list has, at least.
     fn count(&self) -> usize {
         let more =
@@ -195,7 +195,7 @@ async fn of_group(client: &Client, group: &Group, kinds: &[&str], settings: &Lis
 
 /// How many objects of a resource there are, as far as the reader may see, and why not all were seen.
 async fn count(client: &Client, path: &str, resource: &Resource, settings: &ListSettings) -> (usize, Option<Failure>) {
-    let failure = match get::<Page>(client, &format!("{path}/{}?limit=1", resource.name)).await {
+    let failure = match get::<ListPage>(client, &format!("{path}/{}?limit=1", resource.name)).await {
         Ok(page) => return (page.count(), None),
         Err(failure) => failure,
     };
@@ -204,7 +204,7 @@ async fn count(client: &Client, path: &str, resource: &Resource, settings: &List
     }
     let of_namespaces = settings.namespaces().map(async |namespace| {
         let there = format!("{path}/namespaces/{namespace}/{}?limit=1", resource.name);
-        get::<Page>(client, &there).await.map_or(0, |page| page.count())
+        get::<ListPage>(client, &there).await.map_or(0, |page| page.count())
     });
     (join_all(of_namespaces).await.into_iter().fold(0, usize::saturating_add), Some(failure))
 }

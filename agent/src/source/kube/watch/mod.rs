@@ -40,7 +40,8 @@ use super::objects::named::PolicyNames;
 use super::objects::read::{self, Body, Buffer};
 use super::objects::unchanged::Unchanged;
 use super::objects::watched::{ObjectEvent, Watched, keep};
-use crate::metrics::{Kind, Watches};
+use crate::source::ObjectKind;
+use crate::source::watch_metrics::Watches;
 
 /// How long one watch may last before it is renewed from where it was, in
 /// seconds. Longer ones would be cut off by the time that an answer may take; and
@@ -54,8 +55,8 @@ pub(super) const BEGINS: Duration = Duration::from_secs(15);
 /// How much longer than its time limit a watch may be silent before it is given up.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// How long the other watches wait for the one that looks for an API server that is
-/// away, before they look themselves.
+/// How long the other watches wait for the one that probes an API server that does not
+/// answer, before they probe it themselves.
 const UNWOKEN: Duration = Duration::from_secs(30);
 
 /// Why a watch ended.
@@ -106,10 +107,10 @@ pub(super) const ROOM: u32 = 8 << 10;
 #[allow(clippy::struct_excessive_bools, reason = "each is true and false apart from the others")]
 pub(super) struct Lister<K: Watched> {
     common: Common,
-    kind: Kind,
+    kind: ObjectKind,
     field_selector: Option<String>,
     event: fn(ObjectEvent<K::Object>) -> WatchReport,
-    /// Whether this watch looks for an API server that is away.
+    /// Whether this watch probes an API server that does not answer.
     probes: bool,
     /// Where a list is asked for.
     asked: Arc<Notify>,
@@ -134,7 +135,7 @@ pub(super) struct Lister<K: Watched> {
 impl<K: Watched> Lister<K> {
     pub(super) fn new(
         common: &Common,
-        kind: Kind,
+        kind: ObjectKind,
         event: fn(ObjectEvent<K::Object>) -> WatchReport,
         asked: Arc<Notify>,
     ) -> Self {
@@ -159,7 +160,7 @@ impl<K: Watched> Lister<K> {
     }
 
     /// Only the object of this name; so this watch is cheap, and it is the one that
-    /// looks for an API server that is away.
+    /// probes an API server that does not answer.
     pub(super) fn of_one(mut self, name: &str) -> Self {
         self.field_selector = Some(format!("metadata.name={name}"));
         self.probes = true;

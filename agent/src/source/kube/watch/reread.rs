@@ -51,10 +51,10 @@ impl fmt::Display for ObjectKey {
 
 /// The objects that are to be read.
 #[derive(Debug, Clone, Default)]
-pub(in super::super) struct Wanted(Arc<State>);
+pub(in super::super) struct Wanted(Arc<RereadState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct RereadState {
     targets: Mutex<WantedObjects>,
     news: Notify,
 }

@@ -1,40 +1,36 @@
 //! What the agent knows and no pass has written yet: the cluster's changes, and the
 //! network of its own node.
 
-use std::collections::BTreeSet;
-
 use ipnetwork::IpNetwork;
 use npc_compiler::engine;
 
 use super::obstacle::NodeName;
 use crate::dataplane::network::Network;
-use crate::source::Changes;
+use crate::source::{Changes, OwnNode, UnnamedNode};
 
 /// What came from the source and from the kernel, until it is complete enough to act on.
 #[derive(Debug, Default)]
-pub(super) struct View {
+pub(super) struct PendingInput {
     /// What happened in the cluster since the last pass.
     changes: Vec<engine::Event>,
     /// How often the cluster changed; 0 until the source has sent all that there is.
     generation: u64,
-    /// Whether there is a Node of this node's name, if the source knows.
-    is_node: Option<bool>,
+    /// Whether the objects name this node, if the source knows.
+    own_node: Option<OwnNode>,
     /// The networks of this node's pods, if the source has news of them apart from the objects. The flow
     /// index keeps them.
     pod_cidrs: Option<Vec<IpNetwork>>,
-    /// The nodes that files name instead.
-    other_nodes: BTreeSet<String>,
     network: Option<Network>,
     /// A pass was begun.
     has_acted: bool,
 }
 
-impl View {
+impl PendingInput {
     /// Takes in what the source sends.
     pub(super) fn take(&mut self, changes: Changes) {
         self.changes.extend(changes.changes.into_iter().map(|change| change.event));
-        if changes.is_node.is_some() {
-            (self.is_node, self.other_nodes) = (changes.is_node, changes.other_nodes);
+        if changes.own_node.is_some() {
+            self.own_node = changes.own_node;
         }
         if changes.pod_cidrs.is_some() {
             self.pod_cidrs = changes.pod_cidrs;
@@ -62,9 +58,12 @@ impl View {
         self.network.as_ref()
     }
 
-    /// The nodes that files name, where they do not name this one.
-    pub(super) fn other_nodes(&self) -> &BTreeSet<String> {
-        &self.other_nodes
+    /// The words of the source for it that no object names this node, where that is so.
+    pub(super) fn unnamed_node(&self) -> Option<&UnnamedNode> {
+        match &self.own_node {
+            Some(OwnNode::Unnamed(words)) => Some(words),
+            Some(OwnNode::Named) | None => None,
+        }
     }
 
     /// How often the cluster changed. A list that came in parts is one change.
@@ -95,11 +94,11 @@ impl View {
 
     /// Whether the objects know this node.
     pub(super) fn node_name(&self) -> NodeName {
-        match self.is_node {
-            Some(false) if !self.has_cluster() => NodeName::Known,
-            Some(false) if self.has_acted => NodeName::Gone,
-            Some(false) => NodeName::Missing,
-            Some(true) | None => NodeName::Known,
+        match self.unnamed_node() {
+            Some(_) if !self.has_cluster() => NodeName::Known,
+            Some(_) if self.has_acted => NodeName::Gone,
+            Some(_) => NodeName::Missing,
+            None => NodeName::Known,
         }
     }
 
@@ -113,34 +112,38 @@ impl View {
 mod tests {
     use super::*;
 
-    fn cluster(is_node: Option<bool>) -> Changes {
-        Changes { is_node, ..Changes::default() }
+    fn cluster(own_node: Option<OwnNode>) -> Changes {
+        Changes { own_node, ..Changes::default() }
+    }
+
+    fn unnamed() -> Option<OwnNode> {
+        Some(OwnNode::Unnamed(UnnamedNode { obstacle: "no Node is named so".to_owned(), gone: "it is gone" }))
     }
 
     #[test]
-    fn a_view_is_complete_once_the_objects_and_the_network_are_known() {
-        let mut view = View::default();
-        view.network_is(Network::default());
-        assert!(view.start_pass().is_none());
-        view.take(cluster(None));
-        assert!(view.start_pass().is_some());
-        let mut view = View::default();
-        view.take(cluster(None));
-        assert!(view.start_pass().is_none());
+    fn the_input_is_complete_once_the_objects_and_the_network_are_known() {
+        let mut input = PendingInput::default();
+        input.network_is(Network::default());
+        assert!(input.start_pass().is_none());
+        input.take(cluster(None));
+        assert!(input.start_pass().is_some());
+        let mut input = PendingInput::default();
+        input.take(cluster(None));
+        assert!(input.start_pass().is_none());
     }
 
     #[test]
     fn nothing_begins_under_a_name_that_no_node_has() {
-        let mut view = View::default();
-        view.network_is(Network::default());
-        view.take(cluster(Some(false)));
-        assert!(view.start_pass().is_none() && view.node_name() == NodeName::Missing);
-        view.take(cluster(None));
-        assert!(view.start_pass().is_none(), "nothing new of nodes");
-        view.take(cluster(Some(true)));
-        assert!(view.start_pass().is_some() && view.node_name() == NodeName::Known);
+        let mut input = PendingInput::default();
+        input.network_is(Network::default());
+        input.take(cluster(unnamed()));
+        assert!(input.start_pass().is_none() && input.node_name() == NodeName::Missing);
+        input.take(cluster(None));
+        assert!(input.start_pass().is_none(), "nothing new of nodes");
+        input.take(cluster(Some(OwnNode::Named)));
+        assert!(input.start_pass().is_some() && input.node_name() == NodeName::Known);
         // A Node that is removed later has had its rules.
-        view.take(cluster(Some(false)));
-        assert!(view.start_pass().is_some() && view.node_name() == NodeName::Gone);
+        input.take(cluster(unnamed()));
+        assert!(input.start_pass().is_some() && input.node_name() == NodeName::Gone);
     }
 }

@@ -1,16 +1,22 @@
-//! The metrics of the watches.
+//! What watches and directories of manifests count of each kind of objects.
 
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::labels::{Kind, OfKind};
-use super::{count, now, since_1970};
+use super::object_kind::ObjectKind;
 
-/// The part of an agent's metrics that its watches write.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    kind: ObjectKind,
+}
+
+/// The part of an agent's metrics that its source writes of each kind.
 #[derive(Debug, Clone, Default)]
 pub struct Watches {
     restarts: Family<OfKind, Counter>,
@@ -19,11 +25,10 @@ pub struct Watches {
     last_bytes: Family<OfKind, Gauge<f64, AtomicU64>>,
     held: Family<OfKind, Gauge>,
     unreadable: Family<OfKind, Gauge>,
-    manifest_errors: Gauge,
 }
 
 impl Watches {
-    pub(super) fn register(&self, registry: &mut Registry) {
+    pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register("watch_restarts", "How often a kind was listed anew", self.restarts.clone());
         registry.register("watch_failures", "Failures of a watch, each tried again", self.failures.clone());
         registry.register(
@@ -46,45 +51,39 @@ impl Watches {
             "Objects that cannot be read as the API server sent them",
             self.unreadable.clone(),
         );
-        registry.register(
-            "manifest_errors",
-            "Errors in the files of --manifests that kept objects or files from being read",
-            self.manifest_errors.clone(),
-        );
     }
 
     /// So many removals of a kind are held back.
-    pub fn held(&self, kind: Kind, objects: usize) {
-        self.held.get_or_create(&OfKind { kind }).set(count(objects));
+    pub fn held(&self, kind: ObjectKind, objects: usize) {
+        self.held.get_or_create(&OfKind { kind }).set(i64::try_from(objects).unwrap_or(i64::MAX));
     }
 
     /// So many objects of a kind cannot be read.
-    pub(crate) fn unreadable(&self, kind: Kind, objects: usize) {
-        self.unreadable.get_or_create(&OfKind { kind }).set(count(objects));
-    }
-
-    /// So many errors are in the files of manifests.
-    pub fn manifest_errors(&self, errors: usize) {
-        self.manifest_errors.set(count(errors));
+    pub(crate) fn unreadable(&self, kind: ObjectKind, objects: usize) {
+        self.unreadable.get_or_create(&OfKind { kind }).set(i64::try_from(objects).unwrap_or(i64::MAX));
     }
 
     /// A watch delivered an event.
-    pub(crate) fn event(&self, kind: Kind) {
-        self.last_event.get_or_create(&OfKind { kind }).set(now());
+    pub(crate) fn event(&self, kind: ObjectKind) {
+        self.last_event.get_or_create(&OfKind { kind }).set(i64::try_from(since_1970().as_secs()).unwrap_or(i64::MAX));
     }
 
     /// The API server sent anything for a kind, if only a bookmark.
-    pub(crate) fn bytes(&self, kind: Kind) {
+    pub(crate) fn bytes(&self, kind: ObjectKind) {
         self.last_bytes.get_or_create(&OfKind { kind }).set(since_1970().as_secs_f64());
     }
 
     /// A watch begins with a list.
-    pub(crate) fn lists(&self, kind: Kind) {
+    pub(crate) fn lists(&self, kind: ObjectKind) {
         self.restarts.get_or_create(&OfKind { kind }).inc();
     }
 
     /// A watch failed.
-    pub(crate) fn failed(&self, kind: Kind) {
+    pub(crate) fn failed(&self, kind: ObjectKind) {
         self.failures.get_or_create(&OfKind { kind }).inc();
     }
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

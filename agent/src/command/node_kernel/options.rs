@@ -99,7 +99,7 @@ mod tests {
     use npc_compiler::ruleset::names::seed::Seed;
 
     use super::*;
-    use crate::command::migrate::node::distance;
+    use crate::command::node_kernel::distance;
 
     fn cluster() -> Cluster {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/shop.yaml");
