@@ -295,16 +295,16 @@ impl Metrics {
     }
 
     /// The kernel is up to date.
-    pub(crate) fn synced(&self, policies: usize, rejected: usize, endpoints: usize, held: &[(IpFamily, RulesetSize)]) {
+    pub(crate) fn synced(&self, policies: usize, rejected: usize, endpoints: usize, sizes: &[(IpFamily, RulesetSize)]) {
         self.policies.set(count(policies));
         self.rejected.set(count(rejected));
         self.endpoints.set(count(endpoints));
         self.last_sync.set(now());
-        for (family, held) in held {
+        for (family, size) in sizes {
             let of = OfFamily { family: family_name(*family) };
-            self.rules.get_or_create(&of).set(count(held.rules));
-            self.sets.get_or_create(&of).set(count(held.sets));
-            self.entries.get_or_create(&of).set(count(held.entries));
+            self.rules.get_or_create(&of).set(count(size.rules));
+            self.sets.get_or_create(&of).set(count(size.sets));
+            self.entries.get_or_create(&of).set(count(size.entries));
         }
     }
 
@@ -336,9 +336,9 @@ impl Metrics {
     }
 
     /// What the table of the bridge family holds, and whether it is missing.
-    pub(crate) fn bridge(&self, ports: usize, held: usize, missing: bool) {
+    pub(crate) fn bridge(&self, ports: usize, pinned: usize, missing: bool) {
         self.bridge_ports.set(count(ports));
-        self.bridge_held.set(count(held));
+        self.bridge_held.set(count(pinned));
         self.bridge_missing.set(i64::from(missing));
     }
 

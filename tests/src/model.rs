@@ -95,7 +95,7 @@ type Frames = SmallVec<[(ChainId, usize); 4]>;
 #[derive(Debug)]
 pub struct Model {
     family: Family,
-    held: FamilyState,
+    actual: FamilyState,
     /// The numbers of all chains that rules or commits have named.
     numbers: BTreeMap<String, ChainId>,
     /// The rules after each commit, as iptables reads their text.
@@ -107,25 +107,25 @@ pub struct Model {
 impl Model {
     /// A kernel that holds this.
     #[must_use]
-    pub fn new(family: Family, held: &FamilyState) -> Self {
+    pub fn new(family: Family, actual: &FamilyState) -> Self {
         let numbers = [ChainName::forward(), ChainName::stray()];
         let numbers = numbers.iter().enumerate().map(|(number, name)| (name.to_string(), number)).collect();
-        let (held, read) = (held.clone(), BTreeMap::new());
-        let mut model = Self { family, held, numbers, commits: Vec::new(), read };
+        let (actual, read) = (actual.clone(), BTreeMap::new());
+        let mut model = Self { family, actual, numbers, commits: Vec::new(), read };
         model.commit();
         model
     }
 
     /// What it holds.
     #[must_use]
-    pub fn held(&self) -> FamilyState {
-        self.held.clone()
+    pub fn actual(&self) -> FamilyState {
+        self.actual.clone()
     }
 
     /// Takes over what is held; only chains that have changed are read anew.
     fn commit(&mut self) {
-        self.read.retain(|name, (rules, _)| self.held.chains.get(name) == Some(rules));
-        for (name, rules) in &self.held.chains {
+        self.read.retain(|name, (rules, _)| self.actual.chains.get(name) == Some(rules));
+        for (name, rules) in &self.actual.chains {
             if self.read.contains_key(name) {
                 continue;
             }
@@ -151,13 +151,13 @@ impl Model {
             match step {
                 Step::Sets(writes) => {
                     for write in writes.iter().filter(|write| write.set().family() == self.family) {
-                        let done = write.apply(&mut self.held);
+                        let done = write.apply(&mut self.actual);
                         self.expect(done, matches!(write, SetWrite::Destroy(_)));
                         moment(self, &write.to_string(), false);
                     }
                 }
                 Step::Chains(family, writes) if *family == self.family => {
-                    let done = writes.apply(&mut self.held);
+                    let done = writes.apply(&mut self.actual);
                     self.expect(done, true);
                     self.commit();
                     moment(self, "commit", false);
@@ -171,13 +171,13 @@ impl Model {
     /// A kernel refuses a rule that names a set or chain which is not there.
     fn expect(&self, done: Result<(), Unexpected>, may_dangle: bool) {
         done.unwrap_or_else(|unexpected| panic!("{unexpected}"));
-        if may_dangle && let Some((chain, absent)) = dangling(&self.held) {
+        if may_dangle && let Some((chain, absent)) = dangling(&self.actual) {
             panic!("chain {chain} names {absent}, which is not there");
         }
     }
 
     fn holds(&self, set: &SetName, fields: Fields, packet: &Packet) -> bool {
-        let Some((kind, members)) = self.held.sets.get(set) else { return false };
+        let Some((kind, members)) = self.actual.sets.get(set) else { return false };
         let address = match (fields, packet.port) {
             (Fields::DestinationPort, Some((protocol, port))) => {
                 return members.contains(&Member::AddressPort(packet.destination, protocol, port));

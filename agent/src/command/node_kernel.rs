@@ -11,19 +11,19 @@ use npc_compiler::plan::{Delta, KernelState};
 /// an agent would take.
 pub(super) fn open() -> Result<(Linux, KernelState), dataplane::Error> {
     let mut kernel = Linux::open(None)?;
-    let mut held = kernel.read()?;
-    let is_empty = |held: &KernelState| Family::ALL.iter().all(|family| held.family(*family).chains.is_empty());
+    let mut actual = kernel.read()?;
+    let is_empty = |actual: &KernelState| Family::ALL.iter().all(|family| actual.family(*family).chains.is_empty());
     let others = Backend::ALL.into_iter().filter(|other| *other != kernel.backend());
     for other in others.filter(|other| backend::is_live(*other, Family::V4)).collect::<Vec<_>>() {
-        if is_empty(&held) {
+        if is_empty(&actual) {
             let mut tried = Linux::open(Some(other))?;
             let found = tried.read()?;
             if !is_empty(&found) {
-                (kernel, held) = (tried, found);
+                (kernel, actual) = (tried, found);
             }
         }
     }
-    Ok((kernel, held))
+    Ok((kernel, actual))
 }
 
 /// How many rules, and members and kinds of sets, are in one state and not in the other.

@@ -28,7 +28,7 @@ use super::{Exit, Stop, node_kernel, nodes, output};
 use crate::command::output::Format;
 use crate::command::words::shorten;
 use answer::{Basis, KernelExplanation};
-use kernel::{Dumps, Held, rule_distance};
+use kernel::{ActualKernel, Dumps, rule_distance};
 use thing::Thing;
 
 /// Show what a rule, chain, set or address of the kernel is, and why it is there.
@@ -139,23 +139,34 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let answer = if let Thing::Other(other) = &thing {
         KernelExplanation::of_other(other, &node)
     } else {
-        let (held, basis) = held(args, &input)?;
+        let (actual, basis) = actual(args, &input)?;
         let has_sets = basis != Basis::Dumps || args.ipset_save.is_some();
         let knows_seed = args.seed.is_some() || (has_sets && basis != Basis::Policies);
-        let (held, hooks) = held.map_or_else(|| (None, Vec::new()), |held| (Some(held.state), held.hooks));
+        let (actual, hooks) = actual.map_or_else(|| (None, Vec::new()), |actual| (Some(actual.state), actual.hooks));
         let said = if basis == Basis::Kernel { AgentAnswer::ask(&node) } else { AgentAnswer::default() };
-        let options = chosen(&input, &node, args, held.as_ref(), &said)?;
-        let wanted = layout::ruleset_with(&input.cluster, &node, &options, &said.retained);
+        let options = chosen(&input, &node, args, actual.as_ref(), &said)?;
+        let desired = layout::ruleset_with(&input.cluster, &node, &options, &said.retained);
         let groups = layout::group_chains(&input.cluster, &node, &options, &said.retained);
-        let wanted_state = KernelState::from(&wanted);
-        if let Some(message) = cut_name(&thing, &args.thing, &[held.as_ref(), Some(&wanted_state)]) {
+        let desired_state = KernelState::from(&desired);
+        if let Some(message) = cut_name(&thing, &args.thing, &[actual.as_ref(), Some(&desired_state)]) {
             return Err(Stop::new(Exit::NotFound, message).into());
         }
-        let held = held.unwrap_or(wanted_state);
+        let actual = actual.unwrap_or(desired_state);
         let (input, node) = (&input, node.as_str());
         let retained = said.retained;
-        let facts =
-            facts::Facts { input, node, held, wanted, groups, options, retained, basis, hooks, has_sets, knows_seed };
+        let facts = facts::Facts {
+            input,
+            node,
+            actual,
+            desired,
+            groups,
+            options,
+            retained,
+            basis,
+            hooks,
+            has_sets,
+            knows_seed,
+        };
         KernelExplanation::new(&facts, &thing).of_input(input, &thing, args.output)
     };
     match args.output {
@@ -193,7 +204,7 @@ fn cut_name(thing: &Thing, text: &str, states: &[Option<&KernelState>]) -> Optio
 }
 
 /// What the kernel holds; nothing if only the policies say what it should hold.
-fn held(args: &Args, input: &Input) -> anyhow::Result<(Option<Held>, Basis)> {
+fn actual(args: &Args, input: &Input) -> anyhow::Result<(Option<ActualKernel>, Basis)> {
     if !args.iptables_save.is_empty() {
         let dumps = Dumps { iptables: &args.iptables_save, ipset: args.ipset_save.as_deref() };
         return Ok((Some(dumps.read()?), Basis::Dumps));
@@ -204,7 +215,7 @@ fn held(args: &Args, input: &Input) -> anyhow::Result<(Option<Held>, Basis)> {
     match node_kernel::open() {
         Ok((kernel, state)) => {
             let hooks = kernel.hooks().into_iter().filter_map(|(family, hook)| Some((family, hook.ok()?))).collect();
-            Ok((Some(Held { state, hooks }), Basis::Kernel))
+            Ok((Some(ActualKernel { state, hooks }), Basis::Kernel))
         }
         Err(error) => Err(Stop::new(
             Exit::Unknown,
@@ -222,27 +233,27 @@ fn chosen(
     input: &Input,
     node: &str,
     args: &Args,
-    held: Option<&KernelState>,
+    actual: Option<&KernelState>,
     said: &AgentAnswer,
 ) -> Result<RulesetOptions, Stop> {
     // A kernel without a chain of npc shows no option.
-    let shows = held.filter(|held| Family::ALL.iter().any(|family| !held.family(*family).chains.is_empty()));
+    let shows = actual.filter(|actual| Family::ALL.iter().any(|family| !actual.family(*family).chains.is_empty()));
     let (seed, set_members) = (args.seed, input.set_members);
-    let Some(held) = shows else { return Ok(args.agent.options(seed, set_members)) };
+    let Some(actual) = shows else { return Ok(args.agent.options(seed, set_members)) };
     let mut vain = args.agent.given();
-    vain.extend((seed.is_some() && held.seed().is_some_and(|of_kernel| Some(of_kernel) != seed)).then_some("--seed"));
+    vain.extend((seed.is_some() && actual.seed().is_some_and(|of_kernel| Some(of_kernel) != seed)).then_some("--seed"));
     if !vain.is_empty() {
         let message = format!("{}: only where no kernel is read; what was read shows it", vain.join(", "));
         return Err(Stop::new(Exit::Input, message));
     }
     // What the kernel keeps is what its rules were made by.
-    let seeded = |options: RulesetOptions| RulesetOptions { seed: held.seed().or(seed), ..options };
+    let seeded = |options: RulesetOptions| RulesetOptions { seed: actual.seed().or(seed), ..options };
     let of_agent = said.options.clone().map(seeded);
     Ok(of_agent.unwrap_or_else(|| {
-        seeded(options::nearest(held, set_members, |options| {
+        seeded(options::nearest(actual, set_members, |options| {
             let options = seeded(options.clone());
-            let wanted = KernelState::from(&layout::ruleset_with(&input.cluster, node, &options, &said.retained));
-            rule_distance(&wanted, held)
+            let desired = KernelState::from(&layout::ruleset_with(&input.cluster, node, &options, &said.retained));
+            rule_distance(&desired, actual)
         }))
     }))
 }

@@ -229,10 +229,10 @@ impl Linux {
     }
 
     /// Tries again to delete unused chains that could not be deleted.
-    fn delete_left(&mut self, now: Instant, wanted: &KernelState) {
+    fn delete_left(&mut self, now: Instant, desired: &KernelState) {
         let mut left = std::mem::take(&mut self.auditor.left_chains);
         left.retry(now, |family, chain| {
-            let Some(table) = self.table(family).filter(|_| !wanted.family(family).chains.contains_key(chain)) else {
+            let Some(table) = self.table(family).filter(|_| !desired.family(family).chains.contains_key(chain)) else {
                 return false;
             };
             let deleted = table.delete_empty(chain);
@@ -305,12 +305,12 @@ impl Kernel for Linux {
         Ok(self.ipset.heads()?.keys().find_map(SetName::seed_kept))
     }
 
-    fn read_each(&mut self, wanted: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {
+    fn read_each(&mut self, desired: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {
         let begun = Instant::now();
         let mut sets = self.ipset.read()?;
-        for (there, wanted) in [(&mut sets.v4, &wanted.v4), (&mut sets.v6, &wanted.v6)] {
+        for (there, desired) in [(&mut sets.v4, &desired.v4), (&mut sets.v6, &desired.v6)] {
             there.retain(|name, (kind, _)| {
-                let other = wanted.sets.get(name).is_some_and(|(wanted, _)| wanted != kind);
+                let other = desired.sets.get(name).is_some_and(|(desired, _)| desired != kind);
                 if other {
                     sets.odd.push(OddSet { name: name.clone(), header: kind.as_str().to_owned() });
                 }
@@ -334,9 +334,9 @@ impl Kernel for Linux {
         }
         self.aliases.read(&mut state.v4);
         self.aliases.read(&mut state.v6);
-        for (family, held) in [(Family::V4, &mut state.v4), (Family::V6, &mut state.v6)] {
+        for (family, actual) in [(Family::V4, &mut state.v4), (Family::V6, &mut state.v6)] {
             if let Some(table) = self.tables.iter().find(|table| table.family() == family) {
-                self.auditor.as_written(table, &self.aliases, wanted.family(family), &mut held.chains);
+                self.auditor.as_written(table, &self.aliases, desired.family(family), &mut actual.chains);
             }
         }
         self.wrote();
@@ -389,13 +389,13 @@ impl Kernel for Linux {
         found
     }
 
-    fn prove(&mut self, wanted: &KernelState, failed: &mut Failures) {
+    fn prove(&mut self, desired: &KernelState, failed: &mut Failures) {
         for family in std::mem::take(&mut self.unproven) {
             let Some(table) = self.tables.iter().find(|table| table.family() == family) else { continue };
             if failed.contains(family) {
                 continue;
             }
-            let proof = self.auditor.prove(table, &self.aliases, wanted.family(family));
+            let proof = self.auditor.prove(table, &self.aliases, desired.family(family));
             failed.take(family, proof);
         }
     }
@@ -406,8 +406,8 @@ impl Kernel for Linux {
         Ok(())
     }
 
-    fn set_bridge(&mut self, wanted: &BridgeTable) -> Result<bridge::TableWrite, Error> {
-        Ok(self.bridge.set(wanted)?)
+    fn set_bridge(&mut self, desired: &BridgeTable) -> Result<bridge::TableWrite, Error> {
+        Ok(self.bridge.set(desired)?)
     }
 
     fn peers(&mut self, ports: &[u32]) -> Vec<(u32, bridge::peer::Peer)> {
@@ -430,15 +430,15 @@ impl Kernel for Linux {
         failed.into_first()
     }
 
-    fn audit(&mut self, wanted: &KernelState, depth: AuditScope) -> Result<Audit, Error> {
+    fn audit(&mut self, desired: &KernelState, depth: AuditScope) -> Result<Audit, Error> {
         if depth == AuditScope::Periodic {
             let now = Instant::now();
             if self.auditor.left_chains.is_due(now) {
-                self.delete_left(now, wanted);
+                self.delete_left(now, desired);
             }
             self.others.remove_if_due(self.backend);
         }
-        let audit = self.auditor.audit((&self.tables, &mut self.ipset, &self.aliases), &self.ours, wanted, depth);
+        let audit = self.auditor.audit((&self.tables, &mut self.ipset, &self.aliases), &self.ours, desired, depth);
         // Their reports have been taken; not those of what was asked of iptables meanwhile.
         self.ours.clear();
         self.wrote();

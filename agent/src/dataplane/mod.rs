@@ -80,11 +80,11 @@ pub trait Kernel: Send + 'static {
 
     /// What it holds of ours in the families that have not failed; costly, at the
     /// start and after a failure. Makes room where sets of another kind have the
-    /// names of wanted ones.
+    /// names of desired ones.
     ///
     /// # Errors
     /// If the sets cannot be read, which come for both families at once.
-    fn read_each(&mut self, wanted: &KernelState, failed: &mut Failures) -> Result<KernelState, Error>;
+    fn read_each(&mut self, desired: &KernelState, failed: &mut Failures) -> Result<KernelState, Error>;
 
     /// Carries a plan out, step by step, and answers when every first packet of
     /// a flow began to get the new verdict: [`Plan::enforced_by`] so many steps,
@@ -97,9 +97,9 @@ pub trait Kernel: Send + 'static {
     fn hook_each(&mut self, failed: &mut Failures) -> Vec<(Family, iptables::Hook)>;
 
     /// Reads back what was written since this was called last and the kernel has
-    /// not confirmed by itself; a family in which that is not as wanted has failed.
+    /// not confirmed by itself; a family in which that is not as desired has failed.
     /// That a program which was to write it said so is no proof.
-    fn prove(&mut self, wanted: &KernelState, failed: &mut Failures);
+    fn prove(&mut self, desired: &KernelState, failed: &mut Failures);
 
     /// As [`Kernel::probe_each`].
     ///
@@ -147,7 +147,7 @@ pub trait Kernel: Send + 'static {
     ///
     /// # Errors
     /// If it cannot be looked at.
-    fn audit(&mut self, wanted: &KernelState, depth: audit::AuditScope) -> Result<audit::Audit, Error>;
+    fn audit(&mut self, desired: &KernelState, depth: audit::AuditScope) -> Result<audit::Audit, Error>;
 
     /// Puts network interfaces, by their indexes, into a device group; one that
     /// is gone needs none.
@@ -161,8 +161,8 @@ pub trait Kernel: Send + 'static {
     ///
     /// # Errors
     /// If the kernel has no bridge family, or refuses.
-    fn set_bridge(&mut self, wanted: &bridge::BridgeTable) -> Result<bridge::TableWrite, Error> {
-        let _ = wanted;
+    fn set_bridge(&mut self, desired: &bridge::BridgeTable) -> Result<bridge::TableWrite, Error> {
+        let _ = desired;
         Ok(bridge::TableWrite::default())
     }
 

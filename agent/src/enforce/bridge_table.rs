@@ -36,8 +36,8 @@ struct Bound {
 pub struct BridgeState {
     /// Ports of pods from which nothing but plain frames comes.
     pub ports: usize,
-    /// Of these, those that are held to their pods' own addresses.
-    pub held: usize,
+    /// Of these, those that are pinned to their pods' own addresses.
+    pub pinned: usize,
     /// Of these, those to which nothing goes but what is for their pods' own
     /// addresses.
     pub guarded: usize,
@@ -54,7 +54,7 @@ pub(super) struct Frames {
     bound: BTreeMap<u32, Bound>,
     /// There are ports whose pod is not known, and pods whose port is not known.
     is_incomplete: bool,
-    wanted: BridgeTable,
+    desired: BridgeTable,
     network: Network,
 }
 
@@ -70,7 +70,7 @@ impl Frames {
     ) {
         self.network.clone_from(network);
         self.find(writer, engine, anti_spoof);
-        writer.set_bridge(&self.wanted);
+        writer.set_bridge(&self.desired);
     }
 
     /// Finds and repairs drift of the table. Answers whether another program had changed it.
@@ -78,31 +78,31 @@ impl Frames {
         if self.is_incomplete {
             self.find(writer, engine, anti_spoof);
         }
-        writer.set_bridge(&self.wanted)
+        writer.set_bridge(&self.desired)
     }
 
     /// How the table stands; `lack` is why the kernel does not hold it ([`Writer::bridge_lack`]).
     pub(super) fn state(&self, lack: Option<&str>) -> BridgeState {
-        let BridgeTable { ports, held, guarded, .. } = &self.wanted;
+        let BridgeTable { ports, pinned, guarded, .. } = &self.desired;
         match lack {
             Some(lack) => BridgeState { lack: Some(lack.to_owned()), ..BridgeState::default() },
-            None => BridgeState { ports: ports.len(), held: held.len(), guarded: guarded.len(), lack: None },
+            None => BridgeState { ports: ports.len(), pinned: pinned.len(), guarded: guarded.len(), lack: None },
         }
     }
 
     /// Of these addresses of this node's pods, those behind a bridge whose ports cannot be
-    /// held one by one, and why. `lack` is as for [`Frames::state`].
+    /// pinned one by one, and why. `lack` is as for [`Frames::state`].
     pub(super) fn spoofable(
         &self,
         local: impl IntoIterator<Item = IpAddr>,
         lack: Option<&str>,
     ) -> Vec<(IpAddr, String)> {
-        let held: BTreeSet<IpAddr> = self.wanted.addresses.iter().map(|(_, address)| *address).collect();
+        let pinned: BTreeSet<IpAddr> = self.desired.addresses.iter().map(|(_, address)| *address).collect();
         let why = |address: &IpAddr| {
             let bridge = self.network.bridge_of(*address)?;
             let why = match lack {
                 Some(lack) => format!("the table bridge npc is not in the kernel ({lack})"),
-                None if held.contains(address) => return None,
+                None if pinned.contains(address) => return None,
                 None => "the kernel does not show which port of that is its own".to_owned(),
             };
             Some(format!("it is behind {bridge}, and {why}: it can send by the addresses of others behind it"))
@@ -112,7 +112,7 @@ impl Frames {
 
     fn find<K: Kernel>(&mut self, writer: &mut Writer<K>, engine: &Engine, anti_spoof: bool) {
         if self.network.bridge_ports.is_empty() {
-            (self.bound, self.wanted, self.is_incomplete) = Default::default();
+            (self.bound, self.desired, self.is_incomplete) = Default::default();
             return;
         }
         let mut here = LocalPods::new();
@@ -120,7 +120,7 @@ impl Frames {
             here.entry(pod).or_default().insert(address);
         }
         let unclear = self.bind(&here, |ports| writer.peers(ports));
-        self.wanted = self.table(&here, &unclear, &Isolated::of(engine.state()), anti_spoof);
+        self.desired = self.table(&here, &unclear, &Isolated::of(engine.state()), anti_spoof);
     }
 
     /// Finds the pod of each port, and answers what is known of the ports that claim
@@ -199,7 +199,7 @@ impl Frames {
         for (port, Bound { pods, ethernet }) in known() {
             let addresses = || pods.iter().filter_map(|pod| here.get(pod)).flatten().copied();
             if anti_spoof {
-                table.held.insert(*port);
+                table.pinned.insert(*port);
                 table.senders.insert((*port, *ethernet));
             }
             if addresses().any(|address| isolated.ingress.contains(&address)) {
@@ -313,13 +313,13 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_claims_several_pods_is_held_to_them_until_it_is_clear() {
+    fn a_port_that_claims_several_pods_is_pinned_to_them_until_it_is_clear() {
         let mut bridges = bridges(&[("br", &[1, 2])]);
         let both = here(BOTH);
         let unclear = bridges.bind(&both, |_| peers(&[(1, &["10.0.0.1", "10.0.0.2"])]));
         assert_eq!((bound(&bridges), unclear[&1].pods.len()), (vec![], 2));
         let table = bridges.table(&both, &unclear, &Isolated::default(), true);
-        assert_eq!((table.held, table.addresses.len()), ([1].into(), 4));
+        assert_eq!((table.pinned, table.addresses.len()), ([1].into(), 4));
         bridges.bind(&both, |_| peers(&[(1, &["10.0.0.1", "10.0.0.2"]), (2, &["fd00::2"])]));
         assert_eq!(bound(&bridges), ["1 a", "2 b"]);
     }
@@ -351,21 +351,21 @@ mod tests {
         let isolated = Isolated { is_anything: true, ingress: [ip("fd00::2")].into(), egress: [ip("10.0.0.1")].into() };
         let table = bridges.table(&both, &BTreeMap::new(), &isolated, false);
         // A new port is in before its pod is known.
-        assert_eq!((table.ports, table.guarded.clone(), table.held), ([1, 2, 3].into(), [2].into(), [].into()));
+        assert_eq!((table.ports, table.guarded.clone(), table.pinned), ([1, 2, 3].into(), [2].into(), [].into()));
         assert_eq!((table.confined, table.known), ([1].into(), [1, 2].into()));
         let addresses = [(1, "10.0.0.1"), (1, "fd00::1"), (2, "10.0.0.2"), (2, "fd00::2")];
         assert_eq!(table.addresses, addresses.map(|(port, address)| (port, ip(address))).into());
         let table = bridges.table(&both, &BTreeMap::new(), &nothing, true);
-        assert_eq!((table.ports, table.held, table.senders.len()), ([].into(), [1, 2].into(), 2));
+        assert_eq!((table.ports, table.pinned, table.senders.len()), ([].into(), [1, 2].into(), 2));
     }
 
     #[test]
-    fn a_pod_that_is_not_held_is_spoofable() {
+    fn a_pod_that_is_not_pinned_is_spoofable() {
         let mut bridges = bridges(&[("br", &[1, 2])]);
         bridges.network.bridged = [("br".to_owned(), ["10.0.0.0/24".parse().expect("a prefix")].into())].into();
         let both = here(BOTH);
         let unclear = bridges.bind(&both, |_| peers(&[(1, &["10.0.0.1"])]));
-        bridges.wanted = bridges.table(&both, &unclear, &Isolated::default(), true);
+        bridges.desired = bridges.table(&both, &unclear, &Isolated::default(), true);
         let spoofable = |lack| -> Vec<IpAddr> {
             let local = ["10.0.0.1", "10.0.0.2", "192.0.2.1"].map(ip);
             bridges.spoofable(local, lack).into_iter().map(|(address, _)| address).collect()

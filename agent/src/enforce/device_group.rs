@@ -1,4 +1,4 @@
-//! Which interfaces of pods are in their device group, and so held to what rules ask of
+//! Which interfaces of pods are in their device group, and so pinned to what rules ask of
 //! them.
 
 use npc_compiler::engine::Engine;
@@ -22,7 +22,7 @@ pub(super) struct DeviceGroup {
 
 impl DeviceGroup {
     /// Has the interfaces leave that are no pods' any more, and gives the engine the
-    /// sources of those that are. What leaves is held to nothing when its sources go. If
+    /// sources of those that are. What leaves is pinned to nothing when its sources go. If
     /// the rest of the pass fails, it joins again with the next one.
     pub(super) fn leave<K: Kernel>(
         &mut self,

@@ -54,7 +54,7 @@ impl Repair {
 }
 
 /// What an audit found, where this was to be there.
-pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
+pub(super) fn found(audit: &Audit, desired: &KernelState) -> Vec<Drift> {
     let by = audit.authors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let mut all = Vec::new();
     let mut push = |kind, family, name: &str, what| {
@@ -66,9 +66,9 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
         }
     }
     for family in Family::ALL {
-        let (delta, wanted) = (audit.family(family), wanted.family(family));
+        let (delta, desired) = (audit.family(family), desired.family(family));
         for (chain, rules) in &delta.chains {
-            push(DriftKind::Chain, family, chain.as_str(), of_chain(family, chain, rules.as_deref(), wanted));
+            push(DriftKind::Chain, family, chain.as_str(), of_chain(family, chain, rules.as_deref(), desired));
         }
         for (set, change) in &delta.sets {
             match change {
@@ -94,14 +94,14 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
     all
 }
 
-fn of_chain(family: Family, chain: &ChainName, rules: Option<&[Rule]>, wanted: &FamilyState) -> String {
+fn of_chain(family: Family, chain: &ChainName, rules: Option<&[Rule]>, desired: &FamilyState) -> String {
     let Some(rules) = rules else { return "it is gone".to_owned() };
-    let Some(wanted) = wanted.chains.get(chain) else { return "no policy needs it".to_owned() };
+    let Some(desired) = desired.chains.get(chain) else { return "no policy needs it".to_owned() };
     let only_in = |some: &[Rule], others: &[Rule]| {
         let missing = some.iter().filter(|rule| !others.contains(rule));
         named(missing.map(|rule| rule_line(family, chain, rule)))
     };
-    match in_words([("foreign", only_in(rules, wanted)), ("missing", only_in(wanted, rules))]) {
+    match in_words([("foreign", only_in(rules, desired)), ("missing", only_in(desired, rules))]) {
         none if none.is_empty() => "its rules are in another order, or there twice".to_owned(),
         what => what,
     }
@@ -137,11 +137,11 @@ pub(super) fn log(found: &[Drift]) {
 }
 
 /// The ruleset that was found, where this one was to be there.
-pub(super) fn as_found(audit: Audit, wanted: &KernelState) -> KernelState {
-    let mut held = wanted.clone();
-    audit.v4.apply(&mut held.v4);
-    audit.v6.apply(&mut held.v6);
-    held
+pub(super) fn as_found(audit: Audit, desired: &KernelState) -> KernelState {
+    let mut actual = desired.clone();
+    audit.v4.apply(&mut actual.v4);
+    audit.v6.apply(&mut actual.v6);
+    actual
 }
 
 #[cfg(test)]
@@ -167,14 +167,14 @@ mod tests {
             sets: BTreeMap::from([(set.clone(), (SetKind::HashIp, BTreeSet::from([member(1)])))]),
             chains: BTreeMap::from([(chain.clone(), rules.clone())]),
         };
-        let wanted = KernelState { v4, v6: FamilyState::default() };
+        let desired = KernelState { v4, v6: FamilyState::default() };
         let mut audit = Audit::default();
         audit.v4.chains.insert(chain.clone(), Some(vec![rules[0].clone(), rule("-j ACCEPT")]));
         let added = (2..9).map(member).collect();
         audit.v4.sets.insert(set, SetDelta::Changed { added, removed: [member(1)].into() });
         audit.hooks.push((Family::V6, Hook::Absent));
         audit.authors.insert(Author { program: "firewalld".to_owned(), process: 7 });
-        let drifts = found(&audit, &wanted);
+        let drifts = found(&audit, &desired);
         let words: Vec<String> =
             drifts.iter().map(|d| format!("{} {} {} {}", d.kind, d.family, d.name, d.what)).collect();
         assert_eq!(
@@ -186,7 +186,10 @@ mod tests {
             ]
         );
         assert!(drifts.iter().all(|drift| drift.by == "firewalld (process 7)"));
-        let held = as_found(audit, &wanted);
-        assert_eq!((held.v4.chains[&chain].len(), held.v4.sets.values().next().map(|set| set.1.len())), (2, Some(7)));
+        let actual = as_found(audit, &desired);
+        assert_eq!(
+            (actual.v4.chains[&chain].len(), actual.v4.sets.values().next().map(|set| set.1.len())),
+            (2, Some(7))
+        );
     }
 }

@@ -198,7 +198,7 @@ impl<K: Kernel> Enforcer<K> {
         if std::mem::replace(&mut self.changed, Changed::Nothing) == Changed::Pods {
             self.writer.established.owned_as(engine);
         }
-        // Nothing is waited for where no sources are held: an error of one family must
+        // Nothing is waited for where no sources are pinned: an error of one family must
         // not let forged ICMP errors through the other.
         if asked == InterfaceQuestion::Group {
             DeviceGroup::join(&mut interfaces, &mut self.writer, network);
@@ -208,7 +208,7 @@ impl<K: Kernel> Enforcer<K> {
         // Before the rules: what of a flow passes by frames that they do not see
         // would be ESTABLISHED for them. And for a pod that is isolated now, or is
         // new, nothing of it is to come later than its rules.
-        self.frames.update(&mut self.writer, network, engine, self.anti_spoofing.holds_ports());
+        self.frames.update(&mut self.writer, network, engine, self.anti_spoofing.pins_ports());
         let (writes, rehooked) = self.writer.write_each(change, engine.state(), engine.is_loading(), &mut failed)?;
         let enforced = self.writer.enforced();
         // An interface is of both families, and joins once the sources of both are known.
@@ -258,12 +258,12 @@ impl<K: Kernel> Enforcer<K> {
             contests: engine.contests().collect(),
             writes,
             rehooked,
-            held: Family::ALL.map(|family| (family, held(engine.state().family(family)))),
+            sizes: Family::ALL.map(|family| (family, size_of(engine.state().family(family)))),
             unfiltered_bridges,
             bridge: self.frames.state(self.writer.bridge_lack()),
             enforced,
             regrouped: (interfaces.join.len(), interfaces.leave.len()),
-            unheld: interfaces.unheld,
+            unpinned: interfaces.unpinned,
             compiled,
             applied,
         })
@@ -272,7 +272,7 @@ impl<K: Kernel> Enforcer<K> {
     /// The last pass failed. Those of these addresses whose part of the ruleset is in the kernel all
     /// the same; their flows are to be judged next.
     ///
-    /// With sources to be held there are none: the interfaces of new pods are held to them only once
+    /// With sources to be pinned there are none: the interfaces of new pods are pinned to them only once
     /// everything is written.
     pub(super) fn in_force(&mut self, addresses: &BTreeSet<IpAddr>, network: &Network) -> BTreeSet<IpAddr> {
         if addresses.is_empty() || !self.is_committed || self.options.anti_spoof {
@@ -358,7 +358,7 @@ fn new_seed() -> Seed {
     Seed::from_bytes(bytes)
 }
 
-fn held(state: &plan::FamilyState) -> RulesetSize {
+fn size_of(state: &plan::FamilyState) -> RulesetSize {
     RulesetSize {
         rules: state.chains.values().map(Vec::len).sum(),
         sets: state.sets.len(),

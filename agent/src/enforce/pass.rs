@@ -44,7 +44,7 @@ pub struct Pass {
     /// many not any more.
     pub regrouped: (usize, usize),
     /// Interfaces of pods that are not in it, and why.
-    pub unheld: BTreeMap<InterfaceName, String>,
+    pub unpinned: BTreeMap<InterfaceName, String>,
     /// Pods of this node whose forged sources are not dropped, though it was asked
     /// for.
     pub spoofable: Vec<Spoofable>,
@@ -56,7 +56,7 @@ pub struct Pass {
     /// Addresses that several pods of the cluster list.
     pub contests: Vec<Contested>,
     /// How much of ours each family of the kernel holds.
-    pub held: [(Family, RulesetSize); 2],
+    pub sizes: [(Family, RulesetSize); 2],
     /// Since when every first packet of a flow gets the new verdict. Leftovers are cleared
     /// away after that, and flows that were established are cut beside the loop.
     pub enforced: Instant,

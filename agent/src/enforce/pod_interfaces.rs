@@ -1,5 +1,5 @@
 //! Which interfaces are in the device group of pods' interfaces, which of them are
-//! held to the sources of the pods behind them, and what has to be done so that
+//! pinned to the sources of the pods behind them, and what has to be done so that
 //! they are.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ pub(super) enum InterfaceQuestion {
 
 /// Which pod interfaces join and leave the device group, and what may come from each.
 ///
-/// Only interfaces in the group are held to anything, and if rules ask for sources, all of
+/// Only interfaces in the group are pinned to anything, and if rules ask for sources, all of
 /// them are. So an interface leaves the group before its addresses go out of the set, and
 /// joins it when they are in.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -40,39 +40,39 @@ pub(super) struct PodInterfaces {
     pub(super) leave: Vec<u32>,
     /// The links that are to join it.
     pub(super) join: Vec<u32>,
-    /// Interfaces of pods that are not in the group, and so not held to anything,
+    /// Interfaces of pods that are not in the group, and so not pinned to anything,
     /// and why.
-    pub(super) unheld: BTreeMap<InterfaceName, String>,
+    pub(super) unpinned: BTreeMap<InterfaceName, String>,
 }
 
 /// Where a route leads.
 #[derive(Debug)]
 enum Way<'a> {
-    /// To an interface of pods that is held to its sources.
+    /// To an interface of pods that is pinned to its sources.
     Held,
     /// To one of pods that is not, and why.
-    Unheld(InterfaceName, &'a str),
+    Unpinned(InterfaceName, &'a str),
     /// To another one.
     Elsewhere(InterfaceName, NotPodInterface),
 }
 
 impl PodInterfaces {
-    /// Every interface of pods is in the group, if rules ask for that, and held to
+    /// Every interface of pods is in the group, if rules ask for that, and pinned to
     /// what the node routes to it, if they ask for that too.
     pub(super) fn new(asked: InterfaceQuestion, network: &Network, local: impl IntoIterator<Item = IpAddr>) -> Self {
         if asked == InterfaceQuestion::Nothing {
             return Self { leave: network.in_pod_group.iter().copied().collect(), ..Self::default() };
         }
-        let is_held = asked == InterfaceQuestion::Sources;
+        let is_pinned = asked == InterfaceQuestion::Sources;
         let of_pods: Vec<(InterfaceName, &Interface)> = network.pod_interfaces(local).collect();
         let mut shared = BTreeMap::<IpNetwork, usize>::new();
         for route in of_pods.iter().flat_map(|(_, interface)| &interface.routes) {
             *shared.entry(*route).or_default() += 1;
         }
         let mut interfaces = Self::default();
-        let mut held = BTreeSet::new();
+        let mut grouped = BTreeSet::new();
         for (name, interface) in of_pods {
-            let too_shared = interface.routes.iter().find(|route| is_held && shared[route] > SHARED);
+            let too_shared = interface.routes.iter().find(|route| is_pinned && shared[route] > SHARED);
             let why_not = match (interface.group, too_shared) {
                 (NO_GROUP | POD_GROUP, None) => None,
                 (NO_GROUP | POD_GROUP, Some(route)) => Some(format!(
@@ -81,29 +81,29 @@ impl PodInterfaces {
                 (group, _) => Some(format!("the interface is in the device group {group} of another program")),
             };
             if let Some(why_not) = why_not {
-                interfaces.unheld.insert(name, why_not);
+                interfaces.unpinned.insert(name, why_not);
                 continue;
             }
-            held.insert(interface.index);
-            if is_held {
+            grouped.insert(interface.index);
+            if is_pinned {
                 interfaces.own.extend(interface.routes.iter().map(|route| (*route, name)));
             }
             if interface.group == NO_GROUP {
                 interfaces.join.push(interface.index);
             }
         }
-        interfaces.leave = network.in_pod_group.difference(&held).copied().collect();
+        interfaces.leave = network.in_pod_group.difference(&grouped).copied().collect();
         interfaces
     }
 
     /// The interfaces that were to join could not.
     pub(super) fn not_joined(&mut self, network: &Network, why: &str) {
         let not_joined = network.interfaces.iter().filter(|(_, interface)| self.join.contains(&interface.index));
-        self.unheld.extend(not_joined.map(|(name, _)| (*name, why.to_owned())));
+        self.unpinned.extend(not_joined.map(|(name, _)| (*name, why.to_owned())));
         self.join.clear();
     }
 
-    /// The addresses of this node's pods that lie behind no interface that is held
+    /// The addresses of this node's pods that lie behind no interface that is pinned
     /// to anything, and why not: what comes from there may claim any source.
     pub(super) fn spoofable(
         &self,
@@ -115,9 +115,9 @@ impl PodInterfaces {
         for (name, elsewhere) in &network.elsewhere {
             ways.extend(elsewhere.routes.iter().map(|route| (*route, Way::Elsewhere(*name, elsewhere.why))));
         }
-        for (name, why) in &self.unheld {
+        for (name, why) in &self.unpinned {
             let routes = network.interfaces.get(name).map(|interface| &interface.routes);
-            ways.extend(routes.into_iter().flatten().map(|route| (*route, Way::Unheld(*name, why))));
+            ways.extend(routes.into_iter().flatten().map(|route| (*route, Way::Unpinned(*name, why))));
         }
         // The longest prefix counts: one lookup for each length that there is.
         let lengths: BTreeSet<u8> = ways.keys().map(IpNetwork::prefix).collect();
@@ -131,7 +131,7 @@ impl PodInterfaces {
         let why = |address| match way(address) {
             Some(Way::Held) => None,
             Some(Way::Elsewhere(name, why)) => Some(format!("it is behind {name}, {why}")),
-            Some(Way::Unheld(name, why)) => Some(format!("it is behind {name}: {why}")),
+            Some(Way::Unpinned(name, why)) => Some(format!("it is behind {name}: {why}")),
             None => Some("the node routes its address to no interface".to_owned()),
         };
         local.into_iter().filter_map(|address| Some((address, why(address)?))).collect()
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_is_held_to_what_is_routed_to_it_and_joins_once() {
+    fn an_interface_is_pinned_to_what_is_routed_to_it_and_joins_once() {
         let network = network(&[("a", 1, 0, &["10.0.0.1/32", "fd00::1/128"]), ("b", 2, POD_GROUP, &["10.0.0.2/32"])]);
         let interfaces = PodInterfaces::new(InterfaceQuestion::Sources, &network, []);
         assert_eq!(own(&interfaces), ["10.0.0.1/32 a", "fd00::1/128 a", "10.0.0.2/32 b"]);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_question_about_sources_an_interface_is_in_the_group_and_held_to_nothing() {
+    fn without_a_question_about_sources_an_interface_is_in_the_group_and_pinned_to_nothing() {
         let crowd: Vec<(String, u32)> = (0..40).map(|n| (format!("v{n}"), n)).collect();
         let mut links: Vec<_> = crowd.iter().map(|(name, n)| (name.as_str(), *n, 0, &["10.0.0.1/32"][..])).collect();
         links.push(("x", 77, 5, &["10.0.0.2/32"]));
@@ -185,7 +185,7 @@ mod tests {
         network.in_pod_group.insert(99);
         let interfaces = PodInterfaces::new(InterfaceQuestion::Group, &network, []);
         assert_eq!((interfaces.own.len(), interfaces.join.len(), interfaces.leave), (0, 40, vec![99]));
-        assert_eq!(interfaces.unheld.keys().copied().collect::<Vec<_>>(), [name("x")]);
+        assert_eq!(interfaces.unpinned.keys().copied().collect::<Vec<_>>(), [name("x")]);
     }
 
     #[test]
@@ -230,13 +230,13 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_that_cannot_be_held_are_listed_and_left_alone() {
+    fn interfaces_that_cannot_be_pinned_are_listed_and_left_alone() {
         let crowd: Vec<(String, u32)> = (0..40).map(|n| (format!("v{n}"), n)).collect();
         let mut links: Vec<_> = crowd.iter().map(|(name, n)| (name.as_str(), *n, 0, &["10.0.0.1/32"][..])).collect();
         links.push(("x", 77, 5, &["10.0.0.2/32"]));
         let interfaces = PodInterfaces::new(InterfaceQuestion::Sources, &network(&links), []);
-        assert_eq!((interfaces.own.len(), interfaces.join.len(), interfaces.unheld.len()), (0, 0, 41));
-        assert!(interfaces.unheld[&name("x")].contains("group 5"));
-        assert!(interfaces.unheld[&name("v3")].contains("10.0.0.1/32"));
+        assert_eq!((interfaces.own.len(), interfaces.join.len(), interfaces.unpinned.len()), (0, 0, 41));
+        assert!(interfaces.unpinned[&name("x")].contains("group 5"));
+        assert!(interfaces.unpinned[&name("v3")].contains("10.0.0.1/32"));
     }
 }

@@ -17,7 +17,7 @@ pub(super) enum SyncState {
     /// the sets are as far ahead as these allow.
     SetsAhead {
         /// What the kernel holds.
-        held: KernelState,
+        actual: KernelState,
         /// The jump was found missing, or not first. Otherwise it is unknown where it is,
         /// because there is no notification of what that other program writes.
         is_unhooked: bool,

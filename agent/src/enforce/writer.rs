@@ -57,7 +57,7 @@ impl WriteFailure {
     fn into_state(self, is_unhooked: bool) -> (SyncState, Error) {
         let is_unhooked = is_unhooked || self.error.is_unhooked();
         let state = match self.sets_ahead {
-            Some(held) => SyncState::SetsAhead { held: *held, is_unhooked },
+            Some(actual) => SyncState::SetsAhead { actual: *actual, is_unhooked },
             None => SyncState::Unknown { is_unhooked },
         };
         (state, self.error)
@@ -79,7 +79,7 @@ impl<K: Kernel> Writer<K> {
         }
     }
 
-    /// Carries out writes that no packet meets. They are in the wanted state already, and the
+    /// Carries out writes that no packet meets. They are in the desired state already, and the
     /// kernel is in sync but for them.
     ///
     /// Families that have failed already are left alone. As after any failure, nothing is known of the
@@ -92,7 +92,7 @@ impl<K: Kernel> Writer<K> {
         }
     }
 
-    /// Whether writes of [`Writer::load`] may go to a family: it holds what is wanted, but for what
+    /// Whether writes of [`Writer::load`] may go to a family: it holds what is desired, but for what
     /// failed in the other one, and no other program holds the lock that rules need.
     pub(super) fn can_load(&mut self, failed: &Failures) -> bool {
         if failed.is_empty() {
@@ -130,15 +130,15 @@ impl<K: Kernel> Writer<K> {
     /// Makes the kernel equal to a ruleset. Only the difference is written. The jump goes in
     /// after the chains that it leads to.
     ///
-    /// `change` leads to it from the state that was wanted the last time, and
+    /// `change` leads to it from the state that was desired the last time, and
     /// is used if the kernel holds that one; otherwise the kernel is read.
     ///
     /// # Errors
     /// If the kernel cannot be read or written, in a family at least. It may then
     /// hold a part of the change, in the order in which a plan is safe.
-    pub fn write(&mut self, change: Plan, wanted: &KernelState) -> Result<WriteOutcome, Error> {
+    pub fn write(&mut self, change: Plan, desired: &KernelState) -> Result<WriteOutcome, Error> {
         let mut failed = Failures::default();
-        let written = self.write_each(change, wanted, false, &mut failed)?;
+        let written = self.write_each(change, desired, false, &mut failed)?;
         failed.into_result().map(|()| written)
     }
 
@@ -152,12 +152,12 @@ impl<K: Kernel> Writer<K> {
     pub(super) fn write_each(
         &mut self,
         change: Plan,
-        wanted: &KernelState,
+        desired: &KernelState,
         is_loading: bool,
         failed: &mut Failures,
     ) -> Result<WriteOutcome, Error> {
         let before = std::mem::take(&mut self.state);
-        let (state, written) = match self.try_write(before, change, wanted, is_loading, failed) {
+        let (state, written) = match self.try_write(before, change, desired, is_loading, failed) {
             Ok(written) if failed.is_empty() => (SyncState::InSync { is_proved: true }, Ok(written)),
             Ok(written) => {
                 let is_unhooked = failed.iter().any(|(_, error)| error.is_unhooked());
@@ -177,26 +177,26 @@ impl<K: Kernel> Writer<K> {
         &mut self,
         before: SyncState,
         change: Plan,
-        wanted: &KernelState,
+        desired: &KernelState,
         is_loading: bool,
         failed: &mut Failures,
     ) -> Result<WriteOutcome, WriteFailure> {
-        let (plan, held) = match before {
+        let (plan, actual) = match before {
             SyncState::InSync { .. } => (change, None),
             state => {
                 self.established.rules_were_lost();
-                let held = match state {
-                    SyncState::SetsAhead { held, .. } => self.after_contention(held, wanted, failed)?,
-                    SyncState::Unknown { .. } | SyncState::InSync { .. } => self.read(wanted, failed)?,
+                let actual = match state {
+                    SyncState::SetsAhead { actual, .. } => self.after_contention(actual, desired, failed)?,
+                    SyncState::Unknown { .. } | SyncState::InSync { .. } => self.read(desired, failed)?,
                 };
-                (Plan::between(&held, wanted), Some(held))
+                (Plan::between(&actual, desired), Some(actual))
             }
         };
-        let was_in_sync = held.is_none();
+        let was_in_sync = actual.is_none();
         self.established.planned(&plan);
         self.enforced = Instant::now();
         if !plan.is_empty() {
-            self.enforced = self.carry_out(&plan, held, wanted, failed)?;
+            self.enforced = self.carry_out(&plan, actual, desired, failed)?;
         }
         let mut rehooked = Vec::new();
         if !was_in_sync {
@@ -205,7 +205,7 @@ impl<K: Kernel> Writer<K> {
         }
         // With legacy a proof reads the whole table. What was loaded is proved with what leads to it.
         if !(is_loading && was_in_sync && plan.is_empty()) {
-            self.kernel.prove(wanted, failed);
+            self.kernel.prove(desired, failed);
         }
         if failed.is_of_all() {
             std::mem::take(failed).into_result()?;
@@ -215,19 +215,19 @@ impl<K: Kernel> Writer<K> {
 
     /// What the kernel holds. A family that failed is left alone: for a plan it is as
     /// wanted.
-    fn read(&mut self, wanted: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {
-        let mut held = self.kernel.read_each(wanted, failed)?;
+    fn read(&mut self, desired: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {
+        let mut actual = self.kernel.read_each(desired, failed)?;
         if failed.is_empty() && !self.was_read {
             self.was_read = true;
-            log_earlier(&held);
+            log_earlier(&actual);
         }
         for family in failed.families() {
             match family {
-                Family::V4 => held.v4.clone_from(&wanted.v4),
-                Family::V6 => held.v6.clone_from(&wanted.v6),
+                Family::V4 => actual.v4.clone_from(&desired.v4),
+                Family::V6 => actual.v6.clone_from(&desired.v6),
             }
         }
-        Ok(held)
+        Ok(actual)
     }
 
     /// Whether the kernel is known, and no other program holds the lock that rules need.
@@ -265,8 +265,8 @@ impl<K: Kernel> Writer<K> {
     fn carry_out(
         &mut self,
         plan: &Plan,
-        held: Option<KernelState>,
-        wanted: &KernelState,
+        actual: Option<KernelState>,
+        desired: &KernelState,
         failed: &mut Failures,
     ) -> Result<Instant, WriteFailure> {
         if plan.steps.iter().any(is_rules)
@@ -275,11 +275,11 @@ impl<K: Kernel> Writer<K> {
             if !error.is_contention() {
                 return Err(error.into());
             }
-            let held = match held {
-                Some(held) => held,
-                None => self.read(wanted, failed)?,
+            let actual = match actual {
+                Some(actual) => actual,
+                None => self.read(desired, failed)?,
             };
-            let ahead = self.write_ahead(held, wanted, failed)?;
+            let ahead = self.write_ahead(actual, desired, failed)?;
             return Err(WriteFailure { error, sets_ahead: Some(Box::new(ahead)) });
         }
         Ok(self.kernel.apply_each(plan, failed))
@@ -289,18 +289,18 @@ impl<K: Kernel> Writer<K> {
     /// sets go ahead.
     fn after_contention(
         &mut self,
-        held: KernelState,
-        wanted: &KernelState,
+        actual: KernelState,
+        desired: &KernelState,
         failed: &mut Failures,
     ) -> Result<KernelState, WriteFailure> {
-        let held = self.write_ahead(held, wanted, failed)?;
-        if !Plan::between(&held, wanted).steps.iter().any(is_rules) {
-            return Ok(held);
+        let actual = self.write_ahead(actual, desired, failed)?;
+        if !Plan::between(&actual, desired).steps.iter().any(is_rules) {
+            return Ok(actual);
         }
         match self.kernel.wait_for_lock() {
             // The program that held it may have written after the kernel was read.
-            Ok(()) => Ok(self.read(wanted, failed)?),
-            Err(error) if error.is_contention() => Err(WriteFailure { error, sets_ahead: Some(Box::new(held)) }),
+            Ok(()) => Ok(self.read(desired, failed)?),
+            Err(error) if error.is_contention() => Err(WriteFailure { error, sets_ahead: Some(Box::new(actual)) }),
             Err(error) => Err(error.into()),
         }
     }
@@ -309,22 +309,22 @@ impl<K: Kernel> Writer<K> {
     /// then.
     fn write_ahead(
         &mut self,
-        mut held: KernelState,
-        wanted: &KernelState,
+        mut actual: KernelState,
+        desired: &KernelState,
         failed: &mut Failures,
     ) -> Result<KernelState, Error> {
-        let ahead = held.ahead_of_rules(wanted);
-        self.write_sets(&mut held, &ahead, failed);
+        let ahead = actual.ahead_of_rules(desired);
+        self.write_sets(&mut actual, &ahead, failed);
         // The rules of both families wait, so not even the family without a failure is up
         // to date, as an error of families would say.
         std::mem::take(failed).into_first()?;
-        Ok(held)
+        Ok(actual)
     }
 
-    /// Writes what leads to this state but for rules. `held` is what the kernel holds, before and, of families
+    /// Writes what leads to this state but for rules. `actual` is what the kernel holds, before and, of families
     /// that have not failed, afterwards.
-    fn write_sets(&mut self, held: &mut KernelState, ahead: &KernelState, failed: &mut Failures) {
-        let mut plan = Plan::between(held, ahead);
+    fn write_sets(&mut self, actual: &mut KernelState, ahead: &KernelState, failed: &mut Failures) {
+        let mut plan = Plan::between(actual, ahead);
         let without_rules = plan.steps.iter().position(is_rules).unwrap_or(plan.steps.len());
         plan.steps.truncate(without_rules);
         if !plan.is_empty() {
@@ -333,7 +333,7 @@ impl<K: Kernel> Writer<K> {
         for step in &plan.steps {
             // It was read a moment ago, or written by us. What another program changed
             // since is found by the next read.
-            let _ = step.apply(held);
+            let _ = step.apply(actual);
         }
     }
 
@@ -353,13 +353,13 @@ fn is_rules(step: &Step) -> bool {
 }
 
 /// Logs what an agent before this one left.
-fn log_earlier(held: &KernelState) {
+fn log_earlier(actual: &KernelState) {
     let of = |count: fn(&FamilyState) -> usize| {
-        Family::ALL.into_iter().map(|family| count(held.family(family))).sum::<usize>()
+        Family::ALL.into_iter().map(|family| count(actual.family(family))).sum::<usize>()
     };
-    let (chains, sets) = (of(|held| held.chains.len()), of(|held| held.sets.len()));
+    let (chains, sets) = (of(|actual| actual.chains.len()), of(|actual| actual.sets.len()));
     if chains + sets > 0 {
-        let members = of(|held| held.sets.values().map(|(_, members)| members.len()).sum());
+        let members = of(|actual| actual.sets.values().map(|(_, members)| members.len()).sum());
         info!(chains, sets, members, "found the ruleset of an earlier agent; writing only the difference");
     }
 }

@@ -60,7 +60,7 @@ fn an_interface_joins_with_its_addresses_and_leaves_without(backend: Backend) {
     ip("-6 route add fd00::1/128 dev azv1");
     let mut agent = enforcer(backend, true);
     let first = pass(&mut agent);
-    assert_eq!((first.regrouped, first.unheld.len()), ((1, 0), 0));
+    assert_eq!((first.regrouped, first.unpinned.len()), ((1, 0), 0));
     assert_eq!(
         (held(), own(Family::V4), own(Family::V6)),
         (vec!["azv1".into()], vec!["10.0.0.1,azv1".into()], vec!["fd00::1,azv1".into()])

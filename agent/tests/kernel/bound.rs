@@ -60,12 +60,12 @@ fn many_policies_for_many_pods_take_no_more_memory_of_the_kernel_than_their_name
     agent.wait(2);
     // Three fit, of 301 members each.
     assert_eq!(members_of_tenant(), 903);
-    let held = dump(backend);
-    let missing: Vec<&String> = shop.iter().filter(|line| !held.contains(line)).collect();
+    let actual = dump(backend);
+    let missing: Vec<&String> = shop.iter().filter(|line| !actual.contains(line)).collect();
     assert!(missing.is_empty(), "of another namespace: {missing:#?}");
-    assert!(held.contains(&"add npc4-ingress 10.245.0.0".to_owned()), "the tenant's pod is isolated");
-    assert!(held.contains(&"add npc4-ingress 10.244.1.1".to_owned()), "so is the shop's");
-    let port = |number: u16| held.iter().any(|line| line.contains(&format!("--dport {} ", 1000 + number)));
+    assert!(actual.contains(&"add npc4-ingress 10.245.0.0".to_owned()), "the tenant's pod is isolated");
+    assert!(actual.contains(&"add npc4-ingress 10.244.1.1".to_owned()), "so is the shop's");
+    let port = |number: u16| actual.iter().any(|line| line.contains(&format!("--dport {} ", 1000 + number)));
     assert!(port(2) && !port(3));
 
     let status = || -> Value {

@@ -37,16 +37,16 @@ fn what_was_written_is_read_by_nft_and_by_the_next_agent() {
     // It works beside either backend: nothing of iptables is asked.
     let mut kernel = Linux::open(Some(Backend::Legacy)).unwrap();
     assert_eq!(kernel.set_bridge(&BridgeTable::default()).unwrap(), NOTHING);
-    let mut wanted = BridgeTable { ports: [one, two].into(), ..BridgeTable::default() };
-    assert_eq!(kernel.set_bridge(&wanted).unwrap(), WROTE);
-    assert_eq!(kernel.set_bridge(&wanted).unwrap(), NOTHING);
-    wanted.held = [one].into();
-    wanted.guarded = [two].into();
-    wanted.confined = [one].into();
-    wanted.known = [one, two].into();
-    wanted.senders = [(one, [2, 0, 0, 0, 0, 1])].into();
-    wanted.addresses = [(one, address("10.0.0.1")), (one, address("fd00::1")), (two, address("10.0.0.2"))].into();
-    assert_eq!(kernel.set_bridge(&wanted).unwrap(), WROTE);
+    let mut desired = BridgeTable { ports: [one, two].into(), ..BridgeTable::default() };
+    assert_eq!(kernel.set_bridge(&desired).unwrap(), WROTE);
+    assert_eq!(kernel.set_bridge(&desired).unwrap(), NOTHING);
+    desired.pinned = [one].into();
+    desired.guarded = [two].into();
+    desired.confined = [one].into();
+    desired.known = [one, two].into();
+    desired.senders = [(one, [2, 0, 0, 0, 0, 1])].into();
+    desired.addresses = [(one, address("10.0.0.1")), (one, address("fd00::1")), (two, address("10.0.0.2"))].into();
+    assert_eq!(kernel.set_bridge(&desired).unwrap(), WROTE);
     let text = listed();
     for part in [
         "elements = { \"azv1\" . 10.0.0.1",
@@ -61,10 +61,10 @@ fn what_was_written_is_read_by_nft_and_by_the_next_agent() {
     ] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
-    assert_eq!(Linux::open(Some(Backend::Legacy)).unwrap().set_bridge(&wanted).unwrap(), NOTHING, "it is known again");
+    assert_eq!(Linux::open(Some(Backend::Legacy)).unwrap().set_bridge(&desired).unwrap(), NOTHING, "it is known again");
     // Members go one by one.
-    wanted.addresses.remove(&(one, address("fd00::1")));
-    assert_eq!(kernel.set_bridge(&wanted).unwrap(), WROTE);
+    desired.addresses.remove(&(one, address("fd00::1")));
+    assert_eq!(kernel.set_bridge(&desired).unwrap(), WROTE);
     assert!(!listed().contains("fd00::1"));
     assert_eq!(kernel.set_bridge(&BridgeTable::default()).unwrap(), WROTE);
     assert_eq!(output("nft", &["list", "tables"]), "");
@@ -78,8 +78,8 @@ fn any_damage_by_another_program_is_found_and_repaired() {
     let one = index("azv1");
     let mut kernel = Linux::open(Some(Backend::Nft)).unwrap();
     let addresses = [(one, address("10.0.0.1"))].into();
-    let wanted = BridgeTable { ports: [one].into(), held: [one].into(), addresses, ..BridgeTable::default() };
-    kernel.set_bridge(&wanted).unwrap();
+    let desired = BridgeTable { ports: [one].into(), pinned: [one].into(), addresses, ..BridgeTable::default() };
+    kernel.set_bridge(&desired).unwrap();
     let before = listed();
     for damage in [
         "delete table bridge npc",
@@ -96,16 +96,16 @@ fn any_damage_by_another_program_is_found_and_repaired() {
         "chain bridge npc PREROUTING { policy drop; }",
     ] {
         run("nft", &damage.split(' ').collect::<Vec<_>>());
-        assert_eq!(kernel.set_bridge(&wanted).unwrap(), DRIFTED, "{damage}");
+        assert_eq!(kernel.set_bridge(&desired).unwrap(), DRIFTED, "{damage}");
         assert_eq!(listed(), before, "{damage}");
-        assert_eq!(kernel.set_bridge(&wanted).unwrap(), NOTHING, "{damage}");
+        assert_eq!(kernel.set_bridge(&desired).unwrap(), NOTHING, "{damage}");
     }
     // What others do elsewhere is no drift.
     run("nft", &["add", "table", "bridge", "others"]);
     run("nft", &["add", "chain", "bridge", "others", "PREROUTING"]);
     run("nft", &["add", "rule", "bridge", "others", "PREROUTING", "accept"]);
     run("nft", &["add", "set", "bridge", "others", "ports", "{", "type", "ipv4_addr;", "}"]);
-    assert_eq!(kernel.set_bridge(&wanted).unwrap(), NOTHING);
+    assert_eq!(kernel.set_bridge(&desired).unwrap(), NOTHING);
     assert!(bridge::remove().unwrap());
     assert_eq!(output("nft", &["list", "tables"]), "table bridge others\n");
 }
@@ -116,9 +116,9 @@ fn many_members_are_one_commit() {
     let mut kernel = Linux::open(Some(Backend::Nft)).unwrap();
     let ports: std::collections::BTreeSet<u32> = (1_000..6_000).collect();
     let addresses = ports.iter().map(|port| (*port, IpAddr::from(u128::from(*port).to_be_bytes()))).collect();
-    let wanted = BridgeTable { ports, addresses, ..BridgeTable::default() };
-    assert_eq!(kernel.set_bridge(&wanted).unwrap(), WROTE);
-    assert_eq!(Linux::open(Some(Backend::Nft)).unwrap().set_bridge(&wanted).unwrap(), NOTHING);
+    let desired = BridgeTable { ports, addresses, ..BridgeTable::default() };
+    assert_eq!(kernel.set_bridge(&desired).unwrap(), WROTE);
+    assert_eq!(Linux::open(Some(Backend::Nft)).unwrap().set_bridge(&desired).unwrap(), NOTHING);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use npc_compiler::ruleset::node::NodeRuleset;
 /// Writes rulesets, and remembers the last one that it was to write.
 pub(crate) struct ByHand {
     writer: Writer<Linux>,
-    wanted: KernelState,
+    desired: KernelState,
 }
 
 impl ByHand {
@@ -22,19 +22,19 @@ impl ByHand {
     }
 
     pub(crate) fn of(kernel: Linux) -> Self {
-        Self { writer: Writer::new(kernel), wanted: KernelState::default() }
+        Self { writer: Writer::new(kernel), desired: KernelState::default() }
     }
 
     pub(crate) fn enforce(&mut self, program: &NodeRuleset) -> Result<(Writes, Vec<(Family, Hook)>), Error> {
-        let wanted = KernelState::from(program);
-        let change = Plan::between(&self.wanted, &wanted);
-        self.wanted = wanted;
-        self.writer.write(change, &self.wanted)
+        let desired = KernelState::from(program);
+        let change = Plan::between(&self.desired, &desired);
+        self.desired = desired;
+        self.writer.write(change, &self.desired)
     }
 
     /// What others changed and was put right, in words.
     pub(crate) fn audit(&mut self, depth: AuditScope) -> Vec<String> {
-        let Some(repair) = self.writer.audit(&self.wanted, depth).unwrap() else { return Vec::new() };
+        let Some(repair) = self.writer.audit(&self.desired, depth).unwrap() else { return Vec::new() };
         repair.repaired.unwrap();
         repair
             .found

@@ -27,13 +27,13 @@ fn a_policy_is_found_by_its_name_and_its_rules_are_explained(backend: Backend) {
     let _namespace = Namespace::enter();
     let mut agent = Agent::start(&folder, backend, &[]);
     agent.wait(1);
-    let held = dump(backend);
-    let rules = admitting(&held);
+    let actual = dump(backend);
+    let rules = admitting(&actual);
     // In each family one, from web pods.
-    assert_eq!(rules.len(), 2, "{held:#?}");
+    assert_eq!(rules.len(), 2, "{actual:#?}");
     assert!(rules.iter().all(|rule| rule.contains("-m comment --comment \"shop/db spec.ingress[0]\"")), "{rules:?}");
-    let denies = held.iter().filter(|line| line.contains("--comment \"Ingress isolated by shop/db\""));
-    assert_eq!(denies.count(), 2, "{held:#?}");
+    let denies = actual.iter().filter(|line| line.contains("--comment \"Ingress isolated by shop/db\""));
+    assert_eq!(denies.count(), 2, "{actual:#?}");
 
     for family in ["iptables", "ip6tables"] {
         fs::write(folder.path(family), saved(&format!("{family}-{backend}-save"))).unwrap();
@@ -50,14 +50,14 @@ fn a_policy_is_found_by_its_name_and_its_rules_are_explained(backend: Backend) {
         serde_json::from_slice(&output.stdout).unwrap()
     };
     // Each line of a group's chain as this kernel prints it is found in its chain.
-    for line in held.iter().filter(|line| line.starts_with("-A NPC-I-")) {
+    for line in actual.iter().filter(|line| line.starts_with("-A NPC-I-")) {
         let json = why(line);
         assert_eq!((&json["held"], &json["wanted"]), (&true.into(), &true.into()), "{line}: {json}");
         assert!(json["rules"][0]["number"].is_u64(), "{line}: {json}");
         assert_eq!(json["judges"][0]["endpoint"], "shop/db-1", "{line}: {json}");
     }
     // So is each chain and set of ours, and none is left over.
-    let names = held.iter().filter_map(|line| line.strip_prefix(':').or_else(|| line.strip_prefix("create ")));
+    let names = actual.iter().filter_map(|line| line.strip_prefix(':').or_else(|| line.strip_prefix("create ")));
     let names = names.filter_map(|rest| rest.split(' ').next()).filter(|name| name.to_lowercase().starts_with("npc"));
     let mut asked = 0;
     for name in names {
@@ -65,7 +65,7 @@ fn a_policy_is_found_by_its_name_and_its_rules_are_explained(backend: Backend) {
         assert_eq!((&json["held"], &json["wanted"]), (&true.into(), &true.into()), "{name}: {json}");
         asked += 1;
     }
-    assert!(asked > 10, "{held:#?}");
+    assert!(asked > 10, "{actual:#?}");
     let json = why("10.244.1.2");
     let sets = json["sets"].as_array().unwrap();
     assert!(sets.iter().any(|set| set["meaning"] == "pods app=web of namespace shop"), "{json}");

@@ -70,17 +70,17 @@ fn a_program_is_read_back_as_it_was_written(backend: Backend) {
     let program = everything();
     let plan = Plan::new(&kernel.read().unwrap(), &program);
     kernel.apply(&plan).unwrap();
-    let held = kernel.read().unwrap();
-    let wanted = KernelState::from(&program);
+    let actual = kernel.read().unwrap();
+    let desired = KernelState::from(&program);
     for family in Family::ALL {
-        let (held, wanted) = (held.family(family), wanted.family(family));
-        assert_eq!(held.sets, wanted.sets);
-        for (chain, lines) in &wanted.chains {
-            assert_eq!(held.chains.get(chain), Some(lines), "{family} {chain}");
+        let (actual, desired) = (actual.family(family), desired.family(family));
+        assert_eq!(actual.sets, desired.sets);
+        for (chain, lines) in &desired.chains {
+            assert_eq!(actual.chains.get(chain), Some(lines), "{family} {chain}");
         }
-        assert_eq!(held, wanted);
+        assert_eq!(actual, desired);
     }
-    assert!(Plan::new(&held, &program).is_empty());
+    assert!(Plan::new(&actual, &program).is_empty());
 }
 
 /// Pods of this node. A policy of its own isolates each, both ways.
@@ -203,25 +203,25 @@ fn the_jump_is_first_comes_back_and_is_there_once(backend: Backend) {
     run(&iptables, &["-A", "FORWARD", "-s", "192.0.2.1", "-j", "ACCEPT"]);
     let mut enforcer = ByHand::new(backend);
     enforcer.enforce(&dropping(&[1])).unwrap();
-    let wanted = ["-A FORWARD -j NPC-FORWARD", "-A FORWARD -s 192.0.2.1/32 -j ACCEPT"];
-    assert_eq!(forward(backend), wanted);
+    let desired = ["-A FORWARD -j NPC-FORWARD", "-A FORWARD -s 192.0.2.1/32 -j ACCEPT"];
+    assert_eq!(forward(backend), desired);
     assert_eq!(enforcer.audit(AuditScope::Periodic), [""; 0]);
 
     // Another program inserts above it.
     run(&iptables, &["-I", "FORWARD", "-s", "192.0.2.2", "-j", "ACCEPT"]);
     assert_eq!(enforcer.drifted(), ["IPv4 hook NPC-FORWARD: the jump from FORWARD is not its first rule"]);
-    let wanted = [wanted[0], "-A FORWARD -s 192.0.2.2/32 -j ACCEPT", wanted[1]];
-    assert_eq!(forward(backend), wanted);
+    let desired = [desired[0], "-A FORWARD -s 192.0.2.2/32 -j ACCEPT", desired[1]];
+    assert_eq!(forward(backend), desired);
 
     // Another program adds it again.
     run(&iptables, &["-A", "FORWARD", "-j", "NPC-FORWARD"]);
     assert_eq!(enforcer.drifted(), ["IPv4 hook NPC-FORWARD: the jump from FORWARD is there 2 times"]);
-    assert_eq!(forward(backend), wanted);
+    assert_eq!(forward(backend), desired);
 
     // Another program removes it.
     run(&iptables, &["-D", "FORWARD", "-j", "NPC-FORWARD"]);
     assert_eq!(enforcer.drifted(), ["IPv4 hook NPC-FORWARD: the jump from FORWARD is gone"]);
-    assert_eq!(forward(backend), wanted);
+    assert_eq!(forward(backend), desired);
 
     // Another program removes all that is in the table, as a restart of firewalld does.
     for iptables in [&iptables, &format!("ip6tables-{backend}")] {
@@ -229,7 +229,7 @@ fn the_jump_is_first_comes_back_and_is_there_once(backend: Backend) {
         run(iptables, &["-X"]);
     }
     assert_eq!(enforcer.drifted().len(), 4);
-    assert_eq!(forward(backend), wanted[..1]);
+    assert_eq!(forward(backend), desired[..1]);
     assert_eq!(open(backend).read().unwrap(), KernelState::from(&dropping(&[1])));
 }
 

@@ -102,9 +102,9 @@ impl Kernel for Shared {
         self.with(|faulty| faulty.linux.probe_each(failed))
     }
 
-    fn read_each(&mut self, wanted: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {
+    fn read_each(&mut self, desired: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {
         self.with(|faulty| {
-            let read = faulty.linux.read_each(wanted, failed);
+            let read = faulty.linux.read_each(desired, failed);
             faulty.stepped();
             read
         })
@@ -128,12 +128,12 @@ impl Kernel for Shared {
         })
     }
 
-    fn prove(&mut self, wanted: &KernelState, failed: &mut Failures) {
-        self.with(|faulty| faulty.linux.prove(wanted, failed));
+    fn prove(&mut self, desired: &KernelState, failed: &mut Failures) {
+        self.with(|faulty| faulty.linux.prove(desired, failed));
     }
 
-    fn audit(&mut self, wanted: &KernelState, depth: AuditScope) -> Result<Audit, Error> {
-        self.with(|faulty| faulty.linux.audit(wanted, depth))
+    fn audit(&mut self, desired: &KernelState, depth: AuditScope) -> Result<Audit, Error> {
+        self.with(|faulty| faulty.linux.audit(desired, depth))
     }
 
     fn set_group(&mut self, links: &[u32], group: u32) -> Result<(), Error> {

@@ -55,16 +55,16 @@ fn objects(policies: Vec<NetworkPolicy>) -> Objects {
     objects
 }
 
-fn is_isolated(held: &KernelState, number: u8) -> bool {
-    let isolated = &held.v4.sets[&SetName::isolated(Family::V4, Direction::Ingress)].1;
+fn is_isolated(actual: &KernelState, number: u8) -> bool {
+    let isolated = &actual.v4.sets[&SetName::isolated(Family::V4, Direction::Ingress)].1;
     isolated.contains(&Member::Address(address(number).into()))
 }
 
 /// The chains of groups with more rules than a portion, and whether a rule leads to one.
-fn large(held: &KernelState) -> (Vec<&ChainName>, bool) {
-    let chains = held.v4.chains.iter().filter(|(_, rules)| rules.len() >= 250).map(|(name, _)| name);
+fn large(actual: &KernelState) -> (Vec<&ChainName>, bool) {
+    let chains = actual.v4.chains.iter().filter(|(_, rules)| rules.len() >= 250).map(|(name, _)| name);
     let chains: Vec<&ChainName> = chains.collect();
-    let mut targets = held.v4.chains.values().flatten().filter_map(|rule| rule.leads_to());
+    let mut targets = actual.v4.chains.values().flatten().filter_map(|rule| rule.leads_to());
     let is_led_to = targets.any(|target| chains.contains(&target));
     (chains, is_led_to)
 }
@@ -81,10 +81,10 @@ fn a_policy_of_another_namespace_is_in_force_while_a_large_change_is_loaded(back
     // The policy of the other namespace comes now.
     let both = objects(vec![many.clone(), policy("small", &[])]);
     loading.pass(&both).unwrap();
-    let held = loading.0.kernel().read().unwrap();
-    assert!(is_isolated(&held, 2), "the other namespace waits");
-    assert!(is_isolated(&held, 1), "the old policy is in force");
-    let (chains, is_led_to) = large(&held);
+    let actual = loading.0.kernel().read().unwrap();
+    assert!(is_isolated(&actual, 2), "the other namespace waits");
+    assert!(is_isolated(&actual, 1), "the old policy is in force");
+    let (chains, is_led_to) = large(&actual);
     assert!(!chains.is_empty() && !is_led_to, "{chains:?} {is_led_to}");
     let mut passes = 0;
     while loading.0.is_loading() {
@@ -92,8 +92,8 @@ fn a_policy_of_another_namespace_is_in_force_while_a_large_change_is_loaded(back
         loading.pass(&both).unwrap();
     }
     assert!(passes > 1, "it came at once");
-    let held = loading.0.kernel().read().unwrap();
-    let (chains, is_led_to) = large(&held);
+    let actual = loading.0.kernel().read().unwrap();
+    let (chains, is_led_to) = large(&actual);
     assert!(chains.len() == 1 && is_led_to, "{chains:?} {is_led_to}");
     assert!(loading.0.holds().unwrap());
     // Another agent finds nothing to do.

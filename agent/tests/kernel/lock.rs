@@ -37,7 +37,7 @@ fn policy(of: &str, from: &str, port: u16) -> Event {
     Event::Policy(Box::new(policy.into()))
 }
 
-fn held() -> KernelState {
+fn actual() -> KernelState {
     Linux::open(Some(Backend::Legacy)).unwrap().read().unwrap()
 }
 
@@ -64,16 +64,16 @@ fn pods_join_and_leave_groups_whose_rules_do_not_wait() {
     let first = [pod("web-1", 1), pod("db-1", 11), pod("cart-1", 21), pod("api-1", 31), pod("job-1", 41)];
     let policies = [policy("web", "api", 80), policy("db", "job", 5432), policy("cart", "web", 80)];
     pass(&mut agent, first.into_iter().chain(policies)).unwrap();
-    let before = held();
+    let before = actual();
     let holder = lock();
     // Rules that have to wait.
     assert!(pass(&mut agent, [policy("db", "job", 5433)]).unwrap_err().is_contention());
-    assert_eq!(held().v4.chains, before.v4.chains);
+    assert_eq!(actual().v4.chains, before.v4.chains);
     // One joins a group that does not, with peers of its own; one joins that
     // which does, and it and its peers stay as they are.
     let joining = [pod("web-2", 2), pod("api-2", 32), pod("db-2", 12), pod("job-2", 42)];
     assert!(pass(&mut agent, joining).unwrap_err().is_contention());
-    let meanwhile = held();
+    let meanwhile = actual();
     assert_eq!(isolated(&meanwhile), [1, 2, 11, 21].into());
     let peers = |host: u8| {
         let member = Member::Address(std::net::IpAddr::from([10, 0, 0, host]));
@@ -86,8 +86,8 @@ fn pods_join_and_leave_groups_whose_rules_do_not_wait() {
     // One leaves a group, and another its node.
     let gone = |name: &str| Event::PodGone(PodKey::Name("n".into(), name.into()));
     assert!(pass(&mut agent, [gone("web-1"), gone("cart-1")]).unwrap_err().is_contention());
-    assert_eq!(isolated(&held()), [2, 11].into());
-    assert_eq!(held().v4.chains, before.v4.chains);
+    assert_eq!(isolated(&actual()), [2, 11].into());
+    assert_eq!(actual().v4.chains, before.v4.chains);
     // The holder has written, the hook among it, and lets go.
     let writes = |what: &[&str]| {
         let own_lock = ["XTABLES_LOCKFILE=/run/other.lock", "iptables-legacy"];
@@ -97,7 +97,7 @@ fn pods_join_and_leave_groups_whose_rules_do_not_wait() {
     writes(&["-F", "NPC-DENY-INGRESS"]);
     drop(holder);
     pass(&mut agent, []).unwrap();
-    assert_eq!(isolated(&held()), [2, 11, 12].into());
+    assert_eq!(isolated(&actual()), [2, 11, 12].into());
     assert!(agent.holds().unwrap());
     run("iptables-legacy", &["-C", "FORWARD", "-j", "NPC-FORWARD"]);
 }

@@ -110,8 +110,8 @@ fn without_bpf_each_endpoint_has_a_rule_of_its_own(backend: Backend) {
         let forward = &state.v4.chains[&ChainName::forward()];
         assert!(forward.contains(&own), "{forward:#?}");
         // Nothing shows what an error of a pod quotes, so none passes.
-        for held in [&state.v4, &state.v6] {
-            let related = &held.chains[&ChainName::related()];
+        for actual in [&state.v4, &state.v6] {
+            let related = &actual.chains[&ChainName::related()];
             assert!(related[..2].iter().all(|rule| rule.target == Target::Drop), "{related:#?}");
             assert_eq!(related[1].matches[0], Match::FromPods);
         }
@@ -131,10 +131,10 @@ fn without_matches_for_neighbour_discovery_and_errors_everything_else_is_enforce
             assert!(agent.pass(&anti_spoof::network()).unwrap().writes.chains_written > 0);
             assert!(agent.holds().unwrap());
             let state = Linux::open(Some(backend)).unwrap().read().unwrap();
-            let lacks = npc_compiler::ruleset::layout::MissingMatches::of_held(&state);
+            let lacks = npc_compiler::ruleset::layout::MissingMatches::of_actual(&state);
             assert_eq!(lacks, capabilities.lacks, "{file}");
-            let rules = [(Family::V4, &state.v4), (Family::V6, &state.v6)].into_iter().flat_map(|(family, held)| {
-                held.chains.iter().flat_map(move |(chain, rules)| rules.iter().map(move |rule| (family, chain, rule)))
+            let rules = [(Family::V4, &state.v4), (Family::V6, &state.v6)].into_iter().flat_map(|(family, actual)| {
+                actual.chains.iter().flat_map(move |(chain, rules)| rules.iter().map(move |rule| (family, chain, rule)))
             });
             let lines: Vec<String> = rules.map(|(family, chain, rule)| rule_line(family, chain, rule)).collect();
             assert!(!lines.iter().any(|line| line.contains(&format!(" -m {module} "))), "{file}");
@@ -167,10 +167,10 @@ fn without_ipv6_the_other_family_is_enforced(backend: Backend) {
         assert!(fs::read_dir("/proc/thread-self/net").unwrap().next().is_none());
         let mut agent = ByHand::new(backend);
         agent.enforce(&everything()).unwrap();
-        let held = Linux::open(Some(backend)).unwrap().read().unwrap();
-        let mut wanted = KernelState::from(&everything());
-        wanted.v6 = FamilyState::default();
-        assert_eq!(held, wanted);
+        let actual = Linux::open(Some(backend)).unwrap().read().unwrap();
+        let mut desired = KernelState::from(&everything());
+        desired.v6 = FamilyState::default();
+        assert_eq!(actual, desired);
         let dump = dump(backend);
         assert!(!dump.iter().any(|line| line.contains("npc6-")), "{dump:#?}");
     };

@@ -60,8 +60,8 @@ fn after_a_refusal_the_kernel_is_read_again(backend: Backend) {
     let error = enforcer.enforce(&dropping(&[1, 2])).unwrap_err().to_string();
     assert!(error.contains("refused `add npc4-dropped 10.0.0.2`: there is no set of that name"), "{error}");
     enforcer.enforce(&dropping(&[1, 2])).unwrap();
-    let held = Linux::open(Some(backend)).unwrap().read().unwrap();
-    assert_eq!(held, KernelState::from(&dropping(&[1, 2])));
+    let actual = Linux::open(Some(backend)).unwrap().read().unwrap();
+    assert_eq!(actual, KernelState::from(&dropping(&[1, 2])));
 }
 
 fn what_another_program_uses_of_ours_is_emptied_and_holds_nothing_up(backend: Backend) {
@@ -72,22 +72,22 @@ fn what_another_program_uses_of_ours_is_emptied_and_holds_nothing_up(backend: Ba
     run(&iptables, &["-A", "OUTPUT", "-j", "NPC-INGRESS"]);
     run(&iptables, &["-A", "OUTPUT", "-m", "set", "--match-set", "npc4-peers", "dst", "-j", "DROP"]);
     enforcer.enforce(&dropping(&[1])).unwrap();
-    let mut held = Linux::open(Some(backend)).unwrap().read().unwrap();
-    let left = held.v4.chains.remove(&ChainName::ours("NPC-INGRESS").unwrap()).unwrap();
+    let mut actual = Linux::open(Some(backend)).unwrap().read().unwrap();
+    let left = actual.v4.chains.remove(&ChainName::ours("NPC-INGRESS").unwrap()).unwrap();
     assert!(left.is_empty(), "{left:?}");
-    let (_, left) = held.v4.sets.remove(&SetName::new(Family::V4, "peers")).unwrap();
+    let (_, left) = actual.v4.sets.remove(&SetName::new(Family::V4, "peers")).unwrap();
     assert!(left.is_empty(), "{left:?}");
-    assert_eq!(held, KernelState::from(&dropping(&[1])));
-    // And back: what is left over becomes what is wanted.
+    assert_eq!(actual, KernelState::from(&dropping(&[1])));
+    // And back: what is left over becomes what is desired.
     enforcer.enforce(&everything()).unwrap();
-    let held = Linux::open(Some(backend)).unwrap().read().unwrap();
-    assert_eq!(held, KernelState::from(&everything()));
+    let actual = Linux::open(Some(backend)).unwrap().read().unwrap();
+    assert_eq!(actual, KernelState::from(&everything()));
     // What is unused now goes with the next periodic audit.
     enforcer.enforce(&dropping(&[1])).unwrap();
     run(&iptables, &["-F", "OUTPUT"]);
     assert_eq!(enforcer.audit(AuditScope::Periodic), [""; 0]);
-    let held = Linux::open(Some(backend)).unwrap().read().unwrap();
-    assert_eq!(held, KernelState::from(&dropping(&[1])));
+    let actual = Linux::open(Some(backend)).unwrap().read().unwrap();
+    assert_eq!(actual, KernelState::from(&dropping(&[1])));
 }
 
 /// The name of this process, as the kernel has it.

@@ -70,9 +70,9 @@ fn a_secret_is_made_once_and_kept(backend: Backend) {
             let names = lines.into_iter().map(|line| line.split(' ').next().unwrap().to_owned());
             names.collect::<std::collections::BTreeSet<_>>()
         };
-        let held = dump(backend);
-        let held: Vec<&str> = held.iter().map(String::as_str).filter(chains).collect();
-        assert_eq!(names(compiled.lines().filter(chains).collect()), names(held));
+        let actual = dump(backend);
+        let actual: Vec<&str> = actual.iter().map(String::as_str).filter(chains).collect();
+        assert_eq!(names(compiled.lines().filter(chains).collect()), names(actual));
         // Another node has another one.
         assert_ne!(first.replace(seed.clone()), Some(seed));
         next.end(Signal::SIGTERM);
@@ -103,10 +103,10 @@ fn a_tree_without_a_secret_gets_one(backend: Backend) {
     assert!(agent.wait(1).contains("chains written"));
     wait_ready(&folder.ready());
     kept();
-    let held = dump(backend);
-    assert!(held.iter().any(|line| line.starts_with(":NPC-IT-")));
+    let actual = dump(backend);
+    assert!(actual.iter().any(|line| line.starts_with(":NPC-IT-")));
     assert!(
-        !held.iter().any(|line| line.starts_with(":NPC-IT-0") || line.starts_with(":NPC-IT-1")),
+        !actual.iter().any(|line| line.starts_with(":NPC-IT-0") || line.starts_with(":NPC-IT-1")),
         "the old tree went"
     );
     agent.end(Signal::SIGTERM);

@@ -82,10 +82,10 @@ impl DispatchTrees {
             for chain in old.iter().filter(|chain| !rules.contains_key(*chain)) {
                 delta.chains.insert(chain.clone(), None);
             }
-            let held = &state.family(family).chains;
+            let actual = &state.family(family).chains;
             self.chains[direction as usize][family as usize] = rules.keys().cloned().collect();
             for (chain, rules) in rules {
-                if held.get(&chain) != Some(&rules) {
+                if actual.get(&chain) != Some(&rules) {
                     delta.chains.insert(chain, Some(rules));
                 }
             }

@@ -345,14 +345,14 @@ impl LocalGroups {
             rewritten || joined || is_new
         });
         for family in Family::ALL {
-            let held = &state.family(family).chains;
+            let actual = &state.family(family).chains;
             let delta = &mut deltas[family as usize].chains;
-            for (chain, wanted) in std::mem::take(&mut touched[family as usize]) {
+            for (chain, desired) in std::mem::take(&mut touched[family as usize]) {
                 let uses = self.uses[family as usize].get(&chain);
                 let (is_used, is_of_groups) = (uses.is_some(), uses != self.expected[family as usize].get(&chain));
                 // Groups may be made more than once before a commit, so what was to be done about the
                 // chain may be undone. One that is expected may be there in part.
-                match (wanted, is_used, held.get(&chain)) {
+                match (desired, is_used, actual.get(&chain)) {
                     (Wanted::Rules(rules), true, there) if there == Some(&rules) => drop(delta.remove(&chain)),
                     (Wanted::Rules(rules), true, _) => drop(delta.insert(chain, Some(rules))),
                     // No group has it any more: what is there of it stays, and no more comes by this.

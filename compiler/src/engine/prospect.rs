@@ -56,7 +56,8 @@ impl PreparedLeaf {
 
     /// Whether the state has what is not here any more.
     fn is_complete(&self, state: &KernelState) -> bool {
-        let is_held = || state.family(self.family).chains.get(&self.chain).is_some_and(|held| held.len() == self.count);
+        let is_held =
+            || state.family(self.family).chains.get(&self.chain).is_some_and(|actual| actual.len() == self.count);
         self.rest.len() == self.count || is_held()
     }
 

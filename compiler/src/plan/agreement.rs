@@ -1,7 +1,7 @@
-//! Which addresses a state treats as a wanted one does, although the two differ elsewhere.
+//! Which addresses a state treats as a desired one does, although the two differ elsewhere.
 //!
 //! While npc cannot write a change of other pods' rules, it knows what the kernel has, and that differs
-//! from what is wanted. Meanwhile a pod may start if the kernel has that pod's own rules and set entries as wanted.
+//! from what is desired. Meanwhile a pod may start if the kernel has that pod's own rules and set entries as desired.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,13 +14,13 @@ use crate::policy::Direction;
 use crate::ruleset::node::{Member, Rule, SetName};
 
 impl KernelState {
-    /// Those of these addresses that this state treats as the wanted one does: the same rules judge
+    /// Those of these addresses that this state treats as the desired one does: the same rules judge
     /// their packets, with the same answers of sets, and each is a peer of others as it is to be. One that a
     /// chain which differs names as a peer does not count.
     ///
     /// Where more than the rules of groups differs, no address counts.
     #[must_use]
-    pub fn agrees_on(&self, wanted: &Self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+    pub fn agrees_on(&self, desired: &Self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
         let mut agreed = BTreeSet::new();
         for family in Family::ALL {
             let of_family: BTreeSet<IpAddr> =
@@ -28,20 +28,20 @@ impl KernelState {
             if of_family.is_empty() {
                 continue;
             }
-            let (held, wanted) = (self.family(family), wanted.family(family));
-            let delta = Delta::between(held, wanted);
+            let (actual, desired) = (self.family(family), desired.family(family));
+            let delta = Delta::between(actual, desired);
             let is_of_groups =
                 delta.chains.keys().all(|chain| chain.direction_of_group().is_some() || chain.is_dispatch());
             // It is unknown which packets a foreign rule concerns.
-            let is_known = || !held.chains.values().flatten().any(Rule::is_foreign);
+            let is_known = || !actual.chains.values().flatten().any(Rule::is_foreign);
             if delta.is_empty() {
                 agreed.extend(of_family);
             } else if is_of_groups && is_known() {
-                let was = StateView { family, held, delta: None };
+                let was = StateView { family, actual, delta: None };
                 let trees = Direction::ALL.map(|direction| {
                     [Tree::new(was, direction), Tree::new(StateView { delta: Some(&delta), ..was }, direction)]
                 });
-                let concerned = concerned(&delta, held, wanted, &of_family);
+                let concerned = concerned(&delta, actual, desired, &of_family);
                 agreed.extend(
                     of_family
                         .difference(&concerned)
@@ -83,17 +83,17 @@ fn answers_alike(delta: &Delta, set: &SetName) -> bool {
 /// What dispatch sets say of an address is where its way leads, which is judged by itself.
 fn concerned(
     delta: &Delta,
-    held: &FamilyState,
-    wanted: &FamilyState,
+    actual: &FamilyState,
+    desired: &FamilyState,
     addresses: &BTreeSet<IpAddr>,
 ) -> BTreeSet<IpAddr> {
     let mut concerned = BTreeSet::new();
     // A plan of which the kernel refused the rules leaves sets that no rule asks.
     let has_gone = delta.sets.values().any(|change| *change == SetDelta::Gone);
-    let held_rules = held.chains.values().flatten().filter(|_| has_gone);
-    let asked_before: BTreeSet<&SetName> = held_rules.flat_map(Rule::sets).collect();
+    let actual_rules = actual.chains.values().flatten().filter(|_| has_gone);
+    let asked_before: BTreeSet<&SetName> = actual_rules.flat_map(Rule::sets).collect();
     for (name, change) in delta.sets.iter().filter(|(name, _)| !name.is_dispatch()) {
-        let had = held.sets.get(name).filter(|_| match change {
+        let had = actual.sets.get(name).filter(|_| match change {
             SetDelta::Remade(..) => true,
             SetDelta::Gone => asked_before.contains(name),
             SetDelta::Created(..) | SetDelta::Changed { .. } => false,
@@ -107,7 +107,7 @@ fn concerned(
     }
     let asked = delta.chains.values().flatten().flatten().flat_map(Rule::sets);
     let asked: BTreeSet<&SetName> = asked.filter(|name| !name.is_dispatch() && !name.is_isolated_set()).collect();
-    let members = asked.into_iter().filter_map(|name| wanted.sets.get(name)).flat_map(|(_, members)| members);
+    let members = asked.into_iter().filter_map(|name| desired.sets.get(name)).flat_map(|(_, members)| members);
     add(&mut concerned, addresses, members);
     concerned
 }
@@ -123,8 +123,8 @@ fn add<'a>(
             Member::Address(address) | Member::AddressPort(address, ..) => {
                 concerned.extend(addresses.get(address));
             }
-            Member::PrefixInterface(held) => {
-                concerned.extend(addresses.iter().filter(|address| held.0.contains(**address)));
+            Member::PrefixInterface(actual) => {
+                concerned.extend(addresses.iter().filter(|address| actual.0.contains(**address)));
             }
             // A prefix of an `ipBlock` is not about one address.
             Member::Prefix(_) => {}

@@ -23,13 +23,13 @@ use crate::policy::Direction;
 use crate::ruleset::node::{ChainName, Member, Rule, SetName};
 
 impl KernelState {
-    /// The state nearest to a wanted one that has the rules of this one.
+    /// The state nearest to a desired one that has the rules of this one.
     #[must_use]
-    pub fn ahead_of_rules(&self, wanted: &Self) -> Self {
+    pub fn ahead_of_rules(&self, desired: &Self) -> Self {
         let of = |family| {
-            let (held, wanted) = (self.family(family), wanted.family(family));
-            let delta = Delta::between(held, wanted);
-            let mut ahead = held.clone();
+            let (actual, desired) = (self.family(family), desired.family(family));
+            let delta = Delta::between(actual, desired);
+            let mut ahead = actual.clone();
             for (name, change) in &delta.sets {
                 let is_free = match change {
                     // No rule asks it yet.
@@ -38,11 +38,11 @@ impl KernelState {
                     SetDelta::Changed { .. } => name.is_own(),
                     SetDelta::Remade(..) | SetDelta::Gone => false,
                 };
-                if is_free && let Some(set) = wanted.sets.get(name) {
+                if is_free && let Some(set) = desired.sets.get(name) {
                     ahead.sets.insert(name.clone(), set.clone());
                 }
             }
-            go_ahead(&mut ahead, family, [held, wanted], &delta, &BTreeSet::new());
+            go_ahead(&mut ahead, family, [actual, desired], &delta, &BTreeSet::new());
             ahead
         };
         Self { v4: of(Family::V4), v6: of(Family::V6) }
@@ -51,11 +51,11 @@ impl KernelState {
     /// The same without new sets, which no rule asks yet, and with these sets as they are here: the kernel
     /// may refuse these writes.
     #[must_use]
-    pub fn ahead_without(&self, wanted: &Self, refused: &BTreeSet<SetName>) -> Self {
+    pub fn ahead_without(&self, desired: &Self, refused: &BTreeSet<SetName>) -> Self {
         let of = |family| {
-            let (held, wanted) = (self.family(family), wanted.family(family));
-            let mut ahead = held.clone();
-            go_ahead(&mut ahead, family, [held, wanted], &Delta::between(held, wanted), refused);
+            let (actual, desired) = (self.family(family), desired.family(family));
+            let mut ahead = actual.clone();
+            go_ahead(&mut ahead, family, [actual, desired], &Delta::between(actual, desired), refused);
             ahead
         };
         Self { v4: of(Family::V4), v6: of(Family::V6) }
@@ -67,7 +67,7 @@ impl KernelState {
 fn go_ahead(
     ahead: &mut FamilyState,
     family: Family,
-    [held, wanted]: [&FamilyState; 2],
+    [actual, desired]: [&FamilyState; 2],
     delta: &Delta,
     refused: &BTreeSet<SetName>,
 ) {
@@ -77,19 +77,19 @@ fn go_ahead(
     let is_remade =
         |(name, change): (&SetName, &SetDelta)| name.is_dispatch() && matches!(change, SetDelta::Remade(..));
     // What sets a foreign rule asks is unknown.
-    let is_known = !held.chains.values().flatten().any(Rule::is_foreign);
+    let is_known = !actual.chains.values().flatten().any(Rule::is_foreign);
     if is_known && delta.chains.keys().all(is_of_groups) && !delta.sets.iter().any(is_remade) {
-        let (was, is) = (StateView { family, held, delta: None }, StateView { family, held, delta: Some(delta) });
+        let (was, is) = (StateView { family, actual, delta: None }, StateView { family, actual, delta: Some(delta) });
         let peers_change = peers(ahead, [was, is], delta, refused);
         // How far an endpoint may go in one direction depends on where it is in the other.
         if refused.iter().any(|name| name.family() == family && name.is_dispatch()) {
             return;
         }
         let sides = Direction::ALL.map(|direction| TreeTransition::new([was, is], direction));
-        newcomers(ahead, wanted, &sides);
+        newcomers(ahead, desired, &sides);
         let [one, other] = &sides;
-        endpoints(ahead, wanted, [one, other], peers_change);
-        endpoints(ahead, wanted, [other, one], peers_change);
+        endpoints(ahead, desired, [one, other], peers_change);
+        endpoints(ahead, desired, [other, one], peers_change);
     }
 }
 
@@ -192,33 +192,33 @@ impl<'a> TreeTransition<'a> {
     }
 
     /// Whether the address is isolated in a state, and judged by the rules that it is to have and by sets that
-    /// answer them as wanted.
-    fn is_there(&self, ahead: &FamilyState, wanted: &FamilyState, address: IpAddr) -> bool {
-        let now = Tree::new(StateView { family: Family::of(&address), held: ahead, delta: None }, self.direction);
+    /// answer them as desired.
+    fn is_there(&self, ahead: &FamilyState, desired: &FamilyState, address: IpAddr) -> bool {
+        let now = Tree::new(StateView { family: Family::of(&address), actual: ahead, delta: None }, self.direction);
         let after = self.is.traverse(address).rules;
         now.is_isolated(address)
             && now.traverse(address).rules == after
-            && after.iter().flat_map(|rules| sets_of(rules)).all(|set| answers_as_wanted(ahead, wanted, set, address))
+            && after.iter().flat_map(|rules| sets_of(rules)).all(|set| answers_as_desired(ahead, desired, set, address))
     }
 }
 
-/// Whether a set answers the rules of an address's group as wanted. They ask isolated sets about that address alone.
-fn answers_as_wanted(ahead: &FamilyState, wanted: &FamilyState, set: &SetName, address: IpAddr) -> bool {
+/// Whether a set answers the rules of an address's group as desired. They ask isolated sets about that address alone.
+fn answers_as_desired(ahead: &FamilyState, desired: &FamilyState, set: &SetName, address: IpAddr) -> bool {
     if set.is_isolated_set() {
-        ahead.has_address(set, address) == wanted.has_address(set, address)
+        ahead.has_address(set, address) == desired.has_address(set, address)
     } else {
-        ahead.sets.get(set) == wanted.sets.get(set)
+        ahead.sets.get(set) == desired.sets.get(set)
     }
 }
 
 /// Has an address join the groups that are to judge it in these directions, or none of them.
-fn join(ahead: &mut FamilyState, wanted: &FamilyState, sides: &[&TreeTransition<'_>], address: IpAddr) {
+fn join(ahead: &mut FamilyState, desired: &FamilyState, sides: &[&TreeTransition<'_>], address: IpAddr) {
     let paths: Option<Vec<_>> = sides.iter().map(|side| side.path(address)).collect();
     let Some(paths) = paths else { return };
     let steps = paths.into_iter().flatten();
     let before: Vec<(&SetName, bool)> = steps.map(|(set, yes)| (set, put(ahead, set, address, yes))).collect();
     // In a kernel that another program changed, a path can ask one set twice.
-    if !sides.iter().all(|side| side.is_there(ahead, wanted, address)) {
+    if !sides.iter().all(|side| side.is_there(ahead, desired, address)) {
         // The last first: of a set that was asked twice, that is what it was.
         for (set, was_there) in before.into_iter().rev() {
             put(ahead, set, address, was_there);
@@ -228,12 +228,12 @@ fn join(ahead: &mut FamilyState, wanted: &FamilyState, sides: &[&TreeTransition<
 
 /// Has endpoints that nothing isolates, and that are to be isolated in both directions, join both groups at once:
 /// the rules of each may ask whether the endpoint is isolated in the other direction.
-fn newcomers(ahead: &mut FamilyState, wanted: &FamilyState, [one, other]: &[TreeTransition<'_>; 2]) {
+fn newcomers(ahead: &mut FamilyState, desired: &FamilyState, [one, other]: &[TreeTransition<'_>; 2]) {
     let is_new = |address: &IpAddr| {
         other.is.is_isolated(*address) && !one.was.is_isolated(*address) && !other.was.is_isolated(*address)
     };
     for address in one.is.isolated().into_iter().filter(is_new) {
-        join(ahead, wanted, &[one, other], address);
+        join(ahead, desired, &[one, other], address);
     }
 }
 
@@ -246,7 +246,7 @@ fn newcomers(ahead: &mut FamilyState, wanted: &FamilyState, [one, other]: &[Tree
 /// has no say.
 fn endpoints(
     ahead: &mut FamilyState,
-    wanted: &FamilyState,
+    desired: &FamilyState,
     [side, other]: [&TreeTransition<'_>; 2],
     peers_change: bool,
 ) {
@@ -254,12 +254,12 @@ fn endpoints(
     let stays_in_other = |address| other.was.is_isolated(address) && other.is.is_isolated(address);
     let may_leave = |ahead: &FamilyState, address| {
         let (before, after) = (other.was.traverse(address).rules, other.is.traverse(address).rules);
-        let are_as_wanted = || {
+        let are_as_desired = || {
             let mut sets = after.iter().flat_map(|rules| sets_of(rules));
-            sets.all(|set| answers_as_wanted(ahead, wanted, set, address))
+            sets.all(|set| answers_as_desired(ahead, desired, set, address))
         };
         !other.is.is_isolated(address)
-            || (other.was.is_isolated(address) && !peers_change && before == after && are_as_wanted())
+            || (other.was.is_isolated(address) && !peers_change && before == after && are_as_desired())
     };
     let addresses: BTreeSet<IpAddr> = was.isolated().into_iter().chain(is.isolated()).collect();
     for address in addresses {
@@ -282,14 +282,14 @@ fn endpoints(
             }
         };
         if joins {
-            join(ahead, wanted, &[side], address);
+            join(ahead, desired, &[side], address);
         }
     }
 }
 
 /// Has an address be in a set or not; whether it was.
-fn put(held: &mut FamilyState, set: &SetName, address: IpAddr, is_there: bool) -> bool {
-    let Some((_, members)) = held.sets.get_mut(set) else { return false };
+fn put(actual: &mut FamilyState, set: &SetName, address: IpAddr, is_there: bool) -> bool {
+    let Some((_, members)) = actual.sets.get_mut(set) else { return false };
     let member = Member::Address(address);
     if is_there { !members.insert(member) } else { members.remove(&member) }
 }

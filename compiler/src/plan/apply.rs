@@ -56,28 +56,28 @@ impl SetWrite {
     ///
     /// # Errors
     /// If the ruleset was not as the write takes it to be.
-    pub fn apply(&self, held: &mut FamilyState) -> Result<(), Unexpected> {
+    pub fn apply(&self, actual: &mut FamilyState) -> Result<(), Unexpected> {
         match self {
             Self::Create(name, _, kind) => {
-                if held.sets.contains_key(name) {
+                if actual.sets.contains_key(name) {
                     return Err(Unexpected::SetThere(name.clone()));
                 }
-                held.sets.insert(name.clone(), (*kind, BTreeSet::new()));
+                actual.sets.insert(name.clone(), (*kind, BTreeSet::new()));
             }
             Self::Add(name, member) => {
-                let (_, members) = held.sets.get_mut(name).ok_or_else(|| Unexpected::NoSet(name.clone()))?;
+                let (_, members) = actual.sets.get_mut(name).ok_or_else(|| Unexpected::NoSet(name.clone()))?;
                 if !members.insert(member.clone()) {
                     return Err(Unexpected::MemberThere(self.clone()));
                 }
             }
             Self::Delete(name, member) => {
-                let (_, members) = held.sets.get_mut(name).ok_or_else(|| Unexpected::NoSet(name.clone()))?;
+                let (_, members) = actual.sets.get_mut(name).ok_or_else(|| Unexpected::NoSet(name.clone()))?;
                 if !members.remove(member) {
                     return Err(Unexpected::NoMember(self.clone()));
                 }
             }
             Self::Destroy(name) => {
-                held.sets.remove(name).ok_or_else(|| Unexpected::NoSet(name.clone()))?;
+                actual.sets.remove(name).ok_or_else(|| Unexpected::NoSet(name.clone()))?;
             }
         }
         Ok(())
@@ -89,17 +89,17 @@ impl ChainWrites {
     ///
     /// # Errors
     /// If a chain that is deleted, or gets more rules, was not there.
-    pub fn apply(&self, held: &mut FamilyState) -> Result<(), Unexpected> {
-        held.chains.extend(self.replace.iter().map(|(chain, rules)| (chain.clone(), rules.clone())));
+    pub fn apply(&self, actual: &mut FamilyState) -> Result<(), Unexpected> {
+        actual.chains.extend(self.replace.iter().map(|(chain, rules)| (chain.clone(), rules.clone())));
         let mut absent = Vec::new();
         for (chain, rules) in &self.append {
-            match held.chains.get_mut(chain) {
+            match actual.chains.get_mut(chain) {
                 Some(there) => there.extend_from_slice(rules),
                 None => absent.push(chain),
             }
         }
         // All are deleted, whatever the first of them is.
-        absent.extend(self.delete.iter().filter(|chain| held.chains.remove(*chain).is_none()));
+        absent.extend(self.delete.iter().filter(|chain| actual.chains.remove(*chain).is_none()));
         absent.into_iter().cloned().reduce(|first, _| first).map_or(Ok(()), |chain| Err(Unexpected::NoChain(chain)))
     }
 }

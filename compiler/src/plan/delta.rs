@@ -101,7 +101,7 @@ impl Delta {
     }
 
     /// Turns the old state into the new one.
-    pub fn apply(self, held: &mut FamilyState) {
+    pub fn apply(self, actual: &mut FamilyState) {
         // What is new goes in together: trees that are built at once are full.
         let (mut sets, mut chains) = (Vec::new(), Vec::new());
         for (name, change) in self.sets {
@@ -110,10 +110,10 @@ impl Delta {
                     sets.push((name, (kind, members)));
                 }
                 SetDelta::Gone => {
-                    held.sets.remove(&name);
+                    actual.sets.remove(&name);
                 }
                 SetDelta::Changed { added, removed } => {
-                    if let Some((_, members)) = held.sets.get_mut(&name) {
+                    if let Some((_, members)) = actual.sets.get_mut(&name) {
                         for member in &removed {
                             members.remove(member);
                         }
@@ -126,11 +126,11 @@ impl Delta {
         for (name, rules) in self.chains {
             match rules {
                 Some(rules) => chains.push((name, rules)),
-                None => drop(held.chains.remove(&name)),
+                None => drop(actual.chains.remove(&name)),
             }
         }
-        put(&mut held.sets, sets);
-        put(&mut held.chains, chains);
+        put(&mut actual.sets, sets);
+        put(&mut actual.chains, chains);
     }
 }
 
@@ -146,7 +146,7 @@ fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, new: Vec<(K, V)>) {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StateView<'a> {
     pub(super) family: Family,
-    pub(super) held: &'a FamilyState,
+    pub(super) actual: &'a FamilyState,
     pub(super) delta: Option<&'a Delta>,
 }
 
@@ -155,19 +155,19 @@ impl<'a> StateView<'a> {
     pub(super) fn chain(&self, name: &ChainName) -> Option<&'a [Rule]> {
         match self.delta.and_then(|delta| delta.chains.get(name)) {
             Some(changed) => changed.as_deref(),
-            None => self.held.chains.get(name).map(Vec::as_slice),
+            None => self.actual.chains.get(name).map(Vec::as_slice),
         }
     }
 
     /// Whether a set holds an address itself.
     pub(super) fn holds(&self, set: &SetName, address: IpAddr) -> bool {
         let member = Member::Address(address);
-        let held = || self.held.has_address(set, address);
+        let actual = || self.actual.has_address(set, address);
         match self.delta.and_then(|delta| delta.sets.get(set)) {
-            None => held(),
+            None => actual(),
             Some(SetDelta::Created(_, members) | SetDelta::Remade(_, members)) => members.contains(&member),
             Some(SetDelta::Changed { added, removed }) => {
-                added.contains(&member) || (held() && !removed.contains(&member))
+                added.contains(&member) || (actual() && !removed.contains(&member))
             }
             Some(SetDelta::Gone) => false,
         }
@@ -179,14 +179,14 @@ impl<'a> StateView<'a> {
             Member::Address(address) => Some(*address),
             Member::Prefix(_) | Member::AddressPort(..) | Member::PrefixInterface(..) => None,
         };
-        let held = self.held.sets.get(set).into_iter().flat_map(|(_, members)| members);
+        let actual = self.actual.sets.get(set).into_iter().flat_map(|(_, members)| members);
         match self.delta.and_then(|delta| delta.sets.get(set)) {
-            None => held.filter_map(address).collect(),
+            None => actual.filter_map(address).collect(),
             Some(SetDelta::Created(_, members) | SetDelta::Remade(_, members)) => {
                 members.iter().filter_map(address).collect()
             }
             Some(SetDelta::Changed { added, removed }) => {
-                held.filter(|member| !removed.contains(member)).chain(added).filter_map(address).collect()
+                actual.filter(|member| !removed.contains(member)).chain(added).filter_map(address).collect()
             }
             Some(SetDelta::Gone) => Vec::new(),
         }

@@ -107,21 +107,21 @@ impl ChainWrites {
 impl Plan {
     /// The writes that take a kernel from what it holds to a ruleset.
     #[must_use]
-    pub fn new(held: &KernelState, ruleset: &NodeRuleset) -> Self {
-        Self::between(held, &KernelState::from(ruleset))
+    pub fn new(actual: &KernelState, ruleset: &NodeRuleset) -> Self {
+        Self::between(actual, &KernelState::from(ruleset))
     }
 
     /// The writes that take a kernel from one state to another.
     #[must_use]
-    pub fn between(held: &KernelState, wanted: &KernelState) -> Self {
-        let delta = |family| Delta::between(held.family(family), wanted.family(family));
-        Self::of_deltas(held, &delta(Family::V4), &delta(Family::V6))
+    pub fn between(actual: &KernelState, desired: &KernelState) -> Self {
+        let delta = |family| Delta::between(actual.family(family), desired.family(family));
+        Self::of_deltas(actual, &delta(Family::V4), &delta(Family::V6))
     }
 
     /// The writes that change a kernel by these deltas of IPv4 and IPv6.
     #[must_use]
-    pub fn of_deltas(held: &KernelState, v4: &Delta, v6: &Delta) -> Self {
-        let (v4, v6) = (Stages::new(Family::V4, &held.v4, v4), Stages::new(Family::V6, &held.v6, v6));
+    pub fn of_deltas(actual: &KernelState, v4: &Delta, v6: &Delta) -> Self {
+        let (v4, v6) = (Stages::new(Family::V4, &actual.v4, v4), Stages::new(Family::V6, &actual.v6, v6));
         let mut plan = Self::default();
         plan.sets([v4.fill, v6.fill, v4.join, v6.join, v4.flip, v6.flip, v4.leave, v6.leave]);
         plan.chains([(Family::V4, v4.switch), (Family::V6, v6.switch)]);

@@ -110,7 +110,7 @@ impl Stages {
         }
         let rules_change = !delta.chains.is_empty() || !remade.is_empty();
         let (was, is) =
-            (StateView { family, held: old, delta: None }, StateView { family, held: old, delta: Some(delta) });
+            (StateView { family, actual: old, delta: None }, StateView { family, actual: old, delta: Some(delta) });
         let shadow_peers = conflict(was, is, &tree, &peers, rules_change);
         let shadow_tree = rules_change || !shadow_peers.is_empty() || leaves_and_moves(was, is, &tree);
 
@@ -124,15 +124,15 @@ impl Stages {
                 shadow = SetName::shadow(name, asks);
             }
             match old.sets.get(&shadow) {
-                Some((held, present)) if *held == kind => {
+                Some((actual, present)) if *actual == kind => {
                     let change = MemberChange {
                         added: &members.difference(present).cloned().collect(),
                         removed: &present.difference(members).cloned().collect(),
                     };
                     stages.fill.extend(change.writes(&shadow).map(|(_, write)| write));
                 }
-                held => {
-                    stages.fill.extend(held.map(|_| SetWrite::Destroy(shadow.clone())));
+                actual => {
+                    stages.fill.extend(actual.map(|_| SetWrite::Destroy(shadow.clone())));
                     stages.create(&shadow, family, kind, members);
                 }
             }
@@ -270,7 +270,7 @@ fn conflict<'a>(
     }
     let all = || peers.keys().copied().collect();
     // What sets a foreign rule asks, and where it leads, is unknown.
-    if rules_change && was.held.chains.values().flatten().any(Rule::is_foreign) {
+    if rules_change && was.actual.chains.values().flatten().any(Rule::is_foreign) {
         return all();
     }
     let mut moved = peers.values().flat_map(|change| change.members()).map(|member| match member {

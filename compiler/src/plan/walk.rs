@@ -27,7 +27,7 @@ impl FamilyState {
     /// is not isolated, or if the rules lead it to no group, in a kernel that another program changed.
     #[must_use]
     pub fn group_chain_of(&self, direction: Direction, address: IpAddr) -> Option<ChainName> {
-        let tree = Tree::new(StateView { family: Family::of(&address), held: self, delta: None }, direction);
+        let tree = Tree::new(StateView { family: Family::of(&address), actual: self, delta: None }, direction);
         let is_group = |chain: &ChainName, _: Option<&[Rule]>| matches!(chain.role(), ChainRole::Group(_));
         tree.is_isolated(address).then(|| tree.walk(address, is_group).1).flatten()
     }
@@ -192,4 +192,59 @@ fn asked(rule: &Rule) -> Option<&SetName> {
 /// The sets that rules, as [`Traversal::rules`] has them, ask.
 pub(super) fn sets_of<'a>(rules: &[&'a Rule]) -> impl Iterator<Item = &'a SetName> {
     rules.iter().flat_map(|rule| rule.sets())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ruleset::node::{Foreign, Member, SetField, SetKind};
+
+    fn chain(name: &str) -> ChainName {
+        ChainName::ours(name).expect("a name of ours")
+    }
+
+    fn asking(sets: &[&SetName], target: Target) -> Rule {
+        Rule { matches: sets.iter().map(|set| Match::Set((*set).clone(), SetField::Destination)).collect(), target }
+    }
+
+    /// Two groups: that of members of a dispatch set, and that of the other isolated addresses.
+    fn state() -> FamilyState {
+        let (isolated, left) = (SetName::isolated(Family::V4, Direction::Ingress), SetName::new(Family::V4, "i-t0-x"));
+        let to = |name: &str| Target::Goto(chain(name));
+        let members = |last: &[u8]| last.iter().map(|last| Member::Address([10, 0, 0, *last].into())).collect();
+        FamilyState {
+            sets: [
+                (isolated.clone(), (SetKind::HashIp, members(&[1, 2]))),
+                (left.clone(), (SetKind::HashIp, members(&[1, 3]))),
+            ]
+            .into(),
+            chains: [
+                (ChainName::forward(), vec![asking(&[&isolated], Target::Jump(chain("NPC-INGRESS")))]),
+                (chain("NPC-INGRESS"), vec![asking(&[&left], to("NPC-IL-x")), asking(&[], to("NPC-I-b"))]),
+                (chain("NPC-IL-x"), vec![asking(&[], to("NPC-I-a"))]),
+            ]
+            .into(),
+        }
+    }
+
+    #[test]
+    fn an_isolated_address_comes_to_the_chain_of_its_group() {
+        let state = state();
+        let of = |direction, last: u8| state.group_chain_of(direction, [10, 0, 0, last].into());
+        assert_eq!(of(Direction::Ingress, 1), Some(chain("NPC-I-a")));
+        assert_eq!(of(Direction::Ingress, 2), Some(chain("NPC-I-b")));
+        assert_eq!((of(Direction::Ingress, 3), of(Direction::Egress, 1)), (None, None), "it is not isolated");
+    }
+
+    #[test]
+    fn a_tree_that_another_program_changed_may_lead_nowhere() {
+        let mut foreign = state();
+        let rules = foreign.chains.get_mut(&chain("NPC-IL-x")).expect("the list");
+        rules.insert(0, Rule::foreign(Foreign::Unprintable));
+        let of = |state: &FamilyState, last: u8| state.group_chain_of(Direction::Ingress, [10, 0, 0, last].into());
+        assert_eq!((of(&foreign, 1), of(&foreign, 2)), (None, Some(chain("NPC-I-b"))));
+        let mut circle = state();
+        circle.chains.insert(chain("NPC-IL-x"), vec![asking(&[], Target::Goto(chain("NPC-INGRESS")))]);
+        assert_eq!(of(&circle, 1), None);
+    }
 }

@@ -81,8 +81,8 @@ impl MissingMatches {
     /// What the rules of a kernel that an agent wrote do without. Those for
     /// neighbour discovery, which are always there, use all of it.
     #[must_use]
-    pub fn of_held(held: &KernelState) -> Self {
-        let rules = || [&held.v4, &held.v6].into_iter().flat_map(|held| held.chains.values().flatten());
+    pub fn of_actual(actual: &KernelState) -> Self {
+        let rules = || [&actual.v4, &actual.v6].into_iter().flat_map(|actual| actual.chains.values().flatten());
         let lacks = |is_one: fn(&Match) -> bool| !rules().flat_map(|rule| &rule.matches).any(is_one);
         Self {
             hop_limit: lacks(|one| matches!(one, Match::HopLimit255)),

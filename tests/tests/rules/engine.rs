@@ -152,8 +152,8 @@ pub(super) fn fresh(
     // The engine has let go of those whose policies are gone.
     assert!(retained.iter().all(|group| group.policies.iter().all(|name| has(&group.namespace, name))));
     let mut state = KernelState::from(&layout::ruleset_with(&cluster, NODE, options, &retained));
-    for (family, held) in [(Family::V4, &mut state.v4), (Family::V6, &mut state.v6)] {
-        if let Some((_, members)) = held.sets.get_mut(&SetName::own(family)) {
+    for (family, actual) in [(Family::V4, &mut state.v4), (Family::V6, &mut state.v6)] {
+        if let Some((_, members)) = actual.sets.get_mut(&SetName::own(family)) {
             let own = own.iter().filter(|(prefix, _)| Family::of(&prefix.ip()) == family);
             members.extend(own.map(|(prefix, name)| Member::of_interface(*prefix, *name)));
         }
@@ -208,7 +208,7 @@ fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseErro
                     kernel.apply(&plan, |_, _, _| {});
                     let missed = Delta::between(engine.state().family(family), fresh.family(family));
                     prop_assert!(missed.is_empty(), "stage {i}, after event {n}: the engine missed {missed:#?}");
-                    let missed = Delta::between(&kernel.held(), fresh.family(family));
+                    let missed = Delta::between(&kernel.actual(), fresh.family(family));
                     prop_assert!(missed.is_empty(), "stage {i}, after event {n}: the plan missed {missed:#?}");
                 }
             }
@@ -229,7 +229,7 @@ fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseErro
                 kernel.apply(&plan, |_, _, _| {});
                 let missed = Delta::between(engine.state().family(family), fresh.family(family));
                 prop_assert!(missed.is_empty(), "stage {i}: the engine missed {missed:#?}");
-                let missed = Delta::between(&kernel.held(), fresh.family(family));
+                let missed = Delta::between(&kernel.actual(), fresh.family(family));
                 prop_assert!(missed.is_empty(), "stage {i}: the plan missed {missed:#?}");
             }
             prop_assert!(engine.commit().is_empty(), "a second commit has nothing to do");
@@ -283,9 +283,9 @@ fn any_sequence_of_events_leads_where_a_fresh_compile_does_under_a_small_bound_o
 /// a set is there as another type.
 fn damaged(mut state: KernelState, damage: &[prop::sample::Index]) -> KernelState {
     for (n, index) in damage.iter().enumerate() {
-        let held = state.family_mut(if n % 2 == 0 { Family::V4 } else { Family::V6 });
-        let (set, chain) = (index.index(held.sets.len()), index.index(held.chains.len()));
-        match (n % 3, held.sets.values_mut().nth(set), held.chains.values_mut().nth(chain)) {
+        let actual = state.family_mut(if n % 2 == 0 { Family::V4 } else { Family::V6 });
+        let (set, chain) = (index.index(actual.sets.len()), index.index(actual.chains.len()));
+        match (n % 3, actual.sets.values_mut().nth(set), actual.chains.values_mut().nth(chain)) {
             (0, Some((_, members)), _) => drop(members.pop_first()),
             (1, Some((kind, members)), _) => {
                 *kind = if *kind == SetKind::HashNet { SetKind::HashIp } else { SetKind::HashNet };
@@ -309,17 +309,17 @@ fn a_delta_leads_where_the_steps_of_its_plan_do() {
             let state = |objects: &Objects| {
                 KernelState::from(&layout::ruleset(&Cluster::new(objects), NODE, &RulesetOptions::default()))
             };
-            let held = if begins_empty { KernelState::default() } else { damaged(state(&old), &damage) };
-            let wanted = state(&new);
-            let [v4, v6] = Family::ALL.map(|family| Delta::between(held.family(family), wanted.family(family)));
+            let actual = if begins_empty { KernelState::default() } else { damaged(state(&old), &damage) };
+            let desired = state(&new);
+            let [v4, v6] = Family::ALL.map(|family| Delta::between(actual.family(family), desired.family(family)));
             let is_remade = |delta: &Delta| delta.sets.values().any(|set| matches!(set, SetDelta::Remade(..)));
             remade.set(remade.get() + usize::from(is_remade(&v4) || is_remade(&v6)));
-            let plan = Plan::of_deltas(&held, &v4, &v6);
-            let mut by_steps = held.clone();
+            let plan = Plan::of_deltas(&actual, &v4, &v6);
+            let mut by_steps = actual.clone();
             for step in &plan.steps {
                 prop_assert_eq!(step.apply(&mut by_steps), Ok(()));
             }
-            let mut by_delta = held;
+            let mut by_delta = actual;
             v4.apply(by_delta.family_mut(Family::V4));
             v6.apply(by_delta.family_mut(Family::V6));
             for family in Family::ALL {

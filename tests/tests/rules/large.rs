@@ -107,7 +107,7 @@ impl History {
 
     /// The state of these events, with what stands for pods of this node that wait; and with the labels of
     /// events that wait, where they count.
-    fn wanted(&mut self, given: &Given, engine: &Engine, options: &RulesetOptions) -> KernelState {
+    fn desired(&mut self, given: &Given, engine: &Engine, options: &RulesetOptions) -> KernelState {
         let mut objects = self.objects(given);
         let newest: BTreeMap<PodKey, Labels> =
             self.objects(&Given::new()).pods.iter().map(|pod| (PodKey::of(pod), pod.labels.clone())).collect();
@@ -185,12 +185,12 @@ impl History {
             pods.iter().any(|pod| PodKey::of(pod) == *key && pod.addresses().any(|listed| listed == address))
         };
         let here = all.pods.iter().filter(|pod| pod.node.as_deref() == Some(NODE) && pod.is_endpoint());
-        let mut wanted = BTreeSet::new();
+        let mut desired = BTreeSet::new();
         for (pod, address) in here.flat_map(|pod| pod.addresses().map(move |address| (pod, address))) {
             if lists(&objects.pods, &PodKey::of(pod), address) {
                 continue;
             }
-            wanted.insert((pod.namespace.clone(), pod.name.clone(), address));
+            desired.insert((pod.namespace.clone(), pod.name.clone(), address));
             let stands = |stand_in: &&Pod| {
                 stand_in.name == pod.name
                     && stand_in.namespace.ends_with(&format!("/{}", pod.namespace))
@@ -207,11 +207,13 @@ impl History {
                 }
             }
         }
-        let is_wanted = |stand_in: &Pod| {
+        let is_desired = |stand_in: &Pod| {
             let namespace = stand_in.namespace.rsplit('/').next().unwrap_or_default();
-            stand_in.addresses().all(|address| wanted.contains(&(namespace.to_owned(), stand_in.name.clone(), address)))
+            stand_in
+                .addresses()
+                .all(|address| desired.contains(&(namespace.to_owned(), stand_in.name.clone(), address)))
         };
-        match engine.stand_ins().find(|stand_in| !is_wanted(stand_in)) {
+        match engine.stand_ins().find(|stand_in| !is_desired(stand_in)) {
             Some(stand_in) => Err(format!("{stand_in:?} stands for nothing")),
             None => Ok(()),
         }
@@ -245,15 +247,15 @@ impl History {
             if found.iter().any(is_less) {
                 continue;
             }
-            let wanted = self.wanted(&given, engine, options);
-            let state = match without_expected(engine.state(), &wanted) {
+            let desired = self.desired(&given, engine, options);
+            let state = match without_expected(engine.state(), &desired) {
                 Ok(state) => state,
                 Err(other) => {
                     missed.get_or_insert(other);
                     continue;
                 }
             };
-            let differs = Family::ALL.map(|family| Delta::between(state.family(family), wanted.family(family)));
+            let differs = Family::ALL.map(|family| Delta::between(state.family(family), desired.family(family)));
             if !differs.iter().all(Delta::is_empty) {
                 missed.get_or_insert_with(|| format!("{differs:#?}"));
             } else if let Err(other) = self.check_stand_ins(&given, engine) {
@@ -281,23 +283,23 @@ impl History {
 
 /// A state without what no packet meets: chains of groups to which nothing leads, and the sets
 /// that nothing else asks.
-fn without_expected(state: &KernelState, wanted: &KernelState) -> Result<KernelState, String> {
+fn without_expected(state: &KernelState, desired: &KernelState) -> Result<KernelState, String> {
     let mut state = state.clone();
     for family in Family::ALL {
-        let (held, wanted) = (state.family_mut(family), wanted.family(family));
+        let (actual, desired) = (state.family_mut(family), desired.family(family));
         let targets: BTreeSet<ChainName> =
-            held.chains.values().flatten().filter_map(|rule| rule.leads_to().cloned()).collect();
+            actual.chains.values().flatten().filter_map(|rule| rule.leads_to().cloned()).collect();
         let extra: Vec<ChainName> =
-            held.chains.keys().filter(|chain| !wanted.chains.contains_key(*chain)).cloned().collect();
+            actual.chains.keys().filter(|chain| !desired.chains.contains_key(*chain)).cloned().collect();
         for chain in extra {
             let is_of_group = matches!(chain.role(), ChainRole::Group(_));
             if !is_of_group || targets.contains(&chain) {
                 return Err(format!("{chain} is there"));
             }
-            held.chains.remove(&chain);
+            actual.chains.remove(&chain);
         }
-        let asked: BTreeSet<SetName> = held.chains.values().flatten().flat_map(Rule::sets).cloned().collect();
-        held.sets.retain(|name, _| wanted.sets.contains_key(name) || asked.contains(name) || name.is_dispatch());
+        let asked: BTreeSet<SetName> = actual.chains.values().flatten().flat_map(Rule::sets).cloned().collect();
+        actual.sets.retain(|name, _| desired.sets.contains_key(name) || asked.contains(name) || name.is_dispatch());
     }
     Ok(state)
 }
@@ -453,14 +455,14 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
                 watch_load(&mut kernels, &plan, in_view)?;
                 add(&seen.foreseen_beside, beside.step(&mut engine, (number >> 17).is_multiple_of(3)));
                 for (family, kernel) in Family::ALL.into_iter().zip(&kernels) {
-                    prop_assert_eq!(&kernel.held(), engine.state().family(family));
+                    prop_assert_eq!(&kernel.actual(), engine.state().family(family));
                 }
                 // The agent ends here, and another one starts.
                 if !plan.is_empty() && (number >> 12).is_multiple_of(5) {
                     add(&seen.restarts, true);
-                    let wanted =
+                    let desired =
                         fresh(&history.objects(&BTreeMap::new()), &options, &Engine::new(NODE, options.clone()), &[]);
-                    watch(engine.state(), &wanted, in_view)?;
+                    watch(engine.state(), &desired, in_view)?;
                 }
             }
         }
@@ -482,7 +484,7 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
         prop_assert!(engine.commit().is_empty(), "a second commit has nothing to do");
         prop_assert_eq!(engine.state(), &fresh(is, &options, &engine, &[]));
         for (family, kernel) in Family::ALL.into_iter().zip(&kernels) {
-            prop_assert_eq!(&kernel.held(), engine.state().family(family));
+            prop_assert_eq!(&kernel.actual(), engine.state().family(family));
         }
         was = is.clone();
     }

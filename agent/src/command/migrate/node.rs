@@ -59,20 +59,21 @@ impl NodeKernel {
     pub(super) fn read(name: &str, input: &Input) -> anyhow::Result<Self> {
         let cluster = &input.cluster;
         let reading = || "cannot read this kernel; npc migrate --node needs root";
-        let (kernel, held) = open().with_context(reading)?;
+        let (kernel, actual) = open().with_context(reading)?;
         let AgentAnswer { options, retained, why_not } = AgentAnswer::ask(name);
-        let wanted = |options: &_| KernelState::from(&layout::ruleset_with(cluster, name, options, &retained));
-        let options = options
-            .unwrap_or_else(|| options::nearest(&held, input.set_members, |options| distance(&wanted(options), &held)));
+        let desired = |options: &_| KernelState::from(&layout::ruleset_with(cluster, name, options, &retained));
+        let options = options.unwrap_or_else(|| {
+            options::nearest(&actual, input.set_members, |options| distance(&desired(options), &actual))
+        });
         // An agent does not say its secret, but the kernel keeps it.
-        let options = layout::RulesetOptions { seed: held.seed(), ..options };
-        let wanted = wanted(&options);
+        let options = layout::RulesetOptions { seed: actual.seed(), ..options };
+        let desired = desired(&options);
         let hooks = kernel.hooks();
         // A kernel without a family has no packets of it that rules could miss.
         let families: Vec<Family> = hooks.iter().map(|(family, _)| *family).collect();
-        let mut differs = differences(&families, &wanted, &held);
+        let mut differs = differences(&families, &desired, &actual);
         for (family, hook) in hooks {
-            let expected = !held.family(family).chains.is_empty() || !differs.is_empty();
+            let expected = !actual.family(family).chains.is_empty() || !differs.is_empty();
             match hook {
                 Ok(Hook::First) => {}
                 Ok(hook) if expected => differs.push(format!("{family}: {hook}")),
@@ -120,19 +121,19 @@ fn table(table: &azure::Table) -> AzureTable {
 }
 
 /// What differs in these families.
-fn differences(families: &[Family], wanted: &KernelState, held: &KernelState) -> Vec<String> {
-    let of_family = |family: &Family| compare(*family, wanted.family(*family), held.family(*family));
+fn differences(families: &[Family], desired: &KernelState, actual: &KernelState) -> Vec<String> {
+    let of_family = |family: &Family| compare(*family, desired.family(*family), actual.family(*family));
     families.iter().flat_map(of_family).collect()
 }
 
-fn compare(family: Family, wanted: &FamilyState, held: &FamilyState) -> Vec<String> {
+fn compare(family: Family, desired: &FamilyState, actual: &FamilyState) -> Vec<String> {
     // Without a chain of ours there is one thing to say.
-    if held.chains.is_empty() && !wanted.chains.is_empty() {
+    if actual.chains.is_empty() && !desired.chains.is_empty() {
         return vec![format!("{family}: there is no chain of npc")];
     }
-    let delta = Delta::between(held, wanted);
+    let delta = Delta::between(actual, desired);
     let chains = delta.chains.iter().map(|(chain, rules)| match rules {
-        Some(_) if held.chains.contains_key(chain) => format!("{family}: chain {chain} has other rules"),
+        Some(_) if actual.chains.contains_key(chain) => format!("{family}: chain {chain} has other rules"),
         Some(_) => format!("{family}: chain {chain} is missing"),
         None => format!("{family}: chain {chain} is not asked for"),
     });
@@ -173,10 +174,10 @@ mod tests {
             Objects { pods: vec![pod], policies: vec![NetworkPolicy::from(policy)], ..Objects::default() };
         objects.declare_namespaces();
         let ruleset = layout::ruleset(&Cluster::new(&objects), "n1", &RulesetOptions::default());
-        let wanted = KernelState::from(&ruleset);
-        let mut held = KernelState::from(&ruleset);
-        *held.family_mut(Family::V6) = FamilyState::default();
-        assert_eq!(differences(&[Family::V4], &wanted, &held), [""; 0], "this kernel has no IPv6");
-        assert_eq!(differences(&Family::ALL, &wanted, &held), ["IPv6: there is no chain of npc"]);
+        let desired = KernelState::from(&ruleset);
+        let mut actual = KernelState::from(&ruleset);
+        *actual.family_mut(Family::V6) = FamilyState::default();
+        assert_eq!(differences(&[Family::V4], &desired, &actual), [""; 0], "this kernel has no IPv6");
+        assert_eq!(differences(&Family::ALL, &desired, &actual), ["IPv6: there is no chain of npc"]);
     }
 }

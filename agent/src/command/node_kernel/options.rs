@@ -55,16 +55,16 @@ impl AgentAnswer {
 /// The bound on set members shows nowhere. Names of chains and sets show some of the others; for those which show in rules only,
 /// all eight choices are compared, or fewer where one fits.
 pub(in crate::command) fn nearest(
-    held: &KernelState,
+    actual: &KernelState,
     set_members: SetMembers,
     distance: impl Fn(&RulesetOptions) -> usize,
 ) -> RulesetOptions {
-    let families = || Family::ALL.into_iter().map(|family| held.family(family));
+    let families = || Family::ALL.into_iter().map(|family| actual.family(family));
     let shown = RulesetOptions {
-        keep_established: !families().any(|held| held.chains.contains_key(&ChainName::stray())),
-        anti_spoof: families().any(|held| held.sets.keys().any(SetName::is_own)),
-        lacks: MissingMatches::of_held(held),
-        seed: held.seed(),
+        keep_established: !families().any(|actual| actual.chains.contains_key(&ChainName::stray())),
+        anti_spoof: families().any(|actual| actual.sets.keys().any(SetName::is_own)),
+        lacks: MissingMatches::of_actual(actual),
+        seed: actual.seed(),
         set_members,
         ..RulesetOptions::default()
     };
@@ -132,15 +132,15 @@ mod tests {
                 lacks: MissingMatches::default(),
                 seed: is(1).then(|| Seed::from_bytes([1; 32])),
             };
-            let held = KernelState::from(&layout::ruleset(&cluster, "node-1", &chosen));
+            let actual = KernelState::from(&layout::ruleset(&cluster, "node-1", &chosen));
             let count = Cell::new(0);
-            let found = nearest(&held, chosen.set_members, |options| {
+            let found = nearest(&actual, chosen.set_members, |options| {
                 count.set(count.get() + 1);
-                let wanted = KernelState::from(&layout::ruleset(&cluster, "node-1", options));
-                distance(&wanted, &held)
+                let desired = KernelState::from(&layout::ruleset(&cluster, "node-1", options));
+                distance(&desired, &actual)
             });
-            let wanted = KernelState::from(&layout::ruleset(&cluster, "node-1", &found));
-            assert!(wanted == held, "{chosen:?}, not {found:?}");
+            let desired = KernelState::from(&layout::ruleset(&cluster, "node-1", &found));
+            assert!(desired == actual, "{chosen:?}, not {found:?}");
             assert!(count.get() <= CHOICES, "{} comparisons for {chosen:?}", count.get());
             if !is(0) && !is(2) && !is(3) {
                 assert_eq!(count.get(), 1, "names show {chosen:?}");

@@ -23,11 +23,11 @@ impl Facts<'_> {
         let cluster = &self.input.cluster;
         let family = Family::of(&address);
         let holders = cluster.holders(address, Some(self.node));
-        let asked = KernelState::from(&self.wanted);
-        let wanted = asked.family(family);
+        let asked = KernelState::from(&self.desired);
+        let desired = asked.family(family);
         // Without the kernel's sets nothing shows where it leads an address.
-        let held = if self.has_sets { self.held.family(family) } else { wanted };
-        let sets: Vec<&SetName> = holding(held, address).collect();
+        let actual = if self.has_sets { self.actual.family(family) } else { desired };
+        let sets: Vec<&SetName> = holding(actual, address).collect();
         let mut differs = Vec::new();
         if !self.has_sets {
             differs
@@ -36,17 +36,17 @@ impl Facts<'_> {
         let is_here = holders.iter().any(|pod| cluster.pod(*pod).node.as_deref() == Some(self.node));
         let (mut chains, mut because) = (Vec::new(), Vec::new());
         for direction in Direction::ALL {
-            let [now, then] = [held, wanted].map(|state| state.group_chain_of(direction, address));
+            let [now, then] = [actual, desired].map(|state| state.group_chain_of(direction, address));
             differs.extend(difference(direction, now.as_ref(), then.as_ref()));
             if !is_here && now.is_none() && then.is_none() {
                 continue;
             }
-            let rules = now.as_ref().and_then(|chain| held.chains.get(chain)).map(Vec::as_slice).unwrap_or_default();
+            let rules = now.as_ref().and_then(|chain| actual.chains.get(chain)).map(Vec::as_slice).unwrap_or_default();
             let (_, policies, _) = now.as_ref().map(|chain| self.judged(chain, rules)).unwrap_or_default();
             chains.push(ChainAnswer {
                 direction,
                 chain: now.as_ref().map(ToString::to_string),
-                wanted: then.as_ref().map(ToString::to_string),
+                desired: then.as_ref().map(ToString::to_string),
                 policies: policies.iter().map(|place| place.policy.clone()).collect(),
             });
             because.extend(policies);
@@ -54,14 +54,14 @@ impl Facts<'_> {
         because.sort_by(|a: &PolicyPlace, b| a.policy.cmp(&b.policy));
         because.dedup();
         // Where an address stands in the tree, the chains say.
-        let in_held: BTreeSet<&SetName> = sets.iter().copied().collect();
-        let lacks = holding(wanted, address).filter(|set| !set.is_dispatch() && !in_held.contains(set));
+        let in_actual: BTreeSet<&SetName> = sets.iter().copied().collect();
+        let lacks = holding(desired, address).filter(|set| !set.is_dispatch() && !in_actual.contains(set));
         differs.extend(
             lacks.map(|set| format!("not in set {}, though the policies of the input ask for it", set.shown())),
         );
-        let has_left = |set: &&&SetName| !set.is_dispatch() && !set.is_own() && wanted.sets.contains_key(**set);
-        let in_wanted: BTreeSet<&SetName> = holding(wanted, address).collect();
-        let left = sets.iter().filter(has_left).filter(|set| !in_wanted.contains(**set));
+        let has_left = |set: &&&SetName| !set.is_dispatch() && !set.is_own() && desired.sets.contains_key(**set);
+        let in_desired: BTreeSet<&SetName> = holding(desired, address).collect();
+        let left = sets.iter().filter(has_left).filter(|set| !in_desired.contains(**set));
         differs.extend(
             left.map(|set| format!("in set {}, though the policies of the input do not ask for it", set.shown())),
         );
@@ -82,8 +82,8 @@ impl Facts<'_> {
                 }
             },
             families: vec![family],
-            held: (self.basis != Basis::Policies && self.has_sets).then_some(!sets.is_empty()),
-            wanted: !in_wanted.is_empty(),
+            actual: (self.basis != Basis::Policies && self.has_sets).then_some(!sets.is_empty()),
+            desired: !in_desired.is_empty(),
             differs,
             judges: holders.iter().map(|pod| self.endpoint(*pod)).collect(),
             policies: because,

@@ -47,9 +47,11 @@ pub(super) struct KernelExplanation {
     pub(super) direction: Option<Direction>,
     pub(super) families: Vec<Family>,
     /// Whether the kernel holds it; null where no kernel was read.
-    pub(super) held: Option<bool>,
+    #[serde(rename = "held")]
+    pub(super) actual: Option<bool>,
     /// Whether the policies of the input ask for it.
-    pub(super) wanted: bool,
+    #[serde(rename = "wanted")]
+    pub(super) desired: bool,
     /// Where the kernel and the policies of the input differ, in words.
     pub(super) differs: Vec<String>,
     /// Whether the secret of the node is known, where the answer depends on it.
@@ -134,7 +136,8 @@ pub(super) struct ChainAnswer {
     /// kernel was read, as the policies ask.
     pub(super) chain: Option<String>,
     /// The chain to which the policies of the input ask to lead it; none if none isolates it.
-    pub(super) wanted: Option<String>,
+    #[serde(rename = "wanted")]
+    pub(super) desired: Option<String>,
     pub(super) policies: Vec<String>,
 }
 
@@ -151,8 +154,8 @@ impl KernelExplanation {
             role: String::new(),
             direction: None,
             families: Vec::new(),
-            held: None,
-            wanted: false,
+            actual: None,
+            desired: false,
             differs: Vec::new(),
             seed_known: true,
             judges: Vec::new(),
@@ -184,7 +187,7 @@ impl KernelExplanation {
 
     /// Whether it is of npc and there.
     pub(super) fn is_ours(&self) -> bool {
-        let is_there = self.held == Some(true) || self.wanted || self.is == "address";
+        let is_there = self.actual == Some(true) || self.desired || self.is == "address";
         self.owner.as_deref() == Some("npc") && is_there
     }
 }

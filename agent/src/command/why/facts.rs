@@ -28,11 +28,11 @@ pub(super) struct Facts<'a> {
     pub(super) input: &'a Input,
     pub(super) node: &'a str,
     /// What the kernel holds.
-    pub(super) held: KernelState,
+    pub(super) actual: KernelState,
     /// What the policies ask for.
-    pub(super) wanted: NodeRuleset,
+    pub(super) desired: NodeRuleset,
     pub(super) groups: Vec<GroupChain>,
-    /// The options of the wanted rules.
+    /// The options of the desired rules.
     pub(super) options: RulesetOptions,
     pub(super) retained: Vec<RetainedGroup>,
     pub(super) basis: Basis,
@@ -64,13 +64,13 @@ impl KernelExplanation {
             // it is in one at all.
             Thing::Address(address) => {
                 answer.sets.iter().any(|set| set.name.is_isolated_set())
-                    && facts.wanted.family(Family::of(address)).sets.keys().any(is_place)
+                    && facts.desired.family(Family::of(address)).sets.keys().any(is_place)
             }
             Thing::Hook | Thing::Other(_) => false,
         };
         answer.seed_known = facts.knows_seed || !needs_seed;
         if facts.basis == Basis::Policies {
-            answer.held = None;
+            answer.actual = None;
         }
         answer
     }
@@ -82,12 +82,12 @@ impl Facts<'_> {
     }
 
     pub(super) fn chain(&self, chain: &ChainName) -> KernelExplanation {
-        let in_held: Vec<Family> = Self::families(|family| self.held.family(family).chains.contains_key(chain));
-        let in_wanted: Vec<Family> = Self::families(|family| self.wanted.family(family).chains.contains_key(chain));
-        let families = if in_held.is_empty() { in_wanted.clone() } else { in_held.clone() };
+        let in_actual: Vec<Family> = Self::families(|family| self.actual.family(family).chains.contains_key(chain));
+        let in_desired: Vec<Family> = Self::families(|family| self.desired.family(family).chains.contains_key(chain));
+        let families = if in_actual.is_empty() { in_desired.clone() } else { in_actual.clone() };
         let rules_of = |family: Family| {
-            let held = self.held.family(family).chains.get(chain);
-            held.or_else(|| self.wanted.family(family).chains.get(chain)).map(Vec::as_slice).unwrap_or_default()
+            let actual = self.actual.family(family).chains.get(chain);
+            actual.or_else(|| self.desired.family(family).chains.get(chain)).map(Vec::as_slice).unwrap_or_default()
         };
         let (judges, policies, more_policies) = self.judged(chain, self.first_rules(chain));
         let mut rules: Vec<RuleAnswer> = Vec::new();
@@ -102,8 +102,8 @@ impl Facts<'_> {
         KernelExplanation {
             role: roles::of_chain(chain.role()).what.to_owned(),
             direction: chain.role().direction(),
-            held: Some(!in_held.is_empty()),
-            wanted: !in_wanted.is_empty(),
+            actual: Some(!in_actual.is_empty()),
+            desired: !in_desired.is_empty(),
             judges,
             policies,
             more_policies,
@@ -121,17 +121,17 @@ impl Facts<'_> {
             return Vec::new();
         }
         let line = |family: Family| {
-            let held = self.held.family(family).chains.get(chain)?;
-            let wanted = self.wanted.family(family).chains.get(chain)?;
+            let actual = self.actual.family(family).chains.get(chain)?;
+            let desired = self.desired.family(family).chains.get(chain)?;
             // An older agent writes rules without comments. They do the same.
-            let wanted: Vec<Rule> = wanted.iter().map(bare).collect();
-            let held: Vec<Rule> = held.iter().map(bare).collect();
-            if held == wanted {
+            let desired: Vec<Rule> = desired.iter().map(bare).collect();
+            let actual: Vec<Rule> = actual.iter().map(bare).collect();
+            if actual == desired {
                 return None;
             }
-            let asked: HashSet<&Rule> = wanted.iter().collect();
+            let asked: HashSet<&Rule> = desired.iter().collect();
             let is_other = |(_, rule): &(usize, &Rule)| !asked.contains(rule);
-            let others = held.iter().enumerate().filter(is_other);
+            let others = actual.iter().enumerate().filter(is_other);
             let others: Vec<String> = others.map(|(index, _)| (index + 1).to_string()).collect();
             let which = match others.as_slice() {
                 [] => String::new(),
@@ -147,16 +147,16 @@ impl Facts<'_> {
     /// comment those of the same rule that the policies ask for.
     fn named(&self, family: Family, chain: &ChainName, rule: &Rule) -> Option<Named> {
         Named::of(rule).or_else(|| {
-            let wanted = self.wanted.family(family).chains.get(chain)?;
-            let same = wanted.iter().find(|wanted| bare(wanted) == *rule)?;
+            let desired = self.desired.family(family).chains.get(chain)?;
+            let same = desired.iter().find(|desired| bare(desired) == *rule)?;
             Named::of(same)
         })
     }
 
     fn set(&self, set: &SetName) -> KernelExplanation {
         let family = set.family();
-        let (held, wanted) = (self.held.family(family), self.wanted.family(family));
-        let chains = if held.chains.is_empty() { &wanted.chains } else { &held.chains };
+        let (actual, desired) = (self.actual.family(family), self.desired.family(family));
+        let chains = if actual.chains.is_empty() { &desired.chains } else { &actual.chains };
         let mut rules = Vec::new();
         let (mut policies, mut more_policies) = (BTreeSet::<String>::new(), 0_usize);
         for (chain, of_chain) in chains {
@@ -168,7 +168,7 @@ impl Facts<'_> {
                 rules.push(self.rule_answer(family, chain, Some(index), rule));
             }
         }
-        let members = held.sets.get(set).map(|(_, members)| members);
+        let members = actual.sets.get(set).map(|(_, members)| members);
         let direction = words::set_direction(set.role());
         let is_member = |pod: &PodId| {
             let holds = |address| members.is_some_and(|all| all.iter().any(|one| one.holds(address)));
@@ -179,14 +179,14 @@ impl Facts<'_> {
         let policies = policies.iter().map(|policy| self.policy(policy)).collect();
         let is_asked = !rules.is_empty();
         KernelExplanation {
-            role: match wanted.sets.get(set) {
-                Some(wanted) => format!("{}: {}", words::set(set.role()), wanted.meaning),
+            role: match desired.sets.get(set) {
+                Some(desired) => format!("{}: {}", words::set(set.role()), desired.meaning),
                 None => words::set(set.role()).to_owned(),
             },
             direction,
             families: vec![family],
-            held: Some(members.is_some() || (self.basis == Basis::Dumps && is_asked)),
-            wanted: wanted.sets.contains_key(set),
+            actual: Some(members.is_some() || (self.basis == Basis::Dumps && is_asked)),
+            desired: desired.sets.contains_key(set),
             judges,
             policies,
             more_policies,
@@ -214,9 +214,9 @@ impl Facts<'_> {
             let (mut judges, mut policies) = (Vec::new(), Vec::new());
             let mut more = 0_usize;
             // A group's chain leads to no other group's, so this goes no deeper.
-            let deep = |next: &ChainName| next == chain || self.held_rules(next).iter().any(leads_to_group);
+            let deep = |next: &ChainName| next == chain || self.actual_rules(next).iter().any(leads_to_group);
             for next in led.into_iter().filter(|next| !deep(next)) {
-                let (endpoints, of_group, more_of_group) = self.judged(next, self.held_rules(next));
+                let (endpoints, of_group, more_of_group) = self.judged(next, self.actual_rules(next));
                 judges.extend(endpoints);
                 policies.extend(of_group);
                 more = more.saturating_add(more_of_group);
@@ -237,16 +237,16 @@ impl Facts<'_> {
     /// The rules of a chain of the kernel, or else those that the policies ask for; of the first
     /// family that has it.
     pub(super) fn first_rules(&self, chain: &ChainName) -> &[Rule] {
-        let held = |family| self.held.family(family).chains.get(chain);
-        let wanted = |family| self.wanted.family(family).chains.get(chain);
-        let found = Family::ALL.into_iter().find_map(held).or_else(|| Family::ALL.into_iter().find_map(wanted));
+        let actual = |family| self.actual.family(family).chains.get(chain);
+        let desired = |family| self.desired.family(family).chains.get(chain);
+        let found = Family::ALL.into_iter().find_map(actual).or_else(|| Family::ALL.into_iter().find_map(desired));
         found.map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The rules of a chain of the kernel, of the first family that has it.
-    fn held_rules(&self, chain: &ChainName) -> &[Rule] {
-        let held = |family| self.held.family(family).chains.get(chain).map(Vec::as_slice);
-        Family::ALL.into_iter().find_map(held).unwrap_or_default()
+    fn actual_rules(&self, chain: &ChainName) -> &[Rule] {
+        let actual = |family| self.actual.family(family).chains.get(chain).map(Vec::as_slice);
+        Family::ALL.into_iter().find_map(actual).unwrap_or_default()
     }
 
     fn rules(&self, family: Family, chain: &ChainName, rules: &[Rule]) -> Vec<RuleAnswer> {
@@ -298,8 +298,8 @@ impl Facts<'_> {
 
     /// What the members of a set are.
     pub(super) fn meaning(&self, family: Family, set: &SetName) -> String {
-        let wanted = self.wanted.family(family).sets.get(set);
-        wanted.map_or_else(|| format!("the members of {}", set.shown()), |set| set.meaning.clone())
+        let desired = self.desired.family(family).sets.get(set);
+        desired.map_or_else(|| format!("the members of {}", set.shown()), |set| set.meaning.clone())
     }
 
     pub(super) fn endpoint(&self, pod: PodId) -> Endpoint {

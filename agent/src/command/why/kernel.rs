@@ -19,7 +19,7 @@ pub(super) struct Dumps<'a> {
 }
 
 /// What a kernel holds of npc.
-pub(super) struct Held {
+pub(super) struct ActualKernel {
     pub(super) state: KernelState,
     /// Where the jump to npc's chains stands, in each family whose FORWARD was read.
     pub(super) hooks: Vec<(Family, Hook)>,
@@ -27,7 +27,7 @@ pub(super) struct Held {
 
 impl Dumps<'_> {
     /// What the kernel held of npc.
-    pub(super) fn read(&self) -> anyhow::Result<Held> {
+    pub(super) fn read(&self) -> anyhow::Result<ActualKernel> {
         let (mut state, mut hooks) = (KernelState::default(), Vec::new());
         for path in self.iptables {
             let dump = read(path)?;
@@ -50,7 +50,7 @@ impl Dumps<'_> {
         if let Some(path) = self.ipset {
             text::read_sets(&read(path)?, &mut state);
         }
-        Ok(Held { state, hooks })
+        Ok(ActualKernel { state, hooks })
     }
 }
 

@@ -14,17 +14,17 @@ impl Facts<'_> {
     pub(super) fn rule(&self, chain: &ChainName, text: &str) -> KernelExplanation {
         let said = family_of(text);
         let possible = || Family::ALL.into_iter().filter(|family| said.is_none_or(|said| said == *family));
-        let in_held = |family| {
+        let in_actual = |family| {
             let rule = printed_in(family, chain, text);
-            position(self.held.family(family).chains.get(chain)?, &rule)
+            position(self.actual.family(family).chains.get(chain)?, &rule)
         };
-        let in_wanted = |family| {
+        let in_desired = |family| {
             let rule = printed_in(family, chain, text);
-            position(self.wanted.family(family).chains.get(chain)?, &rule)
+            position(self.desired.family(family).chains.get(chain)?, &rule)
         };
-        let held: Vec<Family> = possible().filter(|family| in_held(*family).is_some()).collect();
-        let wanted: Vec<Family> = possible().filter(|family| in_wanted(*family).is_some()).collect();
-        let families = [&held, &wanted].into_iter().find(|families| !families.is_empty()).cloned();
+        let actual: Vec<Family> = possible().filter(|family| in_actual(*family).is_some()).collect();
+        let desired: Vec<Family> = possible().filter(|family| in_desired(*family).is_some()).collect();
+        let families = [&actual, &desired].into_iter().find(|families| !families.is_empty()).cloned();
         let families = families.unwrap_or_else(|| vec![said.unwrap_or(Family::V4)]);
         let family = families.first().copied().unwrap_or(Family::V4);
         let rule = printed_in(family, chain, text);
@@ -42,12 +42,12 @@ impl Facts<'_> {
         KernelExplanation {
             direction: chain.role().direction(),
             families,
-            held: Some(!held.is_empty()),
-            wanted: !wanted.is_empty(),
+            actual: Some(!actual.is_empty()),
+            desired: !desired.is_empty(),
             judges,
             policies,
             more_policies,
-            rules: vec![self.whole_rule_answer(family, chain, in_held(family).or_else(|| in_wanted(family)), &rule)],
+            rules: vec![self.whole_rule_answer(family, chain, in_actual(family).or_else(|| in_desired(family)), &rule)],
             ..answer
         }
     }
@@ -55,7 +55,7 @@ impl Facts<'_> {
     /// What there is to say of the jump to npc's chains.
     pub(super) fn hook(&self) -> KernelExplanation {
         let forward = ChainName::forward();
-        let families = Self::families(|family| self.held.family(family).chains.contains_key(&forward));
+        let families = Self::families(|family| self.actual.family(family).chains.contains_key(&forward));
         let place = |family: &Family| self.hooks.iter().find(|(of, _)| of == family).map(|(_, hook)| *hook);
         let line = |family: &Family| match place(family) {
             _ if self.basis == Basis::Policies => None,
@@ -69,7 +69,7 @@ impl Facts<'_> {
             None => Some(format!("{family}: npc could not read FORWARD, or what it was given does not show it")),
         };
         let places: Vec<Option<Hook>> = families.iter().map(place).collect();
-        let held = match places.as_slice() {
+        let actual = match places.as_slice() {
             [] => Some(false),
             places if places.contains(&Some(Hook::Absent)) => Some(false),
             places if places.contains(&None) => None,
@@ -79,8 +79,8 @@ impl Facts<'_> {
         let role = "hook: the jump by which every forwarded packet meets the chains of npc";
         KernelExplanation {
             role: if is_first { format!("{role}, first in FORWARD") } else { role.to_owned() },
-            held,
-            wanted: true,
+            actual,
+            desired: true,
             differs: families.iter().filter_map(line).collect(),
             families,
             ..self.ours(hook_line(), "rule")

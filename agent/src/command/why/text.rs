@@ -69,7 +69,7 @@ fn body(answer: &KernelExplanation, out: &mut impl Write) -> io::Result<()> {
         let direction = chain.direction.as_str().to_lowercase();
         match &chain.chain {
             Some(name) => writeln!(out, "  {direction:8} judged by {name} ({})", chain.policies.join(", "))?,
-            None if chain.wanted.is_some() => writeln!(out, "  {direction:8} judged by no chain")?,
+            None if chain.desired.is_some() => writeln!(out, "  {direction:8} judged by no chain")?,
             None => writeln!(out, "  {direction:8} not isolated: no policy judges it")?,
         }
     }
@@ -99,7 +99,7 @@ fn state(answer: &KernelExplanation) -> Option<&'static str> {
     if answer.is == "address" {
         return None;
     }
-    match (answer.held, answer.wanted) {
+    match (answer.actual, answer.desired) {
         (Some(true) | None, true) => None,
         (Some(true), false) => Some(
             "in the kernel; the policies of the input do not ask for it: they changed since, or the group is retained, \

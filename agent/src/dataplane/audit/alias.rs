@@ -3,7 +3,7 @@
 //!
 //! Names are translated on the way into the kernel and back. In what is read,
 //! the two names change places: so rules that ask the other program's set differ from
-//! those that are wanted, and are written anew in one commit as any others.
+//! those that are desired, and are written anew in one commit as any others.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -92,13 +92,13 @@ impl Aliases {
     }
 
     /// What a kernel holds, by our names.
-    pub(in super::super) fn read(&self, held: &mut FamilyState) {
+    pub(in super::super) fn read(&self, actual: &mut FamilyState) {
         if self.is_empty() {
             return;
         }
-        let sets = std::mem::take(&mut held.sets);
-        held.sets = sets.into_iter().map(|(name, set)| (self.swapped(&name).cloned().unwrap_or(name), set)).collect();
-        self.swap(&mut held.chains);
+        let sets = std::mem::take(&mut actual.sets);
+        actual.sets = sets.into_iter().map(|(name, set)| (self.swapped(&name).cloned().unwrap_or(name), set)).collect();
+        self.swap(&mut actual.chains);
     }
 }
 

@@ -210,14 +210,14 @@ impl Auditor {
         &mut self,
         (tables, ipset, aliases): (&[Iptables], &mut Ipset, &Aliases),
         ours: &BTreeSet<u32>,
-        wanted: &KernelState,
+        desired: &KernelState,
         depth: AuditScope,
     ) -> Result<Audit, Error> {
         let mut audit = Audit::default();
         let mut changes = self.notifications.as_mut().map(|notifications| notifications.take(ours)).unwrap_or_default();
         self.unsure |= changes.unsure;
         audit.authors = std::mem::take(&mut changes.authors);
-        self.tables(tables, aliases, &changes, wanted, depth, &mut audit)?;
+        self.tables(tables, aliases, &changes, desired, depth, &mut audit)?;
         if depth != AuditScope::Notified {
             let families: Vec<Family> = tables.iter().map(Iptables::family).collect();
             let most = match depth {
@@ -225,7 +225,7 @@ impl Auditor {
                 AuditScope::Periodic => MEMBERS,
                 AuditScope::Notified | AuditScope::Recheck => 0,
             };
-            self.sets(ipset, aliases, (&families, most), wanted, &mut audit)?;
+            self.sets(ipset, aliases, (&families, most), desired, &mut audit)?;
         }
         Ok(audit)
     }
@@ -236,7 +236,7 @@ impl Auditor {
         tables: &[Iptables],
         aliases: &Aliases,
         changes: &ReportedChanges,
-        wanted: &KernelState,
+        desired: &KernelState,
         depth: AuditScope,
         audit: &mut Audit,
     ) -> Result<(), Error> {
@@ -256,7 +256,7 @@ impl Auditor {
         let mut failed = None;
         if is_allowed || depth == AuditScope::Full || is_due {
             for table in tables {
-                if let Err(error) = self.whole(table, aliases, wanted.family(table.family()), audit) {
+                if let Err(error) = self.whole(table, aliases, desired.family(table.family()), audit) {
                     failed.get_or_insert(error);
                 }
             }
@@ -272,7 +272,7 @@ impl Auditor {
         audit.rules_unread = !is_notified || self.unsure;
         for (family, touched) in &changes.touched {
             if let Some(table) = tables.iter().find(|table| table.family() == *family)
-                && let Err(error) = self.touched(table, aliases, touched, wanted.family(*family), audit)
+                && let Err(error) = self.touched(table, aliases, touched, desired.family(*family), audit)
             {
                 // The other changes are compared all the same.
                 self.unsure = true;
@@ -288,16 +288,16 @@ impl Auditor {
         table: &Iptables,
         aliases: &Aliases,
         touched: &Touched,
-        wanted: &FamilyState,
+        desired: &FamilyState,
         audit: &mut Audit,
     ) -> Result<(), Error> {
         let family = table.family();
         let names: Vec<ChainName> = touched.chains.iter().cloned().collect();
         let mut chains = table.listed_chains(&names)?;
         aliases.swap(&mut chains);
-        self.record_printed_forms(table, aliases, wanted, &chains);
+        self.record_printed_forms(table, aliases, desired, &chains);
         for name in &touched.chains {
-            self.chain(family, wanted, name.clone(), chains.remove(name), audit);
+            self.chain(family, desired, name.clone(), chains.remove(name), audit);
         }
         if touched.forward {
             let hook = table.hook()?;
@@ -310,9 +310,9 @@ impl Auditor {
 
     /// Reads what of a table is ours, to see whether what was just written is there, and
     /// the jump that leads to it.
-    pub(super) fn prove(&mut self, table: &Iptables, aliases: &Aliases, wanted: &FamilyState) -> Result<(), Error> {
+    pub(super) fn prove(&mut self, table: &Iptables, aliases: &Aliases, desired: &FamilyState) -> Result<(), Error> {
         let mut audit = Audit::default();
-        self.whole(table, aliases, wanted, &mut audit)?;
+        self.whole(table, aliases, desired, &mut audit)?;
         let mut missing: Vec<String> = audit.family(table.family()).chains.keys().map(ToString::to_string).collect();
         if !audit.hooks.is_empty() {
             missing.push("the jump from FORWARD".to_owned());
@@ -325,18 +325,18 @@ impl Auditor {
         &mut self,
         table: &Iptables,
         aliases: &Aliases,
-        wanted: &FamilyState,
+        desired: &FamilyState,
         audit: &mut Audit,
     ) -> Result<(), Error> {
         let family = table.family();
         let Listing { hook, mut chains } = table.read()?;
         aliases.swap(&mut chains);
-        self.record_printed_forms(table, aliases, wanted, &chains);
-        for name in wanted.chains.keys().filter(|name| !chains.contains_key(*name)) {
+        self.record_printed_forms(table, aliases, desired, &chains);
+        for name in desired.chains.keys().filter(|name| !chains.contains_key(*name)) {
             audit.family_mut(family).chains.insert(name.clone(), None);
         }
         for (name, rules) in chains {
-            self.chain(family, wanted, name, Some(rules), audit);
+            self.chain(family, desired, name, Some(rules), audit);
         }
         let hook = hook?;
         if hook != Hook::First {
@@ -351,11 +351,11 @@ impl Auditor {
         &mut self,
         table: &Iptables,
         aliases: &Aliases,
-        wanted: &FamilyState,
+        desired: &FamilyState,
         found: &mut BTreeMap<ChainName, Vec<Rule>>,
     ) {
-        self.record_printed_forms(table, aliases, wanted, found);
-        self.spellings.translate(table.family(), wanted, found);
+        self.record_printed_forms(table, aliases, desired, found);
+        self.spellings.translate(table.family(), desired, found);
     }
 
     /// Finds out how iptables prints the rules that are not found as they were
@@ -364,16 +364,16 @@ impl Auditor {
         &mut self,
         table: &Iptables,
         aliases: &Aliases,
-        wanted: &FamilyState,
+        desired: &FamilyState,
         found: &BTreeMap<ChainName, Vec<Rule>>,
     ) {
-        // With other names for sets, rules are not written as they are wanted.
+        // With other names for sets, rules are not written as they are desired.
         if !aliases.is_empty() {
             return;
         }
-        let pairs = found.iter().filter_map(|(name, found)| Some((name, wanted.chains.get(name)?, found)));
-        let differing = pairs.filter(|(_, wanted, found)| wanted != found);
-        let differing: Vec<_> = differing.map(|(name, wanted, found)| Differing { name, wanted, found }).collect();
+        let pairs = found.iter().filter_map(|(name, found)| Some((name, desired.chains.get(name)?, found)));
+        let differing = pairs.filter(|(_, desired, found)| desired != found);
+        let differing: Vec<_> = differing.map(|(name, desired, found)| Differing { name, desired, found }).collect();
         if !differing.is_empty() {
             self.spellings.record_printed_forms(table, &differing);
         }
@@ -382,19 +382,19 @@ impl Auditor {
     fn chain(
         &mut self,
         family: Family,
-        wanted: &FamilyState,
+        desired: &FamilyState,
         name: ChainName,
         found: Option<Vec<Rule>>,
         audit: &mut Audit,
     ) {
         let is_left = || found.as_ref().is_none_or(Vec::is_empty) && self.left_chains.contains(family, &name);
-        let same = match (wanted.chains.get(&name), &found) {
-            (Some(wanted), Some(found)) if self.spellings.is_same(family, &name, wanted, found) => {
+        let same = match (desired.chains.get(&name), &found) {
+            (Some(desired), Some(found)) if self.spellings.is_same(family, &name, desired, found) => {
                 self.spellings.is_as_written(family, &name);
                 true
             }
-            (Some(wanted), Some(found)) => {
-                let chain = Differing { name: &name, wanted, found };
+            (Some(desired), Some(found)) => {
+                let chain = Differing { name: &name, desired, found };
                 let by_others = self.by_others;
                 !self.spellings.must_repair(family, &chain, by_others)
             }

@@ -19,13 +19,13 @@ impl Auditor {
         ipset: &mut Ipset,
         aliases: &Aliases,
         (families, most): (&[Family], usize),
-        wanted: &KernelState,
+        desired: &KernelState,
         audit: &mut Audit,
     ) -> Result<(), Error> {
         let heads = ipset.heads()?;
         let mut alike = Vec::new();
         for family in families {
-            for (name, (kind, members)) in &wanted.family(*family).sets {
+            for (name, (kind, members)) in &desired.family(*family).sets {
                 match heads.get(aliases.in_kernel(name)) {
                     None => {
                         audit.family_mut(*family).sets.insert(name.clone(), SetDelta::Gone);
@@ -45,7 +45,7 @@ impl Auditor {
         }
         let known: BTreeSet<&SetName> = families
             .iter()
-            .flat_map(|family| wanted.family(*family).sets.keys())
+            .flat_map(|family| desired.family(*family).sets.keys())
             .map(|name| aliases.in_kernel(name))
             .collect();
         let is_unneeded = |name: &SetName| {
@@ -95,14 +95,14 @@ impl Auditor {
 fn members_of(
     ipset: &mut Ipset,
     aliases: &Aliases,
-    (family, name, wanted): (Family, &SetName, &BTreeSet<Member>),
+    (family, name, desired): (Family, &SetName, &BTreeSet<Member>),
     audit: &mut Audit,
 ) -> Result<(), Error> {
     let difference = match ipset.members_of(aliases.in_kernel(name), family)? {
-        Some((Some(_), members)) if members == *wanted => return Ok(()),
+        Some((Some(_), members)) if members == *desired => return Ok(()),
         Some((Some(_), members)) => SetDelta::Changed {
-            added: members.difference(wanted).cloned().collect(),
-            removed: wanted.difference(&members).cloned().collect(),
+            added: members.difference(desired).cloned().collect(),
+            removed: desired.difference(&members).cloned().collect(),
         },
         Some((None, _)) => {
             audit.replaced.push((family, name.clone()));

@@ -25,10 +25,10 @@ pub(super) const FROM_PODS_ARP: BridgeChain = led_to("from-pods-arp");
 pub(super) const FROM_PODS_IPV4: BridgeChain = led_to("from-pods-ip");
 pub(super) const FROM_PODS_IPV6: BridgeChain = led_to("from-pods-ip6");
 pub(super) const FRAGMENTS: BridgeChain = led_to("fragments");
-pub(super) const HELD: BridgeChain = led_to("held");
-pub(super) const HELD_ARP: BridgeChain = led_to("held-arp");
-pub(super) const HELD_IPV4: BridgeChain = led_to("held-ip");
-pub(super) const HELD_IPV6: BridgeChain = led_to("held-ip6");
+pub(super) const PINNED: BridgeChain = led_to("held");
+pub(super) const PINNED_ARP: BridgeChain = led_to("held-arp");
+pub(super) const PINNED_IPV4: BridgeChain = led_to("held-ip");
+pub(super) const PINNED_IPV6: BridgeChain = led_to("held-ip6");
 pub(super) const GUARDED: BridgeChain = led_to("guarded");
 
 const fn led_to(name: &'static str) -> BridgeChain {
@@ -44,10 +44,10 @@ pub(super) const CHAINS: [BridgeChain; 12] = [
     FROM_PODS_IPV4,
     FROM_PODS_IPV6,
     FRAGMENTS,
-    HELD,
-    HELD_ARP,
-    HELD_IPV4,
-    HELD_IPV6,
+    PINNED,
+    PINNED_ARP,
+    PINNED_IPV4,
+    PINNED_IPV6,
     GUARDED,
 ];
 
@@ -56,8 +56,8 @@ pub(super) const CHAINS: [BridgeChain; 12] = [
 pub(super) enum BridgeSet {
     /// Ports of pods.
     Ports,
-    /// Ports held to their own sources.
-    Held,
+    /// Ports pinned to their own sources.
+    Pinned,
     /// Ports to which nothing goes but what is for their own addresses.
     Guarded,
     /// Ports from which nothing goes to a known one but what is for its own addresses.
@@ -75,7 +75,7 @@ pub(super) enum BridgeSet {
 impl BridgeSet {
     pub(super) const ALL: [Self; 8] = [
         Self::Ports,
-        Self::Held,
+        Self::Pinned,
         Self::Guarded,
         Self::Confined,
         Self::Known,
@@ -87,7 +87,7 @@ impl BridgeSet {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Ports => "ports",
-            Self::Held => "held",
+            Self::Pinned => "held",
             Self::Guarded => "guarded",
             Self::Confined => "confined",
             Self::Known => "known",
@@ -101,7 +101,7 @@ impl BridgeSet {
     /// four.
     pub(super) const fn key_length(self) -> usize {
         match self {
-            Self::Ports | Self::Held | Self::Guarded | Self::Confined | Self::Known => 4,
+            Self::Ports | Self::Pinned | Self::Guarded | Self::Confined | Self::Known => 4,
             Self::Senders => 12,
             Self::Addresses4 => 8,
             Self::Addresses6 => 20,
@@ -112,7 +112,7 @@ impl BridgeSet {
     pub(super) const fn key_type(self) -> u32 {
         const INTERFACE: u32 = 20;
         match self {
-            Self::Ports | Self::Held | Self::Guarded | Self::Confined | Self::Known => INTERFACE,
+            Self::Ports | Self::Pinned | Self::Guarded | Self::Confined | Self::Known => INTERFACE,
             Self::Senders => INTERFACE << 6 | 9,
             Self::Addresses4 => INTERFACE << 6 | 7,
             Self::Addresses6 => INTERFACE << 6 | 8,

@@ -52,7 +52,7 @@ pub struct BridgeTable {
     /// Ports of pods.
     pub ports: BTreeSet<u32>,
     /// Of these, those from which nothing comes but by their own addresses.
-    pub held: BTreeSet<u32>,
+    pub pinned: BTreeSet<u32>,
     /// Of these, those to which nothing goes but what is for their own addresses.
     pub guarded: BTreeSet<u32>,
     /// Of these, those of pods from which nothing goes to a known port but what is
@@ -60,7 +60,7 @@ pub struct BridgeTable {
     pub confined: BTreeSet<u32>,
     /// Those of them whose addresses are known.
     pub known: BTreeSet<u32>,
-    /// The Ethernet addresses of ports that are held.
+    /// The Ethernet addresses of ports that are pinned.
     pub senders: BTreeSet<(u32, EthernetAddress)>,
     /// The known addresses of ports.
     pub addresses: BTreeSet<(u32, IpAddr)>,
@@ -70,7 +70,7 @@ impl BridgeTable {
     /// Whether no table is needed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ports.is_empty() && self.held.is_empty()
+        self.ports.is_empty() && self.pinned.is_empty()
     }
 }
 
@@ -97,12 +97,12 @@ pub(super) struct BridgeFilter {
 }
 
 impl BridgeFilter {
-    /// Makes the kernel's table equal to what is wanted; reads it where it is not
+    /// Makes the kernel's table equal to what is desired; reads it where it is not
     /// known, or where anything of nf_tables was changed since it was read.
     ///
     /// Each change is one commit, so a frame meets the table before or after it.
-    pub(super) fn set(&mut self, wanted: &BridgeTable) -> Result<TableWrite, Error> {
-        if wanted.is_empty() && self.socket.is_none() && !super::nftables::nf_tables_is_loaded() {
+    pub(super) fn set(&mut self, desired: &BridgeTable) -> Result<TableWrite, Error> {
+        if desired.is_empty() && self.socket.is_none() && !super::nftables::nf_tables_is_loaded() {
             // To ask would load the module.
             return Ok(TableWrite::default());
         }
@@ -110,7 +110,7 @@ impl BridgeFilter {
             Some(socket) => socket,
             None => Socket::open()?,
         };
-        let written = self.set_over(&mut socket, wanted);
+        let written = self.set_over(&mut socket, desired);
         if written.is_err() {
             // What the kernel holds now is not known.
             (self.known, self.generation) = (None, None);
@@ -119,12 +119,12 @@ impl BridgeFilter {
         written
     }
 
-    fn set_over(&mut self, socket: &mut Socket, wanted: &BridgeTable) -> Result<TableWrite, Error> {
+    fn set_over(&mut self, socket: &mut Socket, desired: &BridgeTable) -> Result<TableWrite, Error> {
         let mut drifted = false;
         let generation = match socket.generation() {
             Ok(generation) => generation,
             // Without nf_tables there is no table of ours.
-            Err(error) if error.is_unsupported() && wanted.is_empty() => return Ok(TableWrite::default()),
+            Err(error) if error.is_unsupported() && desired.is_empty() => return Ok(TableWrite::default()),
             Err(error) => return Err(error),
         };
         if self.known.is_none() || self.generation != Some(generation) {
@@ -139,43 +139,43 @@ impl BridgeFilter {
             if let (table::ActualBridgeTable::Changed(what), false) = (&found, drifted) {
                 info!(what, "replacing the table bridge npc of another version");
             }
-            let held = match found {
-                table::ActualBridgeTable::Sound(held) => Some(held),
+            let actual = match found {
+                table::ActualBridgeTable::Sound(actual) => Some(actual),
                 table::ActualBridgeTable::Absent => Some(BridgeTable::default()),
                 table::ActualBridgeTable::Changed(_) => None,
             };
             // From here on it is what is written that counts.
-            self.generation = held.is_some().then_some(generation);
-            if held.as_ref() != Some(wanted) {
-                self.write(socket, held.as_ref(), wanted)?;
+            self.generation = actual.is_some().then_some(generation);
+            if actual.as_ref() != Some(desired) {
+                self.write(socket, actual.as_ref(), desired)?;
                 return Ok(TableWrite { wrote: true, drifted });
             }
-            self.known = held;
+            self.known = actual;
             self.is_ours = true;
             return Ok(TableWrite { wrote: false, drifted });
         }
         let known = self.known.take();
-        if known.as_ref() == Some(wanted) {
+        if known.as_ref() == Some(desired) {
             self.known = known;
             return Ok(TableWrite::default());
         }
-        self.write(socket, known.as_ref(), wanted)?;
+        self.write(socket, known.as_ref(), desired)?;
         Ok(TableWrite { wrote: true, drifted })
     }
 
-    fn write(&mut self, socket: &mut Socket, held: Option<&BridgeTable>, wanted: &BridgeTable) -> Result<(), Error> {
-        let batch = table::batch(held, wanted);
+    fn write(&mut self, socket: &mut Socket, actual: Option<&BridgeTable>, desired: &BridgeTable) -> Result<(), Error> {
+        let batch = table::batch(actual, desired);
         socket.commit(&batch)?;
         debug!(
             writes = batch.len(),
-            ports = wanted.ports.len(),
-            held = wanted.held.len(),
+            ports = desired.ports.len(),
+            held = desired.pinned.len(),
             "wrote the table bridge npc"
         );
         // The commit has a number that is not known, and another program may have
         // committed after it: the next time it is read.
         self.generation = None;
-        self.known = Some(wanted.clone());
+        self.known = Some(desired.clone());
         self.is_ours = true;
         Ok(())
     }

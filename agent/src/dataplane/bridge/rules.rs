@@ -5,7 +5,7 @@ use super::super::nftables::steps::Comparison::{self, Equal, Greater, NotEqual};
 use super::super::nftables::steps::{Meta, PacketHeader, Rule, Step};
 use super::chains::{
     BridgeChain, BridgeSet, FORWARDED, FRAGMENTS, FROM_PODS, FROM_PODS_ARP, FROM_PODS_IPV4, FROM_PODS_IPV6, GUARDED,
-    HELD, HELD_ARP, HELD_IPV4, HELD_IPV6, RECEIVED,
+    PINNED, PINNED_ARP, PINNED_IPV4, PINNED_IPV6, RECEIVED,
 };
 
 const IPV4: [u8; 2] = [0x08, 0x00];
@@ -98,12 +98,12 @@ pub(super) fn rules() -> Vec<(BridgeChain, Rule)> {
         all.push((chain, Rule(steps)));
     };
     add(RECEIVED, &[port(Meta::InputIndex, BridgeSet::Ports)], Step::Jump(FROM_PODS.name));
-    add(RECEIVED, &[port(Meta::InputIndex, BridgeSet::Held)], Step::Jump(HELD.name));
+    add(RECEIVED, &[port(Meta::InputIndex, BridgeSet::Pinned)], Step::Jump(PINNED.name));
     add(FORWARDED, &[port(Meta::OutputIndex, BridgeSet::Guarded)], Step::Jump(GUARDED.name));
     let confined = [port(Meta::InputIndex, BridgeSet::Confined), port(Meta::OutputIndex, BridgeSet::Known)];
     add(FORWARDED, &confined, Step::Jump(GUARDED.name));
     from_pods(&mut add);
-    held(&mut add);
+    pinned(&mut add);
     guarded(&mut add);
     all
 }
@@ -139,7 +139,7 @@ fn from_pods(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
     // ip6tables sees it, and at the receiver. No host sends either (RFC 6980).
     let fragment = || vec![Step::Extension(FRAGMENT, 0)];
     add(FROM_PODS_IPV6, &[fragment()], Step::Jump(FRAGMENTS.name));
-    add(HELD_IPV6, &[fragment()], Step::Jump(FRAGMENTS.name));
+    add(PINNED_IPV6, &[fragment()], Step::Jump(FRAGMENTS.name));
     for header in HEADERS {
         add(FRAGMENTS, &[fragment(), vec![Step::Is(Equal, 0, vec![header])]], Step::Drop);
     }
@@ -153,27 +153,27 @@ fn from_pods(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
 }
 
 /// What a pod sends as another.
-fn held(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
+fn pinned(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
     let sender = |header, offset| foreign(Meta::InputIndex, header, offset, 6, BridgeSet::Senders);
-    add(HELD, &[sender(PacketHeader::Ethernet, 6)], Step::Drop);
-    add(HELD, &[ethertype(IPV4)], Step::Goto(HELD_IPV4.name));
-    add(HELD, &[ethertype(IPV6)], Step::Goto(HELD_IPV6.name));
-    add(HELD, &[ethertype(ARP)], Step::Goto(HELD_ARP.name));
+    add(PINNED, &[sender(PacketHeader::Ethernet, 6)], Step::Drop);
+    add(PINNED, &[ethertype(IPV4)], Step::Goto(PINNED_IPV4.name));
+    add(PINNED, &[ethertype(IPV6)], Step::Goto(PINNED_IPV6.name));
+    add(PINNED, &[ethertype(ARP)], Step::Goto(PINNED_ARP.name));
     let said = |offset| bytes(PacketHeader::Network, offset, NotEqual, &[0; 4]);
     let not_own4 = |offset| foreign(Meta::InputIndex, PacketHeader::Network, offset, 4, BridgeSet::Addresses4);
-    add(HELD_ARP, &[sender(PacketHeader::Network, 8)], Step::Drop);
+    add(PINNED_ARP, &[sender(PacketHeader::Network, 8)], Step::Drop);
     // A pod that asks whether an address is taken claims none.
-    add(HELD_ARP, &[said(14), not_own4(14)], Step::Drop);
-    add(HELD_IPV4, &[said(12), not_own4(12)], Step::Drop);
+    add(PINNED_ARP, &[said(14), not_own4(14)], Step::Drop);
+    add(PINNED_IPV4, &[said(12), not_own4(12)], Step::Drop);
     // One that asks for its address by DHCP has none.
     let unspecified4 = bytes(PacketHeader::Network, 12, Equal, &[0; 4]);
-    add(HELD_IPV4, &[unspecified4, bytes(PacketHeader::Network, 16, NotEqual, &[0xff; 4])], Step::Drop);
+    add(PINNED_IPV4, &[unspecified4, bytes(PacketHeader::Network, 16, NotEqual, &[0xff; 4])], Step::Drop);
 
     let not_own6 = |header, offset| foreign(Meta::InputIndex, header, offset, 16, BridgeSet::Addresses6);
     let unspecified6 = |how| bytes(PacketHeader::Network, 8, how, &[0; 16]);
     let source =
         [unspecified6(NotEqual), link_local(0, NotEqual).to_vec(), not_own6(PacketHeader::Network, 8)].concat();
-    add(HELD_IPV6, &[source], Step::Drop);
+    add(PINNED_IPV6, &[source], Step::Drop);
     // It answers for its own addresses, and asks for itself only about those.
     let target = [
         vec![Step::Payload(PacketHeader::Transport, 8, 16, 0)],
@@ -181,14 +181,14 @@ fn held(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
         not_own6(PacketHeader::Transport, 8),
     ]
     .concat();
-    add(HELD_IPV6, &[icmpv6_of(NEIGHBOUR_ADVERTISEMENT), target.clone()], Step::Drop);
-    add(HELD_IPV6, &[unspecified6(Equal), icmpv6_of(NEIGHBOUR_SOLICITATION), target], Step::Drop);
+    add(PINNED_IPV6, &[icmpv6_of(NEIGHBOUR_ADVERTISEMENT), target.clone()], Step::Drop);
+    add(PINNED_IPV6, &[unspecified6(Equal), icmpv6_of(NEIGHBOUR_SOLICITATION), target], Step::Drop);
     // By no address it sends what the link needs.
     let no_icmp = vec![Step::Meta(Meta::Protocol, 0), Step::Is(NotEqual, 0, vec![ICMPV6])];
-    add(HELD_IPV6, &[unspecified6(Equal), no_icmp], Step::Drop);
+    add(PINNED_IPV6, &[unspecified6(Equal), no_icmp], Step::Drop);
     let others = OF_THE_LINK.map(|kind| Step::Is(NotEqual, 0, vec![kind])).to_vec();
     let other = [icmpv6(), vec![Step::Payload(PacketHeader::Transport, 0, 1, 0)], others].concat();
-    add(HELD_IPV6, &[unspecified6(Equal), other], Step::Drop);
+    add(PINNED_IPV6, &[unspecified6(Equal), other], Step::Drop);
 }
 
 /// What goes to an isolated pod and is for none of its own addresses; or what comes

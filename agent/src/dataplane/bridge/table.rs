@@ -53,20 +53,20 @@ fn read_parts(socket: &mut Socket) -> Result<ActualBridgeTable, Error> {
     }
     let rules = rules::rules();
     for one in CHAINS {
-        let wanted = rules.iter().filter(|(chain, _)| *chain == one).map(|(_, rule)| rule);
-        if OWN.rules(socket, one.name, wanted)?.is_none() {
+        let desired = rules.iter().filter(|(chain, _)| *chain == one).map(|(_, rule)| rule);
+        if OWN.rules(socket, one.name, desired)?.is_none() {
             return Ok(ActualBridgeTable::Changed("its rules are others"));
         }
     }
-    let mut held = BridgeTable::default();
+    let mut actual = BridgeTable::default();
     for one in BridgeSet::ALL {
         for key in OWN.members(socket, one.name())? {
-            if !take(&mut held, one, &key) {
+            if !take(&mut actual, one, &key) {
                 return Ok(ActualBridgeTable::Changed("a set has a member that npc did not write"));
             }
         }
     }
-    Ok(ActualBridgeTable::Sound(held))
+    Ok(ActualBridgeTable::Sound(actual))
 }
 
 /// A chain as it is made.
@@ -93,24 +93,24 @@ fn as_own(set: BridgeSet) -> own_table::TableSet {
 }
 
 /// Takes a member in; whether it is one that we could have written.
-fn take(held: &mut BridgeTable, set: BridgeSet, key: &[u8]) -> bool {
+fn take(actual: &mut BridgeTable, set: BridgeSet, key: &[u8]) -> bool {
     let Some((port, rest)) = key.split_at_checked(4) else { return false };
     let Ok(port) = port.try_into().map(u32::from_ne_bytes) else { return false };
     match (set, rest.len()) {
-        (BridgeSet::Ports, 0) => held.ports.insert(port),
-        (BridgeSet::Held, 0) => held.held.insert(port),
-        (BridgeSet::Guarded, 0) => held.guarded.insert(port),
-        (BridgeSet::Confined, 0) => held.confined.insert(port),
-        (BridgeSet::Known, 0) => held.known.insert(port),
+        (BridgeSet::Ports, 0) => actual.ports.insert(port),
+        (BridgeSet::Pinned, 0) => actual.pinned.insert(port),
+        (BridgeSet::Guarded, 0) => actual.guarded.insert(port),
+        (BridgeSet::Confined, 0) => actual.confined.insert(port),
+        (BridgeSet::Known, 0) => actual.known.insert(port),
         (BridgeSet::Senders, 8) => {
             let mut address = EthernetAddress::default();
             address.copy_from_slice(&rest[..6]);
-            held.senders.insert((port, address))
+            actual.senders.insert((port, address))
         }
         (BridgeSet::Addresses4, 4) => <[u8; 4]>::try_from(rest)
-            .is_ok_and(|address| held.addresses.insert((port, IpAddr::V4(Ipv4Addr::from(address))))),
+            .is_ok_and(|address| actual.addresses.insert((port, IpAddr::V4(Ipv4Addr::from(address))))),
         (BridgeSet::Addresses6, 16) => <[u8; 16]>::try_from(rest)
-            .is_ok_and(|address| held.addresses.insert((port, IpAddr::V6(Ipv6Addr::from(address))))),
+            .is_ok_and(|address| actual.addresses.insert((port, IpAddr::V6(Ipv6Addr::from(address))))),
         _ => false,
     }
 }
@@ -128,7 +128,7 @@ fn members(table: &BridgeTable, set: BridgeSet) -> BTreeSet<ElementKey> {
     let addresses = table.addresses.iter();
     match set {
         BridgeSet::Ports => of_ports(&table.ports),
-        BridgeSet::Held => of_ports(&table.held),
+        BridgeSet::Pinned => of_ports(&table.pinned),
         BridgeSet::Guarded => of_ports(&table.guarded),
         BridgeSet::Confined => of_ports(&table.confined),
         BridgeSet::Known => of_ports(&table.known),
@@ -148,36 +148,36 @@ fn members(table: &BridgeTable, set: BridgeSet) -> BTreeSet<ElementKey> {
     }
 }
 
-/// The writes, to be committed at once, from what is there to what is wanted;
+/// The writes, to be committed at once, from what is there to what is desired;
 /// `None` is there where it is not known, or not ours.
-pub(super) fn batch(held: Option<&BridgeTable>, wanted: &BridgeTable) -> Vec<Request> {
+pub(super) fn batch(actual: Option<&BridgeTable>, desired: &BridgeTable) -> Vec<Request> {
     let nothing = BridgeTable::default();
-    let held = match held {
-        Some(held) if !held.is_empty() && !wanted.is_empty() => held,
-        Some(held) if held == wanted => return Vec::new(),
+    let actual = match actual {
+        Some(actual) if !actual.is_empty() && !desired.is_empty() => actual,
+        Some(actual) if actual == desired => return Vec::new(),
         there => {
             let mut batch = Vec::new();
             if there.is_none_or(|there| !there.is_empty()) {
                 batch.extend(OWN.removal());
             }
-            if wanted.is_empty() {
+            if desired.is_empty() {
                 return batch;
             }
             batch.extend(make_all());
-            batch.extend(changes(&nothing, wanted));
+            batch.extend(changes(&nothing, desired));
             return batch;
         }
     };
-    changes(held, wanted)
+    changes(actual, desired)
 }
 
 /// The changes of members.
-fn changes(held: &BridgeTable, wanted: &BridgeTable) -> Vec<Request> {
+fn changes(actual: &BridgeTable, desired: &BridgeTable) -> Vec<Request> {
     let mut batch = Vec::new();
     for set in BridgeSet::ALL {
-        let (held, wanted) = (members(held, set), members(wanted, set));
-        let added: Vec<&ElementKey> = wanted.difference(&held).collect();
-        let removed: Vec<&ElementKey> = held.difference(&wanted).collect();
+        let (actual, desired) = (members(actual, set), members(desired, set));
+        let added: Vec<&ElementKey> = desired.difference(&actual).collect();
+        let removed: Vec<&ElementKey> = actual.difference(&desired).collect();
         let in_one = LIMIT / (set.key_length() + 16);
         batch.extend(added.chunks(in_one).map(|keys| OWN.add(set.name(), keys)));
         batch.extend(removed.chunks(in_one).map(|keys| OWN.remove_members(set.name(), keys)));
@@ -199,9 +199,9 @@ pub(in super::super) fn fuzz(data: &[u8]) {
     let rules = rules::rules();
     let rules: Vec<_> = rules.iter().map(|(_, rule)| rule).collect();
     for attributes in crate::dataplane::netlink::fuzz_input::attributes(data) {
-        let mut held = BridgeTable::default();
+        let mut actual = BridgeTable::default();
         for key in OWN.fuzz(Attributes(attributes), &rules) {
-            let _ = BridgeSet::ALL.map(|set| take(&mut held, set, &key));
+            let _ = BridgeSet::ALL.map(|set| take(&mut actual, set, &key));
         }
     }
 }

@@ -82,11 +82,11 @@ impl OwnTable {
         let what = format!("list the chains of the table {}", self.title());
         let ask = Request::list(message::GET_CHAIN, self.family, what, self.named(chain::TABLE));
         let mut found = socket.ask(&ask, |attributes| self.in_it(attributes, chain::TABLE, as_chain))?;
-        let mut wanted: Vec<ChainFound> =
+        let mut desired: Vec<ChainFound> =
             chains.map(|(name, hook)| (name.to_owned(), hook, u32::from(hook.is_some()))).collect();
-        wanted.sort();
+        desired.sort();
         found.sort();
-        Ok(found == wanted)
+        Ok(found == desired)
     }
 
     /// The numbers of its sets, in the order of their names; nothing if it has others than these.
@@ -95,9 +95,9 @@ impl OwnTable {
         let ask = Request::list(message::GET_SET, self.family, what, self.named(set::TABLE));
         let mut found = socket.ask(&ask, |attributes| self.in_it(attributes, set::TABLE, as_set))?;
         found.sort();
-        let mut wanted: Vec<_> = sets.iter().map(|set| (set.name, set.key_length, set.flags)).collect();
-        wanted.sort_unstable();
-        let are_same = found.iter().map(|(name, length, flags, _)| (name.as_str(), *length, *flags)).eq(wanted);
+        let mut desired: Vec<_> = sets.iter().map(|set| (set.name, set.key_length, set.flags)).collect();
+        desired.sort_unstable();
+        let are_same = found.iter().map(|(name, length, flags, _)| (name.as_str(), *length, *flags)).eq(desired);
         Ok(are_same.then(|| found.iter().map(|(.., handle)| *handle).collect()))
     }
 
@@ -113,17 +113,17 @@ impl OwnTable {
             bytes.put_text(rule::TABLE, self.name);
             bytes.put_text(rule::CHAIN, chain);
         });
-        let mut wanted = rules;
+        let mut desired = rules;
         let found = socket.ask(&ask, |attributes| {
             // Old kernels list the rules of all chains.
             if attributes.text(rule::TABLE)? != Some(self.name) || attributes.text(rule::CHAIN)? != Some(chain) {
                 return Ok(None);
             }
             let listed = attributes.nested(rule::EXPRESSIONS)?;
-            let is_same = wanted.next().is_some_and(|rule| rule.is(listed));
+            let is_same = desired.next().is_some_and(|rule| rule.is(listed));
             Ok(Some((is_same, attributes.u64(rule::HANDLE)?.unwrap_or_default())))
         })?;
-        let are_same = found.iter().all(|(is_same, _)| *is_same) && wanted.next().is_none();
+        let are_same = found.iter().all(|(is_same, _)| *is_same) && desired.next().is_none();
         Ok(are_same.then(|| found.into_iter().map(|(_, handle)| handle).collect()))
     }
 

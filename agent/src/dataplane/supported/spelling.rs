@@ -49,7 +49,7 @@ type PrintedPlace = (Family, Option<ChainName>);
 
 #[derive(Debug)]
 struct SpellingMismatch {
-    wanted: Vec<Rule>,
+    desired: Vec<Rule>,
     found: Vec<Rule>,
     /// So often it was found just so after it was written.
     repairs: u32,
@@ -76,7 +76,7 @@ pub(in super::super) struct Differing<'a> {
     /// Its name.
     pub(in super::super) name: &'a ChainName,
     /// Its rules, as they were written.
-    pub(in super::super) wanted: &'a [Rule],
+    pub(in super::super) desired: &'a [Rule],
     /// Its rules, as they were read.
     pub(in super::super) found: &'a [Rule],
 }
@@ -89,32 +89,38 @@ fn place(family: Family, chain: &ChainName, written: &Rule) -> PrintedPlace {
 impl PrintedForms {
     /// Whether these are the rules that were written into a chain: each the same, or
     /// printed as such a rule is printed.
-    pub(in super::super) fn is_same(&self, family: Family, chain: &ChainName, wanted: &[Rule], found: &[Rule]) -> bool {
-        let is_one = |(wanted, found)| wanted == found || self.stands_for(family, chain, found, wanted);
-        wanted.len() == found.len() && wanted.iter().zip(found).all(is_one)
+    pub(in super::super) fn is_same(
+        &self,
+        family: Family,
+        chain: &ChainName,
+        desired: &[Rule],
+        found: &[Rule],
+    ) -> bool {
+        let is_one = |(desired, found)| desired == found || self.stands_for(family, chain, found, desired);
+        desired.len() == found.len() && desired.iter().zip(found).all(is_one)
     }
 
-    fn stands_for(&self, family: Family, chain: &ChainName, found: &Rule, wanted: &Rule) -> bool {
-        let here = self.printed.get(&place(family, chain, wanted));
-        here.and_then(|here| here.get(found)).is_some_and(|written| written.contains(wanted))
+    fn stands_for(&self, family: Family, chain: &ChainName, found: &Rule, desired: &Rule) -> bool {
+        let here = self.printed.get(&place(family, chain, desired));
+        here.and_then(|here| here.get(found)).is_some_and(|written| written.contains(desired))
     }
 
-    /// Puts what was written in the place of what was read: in a chain that is wanted,
-    /// what is wanted, if it is the same; in others, where that is certain.
+    /// Puts what was written in the place of what was read: in a chain that is desired,
+    /// what is desired, if it is the same; in others, where that is certain.
     pub(in super::super) fn translate(
         &self,
         family: Family,
-        wanted: &FamilyState,
+        desired: &FamilyState,
         found: &mut BTreeMap<ChainName, Vec<Rule>>,
     ) {
         if self.printed.is_empty() {
             return;
         }
         for (name, rules) in found {
-            if let Some(wanted) = wanted.chains.get(name)
-                && self.is_same(family, name, wanted, rules)
+            if let Some(desired) = desired.chains.get(name)
+                && self.is_same(family, name, desired, rules)
             {
-                rules.clone_from(wanted);
+                rules.clone_from(desired);
                 continue;
             }
             let places = [(family, None), (family, Some(name.clone()))];
@@ -133,14 +139,14 @@ impl PrintedForms {
     pub(in super::super) fn record_printed_forms(&mut self, table: &Iptables, differing: &[Differing<'_>]) {
         let family = table.family();
         let mut unknown = BTreeMap::<(Option<ChainName>, &Rule), &ChainName>::new();
-        for chain in differing.iter().filter(|chain| chain.wanted.len() == chain.found.len()) {
-            let pairs = chain.wanted.iter().zip(chain.found);
-            let differ =
-                pairs.filter(|(wanted, found)| wanted != found && !self.stands_for(family, chain.name, found, wanted));
-            for (wanted, _) in differ.filter(|(wanted, _)| !self.plain.contains(&(family, (*wanted).clone()))) {
-                let (_, in_chain) = place(family, chain.name, wanted);
+        for chain in differing.iter().filter(|chain| chain.desired.len() == chain.found.len()) {
+            let pairs = chain.desired.iter().zip(chain.found);
+            let differ = pairs
+                .filter(|(desired, found)| desired != found && !self.stands_for(family, chain.name, found, desired));
+            for (desired, _) in differ.filter(|(desired, _)| !self.plain.contains(&(family, (*desired).clone()))) {
+                let (_, in_chain) = place(family, chain.name, desired);
                 if unknown.len() < ASKED {
-                    unknown.insert((in_chain, wanted), chain.name);
+                    unknown.insert((in_chain, desired), chain.name);
                 }
             }
         }
@@ -188,22 +194,22 @@ impl PrintedForms {
     /// found just so after each of several repairs is left alone for a while, unless
     /// another program may have changed it.
     pub(in super::super) fn must_repair(&mut self, family: Family, chain: &Differing<'_>, by_others: Others) -> bool {
-        let Differing { name, wanted, found } = chain;
+        let Differing { name, desired, found } = chain;
         let is_plain = |rule: &Rule| self.plain.contains(&(family, rule.clone()));
         // Another number of rules, or other rules where iptables prints ours as they
         // are written, is no matter of spelling.
-        let is_change = wanted.len() != found.len() || wanted.iter().zip(*found).any(|(a, b)| a != b && is_plain(a));
+        let is_change = desired.len() != found.len() || desired.iter().zip(*found).any(|(a, b)| a != b && is_plain(a));
         let key = (family, (*name).clone());
         if by_others == Others::Wrote || is_change && by_others == Others::MayHaveWritten {
             self.mismatches.remove(&key);
             return true;
         }
         let mismatch = match self.mismatches.get_mut(&key) {
-            Some(mismatch) if mismatch.wanted == *wanted && mismatch.found == *found => mismatch,
+            Some(mismatch) if mismatch.desired == *desired && mismatch.found == *found => mismatch,
             _ => {
-                let (wanted, found) = (wanted.to_vec(), found.to_vec());
+                let (desired, found) = (desired.to_vec(), found.to_vec());
                 let first =
-                    SpellingMismatch { wanted, found, repairs: 0, is_written: false, until: None, pause: PAUSE.0 };
+                    SpellingMismatch { desired, found, repairs: 0, is_written: false, until: None, pause: PAUSE.0 };
                 self.mismatches.insert(key, first);
                 return true;
             }
@@ -224,7 +230,7 @@ impl PrintedForms {
             }
             None => {}
         }
-        let differs = wanted.iter().zip(*found).find(|(wanted, found)| wanted != found);
+        let differs = desired.iter().zip(*found).find(|(desired, found)| desired != found);
         let line = |rule| rule_line(family, name, rule);
         let (written, printed) = differs.map(|(written, printed)| (line(written), line(printed))).unwrap_or_default();
         warn!(
@@ -311,8 +317,8 @@ mod tests {
     #[test]
     fn what_is_printed_otherwise_is_the_same_in_its_place_and_nowhere_else() {
         let spellings = learnt();
-        let wanted = rules(&[WANTED, DROP]);
-        let same = |family, found: &[&str]| spellings.is_same(family, &chain(), &wanted, &rules(found));
+        let desired = rules(&[WANTED, DROP]);
+        let same = |family, found: &[&str]| spellings.is_same(family, &chain(), &desired, &rules(found));
         assert!(same(Family::V4, &[WANTED, DROP]));
         assert!(same(Family::V4, &[PRINTED, DROP]));
         assert!(!same(Family::V6, &[PRINTED, DROP]));
@@ -333,9 +339,9 @@ mod tests {
         let mut chains = BTreeMap::from([(chain(), rules(&[PRINTED]))]);
         spellings.translate(Family::V4, &FamilyState::default(), &mut chains);
         assert_eq!(chains[&chain()], rules(&[PRINTED]));
-        let wanted = FamilyState { chains: BTreeMap::from([(chain(), rules(&[WANTED]))]), ..FamilyState::default() };
-        spellings.translate(Family::V4, &wanted, &mut chains);
-        assert_eq!(chains, wanted.chains);
+        let desired = FamilyState { chains: BTreeMap::from([(chain(), rules(&[WANTED]))]), ..FamilyState::default() };
+        spellings.translate(Family::V4, &desired, &mut chains);
+        assert_eq!(chains, desired.chains);
     }
 
     /// A rule that logs names its chain in its text, so it is printed otherwise in each.
@@ -359,8 +365,8 @@ mod tests {
 
     /// Finds a chain so often, each time written anew, and says when it was to be.
     fn found(spellings: &mut PrintedForms, found: &[&str], by_others: Others, times: usize) -> Vec<bool> {
-        let (name, wanted, found) = (chain(), rules(&[WANTED]), rules(found));
-        let chain = Differing { name: &name, wanted: &wanted, found: &found };
+        let (name, desired, found) = (chain(), rules(&[WANTED]), rules(found));
+        let chain = Differing { name: &name, desired: &desired, found: &found };
         let mut find = || {
             let must_repair = spellings.must_repair(Family::V4, &chain, by_others);
             if must_repair {

@@ -103,12 +103,12 @@ impl<K: Kernel> Agent<K> {
 
     /// Removes what Azure NPM left, once that is safe.
     async fn take_over(&mut self) -> Result<(), Error> {
-        let Some(mut takeover) = self.takeover.take_if(|takeover| takeover.is_due()) else { return Ok(()) };
+        let Some(mut npm_removal) = self.npm_removal.take_if(|npm_removal| npm_removal.is_due()) else { return Ok(()) };
         let work = move |enforcer: &mut Enforcer<K>| {
-            takeover.step(|| enforcer.holds());
-            takeover
+            npm_removal.step(|| enforcer.holds());
+            npm_removal
         };
-        self.takeover = Some(self.blocking(work).await?);
+        self.npm_removal = Some(self.blocking(work).await?);
         Ok(())
     }
 

@@ -130,7 +130,7 @@ impl<K: Kernel> Enforcer<K> {
             return None;
         }
         let lacked = self.writer.bridge_lack().is_some();
-        let drifted = self.frames.audit(&mut self.writer, &self.engine, self.anti_spoofing.holds_ports());
+        let drifted = self.frames.audit(&mut self.writer, &self.engine, self.anti_spoofing.pins_ports());
         let state = self.frames.state(self.writer.bridge_lack());
         if drifted || lacked && state.lack.is_none() {
             self.writer.established.index.was_bypassed();

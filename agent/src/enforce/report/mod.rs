@@ -115,7 +115,7 @@ pub(super) struct Reporter {
     /// Where the objects stand, if they are from files.
     locations: Option<Box<dyn Locate>>,
     bridges: BTreeSet<UnfilteredBridge>,
-    unheld: BTreeMap<InterfaceName, String>,
+    unpinned: BTreeMap<InterfaceName, String>,
     /// Addresses that several pods list, and these pods.
     contests: BTreeMap<IpAddr, Vec<[String; 2]>>,
     /// Pods that can forge sources: since when, and whether that was logged.
@@ -145,7 +145,7 @@ impl Reporter {
             findings: Findings::default(),
             locations: None,
             bridges: BTreeSet::new(),
-            unheld: BTreeMap::new(),
+            unpinned: BTreeMap::new(),
             contests: BTreeMap::new(),
             spoofable: BTreeMap::new(),
         })
@@ -206,7 +206,7 @@ impl Reporter {
         }
         self.take_findings(pass);
         self.bridge_is(&pass.bridge);
-        self.unheld(pass);
+        self.unpinned(pass);
         self.spoofable(pass);
         self.contested(pass);
         self.publish(pass, generation);

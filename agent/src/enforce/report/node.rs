@@ -67,23 +67,23 @@ impl Reporter {
     }
 
     pub(super) fn bridge_is(&self, state: &BridgeState) {
-        self.metrics.bridge(state.ports, state.held, state.lack.is_some());
-        let BridgeState { ports, held, guarded, lack } = state.clone();
-        self.status.update(|status| status.bridge = status::BridgeStatus { ports, held, guarded, lack });
+        self.metrics.bridge(state.ports, state.pinned, state.lack.is_some());
+        let BridgeState { ports, pinned, guarded, lack } = state.clone();
+        self.status.update(|status| status.bridge = status::BridgeStatus { ports, held: pinned, guarded, lack });
     }
 
-    pub(super) fn unheld(&mut self, pass: &Pass) {
+    pub(super) fn unpinned(&mut self, pass: &Pass) {
         let (joined, left) = pass.regrouped;
         if (joined, left) != (0, 0) {
             info!(joined, left, "changed which interfaces are marked as those of pods (their device group)");
         }
-        for (interface, reason) in pass.unheld.iter().filter(|(name, _)| !self.unheld.contains_key(*name)) {
+        for (interface, reason) in pass.unpinned.iter().filter(|(name, _)| !self.unpinned.contains_key(*name)) {
             if pass.options.anti_spoof {
                 warn!(%interface, reason, "forged sources from the pods behind this interface are not dropped");
             }
             info!(%interface, reason, "forged ICMP errors from the pods behind this interface are dropped by their length only");
         }
-        self.unheld.clone_from(&pass.unheld);
+        self.unpinned.clone_from(&pass.unpinned);
     }
 
     /// Logs which addresses several pods list, and which of the pods has each as this node sees it.

@@ -13,7 +13,7 @@ use crate::status::{self, LastChange, Rejected};
 
 impl Reporter {
     pub(super) fn publish(&mut self, pass: &Pass, generation: u64) {
-        self.metrics.synced(pass.policies, self.findings.rejected, pass.endpoints, &pass.held);
+        self.metrics.synced(pass.policies, self.findings.rejected, pass.endpoints, &pass.sizes);
         self.metrics.took(pass.compiled, pass.applied);
         self.metrics.loading(pass.loading.iter().map(|loading| loading.since.as_second()));
         let is_new = self.findings.take_new();
@@ -31,11 +31,11 @@ impl Reporter {
                 self.findings.all().partition(|finding| finding.effect.is_harmful());
             [harmful, others].map(|findings| findings.into_iter().map(&part).collect::<Vec<_>>())
         });
-        let kernel = pass.held.iter().map(|(family, held)| status::FamilySize {
+        let kernel = pass.sizes.iter().map(|(family, size)| status::FamilySize {
             family: family.to_string(),
-            rules: held.rules,
-            sets: held.sets,
-            entries: held.entries,
+            rules: size.rules,
+            sets: size.sets,
+            entries: size.entries,
         });
         let now = Timestamp::now();
         let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);

@@ -30,13 +30,13 @@ const SOON: Duration = Duration::from_secs(12);
 
 impl Fault {
     pub(super) fn befall(self, memory: &mut Memory) {
-        for held in [&mut memory.state.v4, &mut memory.state.v6] {
+        for actual in [&mut memory.state.v4, &mut memory.state.v6] {
             match self {
-                Self::FlushChains => held.chains.values_mut().for_each(Vec::clear),
-                Self::DropChains => held.chains.clear(),
+                Self::FlushChains => actual.chains.values_mut().for_each(Vec::clear),
+                Self::DropChains => actual.chains.clear(),
                 Self::DropHook => {}
-                Self::FlushSets => held.sets.values_mut().for_each(|(_, members)| members.clear()),
-                Self::DropAll => *held = FamilyState::default(),
+                Self::FlushSets => actual.sets.values_mut().for_each(|(_, members)| members.clear()),
+                Self::DropAll => *actual = FamilyState::default(),
             }
         }
         if self != Self::FlushSets {
@@ -46,7 +46,7 @@ impl Fault {
 }
 
 /// What these objects ask for.
-fn wanted(objects: &Objects) -> KernelState {
+fn desired(objects: &Objects) -> KernelState {
     KernelState::from(&layout::ruleset(&Cluster::new(objects), "node-1", &layout::RulesetOptions::default()))
 }
 
@@ -70,15 +70,15 @@ impl World {
     }
 
     async fn heals(&self, objects: &Objects, ready: &std::path::Path, when: &str) {
-        let wanted = wanted(objects);
+        let desired = desired(objects);
         let begun = Instant::now();
         loop {
             {
                 let memory = self.memory.lock().expect("no thread panicked");
-                if memory.hooks == [Hook::First; 2] && memory.state == wanted && ready.exists() {
+                if memory.hooks == [Hook::First; 2] && memory.state == desired && ready.exists() {
                     return;
                 }
-                assert!(begun.elapsed() < SOON, "{when}: {:?} {:#?} for {wanted:#?}", memory.hooks, memory.state);
+                assert!(begun.elapsed() < SOON, "{when}: {:?} {:#?} for {desired:#?}", memory.hooks, memory.state);
             }
             time::sleep(Duration::from_millis(50)).await;
         }
@@ -128,10 +128,10 @@ async fn a_fault_after_any_step_in_life_heals() {
                 let memory = world.memory.lock().expect("no thread panicked");
                 assert_eq!(memory.hooks, [Hook::First; 2], "{when}");
                 for family in Family::ALL {
-                    let (held, wanted) = (memory.state.family(family), wanted(&again));
-                    let wanted = wanted.family(family);
-                    assert_eq!(held.chains, wanted.chains, "{when}");
-                    assert_eq!(held.sets, wanted.sets, "{when}");
+                    let (actual, desired) = (memory.state.family(family), desired(&again));
+                    let desired = desired.family(family);
+                    assert_eq!(actual.chains, desired.chains, "{when}");
+                    assert_eq!(actual.sets, desired.sets, "{when}");
                 }
             }
             assert!(ready.exists(), "{when}");
@@ -149,12 +149,12 @@ async fn sets_that_are_flushed_each_second_are_full_most_of_the_time() {
     let settings = Settings { ready_file: Some(ready.clone()), ..settings() };
     let world = World::new(settings, 0, vec![network(), Input::Objects(before.clone())]);
     world.heals(&before, &ready, "undisturbed").await;
-    let (wanted, mut open, mut seen) = (wanted(&before), 0, 0);
+    let (desired, mut open, mut seen) = (desired(&before), 0, 0);
     for second in 0..60 {
         world.memory.lock().expect("no thread panicked").state.v4.sets.values_mut().for_each(|(_, all)| all.clear());
         for _ in 0..100 {
             time::sleep(Duration::from_millis(10)).await;
-            let is_open = world.memory.lock().expect("no thread panicked").state != wanted;
+            let is_open = world.memory.lock().expect("no thread panicked").state != desired;
             // The first is found by an everyday audit.
             if second >= 10 {
                 seen += 1;
@@ -182,12 +182,12 @@ async fn sets_that_are_flushed_while_rules_wait_for_the_lock_are_filled_again() 
     edited.policies.push(egress);
     world.send(Input::Objects(edited.clone())).await;
     time::sleep(SOON).await;
-    assert_ne!(world.memory.lock().expect("no thread panicked").state, wanted(&edited));
+    assert_ne!(world.memory.lock().expect("no thread panicked").state, desired(&edited));
     Fault::FlushSets.befall(&mut world.memory.lock().expect("no thread panicked"));
     time::sleep(SOON).await;
     assert_eq!(world.ingress(), isolated);
     world.memory.lock().expect("no thread panicked").locked = false;
     time::sleep(SOON).await;
     let memory = world.memory.lock().expect("no thread panicked");
-    assert_eq!((&memory.state, memory.hooks), (&wanted(&edited), [Hook::First; 2]));
+    assert_eq!((&memory.state, memory.hooks), (&desired(&edited), [Hook::First; 2]));
 }

@@ -172,12 +172,12 @@ impl Kernel for Recording {
         Ok(())
     }
 
-    fn set_bridge(&mut self, wanted: &BridgeTable) -> Result<bridge::TableWrite, dataplane::Error> {
+    fn set_bridge(&mut self, desired: &BridgeTable) -> Result<bridge::TableWrite, dataplane::Error> {
         let mut memory = self.memory.lock().expect("no thread panicked");
-        if let Some(errno) = memory.no_bridge.filter(|_| !wanted.is_empty()) {
+        if let Some(errno) = memory.no_bridge.filter(|_| !desired.is_empty()) {
             return Err(nftables::Error::Refused { what: "make the table".to_owned(), errno }.into());
         }
-        memory.bridge = wanted.clone();
+        memory.bridge = desired.clone();
         Ok(bridge::TableWrite::default())
     }
 
@@ -250,17 +250,17 @@ impl Kernel for Recording {
         found
     }
 
-    fn prove(&mut self, wanted: &KernelState, failed: &mut Failures) {
+    fn prove(&mut self, desired: &KernelState, failed: &mut Failures) {
         let memory = self.memory.lock().expect("no thread panicked");
         // That a restore was done is no proof.
         for family in Family::ALL.into_iter().filter(|_| memory.lies) {
-            if memory.state.family(family).chains != wanted.family(family).chains {
+            if memory.state.family(family).chains != desired.family(family).chains {
                 failed.add(family, dataplane::Error::Unproven(vec!["NPC-X".to_owned()]));
             }
         }
     }
 
-    fn audit(&mut self, wanted: &KernelState, depth: AuditScope) -> Result<Audit, dataplane::Error> {
+    fn audit(&mut self, desired: &KernelState, depth: AuditScope) -> Result<Audit, dataplane::Error> {
         let slow = self.memory.lock().expect("no thread panicked").slow_audit.take_if(|_| depth == AuditScope::Full);
         if let Some(end) = slow {
             let _ = end.recv();
@@ -275,7 +275,7 @@ impl Kernel for Recording {
                 memory.state = state;
             }
         }
-        let between = |family| Delta::between(wanted.family(family), memory.state.family(family));
+        let between = |family| Delta::between(desired.family(family), memory.state.family(family));
         let hooks = Family::ALL.into_iter().zip(memory.hooks).filter(|(_, hook)| *hook != Hook::First).collect();
         let (v4, v6) = (between(Family::V4), between(Family::V6));
         Ok(Audit { v4, v6, hooks, ..Audit::default() })
@@ -380,13 +380,13 @@ fn carry_out(state: &mut KernelState, step: &Step, refused_words: &[&str], faile
         Step::Grace => {}
         Step::Chains(family, _) if failed.contains(*family) => {}
         Step::Chains(family, writes) => {
-            let held = state.family_mut(*family);
-            let before = held.chains.clone();
+            let actual = state.family_mut(*family);
+            let before = actual.chains.clone();
             // A chain that is not there is declared, and then deleted.
-            let _ = writes.apply(held);
+            let _ = writes.apply(actual);
             // What a rule names has to be there.
-            if !is_complete(held) {
-                held.chains = before;
+            if !is_complete(actual) {
+                actual.chains = before;
                 failed.add(*family, refused());
             }
         }
@@ -394,9 +394,9 @@ fn carry_out(state: &mut KernelState, step: &Step, refused_words: &[&str], faile
 }
 
 /// Whether all that rules name exists: their sets, and the chains to which they lead.
-fn is_complete(held: &FamilyState) -> bool {
-    held.chains.values().flatten().all(|rule| {
-        rule.sets().all(|set| held.sets.contains_key(set))
-            && rule.leads_to().is_none_or(|next| held.chains.contains_key(next))
+fn is_complete(actual: &FamilyState) -> bool {
+    actual.chains.values().flatten().all(|rule| {
+        rule.sets().all(|set| actual.sets.contains_key(set))
+            && rule.leads_to().is_none_or(|next| actual.chains.contains_key(next))
     })
 }

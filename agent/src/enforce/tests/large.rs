@@ -45,7 +45,7 @@ impl Passes {
 }
 
 /// What a kernel is to hold in the end.
-fn wanted(objects: &Objects) -> KernelState {
+fn desired(objects: &Objects) -> KernelState {
     KernelState::from(&layout::ruleset(&Cluster::new(objects), "node-1", &layout::RulesetOptions::default()))
 }
 
@@ -111,7 +111,7 @@ fn another_namespace_goes_on_while_a_large_change_is_loaded_and_after_a_write_of
         count += 1;
         assert!(count < 100, "it never ends");
     }
-    assert_eq!(passes.kernel().state, wanted(&both));
+    assert_eq!(passes.kernel().state, desired(&both));
 }
 
 #[test]
@@ -119,9 +119,9 @@ fn a_family_that_fails_does_not_keep_a_large_change_from_the_other() {
     let mut passes = Passes::new();
     passes.kernel().broken = Some(Family::V6);
     let large = two(22_500, true);
-    let wanted = wanted(&large);
+    let desired = desired(&large);
     let mut count = 0;
-    while passes.kernel().state.v4 != wanted.v4 {
+    while passes.kernel().state.v4 != desired.v4 {
         drop(passes.pass(&large));
         count += 1;
         assert!(count < 30, "it is never in force");
@@ -132,7 +132,7 @@ fn a_family_that_fails_does_not_keep_a_large_change_from_the_other() {
     while passes.enforcer.is_loading() {
         passes.pass(&large).expect("no refusal");
     }
-    assert_eq!(passes.kernel().state, wanted);
+    assert_eq!(passes.kernel().state, desired);
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,5 +212,5 @@ async fn an_agent_that_writes_once_ends_with_a_large_change_in_force() {
     let settings = Settings { once: true, ..settings() };
     let world = World::with_large_changes_first(settings, vec![network(), Input::Objects(two(22_500, true))]);
     world.agent.await.expect("no panic").expect("a quiet end");
-    assert_eq!(world.memory.lock().expect("no thread panicked").state, wanted(&two(22_500, true)));
+    assert_eq!(world.memory.lock().expect("no thread panicked").state, desired(&two(22_500, true)));
 }

@@ -26,9 +26,9 @@ impl<K: Kernel> Writer<K> {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub(in crate::enforce) fn holds(&mut self, wanted: &KernelState) -> Result<bool, Error> {
-        let held = self.kernel.read()?;
-        Ok(self.is_probed() && Plan::between(&held, wanted).is_empty())
+    pub(in crate::enforce) fn holds(&mut self, desired: &KernelState) -> Result<bool, Error> {
+        let actual = self.kernel.read()?;
+        Ok(self.is_probed() && Plan::between(&actual, desired).is_empty())
     }
 
     /// Puts network interfaces into a device group.
@@ -43,8 +43,8 @@ impl<K: Kernel> Writer<K> {
 
     /// Makes the table of the bridge family equal to this one. Answers whether another program had changed
     /// it. A failure is logged once, and the next call tries again.
-    pub(in crate::enforce) fn set_bridge(&mut self, wanted: &BridgeTable) -> bool {
-        match self.kernel.set_bridge(wanted) {
+    pub(in crate::enforce) fn set_bridge(&mut self, desired: &BridgeTable) -> bool {
+        match self.kernel.set_bridge(desired) {
             Ok(written) => {
                 if self.bridge_lack.take().is_some() {
                     info!("the table bridge npc is in the kernel now");

@@ -20,7 +20,7 @@ const REFUSED_SETS: usize = 8;
 const FINDING_REFUSED: Duration = Duration::from_millis(500);
 
 impl<K: Kernel> Writer<K> {
-    /// The last write failed. Those of these addresses whose part of what is wanted is in the kernel
+    /// The last write failed. Those of these addresses whose part of what is desired is in the kernel
     /// all the same: it is read, because what failed may have been written in part, and a program that
     /// holds the lock writes.
     ///
@@ -28,24 +28,25 @@ impl<K: Kernel> Writer<K> {
     /// refuses to change stays as it is, and those of other pods go ahead.
     pub(in crate::enforce) fn in_force(
         &mut self,
-        wanted: &KernelState,
+        desired: &KernelState,
         addresses: &BTreeSet<IpAddr>,
     ) -> BTreeSet<IpAddr> {
         let mut failed = Failures::default();
-        let Ok(held) = self.read(wanted, &mut failed) else { return BTreeSet::new() };
+        let Ok(actual) = self.read(desired, &mut failed) else { return BTreeSet::new() };
         let before = std::mem::take(&mut self.state);
         // The next pass has to read it then, too.
         let differs =
-            matches!(&before, SyncState::SetsAhead { held: known, .. } if failed.is_empty() && *known != held);
+            matches!(&before, SyncState::SetsAhead { actual: known, .. } if failed.is_empty() && *known != actual);
         if differs {
             self.established.rules_were_lost();
         }
-        let written = self.write_unrefused(held, wanted, &mut failed);
+        let written = self.write_unrefused(actual, desired, &mut failed);
         let is_known = !differs && failed.is_empty();
-        let mut in_force = written.as_ref().map_or_else(|_| BTreeSet::new(), |held| held.agrees_on(wanted, addresses));
+        let mut in_force =
+            written.as_ref().map_or_else(|_| BTreeSet::new(), |actual| actual.agrees_on(desired, addresses));
         self.state = match (before, written) {
-            (SyncState::SetsAhead { is_unhooked, .. }, Ok(held)) if is_known => {
-                SyncState::SetsAhead { held, is_unhooked }
+            (SyncState::SetsAhead { is_unhooked, .. }, Ok(actual)) if is_known => {
+                SyncState::SetsAhead { actual, is_unhooked }
             }
             (before, Ok(_)) if is_known => before,
             _ => SyncState::default(),
@@ -64,26 +65,26 @@ impl<K: Kernel> Writer<K> {
     /// If the kernel cannot be read after it refused a set.
     fn write_unrefused(
         &mut self,
-        mut held: KernelState,
-        wanted: &KernelState,
+        mut actual: KernelState,
+        desired: &KernelState,
         failed: &mut Failures,
     ) -> Result<KernelState, Error> {
         let mut refused = BTreeSet::new();
         let begun = Instant::now();
         loop {
             let unread: BTreeSet<Family> = failed.families().collect();
-            let ahead = held.ahead_without(wanted, &refused);
-            self.write_sets(&mut held, &ahead, failed);
+            let ahead = actual.ahead_without(desired, &refused);
+            self.write_sets(&mut actual, &ahead, failed);
             let of_writes = failed.iter().filter(|(family, _)| !unread.contains(family));
             let new: Vec<SetName> = of_writes.filter_map(|(_, error)| error.refused_set()).cloned().collect();
             let known = refused.len();
             refused.extend(new);
             if refused.len() == known || known >= REFUSED_SETS || begun.elapsed() >= FINDING_REFUSED {
-                return Ok(held);
+                return Ok(actual);
             }
             // A part of these writes is in the kernel.
             *failed = Failures::default();
-            held = self.read(wanted, failed)?;
+            actual = self.read(desired, failed)?;
         }
     }
 }

@@ -89,16 +89,16 @@ impl<'a, E: AddressOwners> FlowJudgement<'a, E> {
             return false;
         }
         let family = Family::of(&source);
-        let held = self.state.family(family);
-        held.chains.contains_key(FORWARD_CHAIN) && walk(held, &ChainName::forward(), tuple) == WalkEnd::Dropped
+        let actual = self.state.family(family);
+        actual.chains.contains_key(FORWARD_CHAIN) && walk(actual, &ChainName::forward(), tuple) == WalkEnd::Dropped
     }
 }
 
 /// Walks a chain and those that it leads to. No chain of ours leads back to one before
 /// it.
-fn walk(held: &FamilyState, chain: &ChainName, tuple: &FlowKey) -> WalkEnd {
-    for rule in held.chains.get(chain).into_iter().flatten() {
-        if !rule.matches.iter().all(|one| matches(held, one, tuple)) {
+fn walk(actual: &FamilyState, chain: &ChainName, tuple: &FlowKey) -> WalkEnd {
+    for rule in actual.chains.get(chain).into_iter().flatten() {
+        if !rule.matches.iter().all(|one| matches(actual, one, tuple)) {
             continue;
         }
         match &rule.target {
@@ -107,11 +107,11 @@ fn walk(held: &FamilyState, chain: &ChainName, tuple: &FlowKey) -> WalkEnd {
             Target::Log | Target::Foreign(_) => {}
             Target::Drop => return WalkEnd::Dropped,
             Target::Jump(next) => {
-                if walk(held, next, tuple) == WalkEnd::Dropped {
+                if walk(actual, next, tuple) == WalkEnd::Dropped {
                     return WalkEnd::Dropped;
                 }
             }
-            Target::Goto(next) => return walk(held, next, tuple),
+            Target::Goto(next) => return walk(actual, next, tuple),
         }
     }
     WalkEnd::Returned
@@ -120,7 +120,7 @@ fn walk(held: &FamilyState, chain: &ChainName, tuple: &FlowKey) -> WalkEnd {
 /// Whether the first packet of a flow meets a condition. It opens its flow, unless
 /// that was taken up in its middle, and conntrack has no entries for neighbour
 /// discovery.
-fn matches(held: &FamilyState, one: &Match, tuple: &FlowKey) -> bool {
+fn matches(actual: &FamilyState, one: &Match, tuple: &FlowKey) -> bool {
     let ported = Protocol::ALL.into_iter().find(|protocol| protocol.number() == tuple.protocol);
     match one {
         // By which interface it came, no entry says; what is forged is dropped
@@ -137,7 +137,7 @@ fn matches(held: &FamilyState, one: &Match, tuple: &FlowKey) -> bool {
         | Match::FromPods
         | Match::NotFromPods => false,
         Match::NotSyn => tuple.mid_stream && ported == Some(Protocol::Tcp),
-        Match::NotInSet(name, field) => !is_in(held, name, *field, ported, tuple),
+        Match::NotInSet(name, field) => !is_in(actual, name, *field, ported, tuple),
         // Only of a pod and itself is it asked whether a flow was translated.
         Match::NewOrInvalid | Match::Translated | Match::Limited | Match::Comment(_) => true,
         Match::Source(prefix) => prefix.contains(tuple.source),
@@ -150,12 +150,12 @@ fn matches(held: &FamilyState, one: &Match, tuple: &FlowKey) -> bool {
         // A network's own broadcast address takes its routes to recognise.
         Match::ToBroadcast => matches!(tuple.destination, IpAddr::V4(address) if address.is_broadcast()),
         Match::SourceIsDestination => tuple.source == tuple.destination,
-        Match::Set(name, field) => is_in(held, name, *field, ported, tuple),
+        Match::Set(name, field) => is_in(actual, name, *field, ported, tuple),
     }
 }
 
-fn is_in(held: &FamilyState, name: &SetName, field: SetField, ported: Option<Protocol>, tuple: &FlowKey) -> bool {
-    let Some((_, members)) = held.sets.get(name) else { return false };
+fn is_in(actual: &FamilyState, name: &SetName, field: SetField, ported: Option<Protocol>, tuple: &FlowKey) -> bool {
+    let Some((_, members)) = actual.sets.get(name) else { return false };
     let address = match field {
         SetField::Source => tuple.source,
         SetField::Destination => tuple.destination,

@@ -61,12 +61,12 @@ fn words(rule: &str) -> Vec<String> {
 }
 
 /// Adds the sets of npc in what `ipset save` printed to a ruleset.
-pub fn read_sets(saved: &str, held: &mut KernelState) {
+pub fn read_sets(saved: &str, actual: &mut KernelState) {
     for line in saved.lines() {
         let mut words = line.split_ascii_whitespace();
         let (Some(command), Some(name), Some(third)) = (words.next(), words.next(), words.next()) else { continue };
         let Some(name) = SetName::ours(name) else { continue };
-        let sets = &mut held.family_mut(name.family()).sets;
+        let sets = &mut actual.family_mut(name.family()).sets;
         match command {
             "create" => {
                 if let Some(kind) = SetKind::ALL.into_iter().find(|kind| kind.as_str() == third) {
@@ -140,9 +140,9 @@ mod tests {
             "create other hash:ip family inet".to_owned(),
             "add npc4-nowhere 10.0.0.1".to_owned(),
         ];
-        let mut held = KernelState::default();
-        read_sets(&lines.join("\n"), &mut held);
-        assert_eq!(held.v6.sets, [(set, (SetKind::HashIp, [member].into()))].into());
-        assert!(held.v4.sets.is_empty());
+        let mut actual = KernelState::default();
+        read_sets(&lines.join("\n"), &mut actual);
+        assert_eq!(actual.v6.sets, [(set, (SetKind::HashIp, [member].into()))].into());
+        assert!(actual.v4.sets.is_empty());
     }
 }

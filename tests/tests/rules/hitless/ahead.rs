@@ -27,24 +27,24 @@ use super::{
 /// Has sets go ahead of rules, and watches every packet. Answers what the kernel
 /// holds then.
 pub(super) fn watch_ahead(
-    held: &KernelState,
-    wanted: &KernelState,
+    actual: &KernelState,
+    desired: &KernelState,
     packets: impl Fn(Family) -> Vec<Packet> + Copy,
 ) -> Result<KernelState, TestCaseError> {
-    watch_plan_to(held.ahead_of_rules(wanted), held, wanted, packets)
+    watch_plan_to(actual.ahead_of_rules(desired), actual, desired, packets)
 }
 
 /// The same for a state that is ahead of rules.
 fn watch_plan_to(
     ahead: KernelState,
-    held: &KernelState,
-    wanted: &KernelState,
+    actual: &KernelState,
+    desired: &KernelState,
     packets: impl Fn(Family) -> Vec<Packet> + Copy,
 ) -> Result<KernelState, TestCaseError> {
-    let plan = Plan::between(held, &ahead);
+    let plan = Plan::between(actual, &ahead);
     prop_assert!(!plan.steps.iter().any(|step| matches!(step, Step::Chains(..))), "{:#?}", plan);
     for family in Family::ALL {
-        let states = [held, &ahead, wanted].map(|state| Model::new(family, state.family(family)));
+        let states = [actual, &ahead, desired].map(|state| Model::new(family, state.family(family)));
         for packet in packets(family) {
             for question in questions(&packet) {
                 let [before, now, after] = states.each_ref().map(|model| model.verdict(question, &packet));
@@ -54,7 +54,7 @@ fn watch_plan_to(
             }
         }
     }
-    watch(held, &ahead, packets)?;
+    watch(actual, &ahead, packets)?;
     Ok(ahead)
 }
 
@@ -65,22 +65,22 @@ fn sets_that_go_ahead_of_rules_show_old_and_new_only() {
     runner
         .run(&(transition(), random::objects().prop_map(gathered), from), |((old, new), other, (halved, cut))| {
             let packets = |family| packets(&old, &new, family);
-            let mut held = ruleset(&old);
+            let mut actual = ruleset(&old);
             if halved {
-                held = with_half_of_it(held);
+                actual = with_half_of_it(actual);
             }
-            let wanted = ruleset(&new);
-            let ahead = watch_ahead(&held, &wanted, packets)?;
-            // It is free again, or held up once more while the next is wanted,
+            let desired = ruleset(&new);
+            let ahead = watch_ahead(&actual, &desired, packets)?;
+            // It is free again, or held up once more while the next is desired,
             // or the agent is stopped.
-            watch(&ahead, &wanted, packets)?;
+            watch(&ahead, &desired, packets)?;
             let next = ruleset(&other);
             let further = watch_ahead(&ahead, &next, packets)?;
             watch(&further, &next, packets)?;
-            let plan = Plan::between(&held, &wanted);
-            let reached = cut_short(&held, &plan, cut.index(plan.steps.len() + 1));
-            let ahead = watch_ahead(&reached, &wanted, packets)?;
-            watch(&ahead, &wanted, packets)
+            let plan = Plan::between(&actual, &desired);
+            let reached = cut_short(&actual, &plan, cut.index(plan.steps.len() + 1));
+            let ahead = watch_ahead(&reached, &desired, packets)?;
+            watch(&ahead, &desired, packets)
         })
         .unwrap();
 }
@@ -88,29 +88,29 @@ fn sets_that_go_ahead_of_rules_show_old_and_new_only() {
 /// Has sets go ahead of some that the kernel refuses to change, and watches every packet. Answers whether any
 /// went; nothing if there was none to refuse.
 fn watch_ahead_of_refused(
-    held: &KernelState,
-    wanted: &KernelState,
+    actual: &KernelState,
+    desired: &KernelState,
     refused: &[prop::sample::Index],
     packets: impl Fn(Family) -> Vec<Packet> + Copy,
 ) -> Result<Option<bool>, TestCaseError> {
-    let would_be = held.ahead_of_rules(wanted);
+    let would_be = actual.ahead_of_rules(desired);
     let differ = |family: Family| {
-        let (held, ahead) = (&held.family(family).sets, &would_be.family(family).sets);
-        ahead.iter().filter(|(name, set)| held.get(*name) != Some(set)).map(|(name, _)| name.clone())
+        let (actual, ahead) = (&actual.family(family).sets, &would_be.family(family).sets);
+        ahead.iter().filter(|(name, set)| actual.get(*name) != Some(set)).map(|(name, _)| name.clone())
     };
     let changed: Vec<SetName> = Family::ALL.into_iter().flat_map(differ).collect();
     if changed.is_empty() {
         return Ok(None);
     }
     let refused = refused.iter().map(|index| index.get(&changed).clone()).collect();
-    let ahead = watch_plan_to(held.ahead_without(wanted, &refused), held, wanted, packets)?;
+    let ahead = watch_plan_to(actual.ahead_without(desired, &refused), actual, desired, packets)?;
     for family in Family::ALL {
-        let [held, ahead] = [held, &ahead].map(|state| &state.family(family).sets);
-        prop_assert!(ahead.keys().eq(held.keys()), "a set was made");
-        prop_assert!(refused.iter().all(|name| ahead.get(name) == held.get(name)), "{:?}", refused);
+        let [actual, ahead] = [actual, &ahead].map(|state| &state.family(family).sets);
+        prop_assert!(ahead.keys().eq(actual.keys()), "a set was made");
+        prop_assert!(refused.iter().all(|name| ahead.get(name) == actual.get(name)), "{:?}", refused);
     }
-    watch(&ahead, wanted, packets)?;
-    Ok(Some(ahead != *held))
+    watch(&ahead, desired, packets)?;
+    Ok(Some(ahead != *actual))
 }
 
 /// The kernel refuses to change some sets, and to make new ones. The others go ahead.
@@ -124,8 +124,8 @@ fn sets_that_go_ahead_of_refused_ones_show_old_and_new_only() {
     let refused = || proptest::collection::vec(any::<prop::sample::Index>(), 1..4);
     random::runner(15, cases(100))
         .run(&(transition(), refused()), |((old, new), refused)| {
-            let (held, wanted) = (ruleset(&old), ruleset(&new));
-            counted(watch_ahead_of_refused(&held, &wanted, &refused, |family| packets(&old, &new, family))?);
+            let (actual, desired) = (ruleset(&old), ruleset(&new));
+            counted(watch_ahead_of_refused(&actual, &desired, &refused, |family| packets(&old, &new, family))?);
             Ok(())
         })
         .unwrap();
@@ -133,9 +133,9 @@ fn sets_that_go_ahead_of_refused_ones_show_old_and_new_only() {
     // The same with many groups, some of them in lists.
     random::runner(17, cases(40))
         .run(&(regrouping(2), refused()), |(moves, refused)| {
-            let (held, wanted) = (ruleset(&moves.old), ruleset(&moves.new));
-            let has_gone = watch_ahead_of_refused(&held, &wanted, &refused, |family| moves.packets(family))?;
-            let has_lists = count_lists(&held) > 0 && has_gone == Some(true);
+            let (actual, desired) = (ruleset(&moves.old), ruleset(&moves.new));
+            let has_gone = watch_ahead_of_refused(&actual, &desired, &refused, |family| moves.packets(family))?;
+            let has_lists = count_lists(&actual) > 0 && has_gone == Some(true);
             beside_lists.set(beside_lists.get() + usize::from(has_lists));
             Ok(())
         })
@@ -150,12 +150,12 @@ fn groups_that_come_and_go_show_old_and_new_only_while_rules_wait() {
     let (at_once, lists) = (Cell::new(0), Cell::new(0));
     runner
         .run(&regrouping(2), |moves| {
-            let (held, wanted) = (ruleset(&moves.old), ruleset(&moves.new));
-            let ahead = watch_ahead(&held, &wanted, |family| moves.packets(family))?;
-            let went = !Plan::between(&held, &ahead).is_empty();
+            let (actual, desired) = (ruleset(&moves.old), ruleset(&moves.new));
+            let ahead = watch_ahead(&actual, &desired, |family| moves.packets(family))?;
+            let went = !Plan::between(&actual, &ahead).is_empty();
             at_once.set(at_once.get() + usize::from(went));
-            lists.set(lists.get() + usize::from(went && count_lists(&held) != count_lists(&wanted)));
-            watch(&ahead, &wanted, |family| moves.packets(family))
+            lists.set(lists.get() + usize::from(went && count_lists(&actual) != count_lists(&desired)));
+            watch(&ahead, &desired, |family| moves.packets(family))
         })
         .unwrap();
     assert!(at_once.get() > 0 && lists.get() > 0, "{at_once:?} went ahead, {lists:?} of them where lists changed");
@@ -173,8 +173,8 @@ fn a_pod_that_joins_a_group_that_stays_does_not_wait_for_the_rules_of_others() {
             let (groups, edited) = (moves.groups, edited % moves.groups);
             let spec = moves.new.policies[edited].object.spec.as_mut().unwrap();
             spec.egress.as_mut().unwrap()[0].ports.as_mut().unwrap()[0].port = Some(IntOrString::Int(81));
-            let (held, wanted) = (ruleset(&moves.old), ruleset(&moves.new));
-            let ahead = watch_ahead(&held, &wanted, |family| moves.packets(family))?;
+            let (actual, desired) = (ruleset(&moves.old), ruleset(&moves.new));
+            let ahead = watch_ahead(&actual, &desired, |family| moves.packets(family))?;
             let group = |pod: &Pod| pod.labels["group"].parse::<usize>().unwrap();
             let places: Vec<_> = moves.movers().map(|(old, new)| (group(old), group(new))).collect();
             let is_isolated_for = |pod: &Pod, direction| {
@@ -235,8 +235,8 @@ fn a_peer_between_a_set_that_waits_and_one_that_does_not_is_in_one_of_them() {
         objects
     };
     let (old, new) = (cluster("red", 90), cluster("blue", 91));
-    let (held, wanted) = (ruleset(&old), ruleset(&new));
-    watch_ahead(&held, &wanted, |family| packets(&old, &new, family)).unwrap();
+    let (actual, desired) = (ruleset(&old), ruleset(&new));
+    watch_ahead(&actual, &desired, |family| packets(&old, &new, family)).unwrap();
 }
 
 /// Without `xt_bpf` an endpoint's packets to itself need a rule.
@@ -249,12 +249,12 @@ fn an_endpoint_that_needs_a_rule_of_its_own_waits_for_it() {
         .run(&relabelling(1), |Moves { groups, mut old, new }| {
             // Nothing isolates it yet.
             old.pods[groups].labels.insert("group".to_owned(), groups.to_string());
-            let (held, wanted) = (ruleset_of(&old, &options), ruleset_of(&new, &options));
-            let ahead = held.ahead_of_rules(&wanted);
+            let (actual, desired) = (ruleset_of(&old, &options), ruleset_of(&new, &options));
+            let ahead = actual.ahead_of_rules(&desired);
             for direction in Direction::ALL {
                 let isolated = |state: &KernelState| state.v4.sets[&SetName::isolated(Family::V4, direction)].1.clone();
-                prop_assert!(isolated(&ahead).is_subset(&isolated(&held)));
-                came.set(came.get() + isolated(&wanted).difference(&isolated(&held)).count());
+                prop_assert!(isolated(&ahead).is_subset(&isolated(&actual)));
+                came.set(came.get() + isolated(&desired).difference(&isolated(&actual)).count());
             }
             Ok(())
         })
@@ -265,25 +265,25 @@ fn an_endpoint_that_needs_a_rule_of_its_own_waits_for_it() {
 /// Whether what agrees on an address, of these pods, judges each of its packets alike, while rules wait or after a
 /// plan that was cut short. Answers on how many addresses the states agree, and on how many they do not.
 fn watch_agreement(
-    [before, wanted]: [&KernelState; 2],
+    [before, desired]: [&KernelState; 2],
     pods: &[Pod],
     (is_ahead, cut): (bool, prop::sample::Index),
     packets: impl Fn(Family) -> Vec<Packet>,
 ) -> Result<[usize; 2], TestCaseError> {
-    let plan = Plan::between(before, wanted);
-    let held = if is_ahead {
-        before.ahead_of_rules(wanted)
+    let plan = Plan::between(before, desired);
+    let actual = if is_ahead {
+        before.ahead_of_rules(desired)
     } else {
         cut_short(before, &plan, cut.index(plan.steps.len() + 1))
     };
-    if held == *wanted {
+    if actual == *desired {
         return Ok([0, 0]);
     }
     let pods = pods.iter().filter(|pod| pod.node.as_deref() == Some(NODE));
     let all = pods.flat_map(Pod::addresses).collect();
-    let alike = held.agrees_on(wanted, &all);
+    let alike = actual.agrees_on(desired, &all);
     for family in Family::ALL {
-        let [now, then] = [&held, wanted].map(|state| Model::new(family, state.family(family)));
+        let [now, then] = [&actual, desired].map(|state| Model::new(family, state.family(family)));
         for packet in packets(family) {
             for question in questions(&packet) {
                 let (Question::First(end) | Question::MidStream(end)) = question;
@@ -338,15 +338,15 @@ fn a_plan_after_many_of_which_the_rules_were_refused_shows_old_and_new_only() {
     let full = Cell::new(0);
     runner
         .run(&(transition(), random::objects().prop_map(gathered)), |((old, new), other)| {
-            let (mut held, wanted, next) = (ruleset(&old), ruleset(&new), ruleset(&other));
+            let (mut actual, desired, next) = (ruleset(&old), ruleset(&new), ruleset(&other));
             for round in 0..9 {
-                let plan = Plan::between(&held, if round % 2 == 0 { &next } else { &wanted });
+                let plan = Plan::between(&actual, if round % 2 == 0 { &next } else { &desired });
                 let rules = plan.steps.iter().position(|step| matches!(step, Step::Chains(..)));
-                held = cut_short(&held, &plan, rules.unwrap_or(0));
+                actual = cut_short(&actual, &plan, rules.unwrap_or(0));
             }
             let left = |state: &KernelState| state.v4.sets.keys().filter(|name| name.as_str().contains("-z-")).count();
-            full.set(full.get() + usize::from(left(&held) > 0));
-            watch(&held, &wanted, |family| packets(&old, &new, family))
+            full.set(full.get() + usize::from(left(&actual) > 0));
+            watch(&actual, &desired, |family| packets(&old, &new, family))
         })
         .unwrap();
     assert!(full.get() > 0, "in none were all names taken");
@@ -377,15 +377,16 @@ fn a_peer_leaves_its_sets_though_the_kernel_refuses_another() {
         objects
     };
     let (old, new) = (cluster(&[11], &[21, 22]), cluster(&[11, 12], &[22]));
-    let (held, wanted) = (ruleset(&old), ruleset(&new));
+    let (actual, desired) = (ruleset(&old), ruleset(&new));
     let comes = Member::Address([10, 0, 0, 12].into());
-    let grows = |name: &SetName| wanted.v4.sets[name].1.contains(&comes);
-    let refused = wanted.v4.sets.keys().filter(|name| grows(name)).cloned().collect();
-    let ahead =
-        watch_plan_to(held.ahead_without(&wanted, &refused), &held, &wanted, |family| packets(&old, &new, family))
-            .unwrap();
+    let grows = |name: &SetName| desired.v4.sets[name].1.contains(&comes);
+    let refused = desired.v4.sets.keys().filter(|name| grows(name)).cloned().collect();
+    let ahead = watch_plan_to(actual.ahead_without(&desired, &refused), &actual, &desired, |family| {
+        packets(&old, &new, family)
+    })
+    .unwrap();
     let [one, two] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
-    assert_eq!(ahead.agrees_on(&wanted, &[one, two].into()), [two].into());
+    assert_eq!(ahead.agrees_on(&desired, &[one, two].into()), [two].into());
 }
 
 /// The rules of a policy wait. A pod of another one comes, whom a third one admits in both directions, to all ports.
@@ -416,20 +417,20 @@ fn a_pod_that_wide_rules_mean_does_not_wait_for_the_rules_of_others() {
     };
     let address = |last: u8| IpAddr::from([10, 0, 0, last]);
     let old = cluster(80, &[]);
-    let mut held = ruleset(&old);
+    let mut actual = ruleset(&old);
     for pods in [&[("web", 1)][..], &[("web", 1), ("db", 2)], &[("web", 1), ("db", 2), ("cache", 3)]] {
         let new = cluster(81, pods);
-        let wanted = ruleset(&new);
+        let desired = ruleset(&new);
         // The kernel takes the sets of a plan, and refuses its rules.
-        let plan = Plan::between(&held, &wanted);
+        let plan = Plan::between(&actual, &desired);
         let rules = plan.steps.iter().position(|step| matches!(step, Step::Chains(..)));
-        held = cut_short(&held, &plan, rules.unwrap_or(plan.steps.len()));
-        let ahead = held.ahead_without(&wanted, &BTreeSet::new());
-        held = watch_plan_to(ahead, &held, &wanted, |family| packets(&old, &new, family)).unwrap();
+        actual = cut_short(&actual, &plan, rules.unwrap_or(plan.steps.len()));
+        let ahead = actual.ahead_without(&desired, &BTreeSet::new());
+        actual = watch_plan_to(ahead, &actual, &desired, |family| packets(&old, &new, family)).unwrap();
         let all = pods.iter().map(|(_, last)| address(*last)).collect();
         let expected: BTreeSet<IpAddr> =
             pods.iter().filter(|(app, _)| *app != "db").map(|(_, last)| address(*last)).collect();
-        assert_eq!(held.agrees_on(&wanted, &all), expected, "{pods:?}");
+        assert_eq!(actual.agrees_on(&desired, &all), expected, "{pods:?}");
     }
 }
 
@@ -456,29 +457,29 @@ fn a_pod_agrees_only_with_all_of_its_own() {
         objects
     };
     let before = ruleset(&cluster(80, false));
-    let wanted = ruleset(&cluster(81, true));
+    let desired = ruleset(&cluster(81, true));
     let [one, two, new] = [1, 2, 3].map(|last| IpAddr::from([10, 0, 0, last]));
     let all = [one, two, new].into();
     // The peers of the first group lack the new pod, and the rules of the second differ.
-    assert_eq!(before.agrees_on(&wanted, &all), [].into());
-    let ahead = before.ahead_of_rules(&wanted);
-    assert_ne!(ahead, wanted, "the edited rule waits");
-    assert_eq!(ahead.agrees_on(&wanted, &all), [one, new].into());
+    assert_eq!(before.agrees_on(&desired, &all), [].into());
+    let ahead = before.ahead_of_rules(&desired);
+    assert_ne!(ahead, desired, "the edited rule waits");
+    assert_eq!(ahead.agrees_on(&desired, &all), [one, new].into());
     // A rule that is not there yet names it as a peer: its packets are dropped until then.
     let mut names = cluster(81, true);
     let peer = serde_json::json!({"metadata": {"namespace": "a", "name": "two"},
         "spec": {"podSelector": {"matchLabels": {"app": "two"}}, "policyTypes": ["Ingress", "Egress"],
             "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "one"}}}], "ports": [{"port": 81}]}]}});
     names.policies[1] = serde_json::from_value::<networking::NetworkPolicy>(peer).unwrap().into();
-    let wanted_of_peers = ruleset(&names);
-    let ahead_of_peers = before.ahead_of_rules(&wanted_of_peers);
-    assert_eq!(ahead_of_peers.agrees_on(&wanted_of_peers, &all), [].into());
+    let desired_of_peers = ruleset(&names);
+    let ahead_of_peers = before.ahead_of_rules(&desired_of_peers);
+    assert_eq!(ahead_of_peers.agrees_on(&desired_of_peers, &all), [].into());
     // Without an address, in each set that is asked about the new pod.
     for (name, (_, members)) in &ahead.v4.sets {
         let mut without = ahead.clone();
         if members.contains(&Member::Address(new)) {
             without.v4.sets.get_mut(name).unwrap().1.remove(&Member::Address(new));
-            assert!(!without.agrees_on(&wanted, &all).contains(&new), "{name}");
+            assert!(!without.agrees_on(&desired, &all).contains(&new), "{name}");
         }
     }
 }

@@ -89,11 +89,11 @@ fn isolation_changes_one_direction_after_the_other_and_nothing_slips_between() {
     let (by_sets, by_rules) = (Cell::new(0), Cell::new(0));
     runner
         .run(&(roles(), roles()), |(old, new)| {
-            let (held, wanted) = (ruleset(&cluster(&old, false)), ruleset(&cluster(&new, false)));
-            let has_rules = Plan::between(&held, &wanted).steps.iter().any(|step| matches!(step, Step::Chains(..)));
+            let (actual, desired) = (ruleset(&cluster(&old, false)), ruleset(&cluster(&new, false)));
+            let has_rules = Plan::between(&actual, &desired).steps.iter().any(|step| matches!(step, Step::Chains(..)));
             let count = if has_rules { &by_rules } else { &by_sets };
             count.set(count.get() + 1);
-            watch(&held, &wanted, segments)
+            watch(&actual, &desired, segments)
         })
         .unwrap();
     assert!(by_sets.get() > 0 && by_rules.get() > 0, "{by_sets:?} by sets, {by_rules:?} by rules");
@@ -104,9 +104,9 @@ fn nothing_slips_through_while_rules_are_held_up() {
     let mut runner = random::runner(22, cases(300));
     runner
         .run(&(roles(), roles()), |(old, new)| {
-            let (held, wanted) = (ruleset(&cluster(&old, false)), ruleset(&cluster(&new, true)));
-            let ahead = super::ahead::watch_ahead(&held, &wanted, segments)?;
-            watch(&ahead, &wanted, segments)
+            let (actual, desired) = (ruleset(&cluster(&old, false)), ruleset(&cluster(&new, true)));
+            let ahead = super::ahead::watch_ahead(&actual, &desired, segments)?;
+            watch(&ahead, &desired, segments)
         })
         .unwrap();
 }
@@ -118,9 +118,9 @@ fn the_choice_to_keep_flows_changes_at_once() {
     runner
         .run(&(roles(), roles(), any::<bool>()), |(old, new, keeps)| {
             let options = |keep_established| RulesetOptions { keep_established, ..RulesetOptions::default() };
-            let held = ruleset_of(&cluster(&old, false), &options(keeps));
-            let wanted = ruleset_of(&cluster(&new, false), &options(!keeps));
-            watch(&held, &wanted, segments)
+            let actual = ruleset_of(&cluster(&old, false), &options(keeps));
+            let desired = ruleset_of(&cluster(&new, false), &options(!keeps));
+            watch(&actual, &desired, segments)
         })
         .unwrap();
 }

@@ -137,7 +137,7 @@ pub(super) fn watch(
             }
         });
         prop_assert!(wrong.is_none(), "{}", wrong.unwrap_or_default());
-        prop_assert_eq!(&model.held(), new.family(family));
+        prop_assert_eq!(&model.actual(), new.family(family));
     }
     is_enforced_when_it_says_so(&plan, old, new, packets)
 }
@@ -199,12 +199,12 @@ fn one_relabelled_pod_moves_by_sets_alone() {
     let cleared_later = Cell::new(0);
     runner
         .run(&relabelling(1), |moves| {
-            let (held, wanted) = (ruleset(&moves.old), ruleset(&moves.new));
-            let steps = Plan::between(&held, &wanted).steps;
+            let (actual, desired) = (ruleset(&moves.old), ruleset(&moves.new));
+            let steps = Plan::between(&actual, &desired).steps;
             prop_assert!(!steps.iter().any(|step| matches!(step, Step::Chains(..))), "{:#?}", steps);
             let plan = Plan { steps };
             cleared_later.set(cleared_later.get() + usize::from(plan.enforced_by() < plan.steps.len()));
-            watch(&held, &wanted, |family| moves.packets(family))
+            watch(&actual, &desired, |family| moves.packets(family))
         })
         .unwrap();
     assert!(cleared_later.get() > 0, "every plan waited for its clearing up");
@@ -225,9 +225,9 @@ fn groups_come_and_go_among_many() {
     runner
         .run(&regrouping(2), |moves| {
             large.set(large.get() + usize::from((40..200).contains(&moves.groups)));
-            let (held, wanted) = (ruleset(&moves.old), ruleset(&moves.new));
-            lists.set(lists.get() + usize::from(count_lists(&held) != count_lists(&wanted)));
-            watch(&held, &wanted, |family| moves.packets(family))
+            let (actual, desired) = (ruleset(&moves.old), ruleset(&moves.new));
+            lists.set(lists.get() + usize::from(count_lists(&actual) != count_lists(&desired)));
+            watch(&actual, &desired, |family| moves.packets(family))
         })
         .unwrap();
     assert!(lists.get() > 0, "no list came or went");
@@ -284,9 +284,9 @@ fn what_may_come_from_an_interface_before_and_after_may_come_all_the_time() {
             let mut model = Model::new(Family::V4, &before.v4);
             let mut wrong = None;
             model.apply(&Plan::between(&before, &after), |model, what, _| {
-                let held = model.held();
-                let asked = held.chains[&ChainName::forward()][0].sets().eq([&name]);
-                let now = &held.sets[&name].1;
+                let actual = model.actual();
+                let asked = actual.chains[&ChainName::forward()][0].sets().eq([&name]);
+                let now = &actual.sets[&name].1;
                 let all = was.intersection(is).all(|member| now.contains(member));
                 // One that gives its address to another has not lost it before
                 // the other has it.
@@ -298,7 +298,7 @@ fn what_may_come_from_an_interface_before_and_after_may_come_all_the_time() {
                 }
             });
             prop_assert!(wrong.is_none(), "{}", wrong.unwrap_or_default());
-            prop_assert_eq!(&model.held(), &after.v4);
+            prop_assert_eq!(&model.actual(), &after.v4);
             watch(&before, &after, |family| packets(&old, &new, family))
         })
         .unwrap();
@@ -322,9 +322,9 @@ fn denies(chain: &ChainName) -> bool {
 
 /// What an agent before 0.2 made of a state: its groups dropped by themselves.
 fn without_deny_chains(mut state: KernelState) -> KernelState {
-    for held in [&mut state.v4, &mut state.v6] {
-        held.chains.retain(|name, _| !denies(name));
-        for rule in held.chains.values_mut().flatten() {
+    for actual in [&mut state.v4, &mut state.v6] {
+        actual.chains.retain(|name, _| !denies(name));
+        for rule in actual.chains.values_mut().flatten() {
             if rule.goes_to().is_some_and(denies) {
                 rule.target = Target::Drop;
             }
@@ -336,8 +336,8 @@ fn without_deny_chains(mut state: KernelState) -> KernelState {
 /// Where another program removed what denies, nothing is denied: the end of a chain
 /// returns.
 fn with_empty_deny_chains(mut state: KernelState) -> KernelState {
-    for held in [&mut state.v4, &mut state.v6] {
-        let deny = held.chains.iter_mut().filter(|(name, _)| denies(name));
+    for actual in [&mut state.v4, &mut state.v6] {
+        let deny = actual.chains.iter_mut().filter(|(name, _)| denies(name));
         deny.for_each(|(_, rules)| rules.clear());
     }
     state
@@ -348,24 +348,24 @@ fn chains_that_deny_come_without_a_moment_in_which_nothing_is_denied() {
     let mut runner = random::runner(9, cases(60));
     runner
         .run(&transition(), |(old, new)| {
-            let (held, wanted) = (ruleset(&old), ruleset(&new));
+            let (actual, desired) = (ruleset(&old), ruleset(&new));
             let packets = |family| packets(&old, &new, family);
-            watch(&without_deny_chains(held.clone()), &ruleset(&old), packets)?;
-            watch(&without_deny_chains(held.clone()), &wanted, packets)?;
+            watch(&without_deny_chains(actual.clone()), &ruleset(&old), packets)?;
+            watch(&without_deny_chains(actual.clone()), &desired, packets)?;
             // And back, as a node does whose agent is downgraded.
-            watch(&held, &without_deny_chains(wanted.clone()), packets)?;
-            watch(&with_empty_deny_chains(held), &wanted, packets)
+            watch(&actual, &without_deny_chains(desired.clone()), packets)?;
+            watch(&with_empty_deny_chains(actual), &desired, packets)
         })
         .unwrap();
 }
 
 /// Every other member of every set is gone, and every other chain is empty.
 fn with_half_of_it(mut state: KernelState) -> KernelState {
-    for held in [&mut state.v4, &mut state.v6] {
-        for (_, members) in held.sets.values_mut() {
+    for actual in [&mut state.v4, &mut state.v6] {
+        for (_, members) in actual.sets.values_mut() {
             *members = members.iter().step_by(2).cloned().collect();
         }
-        held.chains.values_mut().step_by(2).for_each(Vec::clear);
+        actual.chains.values_mut().step_by(2).for_each(Vec::clear);
     }
     state
 }
@@ -376,34 +376,34 @@ fn from_a_kernel_that_another_program_changed() {
     let damage = proptest::collection::vec(any::<prop::sample::Index>(), 0..6);
     runner
         .run(&(transition(), damage, any::<bool>()), |((old, new), damage, halved)| {
-            let mut held = ruleset(&old);
+            let mut actual = ruleset(&old);
             if halved {
-                held = with_half_of_it(held);
+                actual = with_half_of_it(actual);
             }
             for (i, index) in damage.into_iter().enumerate() {
-                let held = if i % 2 == 0 { &mut held.v4 } else { &mut held.v6 };
+                let actual = if i % 2 == 0 { &mut actual.v4 } else { &mut actual.v6 };
                 // Members lost, rules lost; a set or chain that a rule names
                 // cannot be lost.
                 if i % 3 == 0 {
-                    let chain = index.index(held.chains.len());
-                    held.chains.values_mut().nth(chain).unwrap().pop();
+                    let chain = index.index(actual.chains.len());
+                    actual.chains.values_mut().nth(chain).unwrap().pop();
                 } else {
-                    let set = index.index(held.sets.len());
-                    held.sets.values_mut().nth(set).unwrap().1.pop_first();
+                    let set = index.index(actual.sets.len());
+                    actual.sets.values_mut().nth(set).unwrap().1.pop_first();
                 }
             }
-            watch(&held, &ruleset(&new), |family| packets(&old, &new, family))
+            watch(&actual, &ruleset(&new), |family| packets(&old, &new, family))
         })
         .unwrap();
 }
 
 /// What a kernel holds after so many steps of a plan.
-fn cut_short(held: &KernelState, plan: &Plan, steps: usize) -> KernelState {
+fn cut_short(actual: &KernelState, plan: &Plan, steps: usize) -> KernelState {
     let cut = Plan { steps: plan.steps[..steps].to_vec() };
     let [v4, v6] = Family::ALL.map(|family| {
-        let mut model = Model::new(family, held.family(family));
+        let mut model = Model::new(family, actual.family(family));
         model.apply(&cut, |_, _, _| {});
-        model.held()
+        model.actual()
     });
     KernelState { v4, v6 }
 }
@@ -413,13 +413,13 @@ fn a_plan_that_was_cut_short_is_taken_up_from_where_it_stopped() {
     let mut runner = random::runner(4, cases(100));
     runner
         .run(&(transition(), any::<prop::sample::Index>()), |((old, new), cut)| {
-            let (held, wanted) = (ruleset(&old), ruleset(&new));
-            let plan = Plan::between(&held, &wanted);
+            let (actual, desired) = (ruleset(&old), ruleset(&new));
+            let plan = Plan::between(&actual, &desired);
             if plan.steps.is_empty() {
                 return Ok(());
             }
-            let reached = cut_short(&held, &plan, cut.index(plan.steps.len()));
-            watch(&reached, &wanted, |family| packets(&old, &new, family))
+            let reached = cut_short(&actual, &plan, cut.index(plan.steps.len()));
+            watch(&reached, &desired, |family| packets(&old, &new, family))
         })
         .unwrap();
 }

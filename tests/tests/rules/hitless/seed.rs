@@ -29,12 +29,12 @@ fn a_tree_of_another_seed_is_taken_over_without_an_open_moment() {
                 watch(&of(&old, seeds[was]), &of(&new, seeds[is]), packets)?;
                 // An agent that ends in the middle is followed by one that knows the new seed
                 // or the old one, as the kernel keeps both for a moment.
-                let (held, wanted) = (of(&old, seeds[was]), of(&old, seeds[is]));
-                let plan = Plan::between(&held, &wanted);
+                let (actual, desired) = (of(&old, seeds[was]), of(&old, seeds[is]));
+                let plan = Plan::between(&actual, &desired);
                 for steps in 1..plan.steps.len() {
-                    let half = cut_short(&held, &plan, steps);
-                    watch(&half, &wanted, packets)?;
-                    watch(&half, &held, packets)?;
+                    let half = cut_short(&actual, &plan, steps);
+                    watch(&half, &desired, packets)?;
+                    watch(&half, &actual, packets)?;
                 }
             }
             Ok(())

@@ -33,10 +33,10 @@ fn state(dump: &str) -> KernelState {
     let mut sections = dump.split("*filter\n");
     text::read_sets(sections.next().unwrap(), &mut state);
     for (family, section) in Family::ALL.into_iter().zip(sections) {
-        let held = state.family_mut(family);
-        held.chains = text::chains(family, section);
-        assert!(!held.chains.is_empty(), "{family}");
-        assert_eq!(held.chains.values().flatten().find(|rule| rule.is_foreign()), None);
+        let actual = state.family_mut(family);
+        actual.chains = text::chains(family, section);
+        assert!(!actual.chains.is_empty(), "{family}");
+        assert_eq!(actual.chains.values().flatten().find(|rule| rule.is_foreign()), None);
     }
     assert!(Family::ALL.iter().all(|family| !state.family(*family).sets.is_empty()));
     state

@@ -27,17 +27,17 @@ fn state(text: &str) -> KernelState {
     let mut sections = text.split("*filter\n");
     text::read_sets(sections.next().unwrap(), &mut state);
     for (family, section) in Family::ALL.into_iter().zip(sections) {
-        let held = state.family_mut(family);
-        held.chains = text::chains(family, section);
-        assert!(!held.sets.is_empty() && !held.chains.is_empty(), "{family}");
-        assert_eq!(held.chains.values().flatten().find(|rule| rule.is_foreign()), None);
+        let actual = state.family_mut(family);
+        actual.chains = text::chains(family, section);
+        assert!(!actual.sets.is_empty() && !actual.chains.is_empty(), "{family}");
+        assert_eq!(actual.chains.values().flatten().find(|rule| rule.is_foreign()), None);
     }
     state
 }
 
 /// The ruleset whose text a kernel holds.
 fn ruleset(state: &KernelState) -> NodeRuleset {
-    let family = |family, held: &FamilyState| {
+    let family = |family, actual: &FamilyState| {
         let set = |(kind, members): &(SetKind, BTreeSet<Member>)| Set {
             kind: *kind,
             members: members.clone(),
@@ -45,8 +45,8 @@ fn ruleset(state: &KernelState) -> NodeRuleset {
         };
         FamilyRuleset {
             family,
-            sets: held.sets.iter().map(|(name, held)| (name.clone(), set(held))).collect(),
-            chains: held.chains.clone(),
+            sets: actual.sets.iter().map(|(name, actual)| (name.clone(), set(actual))).collect(),
+            chains: actual.chains.clone(),
         }
     };
     let ruleset = NodeRuleset { v4: family(Family::V4, &state.v4), v6: family(Family::V6, &state.v6) };
@@ -103,14 +103,14 @@ fn watch(old: &KernelState, new: &KernelState) -> usize {
         let mut model = Model::new(family, old.family(family));
         model.apply(&plan, |model, what, _| {
             let mut now = old.clone();
-            *(if family == Family::V4 { &mut now.v4 } else { &mut now.v6 }) = model.held();
+            *(if family == Family::V4 { &mut now.v4 } else { &mut now.v6 }) = model.actual();
             let now = ruleset(&now);
             for (packet, verdicts) in &packets {
                 let seen = verdict(&now, packet);
                 assert!(verdicts.contains(&seen), "{packet:?}: {seen} after {what}, neither of {verdicts:?}");
             }
         });
-        assert_eq!(&model.held(), new.family(family));
+        assert_eq!(&model.actual(), new.family(family));
     }
     differ
 }
@@ -118,13 +118,13 @@ fn watch(old: &KernelState, new: &KernelState) -> usize {
 #[test]
 fn what_an_older_agent_wrote_becomes_what_this_one_writes_and_back_with_nothing_between() {
     let objects = manifests::parse_text("cluster.yaml", CLUSTER, &manifests::ReadOptions::default()).unwrap().objects;
-    let wanted = KernelState::from(&layout::ruleset(&Cluster::new(&objects), "node-1", &RulesetOptions::default()));
+    let desired = KernelState::from(&layout::ruleset(&Cluster::new(&objects), "node-1", &RulesetOptions::default()));
     let before = state(BEFORE);
     // It is the older layout, of this very cluster.
     let first = &before.v4.chains[&ChainName::forward()][0];
     assert_eq!(first.matches, [Match::EstablishedOrRelated]);
-    assert_eq!(before.v4.sets, wanted.v4.sets);
-    assert!(watch(&before, &wanted) > 0);
+    assert_eq!(before.v4.sets, desired.v4.sets);
+    assert!(watch(&before, &desired) > 0);
     // An agent of before takes what it does not want away, as this one does.
-    assert!(watch(&wanted, &before) > 0);
+    assert!(watch(&desired, &before) > 0);
 }

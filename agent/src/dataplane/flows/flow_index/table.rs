@@ -57,8 +57,8 @@ fn read_parts(socket: &mut Socket, domain: &[IpNetwork]) -> Result<ActualIndexTa
     identity.extend(sets);
     let rules = rules::rules(domain);
     for (name, _) in CHAINS {
-        let wanted = rules.iter().filter(|(chain, _)| *chain == name).map(|(_, rule)| rule);
-        let Some(handles) = OWN.rules(socket, name, wanted)? else { return Ok(ActualIndexTable::Other) };
+        let desired = rules.iter().filter(|(chain, _)| *chain == name).map(|(_, rule)| rule);
+        let Some(handles) = OWN.rules(socket, name, desired)? else { return Ok(ActualIndexTable::Other) };
         identity.extend(handles);
     }
     Ok(ActualIndexTable::Sound(identity))
