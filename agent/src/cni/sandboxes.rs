@@ -2,8 +2,9 @@
 //!
 //! The API reports a pod's address after its container has started, and goes on
 //! reporting it after the address has gone to another pod. CNI reports it before, and
-//! also when it ends. So while CNI knows a sandbox, its addresses decide. The API's decide
-//! for a pod without one, except for those that CNI reported for this pod before.
+//! also when it ends. So of the addresses that CNI reported for a pod, CNI says which it has.
+//! Any other that the API lists is the pod's too, unless a sandbox has it: of an interface whose ADD
+//! did not come to the agent, only the API knows.
 //!
 //! Sandboxes are known by container id and interface, never by a pod's UID: a sandbox
 //! that is made again has the same UID, and the DEL of the old one may come after the
@@ -310,8 +311,11 @@ impl Sandboxes {
         self.is_dirty |= held != self.held.len();
         let mut live = BTreeSet::new();
         for sandbox in self.live.values() {
-            if let Some(pod) = sandbox.object(&self.pods).map(mark) {
-                live.extend(sandbox.add.addresses.iter().map(|address| (pod.clone().into_owned(), *address)));
+            if let Some(pod) = sandbox.object(&self.pods) {
+                // If the API server is away, the API is behind for longer. What it lists beside what the
+                // sandbox has stays past for as long.
+                let addresses = sandbox.add.addresses.iter().copied().chain(pod.addresses());
+                live.extend(addresses.map(|address| (mark(pod).into_owned(), address)));
             }
         }
         let mut has_forgotten = false;
@@ -433,16 +437,18 @@ impl Sandboxes {
         let mut of_objects = BTreeMap::new();
         let mut claimed: BTreeSet<IpAddr> = BTreeSet::new();
         for (key, pod) in &self.pods {
-            let addresses = match of_pods.remove(key) {
-                Some(addresses) => addresses,
-                // It never had a sandbox of the plugin, or has one that was made again
-                // without it.
-                None => {
-                    let reported = self.reported.get(&*mark(pod));
-                    let is_past = |address: &IpAddr| reported.is_some_and(|reported| reported.contains(address));
-                    pod.addresses().filter(|address| !owners.contains_key(address) && !is_past(address)).collect()
-                }
+            let of_sandboxes = of_pods.remove(key);
+            // It has no sandbox of the plugin, one that was made again without it, or an interface
+            // beside those of its sandboxes.
+            let is_past = |address: &IpAddr| {
+                let reported = self.reported.get(&*mark(pod));
+                reported.is_some_and(|reported| reported.contains(address))
+                    || of_sandboxes.is_some() && self.is_without_sandbox(*address)
             };
+            let listed = pod.addresses().filter(|address| !owners.contains_key(address) && !is_past(address));
+            let listed: Vec<_> = listed.collect();
+            let mut addresses = of_sandboxes.unwrap_or_default();
+            addresses.extend(listed);
             if pod.is_endpoint() {
                 claimed.extend(&addresses);
             }
@@ -455,6 +461,11 @@ impl Sandboxes {
         unidentified
             .extend(without_sandbox.filter(|address| !owners.contains_key(address) && !claimed.contains(address)));
         CurrentAddresses { of_objects, unidentified }
+    }
+
+    /// Whether an address stays isolated though its sandbox has gone.
+    fn is_without_sandbox(&self, address: IpAddr) -> bool {
+        self.released.contains_key(&address) || self.held.contains_key(&address)
     }
 
     /// The sandbox that has an address: of several, the latest.
@@ -470,6 +481,9 @@ mod released_tests;
 #[cfg(test)]
 #[path = "sandboxes_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "unreported_tests.rs"]
+mod unreported_tests;
 #[cfg(test)]
 #[path = "sandboxes_tests_world.rs"]
 pub(super) mod world;
