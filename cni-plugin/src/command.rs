@@ -40,15 +40,24 @@ fn read(environment: &Environment, input: io::Result<Vec<u8>>, version: &mut Str
     let input = input.map_err(|error| {
         Error::new(Code::Io, format!("npc-cni: the network configuration cannot be read from standard input: {error}"))
     })?;
-    let input = Input::parse(&input)?;
+    let input = Input::parse(&input);
+    // Runtimes of before 0.2.0 gave it nothing to read.
     if command == "VERSION" {
-        return Ok(versions(input.version().unwrap_or(VERSIONS[VERSIONS.len() - 1])));
+        let spoken = input.and_then(|input| input.version());
+        return Ok(versions(spoken.unwrap_or(VERSIONS[VERSIONS.len() - 1])));
     }
-    let spoken = input.version()?;
-    spoken.clone_into(version);
+    let input = input?;
+    let spoken = input.version();
+    if let Ok(spoken) = spoken {
+        spoken.clone_into(version);
+    }
+    // The same in all versions. A pod has to go, whatever became of the configuration since its ADD.
+    if command == "DEL" {
+        return delete(environment, &input);
+    }
+    let spoken = spoken?;
     match (command, spoken) {
         ("ADD", _) => add(environment, &input),
-        ("DEL", _) => delete(environment, &input),
         ("CHECK", "0.4.0" | "1.0.0" | "1.1.0") => check(environment, &input),
         // The agent's state never enters into it: a runtime that reads an error here makes
         // the whole node NotReady.
@@ -89,7 +98,7 @@ fn described(environment: &Environment, input: &Input) -> Result<Add, Error> {
     let host_interface = previous.host_interface(interface, netns, &addresses);
     Ok(Add {
         attachment: Attachment { container_id: container_id.to_owned(), interface: interface.to_owned() },
-        network: input.network().to_owned(),
+        network: input.network(),
         netns: netns.to_owned(),
         namespace: pod.namespace,
         name: pod.name,
@@ -239,7 +248,7 @@ fn check(environment: &Environment, input: &Input) -> Result<String, Error> {
 }
 
 fn gc(input: &Input) -> Result<String, Error> {
-    let command = Command::Gc { network: input.network().to_owned(), valid: input.attachments()? };
+    let command = Command::Gc { network: input.network(), valid: input.attachments()? };
     // An agent that is away finds by itself what is gone.
     if let Err(error) = client::ask_once(&input.socket(), Instant::now() + DELETE_PATIENCE, &Request::new(command)) {
         eprintln!("npc-cni: the agent cannot be asked to forget what is gone: {error}");

@@ -1,12 +1,14 @@
 //! The network configuration that the runtime gives on standard input: the plugin's
 //! entry of the conflist, with what the plugins before it answered.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::protocol::Attachment;
@@ -46,28 +48,12 @@ pub enum FailurePolicy {
     Open,
 }
 
-/// What the runtime sent as JSON. Only its version is checked here.
+/// What the runtime sent as JSON: its values by their keys.
+///
+/// As for runtimes and plugins in Go, `null` is as if the key were missing, and of a key that is there twice the last
+/// counts. A value of a wrong type is an error where it is used. A DEL uses few, and has to succeed.
 #[derive(Debug)]
-pub struct Input(Raw);
-
-/// A value of a wrong type is an error where it is used. A DEL uses few, and has to succeed.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Raw {
-    cni_version: Option<String>,
-    name: Option<serde_json::Value>,
-    socket: Option<serde_json::Value>,
-    timeout_seconds: Option<serde_json::Value>,
-    failure_policy: Option<serde_json::Value>,
-    open_namespaces: Option<serde_json::Value>,
-    conflist: Option<serde_json::Value>,
-    prev_result: Option<Box<RawValue>>,
-    #[serde(rename = "cni.dev/valid-attachments")]
-    attachments: Option<serde_json::Value>,
-    /// The name of an earlier draft, which libcni sends too.
-    #[serde(rename = "cni.dev/attachments")]
-    attachments_of_draft: Option<serde_json::Value>,
-}
+pub struct Input(BTreeMap<String, Box<RawValue>>);
 
 /// The settings of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,12 +116,31 @@ impl Input {
         serde_json::from_slice(input).map(Self).map_err(|error| wrong(&error.to_string()))
     }
 
+    /// The value of a key as it was written, unless that is `null`.
+    fn raw(&self, key: &str) -> Option<&RawValue> {
+        self.0.get(key).map(|value| &**value).filter(|value| value.get() != "null")
+    }
+
+    /// The value of a key, unless that is `null`. One that nests too deep has no type that any key wants.
+    fn value(&self, key: &str) -> Option<Value> {
+        self.raw(key)
+            .map(|value| serde_json::from_str(value.get()).unwrap_or_else(|_| Value::Object(serde_json::Map::new())))
+    }
+
     /// The version that the runtime speaks, if the plugin speaks it too.
     ///
     /// # Errors
     /// If it is missing or another one.
     pub fn version(&self) -> Result<&'static str, Error> {
-        let given = self.0.cni_version.as_deref().unwrap_or("0.1.0");
+        let given = match self.value("cniVersion") {
+            None => "0.1.0".to_owned(),
+            Some(Value::String(version)) => version,
+            Some(other) => {
+                let what =
+                    format!("npc-cni: cniVersion in the network configuration is {other}, and a text is expected");
+                return Err(Error::new(Code::Decode, what));
+            }
+        };
         VERSIONS.into_iter().find(|version| *version == given).ok_or_else(|| {
             Error::new(
                 Code::IncompatibleVersion,
@@ -149,14 +154,14 @@ impl Input {
 
     /// The name of the network; empty if there is none.
     #[must_use]
-    pub fn network(&self) -> &str {
-        self.0.name.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default()
+    pub fn network(&self) -> String {
+        self.value("name").and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
     }
 
     /// What the plugins before this one answered, as they wrote it.
     #[must_use]
     pub fn previous(&self) -> Option<&RawValue> {
-        self.0.prev_result.as_deref()
+        self.raw("prevResult")
     }
 
     /// The attachments that a GC is to keep.
@@ -170,7 +175,8 @@ impl Input {
             container_id: String,
             ifname: String,
         }
-        let list = self.0.attachments.clone().or_else(|| self.0.attachments_of_draft.clone());
+        // The second is the name of an earlier draft, which libcni sends too.
+        let list = self.value("cni.dev/valid-attachments").or_else(|| self.value("cni.dev/attachments"));
         let list = list.ok_or_else(|| wrong("cni.dev/valid-attachments", "a list is expected"))?;
         let list: Vec<Listed> =
             serde_json::from_value(list).map_err(|error| wrong("cni.dev/valid-attachments", &error.to_string()))?;
@@ -183,30 +189,27 @@ impl Input {
     /// # Errors
     /// If one of them has a value that it does not take.
     pub fn settings(&self) -> Result<Settings, Error> {
-        let Raw { name, socket, timeout_seconds, failure_policy, open_namespaces, conflist, .. } = &self.0;
         let mut settings = Settings::default();
-        if name.as_ref().is_some_and(|name| !name.is_string()) {
-            return Err(wrong("name", "the name of a network is expected"));
+        for (key, what) in [("name", "the name of a network is expected"), ("conflist", "a path is expected")] {
+            if self.value(key).is_some_and(|text| !text.is_string()) {
+                return Err(wrong(key, what));
+            }
         }
-        if conflist.as_ref().is_some_and(|conflist| !conflist.is_string()) {
-            return Err(wrong("conflist", "a path is expected"));
+        if let Some(socket) = self.value("socket") {
+            settings.socket = absolute(&socket).ok_or_else(|| wrong("socket", "an absolute path is expected"))?;
         }
-        if let Some(socket) = socket {
-            let socket = absolute(socket).ok_or_else(|| wrong("socket", "an absolute path is expected"))?;
-            socket.clone_into(&mut settings.socket);
-        }
-        if let Some(value) = timeout_seconds {
+        if let Some(value) = self.value("timeoutSeconds") {
             let seconds = value.as_u64().filter(|seconds| (1..=LONGEST_TIMEOUT).contains(seconds));
             let seconds = seconds.ok_or_else(|| wrong("timeoutSeconds", "a number from 1 to 100 is expected"))?;
             settings.timeout = Duration::from_secs(seconds);
         }
-        if let Some(value) = failure_policy {
-            settings.failure_policy = serde_json::from_value(value.clone())
+        if let Some(value) = self.value("failurePolicy") {
+            settings.failure_policy = serde_json::from_value(value)
                 .map_err(|_| wrong("failurePolicy", "\"closed\" or \"open\" is expected"))?;
         }
-        if let Some(value) = open_namespaces {
-            settings.open_namespaces = serde_json::from_value(value.clone())
-                .map_err(|_| wrong("openNamespaces", "a list of names is expected"))?;
+        if let Some(value) = self.value("openNamespaces") {
+            settings.open_namespaces =
+                serde_json::from_value(value).map_err(|_| wrong("openNamespaces", "a list of names is expected"))?;
         }
         Ok(settings)
     }
@@ -220,9 +223,9 @@ impl Input {
     /// read from the old one.
     #[must_use]
     pub fn is_uninstalled(&self) -> bool {
-        let Some(conflist) = self.0.conflist.as_ref().and_then(absolute) else { return false };
+        let Some(conflist) = self.value("conflist").as_ref().and_then(absolute) else { return false };
         // Where the folder is missing too, the plugin runs where it cannot see the node's files.
-        let is_gone = || fs::symlink_metadata(conflist).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let is_gone = || fs::symlink_metadata(&conflist).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         conflist.parent().is_some_and(|folder| folder.is_dir() && is_gone() && !has_installed(folder))
     }
 
@@ -230,7 +233,7 @@ impl Input {
     /// setting.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.0.socket.as_ref().and_then(absolute).map_or_else(|| SOCKET.into(), Path::to_owned)
+        self.value("socket").as_ref().and_then(absolute).unwrap_or_else(|| SOCKET.into())
     }
 }
 
@@ -240,12 +243,11 @@ impl Input {
 pub fn names_itself(path: &Path, bytes: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct List {
-        plugins: Vec<serde_json::Map<String, serde_json::Value>>,
+        plugins: Vec<serde_json::Map<String, Value>>,
     }
     let Ok(List { plugins }) = serde_json::from_slice(bytes) else { return false };
-    let text = |entry: &serde_json::Map<_, serde_json::Value>, key| {
-        entry.get(key).and_then(serde_json::Value::as_str).map(str::to_owned)
-    };
+    let text =
+        |entry: &serde_json::Map<_, serde_json::Value>, key| entry.get(key).and_then(Value::as_str).map(str::to_owned);
     let is_own = |entry| text(entry, "type").is_some_and(|kind| kind == TYPE);
     let names = |entry| text(entry, "conflist").is_some_and(|conflist| Path::new(&conflist) == path);
     plugins.iter().any(|entry| is_own(entry) && names(entry))
@@ -266,8 +268,8 @@ fn has_installed(folder: &Path) -> bool {
     })
 }
 
-fn absolute(value: &serde_json::Value) -> Option<&Path> {
-    value.as_str().map(Path::new).filter(|path| path.is_absolute())
+fn absolute(value: &Value) -> Option<PathBuf> {
+    value.as_str().map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 fn wrong(key: &str, what: &str) -> Error {
@@ -313,7 +315,7 @@ mod tests {
 
     #[test]
     fn what_is_no_configuration_is_an_error() {
-        for text in ["", "{", "null", "[]", "[\"1.0.0\",\"n\"]", "{\"cniVersion\":1}", "\u{0}", "{}{}"] {
+        for text in ["", "{", "null", "[]", "[\"1.0.0\",\"n\"]", "\u{0}", "{}{}"] {
             assert_eq!(Input::parse(text.as_bytes()).unwrap_err().code, Code::Decode, "{text}");
         }
         assert_eq!(Input::parse(&vec![b' '; 5 << 20]).unwrap_err().code, Code::Decode);
@@ -327,8 +329,22 @@ mod tests {
         for known in VERSIONS {
             assert_eq!(version(&format!(r#"{{"cniVersion":"{known}"}}"#)), Ok(known));
         }
-        for text in [r#"{"cniVersion":"0.2.0"}"#, r#"{"cniVersion":"2.0.0"}"#, "{}"] {
+        for text in [r#"{"cniVersion":"0.2.0"}"#, r#"{"cniVersion":"2.0.0"}"#, "{}", r#"{"cniVersion":null}"#] {
             assert_eq!(version(text), Err(Code::IncompatibleVersion), "{text}");
         }
+        assert_eq!(version(r#"{"cniVersion":1}"#), Err(Code::Decode));
+    }
+
+    /// Go's decoder, which runtimes and the plugins before ours have, takes both.
+    #[test]
+    fn null_is_as_if_missing_and_of_two_values_the_last_counts() {
+        let nulls = r#"{"name":null,"socket":null,"timeoutSeconds":null,"failurePolicy":null,"openNamespaces":null,"conflist":null,"prevResult":null}"#;
+        assert_eq!(settings(nulls), Ok(Settings::default()));
+        assert!(Input::parse(nulls.as_bytes()).unwrap().previous().is_none());
+        let twice = r#"{"timeoutSeconds":"x","timeoutSeconds":7,"socket":"/a","socket":"/b"}"#;
+        let settings = settings(twice).unwrap();
+        assert_eq!((settings.timeout.as_secs(), settings.socket.to_str()), (7, Some("/b")));
+        let deep = format!(r#"{{"openNamespaces":{}{}}}"#, "[".repeat(1_000), "]".repeat(1_000));
+        assert!(Input::parse(deep.as_bytes()).unwrap().settings().is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! What the plugins before this one made: the addresses of the container's interface,
 //! and the node's end of it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::check::is_of_a_pod;
@@ -23,19 +25,27 @@ const LOOPBACK: u32 = 1;
 const SYSFS: &str = "/sys/class/net";
 
 /// The result of an ADD, as far as it matters here. In 0.3.x an address also has a
-/// `version`, and often no interface.
-#[derive(Debug, Deserialize)]
+/// `version`, and often no interface. In 0.2.0 and before there is one of each family (`ip4`, `ip6`), of no
+/// interface; a plugin may write that whatever version it is asked for.
+///
+/// It is read as plugins in Go read it: `null` is as if the key were missing, and of a key that is there twice the
+/// last counts.
+#[derive(Debug)]
 pub struct Previous {
-    #[serde(default)]
-    interfaces: Option<Vec<Interface>>,
-    #[serde(default)]
-    ips: Option<Vec<Ip>>,
+    interfaces: Vec<Interface>,
+    ips: Vec<Ip>,
+}
+
+/// The address of a family in 0.2.0.
+#[derive(Debug, Deserialize)]
+struct OnlyIp {
+    ip: String,
 }
 
 #[derive(Debug, Deserialize)]
 struct Interface {
     #[serde(default)]
-    name: String,
+    name: Option<String>,
     /// The network namespace; empty for interfaces of the node.
     #[serde(default)]
     sandbox: Option<String>,
@@ -62,7 +72,18 @@ enum Owner {
     Unknown,
 }
 
+/// A part of a result, unless it is `null`.
+fn part<T: DeserializeOwned>(parts: &BTreeMap<String, &RawValue>, key: &str) -> serde_json::Result<Option<T>> {
+    let Some(part) = parts.get(key) else { return Ok(None) };
+    // By way of a value, of a key that is there twice the last counts.
+    serde_json::from_value(serde_json::from_str(part.get())?)
+}
+
 impl Interface {
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
     fn is_of_node(&self) -> bool {
         self.sandbox.as_deref().unwrap_or_default().is_empty()
     }
@@ -86,7 +107,16 @@ impl Previous {
         if !text.get().starts_with('{') {
             return Err(wrong("an object is expected"));
         }
-        serde_json::from_str(text.get()).map_err(|error| wrong(&error.to_string()))
+        let read = || {
+            let parts: BTreeMap<String, &RawValue> = serde_json::from_str(text.get())?;
+            let mut ips: Vec<Ip> = part(&parts, "ips")?.unwrap_or_default();
+            for family in ["ip4", "ip6"] {
+                let only: Option<OnlyIp> = part(&parts, family)?;
+                ips.extend(only.map(|OnlyIp { ip }| Ip { address: ip, interface: None }));
+            }
+            Ok(Self { interfaces: part(&parts, "interfaces")?.unwrap_or_default(), ips })
+        };
+        read().map_err(|error: serde_json::Error| wrong(&error.to_string()))
     }
 
     /// The addresses of the interface of this name in this network namespace, and those
@@ -99,7 +129,7 @@ impl Previous {
     /// be open there.
     pub fn addresses(&self, interface: &str, netns: &str) -> Result<Vec<IpAddr>, Error> {
         let mut addresses = Vec::new();
-        for ip in self.ips.as_deref().unwrap_or_default() {
+        for ip in &self.ips {
             let text = ip.address.split_once('/').map_or(&*ip.address, |(address, _)| address);
             let address: IpAddr = text.parse().map_err(|_| {
                 let what = ip.address.chars().take(64).collect::<String>();
@@ -136,13 +166,15 @@ impl Previous {
 
     fn owner(&self, ip: &Ip, interface: &str, netns: &str) -> Owner {
         let Some(index) = ip.interface.and_then(|index| usize::try_from(index).ok()) else { return Owner::Pod };
-        let Some(found) = self.interfaces.as_deref().unwrap_or_default().get(index) else { return Owner::Unknown };
+        let Some(found) = self.interfaces.get(index) else { return Owner::Unknown };
         match found.sandbox.as_deref().filter(|sandbox| !sandbox.is_empty()) {
             // Some plugins (azure-vnet) list the container's interface without its network namespace.
-            None if found.name == interface => Owner::Pod,
+            None if found.name() == interface => Owner::Pod,
             // One that is no file is a name of the plugin's own, which CNI allows.
-            Some(sandbox) if found.name == interface && (is_same(sandbox, netns) || is_no_file(sandbox)) => Owner::Pod,
-            Some(_) if found.name != interface => Owner::Other,
+            Some(sandbox) if found.name() == interface && (is_same(sandbox, netns) || is_no_file(sandbox)) => {
+                Owner::Pod
+            }
+            Some(_) if found.name() != interface => Owner::Other,
             None => Owner::Node,
             Some(_) => Owner::Unknown,
         }
@@ -165,12 +197,12 @@ impl Previous {
             let index = route::interface_to(&node, *address).ok().flatten()?;
             link::of_index(&node, index).ok().filter(|found| leads_to_pod(&found.name))
         });
-        let listed = self.interfaces.as_deref().unwrap_or_default();
         // Some plugins (azure-vnet) list the container's interface without its network
         // namespace. The node's uplink may have the same name.
         let is_possible =
-            |found: &&Interface| found.is_of_node() && found.name != interface && leads_to_pod(&found.name);
-        let by_result = || listed.iter().filter(is_possible).find_map(|found| link::of_name(&node, &found.name).ok());
+            |found: &&Interface| found.is_of_node() && found.name() != interface && leads_to_pod(found.name());
+        let by_result =
+            || self.interfaces.iter().filter(is_possible).find_map(|found| link::of_name(&node, found.name()).ok());
         by_route.or_else(by_result)
     }
 }
@@ -278,6 +310,27 @@ mod tests {
         }
         assert_eq!(addresses("{}").unwrap(), [""; 0]);
         assert_eq!(addresses(r#"{"ips":null,"interfaces":null}"#).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn a_result_of_the_oldest_shape_has_an_address_of_each_family() {
+        let both = r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.5/24","gateway":"10.0.0.1"},"ip6":{"ip":"fd00::5/64"},"dns":{}}"#;
+        assert_eq!(addresses(both).unwrap(), ["10.0.0.5", "fd00::5"]);
+        assert_eq!(addresses(r#"{"ip4":null,"ip6":{"ip":"fd00::5/64"}}"#).unwrap(), ["fd00::5"]);
+        let mixed = r#"{"ips":[{"address":"10.0.0.5/24"}],"ip4":{"ip":"10.0.0.5/24"},"ip6":{"ip":"fd00::5/64"}}"#;
+        assert_eq!(addresses(mixed).unwrap(), ["10.0.0.5", "fd00::5"]);
+        for text in [r#"{"ip4":{}}"#, r#"{"ip4":"10.0.0.5"}"#, r#"{"ip4":{"ip":"x"}}"#, r#"{"ip6":{"ip":7}}"#] {
+            assert_eq!(addresses(text), Err(Code::Decode), "{text}");
+        }
+    }
+
+    #[test]
+    fn null_is_as_if_missing_and_of_two_values_the_last_counts() {
+        let unnamed = r#"{"interfaces":[{"name":null,"sandbox":null},{"name":"eth0","sandbox":"/run/netns/pod"}],
+            "ips":[{"address":"10.0.0.5/24","interface":1},{"address":"fd00::5/64","interface":null}]}"#;
+        assert_eq!(addresses(unnamed).unwrap(), ["10.0.0.5", "fd00::5"]);
+        let twice = r#"{"ips":[],"ips":[{"address":"x","address":"10.0.0.5/24"}]}"#;
+        assert_eq!(addresses(twice).unwrap(), ["10.0.0.5"]);
     }
 
     /// A result with one address, of an interface with this name and sandbox.

@@ -198,6 +198,30 @@ fn a_del_and_a_gc_take_values_of_wrong_types() {
     }
 }
 
+/// As plugins of before 0.3.0 write it, whatever version they are asked for.
+#[test]
+fn the_addresses_of_a_result_of_the_oldest_shape_are_reported() {
+    let previous = r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.5/24"},"ip6":{"ip":"fd00::5/64"}}"#;
+    for version in ["0.3.0", "1.0.0"] {
+        for settings in [json!({}), json!({"failurePolicy": "open"}), json!({"openNamespaces": ["shop"]})] {
+            let node = Node::new();
+            let agent = node.agent(vec![Answer::done()]);
+            let output = call("ADD", &node.configuration(version, &settings, Some(previous)));
+            assert!(output.status.success(), "{output:?}");
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), previous);
+            // Without a request the agent would wait for ever.
+            assert!(!String::from_utf8(output.stderr).unwrap().contains("has no address"), "{version} {settings}");
+            let requests = agent.join().unwrap();
+            let Asked::Add(add) = &requests[0].command else { panic!("{requests:?}") };
+            let addresses: Vec<String> = add.addresses.iter().map(ToString::to_string).collect();
+            assert_eq!(addresses, ["10.0.0.5", "fd00::5"]);
+        }
+        let node = Node::new();
+        let closed = node.configuration(version, &json!({"timeoutSeconds": 1}), Some(previous));
+        assert_eq!(error(&call("ADD", &closed)).0, 11, "without an agent it does not start");
+    }
+}
+
 #[test]
 fn a_pod_whose_addresses_are_not_known_to_be_its_own_does_not_start() {
     let node = Node::new();
@@ -243,6 +267,14 @@ fn a_del_succeeds_with_any_fault() {
         assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
     }
     assert_eq!(node.notes().len(), 1);
+    // A version that the plugin does not speak, or none: the file was changed since the ADD.
+    for version in [json!("0.2.0"), json!("1.2.0"), json!(7), json!(null)] {
+        fs::remove_dir_all(note::folder(&node.socket)).unwrap();
+        let input = json!({"cniVersion": version, "name": "net", "type": "npc-cni", "socket": node.socket}).to_string();
+        let output = call_within(LONGEST_DEL, "DEL", &environment, input.as_bytes());
+        assert!(output.status.success() && output.stdout.is_empty(), "{version}: {output:?}");
+        assert_eq!(node.notes().len(), 1, "{version}");
+    }
     // An agent that sends nothing.
     let _silent = UnixListener::bind(&node.socket).unwrap();
     assert!(call_within(LONGEST_DEL, "DEL", &environment, input.as_bytes()).status.success());
@@ -342,6 +374,13 @@ fn version_needs_nothing_else() {
     let versions: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(versions["cniVersion"], "1.0.0");
     assert_eq!(versions["supportedVersions"].as_array().unwrap().len(), 5);
+    // An old runtime gives it nothing to read.
+    for input in ["", "\n", "{}"] {
+        let output = call_with("VERSION", &[], input.as_bytes());
+        assert!(output.status.success(), "{output:?}");
+        let versions: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(versions["cniVersion"], "1.1.0");
+    }
 }
 
 #[test]
