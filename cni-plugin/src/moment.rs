@@ -19,6 +19,12 @@ impl Moment {
         Self(micros(now))
     }
 
+    /// For how long it has been past.
+    #[must_use]
+    pub fn elapsed(self) -> Duration {
+        Duration::from_micros(Self::now().0.saturating_sub(self.0))
+    }
+
     /// So long before this one.
     #[must_use]
     pub fn before(self, time: Duration) -> Self {

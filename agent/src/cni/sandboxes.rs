@@ -288,14 +288,17 @@ impl Sandboxes {
         }
     }
 
-    /// All sandboxes of a network that are not among these are gone; how many.
-    pub fn collect(&mut self, network: &str, valid: &BTreeSet<Attachment>) -> usize {
-        self.delete_all(|add| add.network == network && !valid.contains(&add.attachment))
+    /// All sandboxes of a network that are not among these, and whose ADD began at this moment or before,
+    /// are gone; how many.
+    pub fn collect(&mut self, network: &str, valid: &BTreeSet<Attachment>, before: Moment) -> usize {
+        self.delete_all(|Sandbox { add, order, .. }| {
+            add.network == network && !valid.contains(&add.attachment) && order.0 <= before
+        })
     }
 
     /// All sandboxes that match are gone; how many.
-    fn delete_all(&mut self, is_gone: impl Fn(&Add) -> bool) -> usize {
-        let gone = self.live.values().filter(|sandbox| is_gone(&sandbox.add));
+    fn delete_all(&mut self, is_gone: impl Fn(&Sandbox) -> bool) -> usize {
+        let gone = self.live.values().filter(|sandbox| is_gone(sandbox));
         let gone: Vec<_> = gone.map(|sandbox| sandbox.add.attachment.clone()).collect();
         gone.iter().filter(|attachment| self.delete(attachment)).count()
     }
@@ -370,7 +373,7 @@ impl Sandboxes {
 
     /// These network namespaces are gone, and so are those sandboxes. How many.
     pub fn netns_gone(&mut self, gone: &BTreeSet<String>) -> usize {
-        self.delete_all(|add| add.host_interface.is_none() && gone.contains(&add.netns))
+        self.delete_all(|Sandbox { add, .. }| add.host_interface.is_none() && gone.contains(&add.netns))
     }
 
     /// The sandbox of a container and interface, as CNI reported it.

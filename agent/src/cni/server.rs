@@ -42,7 +42,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub(super) struct PendingRequest {
     pub(super) command: Command,
     pub(super) answer: oneshot::Sender<Answer>,
-    /// When it came.
+    /// When its connection came. It waits for its turn if the agent has too much to do.
     pub(super) received: Moment,
 }
 
@@ -130,6 +130,7 @@ async fn receive(
     requests: mpsc::Sender<PendingRequest>,
     waiting: &Arc<Semaphore>,
 ) -> io::Result<()> {
+    let received = Moment::now();
     // As this user namespace sees it.
     let uid = stream.peer_cred()?.uid();
     if uid != 0 {
@@ -157,7 +158,7 @@ async fn receive(
         return answer(&mut stream, &Answer::refused(Reason::Timeout, words)).await;
     };
     tokio::spawn(async move {
-        if let Err(error) = reply(stream, command, requests).await {
+        if let Err(error) = reply(stream, command, received, requests).await {
             ended_early(&error);
         }
         drop(permit);
@@ -166,10 +167,14 @@ async fn receive(
 }
 
 /// Passes a request on, and answers it.
-async fn reply(mut stream: UnixStream, command: Command, requests: mpsc::Sender<PendingRequest>) -> io::Result<()> {
+async fn reply(
+    mut stream: UnixStream,
+    command: Command,
+    received: Moment,
+    requests: mpsc::Sender<PendingRequest>,
+) -> io::Result<()> {
     let (reply, answered) = oneshot::channel();
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-    let received = Moment::now();
     requests.send(PendingRequest { command, answer: reply, received }).await.map_err(|_| gone())?;
     let mut more = [0];
     let reply = tokio::select! {

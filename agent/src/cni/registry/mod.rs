@@ -34,6 +34,11 @@ const MARGIN: Duration = Duration::from_millis(200);
 /// The longest that a request waits, whatever it asks for.
 const LONGEST: Duration = Duration::from_secs(110);
 
+/// A runtime lists an attachment once all plugins have answered its ADD, and lists all before the first
+/// plugin has its GC. So a GC says nothing of a sandbox whose ADD began this long before it, or later: the next
+/// one does.
+const MAY_BE_UNLISTED: Duration = Duration::from_secs(120);
+
 /// How often the agent finds out which interfaces and notes are there.
 const ROUND: Duration = Duration::from_secs(1);
 
@@ -169,7 +174,9 @@ impl Registry {
     async fn request(&mut self, PendingRequest { command, answer, received }: PendingRequest) -> Result<(), LoopEnded> {
         match command {
             Command::Add(add) => {
-                let since = Instant::now();
+                // The plugin counts from when it asked, wherever the request was since then.
+                let now = Instant::now();
+                let since = now.checked_sub(received.elapsed()).unwrap_or(now);
                 let began = received.before(Duration::from_millis(add.waited));
                 if self.deleted.is_after(&add.attachment, began) {
                     let _ = answer.send(Answer::refused(Reason::Gone, HAD_ITS_DEL));
@@ -190,7 +197,8 @@ impl Registry {
             }
             Command::Check(add) => self.check(&add, answer).await,
             Command::Gc { network, valid } => {
-                let gone = self.sandboxes.collect(&network, &valid.into_iter().collect());
+                let before = received.before(MAY_BE_UNLISTED);
+                let gone = self.sandboxes.collect(&network, &valid.into_iter().collect(), before);
                 if gone > 0 {
                     info!(network, gone, "the runtime collected sandboxes that had no DEL");
                 }

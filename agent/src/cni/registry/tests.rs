@@ -68,6 +68,18 @@ async fn an_add_whose_pod_does_not_come_is_refused_before_the_plugin_gives_up() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_time_that_a_request_waited_for_its_turn_counts() {
+    let world = World::new(false);
+    let begun = Instant::now();
+    // Its plugin waits for half a minute.
+    let received = Moment::now().before(Duration::from_secs(20));
+    let late = add("c1", &pod("web", UID), "10.0.0.1");
+    let answer = world.ask_at(Command::Add(late), received).await.await.unwrap();
+    assert_eq!(answer.error.unwrap().kind, Reason::Timeout);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_static_pod_starts_isolated_after_five_seconds() {
     let mut world = World::new(true);
     world.objects(vec![]).await;
@@ -190,6 +202,32 @@ async fn a_check_compares_and_then_asks_the_loop() {
         reply.send(holds).unwrap();
         assert_eq!(answer.await.unwrap().error.map(|error| error.kind), expected);
     }
+}
+
+/// A runtime lists an attachment once its ADD is over, and may ask for a GC meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_gc_ends_no_sandbox_that_the_runtime_may_not_have_listed_yet() {
+    let (mut world, web) = World::with_web(false).await;
+    let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    world.pods().await;
+    let gc = || Command::Gc { network: "net".to_owned(), valid: Vec::new() };
+    assert_eq!(world.ask(gc()).await.await.unwrap(), Answer::done());
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(answer.await.unwrap(), Answer::done());
+    assert_eq!(world.ask(gc()).await.await.unwrap(), Answer::done());
+    assert!(world.is_silent());
+    // One that began before that is gone.
+    let db = pod("db", "u2");
+    world.objects(vec![came(&db)]).await;
+    world.pods().await;
+    let waited = u64::try_from(MAY_BE_UNLISTED.as_millis()).unwrap() * 2;
+    let answer = world.ask(Command::Add(Add { waited, ..add("c2", &db, "10.0.0.2") })).await;
+    world.pods().await;
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(answer.await.unwrap(), Answer::done());
+    assert_eq!(world.ask(gc()).await.await.unwrap(), Answer::done());
+    let address: IpAddr = "10.0.0.2".parse().unwrap();
+    assert_eq!(world.pods().await, [("db".to_owned(), vec![]), (address.to_string(), vec![address])]);
 }
 
 #[tokio::test(start_paused = true)]

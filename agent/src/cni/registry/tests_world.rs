@@ -84,8 +84,13 @@ impl World {
     }
 
     pub(super) async fn ask(&self, command: Command) -> oneshot::Receiver<Answer> {
+        self.ask_at(command, Moment::now()).await
+    }
+
+    /// The same of a request that came at this moment, and waited for its turn since then.
+    pub(super) async fn ask_at(&self, command: Command, received: Moment) -> oneshot::Receiver<Answer> {
         let (answer, answered) = oneshot::channel();
-        self.plugin.send(PendingRequest { command, answer, received: Moment::now() }).await.unwrap();
+        self.plugin.send(PendingRequest { command, answer, received }).await.unwrap();
         answered
     }
 
