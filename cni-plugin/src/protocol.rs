@@ -128,8 +128,9 @@ fn is_false(is_so: &bool) -> bool {
 pub struct HostInterface {
     /// Its name.
     pub name: String,
-    /// Its index. No later interface of the node has the same one, though it may have
-    /// the same name.
+    /// Its index. The kernel gives a new interface one that none had, but one that comes from another
+    /// network namespace keeps its own if that is free. So a later interface may have the same index, as
+    /// it may have the same name.
     pub index: u32,
 }
 

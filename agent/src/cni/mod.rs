@@ -16,6 +16,7 @@ mod endpoints;
 mod files;
 mod given;
 mod last_deletes;
+mod links;
 mod netns;
 mod pending;
 mod policies;

@@ -139,12 +139,37 @@ fn a_sandbox_goes_with_its_network_namespace_where_the_node_has_no_end_of_its_in
     // Its interface says when it is gone.
     world.sandboxes.add(in_netns("c3", "10.0.0.3", 3));
     let all: BTreeSet<String> = ["c1", "c2"].map(|name| format!("/run/netns/{name}")).into();
-    assert_eq!(world.sandboxes.netns_without_link(), all);
+    let there = SeenLinks::from([(3, Some("veth3"))]);
+    assert_eq!(world.sandboxes.netns_without_link(&there), all);
     let gone: BTreeSet<String> = ["c1", "c3"].map(|name| format!("/run/netns/{name}")).into();
-    assert_eq!(world.sandboxes.netns_gone(&gone), 1);
+    assert_eq!(world.sandboxes.netns_gone(&gone, &there), 1);
     assert_eq!(world.sandboxes.len(), 2);
     assert!(world.is_isolated("10.0.0.1") && !world.is_peer("10.0.0.1"));
     assert!(world.is_peer("10.0.0.2") && world.is_peer("10.0.0.3"));
+    // Another interface has that index now, or its own has another name: the file decides.
+    let other = SeenLinks::from([(3, Some("tap0"))]);
+    assert!(world.sandboxes.netns_without_link(&other).contains("/run/netns/c3"));
+    assert_eq!(world.sandboxes.netns_gone(&gone, &other), 1);
+    assert!(!world.is_peer("10.0.0.3"));
+}
+
+/// An interface that comes from another network namespace keeps its index, if that is free.
+#[test]
+fn an_address_is_released_though_another_interface_has_the_index_of_its_own() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    world.sandboxes.add(add("c2", &web, &["10.0.0.2"], 2));
+    world.sandboxes.delete(&attachment("c1"));
+    let same = SeenLinks::from([(1, Some("veth1")), (2, Some("veth2"))]);
+    assert_eq!(world.sandboxes.links_gone(&same), 0);
+    assert!(world.is_isolated("10.0.0.1"));
+    let others = SeenLinks::from([(1, Some("tap1")), (2, Some("tap2"))]);
+    assert_eq!(world.sandboxes.links_gone(&others), 0);
+    assert!(!world.is_isolated("10.0.0.1"));
+    // A program may have given the interface of the one that lives another name.
+    assert!(world.is_peer("10.0.0.2"));
 }
 
 #[test]

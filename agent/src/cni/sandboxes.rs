@@ -27,6 +27,7 @@ use npc_compiler::engine::{Event, PodKey};
 use npc_compiler::object::Pod;
 
 use super::given::{CurrentAddresses, Given};
+use super::links::SeenLinks;
 use super::sandbox::{Sandbox, Saved, SavedSandbox, ToSave, mark, object_of, report};
 
 /// For how many rounds ([`Sandboxes::age`]) the API may go on to list an address whose
@@ -348,32 +349,37 @@ impl Sandboxes {
         live.chain(self.released.values()).map(|link| link.index).collect()
     }
 
-    /// These interfaces are gone, and so are the sandboxes that had them: the other end
+    /// Some interfaces are gone, and so are the sandboxes that had them: the other end
     /// goes with its network namespace. How many sandboxes.
-    pub fn links_gone(&mut self, gone: &BTreeSet<u32>) -> usize {
-        let is_gone = |link: &HostInterface| gone.contains(&link.index);
-        let has_ended = |sandbox: &Sandbox| sandbox.add.host_interface.as_ref().is_some_and(is_gone);
+    ///
+    /// An address without a sandbox is released with its interface, and also if that has another name:
+    /// then its index is another interface's. Of a sandbox that lives this is not enough, because a program
+    /// may have given its interface the name, and the pod would be open
+    /// ([`Sandboxes::netns_without_link`]).
+    pub fn links_gone(&mut self, seen: &SeenLinks) -> usize {
+        let has_ended = |sandbox: &Sandbox| sandbox.add.host_interface.as_ref().is_some_and(|link| seen.is_gone(link));
         let ended: Vec<_> = self.live.iter().filter(|(_, of)| has_ended(of)).map(|(at, _)| at.clone()).collect();
         let ended: Vec<_> = ended.iter().filter_map(|attachment| self.live.remove(attachment)).collect();
         for sandbox in &ended {
             self.take_from_older(sandbox);
         }
         let released = self.released.len();
-        self.released.retain(|_, link| !is_gone(link));
+        self.released.retain(|_, link| !seen.is_gone(link) && !seen.has_other_name(link));
         self.is_dirty |= !ended.is_empty() || released != self.released.len();
         ended.len()
     }
 
-    /// The network namespaces of the sandboxes whose interface has no end on the node.
+    /// The network namespaces of the sandboxes of which no interface of the node shows whether they are
+    /// there: they have no end on the node, or an interface with another name has its index.
     #[must_use]
-    pub fn netns_without_link(&self) -> BTreeSet<String> {
-        let unlinked = self.live.values().filter(|sandbox| sandbox.add.host_interface.is_none());
+    pub fn netns_without_link(&self, seen: &SeenLinks) -> BTreeSet<String> {
+        let unlinked = self.live.values().filter(|sandbox| seen.says_nothing_of(&sandbox.add));
         unlinked.map(|sandbox| sandbox.add.netns.clone()).collect()
     }
 
     /// These network namespaces are gone, and so are those sandboxes. How many.
-    pub fn netns_gone(&mut self, gone: &BTreeSet<String>) -> usize {
-        self.delete_all(|Sandbox { add, .. }| add.host_interface.is_none() && gone.contains(&add.netns))
+    pub fn netns_gone(&mut self, gone: &BTreeSet<String>, seen: &SeenLinks) -> usize {
+        self.delete_all(|Sandbox { add, .. }| seen.says_nothing_of(add) && gone.contains(&add.netns))
     }
 
     /// The sandbox of a container and interface, as CNI reported it.

@@ -162,6 +162,7 @@ pub(in crate::cni) fn attachment(container: &str) -> Attachment {
     Attachment { container_id: container.to_owned(), interface: "eth0".to_owned() }
 }
 
-pub(super) fn links<const N: usize>(links: [u32; N]) -> BTreeSet<u32> {
-    links.into()
+/// These interfaces are gone.
+pub(super) fn links<const N: usize>(links: [u32; N]) -> SeenLinks {
+    links.map(|index| (index, None::<&str>)).into()
 }

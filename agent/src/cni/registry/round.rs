@@ -9,8 +9,9 @@ use npc_cni::protocol::{Add, Command, Request};
 use tracing::{info, warn};
 
 use super::{LONGEST, LoopEnded, Registry};
-use crate::cni::ended::{gone_links, gone_of, has_lost_its_interface};
+use crate::cni::ended::{has_lost_its_interface, links_of};
 use crate::cni::files::remove_note;
+use crate::cni::links::SeenLinks;
 
 /// How many notes are read in a round: so many hold up no ADD for long.
 const NOTES: usize = 1_000;
@@ -26,10 +27,9 @@ impl Registry {
         self.read_notes().await?;
         self.deleted.forget_before(Moment::now().before(LONGEST));
         self.sandboxes.age();
-        let (links, netns) = (self.sandboxes.links(), self.sandboxes.netns_without_link());
-        let gone = gone_links(links);
-        let netns = self.netns.gone(netns);
-        let ended = self.sandboxes.links_gone(&gone) + self.sandboxes.netns_gone(&netns);
+        let links = SeenLinks::look(self.sandboxes.links());
+        let netns = self.netns.gone(self.sandboxes.netns_without_link(&links));
+        let ended = self.sandboxes.links_gone(&links) + self.sandboxes.netns_gone(&netns, &links);
         if ended > 0 {
             info!(ended, "sandboxes are gone, and there was no DEL");
         }
@@ -65,14 +65,14 @@ impl Registry {
         if notes.is_empty() {
             return Ok(());
         }
-        let gone = gone_of(notes.iter().filter_map(|(_, note)| match note {
+        let seen = links_of(notes.iter().filter_map(|(_, note)| match note {
             Ok(Note { request: Request { command: Command::Add(add), .. }, .. }) => Some(add),
             _ => None,
         }));
         let mut read = Vec::new();
         for (path, note) in notes {
             match note.map(|Note { request, left }| (request.command, left)) {
-                Ok((Command::Add(add), _)) if has_lost_its_interface(&add, &gone) => {}
+                Ok((Command::Add(add), _)) if has_lost_its_interface(&add, &seen) => {}
                 Ok((Command::Add(add), left)) => self.started_without_an_agent(add, left),
                 Ok((Command::Delete { attachment }, left)) => self.removed(&attachment, left),
                 Ok((Command::Check(_) | Command::Gc { .. }, _)) => {}

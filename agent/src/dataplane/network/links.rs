@@ -3,7 +3,7 @@
 //! A link is in one group, 0 unless a program sets another. npc puts those of pods
 //! into its own ([`POD_GROUP`]), where they are in none, and takes them out again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -42,19 +42,24 @@ pub enum Error {
     Malformed(String),
 }
 
-/// Those of these links, by their indexes, that are not there any more.
+/// The names of these links, by their indexes; none of a link that is not there any more. A link of which
+/// the kernel does not say is left out.
 ///
 /// # Errors
 /// If the kernel cannot be asked.
-pub fn gone(indexes: BTreeSet<u32>) -> Result<BTreeSet<u32>, Error> {
+pub fn names(indexes: BTreeSet<u32>) -> Result<BTreeMap<u32, Option<String>>, Error> {
     if indexes.is_empty() {
-        return Ok(indexes);
+        return Ok(BTreeMap::new());
     }
     // By a socket of any kind, the kernel answers for its network namespace.
     let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None);
     let socket = socket.map_err(|errno| Error::Socket(errno.into()))?;
-    let is_gone = |index: &u32| matches!(netdevice::index_to_name(&socket, *index), Err(Errno::NODEV | Errno::NXIO));
-    Ok(indexes.into_iter().filter(is_gone).collect())
+    let name = |index: u32| match netdevice::index_to_name(&socket, index) {
+        Ok(name) => Some((index, Some(name))),
+        Err(Errno::NODEV | Errno::NXIO) => Some((index, None)),
+        Err(_) => None,
+    };
+    Ok(indexes.into_iter().filter_map(name).collect())
 }
 
 /// Puts links, by their indexes, into a group. One that is gone needs none.

@@ -9,6 +9,7 @@ mod burst;
 mod chains;
 mod cri;
 mod gap;
+mod interfaces;
 mod late;
 pub(crate) mod node;
 mod obstacles;
