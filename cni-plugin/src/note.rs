@@ -3,10 +3,11 @@
 
 use std::fs::{self, DirBuilder, DirEntry};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::check::check;
@@ -40,6 +41,77 @@ pub struct Note {
     pub request: Request,
     /// When it left the note.
     pub left: Moment,
+}
+
+/// The file of a note, as it was when the note was read.
+#[derive(Debug)]
+pub struct NoteFile {
+    /// Where it is.
+    pub path: PathBuf,
+    identity: Option<Identity>,
+}
+
+/// Device, number, size and time of a file: a plugin that leaves another note makes another file.
+type Identity = (u64, u64, u64, Option<SystemTime>);
+
+/// What became of the file of a note.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It is removed.
+    Removed,
+    /// The plugin left another note in its place, which is there to be read.
+    Replaced,
+    /// The plugin removed it: the sandbox had its DEL, and no agent had saved it.
+    Missing,
+}
+
+impl NoteFile {
+    fn at(path: PathBuf) -> Self {
+        let identity = identity(&path);
+        Self { path, identity }
+    }
+
+    /// Removes the file that was read, and no other that the plugin put in its place.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn remove(&self) -> io::Result<Removal> {
+        // Nothing replaces what has this name: plugins have the number of their process there.
+        let aside = self.path.with_extension(format!("read.{HALF}"));
+        match fs::rename(&self.path, &aside) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Removal::Missing),
+            Err(error) => return Err(error),
+        }
+        let is_same = self.identity.is_some() && identity(&aside) == self.identity;
+        let removal = if is_same {
+            Removal::Removed
+        } else {
+            match fs::hard_link(&aside, &self.path) {
+                Ok(()) => Removal::Replaced,
+                // There is a still newer one.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Removal::Replaced,
+                // Where the file system knows no links.
+                Err(_) => return fs::rename(&aside, &self.path).map(|()| Removal::Replaced),
+            }
+        };
+        fs::remove_file(&aside).map(|()| removal)
+    }
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.len(), metadata.modified().ok()))
+}
+
+/// Whether this is an error of the file itself: it has what is no note, or is no regular file. Any other may
+/// pass, as that the process has too many files open.
+#[must_use]
+pub fn is_damaged(error: &io::Error) -> bool {
+    // What opening a link and a socket gives.
+    let of_kind = [Errno::LOOP, Errno::NXIO].map(Errno::raw_os_error);
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        || error.raw_os_error().is_some_and(|errno| of_kind.contains(&errno))
 }
 
 /// The content of a note.
@@ -101,12 +173,21 @@ pub fn leave_gone(socket: &Path, attachment: &Attachment, request: &Request) -> 
     leave(socket, attachment, request)
 }
 
+/// The note about an attachment, with its file, if there is one.
+#[must_use]
+pub fn about(socket: &Path, attachment: &Attachment) -> Option<(NoteFile, io::Result<Note>)> {
+    let file = NoteFile::at(path(&folder(socket), attachment));
+    file.identity?;
+    let note = read_one(&file.path);
+    Some((file, note))
+}
+
 /// The notes that were left, each with its file. What cannot be read as one comes as
-/// an error with its file, which is to be removed too.
+/// an error with its file, which is to be removed too if it [`is_damaged`].
 ///
 /// # Errors
 /// If the folder cannot be read. One that is not there has no notes.
-pub fn read_all(socket: &Path) -> io::Result<Vec<(PathBuf, io::Result<Note>)>> {
+pub fn read_all(socket: &Path) -> io::Result<Vec<(NoteFile, io::Result<Note>)>> {
     read(socket, usize::MAX)
 }
 
@@ -117,7 +198,7 @@ pub fn read_all(socket: &Path) -> io::Result<Vec<(PathBuf, io::Result<Note>)>> {
 ///
 /// # Errors
 /// As [`read_all`].
-pub fn read(socket: &Path, most: usize) -> io::Result<Vec<(PathBuf, io::Result<Note>)>> {
+pub fn read(socket: &Path, most: usize) -> io::Result<Vec<(NoteFile, io::Result<Note>)>> {
     let entries = match fs::read_dir(folder(socket)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -135,13 +216,16 @@ pub fn read(socket: &Path, most: usize) -> io::Result<Vec<(PathBuf, io::Result<N
             continue;
         }
         if path.as_os_str().as_encoded_bytes().ends_with(SUFFIX.as_bytes()) {
-            notes.push((path.clone(), read_one(&path)));
+            // Before it is read: if another one takes its place meanwhile, that one stays to be read again.
+            let file = NoteFile::at(path);
+            let note = read_one(&file.path);
+            notes.push((file, note));
         } else if path.extension().is_some_and(|extension| extension == HALF) && is_abandoned(&entry) {
             // If it cannot be removed now, the next round tries again.
             let _ = fs::remove_file(&path);
         }
     }
-    notes.sort_by(|(one, _), (other, _)| one.cmp(other));
+    notes.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
     Ok(notes)
 }
 
@@ -256,7 +340,7 @@ mod tests {
         let pipe = rustix::fs::FileType::Fifo;
         rustix::fs::mknodat(rustix::fs::CWD, at("c@eth0.json"), pipe, 0o600.into(), 0).unwrap();
         let notes = read_all(&socket).unwrap();
-        let read: Vec<_> = notes.iter().map(|(path, note)| (path.file_name().unwrap(), note.is_ok())).collect();
+        let read: Vec<_> = notes.iter().map(|(file, note)| (file.path.file_name().unwrap(), note.is_ok())).collect();
         assert_eq!(
             read,
             [("b@eth0.json".as_ref(), false), ("c@eth0.json".as_ref(), false), ("z@eth0.json".as_ref(), true)]
@@ -265,6 +349,47 @@ mod tests {
         fs::remove_file(at("b@eth0.json")).unwrap();
         fs::remove_file(at("c@eth0.json")).unwrap();
         assert_eq!(count_of_one(&socket), 1);
+    }
+
+    #[test]
+    fn only_the_note_that_was_read_is_removed() {
+        let folder_of_socket = tempfile::tempdir().unwrap();
+        let socket = folder_of_socket.path().join("run/cni.sock");
+        let (attachment, delete) = request("a");
+        let read = || <[_; 1]>::try_from(read_all(&socket).unwrap()).unwrap();
+        leave(&socket, &attachment, &delete).unwrap();
+        let [(old, _)] = read();
+        // The same content, as a later DEL of it leaves.
+        leave(&socket, &attachment, &delete).unwrap();
+        assert_eq!(old.remove().unwrap(), Removal::Replaced);
+        let [(new, note)] = read();
+        assert_eq!(note.unwrap().request, delete);
+        assert_eq!(new.remove().unwrap(), Removal::Removed);
+        assert_eq!(new.remove().unwrap(), Removal::Missing);
+        assert_eq!(fs::read_dir(folder(&socket)).unwrap().count(), 0, "nothing is left aside");
+    }
+
+    #[test]
+    fn an_error_that_may_pass_is_none_of_the_note() {
+        let folder_of_socket = tempfile::tempdir().unwrap();
+        let socket = folder_of_socket.path().join("run/cni.sock");
+        let (attachment, delete) = request("a");
+        leave(&socket, &attachment, &delete).unwrap();
+        let at = |name: &str| folder(&socket).join(name);
+        fs::remove_file(at("a@eth0.json")).unwrap();
+        fs::write(at("a@eth0.json"), "{").unwrap();
+        fs::write(at("b@eth0.json"), "7").unwrap();
+        fs::write(at("c@eth0.json"), "x".repeat(LONGEST_REQUEST + 1)).unwrap();
+        std::os::unix::fs::symlink(at("a@eth0.json"), at("d@eth0.json")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("e@eth0.json")).unwrap();
+        let notes = read_all(&socket).unwrap();
+        assert_eq!(notes.len(), 5);
+        for (file, note) in notes {
+            assert!(is_damaged(&note.unwrap_err()), "{file:?}");
+        }
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO, Errno::ACCESS, Errno::NOENT] {
+            assert!(!is_damaged(&errno.into()), "{errno}");
+        }
     }
 
     fn count_of_one(socket: &Path) -> usize {

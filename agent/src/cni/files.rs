@@ -2,9 +2,10 @@
 //! that the plugin leaves while no agent answers.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use npc_cni::note::{self, Note};
+use npc_cni::moment::Moment;
+use npc_cni::note::{self, Note, NoteFile};
 use npc_cni::protocol::Attachment;
 use serde::Serialize;
 use tracing::warn;
@@ -36,21 +37,19 @@ impl Files {
     }
 
     /// At most so many notes, each with its file.
-    pub(super) fn notes(&self, most: usize) -> io::Result<Vec<(PathBuf, io::Result<Note>)>> {
+    pub(super) fn notes(&self, most: usize) -> io::Result<Vec<(NoteFile, io::Result<Note>)>> {
         note::read(&self.socket, most)
     }
 
-    /// Removes the note about an attachment, if there is one.
-    pub(super) fn remove_note_of(&self, attachment: &Attachment) {
-        remove_note(&note::path(&note::folder(&self.socket), attachment));
-    }
-}
-
-/// Removes the file of a note, if it is there.
-pub(super) fn remove_note(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        warn!(%error, file = %path.display(), "cannot remove a note of the CNI plugin");
+    /// Removes the note about an attachment, if there is one. One that was left after this moment stays: it is
+    /// about what came then.
+    pub(super) fn remove_note_of(&self, attachment: &Attachment, moment: Moment) {
+        let Some((file, note)) = note::about(&self.socket, attachment) else { return };
+        if note.is_ok_and(|note| note.left > moment) {
+            return;
+        }
+        if let Err(error) = file.remove() {
+            warn!(%error, file = %file.path.display(), "cannot remove a note of the CNI plugin");
+        }
     }
 }

@@ -213,7 +213,7 @@ impl Registry {
         self.removed(attachment, moment);
         self.publish().await?;
         // An earlier note about it is past.
-        self.files.remove_note_of(attachment);
+        self.files.remove_note_of(attachment, moment);
         Ok(())
     }
 
@@ -294,6 +294,8 @@ fn changes(events: Vec<engine::Event>) -> Option<Event> {
 
 #[cfg(test)]
 mod late_tests;
+#[cfg(test)]
+mod notes_tests;
 #[cfg(test)]
 mod policy_lists_tests;
 #[cfg(test)]

@@ -1,16 +1,16 @@
 //! What the registry finds out by itself, each round: sandboxes that ended without a DEL, and what the
 //! plugin did while no agent answered.
 
+use std::io;
 use std::time::Duration;
 
 use npc_cni::moment::Moment;
-use npc_cni::note::Note;
+use npc_cni::note::{Note, Removal, is_damaged};
 use npc_cni::protocol::{Add, Command, Request};
 use tracing::{info, warn};
 
 use super::{LONGEST, LoopEnded, Registry};
 use crate::cni::ended::{has_lost_its_interface, links_of};
-use crate::cni::files::remove_note;
 use crate::cni::links::SeenLinks;
 
 /// How many notes are read in a round: so many hold up no ADD for long.
@@ -70,22 +70,43 @@ impl Registry {
             _ => None,
         }));
         let mut read = Vec::new();
-        for (path, note) in notes {
+        for (file, note) in notes {
+            let mut added = None;
             match note.map(|Note { request, left }| (request.command, left)) {
                 Ok((Command::Add(add), _)) if has_lost_its_interface(&add, &seen) => {}
-                Ok((Command::Add(add), left)) => self.started_without_an_agent(add, left),
+                Ok((Command::Add(add), left)) => {
+                    added = Some(add.attachment.clone());
+                    self.started_without_an_agent(add, left);
+                }
                 Ok((Command::Delete { attachment }, left)) => self.removed(&attachment, left),
                 Ok((Command::Check(_) | Command::Gc { .. }, _)) => {}
+                Err(error) if is_damaged(&error) => {
+                    warn!(%error, file = %file.path.display(), "a note of the CNI plugin cannot be read; it is removed");
+                }
+                // A DEL removed it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
-                    warn!(%error, file = %path.display(), "a note of the CNI plugin cannot be read; it is removed");
+                    warn!(%error, file = %file.path.display(), "cannot read a note of the CNI plugin; trying again");
+                    continue;
                 }
             }
-            read.push(path);
+            read.push((file, added));
         }
         self.publish().await?;
         // After their content is saved.
-        for path in read {
-            remove_note(&path);
+        for (file, added) in read {
+            match file.remove() {
+                Ok(Removal::Removed | Removal::Replaced) => {}
+                // A DEL came that leaves no note, because the plugin found none that an agent had saved.
+                Ok(Removal::Missing) => {
+                    if let Some(attachment) = added {
+                        self.removed(&attachment, Moment::now());
+                    }
+                }
+                Err(error) => {
+                    warn!(%error, file = %file.path.display(), "cannot remove a note of the CNI plugin");
+                }
+            }
         }
         Ok(())
     }

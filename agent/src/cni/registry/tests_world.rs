@@ -99,9 +99,19 @@ impl World {
         time::timeout(Duration::from_secs(60), self.agent.recv()).await.expect("an event").unwrap()
     }
 
+    /// The source delivers an event.
+    pub(super) async fn event(&self, event: Event) {
+        self.source.send(event).await.unwrap();
+    }
+
     /// The addresses of pods in the next changes, by name.
     pub(super) async fn pods(&mut self) -> Vec<(String, Vec<IpAddr>)> {
         let Event::Changes(changes) = self.next().await else { panic!("no changes") };
+        Self::pods_of(changes)
+    }
+
+    /// The addresses of pods in changes, by name.
+    pub(super) fn pods_of(changes: Changes) -> Vec<(String, Vec<IpAddr>)> {
         let pods = changes.changes.into_iter().filter_map(|change| match change.event {
             engine::Event::Pod(pod) => Some((pod.name.clone(), pod.addresses().collect())),
             _ => None,

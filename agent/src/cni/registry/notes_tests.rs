@@ -1,0 +1,76 @@
+//! What the plugin leaves while no agent answers, and what cannot be saved for the next one.
+
+#![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+
+use npc_cni::note;
+use npc_cni::protocol::HostInterface;
+
+use super::tests_world::{World, add, attachment};
+use super::*;
+
+/// As many events as the loop's channel holds, so that the registry waits within its next round.
+const AS_MANY_AS_THE_LOOP_TAKES: usize = 64;
+
+/// A registry that has read the note about a sandbox and has not removed it yet, until the loop takes events.
+async fn with_a_note_that_is_read() -> World {
+    let (world, web) = World::with_web(false).await;
+    // It has an interface, which stays: the loopback.
+    let link = HostInterface { name: "lo".to_owned(), index: 1 };
+    for _ in 0..AS_MANY_AS_THE_LOOP_TAKES {
+        world.event(Event::PacketFilterChanged).await;
+    }
+    world.leave_note(Command::Add(Add { host_interface: Some(link), ..add("c1", &web, "10.0.0.1") }));
+    time::sleep(ROUND * 2).await;
+    world
+}
+
+/// The addresses in the next changes, after the events that held up the registry.
+async fn next_pods(world: &mut World) -> Vec<(String, Vec<IpAddr>)> {
+    loop {
+        if let Event::Changes(changes) = world.next().await {
+            return World::pods_of(changes);
+        }
+    }
+}
+
+async fn is_released_next(mut world: World) {
+    assert_eq!(next_pods(&mut world).await, [("web".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
+    let address: IpAddr = "10.0.0.1".parse().unwrap();
+    assert_eq!(next_pods(&mut world).await, [("web".to_owned(), vec![]), (address.to_string(), vec![address])]);
+    time::sleep(ROUND * 2).await;
+    assert!(note::read_all(&world.socket()).unwrap().is_empty());
+}
+
+/// The plugin replaces the note of the ADD, which the agent has saved by now.
+#[tokio::test(start_paused = true)]
+async fn a_note_of_a_del_that_comes_while_that_of_its_add_is_read_counts() {
+    let world = with_a_note_that_is_read().await;
+    world.leave_note(Command::Delete { attachment: attachment("c1") });
+    is_released_next(world).await;
+}
+
+/// The plugin removes the note of the ADD, because it finds no agent that has saved it.
+#[tokio::test(start_paused = true)]
+async fn a_del_that_removes_the_note_of_its_add_while_that_is_read_counts() {
+    let world = with_a_note_that_is_read().await;
+    let folder = note::folder(&world.socket());
+    std::fs::remove_file(note::path(&folder, &attachment("c1"))).unwrap();
+    is_released_next(world).await;
+}
+
+/// The agent had too much to do: the plugin of the DEL gave up, and the runtime added the same attachment anew.
+#[tokio::test(start_paused = true)]
+async fn a_del_removes_no_note_that_was_left_after_it() {
+    let (mut world, web) = World::with_web(false).await;
+    let received = Moment::now();
+    let add = add("c1", &web, "10.0.0.1");
+    time::sleep(ROUND / 2).await;
+    // The clock of the node goes on while that of the test stands.
+    while Moment::now() == received {
+        tokio::task::yield_now().await;
+    }
+    world.leave_note(Command::Add(add));
+    let deleted = world.ask_at(Command::Delete { attachment: attachment("c1") }, received).await;
+    assert_eq!(deleted.await.unwrap(), Answer::done());
+    assert_eq!(world.pods().await, [("web".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
+}
