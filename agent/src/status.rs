@@ -141,6 +141,10 @@ pub struct AgentStatus {
     /// agents do not say it: most served it.
     #[serde(default = "served")]
     pub cni_served: Option<bool>,
+    /// Whether what the CNI plugin reported is saved for the next agent; null without `--cni-socket`, and of older
+    /// agents.
+    #[serde(default)]
+    pub cni_saved: Option<bool>,
 }
 
 /// Removals of one kind that are held back.
@@ -383,6 +387,7 @@ impl AgentStatus {
             manifest_errors: Vec::new(),
             cni_plugin: None,
             cni_served: None,
+            cni_saved: None,
         }
     }
 

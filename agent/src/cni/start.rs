@@ -43,7 +43,7 @@ pub struct CniOptions {
 /// that one of its parts has ended.
 #[must_use]
 pub fn start(options: CniOptions, agent: mpsc::Sender<Event>, tasks: &mut Tasks) -> mpsc::Sender<Event> {
-    let files = Files::beside(options.socket.clone());
+    let files = Files::beside(options.socket.clone(), options.metrics.clone(), options.status.clone());
     let saved = files.saved().unwrap_or_else(|error| {
         error!(
             error = with_causes(&error),

@@ -126,6 +126,12 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
             "  cni       the agent cannot make its socket, so the plugin gets no answer; its log has the cause"
         )?;
     }
+    if status.cni_saved == Some(false) {
+        writeln!(
+            out,
+            "  cni       what the plugin reported cannot be saved, so the next agent does not know it; the log has the cause"
+        )?;
+    }
     writeln!(out, "  flows cut {}, drift repaired {}", status.flows_cut, status.drift_repaired)
 }
 

@@ -20,6 +20,8 @@ pub struct Cni {
     sandboxes: Gauge,
     /// There once the agent is to serve the plugin.
     served: Family<Vec<(String, String)>, Gauge>,
+    /// There once the agent has saved something, or could not.
+    saved: Family<Vec<(String, String)>, Gauge>,
     lookups: Family<OfAnswer, Counter>,
 }
 
@@ -36,6 +38,7 @@ impl Default for Cni {
             refused: Counter::default(),
             sandboxes: Gauge::default(),
             served: Family::default(),
+            saved: Family::default(),
             lookups: Family::default(),
         }
     }
@@ -62,6 +65,11 @@ impl Cni {
             "cni_served",
             "1 while the agent answers the CNI plugin, 0 while it cannot make its socket",
             self.served.clone(),
+        );
+        registry.register(
+            "cni_saved",
+            "1 while what the CNI plugin reported is saved for the next agent, 0 while it cannot be written",
+            self.saved.clone(),
         );
         registry.register(
             "cni_flow_lookups",
@@ -92,6 +100,11 @@ impl Cni {
     /// Whether the agent answers the plugin.
     pub(crate) fn serves(&self, is_served: bool) {
         self.served.get_or_create(&Vec::new()).set(i64::from(is_served));
+    }
+
+    /// Whether what the plugin reported is saved.
+    pub(crate) fn saves(&self, is_saved: bool) {
+        self.saved.get_or_create(&Vec::new()).set(i64::from(is_saved));
     }
 
     /// So many sandboxes are known.

@@ -13,7 +13,7 @@ use npc_cni::protocol::{Add, Answer, Attachment, Command, Reason};
 use npc_compiler::engine;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant, MissedTickBehavior};
-use tracing::{error, info};
+use tracing::info;
 
 use crate::cni::files::Files;
 use crate::cni::last_deletes::LastDeletes;
@@ -26,7 +26,6 @@ use crate::cni::server::PendingRequest;
 use crate::enforce::Event;
 use crate::metrics::Cni;
 use crate::source::{Change, Changes};
-use crate::words::causes::with_causes;
 
 /// An answer comes this long before the plugin stops waiting for it.
 const MARGIN: Duration = Duration::from_millis(200);
@@ -274,12 +273,7 @@ impl Registry {
 
     fn save(&mut self) {
         self.metrics.has(self.sandboxes.len());
-        if let Err(error) = self.files.save(self.sandboxes.saved()) {
-            error!(
-                error = with_causes(&error),
-                "cannot save what CNI reported; an agent that starts now goes by the addresses that the API reports"
-            );
-        }
+        self.files.save(self.sandboxes.saved());
     }
 }
 

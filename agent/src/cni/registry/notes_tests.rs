@@ -74,3 +74,24 @@ async fn a_del_removes_no_note_that_was_left_after_it() {
     assert_eq!(deleted.await.unwrap(), Answer::done());
     assert_eq!(world.pods().await, [("web".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
 }
+
+/// As on a file system that is full: the name of the new file is taken by what cannot be removed.
+#[tokio::test(start_paused = true)]
+async fn a_pod_starts_though_nothing_can_be_saved_and_the_status_says_so() {
+    let (mut world, web) = World::with_web(false).await;
+    let obstacle = world.folder.path().join("sandboxes.half");
+    std::fs::create_dir(&obstacle).unwrap();
+    let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    assert_eq!(world.pods().await.len(), 1);
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(answer.await.unwrap(), Answer::done());
+    assert_eq!(world.status.now().cni_saved, Some(false));
+    // The agent has it all the same: a DEL ends it.
+    let deleted = world.ask(Command::Delete { attachment: attachment("c1") }).await;
+    assert_eq!(deleted.await.unwrap(), Answer::done());
+    assert_eq!(world.pods().await[0], ("web".to_owned(), vec![]));
+    assert_eq!(world.status.now().cni_saved, Some(false));
+    std::fs::remove_dir(&obstacle).unwrap();
+    time::sleep(ROUND * 2).await;
+    assert_eq!(world.status.now().cni_saved, Some(true));
+}

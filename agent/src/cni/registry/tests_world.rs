@@ -24,6 +24,7 @@ use crate::cni::server::PendingRequest;
 use crate::enforce::{Event, Waiter};
 use crate::metrics::Cni;
 use crate::source::{AskError, Change, Changes, PolicyList};
+use crate::status::{AgentStatus, SharedStatus};
 
 /// A list of policies that was asked for: the namespace, and where its answer goes.
 pub(super) type List = (String, oneshot::Sender<Result<Vec<NetworkPolicy>, AskError>>);
@@ -38,6 +39,7 @@ pub(super) struct World {
     pub(super) lists: Arc<Mutex<Vec<List>>>,
     /// Notified of each list that is asked for.
     asked: Arc<Notify>,
+    pub(super) status: SharedStatus,
     pub(super) folder: tempfile::TempDir,
 }
 
@@ -69,13 +71,14 @@ impl World {
             // A test that drops the sender has a list that panics.
             Box::pin(async move { answer.await.unwrap().map(PolicyList::from) })
         });
-        let files = Files::beside(socket);
+        let status = SharedStatus::new(AgentStatus::new("n1", "cluster"));
+        let files = Files::beside(socket, Cni::default(), status.clone());
         let (answers, answered) = mpsc::unbounded_channel();
         let sandboxes = Sandboxes::new("n1", files.saved().unwrap());
         let policy_lists = PolicyLists::new(has_api_server.then_some(ask));
         let registry = Registry::new(sandboxes, policy_lists, files, sender, answers, Cni::default());
         tokio::spawn(registry.run(events, requests, answered));
-        Self { source, plugin, agent, lists, asked, folder }
+        Self { source, plugin, agent, lists, asked, status, folder }
     }
 
     pub(super) async fn objects(&self, events: Vec<engine::Event>) {

@@ -18,6 +18,7 @@ mod rpc;
 pub(crate) mod runtime;
 mod static_pods;
 pub(crate) mod traffic;
+mod unsaved;
 
 use std::net::IpAddr;
 use std::thread;
