@@ -5,15 +5,25 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// The files of network namespaces that were there when the agent looked.
+/// The files of network namespaces that were there when the agent, or one before it, looked.
 ///
 /// Their folder (`/run/netns`) may be none that the agent's mounts show. So a file that was
-/// never there says nothing. Nor does one in `/proc`: the agent sees the processes of its own PID
-/// namespace there, so the number in `/proc/1234/ns/net` is another process's.
+/// never there says nothing, and one in a folder that is not there neither. Nor does one in `/proc`: the agent
+/// sees the processes of its own PID namespace there, so the number in `/proc/1234/ns/net` is another process's.
 #[derive(Debug, Default)]
 pub(super) struct SeenNetns(BTreeSet<String>);
 
 impl SeenNetns {
+    /// Those that an agent saw.
+    pub(super) const fn of(files: BTreeSet<String>) -> Self {
+        Self(files)
+    }
+
+    /// Those that the next agent has to know.
+    pub(super) const fn files(&self) -> &BTreeSet<String> {
+        &self.0
+    }
+
     /// Looks for these files; those that were there before and are not any more.
     pub(super) fn gone(&mut self, files: BTreeSet<String>) -> BTreeSet<String> {
         self.0.retain(|file| files.contains(file));
@@ -25,8 +35,9 @@ impl SeenNetns {
                     self.0.insert(file);
                 }
                 Err(error)
-                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-                        && self.0.contains(&file) =>
+                    if error.kind() == io::ErrorKind::NotFound
+                        && self.0.contains(&file)
+                        && path.parent().is_some_and(Path::is_dir) =>
                 {
                     gone.insert(file);
                 }
@@ -59,7 +70,13 @@ mod tests {
         fs::write(&seen, "").unwrap();
         netns.gone(files.clone());
         fs::remove_file(&seen).unwrap();
-        assert_eq!(netns.gone(files.clone()), BTreeSet::from([seen]));
+        assert_eq!(netns.gone(files.clone()), BTreeSet::from([seen.clone()]));
+        // The next agent knows that it was there. Its mounts may show less.
+        let mut next = SeenNetns::of(netns.files().clone());
+        assert_eq!(next.gone(files.clone()), BTreeSet::from([seen]));
+        let elsewhere = format!("{}/none/seen", folder.path().display());
+        let mut hidden = SeenNetns::of(BTreeSet::from([elsewhere.clone()]));
+        assert_eq!(hidden.gone(BTreeSet::from([elsewhere])), BTreeSet::new());
         // Once its sandbox is forgotten, so is the file.
         assert_eq!(netns.gone(BTreeSet::new()), BTreeSet::new());
         assert_eq!(netns.gone(files), BTreeSet::new());

@@ -107,6 +107,9 @@ pub struct Saved {
     /// Addresses without a sandbox that stay isolated for a while. Older agents know none.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub held: BTreeSet<IpAddr>,
+    /// The files of network namespaces that an agent saw. Older agents know none.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub seen_netns: BTreeSet<String>,
     /// The addresses that CNI reported for each pod once. Pods are known by UID; by
     /// namespace and name where files have none.
     pub reported_addresses: BTreeMap<String, BTreeSet<IpAddr>>,
@@ -124,6 +127,8 @@ pub struct ToSave<'a> {
     pub(super) released: Vec<(&'a IpAddr, &'a HostInterface)>,
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) held: BTreeSet<&'a IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) seen_netns: Option<&'a BTreeSet<String>>,
     pub(super) reported_addresses: &'a BTreeMap<String, BTreeSet<IpAddr>>,
 }
 

@@ -110,6 +110,7 @@ impl Sandboxes {
             released: self.released.iter().collect(),
             held: self.held.keys().collect(),
             reported_addresses: &self.reported,
+            seen_netns: None,
         }
     }
 

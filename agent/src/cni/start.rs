@@ -8,6 +8,7 @@ use tokio::time;
 use tracing::{error, info};
 
 use super::files::Files;
+use super::netns::SeenNetns;
 use super::policy_lists::{AskPolicies, PolicyLists};
 use super::registry::{REQUESTS, Registry};
 use super::sandbox::Saved;
@@ -44,7 +45,7 @@ pub struct CniOptions {
 #[must_use]
 pub fn start(options: CniOptions, agent: mpsc::Sender<Event>, tasks: &mut Tasks) -> mpsc::Sender<Event> {
     let files = Files::beside(options.socket.clone(), options.metrics.clone(), options.status.clone());
-    let saved = files.saved().unwrap_or_else(|error| {
+    let mut saved = files.saved().unwrap_or_else(|error| {
         error!(
             error = with_causes(&error),
             "what CNI reported before this agent started is not known, so pods have the addresses that the API reports"
@@ -57,9 +58,10 @@ pub fn start(options: CniOptions, agent: mpsc::Sender<Event>, tasks: &mut Tasks)
     let serve = serve(options.socket, asks, count, options.metrics.clone(), options.status);
     tasks.spawn("serves the CNI plugin", serve);
     let (answers, answered) = mpsc::unbounded_channel();
+    let netns = SeenNetns::of(std::mem::take(&mut saved.seen_netns));
     let sandboxes = Sandboxes::new(&options.node, saved);
     let lists = PolicyLists::new(options.ask);
-    let registry = Registry::new(sandboxes, lists, files, agent, answers, options.metrics);
+    let registry = Registry::new(sandboxes, netns, lists, files, agent, answers, options.metrics);
     tasks.spawn("keeps what CNI reports", registry.run(events, requests, answered));
     sender
 }

@@ -94,6 +94,9 @@ fn the_container_has_two_capabilities_and_a_root_that_it_cannot_write() {
             })
         );
         assert_eq!(writable(container), ["/run/xtables.lock", "/run/npc"]);
+        // With propagation of mounts, the agent would not start where /run is not shared.
+        let netns = json!({"name": "netns", "mountPath": "/run/netns", "readOnly": true});
+        assert!(container["volumeMounts"].as_array().unwrap().contains(&netns), "{container}");
     }
 }
 

@@ -21,6 +21,7 @@ use crate::cni::netns::SeenNetns;
 use crate::cni::pending::{Answered, Awaits, Pending};
 use crate::cni::policies::PolicyVersions;
 use crate::cni::policy_lists::PolicyLists;
+use crate::cni::sandbox::ToSave;
 use crate::cni::sandboxes::Sandboxes;
 use crate::cni::server::PendingRequest;
 use crate::enforce::Event;
@@ -73,6 +74,7 @@ impl Registry {
     /// of what [`Registry::run`] takes.
     pub(super) fn new(
         sandboxes: Sandboxes,
+        netns: SeenNetns,
         lists: PolicyLists,
         files: Files,
         agent: mpsc::Sender<Event>,
@@ -82,7 +84,7 @@ impl Registry {
         Self {
             sandboxes,
             policies: PolicyVersions::default(),
-            netns: SeenNetns::default(),
+            netns,
             files,
             agent,
             pending: Vec::new(),
@@ -273,7 +275,7 @@ impl Registry {
 
     fn save(&mut self) {
         self.metrics.has(self.sandboxes.len());
-        self.files.save(self.sandboxes.saved());
+        self.files.save(ToSave { seen_netns: Some(self.netns.files()), ..self.sandboxes.saved() });
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::time;
 
 use super::{REQUESTS, Registry};
 use crate::cni::files::Files;
+use crate::cni::netns::SeenNetns;
 use crate::cni::policy_lists::{AskPolicies, PolicyLists};
 pub(super) use crate::cni::sandboxes::world::attachment;
 use crate::cni::sandboxes::{self, Sandboxes};
@@ -74,9 +75,11 @@ impl World {
         let status = SharedStatus::new(AgentStatus::new("n1", "cluster"));
         let files = Files::beside(socket, Cni::default(), status.clone());
         let (answers, answered) = mpsc::unbounded_channel();
-        let sandboxes = Sandboxes::new("n1", files.saved().unwrap());
+        let mut saved = files.saved().unwrap();
+        let netns = SeenNetns::of(std::mem::take(&mut saved.seen_netns));
+        let sandboxes = Sandboxes::new("n1", saved);
         let policy_lists = PolicyLists::new(has_api_server.then_some(ask));
-        let registry = Registry::new(sandboxes, policy_lists, files, sender, answers, Cni::default());
+        let registry = Registry::new(sandboxes, netns, policy_lists, files, sender, answers, Cni::default());
         tokio::spawn(registry.run(events, requests, answered));
         Self { source, plugin, agent, lists, asked, status, folder }
     }
