@@ -10,13 +10,18 @@ use npc_cni::file;
 use npc_cni::moment::Moment;
 use npc_cni::note::{LONGEST_SANDBOXES, SANDBOXES};
 use npc_cni::protocol::Command;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tracing::warn;
 
 use super::sandbox::{Saved, SavedSandbox};
 
 /// The version of its content.
 const VERSION: u32 = 1;
+
+/// The lists of [`Saved`] by their names in the file.
+const LISTS: [&str; 3] = ["sandboxes", "released", "held"];
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +39,15 @@ pub(super) enum Error {
     },
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+/// The entries of a list that can be read.
+fn readable<T: DeserializeOwned>(what: &str, entries: Vec<Value>) -> Vec<T> {
+    let read = entries.into_iter().filter_map(|entry| {
+        T::deserialize(&entry).inspect_err(|error| warn!(%error, %entry, "{what} cannot be read, and is left out")).ok()
+    });
+    read.collect()
+}
+
+#[derive(Debug, Serialize)]
 struct Content<S> {
     version: u32,
     #[serde(flatten)]
@@ -64,9 +77,29 @@ impl StateFile {
             Err(error) => return Err(failed(error)),
         };
         let wrong = |what: String| Error::Content { path: self.path.clone(), what };
-        let mut content: Content<Saved> = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let mut content: Map<String, Value> =
+            serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let version = content.remove("version").unwrap_or_default();
+        if version != VERSION {
+            return Err(wrong(format!("its version is {version}, and {VERSION} is expected")));
+        }
+        // Entries that this agent cannot read must not take the others with them.
+        let mut lists = [Vec::new(), Vec::new(), Vec::new()];
+        for (key, list) in LISTS.into_iter().zip(&mut lists) {
+            match content.remove(key) {
+                None => {}
+                Some(Value::Array(entries)) => *list = entries,
+                Some(_) => return Err(wrong(format!("{key} is no list"))),
+            }
+        }
+        let [sandboxes, released, held] = lists;
+        let count = sandboxes.len();
+        let mut saved: Saved = serde_json::from_value(content.into()).map_err(|error| wrong(error.to_string()))?;
+        saved.sandboxes = readable("a saved sandbox", sandboxes);
+        saved.released = readable("a saved address without a sandbox", released);
+        saved.held = readable("a saved address without a sandbox", held).into_iter().collect();
         // An agent before this one may have been given one. It must hold up no other.
-        content.saved.sandboxes.retain(|SavedSandbox { add, .. }| match check(&Command::Add(add.clone())) {
+        saved.sandboxes.retain(|SavedSandbox { add, .. }| match check(&Command::Add(add.clone())) {
             Ok(()) => true,
             Err(error) => {
                 let (namespace, pod) = (&add.namespace, &add.name);
@@ -77,10 +110,15 @@ impl StateFile {
                 false
             }
         });
+        if saved.sandboxes.len() < count {
+            // It may have some of these, and what CNI reported counts only while its sandbox is known.
+            saved.reported_addresses.clear();
+            saved.reported.clear();
+        }
         // One that is to come is of an earlier start of the node, where the folder outlived that. A DEL
         // of now would be before it.
         let now = Moment::now();
-        for sandbox in &mut content.saved.sandboxes {
+        for sandbox in &mut saved.sandboxes {
             sandbox.began = sandbox.began.min(now);
         }
         // One that no set takes would hold up all others.
@@ -91,13 +129,9 @@ impl StateFile {
             }
             is_usable
         };
-        content.saved.released.retain(|(address, link)| is_usable(*address, Some(&link.name)));
-        content.saved.held.retain(|address| is_usable(*address, None));
-        if content.version == VERSION {
-            Ok(content.saved)
-        } else {
-            Err(wrong(format!("its version is {}, and {VERSION} is expected", content.version)))
-        }
+        saved.released.retain(|(address, link)| is_usable(*address, Some(&link.name)));
+        saved.held.retain(|address| is_usable(*address, None));
+        Ok(saved)
     }
 
     /// Writes it, if it holds something else. It is there whole, or as it was.
@@ -132,7 +166,7 @@ mod tests {
         file.write(saved.clone()).unwrap();
         assert_eq!(file.read().unwrap(), saved);
         let path = folder.path().join(SANDBOXES);
-        for damage in ["", "{", "[]", r#"{"version":2}"#, r#"{"version":1,"sandboxes":[{}]}"#] {
+        for damage in ["", "{", "[]", "{}", r#"{"version":2}"#, r#"{"version":1,"sandboxes":{}}"#] {
             fs::write(&path, damage).unwrap();
             assert!(matches!(file.read(), Err(Error::Content { .. })), "{damage}");
         }
@@ -149,11 +183,24 @@ mod tests {
                 r#"{{"containerId":"{id}","interface":"eth0","namespace":"shop","name":"web","addresses":["{address}"]}}"#
             )
         };
-        let sandboxes = [sandbox("a", "10.0.0.1"), sandbox("b", "0.0.0.0"), sandbox("c/../d", "10.0.0.2")].join(",");
-        fs::write(folder.path().join(SANDBOXES), format!(r#"{{"version":1,"sandboxes":[{sandboxes}]}}"#)).unwrap();
-        let read = file.read().unwrap();
-        let ids: Vec<_> = read.sandboxes.iter().map(|saved| saved.add.attachment.container_id.as_str()).collect();
-        assert_eq!(ids, ["a"]);
+        let good = sandbox("a", "10.0.0.1");
+        for (bad, is_left_out) in [
+            (sandbox("b", "0.0.0.0"), true),
+            (sandbox("c/../d", "10.0.0.2"), true),
+            ("{}".to_owned(), true),
+            ("7".to_owned(), true),
+            (sandbox("e", "10.0.0.300"), true),
+            (sandbox("f", "10.0.0.2"), false),
+        ] {
+            let text =
+                format!(r#"{{"version":1,"sandboxes":[{bad},{good}],"reportedAddresses":{{"u1":["10.0.0.2"]}}}}"#);
+            fs::write(folder.path().join(SANDBOXES), text).unwrap();
+            let read = file.read().unwrap();
+            let ids: Vec<_> = read.sandboxes.iter().map(|saved| saved.add.attachment.container_id.as_str()).collect();
+            assert_eq!(ids == ["a"], is_left_out, "{bad}: {ids:?}");
+            // Its pod has the address that the API reports.
+            assert_eq!(read.reported_addresses.is_empty(), is_left_out, "{bad}");
+        }
     }
 
     #[test]
@@ -161,11 +208,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = StateFile::beside(&folder.path().join("cni.sock"));
         let released = |address: &str, name: &str| format!(r#"["{address}",{{"name":"{name}","index":7}}]"#);
-        let released = [("10.0.0.1", "veth1"), ("0.0.0.0", "veth2"), ("::1", "veth3"), ("10.0.0.4", "../x")]
-            .map(|(address, name)| released(address, name))
-            .join(",");
+        let released =
+            [("10.0.0.1", "veth1"), ("0.0.0.0", "veth2"), ("::1", "veth3"), ("10.0.0.4", "../x"), ("x", "y")]
+                .map(|(address, name)| released(address, name))
+                .join(",");
         let text = format!(
-            r#"{{"version":1,"sandboxes":[],"released":[{released}],"held":["fd00::5","ff02::1","255.255.255.255"]}}"#
+            r#"{{"version":1,"sandboxes":[],"released":[{released}],"held":["fd00::5","ff02::1","255.255.255.255","x",7]}}"#
         );
         fs::write(folder.path().join(SANDBOXES), text).unwrap();
         let read = file.read().unwrap();
