@@ -166,9 +166,9 @@ fn wait_for_rules(settings: &Settings, add: &Add, netns: &Netns<'_>, begun: Inst
     let reason = match asked {
         Ok(Some(Answer { error: None, .. })) => return Ok(()),
         Ok(Some(Answer { error: Some(refusal), .. })) if refusal.kind == Reason::Gone => {
-            return gone(&format!("the agent answered: {}", refusal.message));
+            return gone(&refusal.message);
         }
-        Ok(Some(Answer { error: Some(refusal), .. })) => format!("the agent answered: {}", refusal.message),
+        Ok(Some(Answer { error: Some(refusal), .. })) => refusal.message,
         Ok(None) => return gone(NETNS_GONE),
         Err(error) => format!("the npc agent of this node, at {}, cannot be asked: {error}", settings.socket.display()),
     };
@@ -187,11 +187,18 @@ fn wait_for_rules(settings: &Settings, add: &Add, netns: &Netns<'_>, begun: Inst
         Code::TryAgain,
         format!(
             "npc-cni: the network policies of pod {pod} are not in the kernel after {:.1} s, so the pod does not start \
-             yet; kubelet tries again. {reason}. Is the npc agent of this node ready? (docs/cni.md has how to let pods start \
+             yet; kubelet tries again. {}. Is the npc agent of this node ready? (docs/cni.md has how to let pods start \
              without it.)",
-            begun.elapsed().as_secs_f64()
+            begun.elapsed().as_secs_f64(),
+            sentence(&reason)
         ),
     ))
+}
+
+/// The same with the first letter as that of a sentence.
+fn sentence(reason: &str) -> String {
+    let mut letters = reason.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 fn millis(time: Duration) -> u64 {

@@ -85,8 +85,9 @@ fn is_static(add: &Add) -> bool {
 pub(super) fn late(awaits: Awaits) -> &'static str {
     match awaits {
         Awaits::Object => {
-            "the agent has not read this pod from the API server yet; if that goes on, its watch of pods is behind, or the API \
-             server is away (metric npc_watch_last_heard_timestamp_seconds)"
+            "the agent has not read this pod from the API server yet; if that goes on, its watch of pods is behind, the API \
+             server is away (metric npc_watch_last_heard_timestamp_seconds), or the pod's object cannot be read (`npc \
+             status` on this node names it)"
         }
         Awaits::Policies(_) => "there was no time left to write the rules of this pod",
     }
