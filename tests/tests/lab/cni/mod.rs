@@ -19,6 +19,7 @@ pub(crate) mod runtime;
 mod static_pods;
 pub(crate) mod traffic;
 mod unsaved;
+mod users;
 
 use std::net::IpAddr;
 use std::thread;
