@@ -55,6 +55,7 @@ pub fn pod(number: usize, namespace: &str, labels: Labels, node: &str) -> Pod {
     Pod {
         host_ports: Box::default(),
         unnamed_ports: Box::default(),
+        local_addresses: Box::default(),
         containers_of_ports: Box::default(),
         only_in_slice: false,
         is_single: false,

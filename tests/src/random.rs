@@ -170,6 +170,7 @@ fn pod() -> impl Strategy<Value = Pod> {
             let mut pod = Pod {
                 host_ports: Box::default(),
                 unnamed_ports: Box::default(),
+                local_addresses: Box::default(),
                 containers_of_ports: Box::default(),
                 only_in_slice: false,
                 is_single: false,

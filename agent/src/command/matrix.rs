@@ -10,17 +10,20 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use clap_complete::engine::ArgValueCompleter;
+use npc_compiler::algebra::cidr::Cidr;
 use npc_compiler::algebra::traffic::{TUNNEL_PORTS, TUNNELS};
+use npc_compiler::algebra::unforwarded;
 use npc_compiler::cluster::backend::HostPortAt;
 use npc_compiler::cluster::group::{GroupId, Groups};
 use npc_compiler::cluster::{Cluster, PolicyId};
-use npc_compiler::object::parse_address;
+use npc_compiler::object::{Family, parse_address};
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::Port;
+use npc_compiler::verdict::explain::{EndName, Port};
 use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::{self, MOST_PAIRS, Matrix};
 
 use super::endpoint::{EndpointText, port};
+use super::explain::warnings;
 use super::input::Input;
 use super::labels::Labels;
 use super::warning::{self, Warning, WarningCode};
@@ -156,7 +159,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let of_services = addresses.iter().filter_map(|address| where_it_leads(&input, *address));
     let dead = dead_block::warning(&input, policies_of(&matrix, &groups));
     let of_input = input.warnings.iter().cloned().chain(why_nowhere);
-    let warnings: Vec<Warning> = of_input.chain(tunnels(&input, &groups)).chain(of_services).chain(dead).collect();
+    let unforwarded = addresses.iter().filter_map(|address| not_forwarded(cluster, &groups, *address));
+    let of_rules = tunnels(&input, &groups).into_iter().chain(unforwarded);
+    let warnings: Vec<Warning> = of_input.chain(of_rules).chain(of_services).chain(dead).collect();
     match args.output {
         Format::Json => {
             let warnings = input.with_left_out(warnings.clone());
@@ -219,6 +224,20 @@ fn policies_of(matrix: &Matrix<'_>, groups: &Groups) -> BTreeSet<PolicyId> {
         .collect();
     let policies = found.into_iter().flat_map(|group| &groups.get(group).key.policies);
     policies.copied().collect()
+}
+
+/// That nodes forward nothing to an address of the matrix, or nothing from it.
+fn not_forwarded(cluster: &Cluster, groups: &Groups, address: IpAddr) -> Option<Warning> {
+    let isolates_any = || {
+        let is_isolated = |id| Direction::ALL.into_iter().any(|direction| groups.of(id, direction).is_some());
+        cluster.endpoints().any(|(id, _)| is_isolated(id))
+    };
+    let (family, block) = (Family::of(&address), Cidr::of_address(address));
+    let as_source = || unforwarded::of(unforwarded::sources(family), &block).map(|what| (true, what));
+    let what = unforwarded::of(unforwarded::destinations(family), &block).map(|what| (false, what));
+    let (is_source, what) = what.or_else(as_source).filter(|_| isolates_any())?;
+    let text = warnings::not_forwarded(&EndName::of_address(address), is_source, what);
+    Some(Warning::new(WarningCode::AddressNotForwarded, text))
 }
 
 /// Where the rules of nodes are stricter than the policies that this matrix shows.

@@ -94,6 +94,7 @@ const PAGES: &[Page] = pages! {
     "source-is-service-address"
     "other-nodes-differ"
     "tunnel-dropped"
+    "address-not-forwarded"
     "address-leads-elsewhere"
     "namespace-not-in"
     "negative-selector-outside"

@@ -75,6 +75,8 @@ pub(super) enum WarningCode {
     OtherNodesDiffer,
     /// What tunnels use, which agents drop.
     TunnelDropped,
+    /// An address from or to which a node with isolated pods forwards nothing.
+    AddressNotForwarded,
     /// An address of a matrix that leads to other ends.
     AddressLeadsElsewhere,
     /// A policy that selects no pod.
@@ -88,7 +90,7 @@ pub(super) enum WarningCode {
 impl WarningCode {
     /// All of them, in the order in which they are listed.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 30] = [
+    pub(super) const ALL: [Self; 31] = [
         Self::PoliciesNotJudged,
         Self::PodsNotInInput,
         Self::ObjectsNotInInput,
@@ -115,6 +117,7 @@ impl WarningCode {
         Self::SourceIsServiceAddress,
         Self::OtherNodesDiffer,
         Self::TunnelDropped,
+        Self::AddressNotForwarded,
         Self::AddressLeadsElsewhere,
         Self::SubjectEmpty,
         Self::DuplicateName,
@@ -150,6 +153,7 @@ impl WarningCode {
             Self::SourceIsServiceAddress => "source-is-service-address",
             Self::OtherNodesDiffer => "other-nodes-differ",
             Self::TunnelDropped => "tunnel-dropped",
+            Self::AddressNotForwarded => "address-not-forwarded",
             Self::AddressLeadsElsewhere => "address-leads-elsewhere",
             Self::SubjectEmpty => MistakeCode::SubjectEmpty.as_str(),
             Self::DuplicateName => ProblemCode::DuplicateName.as_str(),
@@ -194,6 +198,7 @@ impl WarningCode {
             Self::SourceIsServiceAddress => "the answer is what policies would say of such a packet",
             Self::OtherNodesDiffer => "the answer is about one node",
             Self::TunnelDropped => "agents drop it without --allow-tunnels",
+            Self::AddressNotForwarded => "nodes with isolated pods drop it",
             Self::AddressLeadsElsewhere => "the matrix judges the address itself",
             Self::SubjectEmpty => MistakeCode::SubjectEmpty.effect(),
             Self::DuplicateName => ProblemCode::DuplicateName.effect(),

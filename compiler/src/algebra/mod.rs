@@ -10,3 +10,4 @@ pub mod syntax;
 pub mod traffic;
 pub mod tunnel;
 pub mod typo;
+pub mod unforwarded;

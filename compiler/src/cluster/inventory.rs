@@ -9,7 +9,7 @@ use super::classes::{ClassesOfNamespace, classify};
 use super::contest::{Contest, owners};
 use super::label_index::LabelIndex;
 use super::services::ServicesBy;
-use super::{Class, ClassId, PodId, index, new_address};
+use super::{Class, ClassId, PodId, index, local_address, new_address};
 use crate::algebra::cidr::{self, AddressSet};
 use crate::object::{EndpointSlice, Family, Labels, Objects, Pod, Service};
 
@@ -32,6 +32,8 @@ pub(super) struct Inventory {
     /// The addresses of each node.
     pub(super) nodes: BTreeMap<String, BTreeSet<IpAddr>>,
     pub(super) node_addresses: BTreeSet<IpAddr>,
+    /// The hostNetwork pods that listen at addresses that no Node lists.
+    pub(super) listeners: BTreeMap<IpAddr, Vec<PodId>>,
     /// By namespace and name of their service.
     pub(super) endpoint_slices: BTreeMap<(String, String), Vec<EndpointSlice>>,
     /// The services of each namespace, by name.
@@ -86,6 +88,7 @@ impl Inventory {
             assigned_families: new_address::assigned_families(objects),
             implied_namespaces: objects.implied_namespaces.clone(),
             namespaces,
+            listeners: local_address::listeners(&pods),
             owners,
             contests,
             pods,

@@ -29,6 +29,7 @@ mod group_key;
 pub mod hints;
 mod inventory;
 mod label_index;
+mod local_address;
 pub(crate) mod merge;
 pub mod new_address;
 mod open_groups;
@@ -352,7 +353,7 @@ impl Cluster {
     #[must_use]
     pub fn is_own_node(&self, id: PodId, address: IpAddr) -> bool {
         let node = self.pod(id).node.as_ref().and_then(|name| self.inventory.nodes.get(name));
-        node.is_some_and(|addresses| addresses.contains(&address))
+        node.is_some_and(|addresses| addresses.contains(&address)) || self.is_listened_at_by_own_node(id, address)
     }
 
     /// Whether an address is one of some node.

@@ -61,6 +61,9 @@ pub struct Pod {
     pub host_network: bool,
     /// `hostPort` of its containers: ports of its node that lead to it.
     pub host_ports: Box<[HostPort]>,
+    /// Addresses of its node at which it listens, as its arguments say: those of `-localip` of a DNS cache
+    /// (NodeLocal DNSCache). Only of a hostNetwork pod, and only questions ask; the agent does not keep them.
+    pub local_addresses: Box<[IpAddr]>,
     /// Only an EndpointSlice names it: nothing is known of it but names and addresses.
     pub only_in_slice: bool,
     /// It stands for a workload that makes one pod (`replicas: 1`), and so for that pod alone.
@@ -261,6 +264,7 @@ impl Pod {
     /// template names one.
     #[must_use]
     pub fn from_template(namespace: String, name: String, labels: Labels, spec: core::PodSpec) -> Self {
+        let local_addresses = local_addresses(&spec);
         let sidecars = (spec.init_containers.unwrap_or_default().into_iter())
             .filter(|c| c.restart_policy.as_deref() == Some("Always"));
         let listed = spec.containers.into_iter().chain(sidecars).flat_map(|c| {
@@ -321,6 +325,7 @@ impl Pod {
             started: None,
             host_network: spec.host_network.unwrap_or(false),
             host_ports: host_ports.into(),
+            local_addresses,
             only_in_slice: false,
             is_single: false,
             is_planned: false,
@@ -330,4 +335,24 @@ impl Pod {
             config_hash: None,
         }
     }
+}
+
+/// The addresses that the containers of a hostNetwork pod are told to give to their node: `-localip LIST`.
+fn local_addresses(spec: &core::PodSpec) -> Box<[IpAddr]> {
+    let containers = spec.containers.iter().filter(|_| spec.host_network == Some(true));
+    let lists = containers.flat_map(|container| {
+        let words = container.command.iter().chain(&container.args).flatten().map(String::as_str);
+        let words: Vec<&str> = words.collect();
+        let list = |(place, word): (usize, &&str)| {
+            let flag = word.strip_prefix('-').map(|flag| flag.strip_prefix('-').unwrap_or(flag))?;
+            match flag.strip_prefix("localip")? {
+                "" => words.get(place + 1).map(|next| (*next).to_owned()),
+                value => value.strip_prefix('=').map(str::to_owned),
+            }
+        };
+        words.iter().enumerate().filter_map(list).collect::<Vec<String>>()
+    });
+    let addresses: BTreeSet<IpAddr> =
+        lists.flat_map(|list| list.split(',').filter_map(parse_address).collect::<Vec<IpAddr>>()).collect();
+    addresses.into_iter().collect()
 }

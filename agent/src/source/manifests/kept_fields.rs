@@ -43,6 +43,9 @@ pub(super) const FILLED_IN: [&str; 8] = [
 const CONTAINERS: Keep = Fields(&[
     ("name", All),
     ("restartPolicy", All),
+    // They name the addresses of a node's DNS cache.
+    ("command", All),
+    ("args", All),
     ("ports", Fields(&[("name", All), ("containerPort", All), ("protocol", All), ("hostPort", All), ("hostIP", All)])),
 ]);
 const POD_SPEC: Keep = Fields(&[

@@ -1,30 +1,17 @@
 //! The chain that every forwarded packet meets first, and those that it leads to before any group's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use ipnetwork::IpNetwork;
 
 use super::icmp::{errors, neighbour_discovery};
 use super::{drop_all, field};
+use crate::algebra::unforwarded::{self, LINK_LOCAL, UNSPECIFIED_V4, UNSPECIFIED_V6, Unforwarded};
 use crate::object::Family;
 use crate::policy::Direction;
 use crate::ruleset::node::{ChainName, Match, Rule, SetField, SetName, Target};
 use crate::ruleset::options::{RulesetOptions, SelfMatch};
-
-/// `fe80::/10` (RFC 4291, section 2.5.6).
-const LINK_LOCAL: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).unwrap();
-
-/// `224.0.0.0/4` (RFC 5771).
-const MULTICAST_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::new(224, 0, 0, 0), 4).unwrap();
-
-/// `ff00::/8` (RFC 4291, section 2.7).
-const MULTICAST_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8).unwrap();
-
-/// The source of a host that has no address (RFC 1122, section 3.2.1.3; RFC 4291, section
-/// 2.5.2).
-const UNSPECIFIED_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 32).unwrap();
-const UNSPECIFIED_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 128).unwrap();
 
 /// The chain that every forwarded packet meets first, and those for ICMP errors,
 /// strays and forged sources.
@@ -94,8 +81,8 @@ pub(crate) fn forward(
 /// (DHCP, duplicate address detection).
 fn spoofed(family: Family) -> Vec<Rule> {
     let unroutable: &[IpNetwork] = match family {
-        Family::V4 => &[IpNetwork::V4(UNSPECIFIED_V4)],
-        Family::V6 => &[IpNetwork::V6(LINK_LOCAL), IpNetwork::V6(UNSPECIFIED_V6)],
+        Family::V4 => &[UNSPECIFIED_V4],
+        Family::V6 => &[LINK_LOCAL, UNSPECIFIED_V6],
     };
     let unroutable = unroutable.iter();
     let returned = unroutable.map(|prefix| Rule { matches: vec![Match::Source(*prefix)], target: Target::Return });
@@ -110,23 +97,13 @@ fn spoofed(family: Family) -> Vec<Rule> {
 /// which pod sends it, if it comes from no address; a node routes that, too, back to the
 /// bridge that it came from.
 fn past_all_sets(family: Family) -> Vec<Match> {
-    match family {
-        Family::V4 => vec![
-            Match::Source(IpNetwork::V4(UNSPECIFIED_V4)),
-            Match::Destination(IpNetwork::V4(MULTICAST_V4)),
-            Match::ToBroadcast,
-        ],
-        Family::V6 => {
-            let link_local = IpNetwork::V6(LINK_LOCAL);
-            let multicast = IpNetwork::V6(MULTICAST_V6);
-            vec![
-                Match::Source(IpNetwork::V6(UNSPECIFIED_V6)),
-                Match::Source(link_local),
-                Match::Destination(link_local),
-                Match::Destination(multicast),
-            ]
-        }
-    }
+    let sources = unforwarded::sources(family).iter().map(|(_, network)| Match::Source(*network));
+    let destinations = unforwarded::destinations(family).iter().map(|(what, network)| match what {
+        // The kernel knows those of its networks too.
+        Unforwarded::Broadcast => Match::ToBroadcast,
+        _ => Match::Destination(*network),
+    });
+    sources.chain(destinations).collect()
 }
 
 /// The chains for TCP segments that open no connection and belong to none. One

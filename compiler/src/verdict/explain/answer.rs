@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::algebra::traffic::Traffic;
+use crate::algebra::unforwarded::Unforwarded;
 use crate::cluster::PolicyId;
 use crate::cluster::selection::WhyNone;
 use crate::cluster::without_backend::{NoBackend, NoPod};
@@ -232,7 +233,16 @@ pub enum WarningFact {
         /// The Service's name.
         name: String,
     },
-    /// The loopback address is the pod itself.
+    /// A node with isolated pods forwards nothing from or to this end, whatever policies say.
+    NotForwarded {
+        /// The end.
+        end: EndName,
+        /// Whether it is the source, else the destination.
+        is_source: bool,
+        /// What its address is.
+        address: Unforwarded,
+    },
+    /// The loopback address, or no address, is the pod itself.
     Loopback(IpAddr),
     /// This host port leads to these pods. The node's own rules decide too, and a network may replace
     /// the client's address by a node's.

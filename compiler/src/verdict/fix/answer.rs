@@ -5,7 +5,7 @@ use super::difference::Opened;
 use super::rollout::TemplateReach;
 use crate::algebra::traffic::Traffic;
 use crate::object::{Labels, Protocol};
-use crate::verdict::explain::ReasonCode;
+use crate::verdict::explain::{EndName, NotForwarded, ReasonCode};
 
 /// Changes that together turn a denied flow to ALLOWED.
 #[derive(Debug, Clone)]
@@ -101,6 +101,8 @@ pub enum NoFix {
     PassingLabels(String, String),
     /// One rule cannot name all ends that are meant.
     ManyEnds,
+    /// A node with isolated pods forwards nothing from or to this end, whatever policies say.
+    NotForwarded(EndName, NotForwarded),
     /// Every address was asked about; a rule for them admits everyone.
     EveryAddress,
     /// The other end is a hostNetwork pod, and may be on any of this many, which are too many to

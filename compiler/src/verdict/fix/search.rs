@@ -33,6 +33,10 @@ fn fix_of_policies(before: View<'_>, flow: &Flow, others: &[&Flow], mended: &[Pa
     if let Some(code) = flow.broken {
         return Err(NoFix::Service(code));
     }
+    if let Some(found) = flow.not_forwarded() {
+        let end = if found.is_source { &flow.from } else { &flow.to };
+        return Err(NoFix::NotForwarded(end.clone(), found));
+    }
     let pairs = flow.asked.pairs().ok_or(NoFix::TooManyPairs)?;
     if pairs.is_empty() {
         return Err(NoFix::FactMissing);

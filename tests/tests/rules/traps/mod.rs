@@ -71,6 +71,7 @@ impl Cluster {
             config_hash: None,
             host_ports: Box::default(),
             unnamed_ports: Box::default(),
+            local_addresses: Box::default(),
             containers_of_ports: Box::default(),
             only_in_slice: false,
             is_single: false,

@@ -1,11 +1,12 @@
 //! Why there is no fix, in words.
 
 use npc_compiler::object::Labels;
-use npc_compiler::verdict::explain::ReasonCode;
+use npc_compiler::verdict::explain::{NotForwarded, ReasonCode};
 use npc_compiler::verdict::fix::{NoFix, ObjectName, TemplateReach};
 
 use super::service::{PORTS, declared_port};
 use super::words::{object_name, until};
+use crate::command::explain::warnings::not_forwarded;
 use crate::command::words::shorten;
 
 /// Why there is no fix, and what to do.
@@ -42,6 +43,9 @@ pub(super) fn why_not(reason: &NoFix) -> String {
             "no fix: the other end is a hostNetwork pod that may run on any of {count} nodes, so the address of one would \
              not do; admit the network that the nodes' addresses are from by an ipBlock"
         ),
+        NoFix::NotForwarded(end, NotForwarded { is_source, address }) => {
+            format!("no fix in a policy: {}", not_forwarded(end, *is_source, *address))
+        }
         NoFix::EveryAddress => {
             "no fix: only a rule for every address admits this; ask about one address or a smaller prefix".to_owned()
         }

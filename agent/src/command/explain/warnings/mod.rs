@@ -6,6 +6,7 @@ mod unresolved_names;
 use std::collections::BTreeSet;
 
 use npc_agent::source::manifests::ObjectRef;
+use npc_compiler::algebra::unforwarded::Unforwarded;
 use npc_compiler::cluster::unread::Unread;
 use npc_compiler::cluster::without_backend::WhyUnknown;
 use npc_compiler::cluster::{Cluster, PodId};
@@ -67,6 +68,7 @@ const fn code(fact: &WarningFact) -> WarningCode {
         WarningFact::ServiceAddressAsSource { .. } => WarningCode::SourceIsServiceAddress,
         WarningFact::OtherNodes { .. } => WarningCode::OtherNodesDiffer,
         WarningFact::TunnelDropped { .. } => WarningCode::TunnelDropped,
+        WarningFact::NotForwarded { .. } => WarningCode::AddressNotForwarded,
     }
 }
 
@@ -93,6 +95,7 @@ fn object(fact: &WarningFact) -> Option<ObjectRef> {
         | WarningFact::SourceWithoutPods
         | WarningFact::NotListed(..)
         | WarningFact::Loopback(_)
+        | WarningFact::NotForwarded { .. }
         | WarningFact::HostPort { .. }
         | WarningFact::HostPortElsewhere { .. }
         | WarningFact::NoCommonFamily => None,
@@ -207,7 +210,20 @@ fn text(cluster: &Cluster, fact: &WarningFact) -> String {
              names the port and they run without --allow-tunnels",
             shown(from)
         ),
+        WarningFact::NotForwarded { end, is_source, address } => not_forwarded(end, *is_source, *address),
     }
+}
+
+/// That a node forwards nothing from or to an end, and why.
+pub(in crate::command) fn not_forwarded(end: &EndName, is_source: bool, address: Unforwarded) -> String {
+    let what = match address {
+        Unforwarded::Unspecified => "no host's address",
+        Unforwarded::LinkLocal => "link-local",
+        Unforwarded::Multicast => "multicast",
+        Unforwarded::Broadcast => "a broadcast address",
+    };
+    let way = if is_source { "from" } else { "to" };
+    format!("{} is {what}: a node with isolated pods forwards nothing {way} it, whatever policies allow", shown(end))
 }
 
 /// That a Service lacks the port that was asked for, and its ports.
@@ -261,6 +277,7 @@ pub(in crate::command::explain) fn what_is_missing(input: &Input, missing: &[Mis
                 | MissingFact::SourceRanges(_)
                 | MissingFact::Balancer { .. }
                 | MissingFact::BesideServices(..)
+                | MissingFact::LocalAddress(..)
                 | MissingFact::NotJudged(_)
                 | MissingFact::Backends { external_name: Some(_), .. }
         )
@@ -353,6 +370,15 @@ pub(in crate::command::explain) fn unknowns(missing: &[Missing]) -> Vec<String> 
             MissingFact::Balancer { address, namespace, name } => format!(
                 "where the load balancer {address} of service {namespace}/{name} sends it, and from which address: nodes do \
                  not take what goes to it (ipMode Proxy); ask about {namespace}/svc/{name}"
+            ),
+            MissingFact::LocalAddress(address, listeners) if listeners.is_empty() => format!(
+                "whether {address} is an address of the node that {subject} runs on, as that of a DNS cache on each node is \
+                 (NodeLocal DNSCache): a pod and its own node are always allowed"
+            ),
+            MissingFact::LocalAddress(address, listeners) => format!(
+                "whether {} listens at {address} on the node that {subject} runs on, as its arguments say: a pod and its own \
+                 node are always allowed",
+                shorten(listeners, NAMED, ", ")
             ),
             MissingFact::BesideServices(address, services) => format!(
                 "which host takes what goes to {address}: kube-proxy leads it to no Service (the address is one of {}), and \

@@ -67,6 +67,7 @@ impl Watched for slim::Pod {
         let mut object = object::Pod::from(self);
         let generation = named.trim(&mut object.labels, &mut object.ports);
         object.unnamed_ports = Box::default();
+        object.local_addresses = Box::default();
         object.containers_of_ports = Box::default();
         object.dns_name = None;
         object.not_ready = false;

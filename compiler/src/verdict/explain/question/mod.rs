@@ -106,6 +106,8 @@ pub enum MissingFact {
     /// Which host has this address, by which these Services are reached: kube-proxy leads the port that was
     /// asked for to none of them.
     BesideServices(IpAddr, Vec<String>),
+    /// Whether this address is one of the pod's own node, and the hostNetwork pods that say so of their nodes.
+    LocalAddress(IpAddr, Vec<String>),
     /// Whether a port of a node, from the first to the last of these, leads to a Service, because Services
     /// were not read.
     NodePort(u16, u16),

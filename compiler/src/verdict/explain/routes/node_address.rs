@@ -391,14 +391,16 @@ impl Walk<'_> {
         !cluster.has_unread_services() && asked.intersection(&leading).is_none()
     }
 
-    /// Flows of pods to the loopback address, which each sends to itself; whether all are pods.
+    /// Flows of pods to the loopback address, which each sends to itself; whether all are pods. The kernel takes
+    /// no address (0.0.0.0, ::) as a destination for that of the sender.
     pub(in crate::verdict::explain) fn by_loopback(
         &mut self,
         sources: &[Unit],
         address: IpAddr,
     ) -> Result<bool, Unanswerable> {
         let is_pod = |unit: &Unit| unit.party.pod().is_some();
-        if !address.is_loopback() || !sources.iter().all(is_pod) {
+        let is_itself = address.is_loopback() || address.is_unspecified();
+        if !is_itself || !sources.iter().all(is_pod) {
             return Ok(false);
         }
         for source in sources {

@@ -4,6 +4,8 @@ mod by_class;
 pub(super) mod ends;
 mod families;
 mod ineffective;
+mod local_address;
+mod not_forwarded;
 mod pair;
 mod unread_pods;
 mod unresolved_names;
@@ -26,6 +28,7 @@ use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::question::{MissingFact, OnNodes, Question};
 use crate::verdict::flow::End;
 use ends::{Finder, Unit};
+pub use not_forwarded::NotForwarded;
 pub use unread_pods::add_unread_pods;
 
 /// Questions about more pairs of ends than this are answered by classes. Fewer are answered
@@ -106,7 +109,9 @@ pub fn explain(
     if let QuestionEnd::Service(service) = to {
         walk.warn_of_unresolved_names(&sources, service);
     }
+    walk.leave_local_addresses_open();
     walk.warn_of_tunnels();
+    walk.warn_of_unforwarded();
     walk.warn_of_service_ports();
     walk.warn_of_other_nodes();
     walk.warn_of_own_nodes();
