@@ -68,6 +68,13 @@ impl FindingCode {
         Self::TooManyFindings,
     ];
 
+    /// Whether the API server refuses a policy with this mistake, and every change that leaves it there. It drops
+    /// fields that it does not know, and keeps what it took in earlier releases.
+    #[must_use]
+    pub const fn is_refused(self) -> bool {
+        !matches!(self, Self::CidrLegacy | Self::FieldUnknown | Self::PolicyTooLarge)
+    }
+
     /// Its stable text.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -106,8 +113,8 @@ pub enum Effect {
     IsolatesBoth,
     /// It is understood as older API servers did, and works.
     Works,
-    /// A field directly below `spec` that the API does not have. The policy is what the other
-    /// fields make of it: without its podSelector it selects every pod of its namespace.
+    /// A field directly below `spec` that the API does not have, or a `spec` under another name. The policy is what the
+    /// other fields make of it: without its podSelector it selects every pod of its namespace.
     FieldDropped,
     /// It makes no difference.
     Ignored,

@@ -23,8 +23,8 @@ pub mod spelling;
 use std::net::IpAddr;
 
 use crate::algebra::cidr::{self, AddressSet, Cidr};
-use crate::algebra::selector::Selector;
-use crate::object::{Family, NetworkPolicy, Protocol};
+use crate::algebra::selector::{Operator, Selector};
+use crate::object::{Family, NAMESPACE_NAME_LABEL, NetworkPolicy, Protocol};
 use crate::policy::finding::Finding;
 
 /// A direction of traffic, seen from the pod that a policy selects.
@@ -94,9 +94,19 @@ pub struct Policy {
     rules: [Vec<PolicyRule>; 2],
     /// Whether `ingress` or `egress` is written as an empty list.
     has_empty_list: [bool; 2],
-    /// What was understood of the items of rules that match nothing because a part of their selectors was not, by
-    /// the path of the item.
-    half_read: Vec<(String, PodPeer)>,
+    /// What was understood of the items of rules that match nothing because a part of them was not.
+    half_read: HalfRead,
+}
+
+/// What was understood of items of rules that match nothing because a part of them was not, by the path of the item.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct HalfRead {
+    /// The selectors without the requirements that were not understood.
+    peers: Vec<(String, PodPeer)>,
+    /// The prefixes of blocks of which an exception was not understood.
+    blocks: Vec<(String, Cidr)>,
+    /// The ports that their author most likely means.
+    ports: Vec<(String, PortMatch)>,
 }
 
 /// One item of `ingress` or `egress`.
@@ -141,16 +151,26 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// Whether it names some ends: not every pod of a namespace or of all, and not every address of a family.
+    /// Whether it names some ends: not every pod of a namespace or of all, nor all but some, and not every address of a
+    /// family.
     pub(crate) fn is_narrow(&self) -> bool {
         match self {
             Self::Pods(PodPeer { namespaces, pods }) => {
-                !pods.is_empty() || matches!(namespaces, Namespaces::Selected(of) if !of.is_empty())
+                names_some(pods) || matches!(namespaces, Namespaces::Selected(of) if names_some(of))
             }
             Self::Block(block) => !cidr::is_everything(block.cidr.family, &block.cidr.addresses()),
             Self::Nothing => false,
         }
     }
+}
+
+/// Whether a selector asks for labels that not everything has: one that only leaves some out means all others.
+fn names_some(selector: &Selector) -> bool {
+    selector.requirements().any(|of| match of.operator {
+        Operator::In(_) => true,
+        Operator::Exists => of.key != NAMESPACE_NAME_LABEL,
+        Operator::NotIn(_) | Operator::DoesNotExist => false,
+    })
 }
 
 /// Pods by their labels and those of their namespaces.
@@ -226,7 +246,7 @@ impl Policy {
     pub fn read(policy: &NetworkPolicy) -> (Self, Vec<Finding>) {
         let (mut read, findings) = read::read(policy);
         // An agent keeps a hundred thousand policies, and explains none.
-        read.half_read = Vec::new();
+        read.half_read = HalfRead::default();
         (read, findings)
     }
 
@@ -256,7 +276,20 @@ impl Policy {
     /// understood; nothing of a policy that was not read to be explained.
     #[must_use]
     pub fn half_read(&self, path: &str) -> Option<&PodPeer> {
-        self.half_read.iter().find(|(of, _)| of == path).map(|(_, peer)| peer)
+        self.half_read.peers.iter().find(|(of, _)| of == path).map(|(_, peer)| peer)
+    }
+
+    /// The prefix of a block that matches nothing because another part of it was not understood.
+    #[must_use]
+    pub fn half_read_block(&self, path: &str) -> Option<&Cidr> {
+        self.half_read.blocks.iter().find(|(of, _)| of == path).map(|(_, block)| block)
+    }
+
+    /// The ports that an item of `ports` most likely means that was not understood: a protocol in other letters, a
+    /// range from its end to its beginning.
+    #[must_use]
+    pub fn half_read_port(&self, path: &str) -> Option<&PortMatch> {
+        self.half_read.ports.iter().find(|(of, _)| of == path).map(|(_, port)| port)
     }
 
     /// The pods that it selects, as a rule would name them.
@@ -273,7 +306,7 @@ impl Policy {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
             subject: self.subject.clone(),
-            half_read: Vec::new(),
+            half_read: HalfRead::default(),
             ..*self
         }
     }

@@ -29,7 +29,13 @@ impl Reader<'_> {
         {
             self.report(format!("{path}.port"), FindingCode::PortNameInvalid, problem, Effect::MatchesNothing);
         }
-        read.filter(|_| !has_unknown).unwrap_or(PortMatch::Nothing)
+        let read = read.filter(|_| !has_unknown);
+        if read.is_none()
+            && let Some(meant) = meant(port)
+        {
+            self.half_read.ports.push((path.to_owned(), meant));
+        }
+        read.unwrap_or(PortMatch::Nothing)
     }
 }
 
@@ -38,6 +44,21 @@ fn wrong_protocol(text: &str) -> String {
     let meant = Protocol::parse(&text.trim().to_ascii_uppercase());
     let meant = meant.map(|protocol| format!("; write {protocol}")).unwrap_or_default();
     format!("\"{text}\" is none of TCP, UDP, SCTP{meant}")
+}
+
+/// The ports that an item with mistakes most likely means; none where nothing tells.
+fn meant(port: &api::NetworkPolicyPort) -> Option<PortMatch> {
+    let protocol = Protocol::parse(&port.protocol.as_deref().unwrap_or("TCP").trim().to_ascii_uppercase())?;
+    let number = |number: i32| u16::try_from(number).ok().filter(|number| *number > 0);
+    match (&port.port, port.end_port) {
+        (None, None) => None,
+        (None, Some(last)) => number(last).map(|last| PortMatch::Range(protocol, last, last)),
+        (Some(IntOrString::String(name)), _) => Some(PortMatch::Named(protocol, name.clone())),
+        (Some(IntOrString::Int(first)), last) => {
+            let (first, last) = (number(*first)?, number(last.unwrap_or(*first))?);
+            Some(PortMatch::Range(protocol, first.min(last), first.max(last)))
+        }
+    }
 }
 
 /// Reads an item of `ports`; none where fields are wrong, which it says, and why.

@@ -7,7 +7,8 @@ use k8s_openapi::api::networking::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::finding::{Effect, Finding, FindingCode, is_below};
-use super::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports, spelling};
+use super::{Direction, HalfRead, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports, spelling};
+use crate::algebra::cidr::Cidr;
 use crate::algebra::selector::Selector;
 use crate::algebra::short_text::shorten;
 use crate::algebra::syntax;
@@ -29,7 +30,7 @@ pub(super) struct Reader<'a> {
     unknown: Vec<&'a str>,
     findings: Vec<Finding>,
     /// As in [`Policy`].
-    half_read: Vec<(String, PodPeer)>,
+    pub(super) half_read: HalfRead,
     /// How many findings there are beyond [`MOST_FINDINGS`].
     more: usize,
 }
@@ -39,7 +40,7 @@ pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
     let mut unknown: Vec<&str> = policy.unknown_fields.iter().map(String::as_str).collect();
     unknown.sort_unstable();
     let (namespace, name) = (policy.namespace(), policy.name());
-    let mut reader = Reader { namespace, name, unknown, findings: Vec::new(), half_read: Vec::new(), more: 0 };
+    let mut reader = Reader { namespace, name, unknown, findings: Vec::new(), half_read: HalfRead::default(), more: 0 };
     if let Some(why) = &policy.restriction {
         reader.report("spec", FindingCode::PolicyTooLarge, why, Effect::RulesLeftOut);
     }
@@ -52,7 +53,7 @@ pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
 pub(super) fn read_without_rules(policy: &NetworkPolicy) -> Policy {
     let (namespace, name) = (policy.namespace(), policy.name());
     let mut reader =
-        Reader { namespace, name, unknown: Vec::new(), findings: Vec::new(), half_read: Vec::new(), more: 0 };
+        Reader { namespace, name, unknown: Vec::new(), findings: Vec::new(), half_read: HalfRead::default(), more: 0 };
     let empty = api::NetworkPolicySpec::default();
     let spec = policy.object.spec.as_ref().unwrap_or(&empty);
     let (subject, _) = reader.subject(spec.pod_selector.as_ref());
@@ -63,7 +64,7 @@ pub(super) fn read_without_rules(policy: &NetworkPolicy) -> Policy {
         isolates: reader.isolates(spec),
         rules: [Vec::new(), Vec::new()],
         has_empty_list: [false, false],
-        half_read: Vec::new(),
+        half_read: HalfRead::default(),
     }
 }
 
@@ -171,12 +172,14 @@ impl Reader<'_> {
 
     /// The policy; of one that has its name from `metadata.generateName`, how that name begins.
     fn policy(&mut self, spec: Option<&api::NetworkPolicySpec>, prefix: Option<&str>) -> Policy {
-        let empty = api::NetworkPolicySpec::default();
+        let (empty, lacks_spec) = (api::NetworkPolicySpec::default(), spec.is_none());
         let spec = spec.unwrap_or(&empty);
         let is_of_spec = |field: &str| is_below(field, "spec");
         let is_elsewhere =
             |field: &str| !["spec.podSelector", "spec.ingress", "spec.egress"].iter().any(|part| is_below(field, part));
-        let is_misplaced = |field: &str| misplaced(field).is_some();
+        // Under another name a spec is left out as a whole.
+        let is_spec = |field: &str| lacks_spec && spelling::meant(field) == Some("spec");
+        let is_misplaced = |field: &str| misplaced(field).is_some() || is_spec(field);
         self.unknown_fields("", |field| !is_of_spec(field) && !is_misplaced(field), Effect::Ignored);
         self.unknown_fields("", |field| !is_of_spec(field) && is_misplaced(field), Effect::FieldDropped);
         self.unknown_fields("spec", is_elsewhere, Effect::FieldDropped);
@@ -315,7 +318,14 @@ impl Reader<'_> {
         let namespaces = peer.namespace_selector.as_ref().map(|selector| read("namespaceSelector", selector));
         let pods = peer.pod_selector.as_ref().map(|selector| read("podSelector", selector));
         let understood = match (block, namespaces, pods) {
-            (Some(block), None, None) => block.map(Peer::Block),
+            (Some(block), None, None) => {
+                if block.is_none()
+                    && let Some(Ok(cidr)) = peer.ip_block.as_ref().map(|block| Cidr::parse(&block.cidr))
+                {
+                    self.half_read.blocks.push((path.to_owned(), cidr));
+                }
+                block.map(Peer::Block)
+            }
             (Some(_), ..) => {
                 let problem = "ipBlock cannot be combined with podSelector or namespaceSelector";
                 self.report(path, FindingCode::PeerCombined, problem, Effect::MatchesNothing);
@@ -339,7 +349,7 @@ impl Reader<'_> {
                 if of_namespaces && of_pods {
                     Some(Peer::Pods(peer))
                 } else {
-                    self.half_read.push((path.to_owned(), peer));
+                    self.half_read.peers.push((path.to_owned(), peer));
                     None
                 }
             }

@@ -3,7 +3,7 @@
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
-use super::change::{ObjectName, add, match_labels, pointer, replace, value_at};
+use super::change::{ObjectName, add, append, match_labels, pointer, replace, value_at};
 use super::peer::{self, Other};
 use super::proposal::{Cause, Proposal, Size};
 use super::propose::Proposer;
@@ -11,7 +11,7 @@ use crate::algebra::cidr::Cidr;
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{Labels, Protocol};
 use crate::policy::finding::{Finding, FindingCode};
-use crate::policy::spelling;
+use crate::policy::{PortMatch, spelling};
 use crate::verdict::explain::MisleadingPolicy;
 
 impl Proposer<'_> {
@@ -27,6 +27,9 @@ impl Proposer<'_> {
             FindingCode::FieldUnknown => {
                 let item = self.right_item(part.policy, &path, document);
                 item.or_else(|| self.right_name_of_field(part.policy, finding, &path, document)).unwrap_or_default()
+            }
+            FindingCode::PortInvalid if path.last() != Some(&"protocol") => {
+                self.right_port(part.policy, finding, &path, document).unwrap_or_default()
             }
             _ => self.right_part(finding, &path, document).into_iter().collect(),
         });
@@ -143,6 +146,38 @@ impl Proposer<'_> {
         ObjectName::new("NetworkPolicy", &policy.namespace, &policy.name)
     }
 
+    /// An item of `ports` as its author most likely means it, and the port that was asked for beside it if that is
+    /// another one; in place of an item that means nothing, that port.
+    fn right_port(
+        &self,
+        id: PolicyId,
+        finding: &Finding,
+        path: &[&str],
+        document: &Value,
+    ) -> Option<Vec<PatchOperation>> {
+        let ([item @ .., _], [port]) = (path, self.ports.as_slice()) else { return None };
+        let (_, list) = item.split_last()?;
+        let meant = self.view.cluster.policy(id).half_read_port(finding.path.rsplit_once('.')?.0);
+        let holds = |first: u16, last: u16, of: Protocol| {
+            let asked = self.denied.traffic.single();
+            asked.is_some_and(|(protocol, low, high)| protocol == of && first <= low && high <= last)
+        };
+        match meant {
+            Some(PortMatch::Range(protocol, first, last)) if first < last => {
+                let field = |name| [item, &[name]].concat();
+                let mut operations =
+                    vec![replace(&field("port"), json!(first)), replace(&field("endPort"), json!(last))];
+                if !holds(*first, *last, *protocol) {
+                    operations.extend(append(document, list, vec![port.clone()]));
+                }
+                Some(operations)
+            }
+            Some(PortMatch::Range(protocol, number, _)) if !holds(*number, *number, *protocol) => None,
+            Some(PortMatch::Named(..)) => None,
+            _ => Some(vec![replace(item, port.clone())]),
+        }
+    }
+
     fn right_part(&self, finding: &Finding, path: &[&str], document: &Value) -> Option<PatchOperation> {
         let written = value_at(document, path)?;
         match finding.code {
@@ -156,10 +191,6 @@ impl Proposer<'_> {
             FindingCode::PortInvalid if path.last() == Some(&"protocol") => {
                 let protocol = Protocol::parse(&written.as_str()?.trim().to_ascii_uppercase())?;
                 Some(replace(path, json!(protocol.as_str())))
-            }
-            FindingCode::PortInvalid => {
-                let ([item @ .., _], [port]) = (path, self.ports.as_slice()) else { return None };
-                Some(replace(item, port.clone()))
             }
             FindingCode::CidrInvalid => {
                 let Other::Blocks(blocks) = &self.other else { return None };

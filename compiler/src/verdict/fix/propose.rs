@@ -18,7 +18,7 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{DNS_PORT, Protocol};
 use crate::policy::Direction;
-use crate::policy::finding::{self, Finding, is_below};
+use crate::policy::finding::{Finding, is_below};
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::{Decision, Flow, Pair, Question, Reason, ReasonCode, may_serve_names};
 
@@ -186,7 +186,7 @@ impl Proposer<'_> {
             finding.effect.is_harmful() && changed.any(|rule| is_below(&finding.path, &rule.path))
         };
         let mut findings = self.view.cluster.findings_of(id).filter(|finding| !is_mended(finding));
-        findings.any(|finding| is_refused_by_the_api_server(finding) || is_in_changed_rule(finding))
+        findings.any(|finding| finding.code.is_refused() || is_in_changed_rule(finding))
     }
 
     /// Whether a policy selects pods of other workloads than the subjects'.
@@ -283,13 +283,6 @@ impl<'a> Proposer<'a> {
         let first = names.next()?;
         names.all(|name| name == first).then_some(first.1)
     }
-}
-
-/// Whether the API server refuses every change of a policy with this mistake. It drops fields that
-/// it does not know, and keeps what it took in earlier releases.
-const fn is_refused_by_the_api_server(finding: &Finding) -> bool {
-    use finding::FindingCode::{CidrLegacy, FieldUnknown, PolicyTooLarge};
-    !matches!(finding.code, CidrLegacy | FieldUnknown | PolicyTooLarge)
 }
 
 /// A name that the API server takes.

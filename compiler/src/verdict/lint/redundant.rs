@@ -6,6 +6,7 @@ use super::covered::{covers, is_understood};
 use super::{Mistake, MistakeCode};
 use crate::algebra::selector::Selector;
 use crate::cluster::{Cluster, PolicyId};
+use crate::policy::finding::is_below;
 use crate::policy::{Policy, PolicyRule};
 
 /// At most so many rules of a policy, and policies of the same pods, are compared with each other; of two
@@ -26,10 +27,16 @@ pub(super) fn rules(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
             found.push(Mistake { policy: id, path: open.path.clone(), code: MistakeCode::AllowAllRule, problem });
             continue;
         }
-        for (place, rule) in rules.iter().enumerate().filter(|(_, rule)| is_understood(rule)) {
+        // What the API server refuses is not there, so nothing follows from it.
+        let is_taken = |rule: &PolicyRule| {
+            let mut findings = cluster.findings_of(id);
+            is_understood(rule)
+                && !findings.any(|finding| finding.code.is_refused() && is_below(&finding.path, &rule.path))
+        };
+        for (place, rule) in rules.iter().enumerate().filter(|(_, rule)| is_taken(rule)) {
             // Of two rules that say the same, the later one is redundant.
             let is_covered_by = |(other, by): &(usize, &PolicyRule)| {
-                *other != place && covers(by, rule) && (*other < place || !covers(rule, by))
+                *other != place && is_taken(by) && covers(by, rule) && (*other < place || !covers(rule, by))
             };
             if let Some((_, by)) = rules.iter().enumerate().find(is_covered_by) {
                 let problem = format!("{} admits all that this rule does", by.path);
@@ -43,10 +50,12 @@ pub(super) fn rules(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
 pub(super) fn policies(cluster: &Cluster, found: &mut Vec<Mistake>) {
     let mut by_subject = BTreeMap::<(&str, &Selector), Vec<PolicyId>>::new();
     let everyone = Selector::default();
-    for (id, policy) in cluster.policies() {
+    // One that the API server refuses isolates nothing, and covers none.
+    let is_taken = |id: PolicyId| !cluster.findings_of(id).any(|finding| finding.code.is_refused());
+    for (id, policy) in cluster.policies().filter(|(id, _)| is_taken(*id)) {
         by_subject.entry((&policy.namespace, &policy.subject)).or_default().push(id);
     }
-    for (id, policy) in cluster.policies() {
+    for (id, policy) in cluster.policies().filter(|(id, _)| is_taken(*id)) {
         let mut subjects = vec![&policy.subject];
         if !policy.subject.is_empty() {
             subjects.push(&everyone);

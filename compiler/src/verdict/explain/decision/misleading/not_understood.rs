@@ -127,11 +127,18 @@ impl Question {
             if item != Some(&PortMatch::Nothing) {
                 return None;
             }
+            // Corrected, the item would admit this; nothing tells that of every item.
+            let means = finding.path.rsplit_once('.').and_then(|(item, _)| policy.half_read_port(item)).map(|meant| {
+                let meant = Admitted::of_ports(&Ports::AnyOf(vec![meant.clone()]), direction, &group.key.resolution);
+                denied.difference(&meant.traffic_to(seen.ports)).is_none()
+            });
             return match (understood_ports, understood_peers, open_peers) {
-                (false, true, _) => Some(Likely::Certainly),
-                (false, false, true) => Some(Likely::WithAnother),
-                (false, false, false) => Some(Likely::BesideItsPeers),
                 (true, ..) => None,
+                (false, false, false) => Some(Likely::BesideItsPeers),
+                (false, ..) if means == Some(false) => Some(Likely::BesideItsPorts),
+                (false, true, _) if means == Some(true) => Some(Likely::Certainly),
+                (false, true, _) => Some(Likely::Perhaps),
+                (false, false, true) => Some(Likely::WithAnother),
             };
         }
         if understood_peers || !open_peers {
@@ -161,8 +168,12 @@ impl Question {
     ) -> bool {
         let item = finding.path.get(rule.path.len()..).and_then(|rest| rest.find(']')).unwrap_or_default();
         let item = finding.path.get(..=rule.path.len() + item).unwrap_or_default();
-        let Some(rest) = policy.half_read(item) else { return false };
         let (subject, other) = self.ends(direction);
+        if let Some(block) = policy.half_read_block(item) {
+            let address = self.family.and_then(|family| other.address(cluster, family));
+            return address.is_some_and(|address| !block.holds(address));
+        }
+        let Some(rest) = policy.half_read(item) else { return false };
         let seen = other.seen(cluster, subject, self.family);
         !seen.classes.iter().any(|class| cluster.selects(rest, *class))
     }
