@@ -43,7 +43,10 @@ impl Proposer<'_> {
                 if !label::is_on_workload(view, &policy.subject, &self.subjects) {
                     match misspelt() {
                         Some(proposal) => all.push(proposal),
-                        None => add(self.right_subject(id, policy)),
+                        None => match self.label_of_subjects(id, &policy.subject) {
+                            Some(proposal) => all.push(proposal),
+                            None => add(self.right_subject(id, policy)),
+                        },
                     }
                 }
             }
@@ -152,10 +155,22 @@ impl Proposer<'_> {
         Some(Proposal { change, cause: Cause::Policy, size: Size::Value })
     }
 
+    /// The labels that the subjects lack and a podSelector asks for, beside labels that they have: the policy may well
+    /// mean these pods and be right.
+    fn label_of_subjects(&self, id: PolicyId, selector: &Selector) -> Option<Proposal> {
+        let (view, pods) = (self.view, &self.subjects);
+        let has_one = |pod: &PodId| selector.requirements().any(|of| of.matches(&view.cluster.pod(*pod).labels));
+        if !pods.iter().all(has_one) {
+            return None;
+        }
+        let proposal = label::of_pods(view, self.direction, selector, pods, Lacking::Subject, 0)?;
+        (!label::names_another(view, id, pods, &proposal.change)).then_some(proposal)
+    }
+
     /// The subjects' labels in place of a podSelector that selects no pod.
     fn right_subject(&self, id: PolicyId, policy: &Policy) -> Option<Proposal> {
         let selects_none = || self.view.cluster.selects_none(&policy.subject_peer());
-        let labels = peer::narrowest(self.view, &self.subjects).ok().filter(|_| selects_none())?;
+        let labels = selects_none().then(|| peer::as_asked_for(self.view, &policy.subject, &self.subjects))??;
         self.of_policy(id, Size::Value, |document| {
             let right = || vec![replace(&["spec", "podSelector"], match_labels(&labels))];
             if self.has_rule_for_everything(document) { Vec::new() } else { right() }

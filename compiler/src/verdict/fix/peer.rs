@@ -10,8 +10,9 @@ use super::answer::NoFix;
 use super::change::match_labels;
 use super::changed::View;
 use crate::algebra::cidr::{self, AddressSet, Cidr};
-use crate::algebra::selector::Selector;
+use crate::algebra::selector::{Operator, Selector};
 use crate::algebra::traffic::Traffic;
+use crate::algebra::typo::is_slip;
 use crate::cluster::PodId;
 use crate::object::{Family, Labels, NAMESPACE_NAME_LABEL, Protocol, is_controller_label};
 use crate::policy::Direction;
@@ -223,6 +224,28 @@ pub(super) fn narrowest(view: View<'_>, pods: &[PodId]) -> Result<Labels, NoFix>
         }
     }
     Ok(labels)
+}
+
+/// The labels of pods that a selector asks for, with the values that the pods have where these differ by little.
+/// Where they have one under another key, those that name them take its place.
+pub(super) fn as_asked_for(view: View<'_>, selector: &Selector, pods: &[PodId]) -> Option<Labels> {
+    let first = &view.cluster.pod(*pods.first()?).labels;
+    let (mut labels, mut lacks_some) = (Labels::new(), false);
+    for requirement in selector.requirements() {
+        let Operator::In(_) = &requirement.operator else { continue };
+        let value = first.get(&requirement.key).filter(|value| {
+            (requirement.matches(first) || is_slip(requirement, first))
+                && pods.iter().all(|pod| view.cluster.pod(*pod).labels.get(&requirement.key) == Some(*value))
+        });
+        match value {
+            Some(value) => drop(labels.insert(requirement.key.clone(), value.clone())),
+            None => lacks_some = true,
+        }
+    }
+    if lacks_some || labels.is_empty() {
+        labels.extend(narrowest(view, pods).ok()?);
+    }
+    Some(labels)
 }
 
 /// The items of `ports` that mean this traffic; none where everything was asked about, which a rule without

@@ -373,10 +373,10 @@ impl Proposer<'_> {
     /// The labels of the other end in place of those that no pod has, where each is there with almost
     /// the same value, under another key, or as the workload's name.
     fn right_labels(&self, peer: &PodPeer, path: &[&str], pods: &[PodId]) -> Option<PatchOperation> {
-        let labels = peer::narrowest(self.view, pods).ok()?;
+        let narrowest = peer::narrowest(self.view, pods).ok()?;
         let pod = self.view.cluster.pod(pods[0]);
         // Pods that no label names should get the one that the rule asks for.
-        let name = labels.keys().any(|key| peer::is_name(key)).then_some(pod.identity().1);
+        let name = narrowest.keys().any(|key| peer::is_name(key)).then_some(pod.identity().1);
         let is_meant = |requirement: &Requirement| {
             let is_elsewhere = || {
                 let mut values = pod.labels.values().map(String::as_str).chain(name);
@@ -385,7 +385,8 @@ impl Proposer<'_> {
             is_slip(requirement, &pod.labels) || is_elsewhere()
         };
         let mut failing = peer.pods.requirements().filter(|requirement| !requirement.matches(&pod.labels));
-        failing.all(is_meant).then(|| replace(&[path, &["podSelector"]].concat(), match_labels(&labels)))
+        let labels = failing.all(is_meant).then(|| peer::as_asked_for(self.view, &peer.pods, pods))??;
+        Some(replace(&[path, &["podSelector"]].concat(), match_labels(&labels)))
     }
 
     /// The label of the other end as the rule asks for it, where the pods have it misspelt.
