@@ -156,7 +156,7 @@ impl Question {
                 // says something else than its author meant.
                 let is_cause = |policy: &&MisleadingPolicy| {
                     matches!(policy.code(), ReasonCode::RuleNotUnderstood | ReasonCode::PolicyTooLarge)
-                        || nearest.is_none_or(|of| of.conjuncts.len() > 1)
+                        || nearest.is_none_or(|of| of.mistakes() > 1)
                 };
                 let misleading = decision.misleading.first().filter(|policy| policy.may_be_why).filter(is_cause);
                 let of_rule = match nearest {

@@ -25,6 +25,8 @@ pub struct Conjunct {
     pub admits_a_part: bool,
     /// The one number of a port that the rule asks for, by itself or by name.
     pub number: Option<u16>,
+    /// Whether it is a name that is the number that was asked for: a number in quotes.
+    pub is_asked_in_quotes: bool,
     /// Whether it is a block that holds the address of a node that was asked for, which the node
     /// translates.
     pub holds_asked_node: bool,
@@ -55,8 +57,19 @@ impl Conjunct {
         got: Got,
         code: ReasonCode,
     ) -> Self {
-        let (admits_a_part, number, holds_asked_node) = (false, None, false);
-        Self { path, marks: Vec::new(), part, want, got, code, admits_a_part, number, holds_asked_node }
+        let (admits_a_part, number, is_asked_in_quotes, holds_asked_node) = (false, None, false, false);
+        Self {
+            path,
+            marks: Vec::new(),
+            part,
+            want,
+            got,
+            code,
+            admits_a_part,
+            number,
+            is_asked_in_quotes,
+            holds_asked_node,
+        }
     }
 
     /// The half of the rule that it belongs to.

@@ -15,7 +15,7 @@ use std::cell::OnceCell;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::Group;
 use crate::cluster::{Cluster, PolicyId};
-use crate::policy::Direction;
+use crate::policy::{Direction, Peers};
 use crate::verdict::flow::End;
 
 use crate::verdict::explain::code::ReasonCode;
@@ -40,6 +40,8 @@ pub struct Candidate {
     pub matching_port: Option<ItemPath>,
     /// How many labels would have to change.
     pub labels: usize,
+    /// Whether the rule is for some peers, not for everyone.
+    pub names_peer: bool,
     /// How many items of the rule's peers and of its ports miss by as little as those of the parts.
     pub equal_items: [usize; 2],
 }
@@ -49,6 +51,15 @@ impl Candidate {
     #[must_use]
     pub fn code(&self) -> Option<ReasonCode> {
         self.conjuncts.first().map(|conjunct| conjunct.code)
+    }
+
+    /// How many mistakes its author made, if each part that fails is one. A Service's address and its port are one:
+    /// both are what a client asks for and no policy sees.
+    #[must_use]
+    pub fn mistakes(&self) -> usize {
+        let has = |code| self.conjuncts.iter().any(|of| of.code == code);
+        let is_one = has(ReasonCode::IpBlockIsServiceAddress) && has(ReasonCode::PortIsServicePort);
+        self.conjuncts.len() - usize::from(is_one)
     }
 
     /// Whether its ports admit what was asked, so that it fails by its peer only.
@@ -67,6 +78,7 @@ impl Candidate {
         let peers = || self.conjuncts.iter().filter(|conjunct| conjunct.of() == Of::Peer);
         let means_the_same = |conjunct: &Conjunct| match conjunct.code {
             ReasonCode::PeerAndNotOr | ReasonCode::IpBlockIsServiceAddress => true,
+            ReasonCode::PortNamedUnresolved => conjunct.is_asked_in_quotes,
             // Many Services have the same port: beside pods of another namespace with other labels it is another's.
             ReasonCode::PortIsServicePort | ReasonCode::PortNamedOtherProtocol => peers().count() <= 1,
             _ => false,
@@ -116,11 +128,15 @@ pub(in crate::verdict::explain) fn nearest(
 ) -> Nearest {
     let mut all = judged(cluster, group, question, other, denied);
     // A peer of another kind than the other end counts as one miss more.
-    let misses = |(candidate, is_far): &(Candidate, bool)| {
-        (candidate.conjuncts.len() + usize::from(*is_far), !candidate.is_about())
+    let misses =
+        |(candidate, is_far): &(Candidate, bool)| (candidate.mistakes() + usize::from(*is_far), !candidate.is_about());
+    // One value that differs by a letter or two was hardly meant otherwise, so its rule comes before one for which no
+    // label would have to change.
+    let distance = |candidate: &Candidate| {
+        let is_no_slip = !matches!(candidate.conjuncts.as_slice(), [one] if one.is_slip());
+        let rank = slip_rank(&candidate.conjuncts);
+        (block_rank(&candidate.conjuncts), is_no_slip && rank > 0, candidate.labels, rank, !candidate.names_peer)
     };
-    let distance =
-        |candidate: &Candidate| (block_rank(&candidate.conjuncts), candidate.labels, slip_rank(&candidate.conjuncts));
     all.sort_by_cached_key(|of| (misses(of), of.1, distance(&of.0)));
     let fewest = all.first().map(misses);
     all.retain(|of| Some(misses(of)) == fewest);
@@ -182,6 +198,7 @@ pub(in crate::verdict::explain) fn judged(
                 conjuncts: [peers.conjuncts, ports.conjuncts].concat(),
                 matching_port: ports.matching_port,
                 labels: peers.labels,
+                names_peer: rule.peers != Peers::Everyone,
                 equal_items: [peers.equal, ports.equal],
             };
             all.push((candidate, is_far));

@@ -115,7 +115,8 @@ impl RuleMatcher<'_> {
                         may_mean_namespace(selector, &class.namespace, has)
                             && !self.cluster.has_namespace_with(selector)
                     };
-                    let is_and = !peer.pods.is_empty()
+                    // A selector that only leaves some out says little of the pods that it means.
+                    let is_and = matching(peer, &class.labels) > 0
                         && peer.pods.matches(&class.labels)
                         && class.namespace == self.namespace
                         && !is_slip();
@@ -164,7 +165,8 @@ impl RuleMatcher<'_> {
             Party::End(End::Pod(_)) => false,
         };
         let (got, code) = if is_node {
-            (Got::HostNetworkPod, ReasonCode::PeerHostNetwork)
+            let is_bare = matches!(self.other, Party::End(_));
+            (if is_bare { Got::NodeAddress } else { Got::HostNetworkPod }, ReasonCode::PeerHostNetwork)
         } else {
             let unknown = if matches!(self.other, Party::OtherNode(_)) { Got::NodeAddress } else { Got::NoPod };
             (self.address().map_or(unknown, Got::Address), ReasonCode::IpBlockOutside)

@@ -160,12 +160,26 @@ impl RuleMatcher<'_> {
         conjuncts
     }
 
+    /// Whether a name is the number that was asked for, or a range that holds it.
+    fn is_asked_in_quotes(&self, protocol: Protocol, name: &str) -> bool {
+        let (first, last) = name.split_once('-').unwrap_or((name, name));
+        let ends = first.trim().parse::<u16>().ok().zip(last.trim().parse::<u16>().ok());
+        let asked = self.denied.single().filter(|(of, ..)| *of == protocol);
+        asked.zip(ends).is_some_and(|((_, low, high), (first, last))| first <= low && high <= last)
+    }
+
     fn named(&self, path: ItemPath, protocol: Protocol, name: &str) -> Vec<Conjunct> {
         let of_name = |want, got, code| {
             let marks = vec![Mark::field(path.field(ItemField::Port))];
             vec![Conjunct::new(path, Part::Name, want, got, code).with_marks(marks)]
         };
-        let unresolved = |got| of_name(Want::PortName(name.to_owned()), got, ReasonCode::PortNamedUnresolved);
+        let unresolved = |got| {
+            let mut all = of_name(Want::PortName(name.to_owned()), got, ReasonCode::PortNamedUnresolved);
+            for of in &mut all {
+                of.is_asked_in_quotes = self.is_asked_in_quotes(protocol, name);
+            }
+            all
+        };
         let numbers: BTreeSet<u16> = match self.direction {
             Direction::Ingress => self.resolution.get(&(protocol, name.to_owned())).cloned().unwrap_or_default(),
             Direction::Egress => {
