@@ -144,6 +144,19 @@ fn a_kustomization_is_said_and_its_patches_do_not_replace_objects() {
     assert!(answer.err.contains("kubectl kustomize r/dev | npc … -f -"), "{}", answer.err);
 }
 
+/// A base is not what is applied: the folder to build is one that no other is made of.
+#[test]
+fn of_several_kustomizations_one_that_no_other_uses_is_named() {
+    let files = repository(&[
+        ("base/kustomization.yaml", "resources: [np.yaml]\n"),
+        ("base/np.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: more}\n"),
+        ("overlays/prod/kustomization.yaml", "resources: [../../base]\nnamePrefix: a-\n"),
+    ]);
+    let answer = files.run(&["matrix", "-f", "r"]);
+    assert!(answer.err.contains("r/base, r/overlays/prod have kustomizations"), "{}", answer.err);
+    assert!(answer.err.contains("npc … -k r/overlays/prod, or kubectl kustomize r/overlays/prod |"), "{}", answer.err);
+}
+
 #[test]
 fn a_quoted_template_is_no_object_either() {
     let quoted = "apiVersion: v1\nkind: Pod\nmetadata: {name: new, labels: {app: '{{ .Chart.Name }}'}}\n";

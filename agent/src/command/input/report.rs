@@ -75,10 +75,10 @@ pub(super) fn undecided(passed: &PassedOver) -> Vec<Warning> {
         let findings = files.iter().map(of_file).collect();
         Some(Warning::of_each(code, line(passed, *document, &Vec::from_iter(files)), findings))
     });
-    let kustomizations = kustomizations_line(&passed.kustomizations).map(|text| {
+    let kustomizations = kustomizations_line(&passed.kustomizations, &passed.bases).map(|text| {
         let code = WarningCode::KustomizationNotApplied;
         let of_folder = |folder: &PathBuf| {
-            let text = kustomizations_line(&BTreeSet::from([folder.clone()])).unwrap_or_default();
+            let text = kustomizations_line(&BTreeSet::from([folder.clone()]), &BTreeSet::new()).unwrap_or_default();
             code.of_file(text, &folder.to_string_lossy())
         };
         Warning::of_each(code, text, passed.kustomizations.iter().map(of_folder).collect())
@@ -105,7 +105,7 @@ fn code_of(passed: &PassedOver, document: OtherDocument) -> Option<WarningCode> 
 /// One line for each kind of thing that is no object.
 fn lines(passed: &PassedOver) -> impl Iterator<Item = String> {
     let of_files = passed.files.iter().map(|(document, files)| line(passed, *document, &Vec::from_iter(files)));
-    of_files.chain(kustomizations_line(&passed.kustomizations))
+    of_files.chain(kustomizations_line(&passed.kustomizations, &passed.bases))
 }
 
 /// That files are of a kind of thing that is no object, and what to do.
@@ -164,9 +164,11 @@ fn line(passed: &PassedOver, document: OtherDocument, files: &[&Arc<str>]) -> St
 }
 
 /// That kustomizations are not applied, and what to do.
-fn kustomizations_line(folders: &BTreeSet<PathBuf>) -> Option<String> {
+fn kustomizations_line(folders: &BTreeSet<PathBuf>, bases: &BTreeSet<PathBuf>) -> Option<String> {
+    // What others are made of is not what is applied.
+    let last = folders.iter().find(|folder| !bases.contains(*folder)).map(|folder| folder.display().to_string());
     let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-    let first = folders.first()?;
+    let first = last.as_ref().or(folders.first())?;
     let have = if folders.len() == 1 { "has a kustomization" } else { "have kustomizations" };
     Some(format!(
         "{} {have}, which -f does not apply; to judge what it makes: npc … -k {first}, or kubectl kustomize \

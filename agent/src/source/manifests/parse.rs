@@ -265,6 +265,7 @@ impl DocumentReader<'_> {
 
     fn kustomization(&mut self, node: &YamlNode) {
         self.parsed.kustomization.get_or_insert_default().extend(patch::patches(node));
+        self.parsed.used.extend(patch::used(node));
     }
 
     /// What a document says it is; `None` for a file that kustomize reads.

@@ -42,6 +42,8 @@ pub(in crate::source) struct Parsed {
     pub(super) parts: BTreeMap<u32, Box<str>>,
     /// Of a file for kustomize: its patches.
     pub(super) kustomization: Option<Vec<Patch>>,
+    /// Of a file for kustomize: the folders and files that it takes objects from.
+    pub(super) used: Vec<String>,
     /// It has a list of objects, though it may be one without items.
     pub(super) has_list: bool,
 }
@@ -84,6 +86,7 @@ impl Parsed {
             foreign: Vec::new(),
             parts: BTreeMap::new(),
             kustomization: None,
+            used: Vec::new(),
             has_list: false,
         }
     }
@@ -106,6 +109,7 @@ impl Parsed {
             foreign,
             parts,
             kustomization,
+            used,
             has_list,
         } = next;
         self.foreign.extend(foreign.into_iter().map(|(place, of)| (self.problems.len() + place, of)));
@@ -124,6 +128,7 @@ impl Parsed {
             self.openshift.get_or_insert_default().extend(kinds);
         }
         self.scaled.extend(scaled);
+        self.used.extend(used);
         self.has_list |= has_list;
         self.parts.extend(parts);
         if let Some(patches) = kustomization {

@@ -26,6 +26,8 @@ pub struct PassedOver {
     pub mixed: BTreeSet<Arc<str>>,
     /// The folders whose kustomization is not applied.
     pub kustomizations: BTreeSet<PathBuf>,
+    /// Those of them that another one is made of.
+    pub bases: BTreeSet<PathBuf>,
     /// The kinds that decide about connectivity and may be among it.
     pub unread: Vec<Unread>,
     /// The policies that patches of kustomizations change, and the files that these patches are in.
@@ -40,6 +42,7 @@ impl PassedOver {
         }
         self.mixed.extend(other.mixed);
         self.kustomizations.extend(other.kustomizations);
+        self.bases.extend(other.bases);
         self.unread.extend(other.unread);
         self.patched.extend(other.patched);
     }
@@ -81,10 +84,12 @@ impl PassedOver {
 pub(super) fn pass_over(files: &mut [Parsed], given: &BTreeSet<Arc<str>>) -> PassedOver {
     let mut passed = PassedOver::default();
     let mut patches = BTreeMap::<PathBuf, Vec<Patch>>::new();
+    let mut used = BTreeSet::new();
     for file in files.iter() {
         let Some(named) = &file.kustomization else { continue };
         let folder = Path::new(&*file.file).parent().unwrap_or(Path::new(""));
         passed.kustomizations.insert(if folder.as_os_str().is_empty() { ".".into() } else { folder.to_owned() });
+        used.extend(file.used.iter().map(|name| plain(&folder.join(name))));
         for patch in named {
             let inline = patch.inline_policies().into_iter();
             passed.patched.extend(inline.map(|policy| (policy, Arc::clone(&file.file))));
@@ -93,6 +98,7 @@ pub(super) fn pass_over(files: &mut [Parsed], given: &BTreeSet<Arc<str>>) -> Pas
             }
         }
     }
+    passed.bases.extend(passed.kustomizations.iter().filter(|folder| used.contains(&plain(folder))).cloned());
     for file in files {
         if let Some(patches) = patches.get(&plain(Path::new(&*file.file))) {
             let read = file.items.iter().map(|item| (&item.object, item.has_namespace));

@@ -61,6 +61,16 @@ pub(super) fn patches(kustomization: &YamlNode) -> Vec<Patch> {
     with_target.chain(merged).collect()
 }
 
+/// The folders and files that a kustomization takes objects from, as it names them.
+pub(super) fn used(kustomization: &YamlNode) -> Vec<String> {
+    let items = |key: &str| match kustomization.get(key).map(|list| &list.resolved().value) {
+        Some(Value::List(items)) => items.as_slice(),
+        _ => &[],
+    };
+    let named = ["resources", "bases", "components"].into_iter().flat_map(items);
+    named.filter_map(YamlNode::text).map(str::to_owned).collect()
+}
+
 impl Patch {
     /// The policies that it changes where it stands in the kustomization.
     pub(super) fn inline_policies(&self) -> Vec<PatchedPolicy> {
