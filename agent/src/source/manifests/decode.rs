@@ -160,10 +160,23 @@ impl<'de> De<'de, '_> {
         self.notes.borrow_mut().doubts.push(doubt);
     }
 
+    /// Doubts a number that begins with 0, as `010` does, which YAML takes for octal.
+    fn doubt_octal(self, number: i64) {
+        let Value::Scalar { text, plain: true } = &self.node.resolved().value else { return };
+        let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+        if digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            let message = format!("{text} is {number}: what begins with 0 is octal");
+            self.doubt(message, "write the number without a 0 before it");
+        }
+    }
+
     fn number<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
         let result = match self.node.scalar() {
             Some(Scalar::Null) => visitor.visit_i64(0),
-            Some(Scalar::Int(number)) => visitor.visit_i64(number),
+            Some(Scalar::Int(number)) => {
+                self.doubt_octal(number);
+                visitor.visit_i64(number)
+            }
             Some(Scalar::Float(number)) => match whole(number) {
                 Some(number) => visitor.visit_i64(number),
                 None => visitor.visit_f64(number),

@@ -31,6 +31,10 @@ pub enum MistakeCode {
     PeerNamespaceEmpty,
     /// An ipBlock that holds a Service's address alone.
     IpBlockServiceAddress,
+    /// An ipBlock whose exceptions together leave nothing of it.
+    ExceptCoversCidr,
+    /// A podSelector of a rule that selects no pod, and a pod has almost the same labels.
+    PeerLabelValue,
     /// A name of a port that no pod which is meant has.
     PortNamedUnresolved,
     /// A rule that names a Service's port in place of the port of its pods.
@@ -53,12 +57,14 @@ pub enum MistakeCode {
 
 impl MistakeCode {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::PolicyTypesUnusedRules,
         Self::PolicyTypesEgressLost,
         Self::SubjectEmpty,
         Self::PeerNamespaceEmpty,
         Self::IpBlockServiceAddress,
+        Self::ExceptCoversCidr,
+        Self::PeerLabelValue,
         Self::PortNamedUnresolved,
         Self::ServicePort,
         Self::ProtocolMissingDns,
@@ -79,6 +85,8 @@ impl MistakeCode {
             Self::SubjectEmpty => "subject-empty",
             Self::PeerNamespaceEmpty => "peer-namespace-empty",
             Self::IpBlockServiceAddress => "ipblock-service-address",
+            Self::ExceptCoversCidr => "except-covers-cidr",
+            Self::PeerLabelValue => "peer-label-value",
             Self::PortNamedUnresolved => "port-named-unresolved",
             Self::ServicePort => "service-port",
             Self::ProtocolMissingDns => "protocol-missing-dns",
@@ -99,6 +107,7 @@ impl MistakeCode {
             Self::PolicyTypesUnusedRules
                 | Self::PolicyTypesEgressLost
                 | Self::IpBlockServiceAddress
+                | Self::ExceptCoversCidr
                 | Self::ServicePort
         )
     }
@@ -110,7 +119,9 @@ impl MistakeCode {
             Self::PolicyTypesUnusedRules => "rules of this direction have no effect",
             Self::PolicyTypesEgressLost => "the policy does not isolate its pods for egress",
             Self::SubjectEmpty => "the policy isolates no pod",
-            Self::PeerNamespaceEmpty | Self::IpBlockServiceAddress => "this peer means no end",
+            Self::PeerNamespaceEmpty | Self::IpBlockServiceAddress | Self::ExceptCoversCidr | Self::PeerLabelValue => {
+                "this peer means no end"
+            }
             Self::PortNamedUnresolved => "this port means none",
             Self::ServicePort => {
                 "policies see the port of the pods, so the rule does not admit what goes by the Service"

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{Mistake, MistakeCode};
 use crate::algebra::selector::Selector;
 use crate::algebra::syntax::wrong_port_name;
+use crate::algebra::typo::is_slip;
 use crate::cluster::selection::WhyNone;
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::{Labels, Protocol};
@@ -57,6 +58,10 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) ->
             let has_service_port = ports(cluster, id, rule, &pods, found);
             with_service_port.extend(has_service_port.then(|| rule.path.clone()));
         }
+        if direction == Direction::Egress {
+            names_for_blocks(cluster, id, rule, found);
+        }
+        slips(cluster, id, direction, rule, found);
         split(cluster, id, direction, rule, found);
     }
     with_service_port
@@ -101,6 +106,51 @@ fn ports(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, pods: &[PodId], fou
         }
     }
     has_service_port
+}
+
+/// Names of ports in a rule for addresses alone, of which none is of the prefixes from which pods have theirs: only
+/// pods give ports names.
+fn names_for_blocks(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, found: &mut Vec<Mistake>) {
+    let (Ports::AnyOf(ports), Peers::AnyOf(peers)) = (&rule.ports, &rule.peers) else { return };
+    let is_outside = |peer: &Peer| matches!(peer, Peer::Block(of) if !cluster.may_hold_pods(&of.cidr));
+    if peers.is_empty() || !peers.iter().all(is_outside) {
+        return;
+    }
+    for (place, port) in ports.iter().enumerate() {
+        let PortMatch::Named(_, name) = port else { continue };
+        if wrong_port_name(name).is_none() {
+            let problem =
+                format!("only pods give ports names, and the rule is for addresses; write the number of {name}");
+            let path = format!("{}.ports[{place}].port", rule.path);
+            found.push(Mistake { policy: id, path, code: MistakeCode::PortNamedUnresolved, problem });
+        }
+    }
+}
+
+/// Peers of the policy's own namespace that select no pod of it, where a pod has almost the values of labels that
+/// they ask for. Other peers may be for pods that the input lacks.
+fn slips(cluster: &Cluster, id: PolicyId, direction: Direction, rule: &PolicyRule, found: &mut Vec<Mistake>) {
+    let Peers::AnyOf(peers) = &rule.peers else { return };
+    for (place, peer) in peers.iter().enumerate() {
+        let Peer::Pods(peer) = peer else { continue };
+        let Namespaces::Own(namespace) = &peer.namespaces else { continue };
+        let is_sure = || !cluster.may_select_unread(peer) && !cluster.has_pod_makers() && cluster.selects_none(peer);
+        let is_meant = |labels: &Labels| {
+            let mut failing = peer.pods.requirements().filter(|of| !of.matches(labels)).peekable();
+            failing.peek().is_some() && failing.all(|of| is_slip(of, labels))
+        };
+        let mut pods = cluster.endpoints().filter(|(_, pod)| pod.namespace == *namespace);
+        if peer.pods.is_empty() || !is_sure() {
+            continue;
+        }
+        let Some((_, pod)) = pods.find(|(_, pod)| is_meant(&pod.labels)) else { continue };
+        let near = peer.pods.requirements().filter(|of| !of.matches(&pod.labels));
+        let near: Vec<String> =
+            near.filter_map(|of| Some(format!("{}={}", of.key, pod.labels.get(&of.key)?))).collect();
+        let problem = format!("no pod of namespace {namespace} has {} (did you mean {}?)", peer.pods, near.join(","));
+        let path = format!("{}.{}[{place}].podSelector", rule.path, direction.peers_field());
+        found.push(Mistake { policy: id, path, code: MistakeCode::PeerLabelValue, problem });
+    }
 }
 
 /// That a number is the port of a Service, which leads to another one of each of these pods, that they

@@ -1,8 +1,9 @@
 //! What a policy says that has no effect, whatever pods there are.
 
 use super::{Mistake, MistakeCode};
+use crate::algebra::cidr::Cidr;
 use crate::cluster::{Cluster, PolicyId};
-use crate::policy::Direction;
+use crate::policy::{Direction, Peer, Peers};
 use crate::verdict::dead_block::dead_blocks;
 
 pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
@@ -27,6 +28,19 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
             if direction == Direction::Egress && policy.has_empty_list(direction) {
                 let problem = format!("the list is empty, which the API takes as left out, and {types}");
                 add(format!("spec.{section}"), MistakeCode::PolicyTypesEgressLost, problem);
+            }
+        }
+    }
+    for (direction, rule) in policy.rules_in_force() {
+        let Peers::AnyOf(peers) = &rule.peers else { continue };
+        for (place, peer) in peers.iter().enumerate() {
+            let Peer::Block(of) = peer else { continue };
+            let holds_all = |except: &Cidr| except.first <= of.cidr.first && of.cidr.last <= except.last;
+            // One exception that does so by itself is a finding already.
+            if of.block.addresses.is_empty() && !of.except.iter().any(holds_all) {
+                let problem = format!("the exceptions together leave nothing of {}", of.cidr.network());
+                let path = format!("{}.{}[{place}].ipBlock.except", rule.path, direction.peers_field());
+                add(path, MistakeCode::ExceptCoversCidr, problem);
             }
         }
     }
