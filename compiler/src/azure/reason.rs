@@ -61,8 +61,8 @@ impl AzureReason {
             }
             Self::PolicyRefused => {
                 "Azure NPM cannot translate a field of this policy (an IPv6 ipBlock, one in a form that NPM does \
-                 not read, or an invalid label value) and programs none of it: it neither isolates nor allows. npc enforces the policy; what \
-                 it cannot understand matches nothing."
+                 not read, an invalid label value, or ports that iptables does not take) and programs none \
+                 of it: it neither isolates nor allows. npc enforces the policy; what it cannot understand matches nothing."
             }
             Self::Ipv6 => {
                 "Azure NPM writes no ip6tables rule: over IPv6 everything passes. npc enforces policies for both \

@@ -348,6 +348,7 @@ fn read_port(port: &api::NetworkPolicyPort) -> Result<PortMatch, (&'static str, 
         let last = port.end_port.unwrap_or(first);
         match (u16::try_from(first), u16::try_from(last)) {
             (Ok(first), Ok(last)) if first <= last => Ok(PortMatch::Range(protocol, first, last)),
+            (Ok(_), _) if port.end_port.is_some() => Err(("endPort", format!("{first}:{last} is no range of ports"))),
             _ => Err(("port", format!("{first}:{last} is no range of ports"))),
         }
     };

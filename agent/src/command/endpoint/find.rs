@@ -59,6 +59,12 @@ impl EndpointText {
                 {
                     readings.push((default_namespace, Some(own), name.as_str()));
                 }
+                // `ds/web` in a cluster with a namespace called ds.
+                if let (None, Some(_), Some((own, _))) = (namespace.as_deref(), kind, self.text.split_once('/'))
+                    && input.cluster.namespace(own).is_some()
+                {
+                    readings.push((own, None, name.as_str()));
+                }
                 let is_dns = namespace.is_none() && matches!(kind.as_deref(), None | Some("Pod"));
                 let member = Some(name).filter(|_| is_dns).and_then(|name| member(name, here));
                 self.found(input, &readings, member.as_ref())?

@@ -254,7 +254,12 @@ impl About<'_> {
                 && side.unknown_peers.is_empty()
                 && side.outside == OutsideBounds::default()
             {
-                columns.push(["nothing".to_owned()]);
+                let stopped = if side.admits_others {
+                    ": the policies of the other ends stop what rules of this one admit"
+                } else {
+                    ""
+                };
+                columns.push([format!("nothing{stopped}")]);
             }
             columns.write_within(out, "    ", width())?;
             for text in not_understood(cluster, side.isolated_by.keys().copied(), side.direction) {

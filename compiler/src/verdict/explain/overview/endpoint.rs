@@ -11,7 +11,7 @@ use crate::cluster::group::Groups;
 use crate::cluster::unread::WhyUnread;
 use crate::cluster::{ClassId, Cluster, PodId, PolicyId};
 use crate::object::{Family, Pod};
-use crate::policy::Direction;
+use crate::policy::{Direction, PodPeer};
 use crate::verdict::explain::answer::{Unanswerable, WarningFact};
 use crate::verdict::explain::decision::misleading::MisleadingPolicy;
 use crate::verdict::explain::question::name::QuestionEnd;
@@ -49,6 +49,9 @@ pub struct Side {
     /// Whether policies that were not read, or that select by labels that are not known, may
     /// isolate some of them besides.
     pub may_be_isolated: bool,
+    /// Whether rules of the policies that isolate it admit other pods of the input. If no peer is allowed all the
+    /// same, policies of these stop it.
+    pub admits_others: bool,
     /// The workloads at the other end, by what is allowed with them: their ids in a
     /// [`Matrix`].
     pub peers: BTreeMap<Traffic, Vec<EndpointId>>,
@@ -242,12 +245,14 @@ fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAd
         let matrix = Matrix::part(cluster, groups, &options, &selection);
         let [peers, common_peers, differing_peers, unknown_peers] = peers(cluster, &matrix, direction);
         let may_be_isolated = { ends }.any(|end| !end.deciding(cluster, groups, direction, None).is_certain());
+        let admits_others = admits_others(cluster, isolated_by.keys(), direction, pods.len());
         let pods = pods.len();
         Side {
             direction,
             isolated_by,
             pods,
             may_be_isolated,
+            admits_others,
             peers,
             common_peers,
             differing_peers,
@@ -264,6 +269,21 @@ fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAd
     let namespaces: BTreeSet<&str> = pods.iter().map(|pod| cluster.pod(*pod).namespace.as_str()).collect();
     let namespaces = namespaces.into_iter().map(str::to_owned).collect();
     EndpointExplanation { unread_policies, namespaces, sides, warnings, misleading: Vec::new() }
+}
+
+/// Whether rules of these policies admit more pods than an endpoint has.
+fn admits_others<'p>(
+    cluster: &Cluster,
+    policies: impl Iterator<Item = &'p PolicyId>,
+    direction: Direction,
+    pods: usize,
+) -> bool {
+    let rules = policies.flat_map(|id| cluster.policy(*id).rules(direction));
+    let mut rules = rules.filter(|rule| !rule.traffic_to(&[]).is_none());
+    let count = |peer: &PodPeer| -> usize {
+        cluster.selected(peer).iter().map(|class| cluster.class(*class).endpoints.len()).sum()
+    };
+    rules.any(|rule| rule.pod_peers().any(|peer| count(peer) > pods))
 }
 
 /// Workloads at the other end, by traffic.
