@@ -321,7 +321,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     let denied = sender.clone();
     let connector = match &args.manifests {
         Some(_) => None,
-        None => Some(kube::connect(args.kubeconfig.as_deref(), args.context).await?),
+        None => Some(kube::connect(args.kubeconfig.as_deref(), args.context.as_deref())?),
     };
     let client = connector.as_ref().map(kube::Connector::client).transpose()?;
     let has_plugin = args.cni_socket.is_some() && !args.once;

@@ -402,7 +402,7 @@ impl Args {
     /// Lists the cluster's objects; with ends, looks for what these name and for what decides besides.
     fn ask(&self, ends: Option<&NamedEnds<'_>>) -> anyhow::Result<ClusterAnswer> {
         let asked = async {
-            let connector = kube::connect(self.kubeconfig.as_deref(), self.context.clone()).await?;
+            let connector = kube::connect(self.kubeconfig.as_deref(), self.context.as_deref())?;
             let client = connector.client()?;
             let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
             let request_timeout = self.request_timeout.into();

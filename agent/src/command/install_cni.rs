@@ -262,7 +262,7 @@ async fn install(args: Args) -> anyhow::Result<()> {
             if node.is_empty() {
                 return Err(Stop::new(Exit::Input, "--daemon-set needs the name of this node: --node").into());
             }
-            let connector = kube::connect(args.kubeconfig.as_deref(), None).await?;
+            let connector = kube::connect(args.kubeconfig.as_deref(), None)?;
             let client = connector.client()?;
             Some(Box::new(move || kube::daemon_set(&client, &namespace, &name, &node)) as Ask)
         }

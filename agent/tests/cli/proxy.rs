@@ -89,6 +89,14 @@ fn the_environment_names_a_proxy_and_the_servers_to_reach_without_it() {
     let servers = std::mem::take(&mut *asked.lock().unwrap());
     assert!(!servers.is_empty() && servers.iter().all(|of| of == "api.cluster.invalid:6443"), "{servers:?}");
 
+    // kubectl passes over entries that are none.
+    let odd = "localhost,, a b,http://x,";
+    for names in [["HTTP_PROXY", "NO_PROXY"], ["HTTP_PROXY", "no_proxy"]] {
+        let answer = ask(&files, &[(names[0], &proxy), ("HTTPS_PROXY", &proxy), (names[1], odd)]);
+        assert_eq!(answer.code, 0, "{}{}", answer.out, answer.err);
+        assert!(!std::mem::take(&mut *asked.lock().unwrap()).is_empty(), "{names:?}");
+    }
+
     let answer = ask(&files, &[("HTTP_PROXY", &proxy), ("NO_PROXY", ".cluster.invalid")]);
     assert_eq!(answer.code, 5, "{}{}", answer.out, answer.err);
     assert!(answer.err.contains("DNS knows no address of the API server's host"), "{}", answer.err);

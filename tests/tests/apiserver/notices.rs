@@ -43,7 +43,7 @@ fn cluster() -> Server {
 async fn teller(server: &Server, node: &str, remove_taint: bool, notices: &[Notice]) -> JoinHandle<()> {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = server.write_kubeconfig(folder.path()).unwrap();
-    let connector = connect(Some(&kubeconfig), None).await.unwrap();
+    let connector = connect(Some(&kubeconfig), None).unwrap();
     let (sender, received) = mpsc::unbounded_channel();
     for notice in notices {
         sender.send(notice.clone()).unwrap();

@@ -327,7 +327,7 @@ async fn what_the_agent_really_writes_is_admitted() {
     let old = server.objects(Resource::Nodes).remove(0);
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = server.write_kubeconfig(folder.path()).unwrap();
-    let client = connect(Some(&kubeconfig), None).await.unwrap().client().unwrap();
+    let client = connect(Some(&kubeconfig), None).unwrap().client().unwrap();
     let (sender, notices) = mpsc::unbounded_channel();
     sender.send(Notice::Ready).unwrap();
     drop(sender);

@@ -342,9 +342,7 @@ mod tests {
     /// As commands print it: with all causes.
     #[tokio::test]
     async fn an_error_says_each_thing_once() {
-        let Err(error) = connect(Some(std::path::Path::new("/nowhere")), None).await else {
-            panic!("there is no such file")
-        };
+        let Err(error) = connect(Some(std::path::Path::new("/nowhere")), None) else { panic!("there is no such file") };
         let printed = format!("{:#}", anyhow::Error::new(error));
         assert_eq!(printed, "cannot use the kubeconfig: there is no /nowhere");
         let refused = tower::service_fn(|_: http::Request<kube::client::Body>| async {

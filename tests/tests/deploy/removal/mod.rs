@@ -72,7 +72,7 @@ impl Cluster {
 
     /// What the installer on n1 does if it is ended now.
     async fn wish(&self) -> Wish {
-        let connector = connect(Some(&self.folder.path().join(INSTALLER)), None).await.unwrap();
+        let connector = connect(Some(&self.folder.path().join(INSTALLER)), None).unwrap();
         let answer = daemon_set(&connector.client().unwrap(), "npc-system", "npc", "n1").await;
         wish(&answer, "install-cni", "n1")
     }

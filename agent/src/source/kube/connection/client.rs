@@ -21,7 +21,6 @@ use std::time::Duration;
 use http::{HeaderValue, Request, Response, header};
 use http_body::{Frame, SizeHint};
 use kube::client::Body;
-use kube::config::KubeConfigOptions;
 use kube::core::Status;
 use kube::{Client, Resource};
 use tower::{BoxError, service_fn};
@@ -101,9 +100,11 @@ impl Connector {
 /// # Errors
 /// If nothing names a cluster, or what does cannot be read. The API server is not
 /// asked.
-pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Result<Connector, Error> {
-    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-    let mut config = configuration(kubeconfig, &options).await?;
+///
+/// # Panics
+/// Outside of a tokio runtime, which a client needs.
+pub fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Connector, Error> {
+    let mut config = configuration(kubeconfig, context)?;
     let exec = config.auth_info.exec.as_ref().and_then(|exec| exec.command.clone());
     let provider = config.auth_info.auth_provider.as_ref().map(|provider| provider.name.clone());
     // A request panics in kube if its server has a host and no scheme.
@@ -283,7 +284,7 @@ mod tests {
     }
 
     /// What an error says of a kubeconfig, with this in place of the cluster's server.
-    async fn refusal(server: &str) -> String {
+    fn refusal(server: &str) -> String {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let config = format!(
             "apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster:\n    server: {server}\n\
@@ -291,28 +292,28 @@ mod tests {
              contexts:\n- name: x\n  context: {{cluster: c, user: u}}\ncurrent-context: x\n"
         );
         std::fs::write(file.path(), config).expect("it is written");
-        connect(Some(file.path()), None).await.expect_err(server).to_string()
+        connect(Some(file.path()), None).expect_err(server).to_string()
     }
 
-    #[tokio::test]
-    async fn a_server_that_is_no_url_is_refused_in_words() {
+    #[test]
+    fn a_server_that_is_no_url_is_refused_in_words() {
         for server in
             ["10.0.0.1", "10.0.0.1:6443", "api.example.com", "//api.example.com", "/", "ftp://api.example.com"]
         {
-            let words = refusal(server).await;
+            let words = refusal(server);
             assert!(words.contains("write it as https://HOST:PORT") && words.contains(server), "{server}: {words}");
         }
     }
 
-    #[tokio::test]
-    async fn what_is_wrong_with_a_kubeconfig_shows_none_of_its_lines() {
+    #[test]
+    fn what_is_wrong_with_a_kubeconfig_shows_none_of_its_lines() {
         for (server, said) in [
             ("https://h\n    server: https://h", "line 7 column 5: duplicate mapping key: server"),
             ("https://h\n\tx: [", "line 6 column"),
             ("https://h\nusers: {token: topsecret}", "line"),
             ("[]", "line 6 column 13: expected string scalar"),
         ] {
-            let words = refusal(server).await;
+            let words = refusal(server);
             let begins = words.starts_with("cannot use the kubeconfig /");
             assert!(begins && words.contains(": it cannot be read: line "), "{words}");
             assert!(words.contains(said) && !words.contains('\n'), "{words}");

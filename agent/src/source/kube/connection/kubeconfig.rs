@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use kube::Config;
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError};
+use kube::config::{ExecAuthCluster, Kubeconfig, KubeconfigError, LoadDataError};
 
 use super::proxy;
 use crate::source::kube::words;
@@ -98,12 +98,6 @@ fn kubeconfig_words(error: &KubeconfigError) -> String {
         KubeconfigError::ParseCertificates(_) => {
             "its certificate-authority is no certificate in PEM; give the file that kubectl works with".to_owned()
         }
-        KubeconfigError::ParseProxyUrl(_) => {
-            "the proxy that its proxy-url or HTTPS_PROXY names is no URL; write it as http://HOST:PORT".to_owned()
-        }
-        KubeconfigError::ParseNoProxy(_) => {
-            "NO_PROXY has an entry that is empty or no host, such as after its last comma; take it out".to_owned()
-        }
         KubeconfigError::MissingClusterUrl => "its cluster has no server".to_owned(),
         other => words(other),
     }
@@ -153,30 +147,53 @@ fn kubeconfig(named: Option<&Path>) -> Result<(Kubeconfig, Vec<PathBuf>), Error>
 }
 
 /// How to reach the cluster that kubectl would talk to; in a pod without a kubeconfig, its own.
-pub(super) async fn configuration(named: Option<&Path>, options: &KubeConfigOptions) -> Result<Config, Error> {
-    let read = match kubeconfig(named) {
-        Ok((config, files)) => {
-            let proxy_url = proxy::of_kubeconfig(&config, options.context.as_deref());
-            match Config::from_custom_kubeconfig(config, options).await {
-                Ok(mut config) => {
-                    let environment = |name: &str| std::env::var(name).ok();
-                    config.proxy_url = proxy::proxy_for(&config.cluster_url, proxy_url.as_deref(), environment)?;
-                    Ok(config)
-                }
-                Err(error) => Err(Error::of_kubeconfig(&files, error)),
+pub(super) fn configuration(named: Option<&Path>, context: Option<&str>) -> Result<Config, Error> {
+    let read = kubeconfig(named)
+        .and_then(|(config, files)| configured(&config, context).map_err(|error| Error::of_kubeconfig(&files, error)));
+    let (mut config, proxy_url) = match read {
+        Err(error) if named.is_none() && context.is_none() => match (Config::incluster(), error) {
+            (Ok(config), _) => (config, None),
+            (Err(_), Error::Kubeconfig(_, error @ (KubeconfigError::FindPath | KubeconfigError::ReadConfig(..)))) => {
+                return Err(Error::NoCluster(kubeconfig_words(&error)));
             }
-        }
-        Err(error) => Err(error),
+            (Err(_), error) => return Err(error),
+        },
+        read => read?,
     };
-    match read {
-        Err(error) if named.is_none() && options.context.is_none() => Config::incluster().map_err(|_| match error {
-            Error::Kubeconfig(_, error @ (KubeconfigError::FindPath | KubeconfigError::ReadConfig(..))) => {
-                Error::NoCluster(kubeconfig_words(&error))
-            }
-            error => error,
-        }),
-        read => read,
+    config.proxy_url = proxy::proxy_for(&config.cluster_url, proxy_url.as_deref(), |name| std::env::var(name).ok())?;
+    Ok(config)
+}
+
+/// What a kubeconfig says of the cluster of a context, and its `proxy-url`. kube's own constructor looks for a proxy
+/// too, and refuses a NO_PROXY with an entry that it does not know, which kubectl passes over.
+fn configured(read: &Kubeconfig, context: Option<&str>) -> Result<(Config, Option<String>), KubeconfigError> {
+    let name = context.or(read.current_context.as_deref()).ok_or(KubeconfigError::CurrentContextNotSet)?;
+    let context = read.contexts.iter().find(|of| of.name == name).and_then(|of| of.context.as_ref());
+    let context = context.ok_or_else(|| KubeconfigError::LoadContext(name.to_owned()))?;
+    let cluster = read.clusters.iter().find(|of| of.name == context.cluster).and_then(|of| of.cluster.as_ref());
+    let cluster = cluster.ok_or_else(|| KubeconfigError::LoadClusterOfContext(context.cluster.clone()))?;
+    // It has the certificates, which kube reads from where the cluster has them.
+    let of_cluster = ExecAuthCluster::try_from(cluster)?;
+    let server = cluster.server.as_deref().ok_or(KubeconfigError::MissingClusterUrl)?;
+    let mut config = Config::new(server.parse().map_err(KubeconfigError::ParseClusterUrl)?);
+    if let Some(namespace) = &context.namespace {
+        config.default_namespace.clone_from(namespace);
     }
+    if let Some(text) = &of_cluster.certificate_authority_data {
+        let all = pem::parse_many(text).map_err(KubeconfigError::ParseCertificates)?;
+        let certificates = all.into_iter().filter(|of| of.tag() == "CERTIFICATE").map(pem::Pem::into_contents);
+        config.root_cert = Some(certificates.collect());
+    }
+    config.accept_invalid_certs = cluster.insecure_skip_tls_verify.unwrap_or_default();
+    config.disable_compression = cluster.disable_compression.unwrap_or_default();
+    config.tls_server_name.clone_from(&cluster.tls_server_name);
+    // A user that is not there is none, as for kubectl.
+    let user = read.auth_infos.iter().find(|of| Some(&of.name) == context.user.as_ref());
+    config.auth_info = user.and_then(|of| of.auth_info.clone()).unwrap_or_default();
+    if let Some(exec) = config.auth_info.exec.as_mut().filter(|exec| exec.provide_cluster_info) {
+        exec.cluster = Some(of_cluster);
+    }
+    Ok((config, cluster.proxy_url.clone().filter(|url| !url.is_empty())))
 }
 
 /// The namespace of the context that kubectl would use; none where it names none.

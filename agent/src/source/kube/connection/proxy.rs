@@ -1,14 +1,14 @@
-//! The proxy that leads to an API server: the one that kubectl would take.
+//! The proxy that leads to an API server: the one that kubectl would take, which asks the package `httpproxy` of Go
+//! (<https://pkg.go.dev/golang.org/x/net/http/httpproxy>).
 //!
 //! kube has rules of its own. It compares NO_PROXY with the address of the proxy and not with that of the
-//! server, takes no HTTP_PROXY, and asks a proxy for servers on this machine. So its choice is replaced.
+//! server, takes no HTTP_PROXY, and asks a proxy for servers on this machine. So its choice is not asked for.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use http::Uri;
 use ipnetwork::IpNetwork;
-use kube::config::Kubeconfig;
 
 /// What names a proxy is no URL of one.
 #[derive(Debug, thiserror::Error)]
@@ -36,14 +36,6 @@ impl fmt::Display for Named {
             Self::Variable(name) => f.write_str(name),
         }
     }
-}
-
-/// The `proxy-url` of the cluster that a context names, by default the current one.
-pub(super) fn of_kubeconfig(config: &Kubeconfig, context: Option<&str>) -> Option<String> {
-    let context = context.or(config.current_context.as_deref())?;
-    let context = config.contexts.iter().find(|named| named.name == context)?.context.as_ref()?;
-    let cluster = config.clusters.iter().find(|named| named.name == context.cluster)?.cluster.as_ref()?;
-    cluster.proxy_url.clone().filter(|url| !url.is_empty())
 }
 
 /// The proxy for a server. `proxy_url` of a kubeconfig holds for every server. Without it the environment
@@ -86,49 +78,67 @@ fn parsed(url: &str, by: Named) -> Result<Uri, Unusable> {
     }
 }
 
+/// The address that a host is. One of IPv4 may be written as one of IPv6.
+fn address(host: &str) -> Option<IpAddr> {
+    host.parse().ok().map(|address: IpAddr| address.to_canonical())
+}
+
 fn is_local(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host == "localhost" || address(host).is_some_and(|address| address.is_loopback())
 }
 
 /// Whether a list such as `10.0.0.0/8,.example.com,host:6443` has a host. An entry that is none of these
 /// forms matches nothing.
 fn is_excepted(host: &str, port: u16, list: &str) -> bool {
-    let address: Option<IpAddr> = host.parse().ok();
+    let (of_host, port) = (address(host), port.to_string());
     list.split(',').map(|entry| entry.trim().to_ascii_lowercase()).any(|entry| {
         if entry == "*" {
             return true;
         }
         if entry.contains('/') {
-            let net = entry.parse::<IpNetwork>().ok();
-            return net.zip(address).is_some_and(|(net, address)| net.contains(address));
+            return block(&entry).zip(of_host).is_some_and(|(block, address)| block.contains(address));
         }
         let (name, wanted) = split_port(&entry);
-        if wanted.is_some_and(|wanted| wanted != port) {
+        if !wanted.is_empty() && wanted != port {
             return false;
         }
-        if let Ok(of_entry) = name.parse::<IpAddr>() {
-            return address == Some(of_entry);
+        let of_entry = address(name);
+        if of_host.is_some() || of_entry.is_some() {
+            return of_host == of_entry;
         }
         let name = name.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(name);
-        match name.strip_prefix('.') {
-            Some("") => false,
-            Some(_) => host.ends_with(name),
-            None if name.is_empty() => false,
-            None => host.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.')),
+        match name {
+            "" => false,
+            _ if name.starts_with('.') => host.ends_with(name),
+            _ => host.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.')),
         }
     })
 }
 
-/// `host:port`, `[address]:port` or either without a port.
-fn split_port(entry: &str) -> (&str, Option<u16>) {
-    if entry.parse::<IpAddr>().is_ok() {
-        return (entry, None);
+/// A block of addresses as `10.0.0.0/8`. One of IPv4 may be written as one of IPv6.
+fn block(entry: &str) -> Option<IpNetwork> {
+    let (before, length) = entry.split_once('/')?;
+    let (before, length): (IpAddr, u8) = (before.parse().ok()?, length.parse().ok()?);
+    let canonical = before.to_canonical();
+    let shorter = if canonical.is_ipv4() && before.is_ipv6() { 96 } else { 0 };
+    match length.checked_sub(shorter) {
+        Some(length) => IpNetwork::new(canonical, length).ok(),
+        // It is wider than all of IPv4.
+        None => IpNetwork::new(before, length).ok(),
     }
-    let (name, port) = match entry.rsplit_once(':').map(|(name, port)| (name, port.parse().ok())) {
-        Some((name, Some(port))) => (name, Some(port)),
-        _ => (entry, None),
-    };
-    (name.trim_matches(['[', ']']), port)
+}
+
+/// `host:port` or `[address]:port` in its parts; without a port as it is written, so that an address in brackets is none
+/// then.
+fn split_port(entry: &str) -> (&str, &str) {
+    match entry.rsplit_once(':') {
+        Some((host, port)) => match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(host) => (host, port),
+            None if host.contains([':', '[', ']']) => (entry, ""),
+            None => (host, port),
+        },
+        None => (entry, ""),
+    }
 }
 
 #[cfg(test)]
@@ -158,7 +168,12 @@ mod tests {
 
     #[test]
     fn no_proxy_leads_to_no_server_on_this_machine() {
-        for server in ["https://localhost:6443", "https://127.0.0.1:6443", "https://[::1]:6443"] {
+        for server in [
+            "https://localhost:6443",
+            "https://127.0.0.1:6443",
+            "https://[::1]:6443",
+            "https://[::ffff:127.0.0.2]:6443",
+        ] {
             assert_eq!(host(server, &[("HTTPS_PROXY", "http://proxy:3128")]), None, "{server}");
         }
     }
@@ -177,7 +192,26 @@ mod tests {
             ("https://API.Example.com:6443", ".example.com", true),
             ("https://api.example.com:6443", "*.example.com", true),
             ("https://api.example.com", "api.example.com:443", true),
+            ("https://[2001:db8::1]:6443", "[2001:db8::1]", false),
+            ("https://[2001:db8::1]:6443", "[2001:db8::1]:", true),
+            // An address of IPv4 as one of IPv6.
+            ("https://[::ffff:10.1.2.3]:6443", "10.0.0.0/8", true),
+            ("https://[::ffff:10.1.2.3]:6443", "10.1.2.3", true),
+            ("https://10.1.2.3:6443", "::ffff:10.1.0.0/112", true),
+            ("https://10.1.2.3:6443", "::ffff:10.1.2.3", true),
+            ("https://10.1.2.3:6443", "::/0", false),
+            ("https://10.1.2.3:6443", "::ffff:0:0/90", false),
+            // An address belongs to no domain.
+            ("https://10.1.2.3:6443", ".3", false),
+            ("https://10.1.2.3:6443", "2.3", false),
+            ("https://10.1.2.3:6443", "10.0.0.0/255.0.0.0", false),
+            ("https://api.example.com:6443", "example.com:", true),
+            ("https://api.example.com:6443", "example.com:https", false),
+            ("https://api.example.com:6443", "example.com:06443", false),
+            // What is no entry is passed over, and what stands beside it counts.
             ("https://api.example.com:6443", "localhost,", false),
+            ("https://api.example.com:6443", ",, :6443,a b,http://x,example.com,", true),
+            ("https://api.example.com:6443", ",, :6443,a b,http://x,.,*.,", false),
             ("https://example.com:6443", ".example.com", false),
             ("https://notexample.com:6443", "example.com", false),
             // The proxy's own name says nothing about the server.
