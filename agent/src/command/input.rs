@@ -28,7 +28,7 @@ use npc_compiler::policy::Policy;
 use npc_compiler::ruleset::layout::{RulesetOptions, SetMembers};
 use npc_compiler::ruleset::members;
 
-use super::warning::{Warning, WarningCode};
+use super::warning::Warning;
 use super::{Exit, Stop, unjudged};
 use named::UnknownWorkloads;
 pub(super) use named::{NamedEnds, NamedObject};
@@ -338,7 +338,7 @@ impl Args {
         let cluster = members::bounded(cluster, &options);
         let mut warnings = unjudged::warnings(&loaded);
         warnings.extend(of_server);
-        warnings.extend(planned.into_iter().map(|text| Warning::new(WarningCode::WorkloadWithoutPods, text)));
+        warnings.extend(planned);
         warnings.extend(report::rights(&loaded.unread));
         let passed_over = report::undecided(&loaded.passed_over);
         let set_members = options.set_members;

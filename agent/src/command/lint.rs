@@ -115,8 +115,11 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
         Format::Sarif => output::json(&sarif::log(&findings))?,
         Format::Github => github::write(&findings, &mut output::raw())?,
     }
-    for warning in &warnings {
-        say!("{warning}");
+    // A workflow's log has both streams, and commands say the same at their places.
+    if !matches!(args.output, Format::Github) {
+        for warning in &warnings {
+            say!("{warning}");
+        }
     }
     Ok(if fails { Exit::Not } else { Exit::Fine })
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use npc_agent::finding::{Finding, Place};
-use npc_agent::source::manifests::Loaded;
+use npc_agent::finding::Finding;
+use npc_agent::source::manifests::{Loaded, Location, ObjectRef};
 use npc_compiler::object::{self, Consequence};
 
 use super::warning::{Warning, WarningCode};
@@ -43,14 +43,21 @@ pub(super) fn warnings(loaded: &Loaded) -> Vec<Warning> {
                 (WarningCode::ObjectsNotInInput, "the pods and policies that these may make are not in the input")
             }
         };
-        // At the first object of each kind.
-        let finding = |(qualified, counted): &(&str, String)| Finding {
-            location: loaded.skipped_at.get(*qualified).map(Place::from),
-            ..code.finding(format!("{what}: {counted}"))
-        };
-        let findings = kinds.iter().map(finding).collect();
+        let findings = kinds.iter().flat_map(|(qualified, _)| findings(loaded, code, what, qualified)).collect();
         let kinds: Vec<&str> = kinds.iter().map(|(_, counted)| counted.as_str()).collect();
         Warning::of_each(code, format!("{what}: {}", kinds.join(", ")), findings)
     };
     by_consequence.into_iter().map(warning).collect()
+}
+
+/// A finding for each object of a kind that is from a file, and one for those of a cluster, which are only counted.
+fn findings(loaded: &Loaded, code: WarningCode, what: &str, qualified: &str) -> Vec<Finding> {
+    let placed = loaded.skipped_objects.get(qualified).map(Vec::as_slice).unwrap_or_default();
+    let count = loaded.skipped.get(qualified).copied().unwrap_or_default();
+    let others = count.saturating_sub(placed.len());
+    let of_object = |(object, place): &(ObjectRef, Location)| {
+        code.of_object(format!("{what}: {qualified}"), object.clone(), Some(place))
+    };
+    let of_others = (others > 0).then(|| code.finding(format!("{what}: {others} {qualified}")));
+    placed.iter().map(of_object).chain(of_others).collect()
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use npc_agent::finding::{Finding, Place};
-use npc_agent::source::manifests::{Location, ObjectRef, ProblemCode, Severity};
+use npc_agent::source::manifests::{Location, ObjectRef, Positions, ProblemCode, Severity};
 use npc_compiler::verdict::explain::ReasonCode;
 use npc_compiler::verdict::lint::MistakeCode;
 
@@ -237,6 +237,24 @@ impl Warning {
     /// A warning about the input or the answer as a whole.
     pub(super) fn new(code: WarningCode, text: String) -> Self {
         let findings = vec![code.finding(text.clone())];
+        Self { code: code.as_str(), text, findings }
+    }
+
+    /// A warning about one object.
+    pub(super) fn about(code: WarningCode, text: String, object: &ObjectRef, positions: &Positions) -> Self {
+        Self::about_each(code, text, std::slice::from_ref(object), positions)
+    }
+
+    /// A warning about objects, or about the answer as a whole where it is about none: a finding for each, so that a
+    /// program that shows them at their places misses none.
+    pub(super) fn about_each(code: WarningCode, text: String, objects: &[ObjectRef], positions: &Positions) -> Self {
+        if objects.is_empty() {
+            return Self::new(code, text);
+        }
+        let finding = |object: &ObjectRef| {
+            code.of_object(text.clone(), object.clone(), positions.locate_object(object, "").as_ref())
+        };
+        let findings = objects.iter().map(finding).collect();
         Self { code: code.as_str(), text, findings }
     }
 

@@ -23,7 +23,7 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
         positions,
         problems,
         skipped,
-        skipped_at,
+        skipped_objects,
         pod_makers,
         pod_making,
         ordinals,
@@ -101,8 +101,8 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
     for (kind, count) in skipped {
         *base.skipped.entry(kind).or_default() += count;
     }
-    for (kind, place) in skipped_at {
-        base.skipped_at.entry(kind).or_insert(place);
+    for (kind, objects) in skipped_objects {
+        base.skipped_objects.entry(kind).or_default().extend(objects);
     }
 }
 

@@ -142,23 +142,28 @@ fn what_is_not_judged_is_a_finding_in_every_format_and_does_not_count() {
         found,
         [
             ["policies-not-judged", r#"{"column":1,"file":"./all.yaml","line":6}"#],
+            ["policies-not-judged", r#"{"column":1,"file":"./all.yaml","line":11}"#],
             ["template-not-rendered", r#"{"column":null,"file":"./chart.yaml","line":null}"#],
         ],
         "{json}"
     );
-    assert!(findings[0]["problem"].as_str().unwrap().ends_with(": 2 CiliumNetworkPolicy.cilium.io"), "{json}");
-    assert_eq!(json["warnings"].as_array().map(Vec::len), Some(2), "{json}");
-    let github = files.run(&["lint", "-f", ".", "-o", "github"]);
-    assert_eq!(github.code, 0);
-    assert!(
-        github.out.contains("::warning file=./all.yaml,line=6,col=1,title=policies-not-judged::"),
-        "{}",
-        github.out
+    assert_eq!(
+        findings[1]["object"],
+        serde_json::json!({"kind": "CiliumNetworkPolicy", "namespace": "default", "name": "x"}),
+        "{json}"
     );
+    assert_eq!(json["warnings"].as_array().map(Vec::len), Some(2), "{json}");
+    assert!(json["warnings"][0].as_str().unwrap().ends_with(": 2 CiliumNetworkPolicy.cilium.io"), "{json}");
+    let github = files.run(&["lint", "-f", ".", "-o", "github"]);
+    assert_eq!((github.code, github.err.as_str()), (0, ""), "a log has both streams");
+    for line in [6, 11] {
+        let command = format!("::warning file=./all.yaml,line={line},col=1,title=policies-not-judged::");
+        assert_eq!(github.out.matches(&command).count(), 1, "{}", github.out);
+    }
     let sarif = files.run(&["lint", "-f", ".", "-o", "sarif"]).json();
     let rules: Vec<&str> =
         (sarif["runs"][0]["results"].as_array().unwrap().iter()).map(|of| of["ruleId"].as_str().unwrap()).collect();
-    assert_eq!(rules, ["policies-not-judged", "template-not-rendered"]);
+    assert_eq!(rules, ["policies-not-judged", "policies-not-judged", "template-not-rendered"]);
     // For people, they are beside the list of what is wrong.
     let text = files.run(&["lint", "-f", "."]);
     assert_eq!((text.code, text.out.as_str()), (0, ""), "{}", text.err);
@@ -169,7 +174,7 @@ fn what_is_not_judged_is_a_finding_in_every_format_and_does_not_count() {
         let json = files.run(&[words, &["-f", "."], output].concat()).json();
         let codes: Vec<&str> =
             json["findings"].as_array().unwrap().iter().map(|of| of["code"].as_str().unwrap()).collect();
-        assert_eq!(codes, ["policies-not-judged", "template-not-rendered"], "{words:?}: {json}");
+        assert_eq!(codes, ["policies-not-judged", "policies-not-judged", "template-not-rendered"], "{words:?}: {json}");
     }
 }
 

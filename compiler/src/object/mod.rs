@@ -24,7 +24,7 @@ pub(crate) use controller_label::{COMPLETION_INDEX_LABEL, ROLLOUT_HASH_LABEL};
 pub use controller_label::{ControllerLabel, controller_labels, is_controller_label, is_topology_label};
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub use network::{DNS_PORT, Family, Protocol, parse_address};
-pub use other_kind::{Consequence, consequence, deciding_kinds};
+pub use other_kind::{Consequence, consequence, deciding_kinds, is_cluster_scoped};
 pub use pod::{CONFIG_HASH, ContainerOfPort, ContainerPort, HostPort, Pod};
 pub use service::{Exposure, Routing, Service, ServicePort, TargetPort};
 pub use workload::Workload;

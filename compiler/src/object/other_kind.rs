@@ -141,6 +141,26 @@ const MAKES_OBJECTS: [(&str, &[&str]); 10] = [
     ("operators.coreos.com", &["Subscription", "ClusterServiceVersion"]),
 ];
 
+/// Of these kinds, those whose objects are in no namespace, by API group.
+const IN_NO_NAMESPACE: [(&str, &[&str]); 10] = [
+    ("policy.networking.k8s.io", &["AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"]),
+    ("cilium.io", &["CiliumClusterwideNetworkPolicy"]),
+    ("crd.projectcalico.org", &["GlobalNetworkPolicy"]),
+    ("projectcalico.org", &["GlobalNetworkPolicy"]),
+    ("crd.antrea.io", &["ClusterNetworkPolicy"]),
+    ("crd.antrea.tanzu.vmware.com", &["ClusterNetworkPolicy"]),
+    ("security.antrea.tanzu.vmware.com", &["ClusterNetworkPolicy"]),
+    ("networking.k8s.aws", &["ClusterNetworkPolicy"]),
+    ("kubernetes.crossplane.io", &["Object"]),
+    ("helm.crossplane.io", &["Release"]),
+];
+
+/// Whether an object that bears on connectivity is in no namespace.
+#[must_use]
+pub fn is_cluster_scoped(group: &str, kind: &str) -> bool {
+    IN_NO_NAMESPACE.iter().any(|(of, kinds)| *of == group && kinds.contains(&kind))
+}
+
 /// The kinds that decide beside NetworkPolicies, by API group.
 pub fn deciding_kinds() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
     DECIDES.iter().copied()
@@ -165,6 +185,14 @@ pub fn consequence(group: &str, kind: &str) -> Option<Consequence> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_no_namespace_bears_on_connectivity() {
+        for (group, kinds) in IN_NO_NAMESPACE {
+            assert!(kinds.iter().all(|kind| consequence(group, kind).is_some()), "{group}");
+        }
+        assert!(!is_cluster_scoped("crd.projectcalico.org", "NetworkPolicy"));
+    }
 
     #[test]
     fn the_group_decides_and_not_the_kind_alone() {

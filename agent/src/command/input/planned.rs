@@ -8,10 +8,11 @@ use npc_agent::source::manifests::{Loaded, ObjectRef};
 use npc_compiler::object::Pod;
 
 use super::NamedEnds;
+use crate::command::warning::{Warning, WarningCode};
 
 /// Adds the pods that are named and would be made, and says of each whose template stands for it. What else the
 /// StatefulSet makes, its template goes on to stand for.
-pub(super) fn add(loaded: &mut Loaded, ends: &NamedEnds<'_>, here: &str) -> Vec<String> {
+pub(super) fn add(loaded: &mut Loaded, ends: &NamedEnds<'_>, here: &str) -> Vec<Warning> {
     let mut made: BTreeMap<ObjectRef, Vec<Pod>> = BTreeMap::new();
     for (namespace, name) in names(ends, here) {
         let Some((set, ordinal)) = name.rsplit_once('-').and_then(|(set, text)| Some((set, ordinal(text)?))) else {
@@ -48,10 +49,11 @@ pub(super) fn add(loaded: &mut Loaded, ends: &NamedEnds<'_>, here: &str) -> Vec<
         loaded.objects.pods.retain(|pod| others != Some(0) || !is_template(pod));
         said.extend(pods.iter().map(|pod| {
             let (namespace, set) = (&object.namespace, &object.name);
-            format!(
+            let text = format!(
                 "{namespace}/pod/{} is not in the input; the template of {namespace}/sts/{set} stands for it",
                 pod.name
-            )
+            );
+            Warning::about(WarningCode::WorkloadWithoutPods, text, &object, &loaded.positions)
         }));
         loaded.objects.pods.extend(pods);
     }

@@ -21,9 +21,10 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &ReadOptions) -> 
     let mut scaled = BTreeSet::new();
     let mut index: HashMap<(ObjectRef, String), usize> = HashMap::new();
     for file in files {
-        for (kind, span) in file.skipped_at {
-            let place = Location { file: Arc::clone(&file.file), span, exact: true };
-            loaded.skipped_at.entry(kind).or_insert(place);
+        for (kind, objects) in file.skipped_objects {
+            let place = |span| Location { file: Arc::clone(&file.file), span, exact: true };
+            let placed = objects.into_iter().map(|(object, span)| (object, place(span)));
+            loaded.skipped_objects.entry(kind).or_default().extend(placed);
         }
         loaded.positions.add_source(file.file, file.text, file.parts);
         loaded.problems.extend(file.problems);

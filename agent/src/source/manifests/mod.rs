@@ -136,8 +136,8 @@ pub struct Loaded {
     /// The kinds that were passed over, with how many there were; of a group
     /// other than the core one as `Ingress.networking.k8s.io`.
     pub skipped: BTreeMap<String, usize>,
-    /// Where the first object of each of these kinds stands; nowhere if it is not from a file.
-    pub skipped_at: BTreeMap<String, Location>,
+    /// The objects of those of these kinds that bear on connectivity, and where they stand; only those of files.
+    pub skipped_objects: BTreeMap<String, Vec<(ObjectRef, Location)>>,
     /// Those of them in whose objects a pod's containers stand, so that their controllers make pods.
     pub pod_makers: BTreeSet<String>,
     /// The objects that were passed over and whose controllers make pods.

@@ -26,7 +26,7 @@ use super::tree::{self, Value, YamlNode};
 use super::types::{self, Misspelt, misspelt};
 use super::{pod_parts, pod_template};
 use npc_compiler::algebra::syntax::{wrong_label_key, wrong_label_value};
-use npc_compiler::object::{Consequence, Workload, consequence};
+use npc_compiler::object::{Consequence, Workload, consequence, is_cluster_scoped};
 
 /// How deep `List`s may lie in `List`s.
 const MAX_LISTS: usize = 8;
@@ -200,13 +200,20 @@ impl DocumentReader<'_> {
                 self.parsed.pod_makers.insert(qualified.clone());
             }
             let group = types.api_version.split_once('/').map_or("", |(group, _)| group);
-            if has_pods || consequence(group, &types.kind) == Some(Consequence::MakesPods) {
-                self.parsed.pod_making.insert(self.best_name(DocumentKind::Other, &types.kind, &node));
+            let consequence = consequence(group, &types.kind);
+            if has_pods || consequence.is_some() {
+                let mut object = self.best_name(DocumentKind::Other, &types.kind, &node);
+                if has_pods || consequence == Some(Consequence::MakesPods) {
+                    self.parsed.pod_making.insert(object.clone());
+                }
+                if is_cluster_scoped(group, &types.kind) {
+                    object.namespace.clear();
+                }
+                self.parsed.skipped_objects.entry(qualified.clone()).or_default().push((object, node.span));
             }
             if pod_template::is_openshift_template(&types.api_version, &types.kind) {
                 self.parsed.openshift.get_or_insert_default().extend(foreign::kinds_of_template(&node));
             }
-            self.parsed.skipped_at.entry(qualified.clone()).or_insert(node.span);
             *self.parsed.skipped.entry(qualified).or_default() += 1;
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
                 let message = format!("no Kubernetes since 1.16 serves a NetworkPolicy of {}", types.api_version);

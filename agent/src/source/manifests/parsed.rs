@@ -23,8 +23,8 @@ pub(in crate::source) struct Parsed {
     pub(super) items: Vec<ParsedObject>,
     pub(in crate::source) problems: Vec<Problem>,
     pub(super) skipped: BTreeMap<String, usize>,
-    /// Where the first object of each of these kinds stands.
-    pub(super) skipped_at: BTreeMap<String, Span>,
+    /// The objects of those of these kinds that bear on connectivity, and where they stand.
+    pub(super) skipped_objects: BTreeMap<String, Vec<(ObjectRef, Span)>>,
     /// Those of the kinds that were passed over in whose objects a pod's containers stand.
     pub(super) pod_makers: BTreeSet<String>,
     /// The objects that were passed over and whose controllers make pods.
@@ -77,7 +77,7 @@ impl Parsed {
             items: Vec::new(),
             problems: Vec::new(),
             skipped: BTreeMap::new(),
-            skipped_at: BTreeMap::new(),
+            skipped_objects: BTreeMap::new(),
             pod_makers: BTreeSet::new(),
             pod_making: BTreeSet::new(),
             unread_subjects: Vec::new(),
@@ -100,7 +100,7 @@ impl Parsed {
             items,
             problems,
             skipped,
-            skipped_at,
+            skipped_objects,
             pod_makers,
             pod_making,
             unread_subjects,
@@ -118,8 +118,8 @@ impl Parsed {
         for (kind, count) in skipped {
             *self.skipped.entry(kind).or_default() += count;
         }
-        for (kind, span) in skipped_at {
-            self.skipped_at.entry(kind).or_insert(span);
+        for (kind, objects) in skipped_objects {
+            self.skipped_objects.entry(kind).or_default().extend(objects);
         }
         self.pod_makers.extend(pod_makers);
         self.pod_making.extend(pod_making);

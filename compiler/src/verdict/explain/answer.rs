@@ -195,7 +195,12 @@ pub enum WarningFact {
         ports: Vec<(Protocol, u16)>,
     },
     /// The source is a Service, and nothing in the input says where it leads.
-    SourceWithoutPods,
+    SourceWithoutPods {
+        /// The Service's namespace.
+        namespace: String,
+        /// The Service's name.
+        name: String,
+    },
     /// The Service is headless, so a client asks for a port of the pods and not of the Service.
     Headless {
         /// The Service's namespace.

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
+use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::block_text::WrittenBlock;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::{PodId, PolicyId};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::dead_block::is_dead;
-use npc_compiler::verdict::explain::{EndpointExplanation, EndpointPart, MisleadingPolicy, Side, may_be_isolated};
+use npc_compiler::verdict::explain::{
+    EndpointExplanation, EndpointPart, MisleadingPolicy, QuestionEnd, Side, may_be_isolated,
+};
 use npc_compiler::verdict::matrix::{EndpointId, EndpointName};
 use npc_compiler::verdict::outside::{Outside, OutsideBounds, shortest_entries};
 use serde_json::{Value, json};
@@ -62,7 +65,14 @@ pub(in crate::command::explain) fn without_policies(
             };
             let (unknowns, said) = if is_unknown { (vec![stop.message], None) } else { (vec![], Some(stop.message)) };
             // It ends so only for a Service that leads to no pod.
-            let said = said.map(|text| Warning::new(WarningCode::ServiceNoBackends, text));
+            let service = match &from.target {
+                QuestionEnd::Service(service) => Some(ObjectRef::new("Service", &service.namespace, &service.name)),
+                _ => None,
+            };
+            let said = said.map(|text| {
+                let (code, positions) = (WarningCode::ServiceNoBackends, &input.loaded.positions);
+                Warning::about_each(code, text, service.as_slice(), positions)
+            });
             let warnings = input.with_left_out(said.into_iter().chain(input.warnings.iter().cloned()).collect());
             let findings = input.findings_with(&warnings);
             output::json(&json!({

@@ -19,7 +19,7 @@ const NAMED: usize = 3;
 /// isolates an end.
 pub(in crate::command::explain) fn without_subjects(input: &Input, explanation: &FlowExplanation) -> Vec<Warning> {
     let (cluster, code) = (&input.cluster, WarningCode::SubjectEmpty);
-    let warning = |(id, why): (&PolicyId, &WhyNone)| {
+    let found = |(id, why): (&PolicyId, &WhyNone)| {
         let policy = cluster.policy(*id);
         let only = match why {
             WhyNone::OnlyHostNetworkPods => "only hostNetwork pods, to which no policy applies",
@@ -32,11 +32,15 @@ pub(in crate::command::explain) fn without_subjects(input: &Input, explanation: 
         let problem = format!("selects {only} (podSelector {selector})");
         let finding = Finding { path, ..code.of_object(problem, object, place.as_ref()) };
         let text = format!("networkpolicy {name} selects {only} (podSelector {selector}), so it isolates none");
-        Warning::of_each(code, text, vec![finding])
+        (text, finding)
     };
-    let mut all: Vec<Warning> = explanation.without_subjects.iter().take(NAMED).map(warning).collect();
-    if let more @ 1.. = explanation.without_subjects.len().saturating_sub(NAMED) {
-        all.push(Warning::new(code, format!("{more} more policies of these namespaces select no pod either")));
+    let mut found = explanation.without_subjects.iter().map(found);
+    let mut all: Vec<Warning> =
+        found.by_ref().take(NAMED).map(|(text, finding)| Warning::of_each(code, text, vec![finding])).collect();
+    let more: Vec<Finding> = found.map(|(_, finding)| finding).collect();
+    if !more.is_empty() {
+        let text = format!("{} more policies of these namespaces select no pod either", more.len());
+        all.push(Warning::of_each(code, text, more));
     }
     all
 }

@@ -10,7 +10,7 @@ use npc_compiler::algebra::unforwarded::Unforwarded;
 use npc_compiler::cluster::unread::Unread;
 use npc_compiler::cluster::without_backend::WhyUnknown;
 use npc_compiler::cluster::{Cluster, PodId};
-use npc_compiler::object::{Protocol, is_topology_label};
+use npc_compiler::object::{Pod, Protocol, is_topology_label};
 use npc_compiler::verdict::explain::{
     EndName, Flow, FlowExplanation, Missing, MissingFact, Party, Verdict, WarningFact,
 };
@@ -40,10 +40,7 @@ pub(in crate::command::explain) fn with_input<'w>(
 ) -> Vec<Warning> {
     let of_fact = |fact: &WarningFact| {
         let (code, text) = (code(fact), text(&input.cluster, fact));
-        let Some(object) = object(fact) else { return Warning::new(code, text) };
-        let place = input.loaded.positions.locate_object(&object, "");
-        let finding = code.of_object(text.clone(), object, place.as_ref());
-        Warning::of_each(code, text, vec![finding])
+        Warning::about_each(code, text, &objects(&input.cluster, fact), &input.loaded.positions)
     };
     facts.into_iter().map(of_fact).chain(input.warnings.iter().cloned()).collect()
 }
@@ -54,7 +51,7 @@ const fn code(fact: &WarningFact) -> WarningCode {
         WarningFact::Contested(_) => WarningCode::AddressContested,
         WarningFact::NoSuchPort(_) => WarningCode::PortNameMissing,
         WarningFact::NoSuchServicePort { .. } => WarningCode::ServicePortUnknown,
-        WarningFact::SourceWithoutPods => WarningCode::ServiceNoBackends,
+        WarningFact::SourceWithoutPods { .. } => WarningCode::ServiceNoBackends,
         WarningFact::NotListed(..) => WarningCode::FlowsNotListed,
         WarningFact::Headless { .. } => WarningCode::ServiceHeadless,
         WarningFact::ServicePort { .. } => WarningCode::AskedServicePort,
@@ -72,33 +69,47 @@ const fn code(fact: &WarningFact) -> WarningCode {
     }
 }
 
-/// The object that it is about, if it is about one of the cluster.
-fn object(fact: &WarningFact) -> Option<ObjectRef> {
+/// The objects that it is about, as far as they are of the cluster.
+fn objects(cluster: &Cluster, fact: &WarningFact) -> Vec<ObjectRef> {
     let of_end = |end: &EndName| {
         let namespace = end.namespace.as_ref()?;
         Some(ObjectRef::new(&end.kind, namespace, &end.name))
     };
+    // A template that stands for pods has its workload's name.
+    let of_pod = |pod: &Pod| match &pod.workload {
+        Some(of) if pod.is_template() => ObjectRef::new(&of.kind, &pod.namespace, &of.name),
+        _ => ObjectRef::new("Pod", &pod.namespace, &pod.name),
+    };
+    let named = |name: &str| {
+        let (namespace, name) = name.split_once('/')?;
+        cluster.pods().map(|(_, pod)| pod).find(|pod| pod.namespace == namespace && pod.name == name).map(of_pod)
+    };
     match fact {
         WarningFact::NoSuchServicePort { namespace, name, .. }
+        | WarningFact::SourceWithoutPods { namespace, name }
         | WarningFact::Headless { namespace, name }
         | WarningFact::ServicePort { namespace, name, .. }
         | WarningFact::NotExposed { namespace, name }
         | WarningFact::ServiceAddressAsSource { namespace, name, .. } => {
-            Some(ObjectRef::new("Service", namespace, name))
+            vec![ObjectRef::new("Service", namespace, name)]
         }
         WarningFact::NoSuchPort(end)
         | WarningFact::NamesUnresolved { service: end, .. }
         | WarningFact::MayBeOwnNode { pod: end, .. }
-        | WarningFact::TunnelDropped { from: end, .. } => of_end(end),
-        WarningFact::OtherNodes { from, to, is_source, .. } => of_end(if *is_source { from } else { to }),
-        WarningFact::Contested(_)
-        | WarningFact::SourceWithoutPods
-        | WarningFact::NotListed(..)
+        | WarningFact::TunnelDropped { from: end, .. } => of_end(end).into_iter().collect(),
+        WarningFact::OtherNodes { from, to, is_source, .. } => {
+            of_end(if *is_source { from } else { to }).into_iter().collect()
+        }
+        WarningFact::Contested(address) => {
+            let claimants = cluster.contest(*address).map(|contest| contest.claimants.as_slice()).unwrap_or_default();
+            claimants.iter().map(|id| of_pod(cluster.pod(*id))).collect()
+        }
+        WarningFact::HostPort { pods, .. } => pods.iter().filter_map(|pod| named(pod)).collect(),
+        WarningFact::HostPortElsewhere { pods, .. } => pods.iter().filter_map(|(pod, _)| named(pod)).collect(),
+        WarningFact::NotListed(..)
         | WarningFact::Loopback(_)
         | WarningFact::NotForwarded { .. }
-        | WarningFact::HostPort { .. }
-        | WarningFact::HostPortElsewhere { .. }
-        | WarningFact::NoCommonFamily => None,
+        | WarningFact::NoCommonFamily => Vec::new(),
     }
 }
 
@@ -135,7 +146,7 @@ fn text(cluster: &Cluster, fact: &WarningFact) -> String {
         WarningFact::Contested(address) => contested(cluster, *address),
         WarningFact::NoSuchPort(name) => format!("{} has no such port", shown(name)),
         WarningFact::NoSuchServicePort { namespace, name, ports } => no_such_port(namespace, name, ports),
-        WarningFact::SourceWithoutPods => "the source is a Service that leads to no pod of the input".to_owned(),
+        WarningFact::SourceWithoutPods { .. } => "the source is a Service that leads to no pod of the input".to_owned(),
         WarningFact::NotListed(Verdict::Denied, services) => {
             format!("services {} have no such port either, and are not listed above", shorten(services, NAMED, ", "))
         }

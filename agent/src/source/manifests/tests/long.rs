@@ -165,6 +165,8 @@ fn a_list_is_the_same_item_by_item_and_as_a_whole() {
             let loaded = finish(vec![parsed], &BTreeSet::new(), &options).unwrap();
             assert_eq!(loaded.objects, whole.objects, "{sizes:?}");
             assert_eq!(loaded.skipped, whole.skipped);
+            let places = |of: &Loaded| format!("{:?}", of.skipped_objects);
+            assert_eq!(places(&loaded), places(&whole), "{sizes:?}");
             assert_eq!((&loaded.pod_makers, &loaded.pod_making), (&whole.pod_makers, &whole.pod_making));
             assert_eq!(loaded.passed_over, whole.passed_over, "{sizes:?}");
             let shown = |loaded: &Loaded| loaded.problems.iter().map(ToString::to_string).collect::<Vec<_>>();

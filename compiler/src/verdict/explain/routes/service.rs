@@ -49,7 +49,8 @@ impl Walk<'_> {
             missing: if is_known { Vec::new() } else { vec![missing_backends(self.ends.cluster, service)] },
             ..Flow::undecided(EndName::of_service(service), to, traffic.clone(), verdict)
         }));
-        self.explanation.warn(WarningFact::SourceWithoutPods);
+        let (namespace, name) = (service.namespace.clone(), service.name.clone());
+        self.explanation.warn(WarningFact::SourceWithoutPods { namespace, name });
     }
 
     /// Flows through a Service to its backends; of one family, where an address was asked for:
