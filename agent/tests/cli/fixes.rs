@@ -480,3 +480,22 @@ fn the_json_has_the_changes_that_would_close_something() {
     // Both say of the other fix that it was checked.
     assert!(json["fixes"][0]["verified"] == true && answer.out.contains("checked: turns"), "{}{json}", answer.out);
 }
+
+/// The reader learns which bound it was, and not that there is no such change.
+#[test]
+fn a_fix_that_is_not_looked_for_names_the_bound() {
+    let mut text = deny("Ingress");
+    for number in 0..101 {
+        for (name, third) in [("a", 1), ("b", 2)] {
+            let (address, labels) = (format!("10.0.{third}.{number}"), format!("{{app: {name}}}"));
+            text.push_str(&running(&format!("{name}{number}"), "", &labels, &address));
+        }
+    }
+    let files = Files::of(&text);
+    let answer = files.npc("explain", &["a1", "b1:80"]);
+    assert_eq!(answer.code, 1, "{}", answer.err);
+    assert!(answer.out.contains("between more than 10000 pairs of pods or addresses"), "{}", answer.out);
+    // All pods on both sides are more pairs than npc looks for a fix of.
+    let answer = files.npc("explain", &["ns/default", "ns/default:80"]);
+    assert!(answer.out.contains("at most 1000 pairs of ends"), "{}", answer.out);
+}

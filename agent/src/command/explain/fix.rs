@@ -75,7 +75,7 @@ impl<'a> Fixes<'a> {
             explanation: self.explanation,
             flows: &found.flows,
             is_after_others: before.iter().any(|of| of.fix.is_ok()),
-            is_in_part: self.found.iter().any(|of| !matches!(of.fix, Ok(_) | Err(NoFix::NotTried))),
+            is_in_part: self.found.iter().any(|of| !matches!(of.fix, Ok(_) | Err(NoFix::NotTried(_)))),
         })
     }
 

@@ -57,6 +57,7 @@ pub use overview::policy::{
     PeerExplanation, PeerWithoutEffect, PolicyExplanation, PortExplanation, PortWithoutEffect, RuleExplanation,
     explain_policy,
 };
+pub(super) use question::judged_pairs::KEPT;
 pub use question::judged_pairs::{JudgedPairs, Pair};
 pub use question::name::{EndName, Port, QuestionEnd};
 pub use question::party::Party;

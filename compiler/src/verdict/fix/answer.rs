@@ -86,10 +86,12 @@ pub struct FlowFix {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum NoFix {
-    /// The flow stands for too many pairs of ends.
-    TooManyPairs,
-    /// So many ports were asked about that a rule for them is no small change.
+    /// The flow stands for more pairs of ends than this, or is answered by classes of ends.
+    TooManyPairs(usize),
+    /// All ports of a protocol were asked about, so that a rule for them is no small change.
     TooManyPorts,
+    /// More ports and ranges were asked about than this.
+    TooManyRanges(usize),
     /// Only a rule without ports admits ICMP, and it admits everything else too.
     Icmp,
     /// The input does not say the other end's address.
@@ -103,6 +105,8 @@ pub enum NoFix {
     ManyEnds,
     /// A node with isolated pods forwards nothing from or to this end, whatever policies say.
     NotForwarded(EndName, NotForwarded),
+    /// The other ends are addresses, more than this.
+    ManyAddresses(usize),
     /// Every address was asked about; a rule for them admits everyone.
     EveryAddress,
     /// The other end is a hostNetwork pod, and may be on any of this many, which are too many to
@@ -142,8 +146,8 @@ pub enum NoFix {
         /// The port of its pods, which its targetPort names.
         of_pods: u16,
     },
-    /// Fixes of other flows of the same answer were looked for, and not this one.
-    NotTried,
+    /// Fixes of this many other flows of the same answer were looked for, and not this one.
+    NotTried(usize),
     /// The targetPort of the Service seems to be wrong.
     TargetPort {
         /// The Service: its namespace and name.
@@ -189,9 +193,20 @@ pub enum NoFix {
     Service(ReasonCode),
     /// The input lacks a fact, without which no change can be judged.
     FactMissing,
-    /// Every change of one object that admits the flow closes another or opens very many
-    /// (over 10,000 pairs of ends).
+    /// Every change of one object that admits the flow closes another.
     NothingFits,
+    /// The same, or it opens or closes something between more pairs of ends than this.
+    OpensTooMuch(usize),
+    /// The changes of both directions together do not admit the flow, or close another, and after this many
+    /// attempts no others were tried.
+    AttemptsUsed(usize),
+}
+
+impl NoFix {
+    /// Whether changes were tried.
+    pub(super) const fn is_after_search(&self) -> bool {
+        matches!(self, Self::NothingFits | Self::OpensTooMuch(_) | Self::AttemptsUsed(_))
+    }
 }
 
 /// A port that pods declare.

@@ -27,7 +27,7 @@ use crate::verdict::matrix::lazy::LazyMatrix;
 use crate::verdict::zone::{Zones, free_address};
 
 /// A change that opens more is not worth a look.
-const MOST: usize = 10_000;
+pub(super) const MOST: usize = 10_000;
 
 /// In a cluster with more addresses of nodes, the zones that these lie in stand for those that no
 /// block holds which was asked about or which the change adds or takes away.

@@ -99,13 +99,13 @@ pub fn fixes(
         if tried >= most {
             // There may be thousands, which all get this one answer.
             flows.extend(rest.drain(..).flat_map(|(_, flows)| flows));
-            found.push(FlowFix { flows, fix: Err(NoFix::NotTried) });
+            found.push(FlowFix { flows, fix: Err(NoFix::NotTried(most)) });
             break;
         }
         let others: Vec<&Flow> = rest.iter().map(|(other, _)| other).collect();
         let of_flow = fix(view, &flow, &others, &mended);
         // Why there is none is quickly said.
-        tried += usize::from(matches!(of_flow, Ok(_) | Err(NoFix::NothingFits)));
+        tried += usize::from(of_flow.as_ref().err().is_none_or(NoFix::is_after_search));
         let (fix, after) = match of_flow {
             Ok(fix) if !rest.is_empty() => {
                 let after = Changed::all(view, &fix.changes);

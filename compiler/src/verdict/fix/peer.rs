@@ -119,6 +119,7 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
         (true, more) if name.is_part() && more > BLOCKS => Err(NoFix::EveryAddress),
         (false, 0) if namespaces.len() == 1 => Ok(Other::Pods(pods.into_iter().collect())),
         (true, 1..=BLOCKS) => Ok(Other::Blocks(blocks.into_iter().collect())),
+        (true, more) if more > BLOCKS => Err(NoFix::ManyAddresses(BLOCKS)),
         _ => Err(NoFix::ManyEnds),
     }
 }
@@ -274,7 +275,11 @@ pub(super) fn ports(traffic: &Traffic) -> Result<Vec<Value>, NoFix> {
             items.push(item);
         }
     }
-    if items.is_empty() || items.len() > PORTS { Err(NoFix::TooManyPorts) } else { Ok(items) }
+    match items.len() {
+        0 => Err(NoFix::TooManyPorts),
+        1..=PORTS => Ok(items),
+        _ => Err(NoFix::TooManyRanges(PORTS)),
+    }
 }
 
 /// The name that all destinations give to the port that was asked for, as an item of `ports`.

@@ -3,14 +3,14 @@
 use super::answer::{Closing, Fix, NoFix, Wider, closes_no_listener};
 use super::change::{Change, merged};
 use super::changed::{Changed, View};
-use super::difference::{Difference, difference};
+use super::difference::{Difference, MOST, difference};
 use super::proposal::{Cause, Proposal};
 use super::propose::{PortsBy, proposals};
 use super::target_port::{service_port, undeclared_target, wrong_target_port};
 use super::{label, peer};
 use crate::algebra::cidr::Cidr;
 use crate::policy::Direction;
-use crate::verdict::explain::{Flow, Pair, Way};
+use crate::verdict::explain::{Flow, KEPT, Pair, Way};
 
 /// A change that mends a mistake is taken although it opens so many pairs of ends more: a policy of
 /// a namespace that is meant to admit DNS opens it for each of its pods. One that opens something to or from most
@@ -37,7 +37,7 @@ fn fix_of_policies(before: View<'_>, flow: &Flow, others: &[&Flow], mended: &[Pa
         let end = if found.is_source { &flow.from } else { &flow.to };
         return Err(NoFix::NotForwarded(end.clone(), found));
     }
-    let pairs = flow.asked.pairs().ok_or(NoFix::TooManyPairs)?;
+    let pairs = flow.asked.pairs().ok_or(NoFix::TooManyPairs(KEPT))?;
     if pairs.is_empty() {
         return Err(NoFix::FactMissing);
     }
@@ -99,7 +99,7 @@ fn search(before: View<'_>, flow: &Flow, pairs: &[Pair], ports_by: PortsBy, mend
             Attempt::Failed(change) => failed.push(change),
         }
     }
-    Err(NoFix::NothingFits)
+    Err(NoFix::AttemptsUsed(ATTEMPTS))
 }
 
 /// What came of a change of each direction that denies.
@@ -134,7 +134,7 @@ fn attempt(
         }
         let mut proposals = proposals(view, flow, pairs, direction, ports_by)?;
         proposals.retain(|proposal| !failed.contains(&proposal.change));
-        let best = best(view, proposals, pairs, &blocks, direction).ok_or(NoFix::NothingFits)?;
+        let best = best(view, proposals, pairs, &blocks, direction)?;
         changes.push((best.cause, best.change));
         closing.extend(best.closing);
         wider.extend(best.wider);
@@ -190,9 +190,10 @@ fn best(
     pairs: &[Pair],
     blocks: &[Cidr],
     direction: Direction,
-) -> Option<Best> {
+) -> Result<Best, NoFix> {
     proposals.sort_by_key(|proposal| (proposal.cause, proposal.size));
     let (mut found, mut closing, mut wider) = (None::<Best>, None, None);
+    let mut nothing = NoFix::NothingFits;
     for Proposal { change, cause, .. } in proposals {
         let opened = found.as_ref().map(|found| (found.cause, found.difference.breadth()));
         let enough = match opened {
@@ -208,7 +209,10 @@ fn best(
         if !after.view(before).admits(pairs, direction) {
             continue;
         }
-        let Some(difference) = difference(before, after.view(before), pairs, blocks) else { continue };
+        let Some(difference) = difference(before, after.view(before), pairs, blocks) else {
+            nothing = NoFix::OpensTooMuch(MOST);
+            continue;
+        };
         if !closes_no_listener(&difference.closes, std::iter::once(&change)) && cause != Cause::Misplaced {
             if cause == Cause::Mistake && found.is_none() {
                 closing.get_or_insert(Closing { change, closes: difference.closes });
@@ -223,5 +227,5 @@ fn best(
         }
     }
     // Where another change mends the mistake, this one says nothing.
-    found.map(|found| Best { closing: closing.filter(|_| found.cause == Cause::Policy), wider, ..found })
+    found.map(|found| Best { closing: closing.filter(|_| found.cause == Cause::Policy), wider, ..found }).ok_or(nothing)
 }

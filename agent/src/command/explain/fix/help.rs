@@ -31,7 +31,7 @@ pub(in super::super) fn help(
             }
         }
         // It is the same for all of them.
-        Err(NoFix::NotTried) if !found.is_first => Ok(()),
+        Err(NoFix::NotTried(_)) if !found.is_first => Ok(()),
         Err(reason) if is_last => {
             service::draw(input, reason, out)?;
             writeln!(out, "   = help: {}", why_not(reason))?;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::service::{self, ServiceJson};
 use super::why_not::why_not;
-use super::words::then;
+use super::words::{given_up, then};
 use super::{Fixes, anchor, apply};
 use crate::command::explain::traffic::by_protocol;
 use crate::command::input::Input;
@@ -151,6 +151,9 @@ fn one<'a>(input: &Input, flows: Vec<usize>, after: usize, fix: &'a Fix, change:
         change: not_proposed(&of.change),
         opens: of.opens.iter().flat_map(opened).collect(),
     };
+    let gives_up = (fix.is_safe() && !change.adds.gives_up.is_none()).then(|| given_up(fix));
+    let notes: Vec<String> =
+        fix.undeclared_target.as_ref().map(service::undeclared).into_iter().chain(gives_up).collect();
     FixJson {
         flows,
         after,
@@ -163,7 +166,7 @@ fn one<'a>(input: &Input, flows: Vec<usize>, after: usize, fix: &'a Fix, change:
         create: change.new_object(),
         command: apply::command(change).filter(|_| fix.is_safe()),
         then: then(change),
-        note: fix.undeclared_target.as_ref().map(service::undeclared),
+        note: (!notes.is_empty()).then(|| notes.join("; ")),
         shared_text: anchor::shared_text(input, change).as_ref().map(Place::from),
         verified: fix.is_safe(),
         opens: fix.opens.iter().flat_map(opened).collect(),

@@ -4,6 +4,7 @@ use npc_compiler::object::Labels;
 use npc_compiler::verdict::explain::{NotForwarded, ReasonCode};
 use npc_compiler::verdict::fix::{NoFix, ObjectName, TemplateReach};
 
+use super::MANY_PODS;
 use super::service::{PORTS, declared_port};
 use super::words::{object_name, until};
 use crate::command::explain::warnings::not_forwarded;
@@ -12,9 +13,15 @@ use crate::command::words::shorten;
 /// Why there is no fix, and what to do.
 pub(super) fn why_not(reason: &NoFix) -> String {
     match reason {
-        NoFix::TooManyPairs => "npc looks for no fix of so many pairs; ask about two of these ends".to_owned(),
+        NoFix::TooManyPairs(most) => format!(
+            "npc looks for a fix of at most {most} pairs of ends, and for none where there are so many that it answers by \
+             classes of ends; ask about two of these ends"
+        ),
         NoFix::TooManyPorts => {
             "ask about one port, and npc looks for the smallest fix; it proposes none for all ports".to_owned()
+        }
+        NoFix::TooManyRanges(most) => {
+            format!("npc writes at most {most} ports and ranges of ports into a rule; ask about fewer of these")
         }
         NoFix::Icmp => {
             "no fix: only a rule without ports admits ICMP, and it admits every protocol and port".to_owned()
@@ -39,6 +46,9 @@ pub(super) fn why_not(reason: &NoFix) -> String {
             )
         }
         NoFix::ManyEnds => "no fix: no rule can name all these ends; ask about one of them".to_owned(),
+        NoFix::ManyAddresses(most) => {
+            format!("npc writes at most {most} addresses into a rule, and these are more; ask about fewer of them")
+        }
         NoFix::ManyNodes(count) => format!(
             "no fix: the other end is a hostNetwork pod that may run on any of {count} nodes, so the address of one would \
              not do; admit the network that the nodes' addresses are from by an ipBlock"
@@ -65,8 +75,16 @@ pub(super) fn why_not(reason: &NoFix) -> String {
             "no fix in a policy: {namespace}/svc/{name} is headless, so nothing translates its port {port} to the targetPort \
              {of_pods}; let the client ask for {of_pods}, on which the pods listen"
         ),
-        NoFix::NotTried => "npc looks for the fixes of a few flows at a time, and not for those of this flow and the others below; ask about \
-             one of them alone".to_owned(),
+        NoFix::NotTried(most) => {
+            let flows = match most {
+                1 => format!("1 flow at a time, where the input has more than {MANY_PODS} pods"),
+                most => format!("{most} flows at a time"),
+            };
+            format!(
+                "npc looks for the fixes of {flows}, and not for those of this flow and the others below; ask about one of them \
+                 alone"
+            )
+        }
         NoFix::TargetPort { service: (namespace, name), port, target, declared, .. } => {
             let declared: Vec<String> = declared.iter().map(declared_port).collect();
             let declared = shorten(&declared, PORTS, ", ");
@@ -105,9 +123,15 @@ pub(super) fn why_not(reason: &NoFix) -> String {
             "no fix makes it ALLOWED for certain: the answer depends on a fact too that the input lacks (unknown, below)"
                 .to_owned()
         }
-        NoFix::NothingFits => {
-            "no fix: no small change admits this flow without closing another or opening very many".to_owned()
-        }
+        NoFix::NothingFits => "no fix: no small change admits this flow without closing another".to_owned(),
+        NoFix::OpensTooMuch(most) => format!(
+            "no fix: what admits this flow without closing another opens or closes something between more than {most} pairs \
+             of pods or addresses, and npc looks at no more; a label that only these pods have lets a rule name them alone"
+        ),
+        NoFix::AttemptsUsed(most) => format!(
+            "no fix found: in {most} attempts the changes of both directions together did not admit this flow without closing \
+             another, and npc tries no others"
+        ),
     }
 }
 

@@ -77,8 +77,7 @@ pub(super) fn checked(cluster: &Cluster, fix: &Fix, is_after_others: bool, more_
         if fix.is_safe() { Vec::new() } else { parts(&fix.closes, CLOSED, &verb("closes", "close"), "may close") };
     let mut reason = String::new();
     if fix.is_safe() && !fix.gives_up().is_none() {
-        let gone = traffic(&fix.gives_up());
-        let _ = write!(reason, "\n{INDENT}({gone} goes from the rule: nothing that it means listens on it)");
+        let _ = write!(reason, "\n{INDENT}({})", given_up(fix));
     }
     if !closed.is_empty() {
         let _ = write!(
@@ -97,6 +96,15 @@ pub(super) fn checked(cluster: &Cluster, fix: &Fix, is_after_others: bool, more_
         return format!("{subject} {flows} to ALLOWED and {last}{reason}");
     }
     format!("{subject} {flows} to ALLOWED, {}\n{INDENT}and {last}{reason}", said.join(&format!(",\n{INDENT}")))
+}
+
+/// What goes from a rule because nothing seems to listen there.
+pub(super) fn given_up(fix: &Fix) -> String {
+    format!(
+        "{} goes from the rule: nothing that it means listens on it, as far as pods declare their ports; if a probe or a \
+         container that declares none uses it, keep it too",
+        traffic(&fix.gives_up())
+    )
 }
 
 /// The Services that get backends by a label of the changes.

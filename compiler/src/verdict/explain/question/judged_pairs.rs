@@ -10,7 +10,7 @@ use crate::verdict::bounds::{Bounds, Verdict};
 
 /// At most so many pairs of one flow are kept. A flow of more pairs gets no fix: `any` to
 /// `any` has millions of pairs.
-const KEPT: usize = 1000;
+pub(in crate::verdict) const KEPT: usize = 1000;
 
 /// One pair of ends, and what was asked about it.
 #[derive(Debug, Clone)]
