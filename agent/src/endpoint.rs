@@ -213,6 +213,8 @@ fn object(text: &str) -> Result<What, String> {
         [name] => What::Object(None, None, name.to_owned()),
         [first, name] => match kind_of_type(first) {
             Some(kind) => What::Object(None, Some(kind.to_owned()), name.to_owned()),
+            // No namespace has a dot.
+            None if first.contains('.') => What::Object(None, Some(other_kind(first)), name.to_owned()),
             None => What::Object(Some(first.to_owned()), None, name.to_owned()),
         },
         [namespace, kind, name] => {
@@ -220,12 +222,16 @@ fn object(text: &str) -> Result<What, String> {
             if is_first {
                 return Err(format!("the namespace stands before the type: write {kind}/{namespace}/{name}"));
             }
-            let other = || kind.split('.').next().unwrap_or_default().to_ascii_lowercase();
-            let kind = kind_of_type(kind).map_or_else(other, str::to_owned);
+            let kind = kind_of_type(kind).map_or_else(|| other_kind(kind), str::to_owned);
             What::Object(Some(namespace.to_owned()), Some(kind), name.to_owned())
         }
         _ => return Err(format!("{text:?} has too many parts; write [NS/][TYPE/]NAME[:PORT]")),
     })
+}
+
+/// A type that npc does not know, without its API group.
+fn other_kind(text: &str) -> String {
+    text.split('.').next().unwrap_or_default().to_ascii_lowercase()
 }
 
 /// Reads a port: `443`, `53/udp`, `tcp/8080`, `8000-8100`, `icmp`, or a name.
@@ -336,6 +342,7 @@ mod tests {
             (".", "refused"),
             ("a/b/c/d", "refused"),
             ("shop/Rollouts.argoproj.io/api", "shop/rollouts/api"),
+            ("kafkas.kafka.strimzi.io/x:9092", "-/kafkas/x - 9092-9092"),
             ("10.0.0.0/33", "refused"),
             ("010.0.0.1:80", "refused"),
             ("10.0.0.256", "refused"),

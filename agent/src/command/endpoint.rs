@@ -3,6 +3,7 @@
 mod find;
 mod missing;
 mod named_target;
+mod operated;
 
 use std::net::IpAddr;
 

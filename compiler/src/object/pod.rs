@@ -76,7 +76,7 @@ pub struct Pod {
     /// It runs only on nodes with certain labels (`nodeSelector`, or a required node affinity). Only
     /// questions ask; the agent does not keep it.
     pub is_on_some_nodes: bool,
-    /// `HOSTNAME.SUBDOMAIN` of its spec, by which DNS names it where its hostname is not its own name.
+    /// `HOSTNAME.SUBDOMAIN` of its spec, by which DNS names it: the subdomain is the name of a headless Service.
     /// Only questions ask; the agent does not keep it.
     pub dns_name: Option<Box<str>>,
     /// The annotation [`CONFIG_HASH`]. Of the mirror of a static pod it is the UID that
@@ -154,6 +154,13 @@ impl Pod {
     #[must_use]
     pub fn identity(&self) -> (&str, &str) {
         self.workload.as_ref().map_or(("Pod", &self.name), |of| (&of.kind, &of.name))
+    }
+
+    /// The kind and name of what it is shown as in answers by workload: a pod that was asked for before it exists is
+    /// one of its own.
+    #[must_use]
+    pub fn shown_as(&self) -> (&str, &str) {
+        if self.is_planned { ("Pod", &self.name) } else { self.identity() }
     }
 
     /// The ports of a protocol that its containers declare, with a name or without.
@@ -303,7 +310,7 @@ impl Pod {
             .is_some_and(|labels| labels.iter().any(|(key, value)| !is_of_all(key, value)))
             || affinity.is_some_and(|of| of.required_during_scheduling_ignored_during_execution.is_some());
         let (hostname, subdomain) = (spec.hostname.unwrap_or_default(), spec.subdomain.unwrap_or_default());
-        let has_dns_name = !hostname.is_empty() && !subdomain.is_empty() && hostname != name;
+        let has_dns_name = !hostname.is_empty() && !subdomain.is_empty();
         let dns_name = has_dns_name.then(|| format!("{hostname}.{subdomain}").into());
         Self {
             uid: String::new(),

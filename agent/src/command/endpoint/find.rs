@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use npc_agent::endpoint::{NameMeaning, as_dns, is_type, readings};
+use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::algebra::cidr::{self, Cidr};
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
@@ -12,6 +13,7 @@ use npc_compiler::verdict::explain::{Port, QuestionEnd};
 
 use super::missing::missing;
 use super::named_target::{NamedTarget, everything, is_name_of};
+use super::operated::has_maker_of_kind;
 use super::{EndpointText, Resolved, What};
 use crate::command::input::Input;
 use crate::command::{Exit, Stop};
@@ -52,12 +54,17 @@ impl EndpointText {
                 {
                     readings.insert(1, service);
                 }
-                // `rollout/web` with -n: a type that npc knows from the input only.
+                // `rollout/web`, `kafka/events`: a type that npc knows from the input only.
                 if let (Some(own), None) = (namespace.as_deref(), kind)
                     && input.cluster.namespace(own).is_none()
                     && makes_pods(input, own)
                 {
-                    readings.push((default_namespace, Some(own), name.as_str()));
+                    let of_type = (default_namespace, Some(own), name.as_str());
+                    if input.may_have_namespace(own) {
+                        readings.push(of_type);
+                    } else {
+                        readings = vec![of_type];
+                    }
                 }
                 // `ds/web` in a cluster with a namespace called ds.
                 if let (None, Some(_), Some((own, _))) = (namespace.as_deref(), kind, self.text.split_once('/'))
@@ -142,6 +149,9 @@ impl EndpointText {
         if let Some(place) = member.and_then(|member| member.place(input, &all)) {
             return Ok(all.swap_remove(place));
         }
+        if let Some(message) = member.and_then(|member| member.why_none(input)) {
+            return Err(Stop::new(Exit::NotFound, message));
+        }
         if let Some(found) = readings.iter().find_map(|reading| replica_set(input, reading)) {
             return Ok(found);
         }
@@ -149,7 +159,8 @@ impl EndpointText {
         let of_service = readings.last().filter(|(_, kind, _)| *kind == Some("Service") && self.text.contains(".svc"));
         let of_member = member.filter(|of| of.is_certain).map(|of| (of.namespace, Some("Pod"), of.host));
         let (here, kind, name) = of_service.copied().or(of_member).or(readings.first().copied()).unwrap_or_default();
-        if let Some(kind) = kind.filter(|kind| !is_type(kind) && !all.iter().any(|found| found.is_a(Some(kind)))) {
+        let is_known = |kind: &str| is_type(kind) || all.iter().any(|found| found.is_a(Some(kind)));
+        if let Some(kind) = kind.filter(|kind| !is_known(kind) && !has_maker_of_kind(input, kind)) {
             let message = format!("{kind:?} is no type of endpoint; say deploy, sts, ds, job, pod, svc, node or ns");
             return Err(Stop::new(Exit::Input, message));
         }
@@ -169,10 +180,11 @@ impl EndpointText {
     }
 }
 
-/// Whether a pod of the input is of a workload of this kind, as it is written in an endpoint.
+/// Whether a pod of the input is of a workload of this kind, as it is written in an endpoint, or an object of this kind
+/// makes pods that are not in the input.
 fn makes_pods(input: &Input, kind: &str) -> bool {
     let is_it = |of: &Workload| is_name_of(kind, &of.kind);
-    input.cluster.pods().any(|(_, pod)| pod.workload.as_ref().is_some_and(is_it))
+    input.cluster.pods().any(|(_, pod)| pod.workload.as_ref().is_some_and(is_it)) || has_maker_of_kind(input, kind)
 }
 
 /// The pods of a ReplicaSet that a Deployment has made: they belong to the Deployment, which is asked about
@@ -212,7 +224,7 @@ fn member<'n>(name: &'n str, here: &'n str) -> Option<Member<'n>> {
 }
 
 impl Member<'_> {
-    /// The place of the pod, or of the StatefulSet that would make it.
+    /// The place of the pod.
     fn place(&self, input: &Input, all: &[NamedTarget<'_>]) -> Option<usize> {
         let cluster = &input.cluster;
         let service = cluster.service(self.namespace, self.service);
@@ -224,24 +236,48 @@ impl Member<'_> {
             let listed = || cluster.behind(service).is_none_or(|behind| behind.contains(&BackendEnd::Pod(pod)));
             cluster.selected_pods(service).contains(&pod) || listed()
         };
-        let dns_name = format!("{}.{}", self.host, self.service);
-        all.iter().position(|found| {
-            let is_meant = |id: &PodId| {
+        let dns_name = self.dns_name();
+        all.iter().position(|found| match &found.target {
+            QuestionEnd::Pod(id) if found.namespace == self.namespace => {
                 let pod = cluster.pod(*id);
-                let is_it = match found.kind.as_str() {
-                    "Pod" => pod.name == self.host || pod.dns_name.as_deref() == Some(&dns_name),
-                    "StatefulSet" => pod.stands_for(self.host),
-                    _ => false,
-                };
+                // Of a pod whose spec does not say it, any Service may be the one that names it.
+                let is_it = pod.dns_name.as_deref().map_or(pod.name == self.host, |of| of == dns_name);
                 is_it && is_behind(*id)
-            };
-            found.namespace == self.namespace
-                && match &found.target {
-                    QuestionEnd::Pod(pod) => is_meant(pod),
-                    QuestionEnd::Pods(pods) => pods.iter().any(is_meant),
-                    _ => false,
-                }
+            }
+            _ => false,
         })
+    }
+
+    /// Why DNS has no such name, although there is a pod of this name: another Service names it.
+    fn why_none(&self, input: &Input) -> Option<String> {
+        if !self.is_certain && input.cluster.service(self.namespace, self.service).is_none() {
+            return None;
+        }
+        let (dns_name, namespace) = (self.dns_name(), self.namespace);
+        let pods = || input.cluster.named().map(|(_, pod)| pod).filter(|pod| pod.namespace == namespace);
+        let of_pod = pods().find(|pod| pod.name == self.host).and_then(|pod| pod.dns_name.as_deref());
+        if let Some(own) = of_pod.filter(|own| *own != dns_name) {
+            let (_, service) = own.split_once('.')?;
+            return Some(format!(
+                "DNS has no name {dns_name} in namespace {namespace}: the subdomain of {namespace}/pod/{} is {service}; ask about \
+                 {own}.{namespace}",
+                self.host
+            ));
+        }
+        let set = pods().find(|pod| pod.stands_for(self.host))?.workload.as_ref()?;
+        let object = ObjectRef::new(&set.kind, namespace, &set.name);
+        let service = input.loaded.ordinals.get(&object)?.service.as_deref()?;
+        (service != self.service).then(|| {
+            format!(
+                "DNS has no name {dns_name} in namespace {namespace}: the serviceName of {namespace}/sts/{} is {service}; ask \
+                 about {}.{service}.{namespace}",
+                set.name, self.host
+            )
+        })
+    }
+
+    fn dns_name(&self) -> String {
+        format!("{}.{}", self.host, self.service)
     }
 }
 

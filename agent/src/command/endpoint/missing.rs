@@ -8,7 +8,8 @@ use npc_agent::words::near;
 use npc_compiler::cluster::unread::Unread;
 use npc_compiler::verdict::explain::QuestionEnd;
 
-use super::named_target::{NamedTarget, is_name_of};
+use super::named_target::NamedTarget;
+use super::operated::operated;
 use super::short_kind;
 use crate::command::input::{Input, unread_words};
 use crate::command::words::{count_field, policies_and_pods, shorten};
@@ -128,20 +129,6 @@ fn unread(input: &Input, kind: Option<&str>, namespace: &str) -> Vec<String> {
     };
     let may_hold = |of: &&Unread| of.kind.as_deref().is_none_or(is_meant) && of.namespace.covers(namespace);
     unread_words(input.cluster.unread().iter().filter(may_hold))
-}
-
-/// The objects in whose name an operator may make what has this name: `x-kafka-0` of a Kafka called x.
-fn operated(input: &Input, namespace: &str, kind: Option<&str>, name: &str) -> Vec<String> {
-    let is_made = kind.is_none_or(|kind| matches!(kind, "Workload" | "Pod" | "Service" | "StatefulSet" | "Deployment"));
-    let asked = format!("-{name}-");
-    let may_make = |of: &&ObjectRef| {
-        let is_itself = of.name == name && kind.is_some_and(|kind| is_name_of(kind, &of.kind));
-        of.namespace == namespace && (is_itself || (is_made && asked.contains(&format!("-{}-", of.name))))
-    };
-    let makers = input.loaded.pod_making.iter().filter(may_make);
-    makers
-        .map(|of| format!("the pods that {} {}/{} makes are not in the input", of.kind, of.namespace, of.name))
-        .collect()
 }
 
 /// That there is no such namespace, where the input has others, and which one may be meant.

@@ -14,23 +14,27 @@ use crate::command::warning::{Warning, WarningCode};
 /// StatefulSet makes, its template goes on to stand for.
 pub(super) fn add(loaded: &mut Loaded, ends: &NamedEnds<'_>, here: &str) -> Vec<Warning> {
     let mut made: BTreeMap<ObjectRef, Vec<Pod>> = BTreeMap::new();
-    for (namespace, name) in names(ends, here) {
+    for PlannedName { namespace, name, service } in names(ends, here) {
         let Some((set, ordinal)) = name.rsplit_once('-').and_then(|(set, text)| Some((set, ordinal(text)?))) else {
             continue;
         };
         let pods = || loaded.objects.pods.iter().filter(|pod| pod.namespace == namespace);
         // An exact name wins.
         let is_it = |pod: &Pod| pod.name == name || pod.workload.as_ref().is_some_and(|of| of.name == name);
-        let object = ObjectRef::new("StatefulSet", &namespace, set);
+        let object = ObjectRef::new("StatefulSet", namespace, set);
         let is_template = |pod: &&Pod| {
             pod.is_template() && pod.name == set && pod.workload.as_ref().is_some_and(|of| of.kind == "StatefulSet")
         };
-        let is_there = i32::try_from(ordinal)
-            .is_ok_and(|ordinal| loaded.ordinals.get(&object).is_none_or(|ordinals| ordinals.may_have(ordinal)));
+        let ordinals = loaded.ordinals.get(&object);
+        let of_set = ordinals.and_then(|ordinals| ordinals.service.as_deref());
+        let is_in_dns = service.is_none_or(|service| of_set.is_none_or(|of_set| of_set == service));
+        let is_there = is_in_dns
+            && i32::try_from(ordinal).is_ok_and(|ordinal| ordinals.is_none_or(|ordinals| ordinals.may_have(ordinal)));
         if let Some(template) = pods().find(is_template).filter(|_| is_there && !pods().any(is_it)) {
-            let of_set = made.entry(object).or_default();
-            if of_set.iter().all(|pod| pod.name != name) {
-                of_set.push(Pod::of_stateful_set(template, ordinal));
+            let dns_name = of_set.map(|service| format!("{name}.{service}").into());
+            let pods = made.entry(object).or_default();
+            if pods.iter().all(|pod| pod.name != name) {
+                pods.push(Pod { dns_name, ..Pod::of_stateful_set(template, ordinal) });
             }
         }
     }
@@ -60,13 +64,21 @@ pub(super) fn add(loaded: &mut Loaded, ends: &NamedEnds<'_>, here: &str) -> Vec<
     said
 }
 
+/// A name that a pod may have.
+struct PlannedName<'n> {
+    namespace: &'n str,
+    name: &'n str,
+    /// The Service by which DNS would name it, where it is named so.
+    service: Option<&'n str>,
+}
+
 /// The pods that the ends may mean: by their own names, or by those that DNS gives them.
-fn names(ends: &NamedEnds<'_>, here: &str) -> Vec<(String, String)> {
+fn names<'n>(ends: &'n NamedEnds<'n>, here: &'n str) -> Vec<PlannedName<'n>> {
     let mut all = Vec::new();
     for end in ends.objects.iter().filter(|end| end.kind.is_none_or(|kind| kind == "Pod")) {
         let read = readings(end.namespace, end.kind, end.name, here);
         let pods = read.into_iter().filter(|(_, kind, _)| kind.is_none_or(|kind| kind == "Pod"));
-        all.extend(pods.map(|(namespace, _, name)| (namespace.to_owned(), name.to_owned())));
+        all.extend(pods.map(|(namespace, _, name)| PlannedName { namespace, name, service: None }));
         if end.namespace.is_none() {
             all.extend(by_dns(end.name, here));
         }
@@ -76,14 +88,14 @@ fn names(ends: &NamedEnds<'_>, here: &str) -> Vec<(String, String)> {
 }
 
 /// `POD.SERVICE[.NAMESPACE[.svc…]]`
-fn by_dns(name: &str, here: &str) -> Option<(String, String)> {
+fn by_dns<'n>(name: &'n str, here: &'n str) -> Option<PlannedName<'n>> {
     let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
-    let (pod, namespace) = match *labels.as_slice() {
-        [pod, _] => (pod, here),
-        [pod, _, namespace] | [pod, _, namespace, "svc", ..] => (pod, namespace),
+    let (name, service, namespace) = match *labels.as_slice() {
+        [pod, service] => (pod, service, here),
+        [pod, service, namespace] | [pod, service, namespace, "svc", ..] => (pod, service, namespace),
         _ => return None,
     };
-    Some((namespace.to_owned(), pod.to_owned()))
+    Some(PlannedName { namespace, name, service: Some(service) })
 }
 
 /// A number as controllers write it.
@@ -102,9 +114,12 @@ mod tests {
             (ordinal("0"), ordinal("10"), ordinal("01"), ordinal("+1"), ordinal("")),
             (Some(0), Some(10), None, None, None)
         );
-        let found = |text| by_dns(text, "here").map(|(namespace, name)| format!("{namespace}/{name}"));
-        assert_eq!(found("db-0.db").as_deref(), Some("here/db-0"));
-        assert_eq!(found("db-0.db.shop.svc.cluster.local").as_deref(), Some("shop/db-0"));
+        let found = |text| {
+            let PlannedName { namespace, name, service } = by_dns(text, "here")?;
+            Some(format!("{namespace}/{name} by {}", service?))
+        };
+        assert_eq!(found("db-0.dbs").as_deref(), Some("here/db-0 by dbs"));
+        assert_eq!(found("db-0.dbs.shop.svc.cluster.local").as_deref(), Some("shop/db-0 by dbs"));
         assert_eq!(found("db-0"), None);
     }
 }

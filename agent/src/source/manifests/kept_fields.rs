@@ -131,6 +131,7 @@ pub(super) const WORKLOAD: Keep = Fields(&[
         Fields(&[
             ("replicas", All),
             ("ordinals", All),
+            ("serviceName", All),
             ("parallelism", All),
             ("completions", All),
             ("completionMode", All),

@@ -142,7 +142,7 @@ pub struct Loaded {
     pub pod_makers: BTreeSet<String>,
     /// The objects that were passed over and whose controllers make pods.
     pub pod_making: BTreeSet<ObjectRef>,
-    /// The ordinals that StatefulSets give their pods.
+    /// How StatefulSets name their pods.
     pub ordinals: BTreeMap<ObjectRef, Ordinals>,
     /// What is no object, where [`ReadOptions::pass_over`] is set.
     pub passed_over: PassedOver,

@@ -64,7 +64,7 @@ pub(super) struct ParsedObject {
     pub(super) owner: Option<Workload>,
     /// The labels that a workload has itself; none of another object.
     pub(super) workload_labels: Option<Labels>,
-    /// The ordinals of the pods of a StatefulSet; none of another object.
+    /// How a StatefulSet names its pods; none of another object.
     pub(super) ordinals: Option<Ordinals>,
     pub(super) body: ManifestObject,
 }

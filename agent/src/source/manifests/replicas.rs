@@ -22,13 +22,15 @@ pub(super) fn of_workload(kind: &str, node: &YamlNode, notes: &mut Notes) -> Res
     }
 }
 
-/// The ordinals of the pods of a StatefulSet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a StatefulSet names its pods: by ordinals, and in DNS by a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ordinals {
     /// That of the first pod.
     pub first: i32,
     /// How many pods there are; none where an autoscaler decides.
     pub count: Option<i32>,
+    /// `serviceName`: the Service by which DNS names the pods.
+    pub service: Option<String>,
 }
 
 impl Ordinals {
@@ -43,7 +45,9 @@ impl Ordinals {
 /// (<https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#ordinal-index>).
 pub(super) fn of_stateful_set(node: &YamlNode, notes: &mut Notes) -> Result<Ordinals, TypeMismatch> {
     let first: Option<i32> = field(node, &["spec", "ordinals", "start"], notes)?;
-    Ok(Ordinals { first: first.unwrap_or(0), count: of_workload("StatefulSet", node, notes)? })
+    let service: Option<String> = field(node, &["spec", "serviceName"], notes)?;
+    let service = service.filter(|name| !name.is_empty());
+    Ok(Ordinals { first: first.unwrap_or(0), count: of_workload("StatefulSet", node, notes)?, service })
 }
 
 /// How many pods a Job has at once: `parallelism`, and no more than are to complete.

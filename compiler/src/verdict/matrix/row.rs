@@ -230,14 +230,11 @@ pub(super) fn pods(cluster: &Cluster) -> Vec<Unjudged> {
 }
 
 /// The endpoints by the workload that they belong to; a pod of no workload is
-/// one of its own.
+/// one of its own, and so is one that was asked for before it exists.
 pub(super) fn workloads(cluster: &Cluster) -> Vec<Unjudged> {
     let mut rows = BTreeMap::<(&str, &str, &str), Vec<PodId>>::new();
     for (id, pod) in cluster.named().filter(|(_, pod)| is_row(pod)) {
-        let (kind, name) = match &pod.workload {
-            Some(workload) => (workload.kind.as_str(), &workload.name),
-            None => ("Pod", &pod.name),
-        };
+        let (kind, name) = pod.shown_as();
         rows.entry((&pod.namespace, kind, name)).or_default().push(id);
     }
     let row = |((namespace, kind, name), pods): ((&str, &str, &str), Vec<PodId>)| {

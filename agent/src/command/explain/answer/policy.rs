@@ -396,7 +396,7 @@ fn no_pod(input: &Input, why: WhyNone) -> String {
 pub(in crate::command::explain) fn workloads(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
     let name = |id: &PodId| {
         let pod = cluster.pod(*id);
-        let (kind, name) = pod.identity();
+        let (kind, name) = pod.shown_as();
         format!("{}/{}/{name}", pod.namespace, short_kind(kind))
     };
     pods.iter().map(name).collect::<BTreeSet<_>>().into_iter().collect()

@@ -117,7 +117,7 @@ fn others<'a>(cluster: &Cluster, opens: impl Iterator<Item = &'a Opened>) -> Vec
     let end = |end: &OpenedEnd| match end.pod.map(|pod| cluster.pod(pod)) {
         None => end.id.to_string(),
         Some(pod) => {
-            let (kind, name) = pod.identity();
+            let (kind, name) = pod.shown_as();
             format!("{}/{}/{name}", pod.namespace, short_kind(kind))
         }
     };

@@ -180,7 +180,7 @@ pub fn explain_parts(cluster: &Cluster, groups: &Groups, target: &QuestionEnd<'_
 
 /// The id of a pod's workload in a [`Matrix`].
 fn id_of(pod: &Pod) -> EndpointId {
-    let (kind, name) = pod.identity();
+    let (kind, name) = pod.shown_as();
     EndpointId::of_workload(&pod.namespace, kind, name)
 }
 
