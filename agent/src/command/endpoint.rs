@@ -5,8 +5,6 @@ mod missing;
 mod named_target;
 mod operated;
 
-use std::net::IpAddr;
-
 pub(super) use missing::{check_namespace, no_namespace};
 pub(super) use named_target::names;
 pub(super) use npc_agent::endpoint::short_kind;
@@ -78,14 +76,6 @@ impl EndpointText {
     /// As it was written.
     pub(super) fn text(&self) -> &str {
         &self.text
-    }
-
-    /// The address that was written.
-    pub(super) const fn address(&self) -> Option<IpAddr> {
-        match self.what {
-            What::Address(address) => Some(address),
-            _ => None,
-        }
     }
 
     /// What these ends name.

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use clap_complete::engine::ArgValueCompleter;
+use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::algebra::cidr::Cidr;
 use npc_compiler::algebra::traffic::{TUNNEL_PORTS, TUNNELS};
 use npc_compiler::algebra::unforwarded;
@@ -20,7 +21,7 @@ use npc_compiler::object::{Family, parse_address};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{EndName, Port};
 use npc_compiler::verdict::flow::End;
-use npc_compiler::verdict::matrix::{self, MOST_PAIRS, Matrix};
+use npc_compiler::verdict::matrix::{self, Endpoint, MOST_PAIRS, Matrix};
 
 use super::endpoint::{EndpointText, port};
 use super::explain::warnings;
@@ -134,14 +135,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         By::Pod => matrix::By::Pod,
     };
     let groups = Groups::of_cluster(cluster);
-    let mut addresses = args.address.clone();
-    for address in args.from.iter().chain(&args.to).filter_map(EndpointText::address) {
-        if !addresses.contains(&address) && cluster.holders(address, None).is_empty() {
-            addresses.push(address);
-        }
-    }
-    let options = matrix::MatrixOptions { by, addresses: addresses.clone() };
-    let filter::Selected { matrix, outside, nowhere } = args.select(&input, &groups, &options)?;
+    let filter::Selected { matrix, addresses, outside, nowhere } = args.select(&input, &groups, by)?;
     if addresses.is_empty() && matrix_is_empty(cluster) {
         say!("npc: there are no endpoints; the input has {}", policies_and_pods(cluster));
     }
@@ -153,7 +147,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         say!("npc: no policy applies to what addresses outside send to each other, so a matrix has no row of it");
     }
     args.output.check(&matrix)?;
-    let why_nowhere = nowhere.why.iter().map(|why| Warning::new(WarningCode::ServiceNoBackends, why.clone()));
+    let without_backends: Vec<Endpoint> =
+        nowhere.why.keys().map(|of| Endpoint::without_backends(&of.namespace, &of.name)).collect();
+    let why_nowhere = nowhere.why.iter().map(|(service, why)| {
+        Warning::about(WarningCode::ServiceNoBackends, why.clone(), service, &input.loaded.positions)
+    });
     let why_nowhere = why_nowhere.collect::<Vec<_>>();
     let view = table::TextMatrix::new(&matrix, cluster, &groups, outside, nowhere);
     let of_services = addresses.iter().filter_map(|address| where_it_leads(&input, *address));
@@ -166,7 +164,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Format::Json => {
             let warnings = input.with_left_out(warnings.clone());
             let findings = input.findings_with(&warnings);
-            output::json(&list::Json::new(&matrix, &view, &warning::texts(&warnings), findings))?;
+            let texts = warning::texts(&warnings);
+            output::json(&list::Json::new(&matrix, &view, &without_backends, &texts, findings))?;
         }
         Format::Csv => csv::write(&matrix, &view, &mut output::raw())?,
         Format::Dot => view.dot(&mut output::raw())?,
@@ -191,10 +190,12 @@ fn where_it_leads(input: &Input, address: IpAddr) -> Option<Warning> {
     let (cluster, code) = (&input.cluster, WarningCode::AddressLeadsElsewhere);
     if cluster.is_service(address) {
         let of_address = cluster.service_of_cluster_ip(address).into_iter().chain(cluster.services_outside(address));
-        let names: Vec<String> = of_address.map(|of| format!("{}/{}", of.namespace, of.name)).collect();
+        let services: Vec<ObjectRef> =
+            of_address.map(|of| ObjectRef::new("Service", &of.namespace, &of.name)).collect();
+        let names: Vec<String> = services.iter().map(|of| format!("{}/{}", of.namespace, of.name)).collect();
         let names = shorten(&names, 3, ", ");
         let text = format!("{address} is the address of service {names}; ask npc explain where it leads");
-        return Some(Warning::new(code, text));
+        return Some(Warning::about_each(code, text, &services, &input.loaded.positions));
     }
     if !cluster.is_node(address) {
         return None;

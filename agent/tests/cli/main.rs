@@ -24,6 +24,7 @@ mod matrix;
 mod migrate;
 mod names;
 mod operators;
+mod places;
 mod proxy;
 mod reason;
 mod repository;

@@ -1,17 +1,18 @@
 //! What of a matrix is asked for: a namespace, labels, sources, destinations, a port.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::cluster::group::Groups;
-use npc_compiler::cluster::without_backend::{NoBackend, WhyUnknown};
+use npc_compiler::cluster::without_backend::NoBackend;
 use npc_compiler::object::{Protocol, Service};
 use npc_compiler::verdict::explain::{Port, QuestionEnd};
 use npc_compiler::verdict::flow::End;
-use npc_compiler::verdict::matrix::{Matrix, MatrixFilter, MatrixOptions, TooLarge};
+use npc_compiler::verdict::matrix::{By, Matrix, MatrixFilter, MatrixOptions, TooLarge};
 
 use super::Args;
 use crate::command::endpoint::{EndpointText, check_namespace, is_of_hosts};
@@ -27,20 +28,22 @@ pub(super) struct OutsideShown {
     pub(super) to: bool,
 }
 
-/// Services that are asked for and lead to no pod: from them and to them nothing passes.
+/// Services that are asked for and lead nowhere: from them and to them nothing passes.
 #[derive(Debug, Default)]
 pub(super) struct Nowhere {
     /// Their names, where they are asked for as sources.
     pub(super) from: Vec<String>,
     /// The same as destinations.
     pub(super) to: Vec<String>,
-    /// Why they lead nowhere.
-    pub(super) why: BTreeSet<String>,
+    /// What is said of each: that it leads nowhere, and why.
+    pub(super) why: BTreeMap<ObjectRef, String>,
 }
 
 /// What the flags ask for.
 pub(super) struct Selected<'a> {
     pub(super) matrix: Matrix<'a>,
+    /// The addresses that it has as endpoints.
+    pub(super) addresses: Vec<IpAddr>,
     pub(super) outside: OutsideShown,
     pub(super) nowhere: Nowhere,
 }
@@ -48,8 +51,8 @@ pub(super) struct Selected<'a> {
 /// The ends that a flag names.
 #[derive(Debug, Default)]
 struct ShownEnds {
-    /// Services that lead to no pod, and why.
-    nowhere: Vec<(String, String)>,
+    /// Services that lead nowhere, their names, and why.
+    nowhere: Vec<(ObjectRef, String, String)>,
     pods: BTreeSet<PodId>,
     addresses: BTreeSet<IpAddr>,
     outside: bool,
@@ -58,14 +61,16 @@ struct ShownEnds {
 
 impl Args {
     /// The part of the matrix that the flags ask for. Nothing else is judged.
-    pub(super) fn select<'a>(
-        &self,
-        input: &'a Input,
-        groups: &Groups,
-        options: &MatrixOptions,
-    ) -> anyhow::Result<Selected<'a>> {
+    pub(super) fn select<'a>(&self, input: &'a Input, groups: &Groups, by: By) -> anyhow::Result<Selected<'a>> {
         let from = named(&self.from, input)?;
         let to = named(&self.to, input)?;
+        let mut addresses = self.address.clone();
+        for address in from.addresses.iter().chain(&to.addresses) {
+            if !addresses.contains(address) && input.cluster.holders(*address, None).is_empty() {
+                addresses.push(*address);
+            }
+        }
+        let options = MatrixOptions { by, addresses: addresses.clone() };
         let namespace = self.input.only_namespace();
         let traffic = self.port.as_ref().map_or_else(|| Ok(Traffic::all()), traffic)?;
         let is_asked_for = |end: &End, named: &ShownEnds| match end {
@@ -92,7 +97,7 @@ impl Args {
                 _ => say!("npc: -n {namespace} hides {hidden} pods of other namespaces; {HOW_TO_SHOW}"),
             }
         }
-        let matrix = Matrix::select(&input.cluster, groups, options, &MatrixFilter { shown: &shown, traffic })
+        let matrix = Matrix::select(&input.cluster, groups, &options, &MatrixFilter { shown: &shown, traffic })
             .map_err(|TooLarge { sources, destinations }| {
                 Stop::new(
                     Exit::Input,
@@ -105,12 +110,13 @@ impl Args {
         let outside = OutsideShown { from: from.any || from.outside, to: to.any || to.outside };
         let mut nowhere = Nowhere::default();
         for (ends, names) in [(from.nowhere, &mut nowhere.from), (to.nowhere, &mut nowhere.to)] {
-            for (name, why) in ends {
-                nowhere.why.insert(format!("{name} leads to no pod of the input, so nothing passes: {why}"));
+            for (service, name, why) in ends {
+                let text = format!("{name} leads to no pod of the input, so nothing passes: {why}");
+                nowhere.why.insert(service, text);
                 names.push(name);
             }
         }
-        Ok(Selected { matrix, outside, nowhere })
+        Ok(Selected { matrix, addresses, outside, nowhere })
     }
 }
 
@@ -145,35 +151,9 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<ShownEnds> {
             }
             // By its address, a Service has a row where --address names it.
             QuestionEnd::ServiceAddress(_, address) => drop(named.addresses.insert(address)),
-            // Its pods are, by their own ports.
-            QuestionEnd::Service(service) if pods_behind(input, service).is_some() => {
-                let pods = pods_behind(input, service).unwrap_or_default();
-                named.pods.extend(pods);
-                say!(
-                    "npc: {} stands for its pods here, with their own ports; ask npc explain about ports of the Service",
-                    resolved.name
-                );
-            }
+            QuestionEnd::Service(service) => named.add_service(input, service, resolved.name)?,
             QuestionEnd::Any => named.any = true,
             QuestionEnd::Outside => named.outside = true,
-            QuestionEnd::Service(service)
-                if service.selector.is_some()
-                    && input.cluster.selected_pods(service).is_empty()
-                    && !is_unknown(input, service) =>
-            {
-                let why = NoBackend::NoPod(input.cluster.why_no_pod(service));
-                named.nowhere.push((resolved.name, without_backend(input, service, &why)));
-            }
-            QuestionEnd::Service(service) if is_unknown(input, service) => {
-                let (name, why) = (&resolved.name, input.cluster.why_unknown(service));
-                let labels = service.selector.iter().flatten().map(|(key, value)| format!("{key}={value}"));
-                let selector = labels.collect::<Vec<_>>().join(",");
-                let message = format!(
-                    "it is not known {}, so the matrix has no column of it; ask npc explain SRC {name}",
-                    where_it_leads(name, &selector, &why)
-                );
-                return Err(Stop::new(Exit::Input, message).into());
-            }
             _ => {
                 let message = format!(
                     "the matrix has no endpoint {}; name a pod, a workload, svc/NAME with pods, ns/NAME, an --address or outside",
@@ -186,13 +166,68 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<ShownEnds> {
     Ok(named)
 }
 
-/// The pods where a Service leads, if the input says that it leads to pods that are endpoints.
-fn pods_behind(input: &Input, service: &Service) -> Option<Vec<PodId>> {
-    let pods = input.cluster.behind(service)?.into_iter().filter_map(|end| match end {
-        BackendEnd::Pod(pod) => Some(pod).filter(|pod| input.cluster.pod(*pod).is_endpoint()),
-        BackendEnd::Address(_) => None,
-    });
-    Some(pods.collect::<Vec<_>>()).filter(|pods| !pods.is_empty())
+impl ShownEnds {
+    /// Adds where a Service leads: policies see its backends, by their own ports.
+    fn add_service(&mut self, input: &Input, service: &Service, name: String) -> Result<(), Stop> {
+        let cluster = &input.cluster;
+        let Some(behind) = cluster.behind(service) else {
+            let why = cluster.why_unknown(service);
+            let labels = service.selector.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+            let selector = labels.collect::<Vec<_>>().join(",");
+            let message = format!(
+                "it is not known {}, so the matrix has no column of it; ask npc explain SRC {name}",
+                where_it_leads(&name, &selector, &why)
+            );
+            return Err(Stop::new(Exit::Input, message));
+        };
+        if behind.is_empty() {
+            let by_port = service.ports.first().map(|port| cluster.why_none(service, port));
+            let why = by_port.unwrap_or_else(|| NoBackend::NoPod(cluster.why_no_pod(service)));
+            let object = ObjectRef::new("Service", &service.namespace, &service.name);
+            self.nowhere.push((object, name, without_backend(input, service, &why)));
+            return Ok(());
+        }
+        let (mut shown, mut what, mut hidden) = (0_usize, "pods", BTreeSet::new());
+        for end in behind {
+            match end {
+                BackendEnd::Pod(id) => {
+                    let pod = cluster.pod(id);
+                    if pod.only_in_slice {
+                        hidden.insert("pods that only EndpointSlices name, so their labels are not known");
+                    } else if pod.host_network {
+                        hidden.insert("hostNetwork pods, to which no policy applies");
+                    } else {
+                        shown += 1;
+                        self.pods.insert(id);
+                    }
+                }
+                BackendEnd::Address(address) => {
+                    (shown, what) = (shown + 1, "backends");
+                    self.addresses.insert(address);
+                }
+            }
+        }
+        let hidden = Vec::from_iter(hidden).join(", and ");
+        let ask = format!("ask npc explain SRC {name}");
+        match (shown, hidden.as_str()) {
+            (0, _) => Err(Stop::new(
+                Exit::Input,
+                format!("the matrix has no endpoint {name}, because it leads to {hidden}; {ask}"),
+            )),
+            (_, "") => {
+                say!(
+                    "npc: {name} stands for its {what} here, with their own ports; ask npc explain about ports of the Service"
+                );
+                Ok(())
+            }
+            _ => {
+                say!(
+                    "npc: {name} stands for its {what} here, with their own ports, but for {hidden}; {ask} about these"
+                );
+                Ok(())
+            }
+        }
+    }
 }
 
 /// The traffic to a port; without a protocol, of all protocols.
@@ -208,9 +243,4 @@ fn traffic(port: &Port) -> Result<Traffic, Stop> {
             Err(Stop::new(Exit::Input, message))
         }
     }
-}
-
-/// Whether the input does not say where a Service leads.
-fn is_unknown(input: &Input, service: &Service) -> bool {
-    input.cluster.why_unknown(service) != WhyUnknown::NoPod
 }

@@ -4,7 +4,7 @@ use npc_agent::finding::Finding;
 use npc_compiler::algebra::block_text::written_blocks;
 use npc_compiler::algebra::cidr;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::matrix::{Matrix, Printed, protocols};
+use npc_compiler::verdict::matrix::{Endpoint, Matrix, Printed, protocols};
 use npc_compiler::verdict::outside::{Outside, OutsideBounds, shortest_entries};
 use serde::Serialize;
 
@@ -52,11 +52,12 @@ impl<'a> Json<'a> {
     pub(super) fn new(
         matrix: &'a Matrix<'a>,
         view: &TextMatrix<'_>,
+        without_backends: &'a [Endpoint],
         warnings: &'a [String],
         findings: Vec<Finding>,
     ) -> Self {
         let [outside, outside_differs, outside_unknowns] = outside(matrix, view, AddressStyle::Prefixes);
-        let (matrix, elsewhere) = (Printed { matrix, warnings }, view.elsewhere());
+        let (matrix, elsewhere) = (Printed { matrix, without_backends, warnings }, view.elsewhere());
         Self { matrix, outside, outside_differs, outside_unknowns, elsewhere, findings }
     }
 }

@@ -1,7 +1,7 @@
 //! The matrix for people: a table, or one line for each allowed pair where a
 //! table would be too wide.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use indexmap::IndexMap;
@@ -390,7 +390,8 @@ impl<'a> TextMatrix<'a> {
     pub(super) fn dot(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "digraph connectivity {{")?;
         let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-        for name in &self.names {
+        let nowhere: BTreeSet<&String> = self.nowhere.from.iter().chain(&self.nowhere.to).collect();
+        for name in self.names.iter().chain(nowhere) {
             writeln!(out, "  {};", quoted(name))?;
         }
         writeln!(out, "  {} [shape=box];", quoted(OUTSIDE))?;

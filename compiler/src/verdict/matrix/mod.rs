@@ -66,7 +66,7 @@ pub struct Endpoint {
     /// two have the same. By pod, a workload without pods has `NS/NAME` too,
     /// unless another endpoint has that name.
     pub id: EndpointId,
-    /// `Pod`, the workload's kind, or `Address`.
+    /// `Pod`, the workload's kind, or `Address`; `Service` for one that leads nowhere.
     pub kind: String,
     /// Its addresses, IPv4 first, without those that another pod owns by now.
     pub addresses: Vec<IpAddr>,
@@ -74,6 +74,20 @@ pub struct Endpoint {
     pub node: Option<String>,
     /// Always false: hostNetwork pods are no endpoints.
     pub host_network: bool,
+}
+
+impl Endpoint {
+    /// A Service that leads nowhere: it has no connections, and no row of a [`Matrix`].
+    #[must_use]
+    pub fn without_backends(namespace: &str, service: &str) -> Self {
+        Self {
+            id: EndpointId::of_workload(namespace, "Service", service),
+            kind: "Service".to_owned(),
+            addresses: Vec::new(),
+            node: None,
+            host_network: false,
+        }
+    }
 }
 
 /// What is allowed from one endpoint to another, of one family and protocol.
@@ -332,7 +346,7 @@ pub fn protocols(traffic: &Traffic) -> impl Iterator<Item = (&'static str, Optio
 
 impl Serialize for Matrix<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Printed { matrix: self, warnings: &[] }.serialize(serializer)
+        Printed { matrix: self, without_backends: &[], warnings: &[] }.serialize(serializer)
     }
 }
 
@@ -341,6 +355,8 @@ impl Serialize for Matrix<'_> {
 pub struct Printed<'a> {
     /// The matrix.
     pub matrix: &'a Matrix<'a>,
+    /// Services that are asked for and lead nowhere ([`Endpoint::without_backends`]).
+    pub without_backends: &'a [Endpoint],
     /// For people.
     pub warnings: &'a [String],
 }
@@ -361,7 +377,9 @@ impl Serialize for Printed<'_> {
         let mut object = serializer.serialize_struct("ConnectivityMatrix", 8)?;
         object.serialize_field("apiVersion", API_VERSION)?;
         object.serialize_field("kind", "ConnectivityMatrix")?;
-        object.serialize_field("endpoints", &matrix.endpoints)?;
+        let mut endpoints: Vec<&Endpoint> = matrix.endpoints.iter().chain(self.without_backends).collect();
+        endpoints.sort_by(|one, other| one.id.cmp(&other.id));
+        object.serialize_field("endpoints", &endpoints)?;
         object.serialize_field("connections", &List(|| matrix.connections()))?;
         object.serialize_field("pending", &List(|| matrix.pending()))?;
         object.serialize_field("unknowns", &List(|| matrix.unknowns()))?;
