@@ -43,6 +43,7 @@ pub(super) const fn words(absent: Absent) -> &'static str {
     match absent {
         Absent::None => "(none in the input)",
         Absent::NotRead => "(not read)",
+        Absent::NotKnown => "(the input does not say whether it has these)",
         Absent::HostNetwork => "(only hostNetwork pods have these labels; no selector selects them)",
     }
 }

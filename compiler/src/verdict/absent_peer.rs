@@ -34,6 +34,8 @@ pub enum Absent {
     None,
     /// They may be there and were not read.
     NotRead,
+    /// Pods that are there may be these: the input does not say their labels.
+    NotKnown,
     /// Those that there are are hostNetwork pods, and no selector means these.
     HostNetwork,
 }
@@ -85,8 +87,13 @@ fn why_absent(cluster: &Cluster, peer: &PodPeer) -> Absent {
     if cluster.may_select_unread(peer) {
         return Absent::NotRead;
     }
-    let has_host = cluster.selected(peer).is_empty() && cluster.host_pods_of(peer).next().is_some();
-    if has_host { Absent::HostNetwork } else { Absent::None }
+    if !cluster.selected(peer).is_empty() {
+        return Absent::None;
+    }
+    if !cluster.possibly_selected(peer).is_empty() {
+        return Absent::NotKnown;
+    }
+    if cluster.host_pods_of(peer).next().is_some() { Absent::HostNetwork } else { Absent::None }
 }
 
 /// What ports may mean.

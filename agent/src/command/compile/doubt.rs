@@ -3,9 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use npc_compiler::algebra::cidr::AddressSet;
 use npc_compiler::algebra::traffic::Traffic;
+use npc_compiler::cluster::group::{Group, GroupId, Groups};
 use npc_compiler::cluster::{Cluster, PodId, PolicyId};
+use npc_compiler::object::Family;
 use npc_compiler::policy::{Direction, Peer, Peers};
+use npc_compiler::verdict::bounds::Deciding;
+use npc_compiler::verdict::flow::End;
+use npc_compiler::verdict::outside::{Outside, OutsideBounds, outside};
 use npc_compiler::verdict::pairs::{PairSet, PairSetVerdict, Region};
 
 use crate::command::words::policy_name;
@@ -27,24 +33,29 @@ pub(super) struct Part {
     pub(super) rules: BTreeSet<String>,
 }
 
-/// The policies that may isolate a pod, beside those that do.
+/// The policies that may isolate a pod, beside those that do, and the groups that decide about it, by family; nothing
+/// where there are none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Possible {
     pub(super) policies: Vec<PolicyId>,
     /// Others may be there that were not read.
     pub(super) is_unread: bool,
+    deciding: [Deciding; 2],
 }
 
 impl Possible {
-    pub(super) fn of(cluster: &Cluster, pod: PodId, direction: Direction) -> Self {
+    pub(super) fn of(cluster: &Cluster, groups: &Groups, pod: PodId, direction: Direction) -> Self {
         let Some(class) = cluster.class_of(pod) else { return Self::default() };
-        Self {
-            policies: cluster.possible_policies_of(class, direction),
-            is_unread: cluster.has_unread_policies_of(cluster.class(class)),
+        let policies = cluster.possible_policies_of(class, direction);
+        let is_unread = cluster.has_unread_policies_of(cluster.class(class));
+        if policies.is_empty() && !is_unread {
+            return Self::default();
         }
+        let deciding = |family| End::Pod(pod).deciding(cluster, groups, direction, Some(family));
+        Self { policies, is_unread, deciding: Family::ALL.map(deciding) }
     }
 
-    pub(super) fn is_any(&self) -> bool {
+    fn is_any(&self) -> bool {
         self.is_unread || !self.policies.is_empty()
     }
 }
@@ -56,27 +67,27 @@ pub(super) fn has_open_ends(cluster: &Cluster) -> bool {
 }
 
 /// Whether the input says all that decides about a pair set.
-pub(super) fn is_certain(cluster: &Cluster, set: &PairSet, isolating: &BTreeSet<PolicyId>) -> bool {
-    let is_open = |pod: &PodId| Possible::of(cluster, *pod, set.direction).is_any();
-    let is_isolated = !isolating.is_empty();
-    let subjects = (set.verdict == PairSetVerdict::Allowed && is_isolated) || !set.subjects.iter().any(is_open);
-    subjects && parts(cluster, set, false, isolating).iter().all(|part| part.said != Said::Unknown)
+pub(super) fn is_certain(cluster: &Cluster, groups: &Groups, set: &PairSet, isolating: &BTreeSet<PolicyId>) -> bool {
+    let possible = |pod: &PodId| Possible::of(cluster, groups, *pod, set.direction);
+    let subjects: BTreeSet<Possible> = set.subjects.iter().map(possible).collect();
+    let is_known = |part: &Part| part.said != Said::Unknown;
+    subjects.iter().all(|possible| parts(cluster, groups, set, possible, isolating).iter().all(is_known))
 }
 
-/// The parts of a pair set. `may_be_isolated`: other policies may isolate its subjects too, beside these.
+/// The parts of a pair set. `possible`: what may isolate its subjects beside the policies that do.
 pub(super) fn parts(
     cluster: &Cluster,
+    groups: &Groups,
     set: &PairSet,
-    may_be_isolated: bool,
+    possible: &Possible,
     isolating: &BTreeSet<PolicyId>,
 ) -> Vec<Part> {
+    if possible.is_any() {
+        return bounded(cluster, groups, set, possible);
+    }
     let whole = |said| Part { said, traffic: set.traffic.clone(), peers: set.peers.clone(), rules: BTreeSet::new() };
-    match set.verdict {
-        // Where a policy isolates already, another one admits more and takes nothing away.
-        PairSetVerdict::Allowed if may_be_isolated && isolating.is_empty() => return vec![whole(Said::Unknown)],
-        PairSetVerdict::Allowed => return vec![whole(Said::Allowed)],
-        PairSetVerdict::Denied if may_be_isolated => return vec![whole(Said::Unknown)],
-        PairSetVerdict::Denied => {}
+    if set.verdict == PairSetVerdict::Allowed {
+        return vec![whole(Said::Allowed)];
     }
     let mut denied = whole(Said::Denied);
     let mut parts = BTreeMap::<(Said, Traffic, BTreeSet<String>), Vec<PodId>>::new();
@@ -99,6 +110,72 @@ pub(super) fn parts(
     });
     let has_more = !denied.peers.pods.is_empty() || !denied.peers.outside.is_empty();
     Some(denied).filter(|_| has_more).into_iter().chain(made).collect()
+}
+
+/// The parts of a pair set whose subjects other policies may isolate too: what all of these admit passes, and what none
+/// of them admits does not.
+fn bounded(cluster: &Cluster, groups: &Groups, set: &PairSet, possible: &Possible) -> Vec<Part> {
+    let mut all = BTreeMap::<(Said, Traffic), Region>::new();
+    let deciding = &possible.deciding[set.family as usize];
+    let together = |ids: &[GroupId], admitted: &dyn Fn(&Group) -> Traffic| {
+        ids.iter().fold(Traffic::all(), |all, id| all.intersection(&admitted(groups.get(*id))))
+    };
+    let node = set.subjects.first().and_then(|pod| cluster.pod(*pod).node.as_deref());
+    for pod in &set.peers.pods {
+        let seen = End::Pod(*pod).seen(cluster, node, Some(set.family));
+        let least = if deciding.is_nothing_certain {
+            Traffic::none()
+        } else {
+            together(&deciding.least, &|group| group.traffic(cluster, seen))
+        };
+        let most = together(&deciding.most, &|group| group.possible_traffic(cluster, seen, Some(set.family)));
+        for part in said_of(&set.traffic, &least, &most) {
+            all.entry(part).or_default().pods.push(*pod);
+        }
+    }
+    for (addresses, least, most) in zones(cluster, groups, set) {
+        for part in said_of(&set.traffic, &least, &most) {
+            let outside = &mut all.entry(part).or_default().outside;
+            *outside = outside.union(&addresses);
+        }
+    }
+    let part = |((said, traffic), peers)| Part { said, traffic, peers, rules: BTreeSet::new() };
+    all.into_iter().map(part).collect()
+}
+
+/// The parts of some traffic, by what passes at least and at most.
+fn said_of(traffic: &Traffic, least: &Traffic, most: &Traffic) -> impl Iterator<Item = (Said, Traffic)> {
+    let allowed = traffic.intersection(least);
+    let rest = traffic.difference(least);
+    let parts =
+        [(Said::Allowed, allowed), (Said::Unknown, rest.intersection(most)), (Said::Denied, rest.difference(most))];
+    parts.into_iter().filter(|(_, traffic)| !traffic.is_none())
+}
+
+/// The addresses outside of a pair set, by what passes at least and at most.
+fn zones(cluster: &Cluster, groups: &Groups, set: &PairSet) -> Vec<(AddressSet, Traffic, Traffic)> {
+    let mut zones = vec![(set.peers.outside.clone(), Traffic::none(), Traffic::none())];
+    let subject = set.subjects.first().map(|pod| End::Pod(*pod));
+    let OutsideBounds { allowed, unknown, .. } = outside(cluster, groups, subject, set.direction);
+    let entries = allowed.iter().map(|of| (true, of)).chain(unknown.iter().map(|of| (false, of)));
+    for (is_certain, Outside { addresses, traffic }) in entries {
+        let meant = match addresses {
+            None => set.peers.outside.clone(),
+            Some((family, addresses)) if *family == set.family => addresses.clone(),
+            Some(_) => continue,
+        };
+        zones = zones
+            .into_iter()
+            .flat_map(|(addresses, least, most)| {
+                let within = if is_certain { least.union(traffic) } else { least.clone() };
+                let most_within = most.union(traffic);
+                [(addresses.intersection(&meant), within, most_within), (addresses.difference(&meant), least, most)]
+            })
+            .filter(|(addresses, ..)| !addresses.is_empty())
+            .collect();
+    }
+    zones.retain(|(addresses, ..)| !addresses.is_empty());
+    zones
 }
 
 /// What rules may admit to or from pods of which the input does not say whether they mean these, and which rules.

@@ -32,7 +32,7 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
     for set in sets {
         let mut subjects = BTreeMap::<Possible, Vec<PodId>>::new();
         for pod in &set.subjects {
-            subjects.entry(Possible::of(cluster, *pod, set.direction)).or_default().push(*pod);
+            subjects.entry(Possible::of(cluster, groups, *pod, set.direction)).or_default().push(*pod);
         }
         for (possible, subjects) in subjects {
             let block = blocks.entry((set.direction, subjects)).or_default();
@@ -63,7 +63,7 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
         };
         writeln!(out, "{}  {names}  {FAINT}{isolated}{FAINT:#}", direction.as_str().to_lowercase())?;
         let doubtful = if has_open_ends { &policies } else { &nothing };
-        let said = families.each_ref().map(|sets| lines(cluster, sets, possible.is_any(), doubtful));
+        let said = families.each_ref().map(|sets| lines(cluster, groups, sets, possible, doubtful));
         has_doubt |= said.iter().flatten().any(|(said, _)| *said == Said::Unknown);
         let mut columns = Columns::default();
         if said[0] == said[1] {
@@ -133,8 +133,9 @@ fn add(columns: &mut Columns, lines: &[(Said, [String; 3])], families: &str) {
 
 fn lines(
     cluster: &Cluster,
+    groups: &Groups,
     sets: &[&PairSet],
-    may_be_isolated: bool,
+    possible: &Possible,
     isolating: &BTreeSet<PolicyId>,
 ) -> Vec<(Said, [String; 3])> {
     let of_set = |set: &&PairSet| {
@@ -152,7 +153,7 @@ fn lines(
             let because = if rules.is_empty() { &because } else { &rules };
             (part.said, [traffic(&part.traffic), peers, shorten(because, LISTED, ", ")])
         };
-        parts(cluster, set, may_be_isolated, isolating).into_iter().map(line).collect::<Vec<_>>()
+        parts(cluster, groups, set, possible, isolating).into_iter().map(line).collect::<Vec<_>>()
     };
     let mut lines: Vec<_> = sets.iter().flat_map(of_set).collect();
     lines.sort_by_key(|(said, _)| *said);
@@ -224,7 +225,7 @@ pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet], is_shown: i
             "direction": set.direction.as_str(),
             "family": set.family,
             "verdict": if set.verdict == PairSetVerdict::Allowed { "Allowed" } else { "Denied" },
-            "certain": !has_open_ends || is_certain(cluster, set, &isolating()),
+            "certain": !has_open_ends || is_certain(cluster, groups, set, &isolating()),
             "subjects": names(cluster, &set.subjects),
             "peers": {"pods": names(cluster, &set.peers.pods), "prefixes": prefixes},
             "traffic": traffic_json(&set.traffic),
