@@ -138,6 +138,7 @@ impl Engine {
     /// Otherwise packets could meet a state of some of them alone, which the cluster may never have had: files change
     /// at once, and a list that is read again says what changed, not in which order.
     pub fn offer_all(&mut self, events: Vec<Event>) {
+        let events: Vec<Event> = events.into_iter().map(Event::packed).collect();
         if let Some(limit) = self.large.limit.filter(|_| !self.is_first) {
             for namespace in self.large_together(&events, limit) {
                 self.large.waiting.entry(namespace).or_default();
@@ -208,7 +209,7 @@ impl Engine {
     /// namespace, until what it makes is loaded. Never before the first commit.
     pub fn offer(&mut self, event: Event) {
         let Some(limit) = self.large.limit.filter(|_| !self.is_first) else { return self.apply(event) };
-        match event {
+        match event.packed() {
             Event::PodGone(key) => self.pod_is_gone(key),
             Event::Pod(pod) if !pod.is_endpoint() => self.pod_is_gone(PodKey::of(&pod)),
             Event::Pod(pod) => {

@@ -34,10 +34,16 @@ impl Event {
     /// That a policy is there, or is different; a large one is packed.
     #[must_use]
     pub fn policy(policy: NetworkPolicy) -> Self {
-        if policy.retained_bytes() > LARGE {
-            Self::PackedPolicy(Box::new(PackedPolicy::new(policy)))
-        } else {
-            Self::Policy(Box::new(policy))
+        Self::Policy(Box::new(policy)).packed()
+    }
+
+    /// The same event, with its policy packed if that is large.
+    pub(super) fn packed(self) -> Self {
+        match self {
+            Self::Policy(policy) if policy.retained_bytes() > LARGE => {
+                Self::PackedPolicy(Box::new(PackedPolicy::new(*policy)))
+            }
+            event => event,
         }
     }
 
@@ -99,7 +105,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::policy::Policy;
+    use crate::policy::{Direction, Policy};
 
     fn policy(spec: Value) -> NetworkPolicy {
         let object = json!({"metadata": {"name": "p", "namespace": "shop", "resourceVersion": "7"}, "spec": spec});
@@ -144,8 +150,7 @@ mod tests {
     fn a_packed_policy_isolates_and_weighs_what_the_whole_one_does() {
         for policy in policies() {
             let packed = PackedPolicy::new(policy.clone());
-            let isolating = |policy| Policy { rules: Default::default(), ..Policy::read_without_rules(policy) };
-            assert_eq!(isolating(packed.without_rules()), isolating(&policy));
+            assert_eq!(Policy::read_without_rules(packed.without_rules()), Policy::read_without_rules(&policy));
             assert_eq!(
                 (packed.weight(), packed.retained_bytes()),
                 (Weight::of_unread(&policy), policy.retained_bytes())
@@ -159,8 +164,11 @@ mod tests {
             let mut packed = PackedPolicy::new(policy.clone());
             packed.rules = Box::default();
             let (read, findings) = Policy::read(&packed.unpack());
-            assert_eq!(read.isolates, Policy::read_without_rules(&policy).isolates);
-            assert!(read.rules.iter().all(Vec::is_empty));
+            let whole = Policy::read_without_rules(&policy);
+            for direction in Direction::ALL {
+                assert_eq!(read.isolates(direction), whole.isolates(direction));
+                assert!(read.rules(direction).is_empty());
+            }
             assert!(policy.object.spec.is_none() || !findings.is_empty(), "its owner is told");
         }
     }

@@ -48,6 +48,13 @@ pub(crate) struct Seen {
 impl Seen {
     fn take(&mut self, changes: Changes) {
         for change in changes.changes {
+            if let Some(policy) = change.event.changed_policy() {
+                let name = policy.name().to_owned();
+                self.restricted.remove(&name);
+                self.restricted.extend(policy.restriction.clone().map(|why| (name.clone(), why)));
+                *self.reports.entry(name.clone()).or_default() += 1;
+                self.policies.insert(name);
+            }
             match change.event {
                 Event::Pod(pod) => {
                     self.pods.insert(pod.uid.clone());
@@ -57,13 +64,7 @@ impl Seen {
                     let gone = format!("{key:?}");
                     self.pods.retain(|uid| !gone.contains(&format!("{uid:?}")));
                 }
-                Event::Policy(policy) => {
-                    let name = policy.name().to_owned();
-                    self.restricted.remove(&name);
-                    self.restricted.extend(policy.restriction.map(|why| (name.clone(), why)));
-                    *self.reports.entry(name.clone()).or_default() += 1;
-                    self.policies.insert(name);
-                }
+                Event::Policy(_) | Event::PackedPolicy(_) => {}
                 Event::PolicyGone(_, name) => {
                     self.restricted.remove(&name);
                     self.policies.remove(&name);
