@@ -36,12 +36,15 @@ run: setup ## a small cluster in network namespaces: real agents, real packets, 
 
 test: setup ## every test; after `make tools` also those of Helm, kubectl, promtool and containerd; samples that stay the same
 	$(CARGO) build --workspace --bins
+	RUSTFLAGS="-C target-feature=+crt-static" \
+	$(CARGO) build --locked --profile dist --target $(HOST) --package npc-cni --bin npc-cni
 	previous=$$(deploy/previous.sh) || previous=; \
 	failures=$(abspath $(TARGET))/failures.txt; rm -f "$$failures"; \
 	skipped=$${NPC_SKIPPED:-$(abspath $(TARGET))/skipped.txt}; : >"$$skipped"; status=0; \
 	PATH="$$(deploy/tools.sh --cached)" PROPTEST_RNG_SEED=$(SEED) RUST_TEST_THREADS=$(THREADS) NPC_WAITING_THREADS=$(WAITING_THREADS) \
 		CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER=$(abspath tests/runner.sh) NPC_FAILURES="$$failures" \
 		NPC_SKIPPED="$$skipped" CARGO="$(CARGO)" env $${previous:+NPC_PREVIOUS="$$previous"} tests/run.sh || status=$$?; \
+	deploy/image/static.sh $(TARGET)/$(HOST)/dist/npc-cni || status=$$?; \
 	[ "$$status" = 0 ] || cat "$$failures" 2>/dev/null; \
 	[ ! -s "$$skipped" ] || { echo "these tests did not run:"; sort -u "$$skipped"; }; \
 	exit "$$status"

@@ -11,6 +11,7 @@
 //! loop this node's pods with the addresses that CNI reports ([`sandboxes`]), and policies
 //! that are as new as the pod ([`policies`]). `docs/cni.md` has the protocol.
 
+mod contested;
 mod ended;
 mod endpoints;
 mod files;

@@ -26,6 +26,7 @@ use npc_cni::protocol::{Add, Attachment, HostInterface};
 use npc_compiler::engine::{Event, PodKey};
 use npc_compiler::object::Pod;
 
+use super::contested::contested;
 use super::given::{CurrentAddresses, Given};
 use super::links::SeenLinks;
 use super::sandbox::{Sandbox, Saved, SavedSandbox, ToSave, mark, object_of, report};
@@ -419,17 +420,41 @@ impl Sandboxes {
         self.given.update(&self.node, &self.pods, now)
     }
 
+    /// Which of these sandboxes has each address, the latest of several, and the addresses that an
+    /// earlier one may have instead.
+    fn owners(&self, in_order: &[&Sandbox]) -> (BTreeMap<IpAddr, (Moment, u64)>, BTreeSet<IpAddr>) {
+        let mut owners = BTreeMap::new();
+        let mut shared = BTreeSet::new();
+        for sandbox in in_order {
+            let addresses = sandbox.add.addresses.iter().copied();
+            shared.extend(addresses.filter(|address| owners.insert(*address, sandbox.order).is_some()));
+        }
+        let contested = contested(&shared, in_order, &self.pods);
+        (owners, contested)
+    }
+
+    /// The addresses that two running pods of this node have. They are isolated.
+    #[must_use]
+    pub fn contested(&self) -> BTreeSet<IpAddr> {
+        self.owners(&self.in_order()).1
+    }
+
+    /// The interfaces of the other sandboxes that have an address of this ADD.
+    pub fn links_beside<'a>(&'a self, add: &'a Add) -> impl Iterator<Item = u32> + 'a {
+        let others = self.live.values().filter(move |sandbox| sandbox.add.attachment != add.attachment);
+        let beside =
+            others.filter(move |other| other.add.addresses.iter().any(|address| add.addresses.contains(address)));
+        beside.filter_map(|other| Some(other.add.host_interface.as_ref()?.index))
+    }
+
     /// The addresses as they are now.
     fn addresses(&self) -> CurrentAddresses {
         let in_order = self.in_order();
-        let mut owners: BTreeMap<IpAddr, (Moment, u64)> = BTreeMap::new();
-        for sandbox in &in_order {
-            owners.extend(sandbox.add.addresses.iter().map(|address| (*address, sandbox.order)));
-        }
+        let (owners, contested) = self.owners(&in_order);
         let mut of_pods: BTreeMap<PodKey, Vec<IpAddr>> = BTreeMap::new();
-        let mut unidentified: BTreeSet<IpAddr> = BTreeSet::new();
+        let mut unidentified = contested.clone();
         for sandbox in in_order {
-            let addresses = sandbox.add.addresses.iter().copied();
+            let addresses = sandbox.add.addresses.iter().copied().filter(|address| !contested.contains(address));
             let own = addresses.filter(|address| owners.get(address) == Some(&sandbox.order));
             match sandbox.object(&self.pods).filter(|pod| pod.is_endpoint()) {
                 Some(pod) => {

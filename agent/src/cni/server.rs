@@ -1,6 +1,6 @@
 //! The socket on which the plugin asks. Each connection is a task of its own with a
 //! bound on its bytes and its time, so none delays another: neither one that sends nothing nor
-//! an ADD that waits for its pod.
+//! an ADD that waits for its pod, nor many of these.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use npc_cni::check::check;
@@ -16,9 +16,9 @@ use npc_cni::moment::Moment;
 use npc_cni::protocol::{Answer, Command, LONGEST_REQUEST, Reason, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time;
+use tokio::time::{self, Instant};
 use tracing::{debug, warn};
 
 use crate::instance;
@@ -30,8 +30,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// once, and tries again if the connection ends without an answer.
 const READING: usize = 256;
 
+/// How long each of them has at least. Where many come at once, the agent takes a moment to read their requests.
+const KEPT: Duration = Duration::from_millis(50);
+
+/// How often to look meanwhile whether one has been read.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// How many requests may wait for their answer. A node has fewer pods. With those that send a
-/// request, they are fewer than the files that an agent may have open.
+/// request, they are fewer than the files that an agent may have open. A plugin whose request gives way asks again.
 const WAITING: usize = 4096;
 
 /// How long to wait after a connection could not be accepted.
@@ -89,34 +95,84 @@ fn other_file(folder: &Path, socket: &Path) -> io::Result<Option<OsString>> {
     Ok(None)
 }
 
-/// Accepts connections for as long as `requests` are taken. If too many send no request, a new
-/// one takes the place of the oldest of these.
+/// The requests that wait for their answer.
+#[derive(Debug)]
+struct WaitingRequests {
+    most: usize,
+    /// Where each is told to give way, oldest first.
+    requests: Mutex<VecDeque<oneshot::Sender<()>>>,
+}
+
+impl WaitingRequests {
+    fn new(most: usize) -> Self {
+        Self { most, requests: Mutex::default() }
+    }
+
+    /// One more waits, and gives way when the other end is told to. If there are too many, the oldest does now: the
+    /// others of a flood wait for pods that do not come, and to refuse new ones would keep out those of pods that do.
+    fn enter(&self) -> oneshot::Receiver<()> {
+        let (sender, told) = oneshot::channel();
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        if requests.len() >= self.most {
+            // Those that are answered have closed their end.
+            requests.retain(|request| !request.is_closed());
+        }
+        if requests.len() >= self.most
+            && let Some(oldest) = requests.pop_front()
+        {
+            // It may be answered meanwhile.
+            let _ = oldest.send(());
+        }
+        requests.push_back(sender);
+        told
+    }
+}
+
+/// Accepts connections for as long as `requests` are taken. If too many send no request, or too many wait for their
+/// answer, a new one takes the place of the oldest of these.
 pub(super) async fn serve(listener: UnixListener, requests: mpsc::Sender<PendingRequest>) {
-    let waiting = Arc::new(Semaphore::new(WAITING));
-    let mut reading: VecDeque<AbortHandle> = VecDeque::new();
+    serve_at_most(WAITING, listener, requests).await;
+}
+
+/// The same where so many may wait for their answer.
+async fn serve_at_most(waiting: usize, listener: UnixListener, requests: mpsc::Sender<PendingRequest>) {
+    let waiting = Arc::new(WaitingRequests::new(waiting));
+    let mut reading: VecDeque<(Instant, AbortHandle)> = VecDeque::new();
     while !requests.is_closed() {
         match listener.accept().await {
             Ok((stream, _)) => {
-                reading.retain(|connection| !connection.is_finished());
-                if reading.len() >= READING
-                    && let Some(oldest) = reading.pop_front()
-                {
-                    oldest.abort();
-                    debug!("a connection of the CNI plugin gave way to a new one, because it sent no request");
-                }
+                make_room(&mut reading).await;
                 let (requests, waiting) = (requests.clone(), Arc::clone(&waiting));
                 let connection = tokio::spawn(async move {
                     if let Err(error) = receive(stream, requests, &waiting).await {
                         ended_early(&error);
                     }
                 });
-                reading.push_back(connection.abort_handle());
+                reading.push_back((Instant::now(), connection.abort_handle()));
             }
             Err(error) => {
                 warn!(%error, "cannot accept a connection of the CNI plugin; trying again");
                 time::sleep(ACCEPT_RETRY).await;
             }
         }
+    }
+}
+
+/// Waits until one more connection may be read. If the oldest sends no request, it gives way.
+async fn make_room(reading: &mut VecDeque<(Instant, AbortHandle)>) {
+    loop {
+        reading.retain(|(_, connection)| !connection.is_finished());
+        if reading.len() < READING {
+            return;
+        }
+        if reading.front().is_some_and(|(since, _)| since.elapsed() >= KEPT)
+            && let Some((_, oldest)) = reading.pop_front()
+        {
+            oldest.abort();
+            debug!("a connection of the CNI plugin gave way to a new one, because it sent no request");
+            return;
+        }
+        time::sleep(LOOK).await;
     }
 }
 
@@ -128,7 +184,7 @@ fn ended_early(error: &io::Error) {
 async fn receive(
     mut stream: UnixStream,
     requests: mpsc::Sender<PendingRequest>,
-    waiting: &Arc<Semaphore>,
+    waiting: &WaitingRequests,
 ) -> io::Result<()> {
     let received = Moment::now();
     // As this user namespace sees it.
@@ -153,15 +209,11 @@ async fn receive(
             return answer(&mut stream, &Answer::refused(Reason::Malformed, words)).await;
         }
     };
-    let Ok(permit) = Arc::clone(waiting).try_acquire_owned() else {
-        let words = format!("{WAITING} requests wait for their answer; this one is to be tried again");
-        return answer(&mut stream, &Answer::refused(Reason::Timeout, words)).await;
-    };
+    let gives_way = waiting.enter();
     tokio::spawn(async move {
-        if let Err(error) = reply(stream, command, received, requests).await {
+        if let Err(error) = reply(stream, command, (received, gives_way), requests).await {
             ended_early(&error);
         }
-        drop(permit);
     });
     Ok(())
 }
@@ -170,7 +222,7 @@ async fn receive(
 async fn reply(
     mut stream: UnixStream,
     command: Command,
-    received: Moment,
+    (received, gives_way): (Moment, oneshot::Receiver<()>),
     requests: mpsc::Sender<PendingRequest>,
 ) -> io::Result<()> {
     let (reply, answered) = oneshot::channel();
@@ -178,9 +230,14 @@ async fn reply(
     requests.send(PendingRequest { command, answer: reply, received }).await.map_err(|_| gone())?;
     let mut more = [0];
     let reply = tokio::select! {
+        biased;
         reply = answered => reply.map_err(|_| gone())?,
         // A plugin that was killed waits for nothing. It sends nothing more before.
         _ = stream.read(&mut more) => return Err(gone()),
+        Ok(()) = gives_way => {
+            let words = "too many requests wait for their answer, and this is the oldest of them; it is to be tried again";
+            Answer::refused(Reason::Timeout, words)
+        }
     };
     answer(&mut stream, &reply).await
 }

@@ -18,11 +18,16 @@ struct Served {
 
 impl Served {
     fn start() -> Self {
+        Self::start_at_most(WAITING)
+    }
+
+    /// So many requests may wait for their answer.
+    fn start_at_most(waiting: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("npc/cni.sock");
         let listener = bind(&socket).unwrap();
         let (sender, mut requests) = mpsc::channel(1);
-        tokio::spawn(serve(listener, sender));
+        tokio::spawn(serve_at_most(waiting, listener, sender));
         tokio::spawn(async move {
             let mut kept = Vec::new();
             while let Some(PendingRequest { command, answer, .. }) = requests.recv().await {
@@ -122,11 +127,10 @@ async fn connections_that_hang_delay_no_other() {
     assert_eq!(last.read(&mut [0]).await.unwrap_or_default(), 0);
 }
 
-#[tokio::test(start_paused = true)]
-async fn requests_that_wait_delay_no_other() {
-    let served = Served::start();
+/// Asks about so many pods that do not come.
+async fn wait_for_pods(served: &Served, count: usize) -> Vec<UnixStream> {
     let mut waiting = Vec::new();
-    for n in 0..READING + 8 {
+    for n in 0..count {
         let mut stream = served.connect().await;
         let line = format!(
             "{{\"version\":1,\"command\":\"add\",\"containerId\":\"c{n}\",\"interface\":\"eth0\",\"namespace\":\"a\",\"name\":\"b\",\"addresses\":[]}}\n"
@@ -135,11 +139,42 @@ async fn requests_that_wait_delay_no_other() {
         waiting.push(stream);
         tokio::task::yield_now().await;
     }
+    waiting
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_delay_no_other() {
+    let served = Served::start();
+    let waiting = wait_for_pods(&served, READING + 8).await;
     assert!(time::timeout(PATIENCE, served.is_alive()).await.expect("it waits for another's answer"));
     // None of them has lost its place.
     for stream in &waiting {
         assert_eq!(stream.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
+}
+
+#[tokio::test]
+async fn of_too_many_requests_that_wait_the_oldest_give_way() {
+    let served = Served::start_at_most(9);
+    let old = wait_for_pods(&served, 8).await;
+    // One that is answered keeps no place.
+    for _ in 0..16 {
+        assert!(served.is_alive().await);
+    }
+    let wait = |streams: &[UnixStream]| {
+        for stream in streams {
+            assert_eq!(stream.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+    };
+    wait(&old);
+    let new = wait_for_pods(&served, 9).await;
+    for mut stream in old {
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(kind(&answer), Some(Reason::Timeout));
+    }
+    wait(&new);
+    assert!(served.is_alive().await);
 }
 
 #[tokio::test]

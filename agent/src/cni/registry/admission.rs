@@ -1,5 +1,7 @@
 //! ADDs on their way: from what each waits for to its answer.
 
+use std::collections::BTreeSet;
+
 use npc_cni::protocol::{Answer, Reason};
 use npc_compiler::engine;
 use npc_compiler::object::Family;
@@ -8,7 +10,7 @@ use tokio::time::{self, Instant};
 use tracing::warn;
 
 use super::{LoopEnded, Registry, changes};
-use crate::cni::ended::without_ended;
+use crate::cni::ended::{gone_links, without_ended};
 use crate::cni::pending::{Answered, Awaits, Pending, late};
 use crate::cni::policy_lists::{ListedPolicies, Needs};
 use crate::enforce::{Event, Waiter};
@@ -96,6 +98,12 @@ impl Registry {
     /// kernel.
     async fn admit(&mut self, ready: Vec<Pending>, policies: Vec<engine::Event>) -> Result<(), LoopEnded> {
         let ready = without_ended(ready);
+        // The network may have given the addresses of sandboxes to these that have ended since the last round.
+        let beside: BTreeSet<u32> =
+            ready.iter().flat_map(|pending| self.sandboxes.links_beside(&pending.add)).collect();
+        if !beside.is_empty() {
+            self.sandboxes.links_gone(&gone_links(beside));
+        }
         let mut new = Vec::with_capacity(ready.len());
         for pending in &ready {
             // An agent before this one may have answered it, or a runtime asks twice. If no agent
@@ -103,6 +111,7 @@ impl Registry {
             new.push(!self.sandboxes.is_answered(&pending.add.attachment));
             self.sandboxes.admit(pending.add.clone(), pending.began, false);
         }
+        self.warn_of_contested(&ready);
         let mut events = policies;
         events.extend(self.sandboxes.update());
         if events.is_empty() && ready.is_empty() {
@@ -130,6 +139,25 @@ impl Registry {
             }
         }
         Ok(())
+    }
+}
+
+impl Registry {
+    /// Says of the pods that start now which of their addresses other pods have.
+    fn warn_of_contested(&self, ready: &[Pending]) {
+        let contested = self.sandboxes.contested();
+        for Pending { add, .. } in ready {
+            for address in add.addresses.iter().filter(|address| contested.contains(address)) {
+                warn!(
+                    namespace = add.namespace,
+                    pod = add.name,
+                    container = add.attachment.container_id,
+                    %address,
+                    "this pod and another one of this node have one address, by what CNI reports; the address is isolated in both \
+                     directions until one of them ends"
+                );
+            }
+        }
     }
 }
 

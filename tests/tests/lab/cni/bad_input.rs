@@ -1,20 +1,32 @@
 //! What is wrong on the socket, in the kernel or on the disk hurts no other pod.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use npc_compiler::object::{Labels, Objects};
 use serde_json::{Value, json};
 
-use super::node::{Mode, Node, OUTSIDE};
+use super::node::{Mode, Node, OUTSIDE, ip};
+use super::same_node::host_interface;
 use super::traffic::{listen, passes, reaches};
-use super::{addresses, objects};
+use super::{addresses, is_isolated, objects, policy_of};
 
-/// A node with an agent that knows these pods.
+/// A node with an agent that knows these pods. No policy selects the one with the name `odd`, so what were taken for
+/// its own would be open.
 fn ready(pods: &[&str]) -> Option<Node> {
     let node = Node::new(Mode::Routed, "nft")?;
-    node.write(&objects(pods));
+    let policies = vec![policy_of(&json!({"matchLabels": {"app": "web"}}))];
+    let mut known = Objects { policies, ..objects(pods) };
+    for odd in known.pods.iter_mut().filter(|pod| pod.name == "odd") {
+        odd.labels = Labels::from([("app".to_owned(), "odd".to_owned())]);
+    }
+    node.write(&known);
     node.start_agent();
     node.wait_ready();
     listen(node.outside(), &[8080, 9090]);
@@ -31,8 +43,13 @@ fn say(node: &Node, text: &str) -> String {
 }
 
 fn add_of(container: &str, pod: &str, addresses: &Value) -> String {
+    add_that_waits(container, pod, addresses, 5_000)
+}
+
+/// An ADD that waits for so many milliseconds.
+fn add_that_waits(container: &str, pod: &str, addresses: &Value, wait: u32) -> String {
     let add = json!({"version": 1, "command": "add", "containerId": container, "interface": "eth0", "namespace": "shop",
-        "name": pod, "uid": format!("uid-{pod}"), "addresses": addresses, "wait": 5000});
+        "name": pod, "uid": format!("uid-{pod}"), "addresses": addresses, "wait": wait});
     format!("{add}\n")
 }
 
@@ -75,6 +92,63 @@ fn a_hostile_request_holds_up_no_pod() {
     drop(hanging);
 }
 
+/// How many requests a flood has at most, to be sure that the agent lets no more of them wait.
+const FLOOD: usize = 8_000;
+
+/// A request that waits for a pod that never comes.
+fn flood(node: &Node, number: usize) -> UnixStream {
+    let mut stream = UnixStream::connect(node.socket()).unwrap();
+    let add = add_that_waits(&format!("flood-{number}"), "none", &json!(["10.0.200.1"]), 100_000);
+    stream.write_all(add.as_bytes()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    stream
+}
+
+/// So many requests wait that the agent takes no more: the oldest give way, and a pod that starts waits for none of
+/// them.
+#[test]
+fn a_flood_of_requests_that_wait_holds_up_no_pod() {
+    let Some(node) = ready(&["web"]) else { return };
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let mut waiting = VecDeque::new();
+    let mut has_given_way = false;
+    while !has_given_way {
+        assert!(waiting.len() < FLOOD, "each of {FLOOD} requests waits");
+        waiting.push_back(flood(&node, waiting.len()));
+        if waiting.len().is_multiple_of(50) {
+            // One whose request the agent did not read in time has no answer.
+            let answer = |mut stream: &UnixStream| {
+                let mut answer = [0; 512];
+                stream.read(&mut answer).map(|length| String::from_utf8_lossy(&answer[..length]).into_owned())
+            };
+            let answered =
+                waiting.iter().take(500).filter_map(|stream| answer(stream).ok()).find(|text| !text.is_empty());
+            has_given_way = answered.is_some_and(|text| text.contains("timeout") && text.contains("requests wait"));
+        }
+    }
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in FLOOD.. {
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                waiting.push_back(flood(&node, number));
+                waiting.pop_front();
+            }
+        });
+        // Else this scope would not end with a test that failed.
+        let started = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let web = starts_isolated(&node, "web");
+            node.check(&web).unwrap();
+            node.delete(&web).unwrap();
+        }));
+        is_over.store(true, Ordering::Relaxed);
+        started.unwrap();
+    });
+}
+
 #[test]
 fn a_claim_of_another_pods_address_isolates_it_and_ends_with_the_claim() {
     let Some(node) = ready(&["web", "odd"]) else { return };
@@ -82,12 +156,30 @@ fn a_claim_of_another_pods_address_isolates_it_and_ends_with_the_claim() {
     let [to, _] = addresses(OUTSIDE);
     let claimed: Vec<String> = web.addresses().iter().map(ToString::to_string).collect();
     assert_eq!(say(&node, &add_of("c1", "odd", &json!(claimed))).trim(), r#"{"version":1}"#);
-    // The pod that claims it is isolated as well, and never is the address without rules.
-    assert!(!passes(&web.netns, to, 9090));
+    // Both pods run, and the interface of the first is there. Nothing tells which of them has it.
+    for own in web.addresses() {
+        assert!(is_isolated(&node, own), "{own}");
+    }
+    assert!(!passes(&web.netns, to, 9090) && !passes(&web.netns, to, 8080));
+    assert!(node.log().contains("have one address"), "the log says so");
     let delete = json!({"version": 1, "command": "delete", "containerId": "c1", "interface": "eth0"});
     say(&node, &format!("{delete}\n"));
     node.check(&web).unwrap();
     assert!(!passes(&web.netns, to, 9090) && reaches(&web.netns, to, 8080));
+}
+
+/// The runtime lost the first sandbox without a DEL. The agent does not wait for its own round to find that out.
+#[test]
+fn an_address_whose_interface_is_gone_is_the_next_owners_at_once() {
+    let Some(node) = ready(&["web", "odd"]) else { return };
+    let web = starts_isolated(&node, "web");
+    let claimed: Vec<String> = web.addresses().iter().map(ToString::to_string).collect();
+    let (interface, _) = host_interface(&node, &web).unwrap();
+    ip(&format!("-n {} link del {interface}", node.netns().name()));
+    assert_eq!(say(&node, &add_of("c1", "odd", &json!(claimed))).trim(), r#"{"version":1}"#);
+    for own in web.addresses() {
+        assert!(!is_isolated(&node, own), "{own}");
+    }
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! What begins before an ADD, what comes after its sandbox, and what an ADD costs.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use npc_compiler::object::{Labels, Objects};
+use npc_compiler::object::{Labels, Objects, Pod};
 use serde_json::json;
 
 use super::node::{self, Mode, Node, OUTSIDE, OWN, ip, wait};
-use super::traffic::{Arrivals, Flood, listen, passes, reaches, reaches_by_its_first_packet};
+use super::numbered::{Kind, Numbered, Received};
+use super::traffic::{listen, passes, reaches, reaches_by_its_first_packet};
 use super::{addresses, first, is_isolated, mappings, objects, pod, policy_of};
 
 /// The agent is away. A plugin waits for it about a pod that no policy selects, and the runtime is
@@ -51,22 +53,66 @@ fn an_add_of_a_sandbox_that_has_ended_opens_no_other() {
     assert!(is_isolated(&node, to));
 }
 
-/// portmap has the hostPort live before the agent knows of the pod.
-#[test]
-fn datagrams_to_a_host_port_that_began_before_add_end_with_it() {
-    for mode in [Mode::Routed, Mode::Bridged] {
-        let Some(node) = Node::ready(mode, "nft", &["web"]) else { return };
-        let mut web = node.sandbox("web", mappings());
-        node.add_others(&mut web).unwrap();
-        let netns = web.netns.try_clone().unwrap();
-        let arrivals = Arrivals::count(&netns, 7001);
-        let _flood = Flood::of_datagrams(node.outside(), vec![SocketAddr::new(addresses(OWN)[0], 7778)]);
-        wait("datagrams arrive", || arrivals.packets() > 100);
-        node.add_own(&mut web).unwrap();
-        let before = arrivals.packets();
-        thread::sleep(Duration::from_millis(500));
-        assert_eq!(arrivals.packets(), before, "{mode:?}: datagrams arrive after ADD");
+/// The network of a pod is up before our plugin runs, and portmap has its host ports live. What outside hosts send
+/// to both, of datagrams and of connections, ends with the ADD where policies deny it. They deny nothing to the
+/// second pod, which shows that the packets go on.
+fn what_began_before_add_ends_with_it(mode: Mode, backend: &'static str) {
+    let Some(node) = Node::new(mode, backend) else { return };
+    let free = Pod { labels: Labels::from([("app".to_owned(), "free".to_owned())]), ..pod("free") };
+    let policies = vec![policy_of(&json!({"matchLabels": {"app": "web"}}))];
+    node.write(&Objects { pods: vec![pod("web"), free], policies, ..objects(&[]) });
+    node.start_agent();
+    node.wait_ready();
+    for name in ["web", "free"] {
+        let mut pod = node.sandbox(name, mappings());
+        node.add_others(&mut pod).unwrap();
+        listen(&pod.netns, &[7000]);
+        let received = Received::at(&pod.netns, 7001);
+        let host_ports = addresses(OWN).map(|own| SocketAddr::new(own, 7778));
+        let own: Vec<IpAddr> = pod.addresses();
+        assert_eq!(own.len(), 2, "{own:?}");
+        let to: Vec<_> = own.iter().map(|own| SocketAddr::new(*own, 7001)).chain(host_ports).collect();
+        let packets = Numbered::start(node.outside(), &to);
+        packets.wait_arrives(&received);
+        node.add_own(&mut pod).unwrap();
+        let last = packets.last();
+        packets.wait_goes_on();
+        let arrived = packets.arrived_after(last, &received);
+        if name == "web" {
+            assert_eq!(arrived, BTreeSet::new(), "{mode:?}, {backend}: sent after ADD");
+            for own in own {
+                assert!(reaches(node.outside(), own, 7000), "{mode:?}, {backend}: {own}");
+            }
+            for own in addresses(OWN) {
+                assert!(reaches(node.outside(), own, 7777), "{mode:?}, {backend}: the host port at {own}");
+            }
+        } else {
+            let all = packets.paths(&[Kind::Datagrams, Kind::NewConnections]);
+            assert!(arrived.is_superset(&all), "{mode:?}, {backend}: {arrived:?}");
+        }
+        drop(packets);
+        node.delete(&pod).unwrap();
     }
+}
+
+#[test]
+fn what_began_before_add_ends_with_it_routed_by_nft() {
+    what_began_before_add_ends_with_it(Mode::Routed, "nft");
+}
+
+#[test]
+fn what_began_before_add_ends_with_it_routed_by_legacy() {
+    what_began_before_add_ends_with_it(Mode::Routed, "legacy");
+}
+
+#[test]
+fn what_began_before_add_ends_with_it_bridged_by_nft() {
+    what_began_before_add_ends_with_it(Mode::Bridged, "nft");
+}
+
+#[test]
+fn what_began_before_add_ends_with_it_bridged_by_legacy() {
+    what_began_before_add_ends_with_it(Mode::Bridged, "legacy");
 }
 
 #[test]

@@ -4,18 +4,22 @@
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
 mod api;
+mod away;
 mod bad_input;
 mod burst;
 mod chains;
+mod check;
 mod cri;
 mod gap;
 mod interfaces;
 mod late;
 pub(crate) mod node;
+mod numbered;
 mod obstacles;
 mod older;
 mod rpc;
 pub(crate) mod runtime;
+mod same_node;
 mod static_pods;
 pub(crate) mod traffic;
 mod unsaved;
@@ -147,9 +151,11 @@ fn the_policies_hold_at_once_with(node: &Node, objects: &Objects) {
             scope.spawn(move || assert!(!passes(netns, to, 7001), "{to}:7001 is denied"));
             scope.spawn(move || assert!(reaches(netns, to, 7000), "{to}:7000 is allowed"));
         }
-        let (netns, own) = (node.outside(), addresses(OWN)[0]);
-        scope.spawn(move || assert!(!passes(netns, own, 7778), "the hostPort of 7001 is denied"));
-        scope.spawn(move || assert!(reaches(netns, own, 7777), "the hostPort of 7000 is allowed"));
+        for own in addresses(OWN) {
+            let netns = node.outside();
+            scope.spawn(move || assert!(!passes(netns, own, 7778), "the hostPort of 7001 at {own} is denied"));
+            scope.spawn(move || assert!(reaches(netns, own, 7777), "the hostPort of 7000 at {own} is allowed"));
+        }
     });
     for (pings, last) in pings.into_iter().zip(last) {
         wait("pings go on", || pings.sent() > last + 100);

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use npc_compiler::object::Objects;
 use npc_tests::lab::{MachineUse, Netns, Share, can_run, manifests};
 use npc_tests::skip::{Lack, skipped};
@@ -259,12 +261,22 @@ impl Node {
 
     /// Kills the agent, as a node that is short of memory does.
     pub(crate) fn kill_agent(&self) {
+        self.end_agent(Signal::SIGKILL);
+    }
+
+    /// Sends a signal to the agent, if there is one, and waits for its end.
+    pub(crate) fn end_agent(&self, signal: Signal) {
         if let Some(mut agent) = self.agent.lock().unwrap().take() {
-            agent.kill().unwrap();
+            send(&agent, signal);
             agent.wait().unwrap();
             // The next one makes it again.
             let _ = fs::remove_file(self.ready_file());
         }
+    }
+
+    /// Sends a signal to the agent.
+    pub(crate) fn signal_agent(&self, signal: Signal) {
+        send(self.agent.lock().unwrap().as_ref().unwrap(), signal);
     }
 
     fn ready_file(&self) -> PathBuf {
@@ -453,6 +465,10 @@ impl Drop for Node {
             ip(&format!("netns del {name}"));
         }
     }
+}
+
+fn send(process: &Child, signal: Signal) {
+    kill(Pid::from_raw(process.id().try_into().unwrap()), signal).unwrap();
 }
 
 /// One command of ip(8).

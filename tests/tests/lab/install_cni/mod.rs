@@ -6,6 +6,7 @@ mod changes;
 mod host;
 mod runtime;
 mod sequences;
+mod upgrade;
 
 use std::fs;
 use std::os::unix::fs::symlink;
