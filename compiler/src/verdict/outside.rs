@@ -141,10 +141,13 @@ pub fn outside(
     ends: impl IntoIterator<Item = End>,
     direction: Direction,
 ) -> OutsideBounds {
-    let ends: BTreeSet<[Deciding; 2]> = ends
-        .into_iter()
-        .map(|end| Family::ALL.map(|family| end.deciding(cluster, groups, direction, Some(family))))
-        .collect();
+    let deciding = |end: End| Family::ALL.map(|family| end.deciding(cluster, groups, direction, Some(family)));
+    outside_by(groups, &ends.into_iter().map(deciding).collect())
+}
+
+/// The same of ends of which it is known which groups decide about them, by family.
+#[must_use]
+pub fn outside_by(groups: &Groups, ends: &BTreeSet<[Deciding; 2]>) -> OutsideBounds {
     let least = |of: &Deciding| (!of.is_nothing_certain).then(|| of.least.clone());
     let most = |of: &Deciding| Some(of.most.clone());
     let allowed = union(groups, ends.iter().filter_map(|of| both_families(of, least)));

@@ -11,7 +11,7 @@ use npc_compiler::object::Family;
 use npc_compiler::policy::{Direction, Peer, Peers};
 use npc_compiler::verdict::bounds::Deciding;
 use npc_compiler::verdict::flow::End;
-use npc_compiler::verdict::outside::{Outside, OutsideBounds, outside};
+use npc_compiler::verdict::outside::{Outside, OutsideBounds, outside_by};
 use npc_compiler::verdict::pairs::{PairSet, PairSetVerdict, Region};
 
 use crate::command::words::policy_name;
@@ -133,7 +133,7 @@ fn bounded(cluster: &Cluster, groups: &Groups, set: &PairSet, possible: &Possibl
             all.entry(part).or_default().pods.push(*pod);
         }
     }
-    for (addresses, least, most) in zones(cluster, groups, set) {
+    for (addresses, least, most) in zones(groups, set, possible) {
         for part in said_of(&set.traffic, &least, &most) {
             let outside = &mut all.entry(part).or_default().outside;
             *outside = outside.union(&addresses);
@@ -153,10 +153,9 @@ fn said_of(traffic: &Traffic, least: &Traffic, most: &Traffic) -> impl Iterator<
 }
 
 /// The addresses outside of a pair set, by what passes at least and at most.
-fn zones(cluster: &Cluster, groups: &Groups, set: &PairSet) -> Vec<(AddressSet, Traffic, Traffic)> {
+fn zones(groups: &Groups, set: &PairSet, possible: &Possible) -> Vec<(AddressSet, Traffic, Traffic)> {
     let mut zones = vec![(set.peers.outside.clone(), Traffic::none(), Traffic::none())];
-    let subject = set.subjects.first().map(|pod| End::Pod(*pod));
-    let OutsideBounds { allowed, unknown, .. } = outside(cluster, groups, subject, set.direction);
+    let OutsideBounds { allowed, unknown, .. } = outside_by(groups, &BTreeSet::from([possible.deciding.clone()]));
     let entries = allowed.iter().map(|of| (true, of)).chain(unknown.iter().map(|of| (false, of)));
     for (is_certain, Outside { addresses, traffic }) in entries {
         let meant = match addresses {

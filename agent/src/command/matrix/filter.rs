@@ -8,7 +8,7 @@ use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::cluster::group::Groups;
-use npc_compiler::cluster::without_backend::NoBackend;
+use npc_compiler::cluster::without_backend::{NoBackend, NoPod};
 use npc_compiler::object::{Protocol, Service};
 use npc_compiler::verdict::explain::{Port, QuestionEnd};
 use npc_compiler::verdict::flow::End;
@@ -182,9 +182,13 @@ impl ShownEnds {
         };
         if behind.is_empty() {
             let by_port = service.ports.first().map(|port| cluster.why_none(service, port));
-            let why = by_port.unwrap_or_else(|| NoBackend::NoPod(cluster.why_no_pod(service)));
+            let why = match by_port.unwrap_or_else(|| NoBackend::NoPod(cluster.why_no_pod(service))) {
+                // No port was asked about.
+                NoBackend::NoPod(NoPod::NoEndpoint) => "its EndpointSlices list no endpoint".to_owned(),
+                why => without_backend(input, service, &why),
+            };
             let object = ObjectRef::new("Service", &service.namespace, &service.name);
-            self.nowhere.push((object, name, without_backend(input, service, &why)));
+            self.nowhere.push((object, name, why));
             return Ok(());
         }
         let (mut shown, mut what, mut hidden) = (0_usize, "pods", BTreeSet::new());

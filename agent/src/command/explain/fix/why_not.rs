@@ -11,6 +11,7 @@ use crate::command::explain::warnings::not_forwarded;
 use crate::command::words::shorten;
 
 /// Why there is no fix, and what to do.
+#[allow(clippy::too_many_lines, reason = "one arm for each reason")]
 pub(super) fn why_not(reason: &NoFix) -> String {
     match reason {
         NoFix::TooManyPairs(most) => format!(
