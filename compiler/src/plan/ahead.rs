@@ -80,9 +80,10 @@ fn go_ahead(
     let is_known = !actual.chains.values().flatten().any(Rule::is_foreign);
     if is_known && delta.chains.keys().all(is_of_groups) && !delta.sets.iter().any(is_remade) {
         let (was, is) = (StateView { family, actual, delta: None }, StateView { family, actual, delta: Some(delta) });
-        let peers_change = peers(ahead, [was, is], delta, refused);
         // How far an endpoint may go in one direction depends on where it is in the other.
-        if refused.iter().any(|name| name.family() == family && name.is_dispatch()) {
+        let are_stuck = refused.iter().any(|name| name.family() == family && name.is_dispatch());
+        let peers_change = peers(ahead, [was, is], delta, refused, are_stuck);
+        if are_stuck {
             return;
         }
         let sides = Direction::ALL.map(|direction| TreeTransition::new([was, is], direction));
@@ -93,20 +94,25 @@ fn go_ahead(
     }
 }
 
-/// Changes the peer sets that no group asks whose own rules change. Answers whether there
-/// are any.
+/// Changes the peer sets that no group asks whose own rules change, or whose endpoints stay though nothing isolates
+/// them any more; `are_stuck` if no endpoint goes ahead. Answers whether there are any.
 fn peers<'a>(
     ahead: &mut FamilyState,
     [was, is]: [StateView<'_>; 2],
     delta: &'a Delta,
     refused: &BTreeSet<SetName>,
+    are_stuck: bool,
 ) -> bool {
     let mut between = refused.clone();
     for direction in Direction::ALL {
+        let other = Tree::new(is, direction.opposite());
         let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
-        for address in was.isolated().into_iter().filter(|address| is.is_isolated(*address)) {
+        for address in was.isolated() {
             let (before, after) = (was.traverse(address).rules, is.traverse(address).rules);
-            if before != after {
+            // One that is isolated no more may have to stay a while, by its old rules: what these ask stays too.
+            let keeps_rules =
+                if is.is_isolated(address) { before != after } else { are_stuck || other.is_isolated(address) };
+            if keeps_rules {
                 between.extend(before.iter().flat_map(|rules| sets_of(rules)).cloned());
             }
         }
