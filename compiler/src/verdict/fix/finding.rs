@@ -164,9 +164,12 @@ impl Proposer<'_> {
         };
         match meant {
             Some(PortMatch::Range(protocol, first, last)) if first < last => {
-                let field = |name| [item, &[name]].concat();
-                let mut operations =
-                    vec![replace(&field("port"), json!(first)), replace(&field("endPort"), json!(last))];
+                let mut right = value_at(document, item)?.as_object()?.clone();
+                right.extend([("port".to_owned(), json!(first)), ("endPort".to_owned(), json!(last))]);
+                if right.get("protocol").is_some_and(Value::is_string) {
+                    right.insert("protocol".to_owned(), json!(protocol.as_str()));
+                }
+                let mut operations = vec![replace(item, Value::Object(right))];
                 if !holds(*first, *last, *protocol) {
                     operations.extend(append(document, list, vec![port.clone()]));
                 }
