@@ -75,8 +75,9 @@ fn the_end_of_a_sandbox_gives_its_address_back_only_to_one_that_is_known_to_live
 /// Nothing tells which of them has it, and one may be more isolated than the other.
 #[test]
 fn an_address_that_two_running_pods_have_is_isolated_until_one_ends() {
+    type EndOfOne = fn(&mut World, &Pod);
     let (web, free) = (pod("web", "u1", None), pod("free", "u2", None));
-    let ends: [(fn(&mut World, &Pod), &str); 6] = [
+    let ends: [(EndOfOne, &str); 6] = [
         (
             |world, _| {
                 world.sandboxes.delete(&attachment("c1"));

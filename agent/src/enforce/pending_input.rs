@@ -116,8 +116,8 @@ mod tests {
         Changes { own_node, ..Changes::default() }
     }
 
-    fn unnamed() -> Option<OwnNode> {
-        Some(OwnNode::Unnamed(UnnamedNode { obstacle: "no Node is named so".to_owned(), gone: "it is gone" }))
+    fn unnamed() -> OwnNode {
+        OwnNode::Unnamed(UnnamedNode { obstacle: "no Node is named so".to_owned(), gone: "it is gone" })
     }
 
     #[test]
@@ -136,14 +136,14 @@ mod tests {
     fn nothing_begins_under_a_name_that_no_node_has() {
         let mut input = PendingInput::default();
         input.network_is(Network::default());
-        input.take(cluster(unnamed()));
+        input.take(cluster(Some(unnamed())));
         assert!(input.start_pass().is_none() && input.node_name() == NodeName::Missing);
         input.take(cluster(None));
         assert!(input.start_pass().is_none(), "nothing new of nodes");
         input.take(cluster(Some(OwnNode::Named)));
         assert!(input.start_pass().is_some() && input.node_name() == NodeName::Known);
         // A Node that is removed later has had its rules.
-        input.take(cluster(unnamed()));
+        input.take(cluster(Some(unnamed())));
         assert!(input.start_pass().is_some() && input.node_name() == NodeName::Gone);
     }
 }

@@ -138,6 +138,10 @@ fn explain_any_any_says_in_json_what_the_matrix_does() {
         let explained = files.npc("explain", &["any", "any", "-o", "json", "--allow-errors"]);
         let by_pod = files.npc("matrix", &["-o", "json", "--by", "pod", "--allow-errors"]);
         let by_workload = files.npc("matrix", &["-o", "json", "--allow-errors"]);
+        // Some inputs have policies alone.
+        if explained.code == 3 && explained.err.contains("there are no endpoints") {
+            continue;
+        }
         assert!([0, 1, 4].contains(&explained.code), "{name}: {} {}", explained.code, explained.err);
         assert_eq!([by_pod.code, by_workload.code], [0, 0], "{name}: {}{}", by_pod.err, by_workload.err);
         let explained = explained.json();

@@ -460,7 +460,8 @@ fn a_denial_in_both_families_has_the_help_of_one_in_one() {
 /// A program that reads the JSON knows of what is not proposed what the text says.
 #[test]
 fn the_json_has_the_changes_that_would_close_something() {
-    let ends = [running("web", "", "{app: web}", "10.0.0.1"), running("api", "", "{app: api}", "10.0.0.2")].concat();
+    let api = running("api", "", "{app: api, tier: front}", "10.0.0.2");
+    let ends = [running("web", "", "{app: web}", "10.0.0.1"), api].concat();
     // It would select `api` too, and so close its egress.
     let near = policy_for(
         "{app: api, tier: back}",

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
     use crate::policy::{Direction, Policy};
 
-    fn policy(spec: Value) -> NetworkPolicy {
+    fn policy(spec: &Value) -> NetworkPolicy {
         let object = json!({"metadata": {"name": "p", "namespace": "shop", "resourceVersion": "7"}, "spec": spec});
         serde_json::from_value::<api::NetworkPolicy>(object).expect("a policy").into()
     }
@@ -131,7 +131,7 @@ mod tests {
             json!({"podSelector": {}, "policyTypes": ["Egress"], "ingress": [rule], "egress": [to]}),
             json!({"podSelector": {}, "policyTypes": ["Neither"], "egress": [{}]}),
         ];
-        let mut policies: Vec<NetworkPolicy> = specs.into_iter().map(policy).collect();
+        let mut policies: Vec<NetworkPolicy> = specs.iter().map(policy).collect();
         let none = NetworkPolicy { object: api::NetworkPolicy::default(), ..policies[2].clone() };
         let misspelt = NetworkPolicy { unknown_fields: vec!["spec.ingress[1].fron".to_owned()], ..policies[2].clone() };
         let over = policies[4].over_budget(1);
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn only_large_policies_are_packed() {
         let rules: Vec<Value> = (0..2_000).map(|port| json!({"ports": [{"port": port + 1}]})).collect();
-        assert!(matches!(Event::policy(policy(json!({"podSelector": {}, "ingress": rules}))), Event::PackedPolicy(_)));
-        assert!(matches!(Event::policy(policy(json!({"podSelector": {}}))), Event::Policy(_)));
+        assert!(matches!(Event::policy(policy(&json!({"podSelector": {}, "ingress": rules}))), Event::PackedPolicy(_)));
+        assert!(matches!(Event::policy(policy(&json!({"podSelector": {}}))), Event::Policy(_)));
     }
 }

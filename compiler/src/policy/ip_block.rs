@@ -56,7 +56,7 @@ impl Reader<'_> {
     fn cidr(&mut self, path: String, text: &str) -> Option<Cidr> {
         if text.is_empty() {
             let problem = "cidr is missing: an ipBlock needs a prefix, such as 10.0.0.0/8".to_owned();
-            let problem = if path.ends_with(".cidr") { problem } else { "the prefix is empty".to_owned() };
+            let problem = if path.strip_suffix(".cidr").is_some() { problem } else { "the prefix is empty".to_owned() };
             self.report(path, FindingCode::CidrInvalid, problem, Effect::MatchesNothing);
             return None;
         }

@@ -40,7 +40,7 @@ fn cluster() -> Server {
 }
 
 /// The task that writes an agent's notices; it ends once all are written.
-async fn teller(server: &Server, node: &str, remove_taint: bool, notices: &[Notice]) -> JoinHandle<()> {
+fn teller(server: &Server, node: &str, remove_taint: bool, notices: &[Notice]) -> JoinHandle<()> {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = server.write_kubeconfig(folder.path()).unwrap();
     let connector = connect(Some(&kubeconfig), None).unwrap();
@@ -69,7 +69,7 @@ async fn what_many_agents_do_not_understand_is_one_event_on_its_policy() {
     let notices =
         [Notice::Ready, Notice::Finding(finding(Effect::MatchesNothing)), Notice::Finding(finding(Effect::Works))];
     for node in ["node-1", "node-2", "node-3"] {
-        teller(&server, node, false, &notices).await.await.unwrap();
+        teller(&server, node, false, &notices).await.unwrap();
     }
     let events: Vec<Value> = server.objects(Resource::Events);
     assert_eq!(events.len(), 1, "{events:?}");
@@ -87,7 +87,7 @@ async fn what_many_agents_do_not_understand_is_one_event_on_its_policy() {
 async fn a_policy_that_is_gone_gets_no_event() {
     let server = cluster();
     server.delete(Resource::NetworkPolicies, "shop", "api");
-    teller(&server, "node-1", false, &[Notice::Finding(finding(Effect::AllowsNothing))]).await.await.unwrap();
+    teller(&server, "node-1", false, &[Notice::Finding(finding(Effect::AllowsNothing))]).await.unwrap();
     assert!(server.objects(Resource::Events).is_empty());
 }
 
@@ -95,7 +95,7 @@ async fn a_policy_that_is_gone_gets_no_event() {
 async fn the_start_up_taint_goes_and_what_others_put_on_the_node_stays() {
     let server = cluster();
     server.inject(Fault::internal_error().on(Resource::Nodes).verbs(&[Verb::Get]).times(1));
-    teller(&server, "node-1", true, &[Notice::Ready]).await.await.unwrap();
+    teller(&server, "node-1", true, &[Notice::Ready]).await.unwrap();
     server.wait("the taint goes", |server| taints(server) == ["other"]).unwrap();
     let node = server.objects(Resource::Nodes).pop().unwrap();
     assert_eq!(node["spec"]["podCIDR"], "10.0.0.0/24");

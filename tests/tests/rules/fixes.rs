@@ -220,7 +220,9 @@ fn a_fix_corrects_a_part_that_was_not_understood_if_a_patch_can() {
         (
             ", ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8090, endPort: 8080}]}]",
             "shop/web",
-            patch(r#"{"op":"replace","path":"/spec/ingress/0/ports/0","value":{"port":8080}}"#),
+            // The range that its author meant.
+            patch(r#"{"op":"replace","path":"/spec/ingress/0/ports/0","value":{"endPort":8090,"port":8080}}"#)
+                + "\nopens shop/web shop/api 8081-8090",
         ),
         (
             ", ingress: [{from: [{podSelector: }], ports: [{port: 8080}]}]",

@@ -68,7 +68,7 @@ fn declared_in(
         ways: usize,
     ) -> Option<Module> {
         let child = |of: &Module, name: &String| {
-            Some([of.as_slice(), &[name.clone()]].concat()).filter(|of| sources.contains_key(of))
+            Some([of.as_slice(), std::slice::from_ref(name)].concat()).filter(|of| sources.contains_key(of))
         };
         let used = |of: &Module, name: &String| brought.get(of).and_then(|of| of.get(name)).filter(|_| ways > 0);
         let mut rest = path;

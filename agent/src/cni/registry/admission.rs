@@ -10,7 +10,8 @@ use tokio::time::{self, Instant};
 use tracing::warn;
 
 use super::{LoopEnded, Registry, changes};
-use crate::cni::ended::{gone_links, without_ended};
+use crate::cni::ended::without_ended;
+use crate::cni::links::SeenLinks;
 use crate::cni::pending::{Answered, Awaits, Pending, late};
 use crate::cni::policy_lists::{ListedPolicies, Needs};
 use crate::enforce::{Event, Waiter};
@@ -102,7 +103,7 @@ impl Registry {
         let beside: BTreeSet<u32> =
             ready.iter().flat_map(|pending| self.sandboxes.links_beside(&pending.add)).collect();
         if !beside.is_empty() {
-            self.sandboxes.links_gone(&gone_links(beside));
+            self.sandboxes.links_gone(&SeenLinks::look(beside));
         }
         let mut new = Vec::with_capacity(ready.len());
         for pending in &ready {

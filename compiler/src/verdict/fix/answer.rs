@@ -104,7 +104,7 @@ pub enum NoFix {
     /// One rule cannot name all ends that are meant.
     ManyEnds,
     /// A node with isolated pods forwards nothing from or to this end, whatever policies say.
-    NotForwarded(EndName, NotForwarded),
+    NotForwarded(Box<EndName>, NotForwarded),
     /// The other ends are addresses, more than this.
     ManyAddresses(usize),
     /// Every address was asked about; a rule for them admits everyone.

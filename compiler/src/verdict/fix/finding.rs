@@ -156,7 +156,7 @@ impl Proposer<'_> {
         document: &Value,
     ) -> Option<Vec<PatchOperation>> {
         let ([item @ .., _], [port]) = (path, self.ports.as_slice()) else { return None };
-        let (_, list) = item.split_last()?;
+        let (_, ports) = item.split_last()?;
         let meant = self.view.cluster.policy(id).half_read_port(finding.path.rsplit_once('.')?.0);
         let holds = |first: u16, last: u16, of: Protocol| {
             let asked = self.denied.traffic.single();
@@ -171,7 +171,7 @@ impl Proposer<'_> {
                 }
                 let mut operations = vec![replace(item, Value::Object(right))];
                 if !holds(*first, *last, *protocol) {
-                    operations.extend(append(document, list, vec![port.clone()]));
+                    operations.extend(append(document, ports, vec![port.clone()]));
                 }
                 Some(operations)
             }

@@ -35,7 +35,7 @@ fn fix_of_policies(before: View<'_>, flow: &Flow, others: &[&Flow], mended: &[Pa
     }
     if let Some(found) = flow.not_forwarded() {
         let end = if found.is_source { &flow.from } else { &flow.to };
-        return Err(NoFix::NotForwarded(end.clone(), found));
+        return Err(NoFix::NotForwarded(Box::new(end.clone()), found));
     }
     let pairs = flow.asked.pairs().ok_or(NoFix::TooManyPairs(KEPT))?;
     if pairs.is_empty() {

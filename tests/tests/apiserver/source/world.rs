@@ -64,14 +64,13 @@ impl Seen {
                     let gone = format!("{key:?}");
                     self.pods.retain(|uid| !gone.contains(&format!("{uid:?}")));
                 }
-                Event::Policy(_) | Event::PackedPolicy(_) => {}
                 Event::PolicyGone(_, name) => {
                     self.restricted.remove(&name);
                     self.policies.remove(&name);
                 }
                 Event::Namespace(namespace) => drop(self.namespaces.insert(namespace.name)),
                 Event::NamespaceGone(name) => drop(self.namespaces.remove(&name)),
-                Event::Node(_) | Event::NodeGone(_) => {}
+                Event::Policy(_) | Event::PackedPolicy(_) | Event::Node(_) | Event::NodeGone(_) => {}
             }
         }
         self.is_node = changes.own_node.map(|node| node.is_named()).or(self.is_node);

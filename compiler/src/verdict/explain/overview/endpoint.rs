@@ -245,7 +245,7 @@ fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAd
         let matrix = Matrix::part(cluster, groups, &options, &selection);
         let [peers, common_peers, differing_peers, unknown_peers] = peers(cluster, &matrix, direction);
         let may_be_isolated = { ends }.any(|end| !end.deciding(cluster, groups, direction, None).is_certain());
-        let admits_others = admits_others(cluster, isolated_by.keys(), direction, pods.len());
+        let admits_others = admits_others(cluster, isolated_by.keys(), direction, pods);
         let pods = pods.len();
         Side {
             direction,
@@ -271,19 +271,21 @@ fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAd
     EndpointExplanation { unread_policies, namespaces, sides, warnings, misleading: Vec::new() }
 }
 
-/// Whether rules of these policies admit more pods than an endpoint has.
+/// Whether rules of these policies admit pods that are not the endpoint's own.
 fn admits_others<'p>(
     cluster: &Cluster,
     policies: impl Iterator<Item = &'p PolicyId>,
     direction: Direction,
-    pods: usize,
+    own: &[PodId],
 ) -> bool {
     let rules = policies.flat_map(|id| cluster.policy(*id).rules(direction));
     let mut rules = rules.filter(|rule| !rule.traffic_to(&[]).is_none());
-    let count = |peer: &PodPeer| -> usize {
-        cluster.selected(peer).iter().map(|class| cluster.class(*class).endpoints.len()).sum()
+    let own: BTreeSet<&PodId> = own.iter().collect();
+    let has_others = |peer: &PodPeer| {
+        let mut pods = cluster.selected(peer).into_iter().flat_map(|class| &cluster.class(class).endpoints);
+        pods.any(|pod| !own.contains(pod))
     };
-    rules.any(|rule| rule.pod_peers().any(|peer| count(peer) > pods))
+    rules.any(|rule| rule.pod_peers().any(has_others))
 }
 
 /// Workloads at the other end, by traffic.

@@ -73,7 +73,7 @@ impl<'a> Finder<'a> {
             QuestionEnd::Address(address) => vec![self.asked_address(*address)],
             QuestionEnd::Blocks(blocks) => {
                 let mut units = self.blocks(blocks);
-                self.name_what_is_free(blocks, &mut units);
+                name_what_is_free(blocks, &mut units);
                 units
             }
             QuestionEnd::Outside => {
@@ -137,24 +137,6 @@ impl<'a> Finder<'a> {
             units.extend(taken.into_iter().map(|address| self.address(address)));
         }
         units
-    }
-
-    /// A prefix is called what is left of it where parts of it are only addresses that pods and nodes have: these are
-    /// ends of their own, and may get another answer.
-    fn name_what_is_free(self, blocks: &[Cidr], units: &mut [Unit]) {
-        for block in blocks {
-            let is_part = |unit: &Unit| unit.name.is_part() && unit.whole.is_all_of(block);
-            let parts = units.iter().filter(|unit| is_part(unit)).flat_map(|unit| &unit.name.prefixes);
-            let free = AddressSet::from_ranges(parts.map(|part| (part.first, part.last)));
-            if free.is_empty() || free == block.addresses() {
-                continue;
-            }
-            let prefixes: Vec<Cidr> = cidr::prefixes(block.family, &free).iter().map(Cidr::of_network).collect();
-            for unit in units.iter_mut().filter(|unit| is_part(unit)) {
-                let addresses = std::mem::take(&mut unit.whole.addresses);
-                unit.whole = EndName { addresses, ..EndName::of_prefixes(prefixes.clone()) };
-            }
-        }
     }
 
     /// The addresses that pods and nodes have.
@@ -354,5 +336,23 @@ impl<'a> Finder<'a> {
         let addresses: BTreeSet<IpAddr> = units.iter().flat_map(listed).collect();
         let contested = |address: &IpAddr| self.cluster.contest(*address).is_some();
         addresses.into_iter().filter(contested).map(WarningFact::Contested).collect()
+    }
+}
+
+/// A prefix is called what is left of it where parts of it are only addresses that pods and nodes have: these are
+/// ends of their own, and may get another answer.
+fn name_what_is_free(blocks: &[Cidr], units: &mut [Unit]) {
+    for block in blocks {
+        let is_part = |unit: &Unit| unit.name.is_part() && unit.whole.is_all_of(block);
+        let parts = units.iter().filter(|unit| is_part(unit)).flat_map(|unit| &unit.name.prefixes);
+        let free = AddressSet::from_ranges(parts.map(|part| (part.first, part.last)));
+        if free.is_empty() || free == block.addresses() {
+            continue;
+        }
+        let prefixes: Vec<Cidr> = cidr::prefixes(block.family, &free).iter().map(Cidr::of_network).collect();
+        for unit in units.iter_mut().filter(|unit| is_part(unit)) {
+            let addresses = std::mem::take(&mut unit.whole.addresses);
+            unit.whole = EndName { addresses, ..EndName::of_prefixes(prefixes.clone()) };
+        }
     }
 }

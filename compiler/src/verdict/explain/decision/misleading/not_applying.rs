@@ -124,14 +124,12 @@ impl Search<'_> {
             Without::Denied if is_near() && is_meant() => (true, false),
             // One that selects no pod at all and names the other end may be meant for pods that are yet to come.
             Without::Denied => (self.would_admit_by_name(policy, failing) && selects_none(), false),
-            // A policy that selects other pods is most likely meant for these, and by a label that they have with
-            // another value for certain.
+            // A policy that selects other pods is most likely meant for these.
             Without::Allowed => {
-                let lacks_it = || !self.class.labels.contains_key(&failing.key);
                 let is_it = self.is_misspelt(failing)
                     || (self.is_meant_by_name(policy, failing) && selects_none())
                     || ((is_near() || may_be_slip(failing, &self.class.labels)) && selects_none())
-                    || (all.len() > 1 && lacks_it() && self.selects_similar_pods(policy, failing));
+                    || (all.len() > 1 && self.selects_similar_pods(policy, failing));
                 (is_it, true)
             }
         };

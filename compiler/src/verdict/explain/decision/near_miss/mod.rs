@@ -130,12 +130,9 @@ pub(in crate::verdict::explain) fn nearest(
     // A peer of another kind than the other end counts as one miss more.
     let misses =
         |(candidate, is_far): &(Candidate, bool)| (candidate.mistakes() + usize::from(*is_far), !candidate.is_about());
-    // One value that differs by a letter or two was hardly meant otherwise, so its rule comes before one for which no
-    // label would have to change.
     let distance = |candidate: &Candidate| {
-        let is_no_slip = !matches!(candidate.conjuncts.as_slice(), [one] if one.is_slip());
-        let rank = slip_rank(&candidate.conjuncts);
-        (block_rank(&candidate.conjuncts), is_no_slip && rank > 0, candidate.labels, rank, !candidate.names_peer)
+        let conjuncts = &candidate.conjuncts;
+        (block_rank(conjuncts), candidate.labels, slip_rank(conjuncts), !candidate.names_peer)
     };
     all.sort_by_cached_key(|of| (misses(of), of.1, distance(&of.0)));
     let fewest = all.first().map(misses);
