@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The files of network namespaces that were there when the agent, or one before it, looked.
 ///
@@ -29,7 +29,7 @@ impl SeenNetns {
         self.0.retain(|file| files.contains(file));
         let mut gone = BTreeSet::new();
         for file in files {
-            let path = Path::new(&file);
+            let path = &on_this_node(&file);
             match fs::symlink_metadata(path) {
                 Ok(_) if path.is_absolute() && !path.starts_with("/proc") => {
                     self.0.insert(file);
@@ -46,6 +46,12 @@ impl SeenNetns {
         }
         gone
     }
+}
+
+/// Where the agent finds the file that a runtime calls so: `/var/run` is `/run` on most nodes, and the agent's image has
+/// no `/var`.
+fn on_this_node(file: &str) -> PathBuf {
+    file.strip_prefix("/var/run/").map_or_else(|| PathBuf::from(file), |rest| Path::new("/run").join(rest))
 }
 
 #[cfg(test)]
@@ -80,5 +86,13 @@ mod tests {
         // Once its sandbox is forgotten, so is the file.
         assert_eq!(netns.gone(BTreeSet::new()), BTreeSet::new());
         assert_eq!(netns.gone(files), BTreeSet::new());
+    }
+
+    /// containerd's name for it.
+    #[test]
+    fn a_file_of_var_run_is_looked_for_in_run() {
+        assert_eq!(on_this_node("/var/run/netns/cni-1"), Path::new("/run/netns/cni-1"));
+        assert_eq!(on_this_node("/run/netns/cni-1"), Path::new("/run/netns/cni-1"));
+        assert_eq!(on_this_node("relative"), Path::new("relative"));
     }
 }

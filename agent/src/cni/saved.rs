@@ -10,8 +10,8 @@ use npc_cni::file;
 use npc_cni::moment::Moment;
 use npc_cni::note::{LONGEST_SANDBOXES, SANDBOXES};
 use npc_cni::protocol::Command;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize as _, Serialize};
 use serde_json::{Map, Value};
 use tracing::warn;
 
@@ -94,6 +94,12 @@ impl StateFile {
         }
         let [sandboxes, released, held] = lists;
         let count = sandboxes.len();
+        content.retain(|key, value| {
+            let alone = Value::Object([(key.clone(), value.clone())].into_iter().collect());
+            Saved::deserialize(&alone)
+                .inspect_err(|error| warn!(%error, key, "a part of what was saved cannot be read, and is left out"))
+                .is_ok()
+        });
         let mut saved: Saved = serde_json::from_value(content.into()).map_err(|error| wrong(error.to_string()))?;
         saved.sandboxes = readable("a saved sandbox", sandboxes);
         saved.released = readable("a saved address without a sandbox", released);
@@ -172,6 +178,19 @@ mod tests {
         }
         file.write(Saved::default()).unwrap();
         assert_eq!(file.read().unwrap(), Saved::default());
+    }
+
+    #[test]
+    fn a_part_of_another_form_is_left_out_and_the_sandboxes_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = StateFile::beside(&folder.path().join("cni.sock"));
+        let sandbox =
+            r#"{"containerId":"a","interface":"eth0","namespace":"shop","name":"web","addresses":["10.0.0.1"]}"#;
+        for part in [r#""reportedAddresses":{"u1":["x"]}"#, r#""reported":7"#, r#""seenNetns":{}"#, r#""later":[]"#] {
+            fs::write(folder.path().join(SANDBOXES), format!(r#"{{"version":1,"sandboxes":[{sandbox}],{part}}}"#))
+                .unwrap();
+            assert_eq!(file.read().unwrap().sandboxes.len(), 1, "{part}");
+        }
     }
 
     #[test]

@@ -227,17 +227,28 @@ async fn reply(
 ) -> io::Result<()> {
     let (reply, answered) = oneshot::channel();
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-    requests.send(PendingRequest { command, answer: reply, received }).await.map_err(|_| gone())?;
+    // A request that ended need not give way.
+    let gives_way = async {
+        if gives_way.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::pin!(gives_way);
+    let words = "too many requests wait for their answer, and this is the oldest of them; it is to be tried again";
+    let too_many = Answer::refused(Reason::Timeout, words);
+    let place = tokio::select! {
+        biased;
+        place = requests.reserve() => place.map_err(|_| gone())?,
+        () = &mut gives_way => return answer(&mut stream, &too_many).await,
+    };
+    place.send(PendingRequest { command, answer: reply, received });
     let mut more = [0];
     let reply = tokio::select! {
         biased;
         reply = answered => reply.map_err(|_| gone())?,
         // A plugin that was killed waits for nothing. It sends nothing more before.
         _ = stream.read(&mut more) => return Err(gone()),
-        Ok(()) = gives_way => {
-            let words = "too many requests wait for their answer, and this is the oldest of them; it is to be tried again";
-            Answer::refused(Reason::Timeout, words)
-        }
+        () = &mut gives_way => too_many,
     };
     answer(&mut stream, &reply).await
 }

@@ -115,11 +115,14 @@ impl Registry {
                     Ok(())
                 }
                 // All that have come by now: one by one, each pass of the loop would take a few.
-                1.. = requests.recv_many(&mut asked, REQUESTS) => self.requests(&mut asked).await,
+                1.. = requests.recv_many(&mut asked, REQUESTS) => match (self.requests(&mut asked).await, events.try_recv()) {
+                    // A flood of requests must not keep out what the source delivers.
+                    (Ok(()), Ok(event)) => self.event(event).await,
+                    (done, _) => done,
+                },
                 listed = self.lists.next() => self.listed(listed).await,
                 event = events.recv() => match event {
-                    Some(Event::Changes(changes)) => self.changes(changes).await,
-                    Some(other) => self.agent.send(other).await.map_err(Into::into),
+                    Some(event) => self.event(event).await,
                     None => return,
                 },
                 _ = round.tick() => self.inspect().await,
@@ -128,6 +131,13 @@ impl Registry {
             if done.is_err() {
                 return;
             }
+        }
+    }
+
+    async fn event(&mut self, event: Event) -> Result<(), LoopEnded> {
+        match event {
+            Event::Changes(changes) => self.changes(changes).await,
+            other => self.agent.send(other).await.map_err(Into::into),
         }
     }
 

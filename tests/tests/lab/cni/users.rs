@@ -61,5 +61,5 @@ fn root_of_another_user_namespace_is_not_answered() {
     let (code, message) = check(&node, &OTHER_ROOT);
     assert!(code == 11 && message.contains("cannot be asked"), "{code} {message}");
     let log = node.log();
-    assert!(log.contains("a user who is not root asked") && log.contains("65534"), "{log}");
+    assert!(log.contains("from a user other than root") && log.contains("65534"), "{log}");
 }
