@@ -16,7 +16,7 @@ use npc_cni::moment::Moment;
 use npc_cni::protocol::{Answer, Command, LONGEST_REQUEST, Reason, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{self, Instant};
 use tracing::{debug, warn};
@@ -32,9 +32,6 @@ const READING: usize = 256;
 
 /// How long each of them has at least. Where many come at once, the agent takes a moment to read their requests.
 const KEPT: Duration = Duration::from_millis(50);
-
-/// How often to look meanwhile whether one has been read.
-const LOOK: Duration = Duration::from_millis(1);
 
 /// How many requests may wait for their answer. A node has fewer pods. With those that send a
 /// request, they are fewer than the files that an agent may have open. A plugin whose request gives way asks again.
@@ -137,13 +134,15 @@ pub(super) async fn serve(listener: UnixListener, requests: mpsc::Sender<Pending
 /// The same where so many may wait for their answer.
 async fn serve_at_most(waiting: usize, listener: UnixListener, requests: mpsc::Sender<PendingRequest>) {
     let waiting = Arc::new(WaitingRequests::new(waiting));
+    let places = Arc::new(Semaphore::new(READING));
     let mut reading: VecDeque<(Instant, AbortHandle)> = VecDeque::new();
     while !requests.is_closed() {
         match listener.accept().await {
             Ok((stream, _)) => {
-                make_room(&mut reading).await;
+                let place = place(&places, &mut reading).await;
                 let (requests, waiting) = (requests.clone(), Arc::clone(&waiting));
                 let connection = tokio::spawn(async move {
+                    let _place = place;
                     if let Err(error) = receive(stream, requests, &waiting).await {
                         ended_early(&error);
                     }
@@ -158,22 +157,25 @@ async fn serve_at_most(waiting: usize, listener: UnixListener, requests: mpsc::S
     }
 }
 
-/// Waits until one more connection may be read. If the oldest sends no request, it gives way.
-async fn make_room(reading: &mut VecDeque<(Instant, AbortHandle)>) {
-    loop {
-        reading.retain(|(_, connection)| !connection.is_finished());
-        if reading.len() < READING {
-            return;
+/// Waits for a place to read one more connection. If the oldest sends no request, it gives way.
+async fn place(
+    places: &Arc<Semaphore>,
+    reading: &mut VecDeque<(Instant, AbortHandle)>,
+) -> Result<OwnedSemaphorePermit, AcquireError> {
+    reading.retain(|(_, connection)| !connection.is_finished());
+    let free = Arc::clone(places).acquire_owned();
+    tokio::pin!(free);
+    if let Some((since, oldest)) = reading.front() {
+        tokio::select! {
+            biased;
+            place = &mut free => return place,
+            () = time::sleep_until(*since + KEPT) => {
+                oldest.abort();
+                debug!("a connection of the CNI plugin gave way to a new one, because it sent no request");
+            }
         }
-        if reading.front().is_some_and(|(since, _)| since.elapsed() >= KEPT)
-            && let Some((_, oldest)) = reading.pop_front()
-        {
-            oldest.abort();
-            debug!("a connection of the CNI plugin gave way to a new one, because it sent no request");
-            return;
-        }
-        time::sleep(LOOK).await;
     }
+    free.await
 }
 
 fn ended_early(error: &io::Error) {

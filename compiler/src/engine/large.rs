@@ -145,7 +145,7 @@ impl Engine {
             }
         }
         for event in events {
-            self.offer(event);
+            self.offer_packed(event);
         }
     }
 
@@ -208,8 +208,12 @@ impl Engine {
     /// As [`Engine::apply`]; but an event that makes much waits, with all events of its
     /// namespace, until what it makes is loaded. Never before the first commit.
     pub fn offer(&mut self, event: Event) {
+        self.offer_packed(event.packed());
+    }
+
+    fn offer_packed(&mut self, event: Event) {
         let Some(limit) = self.large.limit.filter(|_| !self.is_first) else { return self.apply(event) };
-        match event.packed() {
+        match event {
             Event::PodGone(key) => self.pod_is_gone(key),
             Event::Pod(pod) if !pod.is_endpoint() => self.pod_is_gone(PodKey::of(&pod)),
             Event::Pod(pod) => {

@@ -15,7 +15,7 @@ pub(super) const LARGE: usize = 64 << 10;
 const DAMAGED: &str =
     "npc lost the rules of this policy while it waited, which is a fault of npc; write the policy again";
 
-/// A large policy that nobody needs to read yet, with its rules as JSON.
+/// A large policy that the engine has not read yet, with its rules as JSON.
 ///
 /// The rules of one with a megabyte of JSON take about ten as objects, and a tenant may write many such policies
 /// faster than their chains are made.

@@ -94,8 +94,9 @@ fn go_ahead(
     }
 }
 
-/// Changes the peer sets that no group asks whose own rules change, or whose endpoints stay though nothing isolates
-/// them any more; `are_stuck` if no endpoint goes ahead. Answers whether there are any.
+/// Changes peer sets ahead of the rules, and answers whether there are any such sets. Two kinds stay as they are: sets
+/// that the old rules of a group ask if its rules change, and sets that a group asks if its endpoints stay although
+/// no policy isolates them any more. `are_stuck` if no endpoint goes ahead.
 fn peers<'a>(
     ahead: &mut FamilyState,
     [was, is]: [StateView<'_>; 2],

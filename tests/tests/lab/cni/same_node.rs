@@ -56,7 +56,7 @@ pub(super) fn host_interface(node: &Node, pod: &node::Pod) -> Option<(String, u3
 }
 
 /// From its first instant a pod has the connections to other pods of its node that policies allow, and no others.
-/// What began before ends. With its DEL it is nobody's peer any more.
+/// Flows that began before the ADD end. After its DEL, the pod is no peer of another pod any more.
 fn pods_of_one_node_are_isolated_from_each_other(mode: Mode, backend: &'static str) {
     let Some(node) = Node::new(mode, backend) else { return };
     node.write(&cluster());
@@ -87,7 +87,7 @@ fn pods_of_one_node_are_isolated_from_each_other(mode: Mode, backend: &'static s
         packets.wait_arrives(received);
     }
     for to in db.addresses() {
-        assert!(!passes(&web.netns, to, 5432), "{to} admits {:?}, which is nobody's yet", web.addresses());
+        assert!(!passes(&web.netns, to, 5432), "{to} admits {:?}, which no pod has yet", web.addresses());
     }
 
     node.add_own(&mut web).unwrap();

@@ -43,7 +43,8 @@ fn check(node: &Node, words: &[&str]) -> (u64, String) {
     (error["code"].as_u64().unwrap(), error["msg"].as_str().unwrap().to_owned())
 }
 
-/// The folder keeps others out. If it did not, the agent would, whoever they are in their own user namespace.
+/// The mode of the folder keeps other users out. If it did not, the agent would refuse them, also one that is root in its
+/// own user namespace.
 #[test]
 fn root_of_another_user_namespace_is_not_answered() {
     let Some(node) = Node::ready(Mode::Routed, "nft", &["web"]) else { return };
