@@ -213,7 +213,12 @@ fn a_jump_that_is_there_twice_is_there_once_again() {
     let some = "ip saddr 192.0.2.1 counter jump NPC-FORWARD";
     run("nft", &["add", "rule", "ip", "filter", "FORWARD", some]);
     run("iptables-nft", &["-F", "NPC-DENY-INGRESS"]);
-    assert_eq!(names(&agent.repaired()), ["NPC-DENY-INGRESS"]);
+    // The agent may still report that it removed the jumps.
+    let mut repaired = agent.repaired();
+    while names(&repaired) == ["NPC-FORWARD"] {
+        repaired = agent.repaired();
+    }
+    assert_eq!(names(&repaired), ["NPC-DENY-INGRESS"]);
     assert_eq!(jumps("ip").len(), 2);
     let last = rules("ip", "FORWARD").len() - 1;
     assert_eq!(jumps("ip"), [0, last]);

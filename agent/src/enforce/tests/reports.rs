@@ -71,6 +71,14 @@ async fn a_pass_that_wrote_nothing_is_not_logged_at_info() {
 
 /// Collects the lines of the log that this thread writes.
 fn collect() -> (Lines, subscriber::DefaultGuard) {
+    // Where a thread without a subscriber is the first that reaches a place in the code, tracing notes that nothing asks
+    // for its lines. So each thread has one.
+    static OF_OTHERS: std::sync::Once = std::sync::Once::new();
+    OF_OTHERS.call_once(|| {
+        let nothing = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(io::sink).finish();
+        // If there is one already, it does as well.
+        let _ = subscriber::set_global_default(nothing);
+    });
     let lines = Lines::default();
     let writer = lines.clone();
     let log = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_ansi(false);
