@@ -77,7 +77,7 @@ fn pods_join_and_leave_groups_whose_rules_do_not_wait() {
     assert_eq!(isolated(&meanwhile), [1, 2, 11, 21].into());
     let peers = |host: u8| {
         let member = Member::Address(std::net::IpAddr::from([10, 0, 0, host]));
-        let is_peers = |name: &SetName| !name.is_dispatch();
+        let is_peers = |name: &SetName| !name.leads_to_groups();
         let mut asked =
             meanwhile.v4.sets.iter().filter(|(name, _)| is_peers(name) && before.v4.sets.contains_key(*name));
         asked.any(|(_, (_, members))| members.contains(&member))

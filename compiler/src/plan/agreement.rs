@@ -92,7 +92,7 @@ fn concerned(
     let has_gone = delta.sets.values().any(|change| *change == SetDelta::Gone);
     let actual_rules = actual.chains.values().flatten().filter(|_| has_gone);
     let asked_before: BTreeSet<&SetName> = actual_rules.flat_map(Rule::sets).collect();
-    for (name, change) in delta.sets.iter().filter(|(name, _)| !name.is_dispatch()) {
+    for (name, change) in delta.sets.iter().filter(|(name, _)| !name.leads_to_groups()) {
         let had = actual.sets.get(name).filter(|_| match change {
             SetDelta::Remade(..) => true,
             SetDelta::Gone => asked_before.contains(name),
@@ -106,7 +106,7 @@ fn concerned(
         }
     }
     let asked = delta.chains.values().flatten().flatten().flat_map(Rule::sets);
-    let asked: BTreeSet<&SetName> = asked.filter(|name| !name.is_dispatch() && !name.is_isolated_set()).collect();
+    let asked: BTreeSet<&SetName> = asked.filter(|name| !name.leads_to_groups() && !name.is_isolated_set()).collect();
     let members = asked.into_iter().filter_map(|name| desired.sets.get(name)).flat_map(|(_, members)| members);
     add(&mut concerned, addresses, members);
     concerned

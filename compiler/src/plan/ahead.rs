@@ -75,13 +75,13 @@ fn go_ahead(
     // alone: its packets to itself may need a rule that is not there.
     let is_of_groups = |chain: &ChainName| chain.direction_of_group().is_some() || chain.is_dispatch();
     let is_remade =
-        |(name, change): (&SetName, &SetDelta)| name.is_dispatch() && matches!(change, SetDelta::Remade(..));
+        |(name, change): (&SetName, &SetDelta)| name.leads_to_groups() && matches!(change, SetDelta::Remade(..));
     // What sets a foreign rule asks is unknown.
     let is_known = !actual.chains.values().flatten().any(Rule::is_foreign);
     if is_known && delta.chains.keys().all(is_of_groups) && !delta.sets.iter().any(is_remade) {
         let (was, is) = (StateView { family, actual, delta: None }, StateView { family, actual, delta: Some(delta) });
         // How far an endpoint may go in one direction depends on where it is in the other.
-        let are_stuck = refused.iter().any(|name| name.family() == family && name.is_dispatch());
+        let are_stuck = refused.iter().any(|name| name.family() == family && name.leads_to_groups());
         let peers_change = peers(ahead, [was, is], delta, refused, are_stuck);
         if are_stuck {
             return;
@@ -118,7 +118,7 @@ fn peers<'a>(
             }
         }
     }
-    let is_peers = |name: &SetName| !name.is_dispatch() && !name.is_own();
+    let is_peers = |name: &SetName| !name.leads_to_groups() && !name.is_own();
     // A peer that moves from a set that may change to one that may not would be in
     // neither.
     let gains = |(name, change): (&SetName, &'a SetDelta)| match change {

@@ -162,7 +162,7 @@ impl Plan {
     /// unless shadows did that already.
     #[must_use]
     pub fn enforced_by(&self) -> usize {
-        let is_peer_gone = |write: &SetWrite| matches!(write, SetWrite::Delete(set, _) if !set.is_dispatch());
+        let is_peer_gone = |write: &SetWrite| matches!(write, SetWrite::Delete(set, _) if !set.leads_to_groups());
         match self.steps.last() {
             Some(Step::Sets(writes)) if writes.iter().any(is_peer_gone) => self.steps.len(),
             _ => self.steps.iter().position(|step| *step == Step::Grace).unwrap_or(self.steps.len()),

@@ -102,7 +102,7 @@ impl Stages {
                     stages.clear.extend(removed.iter().map(|member| SetWrite::Delete(name.clone(), member.clone())));
                 }
                 SetDelta::Changed { added, removed } => {
-                    let changes = if name.is_dispatch() { &mut tree } else { &mut peers };
+                    let changes = if name.leads_to_groups() { &mut tree } else { &mut peers };
                     changes.insert(name, MemberChange { added, removed });
                 }
                 SetDelta::Gone => {}

@@ -152,7 +152,7 @@ impl History {
             });
             for family in Family::ALL {
                 for (name, (_, members)) in &mut state.family_mut(family).sets {
-                    if name.is_dispatch() {
+                    if name.leads_to_groups() {
                         continue;
                     }
                     let is_of = |member: &Member| match member {
@@ -299,7 +299,7 @@ fn without_expected(state: &KernelState, desired: &KernelState) -> Result<Kernel
             actual.chains.remove(&chain);
         }
         let asked: BTreeSet<SetName> = actual.chains.values().flatten().flat_map(Rule::sets).cloned().collect();
-        actual.sets.retain(|name, _| desired.sets.contains_key(name) || asked.contains(name) || name.is_dispatch());
+        actual.sets.retain(|name, _| desired.sets.contains_key(name) || asked.contains(name) || name.leads_to_groups());
     }
     Ok(state)
 }

@@ -55,11 +55,11 @@ impl Facts<'_> {
         because.dedup();
         // Where an address stands in the tree, the chains say.
         let in_actual: BTreeSet<&SetName> = sets.iter().copied().collect();
-        let lacks = holding(desired, address).filter(|set| !set.is_dispatch() && !in_actual.contains(set));
+        let lacks = holding(desired, address).filter(|set| !set.leads_to_groups() && !in_actual.contains(set));
         differs.extend(
             lacks.map(|set| format!("not in set {}, though the policies of the input ask for it", set.shown())),
         );
-        let has_left = |set: &&&SetName| !set.is_dispatch() && !set.is_own() && desired.sets.contains_key(**set);
+        let has_left = |set: &&&SetName| !set.leads_to_groups() && !set.is_own() && desired.sets.contains_key(**set);
         let in_desired: BTreeSet<&SetName> = holding(desired, address).collect();
         let left = sets.iter().filter(has_left).filter(|set| !in_desired.contains(**set));
         differs.extend(

@@ -56,7 +56,7 @@ impl KernelExplanation {
             Thing::Other(other) => Self::of_other(other, facts.node),
         };
         answer.basis = Some(facts.basis);
-        let is_place = |name: &SetName| name.is_dispatch() && !name.is_isolated_set();
+        let is_place = |name: &SetName| name.leads_to_groups() && !name.is_isolated_set();
         let needs_seed = match thing {
             Thing::Chain(chain) | Thing::Rule(chain, _) => chain.is_dispatch(),
             Thing::Set(set) => is_place(set),

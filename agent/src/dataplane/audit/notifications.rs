@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use npc_compiler::object::Family;
 use npc_compiler::ruleset::node::ChainName;
+use npc_compiler::ruleset::text::FORWARD;
 use rtnetlink::packet_core::{NetlinkBuffer, NlaBuffer, NlasIterator};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -261,7 +262,7 @@ impl Commit {
             Some(_) if kind == message::DELETED_TABLE => self.touched.entry(family).or_default().table = true,
             // It may be dormant now.
             Some(_) if kind == message::NEW_TABLE => self.touched.entry(family).or_default().forward = true,
-            Some(chain) if chain == "FORWARD" => self.touched.entry(family).or_default().forward = true,
+            Some(chain) if chain == FORWARD => self.touched.entry(family).or_default().forward = true,
             Some(chain) => {
                 if let Some(chain) = ChainName::ours(&chain) {
                     self.touched.entry(family).or_default().chains.insert(chain);

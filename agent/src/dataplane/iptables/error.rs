@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::text::leads_to;
+use npc_compiler::ruleset::text::{rules, target};
 
 use super::lock::Holder;
 use super::native::ForeignForward;
@@ -174,6 +174,7 @@ pub(super) fn place(text: &str, stderr: &str) -> RefusedLine {
     match number.and_then(line) {
         Some(line) if line == "COMMIT" => {
             let named = stderr.split(['\'', '`']).nth(1);
+            let leads_to = |line: &str, name| rules(line).any(|(_, rule)| target(rule).as_deref() == Some(name));
             let culprit = named.and_then(|name| text.lines().enumerate().find(|(_, line)| leads_to(line, name)));
             match culprit {
                 Some((index, line)) => RefusedLine { number: Some(index + 1), line: Some(line.to_owned()) },

@@ -1,6 +1,6 @@
 //! The jump to our chains: found, put first and removed, beside any rule of others.
 
-use npc_compiler::ruleset::text::{hook_check, hook_first, hook_restore};
+use npc_compiler::ruleset::text::{FORWARD, hook_check, hook_first, hook_restore};
 
 use super::filter_table::Hook;
 use super::{Error, Iptables, error, listing, native};
@@ -24,7 +24,7 @@ impl Iptables {
                 if let Some(found) = native.misplaced().map_err(|source| self.of_kernel(source))? {
                     return Err(Error::ForeignForward { family: self.family, found });
                 }
-                let rules = native.rules(Some("FORWARD")).map_err(|source| self.of_kernel(source))?;
+                let rules = native.rules(Some(FORWARD)).map_err(|source| self.of_kernel(source))?;
                 Ok(Hook::of(rules.iter().map(native::NativeRule::is_our_jump)))
             }
         }
@@ -108,7 +108,7 @@ impl Iptables {
         let mut native = self.native()?;
         let mut tried = 0;
         loop {
-            let rules = native.rules(Some("FORWARD")).map_err(|source| self.of_kernel(source))?;
+            let rules = native.rules(Some(FORWARD)).map_err(|source| self.of_kernel(source))?;
             let ours = rules.iter().filter(|rule| rule.is_our_jump());
             let handles: Vec<u64> = ours.skip(keep).map(|rule| rule.handle).collect();
             if handles.is_empty() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use npc_compiler::object::Family;
 use npc_compiler::ruleset::node::{ChainName, Rule};
-use npc_compiler::ruleset::text;
+use npc_compiler::ruleset::text::{self, FORWARD};
 
 use super::Error;
 use super::filter_table::{Hook, Jump, Overview};
@@ -33,11 +33,11 @@ pub(super) fn hook(listed: &str) -> Hook {
 
 /// Reads `iptables-save` as far as it shows which programs use a table.
 pub(super) fn overview(save: &str) -> Overview {
-    let forward = text::rules(save).filter(|(chain, _)| *chain == "FORWARD");
+    let forward = text::rules(save).filter(|(chain, _)| *chain == FORWARD);
     Overview {
         chains: text::declared(save).map(str::to_owned).collect(),
         forward: forward.filter_map(|(_, rule)| Some((Jump::Rule(rule.to_owned()), text::target(rule)?))).collect(),
-        drops_by_default: text::policy_of(save, "FORWARD") == Some("DROP"),
+        drops_by_default: text::policy_of(save, FORWARD) == Some("DROP"),
     }
 }
 

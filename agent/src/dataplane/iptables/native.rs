@@ -10,6 +10,7 @@ use std::fmt;
 
 use npc_compiler::object::Family;
 use npc_compiler::ruleset::node::FORWARD_CHAIN;
+use npc_compiler::ruleset::text::FORWARD;
 
 use super::super::nftables::{
     Attributes, Error, LIST_ELEMENT, Request, Socket, WriteAttributes, chain, data, expression, family, hook, message,
@@ -176,7 +177,7 @@ impl Native {
         let what = format!("list the chain FORWARD of {}", self.family);
         let request = Request::get(message::GET_CHAIN, self.number(), what, |attributes| {
             attributes.put_text(chain::TABLE, FILTER);
-            attributes.put_text(chain::NAME, "FORWARD");
+            attributes.put_text(chain::NAME, FORWARD);
         });
         match self.socket.ask(&request, |attributes| Ok(read_chain(attributes))) {
             Ok(chains) => Ok(chains.first().and_then(|forward| match &forward.base {
@@ -198,7 +199,7 @@ impl Native {
             let what = format!("remove rule {handle} from the chain FORWARD of {}", self.family);
             Request::delete(message::DELETE_RULE, self.number(), what, |attributes| {
                 attributes.put_text(rule::TABLE, FILTER);
-                attributes.put_text(rule::CHAIN, "FORWARD");
+                attributes.put_text(rule::CHAIN, FORWARD);
                 attributes.put_u64(rule::HANDLE, *handle);
             })
         };
@@ -276,7 +277,7 @@ mod tests {
     fn leads(expressions: &[(&str, Option<Verdict<'_>>)]) -> (Option<String>, bool) {
         let mut bytes = Vec::new();
         bytes.put_text(rule::TABLE, FILTER);
-        bytes.put_text(rule::CHAIN, "FORWARD");
+        bytes.put_text(rule::CHAIN, FORWARD);
         bytes.put_u64(rule::HANDLE, 7);
         bytes.put_nested(rule::EXPRESSIONS, |list| {
             for (name, verdict) in expressions {

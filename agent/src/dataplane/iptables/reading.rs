@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use npc_compiler::object::Family;
 use npc_compiler::ruleset::node::{ChainName, Foreign, Rule};
-use npc_compiler::ruleset::text;
+use npc_compiler::ruleset::text::{self, FORWARD};
 
 use super::filter_table::{Jump, Overview};
 use super::listing::{self, Listing};
@@ -109,12 +109,12 @@ impl Iptables {
         }
         let mut native = self.native()?;
         let chains = native.chains().map_err(|source| self.of_kernel(source))?;
-        let rules = native.rules(Some("FORWARD")).map_err(|source| self.of_kernel(source))?;
+        let rules = native.rules(Some(FORWARD)).map_err(|source| self.of_kernel(source))?;
         let of_filter = || chains.iter().filter(|chain| chain.table == native::FILTER);
         Ok(Overview {
             chains: of_filter().map(|chain| chain.name.clone()).collect(),
             forward: rules.into_iter().filter_map(|rule| Some((Jump::Handle(rule.handle), rule.leads_to?))).collect(),
-            drops_by_default: of_filter().any(|chain| chain.name == "FORWARD" && chain.drops),
+            drops_by_default: of_filter().any(|chain| chain.name == FORWARD && chain.drops),
         })
     }
 

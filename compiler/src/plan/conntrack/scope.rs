@@ -89,9 +89,9 @@ pub fn narrowed(plan: &Plan) -> FlowScope {
         // Concerns packets, not flows.
         SetWrite::Add(set, _) | SetWrite::Delete(set, _) if set.is_own() => false,
         SetWrite::Add(set, _) if set.is_isolated_set() => true,
-        SetWrite::Add(set, member) => set.is_dispatch() && !freed.contains(member),
+        SetWrite::Add(set, member) => set.leads_to_groups() && !freed.contains(member),
         SetWrite::Delete(set, _) if set.is_isolated_set() => false,
-        SetWrite::Delete(set, member) => !set.is_dispatch() || !freed.contains(member),
+        SetWrite::Delete(set, member) => !set.leads_to_groups() || !freed.contains(member),
         SetWrite::Create(..) | SetWrite::Destroy(_) => false,
     };
     let mut addresses = BTreeSet::new();

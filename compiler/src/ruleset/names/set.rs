@@ -90,14 +90,14 @@ impl SetRole {
         found.map_or_else(|| if is_shadow() { Self::Shadow } else { Self::Unknown }, |(role, _)| role)
     }
 
-    /// The role of the set that one of this role, with this text behind the prefix, stands in for; its own
-    /// role, if it stands in for none.
-    fn inner(self, suffix: &str) -> Self {
+    /// The role of the set that one of this role, with this text behind the prefix, stands in for, and the
+    /// text of that; its own, if it stands in for none.
+    fn inner(self, suffix: &str) -> (Self, &str) {
         let (mut suffix, mut role) = (suffix, self);
         while let (Self::Alias | Self::Shadow, Some((_, rest))) = (role, suffix.split_once('-')) {
             (suffix, role) = (rest, Self::read(rest));
         }
-        role
+        (role, suffix)
     }
 
     /// What the rest of a name with this role is or begins with.
@@ -126,7 +126,7 @@ impl SetName {
     #[must_use]
     pub fn new(family: Family, suffix: &str) -> Self {
         let role = SetRole::read(suffix);
-        Self { of: role.inner(suffix), ..Self::of(family, role, [suffix, "", ""]) }
+        Self { of: role.inner(suffix).0, ..Self::of(family, role, [suffix, "", ""]) }
     }
 
     /// The set of a node's endpoints that are isolated in a direction.
@@ -188,13 +188,10 @@ impl SetName {
     /// The name as a log may show it: without the secret of a node.
     #[must_use]
     pub fn shown(&self) -> Cow<'_, str> {
+        let (SetRole::Seed, name) = self.role.inner(self.suffix()) else { return Cow::Borrowed(self.as_str()) };
+        let secret = name.len() - SetRole::Seed.text().len();
         let text = self.as_str();
-        let seed = SetRole::Seed.text();
-        // Of the names that stand in for that of the secret, only letters stand before it.
-        match text.find(seed) {
-            Some(at) if self.of == SetRole::Seed => Cow::Owned(format!("{}…", &text[..at + seed.len()])),
-            _ => Cow::Borrowed(text),
-        }
+        Cow::Owned(format!("{}…", &text[..text.len() - secret]))
     }
 
     /// The set of a kind that is made to find out what a kernel supports.
@@ -229,7 +226,7 @@ impl SetName {
 
     /// Whether it is an isolated set or a dispatch set, of either direction.
     #[must_use]
-    pub const fn is_dispatch(&self) -> bool {
+    pub const fn leads_to_groups(&self) -> bool {
         matches!(self.role, SetRole::Isolated(_) | SetRole::Dispatch(_) | SetRole::DispatchGroup(_))
     }
 
@@ -279,7 +276,7 @@ impl SetName {
         let read = |family| Some((family, name.strip_prefix(prefix(family))?));
         let (family, suffix) = Family::ALL.into_iter().find_map(read)?;
         let role = SetRole::read(suffix);
-        Some(Self { text: Short::of(&[name])?, family, role, of: role.inner(suffix) })
+        Some(Self { text: Short::of(&[name])?, family, role, of: role.inner(suffix).0 })
     }
 
     /// The name.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use ipnetwork::IpNetwork;
 
 use super::listing::rules;
+use super::words::options;
 use crate::object::{Family, Protocol};
 use crate::ruleset::node::{ChainName, InterfaceName, Member, SetKind, SetName};
 use crate::ruleset::state::KernelState;
@@ -21,43 +22,16 @@ pub fn dump_family(dump: &str) -> Family {
 /// Names of policies, which stand in comments, decide nothing.
 #[must_use]
 pub fn family_of(rule: &str) -> Option<Family> {
-    let mut before = String::new();
-    for word in words(rule) {
-        let found = match before.as_str() {
-            "--match-set" => SetName::ours(&word).map(|set| set.family()),
-            "-s" | "-d" => word.parse::<IpNetwork>().ok().map(|prefix| Family::of(&prefix.ip())),
-            "-p" if word == "ipv6-icmp" || word == "icmpv6" => Some(Family::V6),
-            "-p" if word == "icmp" => Some(Family::V4),
+    options(rule).find_map(|(option, value)| {
+        let value = value?.text;
+        match &*option.text {
+            "--match-set" => SetName::ours(&value).map(|set| set.family()),
+            "-s" | "-d" => value.parse::<IpNetwork>().ok().map(|prefix| Family::of(&prefix.ip())),
+            "-p" if value == "ipv6-icmp" || value == "icmpv6" => Some(Family::V6),
+            "-p" if value == "icmp" => Some(Family::V4),
             _ => None,
-        };
-        if found.is_some() {
-            return found;
         }
-        // What a text says that stands without quotes is no option.
-        before = if before == "--comment" { String::new() } else { word };
-    }
-    None
-}
-
-/// The words of a rule; one in quotes is one word, and has its quotes.
-fn words(rule: &str) -> Vec<String> {
-    let (mut words, mut word) = (Vec::new(), String::new());
-    let (mut is_quoted, mut is_escaped) = (false, false);
-    for sign in rule.chars() {
-        match sign {
-            _ if is_escaped => is_escaped = false,
-            '\\' => is_escaped = true,
-            '"' => is_quoted = !is_quoted,
-            ' ' | '\t' if !is_quoted => {
-                words.extend((!word.is_empty()).then(|| std::mem::take(&mut word)));
-                continue;
-            }
-            _ => {}
-        }
-        word.push(sign);
-    }
-    words.extend((!word.is_empty()).then_some(word));
-    words
+    })
 }
 
 /// Adds the sets of npc in what `ipset save` printed to a ruleset.

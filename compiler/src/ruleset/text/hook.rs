@@ -5,7 +5,7 @@ use super::spelling::canonical;
 use crate::ruleset::node::FORWARD_CHAIN;
 
 /// The kernel's chain that has the jump.
-pub(super) const FORWARD: &str = "FORWARD";
+pub const FORWARD: &str = "FORWARD";
 
 /// The jump as it stands behind the name of FORWARD.
 fn hook_text() -> String {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::read::printed_in;
+use super::words::options;
 use crate::object::Family;
 use crate::ruleset::node::{ChainName, FORWARD_CHAIN, Rule, Target};
 
@@ -78,13 +79,12 @@ pub(super) fn printed(family: Family, line: &str) -> Option<(ChainName, Rule)> {
     Some((chain, rule))
 }
 
-/// What a rule of any program leads to, by its text: a chain, or a target of the kernel. What
-/// stands in quotes, a comment or a prefix of a log, may look like anything.
+/// What a rule of any program leads to, by its text: a chain, or a target of the kernel. A comment
+/// or a prefix of a log may look like anything.
 #[must_use]
 pub fn target(rule: &str) -> Option<String> {
-    let bare: String = rule.split('"').step_by(2).collect();
-    let mut words = bare.split(' ').skip_while(|word| !matches!(*word, "-j" | "-g")).skip(1);
-    words.next().map(str::to_owned)
+    let mut targets = options(rule).filter(|(option, _)| matches!(&*option.text, "-j" | "-g"));
+    targets.next().and_then(|(_, name)| Some(name?.text.into_owned()))
 }
 
 /// How many rules of a listing are npc's, the jump to its chains among them, and how many are
@@ -255,6 +255,10 @@ mod tests {
             ("-j DROP", Some("DROP")),
             ("-s 10.0.0.1/32 -g KUBE-X", Some("KUBE-X")),
             ("-m comment --comment \"-j ACCEPT\" -j DROP", Some("DROP")),
+            (r#"-m comment --comment "5\" -j AZURE-NPM" -j ACCEPT"#, Some("ACCEPT")),
+            (r#"-m comment --comment "5\" wide" -j AZURE-NPM"#, Some("AZURE-NPM")),
+            ("-m comment --comment -j -j DROP", Some("DROP")),
+            (r#"-m string --string "-j X" --algo bm -j DROP"#, Some("DROP")),
             ("-m mark --mark 0x1", None),
             ("-j", None),
         ] {

@@ -22,11 +22,12 @@ mod others;
 mod policy_comment;
 mod read;
 mod spelling;
+mod words;
 mod write;
 
 pub use bpf::{error_bytecode, self_bytecode};
 pub use dump::{dump_family, family_of, read_sets};
-pub use hook::{has_forward, hook_check, hook_first, hook_line, hook_restore, hooks, is_hook};
+pub use hook::{FORWARD, has_forward, hook_check, hook_first, hook_line, hook_restore, hooks, is_hook};
 pub use listing::{Line, chains, count_rules, declared, dropped, line, policy_of, rules, target};
 #[cfg(test)]
 pub(crate) use name_encoding::is_encoded;
@@ -35,9 +36,7 @@ pub use others::others_restore;
 pub use policy_comment::Named;
 pub(crate) use policy_comment::{LISTED, isolated_by, list, with_path};
 pub use read::{Error, printed_in, rule};
-pub use write::{
-    Restore, add_line, comment, create_line, delete_line, destroy_line, leads_to, list_text, rule_line, rule_text,
-};
+pub use write::{Restore, add_line, comment, create_line, delete_line, destroy_line, list_text, rule_line, rule_text};
 
 /// The longest text that `-m comment` takes, in bytes (`XT_MAX_COMMENT_LEN`
 /// less the final zero).

@@ -1,10 +1,11 @@
 //! From a line of `iptables-save` to the rule that it was.
 
-use std::str::SplitAsciiWhitespace;
+use std::borrow::Cow;
 
 use ipnetwork::IpNetwork;
 
 use super::spelling::canonical;
+use super::words;
 use super::{error_bytecode, rule_line, self_bytecode};
 use crate::object::{Family, Protocol};
 use crate::ruleset::constants::POD_GROUP;
@@ -36,30 +37,31 @@ pub fn printed_in(family: Family, chain: &ChainName, text: &str) -> Rule {
 /// # Errors
 /// If it is a line that npc does not write.
 pub fn rule(line: &str) -> Result<(ChainName, Rule), Error> {
-    let mut words = Words { line, words: line.split_ascii_whitespace() };
+    let mut words = Words { line, words: words::words(line) };
     words.expect("-A")?;
-    let chain = ChainName::ours(words.next()?).ok_or_else(|| words.fault("a chain of others"))?;
+    let chain = ChainName::ours(&words.next()?).ok_or_else(|| words.fault("a chain of others"))?;
     let mut matches = Vec::new();
     // What follows shows whether `-p tcp` is a match of its own or the beginning of
     // `-p tcp -m tcp ! --tcp-flags …`, and the same for ICMPv6.
     let mut protocol = None;
     loop {
-        match words.next()? {
+        let word = words.next()?;
+        match &*word {
             "-s" => matches.push(Match::Source(words.prefix()?)),
             "-d" => matches.push(Match::Destination(words.prefix()?)),
             "-p" => protocol = Some(words.next()?),
             "-m" => {
                 let module = words.next()?;
-                let found = words.module(module, &mut protocol)?;
-                matches.extend(protocol_match(&words, protocol.take())?);
+                let found = words.module(&module, &mut protocol)?;
+                matches.extend(protocol_match(&words, protocol.take().as_deref())?);
                 matches.push(found);
             }
-            word @ ("-j" | "-g") => {
-                matches.extend(protocol_match(&words, protocol.take())?);
-                let target = words.target(word)?;
+            "-j" | "-g" => {
+                matches.extend(protocol_match(&words, protocol.take().as_deref())?);
+                let target = words.target(&word)?;
                 return match words.words.next() {
                     None => Ok((chain, Rule { matches, target })),
-                    Some(more) => Err(words.fault(more)),
+                    Some(more) => Err(words.fault(&more.text)),
                 };
             }
             other => return Err(words.fault(other)),
@@ -76,17 +78,20 @@ fn protocol_match(words: &Words<'_>, name: Option<&str>) -> Result<Option<Match>
 
 struct Words<'a> {
     line: &'a str,
-    words: SplitAsciiWhitespace<'a>,
+    words: words::Words<'a>,
 }
 
 impl<'a> Words<'a> {
-    fn next(&mut self) -> Result<&'a str, Error> {
-        self.words.next().ok_or_else(|| self.fault("its end"))
+    /// The next word, which may stand in quotes. Ours have no quote inside, and no backslash, which
+    /// iptables puts before one.
+    fn next(&mut self) -> Result<Cow<'a, str>, Error> {
+        let word = self.words.next().ok_or_else(|| self.fault("its end"))?;
+        if word.is_plain { Ok(word.text) } else { Err(self.fault(&word.text)) }
     }
 
     fn expect(&mut self, wanted: &str) -> Result<(), Error> {
         let word = self.next()?;
-        if word == wanted { Ok(()) } else { Err(self.fault(word)) }
+        if word == wanted { Ok(()) } else { Err(self.fault(&word)) }
     }
 
     fn fault(&self, found: &str) -> Error {
@@ -95,17 +100,18 @@ impl<'a> Words<'a> {
 
     fn prefix(&mut self) -> Result<IpNetwork, Error> {
         let word = self.next()?;
-        word.parse().map_err(|_| self.fault(word))
+        word.parse().map_err(|_| self.fault(&word))
     }
 
     /// What comes after `-m MODULE`. Takes the protocol away where the match
     /// means it.
-    fn module(&mut self, module: &str, protocol: &mut Option<&'a str>) -> Result<Match, Error> {
-        match (module, self.next()?) {
-            ("conntrack", "--ctstate") => match self.next()? {
+    fn module(&mut self, module: &str, protocol: &mut Option<Cow<'a, str>>) -> Result<Match, Error> {
+        let option = self.next()?;
+        match (module, &*option) {
+            ("conntrack", "--ctstate") => match &*self.next()? {
                 "RELATED,ESTABLISHED" => Ok(Match::EstablishedOrRelated),
                 "ESTABLISHED" => Ok(Match::Established),
-                "RELATED" if matches!(protocol, Some("icmp" | "ipv6-icmp")) => {
+                "RELATED" if matches!(protocol.as_deref(), Some("icmp" | "ipv6-icmp")) => {
                     *protocol = None;
                     Ok(Match::RelatedError)
                 }
@@ -123,16 +129,16 @@ impl<'a> Words<'a> {
             ("icmp6", "--icmpv6-type") => {
                 let word = self.next()?;
                 *protocol = None;
-                word.parse().map(Match::Icmpv6Type).map_err(|_| self.fault(word))
+                word.parse().map(Match::Icmpv6Type).map_err(|_| self.fault(&word))
             }
             ("tcp" | "udp", "--dport") | ("multiport", "--dports") => {
                 let word = self.next()?;
                 let ranges: Option<_> = word.split(',').map(port_range).collect();
-                ranges.map(Match::DestinationPorts).ok_or_else(|| self.fault(word))
+                ranges.map(Match::DestinationPorts).ok_or_else(|| self.fault(&word))
             }
             ("addrtype", "--dst-type") => self.expect("BROADCAST").map(|()| Match::ToBroadcast),
             ("bpf", "--bytecode") => {
-                let code = self.quoted()?;
+                let code = self.next()?;
                 let is_one_of =
                     |program: fn(Family) -> &'static str| Family::ALL.into_iter().any(|family| program(family) == code);
                 match () {
@@ -163,7 +169,7 @@ impl<'a> Words<'a> {
                 self.next()?;
                 Ok(Match::Limited)
             }
-            ("comment", "--comment") => self.quoted().map(|text| Match::Comment(text.into())),
+            ("comment", "--comment") => self.next().map(|text| Match::Comment((&*text).into())),
             (_, other) => Err(self.fault(other)),
         }
     }
@@ -171,8 +177,8 @@ impl<'a> Words<'a> {
     /// A set of ours and the fields that it is asked about.
     fn set(&mut self) -> Result<(SetName, SetField), Error> {
         let word = self.next()?;
-        let name = SetName::ours(word).ok_or_else(|| self.fault(word))?;
-        let field = match self.next()? {
+        let name = SetName::ours(&word).ok_or_else(|| self.fault(&word))?;
+        let field = match &*self.next()? {
             "src" => SetField::Source,
             "dst" => SetField::Destination,
             "dst,dst" => SetField::DestinationPort,
@@ -186,36 +192,18 @@ impl<'a> Words<'a> {
     fn pod_group(&mut self) -> Result<(), Error> {
         let word = self.next()?;
         let group = word.strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok());
-        if group == Some(POD_GROUP) { Ok(()) } else { Err(self.fault(word)) }
+        if group == Some(POD_GROUP) { Ok(()) } else { Err(self.fault(&word)) }
     }
 
     /// A range of lengths.
     fn length(&mut self) -> Result<(u16, u16), Error> {
         let word = self.next()?;
-        port_range(word).ok_or_else(|| self.fault(word))
-    }
-
-    /// One argument that may stand in quotes. Ours have none inside, and no backslash,
-    /// which iptables puts before one.
-    fn quoted(&mut self) -> Result<String, Error> {
-        let first = self.next()?;
-        let text = match first.strip_prefix('"') {
-            None => first.to_owned(),
-            Some(inside) => {
-                let mut text = inside.to_owned();
-                while !text.ends_with('"') {
-                    text.push(' ');
-                    text.push_str(self.next()?);
-                }
-                text.pop();
-                text
-            }
-        };
-        if text.contains(['"', '\\']) { Err(self.fault(&text)) } else { Ok(text) }
+        port_range(&word).ok_or_else(|| self.fault(&word))
     }
 
     fn target(&mut self, word: &str) -> Result<Target, Error> {
-        match (word, self.next()?) {
+        let name = self.next()?;
+        match (word, &*name) {
             ("-j", "RETURN") => Ok(Target::Return),
             ("-j", "DROP") => Ok(Target::Drop),
             ("-j", "NFLOG") => {

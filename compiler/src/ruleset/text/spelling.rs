@@ -2,6 +2,9 @@
 //! blanks, quotes or names of protocols, and a kernel is compared with a ruleset
 //! by values, not by how a version prints them.
 
+use std::borrow::Cow;
+
+use super::words::{TEXT_OPTIONS, Word, words};
 use super::write::quoted;
 
 /// Protocols as our rules name them, for what iptables finds in one /etc/protocols
@@ -23,10 +26,6 @@ const PROTOCOLS: [(&str, &str); 14] = [
     ("132", "sctp"),
 ];
 
-/// Options whose values iptables quotes wherever they are more than letters,
-/// digits, `_` and `-`.
-const TEXTS: [&str; 3] = ["--comment", "--nflog-prefix", "--log-prefix"];
-
 /// A line of `iptables -S` or `iptables-save` as [`crate::ruleset::text::rule_line`] spells
 /// it. A line with quotes that do not end, or with signs that rules of ours never
 /// have, is a rule of another program: it stays as it is.
@@ -36,46 +35,25 @@ pub(super) fn canonical(line: &str) -> String {
     if is_plain && !line.contains(" -p ") {
         return line.to_owned();
     }
-    let Some(words) = words(line) else { return line.to_owned() };
     let mut text = String::with_capacity(line.len());
-    let mut before = "";
-    for word in &words {
+    let mut before = Cow::Borrowed("");
+    for Word { text: word, is_plain, .. } in words(line) {
+        if !is_plain {
+            return line.to_owned();
+        }
         if !text.is_empty() {
             text.push(' ');
         }
-        let protocol = PROTOCOLS.iter().find(|(printed, _)| before == "-p" && printed == word);
+        let protocol = PROTOCOLS.iter().find(|(printed, _)| before == "-p" && *printed == word);
         match protocol.map(|(_, ours)| *ours) {
             Some(ours) => text.push_str(ours),
-            None if TEXTS.contains(&before) => text.push_str(&quoted(word)),
-            None if word.is_empty() || word.contains(' ') => text.extend(["\"", word, "\""]),
-            None => text.push_str(word),
+            None if TEXT_OPTIONS.contains(&&*before) => text.push_str(&quoted(&word)),
+            None if word.is_empty() || word.contains(' ') => text.extend(["\"", &word, "\""]),
+            None => text.push_str(&word),
         }
         before = word;
     }
     text
-}
-
-/// The arguments of a line, without the quotes around them.
-fn words(line: &str) -> Option<Vec<String>> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut in_quotes = false;
-    for sign in line.chars() {
-        match sign {
-            '"' => {
-                in_quotes = !in_quotes;
-                word.get_or_insert_default();
-            }
-            // iptables 1.8.9 prints the zero that ends the code of `-m bpf`.
-            '\0' => {}
-            // What iptables puts before a quote inside a text.
-            '\\' | '\'' => return None,
-            ' ' | '\t' if !in_quotes => words.extend(word.take()),
-            sign => word.get_or_insert_default().push(sign),
-        }
-    }
-    words.extend(word);
-    (!in_quotes).then_some(words)
 }
 
 #[cfg(test)]

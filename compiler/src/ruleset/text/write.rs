@@ -17,12 +17,6 @@ use crate::ruleset::node::{
 /// of each of some dozen flows gets through, and a flood costs next to nothing.
 const LIMIT: &str = "--limit 10/sec --limit-burst 50";
 
-/// Whether a line of a restore is a rule that leads to the chain of this name.
-#[must_use]
-pub fn leads_to(line: &str, chain: &str) -> bool {
-    line.starts_with("-A ") && line.ends_with(&format!(" {chain}"))
-}
-
 /// A rule as `iptables-save` prints it: `-A CHAIN … -j TARGET`. One that iptables cannot
 /// print is in words, which no restore takes.
 #[must_use]

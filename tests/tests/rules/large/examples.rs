@@ -106,7 +106,7 @@ fn a_pod_gets_its_label_behind_the_policy_that_came_before_it() {
     engine.commit();
     assert!(is_isolated(&engine, 4), "it is isolated at once, by the old policy");
     let admits = |engine: &Engine| {
-        let mut sets = engine.state().v4.sets.iter().filter(|(name, _)| !name.is_dispatch());
+        let mut sets = engine.state().v4.sets.iter().filter(|(name, _)| !name.leads_to_groups());
         sets.any(|(_, (_, members))| members.iter().any(|member| member.to_string() == "10.0.0.4"))
     };
     assert!(!admits(&engine));
@@ -325,7 +325,7 @@ fn has_peer(engine: &Engine, set: impl Fn(&str) -> bool, member: &str) -> bool {
     let asked = |state: &npc_compiler::plan::FamilyState| {
         let rules = state.chains.values().flatten();
         let of_set =
-            rules.filter(|rule| set(&format!("{rule:?}"))).flat_map(Rule::sets).filter(|name| !name.is_dispatch());
+            rules.filter(|rule| set(&format!("{rule:?}"))).flat_map(Rule::sets).filter(|name| !name.leads_to_groups());
         of_set.cloned().collect::<Vec<_>>()
     };
     let sets = asked(&engine.state().v4);
