@@ -38,6 +38,14 @@ impl Default for SyncState {
     }
 }
 
+impl SyncState {
+    /// Whether the jump to our chains is known to be missing, or not to be first, and could not be put in
+    /// its place.
+    pub(super) const fn is_unhooked(&self) -> bool {
+        matches!(self, Self::Unknown { is_unhooked: true } | Self::SetsAhead { is_unhooked: true, .. })
+    }
+}
+
 /// Whether the kernel was asked what rules may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Probed {

@@ -10,6 +10,7 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::{FamilyState, KernelState, Plan, Step};
 use tracing::info;
 
+use self::beside_rules::BesideRules;
 use super::flows::Established;
 use super::sync_state::{Probed, SyncState};
 use super::writes::Writes;
@@ -25,10 +26,7 @@ pub struct Writer<K> {
     state: SyncState,
     /// It was read since the agent started, so what an earlier agent left is logged.
     was_read: bool,
-    /// Why it has no table of the bridge family, though it needs one.
-    bridge_lack: Option<String>,
-    /// It has no index of addresses with flows that an earlier agent kept.
-    has_removed_index: bool,
+    beside_rules: BesideRules,
     /// Whether it is known what it supports.
     probed: Probed,
     /// Since when the ruleset that was written last is in force for new flows.
@@ -71,8 +69,7 @@ impl<K: Kernel> Writer<K> {
             kernel,
             state: SyncState::default(),
             was_read: false,
-            bridge_lack: None,
-            has_removed_index: false,
+            beside_rules: BesideRules::default(),
             probed: Probed::Not,
             enforced: Instant::now(),
             established: Established::new(),
@@ -249,7 +246,7 @@ impl<K: Kernel> Writer<K> {
     /// Whether a jump to our chains is known to be missing, or not to be first, and could
     /// not be put in its place.
     pub(super) fn is_unhooked(&self) -> bool {
-        matches!(self.state, SyncState::Unknown { is_unhooked: true } | SyncState::SetsAhead { is_unhooked: true, .. })
+        self.state.is_unhooked()
     }
 
     /// Since when every first packet of a flow gets the verdict of what was

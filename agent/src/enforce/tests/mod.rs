@@ -42,6 +42,7 @@ mod retained;
 mod sweeps;
 mod waiters;
 mod watchdog;
+mod writer;
 
 use kernel::Call::{self, Apply, Audit as Audited, Cut, Hook as Hooked, Probe, Read, Refused};
 use kernel::{Memory, Recording};

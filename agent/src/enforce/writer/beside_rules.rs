@@ -12,6 +12,15 @@ use crate::dataplane::{Error, Flows, Kernel, ipset};
 use crate::enforce::flows::Established;
 use crate::words::causes::with_causes;
 
+/// What is known of that part of the kernel.
+#[derive(Debug, Default)]
+pub(super) struct BesideRules {
+    /// Why there is no table of the bridge family, though it is needed.
+    bridge_lack: Option<String>,
+    /// There is no index of addresses with flows that an earlier agent kept.
+    has_removed_index: bool,
+}
+
 impl<K: Kernel> Writer<K> {
     /// The secret of the node that the kernel keeps, if it keeps one.
     ///
@@ -46,21 +55,21 @@ impl<K: Kernel> Writer<K> {
     pub(in crate::enforce) fn set_bridge(&mut self, desired: &BridgeTable) -> bool {
         match self.kernel.set_bridge(desired) {
             Ok(written) => {
-                if self.bridge_lack.take().is_some() {
+                if self.beside_rules.bridge_lack.take().is_some() {
                     info!("the table bridge npc is in the kernel now");
                 }
                 written.drifted
             }
             Err(error) => {
                 let words = with_causes(&error);
-                if self.bridge_lack.as_ref() != Some(&words) {
+                if self.beside_rules.bridge_lack.as_ref() != Some(&words) {
                     warn!(
                         error = words,
                         "the table bridge npc is not in the kernel: tagged and foreign frames between bridged pods pass, \
                          and so do a pod's router advertisements; all else is enforced"
                     );
                 }
-                self.bridge_lack = Some(words);
+                self.beside_rules.bridge_lack = Some(words);
                 false
             }
         }
@@ -68,16 +77,16 @@ impl<K: Kernel> Writer<K> {
 
     /// Why the table of the bridge family is not in the kernel, though it is needed.
     pub(in crate::enforce) fn bridge_lack(&self) -> Option<&str> {
-        self.bridge_lack.as_deref()
+        self.beside_rules.bridge_lack.as_deref()
     }
 
     /// Removes the index of addresses that have flows, if this agent keeps none and an earlier one may have.
     pub(in crate::enforce) fn remove_unneeded_flow_index(&mut self) {
-        if self.has_removed_index || self.established.index.is_kept() {
+        if self.beside_rules.has_removed_index || self.established.index.is_kept() {
             return;
         }
         match self.kernel.remove_flow_index() {
-            Ok(()) => self.has_removed_index = true,
+            Ok(()) => self.beside_rules.has_removed_index = true,
             // The next pass tries again. The table costs first packets some time, and harms nothing.
             Err(error) => debug!(%error, "cannot remove the table inet npc of an earlier agent"),
         }

@@ -44,16 +44,16 @@ impl<K: Kernel> Writer<K> {
         let is_known = !differs && failed.is_empty();
         let mut in_force =
             written.as_ref().map_or_else(|_| BTreeSet::new(), |actual| actual.agrees_on(desired, addresses));
-        self.state = match (before, written) {
-            (SyncState::SetsAhead { is_unhooked, .. }, Ok(actual)) if is_known => {
-                SyncState::SetsAhead { actual, is_unhooked }
-            }
-            (before, Ok(_)) if is_known => before,
-            _ => SyncState::default(),
-        };
+        let mut is_unhooked = before.is_unhooked();
         if !in_force.is_empty() {
             self.insert_hook(&mut failed);
+            is_unhooked = is_unhooked && !failed.is_empty() || failed.iter().any(|(_, error)| error.is_unhooked());
         }
+        self.state = match (before, written) {
+            (SyncState::SetsAhead { .. }, Ok(actual)) if is_known => SyncState::SetsAhead { actual, is_unhooked },
+            (before @ SyncState::InSync { .. }, Ok(_)) if is_known && !is_unhooked => before,
+            _ => SyncState::Unknown { is_unhooked },
+        };
         in_force.retain(|address| !failed.contains(Family::of(address)));
         in_force
     }
