@@ -1,5 +1,5 @@
-//! A model of a kernel that is being written to: sets and chains as restore
-//! text says, changed write by write, and packets that are on their way
+//! A model of a kernel that is being written to: sets and chains as plans
+//! write them, changed write by write, and packets that are on their way
 //! through the rules at any of these moments.
 //!
 //! A packet asks one rule after another. The rules it sees are those of the
@@ -18,7 +18,6 @@ use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::{FamilyState, Plan, SetWrite, Step, Unexpected};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::node::{self, ChainName, Member, SetKind, SetName};
-use npc_compiler::ruleset::text;
 use smallvec::{SmallVec, smallvec};
 
 use rule::{Action, Fields, Rule};
@@ -97,8 +96,8 @@ pub struct Model {
     family: Family,
     actual: FamilyState,
     /// The numbers of all chains that rules or commits have named.
-    numbers: BTreeMap<String, ChainId>,
-    /// The rules after each commit, as iptables reads their text.
+    numbers: BTreeMap<ChainName, ChainId>,
+    /// The rules after each commit.
     commits: Vec<Commit>,
     /// What the last commit was read from, chain by chain.
     read: BTreeMap<ChainName, (Vec<node::Rule>, Rc<[Rule]>)>,
@@ -109,7 +108,7 @@ impl Model {
     #[must_use]
     pub fn new(family: Family, actual: &FamilyState) -> Self {
         let numbers = [ChainName::forward(), ChainName::stray()];
-        let numbers = numbers.iter().enumerate().map(|(number, name)| (name.to_string(), number)).collect();
+        let numbers = numbers.iter().enumerate().map(|(number, name)| (name.clone(), number)).collect();
         let (actual, read) = (actual.clone(), BTreeMap::new());
         let mut model = Self { family, actual, numbers, commits: Vec::new(), read };
         model.commit();
@@ -129,14 +128,13 @@ impl Model {
             if self.read.contains_key(name) {
                 continue;
             }
-            let line = |rule| Rule::parse(&text::rule_line(self.family, name, rule), &mut self.numbers);
-            let read = rules.iter().map(line).collect();
-            number(&mut self.numbers, name.as_str());
+            let read = rules.iter().map(|rule| Rule::of(rule, |chain| number(&mut self.numbers, chain))).collect();
+            number(&mut self.numbers, name);
             self.read.insert(name.clone(), (rules.clone(), read));
         }
         let mut commit = vec![None; self.numbers.len()];
         for (name, (_, rules)) in &self.read {
-            commit[self.numbers[name.as_str()]] = Some(Rc::clone(rules));
+            commit[self.numbers[name]] = Some(Rc::clone(rules));
         }
         self.commits.push(commit);
     }
@@ -203,7 +201,7 @@ impl Model {
     /// at the first of the rules about those; `None` where there is no rule.
     fn begin(&self, question: Question) -> Option<Place> {
         let commit = self.commits.len() - 1;
-        let entry = |direction| self.numbers.get(ChainName::entry(direction).as_str()).copied();
+        let entry = |direction| self.numbers.get(&ChainName::entry(direction)).copied();
         let chains = match question {
             Question::First(direction) => [entry(direction), None, None],
             Question::MidStream(_) => [Some(STRAY), entry(Direction::Egress), entry(Direction::Ingress)],
@@ -301,9 +299,9 @@ impl Model {
 }
 
 /// The number of a chain by its name.
-fn number(numbers: &mut BTreeMap<String, ChainId>, name: &str) -> ChainId {
+fn number(numbers: &mut BTreeMap<ChainName, ChainId>, name: &ChainName) -> ChainId {
     let next = numbers.len();
-    numbers.get(name).copied().unwrap_or_else(|| *numbers.entry(name.to_owned()).or_insert(next))
+    numbers.get(name).copied().unwrap_or_else(|| *numbers.entry(name.clone()).or_insert(next))
 }
 
 /// Whether a chain's set is about the end in question. The first chains ask about

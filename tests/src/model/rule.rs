@@ -1,12 +1,10 @@
-//! A line of `iptables-restore`, as far as our rules go.
-
-use std::collections::BTreeMap;
+//! A rule, as far as it tells packets of no known connection apart.
 
 use ipnetwork::IpNetwork;
 use npc_compiler::object::Protocol;
-use npc_compiler::ruleset::node::SetName;
+use npc_compiler::ruleset::node::{self, ChainName, Match, SetField, SetName, Target};
 
-use super::{ChainId, Packet, number};
+use super::{ChainId, Packet};
 
 /// A rule.
 #[derive(Debug)]
@@ -40,13 +38,24 @@ pub(super) enum Fields {
     DestinationPort,
 }
 
+impl Fields {
+    /// An interface is not asked about.
+    const fn of(field: SetField) -> Self {
+        match field {
+            SetField::Source | SetField::SourceInterface => Self::Source,
+            SetField::Destination => Self::Destination,
+            SetField::DestinationPort => Self::DestinationPort,
+        }
+    }
+}
+
 impl Rule {
-    /// Chains that no rule has named before get a number.
+    /// A rule of npc; `number` gives the chain of a name its number.
     ///
     /// # Panics
-    /// If the line is not one of ours.
-    pub(super) fn parse(line: &str, numbers: &mut BTreeMap<String, ChainId>) -> Self {
-        let mut rule = Self {
+    /// If it is another program's.
+    pub(super) fn of(rule: &node::Rule, mut number: impl FnMut(&ChainName) -> ChainId) -> Self {
+        let mut read = Self {
             never: false,
             mid_stream: false,
             itself: false,
@@ -54,91 +63,45 @@ impl Rule {
             ports: None,
             ends: Vec::new(),
             sets: Vec::new(),
-            action: Action::Return,
+            action: match &rule.target {
+                // A rule that logs ends no packet's way.
+                Target::Return | Target::Log => Action::Return,
+                Target::Drop => Action::Drop,
+                Target::Jump(chain) => Action::Jump(number(chain)),
+                Target::Goto(chain) => Action::Goto(number(chain)),
+                Target::Foreign(foreign) => panic!("a rule of another program: {foreign:?}"),
+            },
         };
-        let mut words = line.split(' ').skip(2);
-        let mut is_negated = false;
-        while let Some(word) = words.next() {
-            let mut value = || words.next().unwrap_or_else(|| panic!("{line}: {word} needs a value"));
-            match word {
-                "-m" => {
-                    value();
-                }
-                "!" => {
-                    is_negated = true;
-                    continue;
-                }
-                // Packets that belong to no known connection only, and of no pod's
-                // interface; neighbour discovery is not asked about.
-                "--ctstate" => rule.never |= value() != "INVALID,NEW",
-                "--icmpv6-type" | "--dst-type" | "--src-group" | "--hl-eq" | "--length" => {
-                    value();
-                    rule.never = true;
-                }
-                "--tcp-flags" => {
-                    value();
-                    value();
-                    rule.mid_stream = true;
-                }
-                "--bytecode" => {
-                    rule.itself = true;
-                    while !value().ends_with('"') {}
-                }
-                "--comment" => {
-                    let first = value();
-                    let mut last = first;
-                    while first.starts_with('"') && !last.ends_with('"') {
-                        last = value();
-                    }
-                }
-                "--limit" | "--limit-burst" | "--nflog-prefix" | "--nflog-group" => drop(value()),
-                "-s" | "-d" => {
-                    let prefix = value().parse().unwrap_or_else(|error| panic!("{line}: {error}"));
-                    rule.ends.push((word == "-s", prefix));
-                }
-                "-p" => {
-                    let name = value();
-                    rule.protocol = Protocol::ALL.into_iter().find(|protocol| protocol.lower() == name);
-                    rule.never |= rule.protocol.is_none();
-                }
-                "--dport" | "--dports" => {
-                    let port = |text: &str| text.parse().unwrap_or_else(|_| panic!("{line}: port {text}"));
-                    let range = |text: &str| match text.split_once(':') {
-                        Some((first, last)) => (port(first), port(last)),
-                        None => (port(text), port(text)),
-                    };
-                    rule.ports = Some(value().split(',').map(range).collect());
-                }
-                "--match-set" => {
-                    let name = value();
-                    let name = SetName::ours(name).unwrap_or_else(|| panic!("{line}: set {name} is not ours"));
-                    let fields = match value() {
-                        "src" | "src,src" => Fields::Source,
-                        "dst" => Fields::Destination,
-                        "dst,dst" => Fields::DestinationPort,
-                        other => panic!("{line}: {other}"),
-                    };
-                    rule.sets.push((name, fields, !is_negated));
-                }
-                "-j" | "-g" => {
-                    let target = value();
-                    if target == "NFLOG" {
-                        // The log target ends no packet's way.
-                        rule.never = true;
-                        continue;
-                    }
-                    rule.action = match (word, target) {
-                        ("-j", "RETURN") => Action::Return,
-                        ("-j", "DROP") => Action::Drop,
-                        ("-j", chain) => Action::Jump(number(numbers, chain)),
-                        (_, chain) => Action::Goto(number(numbers, chain)),
-                    };
-                }
-                _ => panic!("{line}: {word}"),
+        read.never = rule.target == Target::Log;
+        for part in &rule.matches {
+            match part {
+                Match::NewOrInvalid | Match::Limited | Match::Comment(_) => {}
+                // Packets of a known connection, those of pods' interfaces, errors and neighbour
+                // discovery are not asked about.
+                Match::EstablishedOrRelated
+                | Match::Established
+                | Match::RelatedError
+                | Match::Translated
+                | Match::Icmpv6Type(_)
+                | Match::ProtocolNumber(_)
+                | Match::ToBroadcast
+                | Match::ErrorFromQuotedDestination
+                | Match::HopLimit255
+                | Match::Length(..)
+                | Match::NotLength(..)
+                | Match::FromPods
+                | Match::NotFromPods => read.never = true,
+                Match::Source(prefix) => read.ends.push((true, *prefix)),
+                Match::Destination(prefix) => read.ends.push((false, *prefix)),
+                Match::Protocol(protocol) => read.protocol = Some(*protocol),
+                Match::NotSyn => (read.protocol, read.mid_stream) = (Some(Protocol::Tcp), true),
+                Match::DestinationPorts(ports) => read.ports = Some(ports.clone()),
+                Match::SourceIsDestination => read.itself = true,
+                Match::Set(set, field) => read.sets.push((set.clone(), Fields::of(*field), true)),
+                Match::NotInSet(set, field) => read.sets.push((set.clone(), Fields::of(*field), false)),
             }
-            is_negated = false;
         }
-        rule
+        read
     }
 
     /// Whether a packet, be it one in the middle of a connection, matches all but
