@@ -5,10 +5,7 @@ use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::{MissingMatches, RulesetOptions, SelfMatch, SetMembers};
-use npc_compiler::ruleset::node::{ChainName, SetName};
-
-/// The choices of options that no name shows.
-const CHOICES: u8 = 8;
+use npc_compiler::ruleset::node::{ChainName, Match, Rule, SetName, Target};
 
 /// What the agent of a node says of itself that its rules depend on.
 #[derive(Debug, Default)]
@@ -52,40 +49,32 @@ impl AgentAnswer {
 /// The options that come nearest to what a kernel holds, by a distance that is 0 where
 /// nothing differs.
 ///
-/// The bound on set members shows nowhere. Names of chains and sets show some of the others; for those which show in rules only,
-/// all eight choices are compared, or fewer where one fits.
+/// The bound on set members shows nowhere. Chains, sets and rules show the others, but for tunnels: both
+/// choices are compared, or one where it fits.
 pub(in crate::command) fn nearest(
     actual: &KernelState,
     set_members: SetMembers,
     distance: impl Fn(&RulesetOptions) -> usize,
 ) -> RulesetOptions {
     let families = || Family::ALL.into_iter().map(|family| actual.family(family));
+    let has_rule = |is_it: fn(&Rule) -> bool| families().any(|actual| actual.chains.values().flatten().any(is_it));
+    let asks_for_itself = |rule: &Rule| rule.matches.contains(&Match::SourceIsDestination);
     let shown = RulesetOptions {
         keep_established: !families().any(|actual| actual.chains.contains_key(&ChainName::stray())),
+        log_denied: has_rule(|rule| rule.target == Target::Log),
+        self_match: if has_rule(asks_for_itself) { SelfMatch::Bpf } else { SelfMatch::PerEndpoint },
         anti_spoof: families().any(|actual| actual.sets.keys().any(SetName::is_own)),
         lacks: MissingMatches::of_actual(actual),
         seed: actual.seed(),
         set_members,
         ..RulesetOptions::default()
     };
-    let mut nearest = (usize::MAX, shown.clone());
-    for choice in 0..CHOICES {
-        let is = |bit: u8| choice >> bit & 1 == 1;
-        let options = RulesetOptions {
-            log_denied: is(0),
-            allow_tunnels: is(1),
-            self_match: if is(2) { SelfMatch::PerEndpoint } else { SelfMatch::Bpf },
-            ..shown.clone()
-        };
-        let distance = distance(&options);
-        if distance < nearest.0 {
-            nearest = (distance, options);
-        }
-        if distance == 0 {
-            break;
-        }
+    let with_tunnels = RulesetOptions { allow_tunnels: true, ..shown.clone() };
+    match distance(&shown) {
+        0 => shown,
+        without if distance(&with_tunnels) < without => with_tunnels,
+        _ => shown,
     }
-    nearest.1
 }
 
 #[cfg(test)]
@@ -141,10 +130,8 @@ mod tests {
             });
             let desired = KernelState::from(&layout::ruleset(&cluster, "node-1", &found));
             assert!(desired == actual, "{chosen:?}, not {found:?}");
-            assert!(count.get() <= CHOICES, "{} comparisons for {chosen:?}", count.get());
-            if !is(0) && !is(2) && !is(3) {
-                assert_eq!(count.get(), 1, "names show {chosen:?}");
-            }
+            let tunnels = usize::from(is(2));
+            assert_eq!(count.get(), 1 + tunnels, "comparisons for {chosen:?}");
         }
     }
 
