@@ -17,7 +17,6 @@ mod cni;
 mod cni_installer;
 mod conntrack;
 mod labels;
-mod manifests;
 mod packets;
 
 pub use cni::Cni;
@@ -25,7 +24,6 @@ pub use cni_installer::CniInstaller;
 pub use conntrack::{Conntrack, Last, TableChange};
 pub use labels::DriftKind;
 use labels::{OfFamily, OfKind, OfStage, OfWhat, family_name};
-pub use manifests::Manifests;
 pub use packets::Packets;
 
 use crate::source::ObjectKind;
@@ -45,12 +43,23 @@ pub struct RulesetSize {
     pub entries: usize,
 }
 
+/// How many NetworkPolicies there are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PolicyCounts {
+    pub(crate) all: usize,
+    /// Of these, those that were not understood in part.
+    pub(crate) rejected: usize,
+    /// Those whose rules are left out, because they are over a bound.
+    pub(crate) oversized: usize,
+}
+
 /// The counts and times of one agent. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     ready: Gauge,
     policies: Gauge,
     rejected: Gauge,
+    oversized: Gauge,
     endpoints: Gauge,
     spoofable: Gauge,
     unfiltered: Family<OfFamily, Gauge>,
@@ -79,7 +88,6 @@ pub struct Metrics {
     lost_lines: Counter,
     packets: Packets,
     watches: Watches,
-    manifests: Manifests,
     cni: Cni,
     conntrack: Conntrack,
     cni_installer: CniInstaller,
@@ -96,6 +104,7 @@ impl Default for Metrics {
             ready: Gauge::default(),
             policies: Gauge::default(),
             rejected: Gauge::default(),
+            oversized: Gauge::default(),
             endpoints: Gauge::default(),
             spoofable: Gauge::default(),
             unfiltered: Family::default(),
@@ -124,7 +133,6 @@ impl Default for Metrics {
             lost_lines: Counter::default(),
             packets: Packets::default(),
             watches: Watches::default(),
-            manifests: Manifests::default(),
             cni: Cni::default(),
             conntrack: Conntrack::default(),
             cni_installer: CniInstaller::default(),
@@ -159,6 +167,11 @@ impl Metrics {
         );
         gauge("policies", "NetworkPolicies in the cluster", &self.policies);
         gauge("rejected_policies", "NetworkPolicies that npc did not fully understand", &self.rejected);
+        gauge(
+            "oversized_policies",
+            "NetworkPolicies whose rules this node leaves out, because they are over a bound",
+            &self.oversized,
+        );
         gauge("endpoints", "Pods of this node that policies can select", &self.endpoints);
         gauge("spoofable_endpoints", "Of these, those whose forged sources are not dropped", &self.spoofable);
         gauge("contested_addresses", "Addresses that several pods of the cluster list", &self.contested);
@@ -224,7 +237,6 @@ impl Metrics {
         registry.register("log_lines_lost", "Lines of the log that could not be written", self.lost_lines.clone());
         self.packets.register(&mut registry);
         self.watches.register(&mut registry);
-        self.manifests.register(&mut registry);
         self.cni.register(&mut registry);
         self.conntrack.register(&mut registry);
         self.cni_installer.register(&mut registry);
@@ -271,12 +283,6 @@ impl Metrics {
         self.watches.clone()
     }
 
-    /// What a followed directory of manifests writes.
-    #[must_use]
-    pub fn manifests(&self) -> Manifests {
-        self.manifests.clone()
-    }
-
     /// Counts the lines of the log that could not be written.
     #[must_use]
     pub fn lost_lines(&self) -> Counter {
@@ -295,9 +301,10 @@ impl Metrics {
     }
 
     /// The kernel is up to date.
-    pub(crate) fn synced(&self, policies: usize, rejected: usize, endpoints: usize, sizes: &[(IpFamily, RulesetSize)]) {
-        self.policies.set(count(policies));
-        self.rejected.set(count(rejected));
+    pub(crate) fn synced(&self, policies: PolicyCounts, endpoints: usize, sizes: &[(IpFamily, RulesetSize)]) {
+        self.policies.set(count(policies.all));
+        self.rejected.set(count(policies.rejected));
+        self.oversized.set(count(policies.oversized));
         self.endpoints.set(count(endpoints));
         self.last_sync.set(now());
         for (family, size) in sizes {
@@ -417,7 +424,11 @@ mod tests {
     fn names_and_values_are_those_of_the_table() {
         let metrics = Metrics::default();
         let registry = metrics.registry();
-        metrics.synced(3, 1, 7, &[(IpFamily::V4, RulesetSize { rules: 10, sets: 2, entries: 5 })]);
+        metrics.synced(
+            PolicyCounts { all: 3, rejected: 1, oversized: 2 },
+            7,
+            &[(IpFamily::V4, RulesetSize { rules: 10, sets: 2, entries: 5 })],
+        );
         metrics.ready_is(true);
         metrics.took(Duration::from_millis(1), Duration::from_millis(2));
         metrics.reached_kernel(ObjectKind::Pod, Duration::from_micros(300));
@@ -433,6 +444,7 @@ mod tests {
             "npc_ready 1",
             "npc_policies 3",
             "npc_rejected_policies 1",
+            "npc_oversized_policies 2",
             "npc_endpoints 7",
             "npc_rules{family=\"IPv4\"} 10",
             "npc_set_entries{family=\"IPv4\"} 5",

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use npc_agent::status::{
     self, AgentStatus, BridgeStatus, CniPlugin, ContestedAddress, HeldRemovals, LoadingNamespace, ManifestError,
-    Spoofable, UnfilteredBridgeStatus, UnreadableObject,
+    Rejected, Spoofable, UnfilteredBridgeStatus, UnreadableObject,
 };
 use npc_agent::words::counted::counted;
 use npc_agent::words::rounded::rounded;
+use npc_compiler::policy::finding::FindingCode;
 
 use super::{Exit, Stop, output};
 use crate::command::output::Format;
@@ -152,9 +153,13 @@ fn problems(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
         let help = help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
         writeln!(out, "  {location}: {field}{problem}{help} [{code}]")?;
     }
-    for (heading, parts) in
-        [("not understood", &status.rejected), ("understood, but to be corrected", &status.deprecated)]
-    {
+    let is_of_bound = |part: &&Rejected| part.code == FindingCode::PolicyTooLarge.as_str();
+    let (over, rejected): (Vec<&Rejected>, Vec<&Rejected>) = status.rejected.iter().partition(is_of_bound);
+    for (heading, parts) in [
+        ("not understood", rejected),
+        ("left out, because it is over a bound", over),
+        ("understood, but to be corrected", status.deprecated.iter().collect()),
+    ] {
         if !parts.is_empty() {
             writeln!(out, "\n{heading}:")?;
         }

@@ -1,4 +1,4 @@
-//! What watches and directories of manifests count of each kind of objects.
+//! What watches and directories of manifests count.
 
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ struct OfKind {
     kind: ObjectKind,
 }
 
-/// The part of an agent's metrics that its source writes of each kind.
+/// The part of an agent's metrics that its source writes.
 #[derive(Debug, Clone, Default)]
 pub struct Watches {
     restarts: Family<OfKind, Counter>,
@@ -25,6 +25,7 @@ pub struct Watches {
     last_bytes: Family<OfKind, Gauge<f64, AtomicU64>>,
     held: Family<OfKind, Gauge>,
     unreadable: Family<OfKind, Gauge>,
+    manifest_errors: Gauge,
 }
 
 impl Watches {
@@ -51,6 +52,11 @@ impl Watches {
             "Objects that cannot be read as the API server sent them",
             self.unreadable.clone(),
         );
+        registry.register(
+            "manifest_errors",
+            "Errors in the files of --manifests that kept objects or files from being read",
+            self.manifest_errors.clone(),
+        );
     }
 
     /// So many removals of a kind are held back.
@@ -61,6 +67,11 @@ impl Watches {
     /// So many objects of a kind cannot be read.
     pub(crate) fn unreadable(&self, kind: ObjectKind, objects: usize) {
         self.unreadable.get_or_create(&OfKind { kind }).set(i64::try_from(objects).unwrap_or(i64::MAX));
+    }
+
+    /// So many errors are in the files of a followed directory.
+    pub fn manifest_errors(&self, errors: usize) {
+        self.manifest_errors.set(i64::try_from(errors).unwrap_or(i64::MAX));
     }
 
     /// A watch delivered an event.

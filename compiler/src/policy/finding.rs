@@ -121,11 +121,17 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Whether npc enforces something else than the policy's author meant. Such a policy counts
-    /// as rejected. Otherwise only its spelling is to be corrected.
+    /// Whether npc enforces something else than the policy's author meant. Otherwise only its spelling
+    /// is to be corrected.
     #[must_use]
     pub fn is_harmful(self) -> bool {
         !matches!(self, Self::Works | Self::Ignored)
+    }
+
+    /// Whether npc understood the part, and a bound leaves no room for it.
+    #[must_use]
+    pub fn is_of_bound(self) -> bool {
+        self == Self::RulesLeftOut
     }
 }
 

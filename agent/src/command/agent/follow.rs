@@ -272,7 +272,7 @@ pub(super) fn manifests(
 ) -> anyhow::Result<()> {
     let mut updates = directory::follow(folder, manifests::ReadOptions::default())
         .context("cannot start the thread that follows the directory of manifests")?;
-    let (watches, metrics) = (settings.metrics.watches(), settings.metrics.manifests());
+    let watches = settings.metrics.watches();
     let status = settings.status.clone();
     tasks.spawn("follows the directory of manifests", async move {
         let mut begun = false;
@@ -284,7 +284,7 @@ pub(super) fn manifests(
         let mut is_held = false;
         while let Some(update) = updates.next().await {
             let (errors, count) = standing::errors(&update.standing);
-            metrics.errors(count);
+            watches.manifest_errors(count);
             status.update(|status| status.manifest_errors = errors);
             log_problems(&update.problems);
             if had_errors && count == 0 {

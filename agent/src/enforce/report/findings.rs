@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use npc_compiler::policy::finding::Finding;
+use npc_compiler::policy::finding::{Effect, Finding};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -30,8 +30,10 @@ pub(super) struct Findings {
     windows: BTreeMap<String, (Instant, usize)>,
     /// The status does not have them yet.
     is_new: bool,
-    /// How many policies have findings that are to be corrected.
+    /// How many policies were not understood in part.
     pub(super) rejected: usize,
+    /// The rules of how many policies are left out, because they are over a bound.
+    pub(super) oversized: usize,
 }
 
 impl Findings {
@@ -56,8 +58,12 @@ impl Findings {
         let was_reported = |finding: &Finding| before.get(finding).copied().unwrap_or_default();
         self.all = findings.iter().map(|finding| (finding.clone(), was_reported(finding))).collect();
         self.unreported = self.all.values().filter(|is_reported| !**is_reported).count();
-        let rejected = self.all.keys().filter(|finding| finding.effect.is_harmful());
-        self.rejected = rejected.map(|finding| (&finding.namespace, &finding.name)).collect::<BTreeSet<_>>().len();
+        let policies = |is_wanted: fn(Effect) -> bool| {
+            let found = self.all.keys().filter(|finding| is_wanted(finding.effect));
+            found.map(|finding| (&finding.namespace, &finding.name)).collect::<BTreeSet<_>>().len()
+        };
+        self.rejected = policies(|effect| effect.is_harmful() && !effect.is_of_bound());
+        self.oversized = policies(Effect::is_of_bound);
         self.is_new = true;
         let policy = |finding: &Finding| (finding.namespace.clone(), finding.name.clone());
         let mut gone: BTreeSet<_> =
@@ -129,7 +135,7 @@ impl Reporter {
 
 #[cfg(test)]
 mod tests {
-    use npc_compiler::policy::finding::{Effect, FindingCode};
+    use npc_compiler::policy::finding::FindingCode;
 
     use super::*;
 
@@ -143,6 +149,19 @@ mod tests {
             effect: Effect::AllowsNothing,
             address: None,
         }
+    }
+
+    #[test]
+    fn a_policy_over_a_bound_was_understood() {
+        let mut findings = Findings::default();
+        let large = Finding { effect: Effect::RulesLeftOut, ..finding("shop", 0) };
+        let wrong = Finding { code: FindingCode::CidrInvalid, effect: Effect::MatchesNothing, ..finding("shop", 1) };
+        findings.are(&[large.clone(), wrong]);
+        assert_eq!((findings.rejected, findings.oversized), (1, 1));
+        // One policy can be both.
+        findings
+            .are(&[large.clone(), Finding { code: FindingCode::CidrInvalid, effect: Effect::MatchesNothing, ..large }]);
+        assert_eq!((findings.rejected, findings.oversized), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]

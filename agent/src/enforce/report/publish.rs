@@ -9,11 +9,14 @@ use npc_compiler::policy::finding::Finding;
 use super::Reporter;
 use super::node::name;
 use crate::enforce::pass::Pass;
+use crate::metrics::PolicyCounts;
 use crate::status::{self, LastChange, Rejected};
 
 impl Reporter {
     pub(super) fn publish(&mut self, pass: &Pass, generation: u64) {
-        self.metrics.synced(pass.policies, self.findings.rejected, pass.endpoints, &pass.sizes);
+        let counts =
+            PolicyCounts { all: pass.policies, rejected: self.findings.rejected, oversized: self.findings.oversized };
+        self.metrics.synced(counts, pass.endpoints, &pass.sizes);
         self.metrics.took(pass.compiled, pass.applied);
         self.metrics.loading(pass.loading.iter().map(|loading| loading.since.as_second()));
         let is_new = self.findings.take_new();
