@@ -54,6 +54,7 @@ test-full: tools ## the same with new samples, a million packets, thousands of c
 	KUBEBUILDER_ASSETS=$$assets NPC_FULL=1 NPC_FUZZ_SHAPES=1000000 NPC_EVERY_PROBE=1 NPC_CASES=5000 PROPTEST_CASES=4000 NPC_CNI_PODS=500 NPC_CNI_FLOWS=150000 \
 		NPC_CNI_MILLISECONDS=1000 NPC_CNI_AWAY_SECONDS=600 NPC_CNI_MEASURED=20 NPC_CNI_SERVER_AWAY_SECONDS=60 \
 		NPC_CNI_SEQUENCES=100 $(MAKE) --no-print-directory test SEED=$$(date +%s)
+	$(MAKE) --no-print-directory image-check
 
 tools: ## Helm, kubectl, promtool and containerd for the tests; prints a PATH with them
 	@deploy/tools.sh
