@@ -1,6 +1,7 @@
 //! What makes an agent unready, and after how long, is what docs/operate.md says.
 
 use npc_compiler::policy::Direction;
+use npc_compiler::ruleset::layout::{RulesetOptions, SetMembers};
 use tokio::time;
 
 use super::*;
@@ -61,9 +62,13 @@ struct ObservedAgent {
 
 impl ObservedAgent {
     async fn start(queued: Vec<Input>) -> Self {
+        Self::with_options(RulesetOptions::default(), queued).await
+    }
+
+    async fn with_options(options: RulesetOptions, queued: Vec<Input>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let settings = Settings { ready_file: Some(folder.path().join("ready")), ..settings() };
-        let world = World::new(settings.clone(), 0, queued);
+        let world = World::with_options(settings.clone(), options, 0, queued);
         let watched = Self { world, settings, hangs: None, _folder: folder };
         time::sleep(Duration::from_secs(1)).await;
         watched
@@ -100,6 +105,18 @@ impl ObservedAgent {
     }
 }
 
+/// A policy that admits so many addresses that it needs a set with more than one member.
+fn many_peers() -> Objects {
+    let mut many = objects(&["10.0.0.1"]);
+    let block = |last: u8| networking::v1::NetworkPolicyPeer {
+        ip_block: Some(networking::v1::IPBlock { cidr: format!("10.1.0.{last}/32"), except: None }),
+        ..Default::default()
+    };
+    let rule = networking::v1::NetworkPolicyIngressRule { from: Some([1, 3, 5].map(block).into()), ports: None };
+    many.policies[0].object.spec.as_mut().expect("it has one").ingress = Some(vec![rule]);
+    many
+}
+
 /// Brings it about in an agent that is ready if anything can make it so.
 async fn comes_about(what: &str) -> ObservedAgent {
     let network_with = |change: fn(&mut Network)| {
@@ -109,6 +126,13 @@ async fn comes_about(what: &str) -> ObservedAgent {
     };
     if what == "The agent does not know the whole cluster yet" {
         return ObservedAgent::start(vec![network()]).await;
+    }
+    if what == "A policy is over a bound" {
+        let options = RulesetOptions { set_members: SetMembers(1), ..RulesetOptions::default() };
+        let watched = ObservedAgent::with_options(options, vec![network(), Input::Objects(many_peers())]).await;
+        let rejected = watched.settings.status.now().rejected;
+        assert!(rejected.iter().any(|part| part.code == "policy-too-large"), "{rejected:?}");
+        return watched;
     }
     let mut watched = ObservedAgent::enforcing().await;
     match what {
