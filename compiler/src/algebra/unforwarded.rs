@@ -1,7 +1,7 @@
-//! Addresses that a node with isolated pods forwards nothing from or to, whatever policies say: a packet with one
-//! of them does not show which pods it reaches, or which pod sends it.
+//! Addresses that a node with isolated pods forwards nothing from or to. Policies cannot change that: a packet with
+//! such an address does not show which pods it reaches, or which pod sends it.
 //!
-//! Rules and answers of commands have this one definition.
+//! Both the rules and the answers of commands use this definition.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

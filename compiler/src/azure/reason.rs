@@ -132,7 +132,7 @@ pub struct Note {
     pub text: &'static str,
 }
 
-/// What is different whatever the policies.
+/// The differences that do not depend on policies.
 pub const NOTES: [Note; 5] = [
     Note {
         code: "terminal-accept",

@@ -42,7 +42,7 @@ pub struct Term {
     pub peer: TermPeer,
     /// On which ports.
     pub ports: Ports,
-    /// It is one of several for a `NotIn` with several values, of which one is
+    /// It is one of several terms for a `NotIn` with several values, and matching one of them is
     /// enough.
     pub flattened: bool,
 }

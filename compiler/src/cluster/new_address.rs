@@ -36,8 +36,7 @@ impl Cluster {
         self.may_hold_new(block.family, &block.addresses, of)
     }
 
-    /// Whether a block holds the address that an end without one will have, whichever of the block's
-    /// family that is.
+    /// Whether a block holds every address of its family that an end without an address may get.
     #[must_use]
     pub fn holds_each_new_address(&self, block: &Block, of: NewAddress) -> bool {
         static NUMBERS: LazyLock<[Vec<u128>; 2]> = LazyLock::new(|| {

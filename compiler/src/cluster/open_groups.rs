@@ -14,14 +14,14 @@ use crate::policy::Direction;
 pub struct OpenGroups {
     /// What all of these admit passes for certain; without any, everything does.
     pub least: Vec<GroupId>,
-    /// Nothing passes for certain, whatever `least` says.
+    /// Nothing passes for certain; `least` does not count.
     pub is_nothing_certain: bool,
     /// What these do not admit together is denied for certain; without any, nothing is.
     pub most: Vec<GroupId>,
 }
 
-/// So many policies of which each may apply to an endpoint are weighed one by one; of more,
-/// nothing passes for certain.
+/// The most policies that are weighed one by one if it is not certain that they apply to an
+/// endpoint. With more, nothing passes for certain.
 const WEIGHED: usize = 32;
 
 impl OpenGroups {

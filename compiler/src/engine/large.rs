@@ -99,18 +99,18 @@ struct EventBurst {
 pub(super) struct Large {
     /// A change with more rules and sets than this is large; `None` if no change is.
     limit: Option<usize>,
-    /// What may make more than this is found out beside the loop; `None` if nothing is.
+    /// If a change may make more than this, its size is computed beside the loop; `None` if none is.
     beside: Option<usize>,
-    /// How often something was to be found out there.
+    /// How many such computations were asked for.
     foresights: u64,
-    /// The namespace of which something was to be found out last.
+    /// The namespace of the last such computation.
     foreseen_last: Option<String>,
     waiting: BTreeMap<String, Waiting>,
     /// What stands for pods of this node that wait, by their namespaces and their own keys.
     stand_ins: BTreeMap<String, BTreeMap<PodKey, Pod>>,
     /// What was expected by namespaces whose events were given since the last commit.
     released: Vec<Released>,
-    /// The namespace of which something was loaded last.
+    /// The namespace that was loaded from last.
     last: Option<String>,
     /// Whether the last portion took away sets that no rule asks.
     has_swept: bool,
@@ -342,9 +342,9 @@ impl Engine {
         self.large.count
     }
 
-    /// Whether a pod that lists this address is of a namespace of which events still wait that were
-    /// offered when [`Engine::waited`] was no more than this. Those that came later are not asked
-    /// about: the edits of a namespace may come without a pause.
+    /// Whether a pod that lists this address is of a namespace whose events still wait, if they
+    /// were offered when [`Engine::waited`] was no more than this. Later events do not count,
+    /// because the edits of a namespace may come without a pause.
     #[must_use]
     pub fn waits_for(&self, address: IpAddr, until: u64) -> bool {
         if self.large.waiting.is_empty() {

@@ -140,7 +140,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine for a node; of a cluster of which nothing is known yet.
+    /// An engine for a node that knows nothing of the cluster yet.
     #[must_use]
     pub fn new(node: &str, options: RulesetOptions) -> Self {
         let store = Store::new(node);
@@ -160,9 +160,8 @@ impl Engine {
         }
     }
 
-    /// Decides otherwise on what the state depends on besides the cluster.
-    /// Only before the first [`Engine::commit`]: what was made of other options
-    /// by then stays as it is.
+    /// Changes the options, on which the state depends besides the cluster. Call it only before the
+    /// first [`Engine::commit`]: what was made with other options stays as it is.
     pub fn set_options(&mut self, options: RulesetOptions) {
         self.own = options.anti_spoof.then(Default::default);
         self.groups.set_options(options);
@@ -298,8 +297,8 @@ impl Engine {
         }
     }
 
-    /// Namespace, name and UID of the endpoint that an address belongs to, on
-    /// whichever node; of several that hold it, of the first.
+    /// Namespace, name and UID of the endpoint that an address belongs to, on any node. If several
+    /// hold it, those of the first.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Option<[String; 3]> {
         self.store.holders(address).first().map(|pod| self.store.identity(*pod))

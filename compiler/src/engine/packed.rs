@@ -8,7 +8,8 @@ use super::Event;
 use super::local::Weight;
 use crate::object::NetworkPolicy;
 
-/// A policy of which the engine would keep more bytes than this is packed, and read on the thread, if there is one.
+/// If the engine would keep more bytes than this of a policy, the policy is packed, and read on the thread, if there is
+/// one.
 pub(super) const LARGE: usize = 64 << 10;
 
 /// Why a policy that cannot be unpacked has no rules.

@@ -45,8 +45,8 @@ pub struct Pod {
     /// The containers of these ports, where several declare any: which port a name or a number may mean
     /// is easier to see. They decide nothing; the agent does not keep them.
     pub containers_of_ports: Box<[ContainerOfPort]>,
-    /// `status.phase` is `Succeeded` or `Failed`: it has no address any more,
-    /// whatever its status lists.
+    /// `status.phase` is `Succeeded` or `Failed`: it has no address any more, even if its status
+    /// lists one.
     pub finished: bool,
     /// `metadata.deletionTimestamp` is set: it goes away, and keeps its
     /// network until it is gone.

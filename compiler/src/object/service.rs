@@ -50,8 +50,8 @@ pub struct Routing {
     pub is_headless: bool,
     /// The only family of its addresses, from `ipFamilies`, else from `clusterIPs` or `clusterIP`.
     pub only_family: Option<Family>,
-    /// It has addresses of one family, and the object does not say of which: of the cluster's first
-    /// one.
+    /// It has addresses of one family, and the object does not say which family: it is the
+    /// cluster's first one.
     pub is_of_first_family: bool,
     /// Those of its addresses that are no `clusterIPs`: external ones and a load balancer's.
     pub external_addresses: Vec<IpAddr>,

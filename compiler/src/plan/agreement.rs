@@ -88,7 +88,7 @@ fn concerned(
     addresses: &BTreeSet<IpAddr>,
 ) -> BTreeSet<IpAddr> {
     let mut concerned = BTreeSet::new();
-    // A plan of which the kernel refused the rules leaves sets that no rule asks.
+    // If the kernel refused the rules of a plan, the plan leaves sets that no rule asks.
     let has_gone = delta.sets.values().any(|change| *change == SetDelta::Gone);
     let actual_rules = actual.chains.values().flatten().filter(|_| has_gone);
     let asked_before: BTreeSet<&SetName> = actual_rules.flat_map(Rule::sets).collect();

@@ -1,6 +1,5 @@
-//! Policies as the compiler understands them: every selector, prefix and port
-//! read once, and everything that was not understood turned into a
-//! [`Finding`] and into whatever fails safe.
+//! Policies as the compiler understands them: every selector, prefix and port is read once. A part
+//! that was not understood becomes a [`Finding`], and its effect fails safe.
 //!
 //! | field | is read in | becomes |
 //! |---|---|---|
@@ -103,7 +102,7 @@ pub struct Policy {
 struct HalfRead {
     /// The selectors without the requirements that were not understood.
     peers: Vec<(String, PodPeer)>,
-    /// The prefixes of blocks of which an exception was not understood.
+    /// The prefixes of blocks with an exception that was not understood.
     blocks: Vec<(String, Cidr)>,
     /// The ports that their author most likely means.
     ports: Vec<(String, PortMatch)>,

@@ -1,5 +1,5 @@
-//! Reads a policy: its subject, its directions, its rules and their peers. What is not
-//! understood becomes a [`Finding`] and whatever fails safe.
+//! Reads a policy: its subject, its directions, its rules and their peers. A part that is not
+//! understood becomes a [`Finding`], and its effect fails safe.
 
 use std::net::IpAddr;
 

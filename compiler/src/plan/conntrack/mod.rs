@@ -17,9 +17,8 @@ mod scope;
 
 pub use scope::{FlowScope, narrowed};
 
-/// A flow as its first packet was when it was forwarded: after the destination
-/// was translated (a Service's address is a pod's by then), before the source
-/// is.
+/// A flow as its first packet was when it was forwarded: after the kernel translated the
+/// destination (a Service's address has become a pod's), and before it translates the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey {
     /// From where.

@@ -122,8 +122,8 @@ fn sets_and_rules_are_what_they_were() {
     check("empty.txt", &text(&Objects::default(), &RulesetOptions::default()));
 }
 
-/// What is read is what was written, whatever it is: otherwise an agent would write rules
-/// again and again that are there.
+/// Any rules are read as they were written. Otherwise an agent would write rules again and again
+/// that are there already.
 #[test]
 fn rules_are_read_as_they_were_written() {
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });

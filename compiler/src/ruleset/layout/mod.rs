@@ -122,8 +122,8 @@ fn identity_of(cluster: &Cluster, key: &GroupKey) -> Hash {
     identity(key.direction, names(cluster, &key.policies), &key.resolution)
 }
 
-/// What a group is, whatever its policies say today: where it stands in the tree depends on this and
-/// on the node's seed, so that an edited policy moves no endpoint.
+/// The identity of a group, which does not depend on the content of its policies. The group's place in the tree depends
+/// on this and on the node's seed, so an edited policy moves no endpoint.
 pub(crate) fn identity<'a>(
     direction: Direction,
     policies: impl ExactSizeIterator<Item = (&'a str, &'a str)>,

@@ -51,7 +51,7 @@ pub fn hooks(listed: &str) -> impl Iterator<Item = bool> {
     filter_rules(listed).filter(|(chain, _)| *chain == FORWARD).map(|(chain, rule)| is_hook(chain, rule))
 }
 
-/// Whether a listing has the FORWARD of the filter table, be it without rules.
+/// Whether a listing has the FORWARD chain of the filter table, with or without rules.
 #[must_use]
 pub fn has_forward(listed: &str) -> bool {
     policy_of(listed, FORWARD).is_some()

@@ -102,7 +102,7 @@ pub fn count_rules(listed: &str) -> (usize, usize) {
 pub enum Line<'a> {
     /// A rule: the name of its chain, and what stands behind that.
     Rule(&'a str, &'a str),
-    /// A name: of a chain, where a line declares one, or whatever the first word is.
+    /// A name: of a chain, where a line declares one, else the first word.
     Name(&'a str),
 }
 

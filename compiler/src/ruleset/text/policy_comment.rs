@@ -102,8 +102,8 @@ pub(crate) fn isolated_by<'n>(
     list(&format!("{}{BY}", direction.as_str()), names, count)
 }
 
-/// A list of as many items as a comment takes, and how many more there are. `count` is the
-/// number of all, of which `items` may be the first.
+/// A list of as many items as a comment takes, and how many more there are. `count` is the number
+/// of all items; `items` may hold only the first ones.
 pub(crate) fn list(prefix: &str, items: impl IntoIterator<Item = String>, count: usize) -> Arc<str> {
     let more = |rest: usize| if rest == 0 { String::new() } else { format!(", +{rest} more") };
     let mut text = prefix.to_owned();
