@@ -236,7 +236,7 @@ mod tests {
             }
         }
 
-        /// Whatever its controller makes of a template, the pods get no less than what is
+        /// A controller may make any pods that fit its template. They get no less than what is
         /// certain and no more than what is possible.
         #[test]
         fn every_pod_that_a_template_may_become_lies_within_its_bounds(

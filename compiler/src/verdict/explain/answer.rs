@@ -238,7 +238,7 @@ pub enum WarningFact {
         /// The Service's name.
         name: String,
     },
-    /// A node with isolated pods forwards nothing from or to this end, whatever policies say.
+    /// A node with isolated pods forwards nothing from or to this end. Policies cannot change that.
     NotForwarded {
         /// The end.
         end: EndName,
@@ -366,7 +366,7 @@ pub enum Unanswerable {
 }
 
 impl Flow {
-    /// A flow of which no policy is asked.
+    /// A flow that no policy decides.
     pub(super) fn undecided(from: EndName, to: EndName, traffic: Traffic, verdict: Verdict) -> Self {
         Self {
             from,
@@ -420,7 +420,7 @@ impl Flow {
         }
     }
 
-    /// Takes over the items of rules and the pairs from a flow of which the same is said.
+    /// Takes over the items of rules and the pairs from a flow with the same answer.
     pub fn join(&mut self, other: &Self) {
         for (one, other) in self.decisions.iter_mut().flatten().zip(other.decisions.iter().flatten()) {
             one.join(other);
@@ -440,7 +440,7 @@ impl FlowExplanation {
     pub fn verdict(&self) -> Verdict {
         let has = |verdict| self.flows.iter().any(|flow| flow.verdict == verdict);
         let (allowed, denied) = (has(Verdict::Allowed), has(Verdict::Denied));
-        // If one node lets the flow pass, that is known, whatever another node does with it.
+        // If one node lets the flow pass, that is known. What another node does with it does not change that.
         let by_node = |way: fn(&Way) -> bool, verdict| {
             let ways = self.flows.iter().filter(|flow| flow.way.as_ref().is_some_and(way));
             ways.into_iter().any(|flow| flow.verdict == verdict)

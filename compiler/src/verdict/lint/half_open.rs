@@ -1,4 +1,4 @@
-//! Rules of which the policies at the other end admit nothing.
+//! Rules whose traffic the policies at the other end do not admit at all.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! The matrix of a cluster of which few pairs are asked about.
+//! The matrix of a cluster, for commands that ask about few of its pairs.
 //!
 //! The whole matrix asks each group about each face: in a cluster of 100,000 pods these are 2,500 million. What a change
 //! opens is a question about the ends that it affects.

@@ -95,9 +95,9 @@ pub fn explain_endpoint(
     Ok(of_ends(cluster, groups, &[], &addresses))
 }
 
-/// Whether policies may isolate pods in a direction that a target without an endpoint means: those behind a
-/// Service of which the input does not say where it leads. No policy isolates what else has no endpoint: a DNS
-/// name, a hostNetwork pod, a node.
+/// Whether policies may isolate, in a direction, the pods behind a target without an endpoint. That is a Service, if
+/// the input does not say where it leads. No policy isolates the other targets without an endpoint: a DNS name, a
+/// hostNetwork pod, a node.
 #[must_use]
 pub fn may_be_isolated(cluster: &Cluster, target: &QuestionEnd<'_>, direction: Direction) -> bool {
     let (QuestionEnd::Service(service) | QuestionEnd::ServiceAddress(service, _)) = target else { return false };
@@ -156,7 +156,7 @@ pub fn explain_parts(cluster: &Cluster, groups: &Groups, target: &QuestionEnd<'_
         let kind = (cluster.class_of(*pod), Direction::ALL.map(|direction| groups.of(*pod, direction)));
         alike.entry(kind).or_default().push(*pod);
     }
-    // A namespace, or an address, is no whole of which one could expect that it is judged alike.
+    // An operator does not expect that all pods of a namespace, or of an address, are judged alike.
     let workload = |pod: &PodId| cluster.pod(*pod).workload.as_ref();
     let is_whole = matches!(target, QuestionEnd::Service(_))
         || pods

@@ -52,7 +52,7 @@ pub(in crate::verdict::explain) fn meant_pod(
     })
 }
 
-/// The policies that look as if they isolated a pod, whatever the other end.
+/// The policies that look as if they isolated a pod, for any other end.
 fn of_pod(cluster: &Cluster, groups: &Groups, pod: PodId, direction: Direction) -> Vec<MisleadingPolicy> {
     let (pod, other) = (Party::End(End::Pod(pod)), Party::OtherNode(None));
     let (from, to) = if direction == Direction::Ingress { (other, pod) } else { (pod, other) };

@@ -133,8 +133,8 @@ impl Walk<'_> {
         })
     }
 
-    /// Flows of which one end is on every node, on the node of the other end and between different
-    /// nodes.
+    /// Flows with one end that is on every node: on the node of the other end, and between
+    /// different nodes.
     fn by_every_node(&mut self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) {
         self.judge(sources, destinations, Route { way: Some(&Way::SameNode), nodes: OnNodes::One, ..route });
         let place = self.explanation.flows.len();

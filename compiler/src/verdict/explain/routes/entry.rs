@@ -120,7 +120,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Flows of which these nodes replace the client's address by their own.
+    /// Flows in which these nodes replace the client's address by their own.
     fn by_other_nodes(
         &mut self,
         sources: &[Unit],

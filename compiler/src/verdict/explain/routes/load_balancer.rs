@@ -65,7 +65,7 @@ impl Walk<'_> {
                 Some(own) if are_in(&ranges, own) => &mut taken,
                 Some(_) => &mut refused,
                 None if unit.party.has_address(cluster) => continue,
-                // Whichever address it gets, the ranges may hold it, or not.
+                // The ranges may hold the address that it will get, or not.
                 None if cluster.holds_each_new_address(&block, unit.party.new_address()) => &mut taken,
                 None if !cluster.may_hold_a_new_address(&block, unit.party.new_address()) => &mut refused,
                 None => &mut unknown,

@@ -1,5 +1,5 @@
-//! Questions about many addresses and ports that lead elsewhere, each of which gets an answer of its own: so
-//! many are judged, and so many are listed. What is not judged is unknown.
+//! Questions about many addresses and ports that lead elsewhere. Each gets an answer of its own, so there are bounds on
+//! how many are judged and how many are listed. What is not judged is unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -41,7 +41,7 @@ impl Lead {
 }
 
 impl Walk<'_> {
-    /// Flows to an address, by whichever of its ports lead elsewhere.
+    /// Flows to an address: through its ports that lead elsewhere, or straight to it if no port does.
     pub(in crate::verdict::explain) fn by_one_address(
         &mut self,
         sources: &[Unit],
@@ -91,8 +91,8 @@ impl Walk<'_> {
         self.ends.cluster.is_of_node_alone(address).then_some(NodeEnd { address, unit })
     }
 
-    /// Flows to hostNetwork pods, of which each has its node's addresses, where ports of those lead
-    /// elsewhere. The ends that are left to ask about.
+    /// Flows to hostNetwork pods, which have their node's addresses, where ports of these addresses
+    /// lead elsewhere. Returns the ends that are left to ask about.
     pub(in crate::verdict::explain) fn by_host_pods(&mut self, sources: &[Unit], units: Vec<Unit>) -> Vec<Unit> {
         let mut leads = Leads::new(sources);
         let (mut left, mut all_own) = (Vec::new(), Vec::new());
@@ -122,8 +122,8 @@ impl Walk<'_> {
         left
     }
 
-    /// The addresses of nodes by which hostNetwork pods are reached: one of each family of the pod's node. Where an end stands for
-    /// pods of any node, those of one node, and those at which more ports lead elsewhere than at others.
+    /// The addresses of nodes at which hostNetwork pods are reached: one of each family of the pod's node. Where an end
+    /// stands for pods of any node, those of one node, and those at which more ports lead elsewhere than at others.
     fn addresses_of_host(&self, unit: &Unit) -> Vec<IpAddr> {
         let cluster = self.ends.cluster;
         if !matches!(unit.party, Party::Host(_)) {
@@ -282,7 +282,7 @@ impl Walk<'_> {
         is_led
     }
 
-    /// Flows to addresses of one node of which nothing is known.
+    /// Flows to addresses of one node about which nothing is known.
     pub(super) fn unknown(&mut self, sources: &[Unit], ends: &[&NodeEnd], traffic: &Traffic, fact: &MissingFact) {
         let Some(first) = ends.first() else { return };
         let (to, family) = match ends {
@@ -292,7 +292,7 @@ impl Walk<'_> {
         self.not_known(sources, &to, family, traffic, fact);
     }
 
-    /// Flows of which nothing is known.
+    /// Flows about which nothing is known.
     pub(super) fn not_known(
         &mut self,
         sources: &[Unit],
@@ -315,7 +315,7 @@ impl Walk<'_> {
         }));
     }
 
-    /// Flows with a node of which the input says no address; whether one of the ends is such a node.
+    /// Flows with a node whose addresses the input does not say. Returns whether one of the ends is such a node.
     pub(in crate::verdict::explain) fn of_unaddressed_node(
         &mut self,
         from: &QuestionEnd<'_>,

@@ -1,4 +1,4 @@
-//! Flows to ports of nodes of which the input does not say whether they lead to a Service: Services were not
+//! Flows to ports of nodes, where the input does not say whether the port leads to a Service. Either Services were not
 //! read, or the API server has yet to choose their ports, or no Node says whose the address is.
 
 use std::net::IpAddr;
@@ -87,8 +87,8 @@ impl Walk<'_> {
         services.map(Service::full_name).collect()
     }
 
-    /// Whether all is allowed for certain that goes by some ports of a Service, whichever node takes it and
-    /// in whose name it sends it on.
+    /// Whether all traffic through some ports of a Service is allowed for certain. That must hold for every node that
+    /// may take it, and for every source address with which the node may send it on.
     pub(super) fn leads_openly(
         &self,
         sources: &[Unit],

@@ -31,7 +31,7 @@ use crate::verdict::flow::End;
 use crate::verdict::zone::Zones;
 
 impl Walk<'_> {
-    /// Flows from a Service that leads to no pod, or of which the input does not say where it leads.
+    /// Flows from a Service that leads to no pod, or from one where the input does not say where it leads.
     pub(in crate::verdict::explain) fn without_source(&mut self, service: &Service, to: &QuestionEnd<'_>) {
         let mut wholes: BTreeSet<EndName> = match to {
             QuestionEnd::Service(service) | QuestionEnd::ServiceAddress(service, _) => {
@@ -282,8 +282,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Flows to the backends that are on the node that takes the traffic, of those that may be; a flow to
-    /// one of which that is not known is unknown.
+    /// Flows to the backends on the node that takes the traffic. If the input does not say whether a backend is on that
+    /// node, the flow to it is unknown.
     fn on_one_node(
         &mut self,
         sources: &[Unit],
@@ -412,8 +412,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Flows that cannot exist, because the Service leads nowhere; without a code, flows
-    /// through a Service of which the input does not say where it leads.
+    /// Flows that cannot exist, because the Service leads nowhere. Without a code: flows through a
+    /// Service where the input does not say where it leads.
     pub(in crate::verdict::explain) fn broken(
         &mut self,
         sources: &[Unit],

@@ -169,8 +169,8 @@ impl<'a> Finder<'a> {
         units
     }
 
-    /// Two addresses outside of each family, each of which stands for all. No policy sets them apart,
-    /// because none applies between them.
+    /// Two outside addresses of each family; each stands for all of them. No policy sets them apart, because none
+    /// applies between them.
     pub(in crate::verdict::explain) fn two_outside(self) -> impl Iterator<Item = [Unit; 2]> {
         let taken = Vec::from_iter(self.taken());
         Family::ALL.into_iter().filter_map(move |family| {

@@ -116,9 +116,8 @@ pub(in crate::verdict::explain) struct Nearest {
     pub(in crate::verdict::explain) ties: usize,
 }
 
-/// The rules of a group that miss the traffic by least. Rules that admit
-/// no end or no traffic, whatever changes at the other end, are no
-/// candidates.
+/// The rules of a group that miss the traffic by least. Rules that would admit no end or no traffic
+/// after any change at the other end are no candidates.
 pub(in crate::verdict::explain) fn nearest(
     cluster: &Cluster,
     group: &Group,

@@ -191,7 +191,7 @@ impl RuleMatcher<'_> {
         let of_cidr =
             |part, got, code| Conjunct::new(path.field(ItemField::Cidr), part, Want::Block(written.cidr), got, code);
         let is_outside = address.is_none_or(|address| !written.cidr.holds(address));
-        // A block of the other family fails by that, whatever else it holds.
+        // A block of the other family fails by its family alone; its addresses do not matter.
         let is_of_family = self.question.family.is_none_or(|family| family == written.cidr.family);
         let translated = || Translated::of_block(written, self.cluster, self.question, self.direction, self.other);
         if let Some(translated) = (is_outside && is_of_family).then(translated).flatten() {
