@@ -216,9 +216,10 @@ impl Sandboxes {
         Some(self.arrived.get(&PodKey::of(pod)).copied().unwrap_or(u64::MAX))
     }
 
-    /// The addresses of this ADD are its pod's from now on, whatever any object lists, unless an
-    /// ADD that began later has them. The same container reported twice is one sandbox, with the
-    /// later addresses. It may still have the earlier ones, so they are released as after a DEL.
+    /// The addresses of this ADD are its pod's from now on, even if objects list them for other
+    /// pods, unless an ADD that began later has them. The same container reported twice is one
+    /// sandbox, with the later addresses. It may still have the earlier ones, so they are released
+    /// as after a DEL.
     ///
     /// `is_answered` if its pod may run: the plugin let it start without an agent.
     pub fn admit(&mut self, add: Add, began: Moment, is_answered: bool) {
@@ -371,8 +372,8 @@ impl Sandboxes {
         ended.len()
     }
 
-    /// The network namespaces of the sandboxes of which no interface of the node shows whether they are
-    /// there: they have no end on the node, or an interface with another name has its index.
+    /// The network namespaces of sandboxes if no interface of the node shows whether the sandbox is there. Such a
+    /// sandbox has no interface on the node, or an interface with another name has its index.
     #[must_use]
     pub fn netns_without_link(&self, seen: &SeenLinks) -> BTreeSet<String> {
         let unlinked = self.live.values().filter(|sandbox| seen.says_nothing_of(&sandbox.add));

@@ -237,7 +237,7 @@ async fn root_only_is_answered() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever bytes come, the server answers or closes, and goes on.
+    /// For any bytes, the server answers or closes the connection, and goes on.
     #[test]
     fn no_bytes_end_the_server(bytes in prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..512),

@@ -244,7 +244,7 @@ fn replace(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()>
     let write = || {
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
         file.write_all(bytes)?;
-        // Whatever the umask says.
+        // The umask must not change the mode.
         file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()?;
         // The kernel runs no program that a process has open for writing (ETXTBSY), and a runtime

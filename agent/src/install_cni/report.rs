@@ -79,11 +79,11 @@ impl AlertReason {
 /// One thing that an operator should know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
-    /// Of which kind.
+    /// The kind of the alert.
     pub reason: AlertReason,
     /// The file that it is about.
     pub file: String,
-    /// In words.
+    /// The text for people.
     pub words: String,
 }
 

@@ -24,7 +24,7 @@ pub(super) enum Said {
     Denied,
 }
 
-/// A part of a pair set of which one thing is said.
+/// A part of a pair set that has one answer.
 pub(super) struct Part {
     pub(super) said: Said,
     pub(super) traffic: Traffic,
@@ -177,7 +177,8 @@ fn zones(groups: &Groups, set: &PairSet, possible: &Possible) -> Vec<(AddressSet
     zones
 }
 
-/// What rules may admit to or from pods of which the input does not say whether they mean these, and which rules.
+/// What rules may admit to or from pods, and which rules, where the input does not say whether the rules mean these
+/// pods.
 fn perhaps_admitted(
     cluster: &Cluster,
     set: &PairSet,

@@ -144,8 +144,7 @@ pub(in crate::command) fn no_namespace(input: &Input, namespace: &str) -> Option
     Some(format!("there is no namespace {namespace:?}; the input has {}{meant}", near::listed(known)))
 }
 
-/// Says on standard error that a namespace of which endpoints are shown has none; an error where there is no
-/// such namespace.
+/// Writes to standard error that the asked namespace has no endpoints. Returns an error if there is no such namespace.
 pub(in crate::command) fn check_namespace(input: &Input, namespace: &str) -> Result<(), Stop> {
     if input.cluster.endpoints().any(|(_, pod)| pod.namespace == namespace) {
         return Ok(());

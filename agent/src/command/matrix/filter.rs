@@ -76,7 +76,7 @@ impl Args {
         let is_asked_for = |end: &End, named: &ShownEnds| match end {
             End::Pod(id) => {
                 let pod = input.cluster.pod(*id);
-                // An end that is named is shown, in whichever namespace it is.
+                // An end that is named is shown, in any namespace.
                 (named.pods.contains(id) || (named.any && namespace.is_none_or(|namespace| pod.namespace == namespace)))
                     && self.selector.as_ref().is_none_or(|labels| labels.select(&pod.labels))
             }
