@@ -36,8 +36,8 @@ const LOAD_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs an agent until it is asked to end.
 ///
-/// Nothing is written before the agent knows all objects and the network. Whatever ends
-/// it, the kernel keeps what it has.
+/// Nothing is written before the agent knows all objects and the network. When the agent ends, for
+/// any reason, the kernel keeps what it has.
 ///
 /// # Errors
 /// If it cannot go on, or with [`Settings::once`] if its one try failed.

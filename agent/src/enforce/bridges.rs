@@ -32,7 +32,7 @@ impl UnfilteredBridge {
         self.ports > 1 && self.isolated > 0
     }
 
-    /// What distinguishes it from others, whatever else changes.
+    /// What distinguishes it from others; it stays the same when other fields change.
     pub(super) fn key(&self) -> (&str, Family) {
         (&self.bridge, self.family)
     }

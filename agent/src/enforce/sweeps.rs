@@ -5,9 +5,9 @@
 //!                        └▶ urgent sweep: addresses that an ADD waits for  ─┴────────▶ verdicts
 //! ```
 //!
-//! A sweep lists and deletes flows on a thread of its own. It holds no ruleset: the loop gives
-//! the verdicts, between passes, by the ruleset and the owners of addresses of that moment. So
-//! no verdict is older than the pass before it, whatever changes while a long list is read, and
+//! A sweep lists and deletes flows on a thread of its own. It holds no ruleset: the loop gives the
+//! verdicts, between passes, by the ruleset and the owners of addresses of that moment. So no
+//! verdict is older than the pass before it, even if policies change while a long list is read. And
 //! no pass waits for a list.
 
 use std::collections::BTreeSet;
@@ -259,7 +259,7 @@ impl Sweeps {
                 established.judged(&sweep.due);
                 established.index.swept(&sweep.due.cut, &swept.index);
                 answer(sweep.waiters);
-                // Whichever it was: the kernel answers again.
+                // For both kinds of sweep: the kernel answers again.
                 (self.retry, self.urgent_not_before) = (RETRY.0, now);
                 if which == Which::Pending {
                     self.not_before = now + busy * PAUSE;

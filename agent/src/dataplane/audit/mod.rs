@@ -11,9 +11,8 @@
 //! For a while after something was found all of that is looked at again every 0.1 s,
 //! as far as it takes a fifth of the time at most, but for members ([`AuditScope::Recheck`]).
 //!
-//! Where the kernel reports that notifications were lost, or sends none, nft chains are
-//! listed as legacy ones are. And whatever the notifications say, they are
-//! listed once in ten minutes.
+//! Where the kernel reports that notifications were lost, or sends none, nft chains are listed as
+//! legacy ones are. They are also listed once in ten minutes, without any notification.
 //!
 //! Only our chains are listed, and of FORWARD only where our jump stands: what other
 //! programs have in a table need not be understood. A table that cannot be read does

@@ -93,8 +93,8 @@ pub fn of(ports: &[u32]) -> io::Result<Vec<(u32, Peer)>> {
 fn open() -> io::Result<Socket> {
     let socket = Socket::new(NETLINK_ROUTE)?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    // Without it the kernel lists the addresses of our own namespace, whatever we
-    // ask for.
+    // Without this option the kernel ignores which namespace we ask for, and lists the addresses of
+    // our own.
     socket.set_netlink_get_strict_chk(true)?;
     set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
     Ok(socket)

@@ -124,10 +124,9 @@ fn from_pods(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
         Step::Is(Greater, 0, LONGEST_ARP.to_be_bytes().to_vec()),
     ];
     add(FROM_PODS_ARP, &[too_long], Step::Drop);
-    // The copy of a frame for many that goes up to the node is confirmed by conntrack
-    // (br_nf_local_in), whatever FORWARD says of the others. What claims to be for one
-    // in such a frame would make that one's denied flow ESTABLISHED; and so would an
-    // answer from the many.
+    // For a frame to many, conntrack confirms the copy that goes up to the node (br_nf_local_in),
+    // even if FORWARD drops the other copies. What claims to be for one in such a frame would make
+    // that one's denied flow ESTABLISHED; and so would an answer from the many.
     let for_one = [multicast_ipv4(16, NotEqual), bytes(PacketHeader::Network, 16, NotEqual, &BROADCAST_IPV4)].concat();
     add(FROM_PODS_IPV4, &[for_many(), for_one], Step::Drop);
     add(FROM_PODS_IPV4, &[multicast_ipv4(12, Equal)], Step::Drop);
@@ -191,9 +190,9 @@ fn pinned(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
     add(PINNED_IPV6, &[unspecified6(Equal), other], Step::Drop);
 }
 
-/// What goes to an isolated pod and is for none of its own addresses; or what comes
-/// from one, of which the policies judge the destination, in a frame for another than
-/// has that. What is for many, or link-local, ip6tables judges.
+/// Drops what goes to an isolated pod and is for none of its own addresses. Drops what comes from
+/// an isolated pod, where policies judge the destination address, in a frame to another station
+/// than the one that has that address. What is for many, or link-local, ip6tables judges.
 fn guarded(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
     let not_own = |offset, length, set| foreign(Meta::OutputIndex, PacketHeader::Network, offset, length, set);
     add(GUARDED, &[ethertype(IPV4), not_own(16, 4, BridgeSet::Addresses4)], Step::Drop);

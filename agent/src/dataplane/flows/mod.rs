@@ -212,8 +212,8 @@ impl LinuxFlows {
         failed.map_or(Ok((all, is_supported)), |error| Err(error.into()))
     }
 
-    /// Has the kernel delete all flows of new addresses in a scope, if they are so few. Answers
-    /// of which addresses it did.
+    /// Has the kernel delete all flows of new addresses in a scope, if there are at most `few`.
+    /// Answers for which addresses it did.
     fn cut_new(
         &self,
         scope: &FlowScope,

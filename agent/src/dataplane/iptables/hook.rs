@@ -48,9 +48,8 @@ impl Iptables {
         }
     }
 
-    /// Puts the jump to our chains first in FORWARD, whatever became of it, and
-    /// answers where it was. There is never a moment without it, and nothing of
-    /// others is touched.
+    /// Puts the jump to our chains first in FORWARD, also if it was moved or removed, and answers
+    /// where it was. There is never a moment without it, and nothing of others is touched.
     ///
     /// # Errors
     /// If FORWARD cannot be read or written, or our chains are not there.

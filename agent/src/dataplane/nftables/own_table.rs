@@ -182,7 +182,7 @@ impl OwnTable {
         })
     }
 
-    /// Removes the table, be it there or not: to delete what is not there is an error, so it is made
+    /// Removes the table, whether it is there or not. To delete a table that is not there is an error, so it is made
     /// first.
     pub(in super::super) fn removal(self) -> Vec<Request> {
         let what = format!("remove the table {}", self.title());

@@ -320,7 +320,7 @@ impl Socket {
                 }
                 Ok(ReplyPart::Interrupted) => {
                     self.renew()?;
-                    // A refusal that came is certain, whatever was lost after it.
+                    // A refusal that came is certain, even if later answers were lost.
                     return Err(failed.unwrap_or_else(|| Error::Interrupted(last.what.clone())));
                 }
                 Err(error) => {

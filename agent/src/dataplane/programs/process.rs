@@ -167,7 +167,7 @@ fn communicate(child: &mut Child, input: &str, deadline: Instant) -> io::Result<
         if !wait_for(&mut open, deadline)? {
             return Ok(None);
         }
-        // Each goes on as far as it can without waiting, whichever was meant.
+        // Each pipe goes on as far as it can without waiting, also those that poll did not report.
         feeding.go_on();
         for one in &mut reading {
             one.go_on()?;

@@ -188,7 +188,7 @@ impl Schedule {
         self.notified.map(|at| self.after_pause(at + pause))
     }
 
-    /// No more than [`AUDIT`] late, whatever passes do meanwhile.
+    /// No more than [`AUDIT`] late, even if passes run meanwhile.
     fn periodic_due(&self) -> Instant {
         self.after_pause(self.periodic).min(self.periodic + AUDIT)
     }

@@ -53,9 +53,9 @@ impl ConntrackSocket {
         Ok(Self { socket, buffer: vec![0; PART] })
     }
 
-    /// Sends a message about a family, or about all, with one more attribute, be it a nested one:
-    /// among a message's own attributes the crate drops the flag of a nested one that it does not
-    /// know.
+    /// Sends a message about a family, or about all, with one more attribute, which may be a nested
+    /// one. It is not among the message's own attributes, because there the crate drops the flag of
+    /// a nested attribute that it does not know.
     pub(super) fn send(
         &self,
         family: Option<Family>,

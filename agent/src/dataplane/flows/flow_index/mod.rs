@@ -66,7 +66,7 @@ pub enum Forget {
     /// have to be listed.
     Only(BTreeSet<IpAddr>),
     /// All but these, which pods have. All flows have to be listed, and the index is whole
-    /// afterwards, whatever it was before.
+    /// afterwards, even if it was not before.
     AllBut(BTreeSet<IpAddr>),
 }
 
@@ -91,7 +91,7 @@ pub(in super::super) struct Index(Mutex<IndexState>);
 struct IndexState {
     /// For questions; renewals have their own.
     socket: Option<Socket>,
-    /// The networks of the last renewal of everything, whatever came of it.
+    /// The networks of the last renewal of everything, even if it failed.
     domain: Vec<IpNetwork>,
     /// The last renewal of everything, if the index is whole since.
     whole: Option<Whole>,
