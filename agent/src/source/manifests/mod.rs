@@ -26,8 +26,8 @@
 //! A long `List` as kubectl prints it is read item by item, and no more of its text is kept than
 //! the parts that places are asked for in (`long`).
 //!
-//! **Invariant**: whatever the bytes, reading ends, in time and memory that
-//! are linear in their number, and never panics.
+//! **Invariant**: for any bytes, reading ends, in time and memory that are linear in their number,
+//! and never panics.
 
 mod annotations;
 mod assemble;
@@ -150,7 +150,7 @@ pub struct Loaded {
     pub unread: Vec<Unread>,
     /// Policies that do not count, because a later one has the same name.
     pub replaced: Vec<ReplacedPolicy>,
-    /// The pod selectors of policies of which only the selector could be read.
+    /// The pod selectors of policies, where only the selector could be read.
     pub unread_subjects: BTreeMap<ObjectRef, Option<Selector>>,
 }
 
@@ -319,7 +319,7 @@ pub fn parse_text(name: &str, text: &str, options: &ReadOptions) -> Result<Loade
     finish(vec![parsed], &BTreeSet::new(), options)
 }
 
-/// Puts files together, of which these were named one by one.
+/// Puts files together; `named` are those that were named one by one.
 fn finish(mut parsed: Vec<Parsed>, named: &BTreeSet<Arc<str>>, options: &ReadOptions) -> Result<Loaded, Errors> {
     let passed_over =
         if options.pass_over { passed_over::pass_over(&mut parsed, named) } else { PassedOver::default() };

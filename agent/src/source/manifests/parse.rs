@@ -31,8 +31,7 @@ use npc_compiler::object::{Consequence, Workload, consequence, is_cluster_scoped
 /// How deep `List`s may lie in `List`s.
 const MAX_LISTS: usize = 8;
 
-/// Reads a file. Whatever the bytes, it answers: what cannot be read is in
-/// the problems.
+/// Reads a file. It answers for any bytes: what cannot be read is in the problems.
 pub(in crate::source) fn parse(file: &Arc<str>, bytes: Vec<u8>, default_namespace: &str) -> Parsed {
     parse_counted(file, bytes, default_namespace, &AtomicUsize::new(0))
 }
@@ -369,7 +368,7 @@ impl DocumentReader<'_> {
     }
 
     fn object(&mut self, kind: DocumentKind, kind_name: &str, mut node: YamlNode) {
-        // They decide nothing, so a policy is in force whatever they say.
+        // Annotations decide nothing, so a policy is in force even if they are wrong.
         let annotations = Some(&mut node).filter(|_| kind == DocumentKind::Policy).and_then(annotations::take);
         let unfinished = foreign::unfinished(&node);
         match unfinished {

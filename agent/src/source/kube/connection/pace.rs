@@ -15,7 +15,7 @@ const LONGEST: Duration = Duration::from_secs(8);
 /// do not come back in the same instant.
 const JITTER: f64 = 0.25;
 
-/// A watch that lasted so long did well, whatever ended it.
+/// A watch that lasted at least so long counts as a success, even if an error ended it.
 pub(in super::super) const STEADY: Duration = Duration::from_secs(2);
 
 /// How a try ended.

@@ -65,9 +65,8 @@ pub(super) struct Follower {
     known: Cluster,
     /// Which kinds were listed completely.
     listed: [bool; ObjectKind::ALL.len()],
-    /// Which watches fail, so that the log has it once, and whether because the API server
-    /// refuses: that is for the operator to put right, so it is logged whatever failed
-    /// before.
+    /// Which watches fail, so that the log has it once, and whether because the API server refuses.
+    /// The operator has to put a refusal right, so it is logged even if the watch failed before.
     failing: [Option<bool>; ObjectKind::ALL.len()],
     /// For how long the API server could have been asked for each kind.
     clocks: [Clock; ObjectKind::ALL.len()],
