@@ -43,7 +43,7 @@ const MOST_AIMED: usize = 96;
 /// The number of the address of the first pod that may be aimed.
 const FIRST_AIMED: usize = 1_000_000;
 
-/// Whatever fails here leaves nothing to measure.
+/// After any failure here there is nothing to measure.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 #[derive(Clone, Copy)]

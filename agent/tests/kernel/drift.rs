@@ -38,8 +38,7 @@ const BLOCKS: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmet
                       spec:\n  podSelector: {matchLabels: {app: web}}\n  policyTypes: [Egress]\n  \
                       egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8}}, {ipBlock: {cidr: 192.0.2.0/24}}]}]\n";
 
-/// What is in the kernel, whatever the order in which it came, but for what nft
-/// makes anew by itself.
+/// What is in the kernel, sorted, without the chains that nft makes anew by itself.
 fn state(backend: Backend) -> Vec<String> {
     let mut lines = dump(backend);
     lines.retain(|line| !line.starts_with(":INPUT") && !line.starts_with(":OUTPUT"));

@@ -1,6 +1,5 @@
-//! Another program does damage in the real kernel after any single step of a plan, at
-//! the start and in life: whatever it does and whenever, the kernel holds the policies
-//! after a few tries.
+//! Another program does damage in the real kernel after any single step of a plan, at the start and
+//! later. For each kind of damage and each step, the kernel holds the policies after a few tries.
 
 use std::process::Command;
 use std::time::Instant;

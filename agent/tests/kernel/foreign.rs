@@ -1,5 +1,5 @@
-//! Rules of other programs that iptables cannot read: whatever they have in a
-//! table, policies are enforced, and nothing of theirs is touched.
+//! Rules of other programs that iptables cannot read. With any such rule in a table, policies are
+//! enforced, and nothing of other programs is touched.
 
 use std::fs;
 use std::path::Path;
@@ -172,7 +172,7 @@ fn rules_that_come_while_it_runs_are_no_drift_but_in_our_place() {
 #[test]
 fn a_rule_in_a_chain_of_ours_goes_and_is_logged() {
     let _namespace = Namespace::enter();
-    // Our own chains are read whatever else is there.
+    // Our own chains are read even if such rules are there.
     PLACES[0].write();
     let folder = Folder::new();
     let mut agent = Agent::start(&folder, Backend::Nft, &[]);
