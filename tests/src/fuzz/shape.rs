@@ -60,7 +60,7 @@ impl fmt::Debug for Mac {
 pub struct Shape {
     /// The place that sends it.
     pub from: usize,
-    /// The place that it is meant for, whatever its addresses say.
+    /// The place that it is meant for; its addresses may name another.
     pub to: usize,
     /// The Ethernet source that it claims.
     pub source_mac: Mac,

@@ -123,7 +123,7 @@ impl Editor {
         }
     }
 
-    /// A random policy in one of the slots, whatever was there.
+    /// A random policy in one of the slots, in place of the one that was there.
     fn put(&mut self, objects: &mut Objects) -> String {
         let namespace = *self.pick(&NAMESPACES);
         let name = format!("np{}", self.below(SLOTS));

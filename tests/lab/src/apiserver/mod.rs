@@ -1,10 +1,10 @@
 //! An API server for tests: small, in this process, and with faults on demand.
 //!
-//! It stores pods, namespaces, nodes, services, network policies and events,
-//! and serves them as kube-apiserver does: versions and conflicts, pages that
-//! expire, selectors, watches with bookmarks, streaming lists, the status
-//! subresource, `Status` objects for whatever goes wrong. `tests/tests/apiserver`
-//! holds it, and a real kube-apiserver where there is one, to the same contract.
+//! It stores pods, namespaces, nodes, services, network policies and events, and serves them as
+//! kube-apiserver does: versions and conflicts, pages that expire, selectors, watches with
+//! bookmarks, streaming lists, the status subresource, and `Status` objects for all errors.
+//! `tests/tests/apiserver` holds it, and a real kube-apiserver where there is one, to the same
+//! contract.
 //!
 //! The real one that it was compared with is 1.20.2, which Debian has. What came
 //! later is from the documentation and the source of Kubernetes, and was never
@@ -235,7 +235,7 @@ impl Server {
         self.shared.store.state().watches(Some(resource))
     }
 
-    /// How many requests of a kind have arrived, whatever became of them.
+    /// How many requests of a kind have arrived, answered or not.
     #[must_use]
     pub fn count(&self, resource: Resource, verb: Verb) -> usize {
         let counted = |request: &&Request| request.resource == Some(resource) && request.verb == verb;
