@@ -7,8 +7,8 @@ use crate::object::Protocol;
 
 pub use crate::algebra::tunnel::{TUNNEL_PORTS, TUNNELS};
 
-/// As many ports a range may have for a rule to name them. A wider one does
-/// not say which end listens: a client's own port may well be one of them.
+/// The most ports that a range may have for a rule to name them. A wider one does not say which end
+/// listens: a client's own port may well be one of them.
 pub const NAMED_RANGE: u16 = 1024;
 
 /// A set of ports.

@@ -1,13 +1,12 @@
 //! Encapsulations: which of them nodes unpack, and which a rule without ports does
 //! not let out.
 //!
-//! A pod that is isolated for egress could send its packets inside of others, to a
-//! node that unpacks and forwards them: past the policies for its egress, because
-//! its own node sees the outer packet alone. A rule without ports admits every
-//! protocol and every port, and says nothing of that. So agents keep from it what a
-//! node's kernel unpacks by itself: for any sender, without a key, by a device that
-//! is there as soon as its module is (`tunl0`, `sit0`, `gre0`, `ip6tnl0` and the
-//! like), or by one that network engines for Kubernetes make.
+//! A pod that is isolated for egress could send its packets inside of others, to a node that
+//! unpacks and forwards them. They would pass the policies for its egress, because its own node
+//! filters the outer packet alone. A rule without ports admits every protocol and every port, and
+//! says nothing of that. So agents keep from it what a node's kernel unpacks by itself: for any
+//! sender, without a key, by a device that is there as soon as its module is (`tunl0`, `sit0`,
+//! `gre0`, `ip6tnl0` and the like), or by one that network engines for Kubernetes make.
 //!
 //! Everything else is let be. What takes a key, a session or a program at the other
 //! end takes that end's consent, and then any port carries a tunnel. No UDP port

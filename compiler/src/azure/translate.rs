@@ -140,7 +140,7 @@ type ApiRule<'a> = (Option<&'a [api::NetworkPolicyPeer]>, Option<&'a [api::Netwo
 fn read_rules(direction: Direction, namespace: &str, rules: &[ApiRule<'_>]) -> Result<Vec<Term>, Refusal> {
     let (section, field) = (direction.section(), direction.peers_field());
     let list = |rule: &ApiRule<'_>| (rule.0.unwrap_or_default().len(), rule.1.unwrap_or_default().len());
-    // One rule without anything, and no other is looked at.
+    // If one rule is empty, Azure NPM ignores all others.
     if let Some(i) = rules.iter().position(|rule| list(rule) == (0, 0)) {
         let path = format!("spec.{section}[{i}]");
         return Ok(vec![Term { path, peer: TermPeer::Everyone, ports: Ports::Everything, flattened: false }]);

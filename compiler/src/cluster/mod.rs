@@ -368,7 +368,7 @@ impl Cluster {
         self.is_node(address) && self.holders(address, None).is_empty()
     }
 
-    /// Whether an address is that of a Service, by which no policy sees traffic.
+    /// Whether an address is that of a Service. No policy matches traffic by such an address.
     #[must_use]
     pub fn is_service(&self, address: IpAddr) -> bool {
         self.inventory.service_addresses[Family::of(&address) as usize].contains(cidr::number(address))

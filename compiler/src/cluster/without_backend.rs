@@ -43,7 +43,7 @@ pub enum NoBackend {
         /// The protocol of the port of this name that a pod has.
         other_protocol: Option<Protocol>,
     },
-    /// So many endpoints were found and none of them is ready.
+    /// This many endpoints were found, and none of them is ready.
     NotReady(usize),
     /// None of its backends has an address of the family of the address that was asked for.
     OtherFamily(Family),

@@ -49,7 +49,7 @@ use crate::policy::Policy;
 /// what others wait for.
 const SWEPT: usize = 32;
 
-/// So many members of a set cost as much as a rule.
+/// This many members of a set cost as much as a rule.
 pub(super) const MEMBERS: usize = 20;
 
 /// How much is loaded at once.

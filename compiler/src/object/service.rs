@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Family, Labels, Pod, Protocol, parse_address};
 
-/// A service: how a client's name and port become a pod's address and port.
-/// Policy sees only the latter.
+/// A service: how a client's name and port become a pod's address and port. Policies match only the
+/// latter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// `metadata.namespace`

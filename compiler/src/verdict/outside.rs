@@ -70,7 +70,7 @@ impl Outside {
     }
 }
 
-/// So many cells of traffic are looked at.
+/// At most this many cells of traffic are looked at.
 const MOST_CELLS: usize = 32;
 
 /// Entries as people write them. Rules with other ports and other exceptions divide the addresses

@@ -81,7 +81,7 @@ fn shop() -> Objects {
     objects
 }
 
-/// So many groups that some agree in all the bits that the dispatch tree distinguishes.
+/// Enough groups that some agree in all the bits that the dispatch tree distinguishes.
 fn many_pods() -> Objects {
     let pods: Vec<String> = (0..48).map(|n| format!("a/p{n} group={n} 10.0.0.{n} @n")).collect();
     let policies: Vec<String> = (0..48)

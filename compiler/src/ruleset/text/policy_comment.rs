@@ -82,7 +82,7 @@ pub(crate) const LISTED: usize = COMMENT_MAX / 16;
 /// A rule as a comment names it: the policy and the path. Of a name that leaves no room for the path, the end is
 /// left out.
 pub(crate) fn with_path(policy: &str, path: &str) -> String {
-    /// So much room has the path and the number of those for which there is none.
+    /// The most bytes of a name and a path. The rest of a comment is for the number of rules that do not fit.
     const ROOM: usize = COMMENT_MAX - ", +1000000 more".len();
     let policy = comment(policy);
     let free = ROOM.saturating_sub(path.len() + 1);

@@ -172,8 +172,8 @@ pub(super) fn is_name(key: &str) -> bool {
     NAMES.contains(&key)
 }
 
-/// As few labels as select these pods and no others of their namespace; all labels, where
-/// others have them too.
+/// The fewest labels that select these pods and no others of their namespace; all labels if others
+/// have them too.
 pub(super) fn narrowest(view: View<'_>, pods: &[PodId]) -> Result<Labels, NoFix> {
     let of = |pod: &PodId| view.cluster.pod(*pod);
     let first = of(&pods[0]);

@@ -10,7 +10,7 @@ use crate::policy::{Direction, PolicyRule};
 use crate::verdict::explain::{Party, Question};
 use crate::verdict::flow::End;
 
-/// So many pods of a class are asked for the numbers of their ports.
+/// At most this many pods of a class are asked for the numbers of their ports.
 const ASKED: usize = 20;
 
 /// Rules between more pairs of classes than this are not looked at.
@@ -83,7 +83,7 @@ fn passes(
 
 /// The names of the policies that isolate classes in a direction.
 fn isolating(cluster: &Cluster, direction: Direction, classes: &[ClassId]) -> String {
-    /// So many are named.
+    /// At most this many are named.
     const NAMED: usize = 3;
     let policies: BTreeSet<PolicyId> =
         classes.iter().flat_map(|class| cluster.policies_of(*class, direction)).collect();

@@ -12,7 +12,7 @@ use crate::object::{Labels, Protocol};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use crate::verdict::explain::numbers_named;
 
-/// So many pods are looked at for each port.
+/// At most this many pods are looked at for each port.
 const LOOKED_AT: usize = 1_000;
 
 /// The paths of the rules that name the port of a Service are returned.

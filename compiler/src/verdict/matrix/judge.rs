@@ -139,12 +139,12 @@ impl<'a> Kinds<'a> {
         })
     }
 
-    /// What a rule of most nodes sees of a kind.
+    /// The end of a kind as rules of most nodes match it.
     pub(crate) fn other_end(&self, kind: KindId) -> OtherEnd<'_> {
         self.other_end_of_face(self.seen[kind.index()].face.0 as usize)
     }
 
-    /// What a rule sees of an end with a face: the first address of its zone stands for all.
+    /// The end with a face as a rule matches it: the first address of its zone stands for all.
     pub(super) fn other_end_of_face(&self, face: usize) -> OtherEnd<'_> {
         let face = &self.faces[face];
         let first = |zone: Zone| cidr::address(zone.family, self.zones.starts(zone.family)[zone.place]);

@@ -20,7 +20,7 @@ pub(super) struct Reached<'m, 'a> {
     remembered: usize,
 }
 
-/// So many destinations are remembered, 32 MB of them.
+/// At most this many destinations are remembered, 32 MB of them.
 const REMEMBERED: usize = 4_000_000;
 
 impl<'m, 'a> Reached<'m, 'a> {

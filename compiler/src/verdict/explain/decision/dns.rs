@@ -15,7 +15,7 @@ use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::question::would_admit::declared;
 use crate::verdict::flow::End;
 
-/// So many DNS servers are looked at.
+/// At most this many DNS servers are looked at.
 const SERVERS: usize = 16;
 
 impl Question {

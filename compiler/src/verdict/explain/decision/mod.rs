@@ -78,7 +78,7 @@ pub struct Decision {
     pub misleading: Vec<MisleadingPolicy>,
 }
 
-/// So many admitting rules are listed. One is enough to admit a flow; where thousands do, to
+/// At most this many admitting rules are listed. One is enough to admit a flow; where thousands do, to
 /// write them all down takes longer than to judge them.
 pub const LISTED: usize = 100;
 

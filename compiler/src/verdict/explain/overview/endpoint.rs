@@ -65,10 +65,10 @@ pub struct Side {
     pub outside: OutsideBounds,
 }
 
-/// So many addresses of nodes are explained together: of pods in their networks.
+/// At most this many addresses of nodes are explained together: of pods in their networks.
 const NODE_ADDRESSES: usize = 1000;
 
-/// So many pairs of such an address and a pod are judged.
+/// At most this many pairs of such an address and a pod are judged.
 const JUDGED: usize = 1_000_000;
 
 /// Explains an endpoint; a Service by its backends, an address or a node by the policies of the other ends, and
@@ -372,5 +372,5 @@ fn is_part(cluster: &Cluster, own: &BTreeSet<PodId>) -> bool {
         })
 }
 
-/// So many pods that are a part of a workload are judged one by one.
+/// At most this many pods that are a part of a workload are judged one by one.
 const JUDGED_BY_POD: usize = 16;

@@ -12,7 +12,7 @@ use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::flow::End;
 
-/// So many kinds of pods are looked at for one that a policy means.
+/// At most this many kinds of pods are looked at for one that a policy means.
 const KINDS: usize = 200;
 
 /// The policies that look as if they isolated these pods, each with the first direction in which it does.

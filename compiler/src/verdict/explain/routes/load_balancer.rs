@@ -171,8 +171,8 @@ fn joined(parts: Vec<Unit>) -> Option<Unit> {
     Some(all)
 }
 
-/// The clients that a Service's load balancer takes by its addresses of a family; all where there are none.
-/// kube-proxy of each family sees the ranges of its own family only.
+/// The clients that a Service's load balancer takes by its addresses of a family; all where there are none. kube-proxy
+/// of each family applies the ranges of its own family only.
 fn source_ranges(service: &Service, family: Family) -> Vec<Cidr> {
     let ranges = service.routing.source_ranges.iter().filter_map(|text| Cidr::parse(text).ok());
     ranges.filter(|of| of.family == family).collect()

@@ -14,13 +14,13 @@ use crate::verdict::explain::question::name::EndName;
 use crate::verdict::explain::walk::Walk;
 use crate::verdict::explain::walk::ends::Unit;
 
-/// So many leads are listed that are allowed; more of them are named only.
+/// At most this many leads are listed that are allowed; more of them are named only.
 const LISTED: usize = 16;
 
-/// So many are judged where there are few sources, and as many as are listed where there are many.
+/// At most this many are judged. With more sources there are fewer, but never fewer than are listed.
 const JUDGED: usize = 64;
 
-/// So many sources make a lead as dear as several.
+/// With more sources than this, fewer leads are judged, because each takes longer.
 const SOURCES: usize = 16;
 
 /// The addresses and ports of one question that lead elsewhere.

@@ -232,8 +232,8 @@ impl Walk<'_> {
         ports
     }
 
-    /// The Services and their ports to which kube-proxy leads a port of a node's address. It looks at external
-    /// addresses first, and at node ports last.
+    /// The Services and their ports to which kube-proxy leads a port of a node's address. It matches external addresses
+    /// first, and node ports last.
     pub(super) fn services_of_port(
         &self,
         end: &NodeEnd,

@@ -2,11 +2,11 @@
 //! by a host port. What kube-proxy does decides
 //! (<https://kubernetes.io/docs/reference/networking/virtual-ips/>).
 //!
-//! A node port, a load balancer's address or an external address leads to a Service from
-//! outside. With `externalTrafficPolicy: Cluster` any node takes the traffic and sends it on
-//! with its own address as the source, so a pod on another node sees that node and not the
-//! client. The source address is replaced behind the FORWARD chain, so the pod's own node
-//! still sees the client. With `Local` a node leads to its own pods only.
+//! A node port, a load balancer's address or an external address leads to a Service from outside.
+//! With `externalTrafficPolicy: Cluster` any node takes the traffic and sends it on with its own
+//! address as the source, so a pod on another node gets packets from that node and not from the
+//! client. The node replaces the source address after the FORWARD chain, so the pod's own node
+//! still filters by the client's address. With `Local` a node leads to its own pods only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

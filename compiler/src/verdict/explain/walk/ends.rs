@@ -27,7 +27,7 @@ pub(in crate::verdict::explain) struct Unit {
     pub(in crate::verdict::explain) whole: EndName,
     /// It stands for any number of replicas.
     pub(in crate::verdict::explain) is_template: bool,
-    /// What the destination sees in its place: a node that replaces the address.
+    /// The source that the destination gets in its place: a node that replaces the address.
     pub(in crate::verdict::explain) seen_as: Option<Party>,
 }
 

@@ -6,10 +6,10 @@ use crate::cluster::{Cluster, PolicyId};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer};
 use crate::verdict::explain::question::Question;
 
-/// So many rules of an answer are looked at.
+/// At most this many rules of an answer are looked at.
 const RULES: usize = 1000;
 
-/// So many items of a rule are looked at.
+/// At most this many items of a rule are looked at.
 const ITEMS: usize = 100;
 
 impl Question {

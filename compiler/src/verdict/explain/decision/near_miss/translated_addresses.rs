@@ -14,7 +14,7 @@ use crate::verdict::flow::End;
 /// The shortest prefix that may be written for a cluster's Services: kubeadm gives them a /12.
 const SERVICES: u8 = 12;
 
-/// An address that a block holds and no policy sees.
+/// An address that a block holds and that never matches, because it is translated before policies are asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Translated {

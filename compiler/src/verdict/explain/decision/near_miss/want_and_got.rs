@@ -76,7 +76,7 @@ pub enum Got {
     NodeAddress,
     /// No address in the input.
     NoAddress,
-    /// An address that no policy sees.
+    /// An address that no policy matches, because it is translated before.
     Translated(Translated),
     /// Ports from the first to the last.
     Ports(u16, u16),
