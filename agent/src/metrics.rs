@@ -315,7 +315,7 @@ impl Metrics {
         }
     }
 
-    /// So many endpoints can forge sources, though `--anti-spoof` is on.
+    /// Sets how many endpoints can forge sources although `--anti-spoof` is on.
     pub(crate) fn spoofable(&self, endpoints: usize) {
         self.spoofable.set(count(endpoints));
     }
@@ -330,7 +330,7 @@ impl Metrics {
         }
     }
 
-    /// So many addresses are listed by several pods.
+    /// Sets how many addresses several pods list.
     pub(crate) fn contested(&self, addresses: usize) {
         self.contested.set(count(addresses));
     }

@@ -192,7 +192,7 @@ pub struct UnreadableObject {
     pub effect: String,
 }
 
-/// A bridge where iptables sees no frame that goes from one port to another.
+/// A bridge where iptables filters no frame that goes from one port to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnfilteredBridgeStatus {

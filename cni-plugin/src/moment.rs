@@ -25,7 +25,7 @@ impl Moment {
         Duration::from_micros(Self::now().0.saturating_sub(self.0))
     }
 
-    /// So long before this one.
+    /// The moment that lies `time` before this one.
     #[must_use]
     pub fn before(self, time: Duration) -> Self {
         Self(self.0.saturating_sub(micros(time)))

@@ -142,11 +142,11 @@ pub trait Kernel: Send + 'static {
         failed.into_result().map(|()| found)
     }
 
-    /// Looks whether it still holds of ours what was written last; not before it
-    /// was read or written once.
+    /// Checks whether it still holds of ours what was written last; not before it was read or
+    /// written once.
     ///
     /// # Errors
-    /// If it cannot be looked at.
+    /// If it cannot be read.
     fn audit(&mut self, desired: &KernelState, depth: audit::AuditScope) -> Result<audit::Audit, Error>;
 
     /// Puts network interfaces, by their indexes, into a device group; one that

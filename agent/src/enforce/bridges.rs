@@ -10,13 +10,13 @@ use npc_compiler::ruleset::node::SetName;
 
 use crate::dataplane::network::Network;
 
-/// A bridge with endpoints of this node behind it, where iptables sees no frame that goes
-/// from one port to another.
+/// A bridge with endpoints of this node behind it, where iptables filters no frame that goes from
+/// one port to another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnfilteredBridge {
     /// Its name.
     pub bridge: String,
-    /// The family whose frames iptables does not see.
+    /// The family whose frames iptables does not filter.
     pub family: Family,
     /// How many ports it has, at most two of them counted.
     pub ports: u8,

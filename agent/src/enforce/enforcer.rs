@@ -333,8 +333,8 @@ impl<K: Kernel> Enforcer<K> {
     /// sysctl and the kernel sends no notification of it: see
     /// [`Bridge::is_filtered`](crate::dataplane::network::Bridge::is_filtered).
     ///
-    /// Once iptables sees a bridge again, all flows are judged after the next pass: connection tracking
-    /// in the bridge itself has let them begin meanwhile.
+    /// Once iptables filters a bridge's frames again, all flows are judged after the next pass: connection tracking in
+    /// the bridge itself has let them begin meanwhile.
     pub fn check_bridges(&mut self, network: &Network) -> &BTreeSet<UnfilteredBridge> {
         let endpoints = self.writer.established.addresses();
         let now = bridges::unfiltered(network, endpoints, self.engine.state());

@@ -107,7 +107,7 @@ fn what_another_asks_the_kernel_with_is_left_to_it(backend: Backend) {
     run("ipset", &["create", "npc4-probe-ip", "hash:ip"]);
     world.iptables(&["-N", "NPC-PROBE"]);
     world.iptables(&["-A", "NPC-PROBE", "-m", "set", "--match-set", "npc4-probe-ip", "src", "-j", "RETURN"]);
-    // With this the agent looks at everything.
+    // After this the agent audits everything.
     world.iptables(&["-F", "NPC-DENY-INGRESS"]);
     let found = world.agent.wait_for("drift found");
     assert_eq!(found["name"], "NPC-DENY-INGRESS");

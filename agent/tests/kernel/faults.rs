@@ -36,7 +36,7 @@ const FAULTS: [Fault; 5] = [Fault::FlushChains, Fault::DropChains, Fault::DropHo
 /// More steps than any of these plans has.
 const STEPS: usize = 30;
 
-/// So many tries are enough: one that fails, one that reads everything and repairs.
+/// This many tries are enough: one that fails, one that reads everything and repairs.
 const TRIES: usize = 4;
 
 impl Fault {

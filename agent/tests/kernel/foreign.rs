@@ -121,7 +121,7 @@ fn rules_that_were_there_before_the_start_keep_nothing_from_being_enforced() {
         assert!(agent.wait(1).contains("chains written"), "{place:?}");
         assert_both_enforced();
         let enforced = ruleset();
-        // Everything is looked at once one thing has changed, and nothing else is found.
+        // Once one thing has changed, the agent audits everything, and finds nothing else.
         run("iptables-nft", &["-F", "NPC-DENY-INGRESS"]);
         assert_eq!(names(&agent.repaired()), ["NPC-DENY-INGRESS"], "{place:?}");
         assert_eq!(ruleset(), enforced, "{place:?}");

@@ -268,7 +268,7 @@ fn isolated_pods_on_a_bridge_that_iptables_does_not_see_make_unready(backend: Ba
     wait_until("it is not ready", || is_unready(&folder));
 }
 
-/// So many groups that to load them takes a while.
+/// With this many groups, loading them takes a while.
 const GROUPS: u8 = 200;
 
 /// How often another program flushes the table, and for how long it rests.

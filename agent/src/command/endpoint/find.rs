@@ -288,7 +288,7 @@ fn address_of_pod_name(name: &str) -> Option<IpAddr> {
     parse_address(&address.replace('-', ".")).or_else(|| parse_address(&address.replace('-', ":")))
 }
 
-/// So many Services of type ExternalName are followed, one after the other.
+/// At most this many Services of type ExternalName are followed, one after the other.
 const FOLLOWED: usize = 4;
 
 /// The Service of the input to which one of type ExternalName leads by its DNS name.

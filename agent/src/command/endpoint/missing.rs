@@ -18,7 +18,7 @@ use crate::command::{Exit, Stop};
 /// So much of what was not read is named.
 const UNREAD: usize = 3;
 
-/// So many names are suggested.
+/// At most this many names are suggested.
 const SUGGESTED: usize = 8;
 
 /// Why there is no such object, and which one may be meant; unknown is one that may be there and was not

@@ -22,7 +22,7 @@ use crate::command::words::shorten;
 /// A table of more endpoints than this is too large to read.
 const TABLE_ENDPOINTS: usize = 16;
 
-/// So many names or prefixes are written out; of more, how many they are.
+/// At most this many names or prefixes are written out; if there are more, only their number is.
 const LISTED: usize = 4;
 
 /// What stands for the addresses that belong to no endpoint.

@@ -1,5 +1,5 @@
-//! What iptables cannot see on a bridge, and a table of our own that sees it:
-//! `bridge npc` in nf_tables, beside either flavour of iptables.
+//! A table of our own that filters what iptables does not get from a bridge: `bridge npc` in
+//! nf_tables, beside either flavour of iptables.
 //!
 //! br_netfilter hands iptables only frames whose type is IPv4, IPv6 or ARP, and
 //! iptables knows the port of a bridge by no set. So where anything is isolated

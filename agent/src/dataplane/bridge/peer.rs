@@ -46,7 +46,7 @@ const ADDRESS_HEADER: usize = 8;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
-/// As much as the kernel puts into one part of a dump.
+/// How many bytes the kernel puts into one part of a dump at most.
 const PART: usize = 64 << 10;
 
 /// How many parts of an answer are read: far more addresses than any pod has. One that

@@ -27,9 +27,9 @@ const REDIRECT: u8 = 137;
 const NEIGHBOUR_DISCOVERY: [u8; 5] =
     [133, ROUTER_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, REDIRECT];
 
-/// What a pod sends by no address: neighbour discovery, and the groups that it
-/// listens to, without which a bridge that snoops would not hand it neighbour
-/// solicitations.
+/// What a pod may send without an address: neighbour discovery, and reports of the groups that it
+/// has joined. Without the reports, a bridge that snoops would not forward neighbour solicitations
+/// to it.
 const OF_THE_LINK: [u8; 6] = [131, 132, 133, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, 143];
 
 /// The longest payload that an ARP frame has: what Ethernet fills it up to.
@@ -134,8 +134,8 @@ fn from_pods(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
     add(FROM_PODS_IPV6, &[for_many(), bytes(PacketHeader::Network, 24, NotEqual, &[MANY_IPV6])], Step::Drop);
     add(FROM_PODS_IPV6, &[bytes(PacketHeader::Network, 8, Equal, &[MANY_IPV6])], Step::Drop);
     // What is cut into fragments behind further headers does not show here what it is, and
-    // neighbour discovery in fragments not what it is about. It is whole again before
-    // ip6tables sees it, and at the receiver. No host sends either (RFC 6980).
+    // neighbour discovery in fragments not what it is about. The kernel reassembles it before
+    // ip6tables filters it, and so does the receiver. No host sends either (RFC 6980).
     let fragment = || vec![Step::Extension(FRAGMENT, 0)];
     add(FROM_PODS_IPV6, &[fragment()], Step::Jump(FRAGMENTS.name));
     add(PINNED_IPV6, &[fragment()], Step::Jump(FRAGMENTS.name));

@@ -101,7 +101,7 @@ impl Iptables {
 
     /// Those of a backend, each or why its commands cannot be used.
     pub(super) fn in_use_of(backend: Backend) -> impl Iterator<Item = Result<Self, Error>> {
-        // A legacy command would create the tables that it looks into.
+        // A legacy command would create the tables that it reads.
         let families = Family::ALL.into_iter().filter(move |family| backend::has_filter(backend, *family));
         families.filter_map(move |family| match Self::new(backend, family) {
             // That nft is there is a guess, and what has no commands was not written by us. That

@@ -24,8 +24,8 @@ use super::datagram::messages;
 /// The number of the log among the parts of netfilter.
 const SUBSYSTEM: u8 = 4;
 
-/// As much of a packet as is asked for, in bytes: both headers, and extension
-/// headers of IPv6 before the second.
+/// How much of a packet is asked for, in bytes: both headers, and extension headers of IPv6 before
+/// the second.
 const HEADERS: u32 = 256;
 
 /// How long the kernel may keep a packet to send several at once.

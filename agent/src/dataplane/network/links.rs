@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, SocketType, netdevice};
 
 use crate::dataplane::netlink::datagram::messages_where;
 
-/// As much as the kernel puts into one part of a dump.
+/// How many bytes the kernel puts into one part of a dump at most.
 const PART: usize = 64 * 1024;
 
 /// The group of links that are in none.

@@ -73,7 +73,7 @@ pub struct Network {
     pub in_pod_group: BTreeSet<u32>,
 }
 
-/// A bridge, as far as it decides which frames iptables sees.
+/// A bridge, as far as it decides which frames iptables gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bridge {
     /// How many ports it has, counted to two: with two, frames go from one to

@@ -27,8 +27,8 @@ const ASKED: usize = 512;
 /// More than this is not remembered.
 const KNOWN: usize = 100_000;
 
-/// So often a chain is written anew before that is given up for a while, and how
-/// long that is at first and at most.
+/// How often a chain is written anew before the agent pauses, and how long the first and the
+/// longest pause are.
 const REPAIRS: u32 = 3;
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5 * 60), Duration::from_secs(3600));
 
@@ -51,7 +51,7 @@ type PrintedPlace = (Family, Option<ChainName>);
 struct SpellingMismatch {
     desired: Vec<Rule>,
     found: Vec<Rule>,
-    /// So often it was found just so after it was written.
+    /// How often it was found just so after it was written.
     repairs: u32,
     /// It was written since it was found so last.
     is_written: bool,

@@ -121,8 +121,8 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    /// Whether iptables sees what bridges forward. The agent has to ask for this again and
-    /// again, because the kernel sends no notification of a sysctl.
+    /// Checks whether iptables filters what bridges forward. The agent has to ask for this again
+    /// and again, because the kernel sends no notification of a sysctl.
     fn check_bridges(&mut self) {
         let (Some(enforcer), Some(network)) = (&mut self.enforcer, self.pending_input.network()) else { return };
         let unfiltered = enforcer.check_bridges(network).clone();

@@ -101,7 +101,7 @@ impl<K: Kernel> Enforcer<K> {
     /// As [`Writer::audit`](crate::enforce::writer::Writer::audit); nothing before the first pass.
     ///
     /// # Errors
-    /// If the kernel cannot be looked at.
+    /// If the kernel cannot be read.
     pub fn audit(&mut self, depth: AuditScope) -> Result<Option<Repair>, Error> {
         self.writer.audit(self.engine.state(), depth)
     }

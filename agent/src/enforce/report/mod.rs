@@ -54,7 +54,7 @@ struct ReadyLine {
     generation: Option<u64>,
 }
 
-/// So many passes wait for sweeps before the log has them all the same.
+/// At most this many passes wait for sweeps. With more, the agent logs them without their sweeps.
 const UNLOGGED: usize = 256;
 
 /// What the log has of a pass.
@@ -105,7 +105,7 @@ pub(super) struct Reporter {
     /// Why the agent is not ready, as it is in the log.
     logged: Option<String>,
     node_name: NodeName,
-    /// So many lost lines of the log are reported in it.
+    /// How many lost lines of the log it has reported so far.
     lost_lines: u64,
     /// What waits for the kernel, since when, and its namespace if that is known.
     waiting: Vec<(ObjectKind, Instant, Option<String>)>,

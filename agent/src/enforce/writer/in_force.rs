@@ -16,7 +16,7 @@ use crate::enforce::sync_state::SyncState;
 /// kernel, and a kernel without memory refuses all.
 const REFUSED_SETS: usize = 8;
 
-/// So long the agent's loop may be taken to find out which sets the kernel refuses.
+/// How long the agent's loop may be blocked to find out which sets the kernel refuses.
 const FINDING_REFUSED: Duration = Duration::from_millis(500);
 
 impl<K: Kernel> Writer<K> {

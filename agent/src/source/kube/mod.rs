@@ -88,7 +88,7 @@ pub struct FollowSettings {
     /// When the history that a watch was to go on from has expired, the lists of all
     /// nodes are spread over this time.
     pub relist_spread: Duration,
-    /// When removals are believed that a doubtful list implies.
+    /// When removals are applied that a doubtful list implies.
     pub hold: Times,
     /// The kernel isolates pods since an earlier agent.
     pub kernel_isolates: bool,

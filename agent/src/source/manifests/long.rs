@@ -203,7 +203,7 @@ impl<R: Read> TextReader<R> {
                 if self.buffer.len() - at > LONGEST {
                     return Ok(false);
                 }
-                // What was looked at and is no item yet is looked at again with more behind it.
+                // Text that is no whole item yet is scanned again with more text behind it.
                 if !items.is_empty() {
                     line = self.send(&mut items, start..at, line, &mut place, send);
                 }

@@ -27,7 +27,7 @@ use crate::command::warning;
 use crate::command::words::{policy_name, shorten};
 use crate::command::{Exit, Stop};
 
-/// So many workloads are written out.
+/// At most this many workloads are written out.
 const LISTED: usize = 6;
 
 /// What there is to say of a policy.

@@ -18,7 +18,7 @@ const TEXT_MAX: usize = 120;
 /// So much of a long line is shown before a mark.
 const BEFORE: usize = 40;
 
-/// So many lines of an object of a cluster are shown around the marks.
+/// At most this many lines of an object of a cluster are shown around the marks.
 const CONTEXT: u32 = 12;
 
 /// A mark of more lines than this is drawn in its first.

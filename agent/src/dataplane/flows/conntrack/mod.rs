@@ -28,7 +28,7 @@ mod connection;
 mod filter;
 mod new_sandbox;
 
-/// As much as the kernel puts into one part of a dump.
+/// How many bytes the kernel puts into one part of a dump at most.
 const PART: usize = 32 * 1024;
 
 /// The number of connection tracking among the parts of netfilter.
@@ -350,9 +350,9 @@ fn forwarded(entry: &[ConntrackAttribute]) -> Option<FlowKey> {
     })
 }
 
-/// Whether the kernel took a connection up in its middle. It saw no window scale
-/// then, so it looks at no window in either direction; of a connection whose
-/// beginning it saw, only a flowtable makes it do so.
+/// Whether the kernel took a connection up in its middle. It had no window scale then, so it checks
+/// no window in either direction. For a connection that it had from the beginning, only a flowtable
+/// makes it skip that check.
 fn is_mid_stream(entry: &[ConntrackAttribute]) -> bool {
     let facts = entry.iter().filter_map(|attribute| match attribute {
         ConntrackAttribute::CtaProtoInfo(infos) => Some(infos.iter()),

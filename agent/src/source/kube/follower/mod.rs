@@ -153,7 +153,7 @@ impl Follower {
         self.listed[ObjectKind::NetworkPolicy as usize]
     }
 
-    /// What speaks for believing a removal of a kind that a list implies.
+    /// What decides whether a removal of a kind that a list implies is applied now.
     fn trust(&self, kind: ObjectKind) -> Trust {
         let (now, clock) = (Instant::now(), self.clocks[kind as usize]);
         let moment = Moment { now, answered: clock.read(now) };
