@@ -245,7 +245,7 @@ impl Model {
             }
         };
         match next {
-            // For first packets only the one rule of NPC-FORWARD is looked at.
+            // For first packets only the one rule of NPC-FORWARD is followed.
             Some(frame) if question.is_mid_stream() || !(in_forward && frame.0 == FORWARD) => {
                 place.frames.push(frame);
             }

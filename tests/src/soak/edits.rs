@@ -25,7 +25,7 @@ const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 const APPS: [&str; 3] = ["a", "b", "c"];
 const TIERS: [&str; 2] = ["x", "y"];
 const TEAMS: [&str; 2] = ["one", "two"];
-/// So many policies come and go in each namespace.
+/// This many policies come and go in each namespace.
 const SLOTS: usize = 4;
 /// In so many forms [`ADMITTED`] is admitted.
 const FORMS: usize = 4;

@@ -30,7 +30,7 @@ use socket2::{Domain, Socket, Type};
 /// How long an exchange may take on a connection that goes on: TCP sends again.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// So often everything is sent side by side.
+/// How often everything is sent side by side.
 const ROUNDS: usize = 60;
 
 const NODES: [&str; 2] = ["node-1", "node-2"];

@@ -16,7 +16,7 @@ use npc_tests::soak::{Editor, Load, SoakLab};
 
 use crate::{number, sampled};
 
-/// So many states may be written before an agent must have followed.
+/// At most this many states may be written before an agent must have followed.
 const AHEAD: usize = 12;
 
 fn agents() -> Option<Enforcer> {

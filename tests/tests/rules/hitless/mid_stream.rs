@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::{NODE, cases, ruleset, ruleset_of, watch};
 
-/// So many kinds of isolation a direction has; the next number is none.
+/// This many kinds of isolation a direction has; the next number is none.
 const KINDS: usize = 4;
 
 /// What a pod is: how it is isolated for ingress and for egress, and to which team of peers it
