@@ -13,7 +13,7 @@
 //! that clients send from (32768 and above) is ever among them, because answers go
 //! there.
 
-/// By what an encapsulation is known.
+/// How rules distinguish an encapsulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
     /// An IP protocol, in either family.
@@ -29,13 +29,13 @@ pub enum Carrier {
 pub struct Encapsulation {
     /// Its name.
     pub name: &'static str,
-    /// By what it is known.
+    /// How rules distinguish it.
     pub carrier: Carrier,
     /// What unpacks it on a node.
     pub unpacked_by: &'static str,
     /// Whether agents keep it from a rule without ports.
     pub is_kept: bool,
-    /// Why, or why not.
+    /// Why agents keep it from such a rule, or why they do not.
     pub why: &'static str,
 }
 

@@ -20,7 +20,7 @@ pub enum AzureReason {
 }
 
 impl AzureReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 7] = [
         Self::NamespaceNotIn,
         Self::NegativeSelectorOutside,

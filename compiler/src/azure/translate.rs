@@ -40,7 +40,7 @@ pub struct Term {
     pub path: String,
     /// The ends that a term means.
     pub peer: TermPeer,
-    /// On which ports.
+    /// The ports for which the term holds.
     pub ports: Ports,
     /// It is one of several terms for a `NotIn` with several values, and matching one of them is
     /// enough.

@@ -25,10 +25,10 @@ pub enum Atom {
 /// What an atom may send or get.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Admitted {
-    /// By protocol and number.
+    /// Traffic that rules admit by protocol and port number.
     pub traffic: Traffic,
-    /// By names that the destination resolves; for egress only, because for
-    /// ingress the destination is the group.
+    /// Ports that rules admit by names that the destination resolves. Only egress has them, because
+    /// for ingress the destination is the group.
     pub named: BTreeSet<(Protocol, String)>,
     /// The [`TUNNEL_PORTS`] that a rule names by number: by a port, or by a
     /// range of ports that is not all of them.
@@ -57,7 +57,7 @@ pub struct OtherEnd<'a> {
     pub ports: &'a [ContainerPort],
     /// The family of the address that it will have, where it has none yet and that is asked about.
     pub new_family: Option<Family>,
-    /// No object of the input has its address, and one that was not read may.
+    /// Whether no object of the input has its address, but an object that was not read may have it.
     pub is_unread: bool,
 }
 

@@ -272,7 +272,7 @@ impl Cluster {
         self.inventory.class_of[id.0 as usize]
     }
 
-    /// The same as a list.
+    /// The class of an endpoint as a list; empty for other pods.
     #[must_use]
     pub fn classes_of(&self, id: PodId) -> &[ClassId] {
         self.inventory.class_of[id.0 as usize].as_slice()

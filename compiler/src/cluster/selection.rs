@@ -146,7 +146,7 @@ pub enum WhyNone {
 }
 
 impl Cluster {
-    /// The same cluster, in which these objects, in words, make pods that the input has not.
+    /// The same cluster, with these objects, in words, that make pods which the input does not have.
     #[must_use]
     pub fn with_pod_makers(mut self, makers: Vec<String>) -> Self {
         self.pod_makers = makers.into();

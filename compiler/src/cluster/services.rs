@@ -96,9 +96,9 @@ impl Cluster {
         self.at_places(self.inventory.services_by.outside.get(&address))
     }
 
-    /// The same without those that kube-proxy does not lead it to. Several may share one by different ports,
-    /// and it may be a node's: kube-proxy looks at the address together with the protocol and the
-    /// port. It passes over a service that has no `clusterIP` of the address's family.
+    /// The services of [`Self::services_outside`] to which kube-proxy leads the address. Several may share one address
+    /// by different ports, and the address may be a node's, because kube-proxy matches the address together with the
+    /// protocol and the port. kube-proxy passes over a service without a `clusterIP` of the address's family.
     pub fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &Service> {
         self.services_outside(address).filter(move |of| of.has_family(Family::of(&address)))
     }

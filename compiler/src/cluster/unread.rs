@@ -42,7 +42,8 @@ pub struct Unread {
 }
 
 impl Extent {
-    /// Those of every namespace but the ones that were read; of every one where none was.
+    /// The extents of a kind that was read in these namespaces only: every other namespace, or every namespace if none
+    /// was read.
     pub fn all_but(read: impl IntoIterator<Item = String>) -> Self {
         let read: BTreeSet<String> = read.into_iter().collect();
         if read.is_empty() { Self::Everywhere } else { Self::AllBut(read) }

@@ -94,7 +94,8 @@ pub(super) type FutureClass = (LocalClass, BTreeSet<Vec<ContainerPort>>);
 /// The sets that a group has, by family.
 pub(super) type SetsOfGroup = [Arc<[SetName]>; 2];
 
-/// All that decides what events of a namespace will make. It is a value: the engine goes on meanwhile.
+/// A copy of all that decides how many rules and sets the events of a namespace will make. The engine goes on while
+/// another thread computes them from it.
 #[derive(Debug)]
 pub struct Foresight {
     pub(super) number: u64,

@@ -58,7 +58,7 @@ pub(super) const MEMBERS: usize = 20;
 pub struct Portion {
     /// Sets that are created or go. Twenty members of a set count as one.
     pub sets: usize,
-    /// Rules.
+    /// How many rules.
     pub rules: usize,
 }
 
@@ -70,10 +70,10 @@ pub struct Wait<'a> {
     pub namespace: &'a str,
     /// The number of its oldest event that waits, in the order of [`Engine::waited`].
     pub first: u64,
-    /// The same of those events that wait for the next turn, because what the first ones make is
-    /// being loaded.
+    /// The number of the oldest event that waits for the next turn, because what the first events
+    /// make is being loaded.
     pub next: Option<u64>,
-    /// It is known what the first events make.
+    /// Whether it is known what the first events make.
     pub is_foreseen: bool,
     /// How many rules that is, once it is known.
     pub rules: usize,
@@ -132,8 +132,8 @@ impl Engine {
         self.large.beside = Some(bound);
     }
 
-    /// As [`Engine::offer`] for each of these events, which came together. So does what they make of a namespace: if
-    /// one of its events is to wait, or all of them together make much, all wait.
+    /// Offers events that came together, each as [`Engine::offer`] does. What they make of a namespace comes together
+    /// too. If one of its events has to wait, or all of them together make much, all of them wait.
     ///
     /// Otherwise packets could meet a state of some of them alone, which the cluster may never have had: files change
     /// at once, and a list that is read again says what changed, not in which order.
@@ -205,8 +205,9 @@ impl Engine {
         self.wait(namespace, Object::Policy(name), ObjectChange::Policy(PolicyChange::unread(policy)));
     }
 
-    /// As [`Engine::apply`]; but an event that makes much waits, with all events of its
-    /// namespace, until what it makes is loaded. Never before the first commit.
+    /// Applies an event as [`Engine::apply`] does. But an event that makes much waits, with all
+    /// events of its namespace, until what it makes is loaded. No event waits before the first
+    /// commit.
     pub fn offer(&mut self, event: Event) {
         self.offer_packed(event.packed());
     }

@@ -32,7 +32,7 @@ pub struct PackedPolicy {
 }
 
 impl Event {
-    /// That a policy is there, or is different; a large one is packed.
+    /// The event that a policy is new or has changed. A large policy is packed.
     #[must_use]
     pub fn policy(policy: NetworkPolicy) -> Self {
         Self::Policy(Box::new(policy)).packed()

@@ -215,7 +215,8 @@ impl Pod {
         self.is_template() && self.workload.as_ref().is_some_and(|workload| workload.kind == "DaemonSet")
     }
 
-    /// The same, and no selector leaves a node out.
+    /// Whether it stands for the pods of a DaemonSet that runs on every node, without a selector that leaves a node
+    /// out.
     #[must_use]
     pub fn is_on_every_node(&self) -> bool {
         self.is_on_each_node() && !self.is_on_some_nodes

@@ -24,12 +24,11 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// How it is reached from outside the cluster.
     pub exposure: Exposure,
-    /// By which other ways it is reached, and which of its backends then.
+    /// How clients reach it besides by its addresses, and which of its backends they get then.
     pub routing: Routing,
 }
 
-/// By which ways a service is reached besides its addresses, and which of its backends
-/// a client gets.
+/// How clients reach a service besides by its addresses, and which of its backends they get.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of the API that is independent of the others")]
 pub struct Routing {

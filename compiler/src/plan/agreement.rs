@@ -14,9 +14,9 @@ use crate::policy::Direction;
 use crate::ruleset::node::{Member, Rule, SetName};
 
 impl KernelState {
-    /// Those of these addresses that this state treats as the desired one does: the same rules judge
-    /// their packets, with the same answers of sets, and each is a peer of others as it is to be. One that a
-    /// chain which differs names as a peer does not count.
+    /// Those of these addresses that this state treats as the desired one does. The same rules judge their packets,
+    /// with the same answers of sets, and each is a peer of others as it should be. An address does not count if a
+    /// chain that differs names it as a peer.
     ///
     /// Where more than the rules of groups differs, no address counts.
     #[must_use]

@@ -48,8 +48,8 @@ impl KernelState {
         Self { v4: of(Family::V4), v6: of(Family::V6) }
     }
 
-    /// The same without new sets, which no rule asks yet, and with these sets as they are here: the kernel
-    /// may refuse these writes.
+    /// As [`Self::ahead_of_rules`], without new sets, which no rule asks yet, and with the sets of `refused` as they
+    /// are here. The kernel may refuse these writes.
     #[must_use]
     pub fn ahead_without(&self, desired: &Self, refused: &BTreeSet<SetName>) -> Self {
         let of = |family| {

@@ -61,9 +61,9 @@ pub struct PairSet {
     pub subjects: Vec<PodId>,
     /// The other ends.
     pub peers: Region,
-    /// By protocol and destination port.
+    /// The traffic, by protocol and destination port.
     pub traffic: Traffic,
-    /// What happens.
+    /// What happens to the traffic.
     pub verdict: PairSetVerdict,
     /// For allowed pairs the rules that admit some of them, for denied ones
     /// the policies that isolate. Nothing where no policy isolates.

@@ -21,9 +21,9 @@ pub use scope::{FlowScope, narrowed};
 /// destination (a Service's address has become a pod's), and before it translates the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey {
-    /// From where.
+    /// The source address.
     pub source: IpAddr,
-    /// To where, of the same family.
+    /// The destination address, of the same family.
     pub destination: IpAddr,
     /// The number of its IP protocol.
     pub protocol: u8,

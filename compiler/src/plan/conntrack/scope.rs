@@ -56,7 +56,7 @@ impl FlowScope {
         }
     }
 
-    /// Without the flows of these addresses, which were judged.
+    /// Takes the flows of these addresses out of the scope, because they were judged.
     pub fn remove(&mut self, judged: &BTreeSet<IpAddr>) {
         if let Self::Of(addresses) = self {
             addresses.retain(|address| !judged.contains(address));

@@ -52,7 +52,7 @@ pub struct Flow {
     pub to: EndName,
     /// The Service that the flow goes through.
     pub via: Option<Via>,
-    /// By which way it comes, where that makes a difference.
+    /// The path on which it comes, where that makes a difference.
     pub way: Option<Way>,
     /// The family; none where an end has no address and both families get one answer.
     pub family: Option<Family>,
@@ -76,7 +76,7 @@ pub struct Flow {
     pub decisions: Option<[Decision; 2]>,
     /// The source and destination of one of the flows that this one stands for.
     pub parties: Option<(Party, Party)>,
-    /// All pairs of ends that a denied flow stands for, as they were judged.
+    /// For a denied flow: all pairs of ends that it stands for, as they were judged.
     pub asked: JudgedPairs,
     /// The ends that it is said of, where many pairs get the same verdict in each direction;
     /// the decisions are then those of one pair, `from` and `to`.
@@ -135,7 +135,7 @@ impl Ranges {
     }
 }
 
-/// By which way a flow comes to its destination, where that makes a difference.
+/// The path on which a flow comes to its destination, where that makes a difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Way {

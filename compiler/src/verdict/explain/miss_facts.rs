@@ -19,9 +19,9 @@ use crate::verdict::flow::End;
 /// What there is to know about a rule that misses by little.
 #[derive(Debug, Clone, Default)]
 pub struct MissFacts<'c> {
-    /// About the other end.
+    /// Facts about the other end.
     pub end: Vec<EndFact<'c>>,
-    /// About the rule.
+    /// Facts about the rule.
     pub rule: Vec<RuleFact<'c>>,
 }
 

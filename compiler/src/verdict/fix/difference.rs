@@ -53,7 +53,7 @@ pub struct Opened {
 /// An end of what a change opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenedEnd {
-    /// As in [`Endpoint::id`] by pod; the prefixes of a zone of addresses outside.
+    /// The id, as in [`Endpoint::id`] of a matrix by pod; for addresses outside, the prefixes of their zone.
     ///
     /// [`Endpoint::id`]: crate::verdict::matrix::Endpoint::id
     pub id: Arc<str>,

@@ -46,9 +46,9 @@ pub enum Reason {
 pub struct Decision {
     /// The direction.
     pub direction: Direction,
-    /// Of the traffic that was asked about.
+    /// The verdict on the traffic that was asked about.
     pub verdict: Verdict,
-    /// Why.
+    /// Why the direction allows or denies it.
     pub reason: Reason,
     /// The policies that isolate the subject for certain, sorted.
     pub isolated_by: Vec<PolicyId>,

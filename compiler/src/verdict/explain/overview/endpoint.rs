@@ -55,11 +55,12 @@ pub struct Side {
     /// The workloads at the other end, by what is allowed with them: their ids in a
     /// [`Matrix`].
     pub peers: BTreeMap<Traffic, Vec<EndpointId>>,
-    /// The same of what is allowed with each pod of both ends.
+    /// The workloads at the other end, by what is allowed between each pod of both ends.
     pub common_peers: BTreeMap<Traffic, Vec<EndpointId>>,
-    /// The same of what is allowed with some pods only, or in one family: replicas or families differ.
+    /// The workloads at the other end, by what is allowed with some pods only or in one family only, because replicas
+    /// or families differ.
     pub differing_peers: BTreeMap<Traffic, Vec<EndpointId>>,
-    /// The same of what may be allowed besides: the input lacks a fact.
+    /// The workloads at the other end, by what may be allowed besides, where the input lacks a fact.
     pub unknown_peers: BTreeMap<Traffic, Vec<EndpointId>>,
     /// What is allowed with addresses outside the cluster.
     pub outside: OutsideBounds,

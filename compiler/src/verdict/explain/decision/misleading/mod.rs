@@ -154,7 +154,8 @@ pub enum ValueElsewhere {
     Name(String),
 }
 
-/// For which flows of the pods that two policies are about one policy admits what the other does not.
+/// The flows for which one of two policies admits more than the other, among the flows of the pods that both policies
+/// are about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum AddedFlows {
