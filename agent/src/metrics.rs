@@ -35,11 +35,11 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// How much of ours one family of a kernel holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RulesetSize {
-    /// Rules.
+    /// How many rules.
     pub rules: usize,
-    /// Sets.
+    /// How many sets.
     pub sets: usize,
-    /// Members of all sets.
+    /// How many members all sets have together.
     pub entries: usize,
 }
 
@@ -243,7 +243,7 @@ impl Metrics {
         registry
     }
 
-    /// All of them as text for Prometheus, of type [`CONTENT_TYPE`].
+    /// All metrics as text for Prometheus, of type [`CONTENT_TYPE`].
     ///
     /// # Errors
     /// Never, as writing to a `String` does not fail; the library says so.
@@ -253,7 +253,7 @@ impl Metrics {
         Ok(text)
     }
 
-    /// What the kernel counts.
+    /// The metrics of packets that the kernel counts.
     #[must_use]
     pub fn packets(&self) -> &Packets {
         &self.packets
@@ -277,7 +277,7 @@ impl Metrics {
         self.cni_installer.clone()
     }
 
-    /// What the watches write.
+    /// The metrics that the watches write.
     #[must_use]
     pub fn watches(&self) -> Watches {
         self.watches.clone()

@@ -19,7 +19,7 @@ impl Moment {
         Self(micros(now))
     }
 
-    /// For how long it has been past.
+    /// How much time has passed since this moment.
     #[must_use]
     pub fn elapsed(self) -> Duration {
         Duration::from_micros(Self::now().0.saturating_sub(self.0))

@@ -74,7 +74,7 @@ pub struct Sandboxes {
 }
 
 impl Sandboxes {
-    /// Nothing is known yet.
+    /// The sandboxes of a node, from what an earlier agent saved. No object is known yet.
     #[must_use]
     pub fn new(node: &str, saved: Saved) -> Self {
         let sandboxes = saved.sandboxes.into_iter().zip(1..);
@@ -292,8 +292,8 @@ impl Sandboxes {
         }
     }
 
-    /// All sandboxes of a network that are not among these, and whose ADD began at this moment or before,
-    /// are gone; how many.
+    /// Deletes all sandboxes of a network that are not in `valid` and whose ADD began at `before` or earlier. Returns
+    /// how many.
     pub fn collect(&mut self, network: &str, valid: &BTreeSet<Attachment>, before: Moment) -> usize {
         self.delete_all(|Sandbox { add, order, .. }| {
             add.network == network && !valid.contains(&add.attachment) && order.0 <= before
@@ -380,7 +380,8 @@ impl Sandboxes {
         unlinked.map(|sandbox| sandbox.add.netns.clone()).collect()
     }
 
-    /// These network namespaces are gone, and so are those sandboxes. How many.
+    /// Deletes the sandboxes of these network namespaces, which are gone, except those of which an interface of the
+    /// node shows whether they are there. Returns how many.
     pub fn netns_gone(&mut self, gone: &BTreeSet<String>, seen: &SeenLinks) -> usize {
         self.delete_all(|Sandbox { add, .. }| seen.says_nothing_of(add) && gone.contains(&add.netns))
     }
@@ -397,7 +398,7 @@ impl Sandboxes {
         self.live.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no sandboxes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.live.is_empty()

@@ -36,10 +36,9 @@ struct Bound {
 pub struct BridgeState {
     /// Ports of pods from which nothing but plain frames comes.
     pub ports: usize,
-    /// Of these, those that are pinned to their pods' own addresses.
+    /// How many ports are pinned to their pods' own addresses.
     pub pinned: usize,
-    /// Of these, those to which nothing goes but what is for their pods' own
-    /// addresses.
+    /// How many ports get only frames for their pods' own addresses.
     pub guarded: usize,
     /// Why the table is not in the kernel, though it is needed.
     pub lack: Option<String>,

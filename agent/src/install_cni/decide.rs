@@ -68,7 +68,7 @@ impl Current {
 }
 
 impl Decider {
-    /// Decides.
+    /// Decides what the installer does now, from its settings and the folder's content.
     pub fn decide(&mut self, settings: &PluginSettings, view: &FolderView) -> Decision {
         let own = settings.file.as_str();
         let current = match view.files.get(own) {

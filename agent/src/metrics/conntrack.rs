@@ -27,7 +27,7 @@ pub enum TableChange {
     HasRoom,
 }
 
-/// The reading before.
+/// The state after the last reading.
 #[derive(Debug, Default)]
 pub struct Last {
     table: Option<ConntrackTable>,

@@ -48,12 +48,12 @@ const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 pub struct CutRequest {
     /// Which flows are judged.
     pub scope: FlowScope,
-    /// No flow of these addresses is their pods' own, so all flows of those in the scope may be
-    /// deleted without a verdict. What the kernel deletes so is not counted. The kernel also drops the
-    /// packets that wait for the link-layer addresses of these.
+    /// Addresses of new pods: none of their flows is the pods' own. So all flows of those in the scope may be deleted
+    /// without a verdict. Flows that the kernel deletes in this form are not counted. The kernel also drops the packets
+    /// that wait for the link-layer addresses of these.
     pub new: BTreeSet<IpAddr>,
     /// If the last renewal of all of the index was of this epoch, the index says which addresses of
-    /// the scope have no flow, and these are not looked for.
+    /// the scope have no flow. Their flows are not listed.
     pub index_epoch: Option<u64>,
     /// What is renewed of the index of addresses that have flows. If that fails, the flows are cut
     /// all the same.
@@ -63,9 +63,9 @@ pub struct CutRequest {
 /// What came of a [`CutRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CutResult {
-    /// Of the flows that were listed.
+    /// What became of the flows that were listed.
     pub flows: Swept,
-    /// Of the index of addresses that have flows.
+    /// What came of the index of addresses that have flows.
     pub index: IndexLookup,
 }
 

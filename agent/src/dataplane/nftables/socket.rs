@@ -197,7 +197,7 @@ enum ReplyPart {
 }
 
 impl Socket {
-    /// Opens one.
+    /// Opens a socket in the network namespace of the calling thread.
     ///
     /// # Errors
     /// If the system has none for us.

@@ -37,7 +37,7 @@ pub struct Supported {
 /// Something that a kernel lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
-    /// In which family.
+    /// The family in which it is missing.
     pub family: Family,
     /// What, and what it is for.
     pub what: String,

@@ -98,7 +98,7 @@ impl<K: Kernel> Enforcer<K> {
         self.writer.holds(self.engine.state())
     }
 
-    /// As [`Writer::audit`](crate::enforce::writer::Writer::audit); nothing before the first pass.
+    /// Audits as [`Writer::audit`](crate::enforce::writer::Writer::audit) does; returns nothing before the first pass.
     ///
     /// # Errors
     /// If the kernel cannot be read.

@@ -97,7 +97,7 @@ pub struct FollowSettings {
 }
 
 impl FollowSettings {
-    /// The defaults.
+    /// The default settings of the agent of a node.
     #[must_use]
     pub fn new(node: &str) -> Self {
         Self {

@@ -138,7 +138,7 @@ pub struct Loaded {
     pub skipped: BTreeMap<String, usize>,
     /// The objects of those of these kinds that bear on connectivity, and where they stand; only those of files.
     pub skipped_objects: BTreeMap<String, Vec<(ObjectRef, Location)>>,
-    /// Those of them in whose objects a pod's containers stand, so that their controllers make pods.
+    /// Those of the passed-over kinds whose objects have a pod's containers, so that their controllers make pods.
     pub pod_makers: BTreeSet<String>,
     /// The objects that were passed over and whose controllers make pods.
     pub pod_making: BTreeSet<ObjectRef>,

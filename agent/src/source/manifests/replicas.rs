@@ -25,7 +25,7 @@ pub(super) fn of_workload(kind: &str, node: &YamlNode, notes: &mut Notes) -> Res
 /// How a StatefulSet names its pods: by ordinals, and in DNS by a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ordinals {
-    /// That of the first pod.
+    /// The ordinal of the first pod.
     pub first: i32,
     /// How many pods there are; none where an autoscaler decides.
     pub count: Option<i32>,

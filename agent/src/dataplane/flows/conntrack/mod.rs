@@ -167,7 +167,7 @@ pub fn sweep_in(family: Family, scope: &FlowScope, filters: bool, judge: &mut Ju
     Ok(Swept { cut: sweep.cut, ..swept })
 }
 
-/// The same in all families, by one list of the whole table. A list of one family costs the
+/// As [`sweep_in`], in all families, by one list of the whole table. A list of one family costs the
 /// kernel a walk through all of the table too, with a lock for each of its places, empty or not.
 ///
 /// # Errors

@@ -77,7 +77,7 @@ pub struct IndexLookup {
     pub without_flows: BTreeSet<IpAddr>,
     /// How many of the other addresses are of the domain. They are in the index, or the index does not count.
     pub others: u64,
-    /// It was renewed as it was to be.
+    /// Whether it was renewed as requested.
     pub is_renewed: bool,
     /// The kernel has no such index.
     pub is_unsupported: bool,
