@@ -8,10 +8,9 @@
 //! sender, without a key, by a device that is there as soon as its module is (`tunl0`, `sit0`,
 //! `gre0`, `ip6tnl0` and the like), or by one that network engines for Kubernetes make.
 //!
-//! Everything else is let be. What takes a key, a session or a program at the other
-//! end takes that end's consent, and then any port carries a tunnel. No UDP port
-//! that clients send from (32768 and above) is ever among them, because answers go
-//! there.
+//! Agents leave everything else alone. What takes a key, a session or a program at the other end
+//! takes that end's consent, and then any port carries a tunnel. No UDP port that clients send from
+//! (32768 and above) is ever among them, because answers go there.
 
 /// How rules distinguish an encapsulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

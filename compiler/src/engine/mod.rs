@@ -17,11 +17,10 @@
 //! | a namespace is relabelled | its classes are matched with the selectors again (`Engine::namespace`), and the addresses of their pods move between sets; no group changes, because a policy's podSelector reads no labels of namespaces |
 //! | a policy changes | its groups get other chains, and their peers other sets |
 //!
-//! After any sequence of events the state equals [`crate::ruleset::layout::ruleset`] of
-//! the final objects, byte for byte; but for the set of what may come from the
-//! interfaces of pods, which [`Engine::own`] sets, for policies that are over the bound on
-//! set members until [`Engine::reconsider_bound`], and for events that were offered and wait until what
-//! they make is loaded ([`Engine::offer`]).
+//! After any sequence of events the state equals [`crate::ruleset::layout::ruleset`] of the final objects, byte for
+//! byte. There are three exceptions. [`Engine::own`] sets the set of what may come from the interfaces of pods.
+//! Policies that are over the bound on set members stay so until [`Engine::reconsider_bound`]. Events that were offered
+//! may wait until what they make is loaded ([`Engine::offer`]).
 
 mod commit;
 mod dispatch_trees;

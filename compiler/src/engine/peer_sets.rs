@@ -319,8 +319,8 @@ impl PeerSets {
         (entry.family, entry.name.clone(), entry.kind, members)
     }
 
-    /// What is missing of a set that only expected chains ask, where the state has these
-    /// members of it. So many members at most come at once.
+    /// What is missing of a set that only expected chains ask, where the state has these members of
+    /// it. At most this many members come at once.
     pub(super) fn load(
         &mut self,
         name: &SetName,

@@ -120,7 +120,7 @@ impl PolicyBudget {
     }
 }
 
-/// Removes a name; whether it was there.
+/// Removes a name. Returns whether it was there.
 fn take(names: &mut Vec<String>, name: &str) -> bool {
     let before = names.len();
     names.retain(|known| known != name);

@@ -52,9 +52,9 @@ pub struct Routing {
     /// It has addresses of one family, and the object does not say which family: it is the
     /// cluster's first one.
     pub is_of_first_family: bool,
-    /// Those of its addresses that are no `clusterIPs`: external ones and a load balancer's.
+    /// Its addresses that are no `clusterIPs`: external ones and a load balancer's.
     pub external_addresses: Vec<IpAddr>,
-    /// Those of them that are the load balancer's, which alone heed [`Self::source_ranges`].
+    /// Those of the external addresses that are the load balancer's. [`Self::source_ranges`] apply to these only.
     pub balancer_addresses: Vec<IpAddr>,
     /// Addresses of load balancers that nodes do not take (`ipMode: Proxy`): traffic goes to the load
     /// balancer, which sends it on.

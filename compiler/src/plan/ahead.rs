@@ -294,7 +294,7 @@ fn endpoints(
     }
 }
 
-/// Has an address be in a set or not; whether it was.
+/// Puts an address into a set, or takes it out. Returns whether it was in the set.
 fn put(actual: &mut FamilyState, set: &SetName, address: IpAddr, is_there: bool) -> bool {
     let Some((_, members)) = actual.sets.get_mut(set) else { return false };
     let member = Member::Address(address);

@@ -118,7 +118,7 @@ impl Reader<'_> {
         });
     }
 
-    /// Reports the unknown fields at or below a path; whether there are any.
+    /// Reports the unknown fields at or below a path. Returns whether there are any.
     pub(super) fn unknown_below(&mut self, path: &str, effect: Effect) -> bool {
         self.unknown_fields(path, |_| true, effect)
     }

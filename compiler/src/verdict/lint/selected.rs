@@ -81,7 +81,7 @@ fn pods_of<'p>(cluster: &Cluster, peers: impl IntoIterator<Item = &'p PodPeer>) 
     Some(pods.into_iter().collect())
 }
 
-/// The ports of a rule that none of its pods has; whether one is the port of a Service.
+/// Finds the ports of a rule that none of its pods has. Returns whether one is the port of a Service.
 fn ports(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, pods: &[PodId], found: &mut Vec<Mistake>) -> bool {
     let Ports::AnyOf(ports) = &rule.ports else { return false };
     let mut has_service_port = false;

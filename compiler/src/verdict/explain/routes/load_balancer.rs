@@ -19,8 +19,9 @@ use crate::verdict::explain::walk::{Destination, Route, Walk};
 use crate::verdict::flow::End;
 
 impl Walk<'_> {
-    /// Flows to the address of a load balancer that nodes do not take; whether it is one. What the
-    /// client's policies deny is denied, and what the load balancer makes of the rest is not known.
+    /// Adds the flows to the address of a load balancer that nodes do not take. Returns whether it
+    /// is one. What the client's policies deny is denied, and what the load balancer makes of the
+    /// rest is not known.
     pub(in crate::verdict::explain) fn by_proxied_balancer(&mut self, sources: &[Unit], address: IpAddr) -> bool {
         let cluster = self.ends.cluster;
         let Some(service) = cluster.service_with_proxied(address) else { return false };

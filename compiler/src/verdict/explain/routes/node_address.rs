@@ -51,7 +51,7 @@ impl Walk<'_> {
         if self.by_node(sources, &to, &[address]) { Ok(()) } else { self.directly(sources, &self.ends.units(&to)) }
     }
 
-    /// Flows to ports of a node that lead to Services or pods; whether it does.
+    /// Adds the flows to ports of a node that lead to Services or pods. Returns whether there are any.
     pub(in crate::verdict::explain) fn by_node(
         &mut self,
         sources: &[Unit],
@@ -391,8 +391,8 @@ impl Walk<'_> {
         !cluster.has_unread_services() && asked.intersection(&leading).is_none()
     }
 
-    /// Flows of pods to the loopback address, which each sends to itself; whether all are pods. The kernel takes
-    /// no address (0.0.0.0, ::) as a destination for that of the sender.
+    /// Adds the flows of pods to the loopback address, which each sends to itself. Returns whether all sources are
+    /// pods. The kernel treats the unspecified address (0.0.0.0, ::) as a destination like the sender's own.
     pub(in crate::verdict::explain) fn by_loopback(
         &mut self,
         sources: &[Unit],

@@ -11,7 +11,7 @@ use crate::object::Family;
 pub(in crate::verdict::explain) struct Families {
     /// Those in which it may have an address, as far as the question says.
     may_be: [bool; 2],
-    /// Of which it has an address.
+    /// Those in which it has an address.
     has: [bool; 2],
     /// It has no address at all.
     pub(in crate::verdict::explain) is_bare: bool,
