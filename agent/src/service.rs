@@ -52,7 +52,7 @@ impl ServiceManager {
         };
         let socket = UnixDatagram::unbound()?;
         socket.connect_addr(&address)?;
-        // Should systemd be stuck, the agent is not.
+        // If systemd is stuck, the agent must not wait for it.
         socket.set_nonblocking(true)?;
         Ok(Self(Some(Arc::new(NotifySocket { socket, patience }))))
     }

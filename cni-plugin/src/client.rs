@@ -47,7 +47,7 @@ pub fn ask(
         let is_final =
             !matches!(&answer, Err(_) | Ok(Some(Answer { error: Some(Refusal { kind: Reason::Timeout, .. }), .. })));
         let left = until.saturating_duration_since(Instant::now());
-        // So late it is what the agent says at the end of the time.
+        // An answer this late is final: the agent gives it because the time is over.
         let is_last_word = answer.is_ok() && left <= LAST_WORD;
         if is_final || is_last_word || left <= wait {
             return answer;

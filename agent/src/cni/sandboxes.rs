@@ -10,12 +10,11 @@
 //! that is made again has the same UID, and the DEL of the old one may come after the
 //! ADD of the new one.
 //!
-//! Objects go in, and come out with the addresses that the engine is to know. What is
-//! to be isolated although no object decides how (a static pod whose mirror is not there
-//! yet, a pod whose object went before its sandbox, an address whose interface is still
-//! there) is an endpoint of a namespace of its own ([`UNIDENTIFIED`](super::endpoints::UNIDENTIFIED)), whose only policy
-//! denies everything. No selector of a policy selects it, because that namespace has no
-//! labels.
+//! Objects go in, and come out with the addresses that the engine is to know. Some addresses are to be isolated
+//! although no object decides how: those of a static pod whose mirror is not there yet, of a pod whose object went
+//! before its sandbox, and those whose interface is still there. Such an address is an endpoint of a namespace of its
+//! own ([`UNIDENTIFIED`](super::endpoints::UNIDENTIFIED)), whose only policy denies everything. No selector of a policy
+//! selects it, because that namespace has no labels.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -159,7 +158,7 @@ impl Sandboxes {
         }
     }
 
-    /// An object of this node is gone; whether there was one.
+    /// Removes an object of this node that is gone. Returns whether there was one.
     fn remove_object(&mut self, key: &PodKey) -> bool {
         let Some(pod) = self.pods.remove(key) else { return false };
         self.deleted_mirrors.remove(key);
@@ -252,9 +251,9 @@ impl Sandboxes {
         }
     }
 
-    /// A sandbox is gone; whether it was known. Its addresses leave the sets of peers at
-    /// once. They stay isolated while the node's end of its interface is there, for some rounds
-    /// if there is none, or until they are another sandbox's.
+    /// Deletes a sandbox that is gone. Returns whether it was known. Its addresses leave the sets
+    /// of peers at once. They stay isolated while the node's end of its interface is there, for
+    /// some rounds if there is none, or until they are another sandbox's.
     pub fn delete(&mut self, attachment: &Attachment) -> bool {
         let Some(gone) = self.live.remove(attachment) else { return false };
         self.is_dirty = true;
@@ -300,7 +299,7 @@ impl Sandboxes {
         })
     }
 
-    /// All sandboxes that match are gone; how many.
+    /// Deletes all sandboxes that match. Returns how many.
     fn delete_all(&mut self, is_gone: impl Fn(&Sandbox) -> bool) -> usize {
         let gone = self.live.values().filter(|sandbox| is_gone(sandbox));
         let gone: Vec<_> = gone.map(|sandbox| sandbox.add.attachment.clone()).collect();
@@ -380,8 +379,8 @@ impl Sandboxes {
         unlinked.map(|sandbox| sandbox.add.netns.clone()).collect()
     }
 
-    /// Deletes the sandboxes of these network namespaces, which are gone, except those of which an interface of the
-    /// node shows whether they are there. Returns how many.
+    /// Deletes the sandboxes of these network namespaces, which are gone. A sandbox stays if an interface of the node
+    /// shows whether it is there. Returns how many were deleted.
     pub fn netns_gone(&mut self, gone: &BTreeSet<String>, seen: &SeenLinks) -> usize {
         self.delete_all(|Sandbox { add, .. }| seen.says_nothing_of(add) && gone.contains(&add.netns))
     }

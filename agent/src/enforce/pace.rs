@@ -101,7 +101,7 @@ impl Share {
 mod tests {
     use super::*;
 
-    /// Loads so many portions into a kernel that takes so long for a size when so much was loaded
+    /// Loads this many portions into a kernel; the time for a size depends on how much was loaded
     /// before. Answers the sizes, and what each took.
     fn load(portions: usize, kernel: impl Fn(f64, f64) -> f64) -> Vec<(usize, Duration)> {
         let mut share = Share::default();

@@ -94,7 +94,7 @@ impl Waiters {
         answered
     }
 
-    /// An audit of everything is over; whether the kernel held all.
+    /// Ends an audit of everything; `holds` says whether the kernel held all.
     pub(super) fn checked(&mut self, holds: bool) {
         for reply in self.checking.drain(..) {
             // One that does not wait any more has gone.

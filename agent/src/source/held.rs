@@ -17,8 +17,8 @@ use tokio::time::Instant;
 /// When held removals are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
-    /// A list that begins so long after the first that lacked an object confirms that
-    /// it is gone. Zero holds nothing back.
+    /// A list confirms that an object is gone if it begins at least this long after the first list
+    /// that lacked the object. Zero holds nothing back.
     pub confirm_after: Duration,
     /// After this time the removal is applied without a list that confirms it. Only the time counts
     /// in which the API server could have been asked for a list.
@@ -101,8 +101,8 @@ impl<K: Eq + Hash + Clone> HeldBack<K> {
         self.places.is_empty()
     }
 
-    /// Whether the removals of a list are held back that lacks so many of `known`
-    /// objects beside those that are held already.
+    /// Whether the removals of a list are held back, if it lacks `missing` of `known` objects
+    /// beside those that are held already.
     pub(super) fn doubts(&self, doubt: DoubtThreshold, missing: usize, known: usize, trust: Trust) -> bool {
         if trust.times.confirm_after.is_zero() || missing == 0 {
             return false;
@@ -177,7 +177,7 @@ impl Trust {
 mod tests {
     use super::*;
 
-    /// So many seconds after the first moment; the API server has answered all the while.
+    /// The moment this many seconds after the first one; the API server has answered all the while.
     fn at(begin: Instant, after: u64) -> Moment {
         Moment { now: begin + seconds(after), answered: seconds(after) }
     }

@@ -15,7 +15,7 @@ use crate::command::input::{Input, unread_words};
 use crate::command::words::{count_field, policies_and_pods, shorten};
 use crate::command::{Exit, Stop};
 
-/// So much of what was not read is named.
+/// At most this many of the things that were not read are named.
 const UNREAD: usize = 3;
 
 /// At most this many names are suggested.

@@ -181,7 +181,7 @@ impl BridgeFilter {
     }
 }
 
-/// Removes the table; whether it was there.
+/// Removes the table. Returns whether it was there.
 ///
 /// # Errors
 /// If the kernel does not list it or does not let it go.

@@ -240,7 +240,7 @@ impl OwnTable {
         })
     }
 
-    /// Removes the table from the kernel; whether it was there.
+    /// Removes the table from the kernel. Returns whether it was there.
     pub(in super::super) fn remove(self) -> Result<bool, Error> {
         if !nf_tables_is_loaded() {
             // To ask would load the module.

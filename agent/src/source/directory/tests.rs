@@ -113,7 +113,7 @@ async fn what_does_not_change_the_objects_makes_no_update() {
     followed.write("a.yaml", &format!("# a comment\n{}", pod("a", "1")));
     followed.write("notes.txt", "not yaml: [");
     followed.write(".a.yaml.swp", "not yaml: [");
-    // Had any of it made an update, that would come first.
+    // If any of it had made an update, that would come first.
     followed.write("b.yaml", &pod("b", "2"));
     assert_eq!(followed.pods().await, "a=1 b=2");
 }

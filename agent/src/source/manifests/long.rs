@@ -164,7 +164,7 @@ impl<R: Read> TextReader<R> {
         Ok(is_list.then(|| (Form::Json(indent), frame.len() + "[\n".len())))
     }
 
-    /// Sends all items on; whether the text is a list to its end.
+    /// Sends all items on. Returns whether the text is a list to its end.
     fn split(
         &mut self,
         form: Form,

@@ -228,7 +228,7 @@ impl DocumentReader<'_> {
         self.object(kind, &types.kind, node);
     }
 
-    /// Reads an object of a kind that is not Kubernetes' own as a workload for each of its pod templates;
+    /// Reads an object of a kind that is not Kubernetes' own as a workload for each of its pod templates. Returns
     /// whether all can be read.
     fn foreign_parts(&mut self, types: &TypeMeta, node: &YamlNode) -> bool {
         let parts = pod_parts::parts(&types.api_version, &types.kind, node);
@@ -254,8 +254,8 @@ impl DocumentReader<'_> {
         are_read
     }
 
-    /// Reads an object of a kind that is not Kubernetes' own as the workload that its pod
-    /// template makes of it; whether that can be read.
+    /// Reads an object of a kind that is not Kubernetes' own as the workload that its pod template
+    /// makes of it. Returns whether that can be read.
     fn foreign_workload(&mut self, types: &TypeMeta, node: &YamlNode) -> bool {
         let mut node = node.clone();
         pod_template::name_as_kubernetes_does(&mut node);

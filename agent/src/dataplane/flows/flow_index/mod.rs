@@ -212,7 +212,7 @@ fn covers(domain: &[IpNetwork], address: IpAddr) -> bool {
     domain.iter().any(|network| network.contains(address))
 }
 
-/// Removes the table; whether it was there.
+/// Removes the table. Returns whether it was there.
 ///
 /// # Errors
 /// If the kernel does not list it or does not let it go.

@@ -43,7 +43,7 @@ use crate::source::watch_metrics::Watches;
 use crate::source::{Change, Changes, OwnNode, UnnamedNode};
 use crate::status::SharedStatus;
 
-/// From so many pods on, a list that lacks more than half of them is doubted.
+/// If there are at least this many pods, a list that lacks more than half of them is doubted.
 const MANY_PODS: usize = 20;
 
 /// The longest time between two lists that are asked for because removals are held back.
@@ -172,8 +172,7 @@ impl Follower {
         !self.pending.is_empty() || self.is_in_sync() && !self.reported
     }
 
-    /// Whether so much is to be reported that it should be, before anything else is taken
-    /// in.
+    /// Whether so much is pending that it should be reported before anything else is taken in.
     pub(super) fn has_gathered_enough(&self) -> bool {
         self.pending.changes.len() >= GATHERED || self.pending_bytes >= GATHERED_BYTES
     }

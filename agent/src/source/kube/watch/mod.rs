@@ -227,7 +227,7 @@ impl<K: Watched> Lister<K> {
         }
     }
 
-    /// Waits until the next try is due; whether a list is asked for meanwhile.
+    /// Waits until the next try is due. Returns whether a list was asked for meanwhile.
     async fn wait(&self) -> bool {
         let now = Instant::now();
         let mut next = self.next;
