@@ -44,7 +44,7 @@ pub struct Admitted {
 /// A named port and the numbers it has on a pod.
 pub type Resolution = BTreeMap<(Protocol, String), BTreeSet<u16>>;
 
-/// The other end of a flow, as the rules of a group see it.
+/// The other end of a flow, as the rules of a group match it.
 #[derive(Debug, Clone, Copy)]
 pub struct OtherEnd<'a> {
     /// The classes of the endpoints that hold its address: one; none if it is

@@ -175,7 +175,7 @@ impl Cluster {
     #[must_use]
     pub fn service_behind_block(&self, block: &Block, end: BackendEnd) -> Option<(&Service, IpAddr)> {
         let of_block = |service: &Service| service.addresses.iter().find(|address| block.holds(**address)).copied();
-        // Where a service leads takes a look at all pods, so what is cheap to see comes first.
+        // Computing where a service leads reads all pods, so cheap checks come first.
         let may_lead = |service: &Service| match end {
             BackendEnd::Pod(id) => service.selector.is_none() || service.asks_for(&self.pod(id).labels),
             BackendEnd::Address(_) => service.selector.is_none(),

@@ -80,7 +80,7 @@ fn answers_alike(delta: &Delta, set: &SetName) -> bool {
 /// Those of these addresses that are members of a set that differs, before or after, or of one that a chain asks
 /// which differs: sets go ahead of rules, so such a peer may be in its set and be denied all the same.
 ///
-/// What dispatch sets say of an address is where its way leads, which is judged by itself.
+/// Dispatch sets decide where the path of an address leads, which is judged separately.
 fn concerned(
     delta: &Delta,
     actual: &FamilyState,

@@ -29,8 +29,8 @@ pub struct FlowKey {
     pub protocol: u8,
     /// The destination port, of a protocol that has ports.
     pub port: u16,
-    /// Whether the kernel took it up in its middle, so that the first packet
-    /// that it saw was any segment of a TCP connection, perhaps an answer.
+    /// Whether the kernel took it up in its middle. Then its first packet was any segment of a TCP
+    /// connection, perhaps an answer.
     pub mid_stream: bool,
 }
 

@@ -10,7 +10,7 @@ use crate::ruleset::node::Member;
 /// Flows that have to be judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FlowScope {
-    /// Those that one of these addresses sends or gets, as FORWARD sees them.
+    /// Those that one of these addresses sends or gets, with the addresses that they have in FORWARD.
     Of(BTreeSet<IpAddr>),
     /// All.
     All,

@@ -156,7 +156,7 @@ fn rules_are_read_as_they_were_written() {
         .unwrap();
 }
 
-/// The names of sets that stand in for others while a plan is carried out are seen too.
+/// This covers the names of sets that stand in for others while a plan is carried out too.
 #[test]
 fn the_writes_of_a_plan_are_what_they_were() {
     let mut edited = shop();

@@ -58,8 +58,9 @@ pub struct Flow {
     pub family: Option<Family>,
     /// What is sent.
     pub traffic: Traffic,
-    /// What the policies of the source see in place of the destination and the traffic, where a
-    /// node that is not the source's own replaces them behind its policies.
+    /// The address and traffic that the policies of the source match in place of the destination
+    /// and the traffic, where a node that is not the source's own replaces them after these
+    /// policies.
     pub seen_by_source: Option<(IpAddr, Traffic)>,
     /// The name of the destination's port, where one port is meant.
     pub port_name: Option<String>,

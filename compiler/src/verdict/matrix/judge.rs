@@ -18,7 +18,7 @@ use crate::verdict::matrix::pair_verdicts::ASSUMED_NONE;
 pub(crate) use crate::verdict::matrix::pair_verdicts::{BoundIds, JudgeKinds, PairVerdicts};
 use crate::verdict::zone::Zones;
 
-/// Everything about an end that a rule at the other one can see.
+/// Everything about an end that a rule at the other end can match.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Face {
     /// The classes of those that hold its address.
@@ -62,7 +62,7 @@ impl Roles {
         }
     }
 
-    /// Whether groups of a direction see such an end at the other end.
+    /// Whether groups of a direction match such an end as the other end.
     pub(super) const fn is_other(self, direction: Direction) -> bool {
         match direction {
             Direction::Egress => self.destination,
@@ -129,9 +129,9 @@ impl<'a> Kinds<'a> {
         &self.zones
     }
 
-    /// The kinds that were asked about, and what a rule of most nodes sees of
-    /// each: its groups, the first of those that decide together, and the end
-    /// itself with the first address of its zone.
+    /// The kinds that were asked about, and what a rule of most nodes matches of each: its groups,
+    /// the first of those that decide together, and the end itself with the first address of its
+    /// zone.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (KindId, [Option<GroupId>; 2], OtherEnd<'_>)> {
         self.seen.iter().enumerate().map(|(i, kind)| {
             let id = KindId(place(i));

@@ -55,9 +55,8 @@ impl<'a> LazyMatrix<'a> {
         self.rows[endpoint].ends.iter().map(|of| of.end)
     }
 
-    /// For each endpoint, the first that the same groups judge and that rules see alike. Unlike
-    /// those of [`Matrix::alike`](super::Matrix::alike), such pods may be exempt from policies with different
-    /// addresses.
+    /// For each endpoint, the first that the same groups judge and that rules match alike. Unlike those of
+    /// [`Matrix::alike`](super::Matrix::alike), such pods may be exempt from policies with different addresses.
     pub(crate) fn judged_alike(&self) -> Vec<usize> {
         judged_alike(&self.rows)
     }

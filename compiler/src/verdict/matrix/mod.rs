@@ -312,7 +312,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// For each row, the first that the same groups judge and that rules see alike.
+/// For each row, the first that the same groups judge and that rules match alike.
 fn judged_alike(rows: &[Row]) -> Vec<usize> {
     let mut alike = FxHashMap::default();
     let rows = rows.iter().enumerate();

@@ -46,7 +46,7 @@ impl Unjudged {
     }
 }
 
-/// An end as the rules of others see it.
+/// An end as the rules of others match it.
 #[derive(Debug)]
 pub(super) struct EndKinds {
     pub(super) end: End,

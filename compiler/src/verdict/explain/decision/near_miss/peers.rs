@@ -177,7 +177,7 @@ impl RuleMatcher<'_> {
         Conjunct::new(path, Part::Pod, Want::Pods(peer.pods.clone()), got, code).with_marks(marks)
     }
 
-    /// The address of the other end that policies see.
+    /// The address of the other end that policies match.
     fn address(&self) -> Option<IpAddr> {
         self.other.address(self.cluster, self.question.family?)
     }

@@ -37,9 +37,9 @@ impl fmt::Display for Translated {
 }
 
 impl Translated {
-    /// What of a block leads to the other end, or was asked about in its place, and is no address that
-    /// policies see: in egress the address that a client sends to, in ingress that of a Service, from
-    /// which no packet comes.
+    /// The address in a block that leads to the other end, or was asked about in its place, but that policies never
+    /// match. In egress it is the address that a client sends to, in ingress that of a Service, from which no packet
+    /// comes.
     pub(in crate::verdict::explain) fn of_block(
         written: &IpBlock,
         cluster: &Cluster,
