@@ -137,8 +137,8 @@ impl Default for Metrics {
             conntrack: Conntrack::default(),
             cni_installer: CniInstaller::default(),
         };
-        // Prometheus sees no increase in a counter that appears with its first event, so no
-        // alert would fire for that event.
+        // Prometheus counts no increase in a counter that appears with its first event, so no alert
+        // would fire for that event.
         for kind in DriftKind::ALL {
             let of = OfWhat { what: kind.as_str() };
             drop(metrics.drift_found.get_or_create(&of));

@@ -204,10 +204,10 @@ impl<K: Kernel> Enforcer<K> {
             DeviceGroup::join(&mut interfaces, &mut self.writer, network);
         }
         let engine = &mut self.engine;
-        // One commit of its own, so each frame meets the old table or the new one.
-        // Before the rules: what of a flow passes by frames that they do not see
-        // would be ESTABLISHED for them. And for a pod that is isolated now, or is
-        // new, nothing of it is to come later than its rules.
+        // One commit of its own, so each frame meets the old table or the new one. Before the
+        // rules: a flow whose frames pass without meeting the rules would be ESTABLISHED for them.
+        // And for a pod that is isolated now, or is new, nothing of it is to come later than its
+        // rules.
         self.frames.update(&mut self.writer, network, engine, self.anti_spoofing.pins_ports());
         let (writes, rehooked) = self.writer.write_each(change, engine.state(), engine.is_loading(), &mut failed)?;
         let enforced = self.writer.enforced();
@@ -328,9 +328,9 @@ impl<K: Kernel> Enforcer<K> {
         self.engine.set_options(options.clone());
     }
 
-    /// Finds the bridges with endpoints of this node behind them whose frames iptables does
-    /// not see. Cheap, and to be done again and again, because another program can change a
-    /// sysctl and the kernel sends no notification of it: see
+    /// Finds the bridges with endpoints of this node behind them whose frames iptables does not
+    /// filter. It is cheap, and must be called again and again, because another program can change
+    /// a sysctl and the kernel sends no notification of it: see
     /// [`Bridge::is_filtered`](crate::dataplane::network::Bridge::is_filtered).
     ///
     /// Once iptables filters a bridge's frames again, all flows are judged after the next pass: connection tracking in

@@ -199,8 +199,8 @@ pub fn install_plugin(from: &Path, folder: &Path) -> io::Result<bool> {
 }
 
 /// The names of the plugins in some folders. A link counts: what it leads to may be elsewhere on
-/// the node, where this container does not see it. `None` if one of the folders cannot be read, or
-/// has too many files.
+/// the node, where this container has no access to it. `None` if one of the folders cannot be read,
+/// or has too many files.
 #[must_use]
 pub fn plugins(folders: &[&Path]) -> Option<BTreeSet<String>> {
     let mut names = BTreeSet::new();

@@ -167,7 +167,7 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<ShownEnds> {
 }
 
 impl ShownEnds {
-    /// Adds where a Service leads: policies see its backends, by their own ports.
+    /// Adds where a Service leads: policies match its backends, by their own ports.
     fn add_service(&mut self, input: &Input, service: &Service, name: String) -> Result<(), Stop> {
         let cluster = &input.cluster;
         let Some(behind) = cluster.behind(service) else {

@@ -307,8 +307,8 @@ impl Auditor {
         Ok(())
     }
 
-    /// Reads what of a table is ours, to see whether what was just written is there, and
-    /// the jump that leads to it.
+    /// Reads what of a table is ours, to prove that what was just written is there, and the jump
+    /// that leads to it.
     pub(super) fn prove(&mut self, table: &Iptables, aliases: &Aliases, desired: &FamilyState) -> Result<(), Error> {
         let mut audit = Audit::default();
         self.whole(table, aliases, desired, &mut audit)?;

@@ -113,8 +113,7 @@ fn from_pods(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
     add(FROM_PODS, &[ethertype(IPV4)], Step::Goto(FROM_PODS_IPV4.name));
     add(FROM_PODS, &[ethertype(IPV6)], Step::Goto(FROM_PODS_IPV6.name));
     add(FROM_PODS, &[ethertype(ARP)], Step::Goto(FROM_PODS_ARP.name));
-    // Tags (VLAN id 0 among them), MPLS, PPPoE, LLC and all else that iptables does
-    // not see.
+    // Tags (VLAN id 0 among them), MPLS, PPPoE, LLC and all else that iptables does not get.
     add(FROM_PODS, &[], Step::Drop);
     // ARP of anything but Ethernet and IPv4, and more than fits.
     add(FROM_PODS_ARP, &[bytes(PacketHeader::Network, 0, NotEqual, &[0, 1, 8, 0, 6, 4])], Step::Drop);

@@ -132,7 +132,7 @@ fn next(batches: &Mutex<Receiver<Batch>>) -> Option<Batch> {
     batches.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
-/// A text on its way in.
+/// A text that is being read.
 struct TextReader<R> {
     from: R,
     buffer: Vec<u8>,

@@ -247,7 +247,7 @@ pub fn load_with(
     finish(parse_all(jobs, options, count), &named, options)
 }
 
-/// A file on its way.
+/// A file that is being read.
 enum Job {
     /// It is to be read and parsed.
     File(PathBuf),

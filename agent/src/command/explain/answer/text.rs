@@ -339,7 +339,7 @@ fn service(flow: &Flow, via: &Via) -> String {
     format!("{target}, {backends} ({note})")
 }
 
-/// What the policies of each end see, where a node that is not the client's own translates the
+/// What the policies of each end match, where a node that is not the client's own translates the
 /// destination.
 fn before_translation(flow: &Flow) -> Option<String> {
     let (address, seen) = flow.seen_by_source.as_ref()?;

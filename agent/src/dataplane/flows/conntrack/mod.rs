@@ -261,11 +261,11 @@ impl Sweep<'_> {
     }
 }
 
-/// Hands over the ends of all flows that the kernel knows, in all families, as FORWARD saw them.
-/// Nothing else of an entry is read.
+/// Passes on the ends of all flows that the kernel knows, in all families, with the addresses that
+/// they had in FORWARD. Nothing else of an entry is read.
 ///
 /// # Errors
-/// If the table cannot be read. Some ends may have been handed over then.
+/// If the table cannot be read. Some ends may have been passed on then.
 pub(in super::super) fn each_end(mut each: impl FnMut(IpAddr)) -> Result<(), Error> {
     unless_lost(|| list_ends(&mut each))
 }
@@ -315,7 +315,7 @@ fn may_be_in(scope: &FlowScope, message: &[u8]) -> bool {
     ends(message).into_iter().any(|end| end.is_none_or(|end| addresses.contains(&end)))
 }
 
-/// The ends of an entry, as FORWARD saw them: the source of either direction.
+/// The ends of an entry, as they were in FORWARD: the source of either direction.
 fn ends(message: &[u8]) -> [Option<IpAddr>; 2] {
     let source = |tuple: u16| -> Option<IpAddr> {
         let entry = Attributes(message.get(NETFILTER_HEADER..)?);
@@ -329,8 +329,8 @@ fn ends(message: &[u8]) -> [Option<IpAddr>; 2] {
     [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY].map(source)
 }
 
-/// The flow as FORWARD saw it: the sender's own address, and the address and
-/// port that answers come from, which is where it went after translation.
+/// The flow as it was in FORWARD: the sender's own address, and the address and port that answers
+/// come from, which is where it went after translation.
 fn forwarded(entry: &[ConntrackAttribute]) -> Option<FlowKey> {
     let (mut original, mut reply) = (None, None);
     for attribute in entry {
