@@ -414,7 +414,7 @@ fn of_both_families(mut backends: Vec<Backend>) -> Vec<Backend> {
     backends
 }
 
-/// Those that kube-proxy takes of what is listed; of a headless service, those that DNS answers with.
+/// The listed endpoints that kube-proxy uses; for a headless service, those that DNS answers with.
 fn in_use<T>(service: &Service, listed: impl Iterator<Item = (T, State)>) -> Vec<T> {
     let (mut ready, mut until_gone) = (Vec::new(), Vec::new());
     for (end, state) in listed {

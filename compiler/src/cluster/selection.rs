@@ -176,8 +176,8 @@ impl Cluster {
         self.open = all.filter(|class| self.is_open(*class)).collect();
     }
 
-    /// Whether the input leaves it open what selects the endpoints of a class, or what
-    /// applies to them.
+    /// Whether the input leaves open which selectors select the endpoints of a class, or which
+    /// policies apply to them.
     #[must_use]
     pub fn is_open(&self, class: ClassId) -> bool {
         let class = self.class(class);

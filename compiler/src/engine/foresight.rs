@@ -107,7 +107,7 @@ pub struct Foresight {
     pub(super) changes: Vec<(Arc<str>, PolicyChange)>,
     /// The endpoints of this node as they will be; no policy has judged their classes.
     pub(super) classes: Vec<FutureClass>,
-    /// The policies that are over the bound on set members, and those of them that stay unless they change.
+    /// The policies that are over the bound on set members. `stay` are those that stay over it unless they change.
     pub(super) over: BTreeSet<Arc<str>>,
     pub(super) stay: BTreeSet<Arc<str>>,
     /// The groups that have their chains, by direction.

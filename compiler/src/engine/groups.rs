@@ -103,7 +103,7 @@ pub(super) struct LocalGroups {
     uses: [BTreeMap<ChainName, usize>; 2],
     /// How many of the uses of a chain are not by a group: it is only expected.
     expected: [BTreeMap<ChainName, usize>; 2],
-    /// Chains that were made already of what comes with the next commit, by group.
+    /// Chains of the next commit that were made already, by group.
     prepared: [BTreeMap<Hash, PreparedGroup>; 2],
     pub(super) trees: DispatchTrees,
     /// Endpoints that are to be grouped anew.

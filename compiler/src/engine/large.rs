@@ -263,7 +263,7 @@ impl Engine {
         self.groups.has_kind_of(&self.store, pod) || self.upper_bound(&pod.namespace, Weight::default(), 1) <= limit
     }
 
-    /// An upper bound of what a change costs that brings a namespace policies of this weight, and so many pods.
+    /// An upper bound of the cost of a change that brings a namespace policies of this weight, and this many pods.
     fn upper_bound(&mut self, namespace: &str, weight: Weight, pods: usize) -> usize {
         let (rules, members) = self.groups.upper_bound(&self.store, namespace, weight, pods);
         rules.saturating_add(usize::try_from(members).unwrap_or(usize::MAX) / MEMBERS)

@@ -267,7 +267,7 @@ impl PeerSets {
         !self.unused.is_empty()
     }
 
-    /// Takes out what has no use: of what the state has so many at most, whose names it answers.
+    /// Takes out sets without a use. Of those that the state has, it takes out at most `most`, and answers their names.
     pub(super) fn sweep(&mut self, store: &mut Store, peers: &mut PeerIndex, most: usize) -> Vec<(Family, SetName)> {
         let mut gone = Vec::new();
         let (there, never): (Vec<SetId>, Vec<SetId>) = self.unused.iter().partition(|id| self.entries[id.0].is_there);

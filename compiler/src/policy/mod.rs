@@ -249,12 +249,13 @@ impl Policy {
         (read, findings)
     }
 
-    /// Reads a policy, and keeps of what was not understood the part that was, which only explanations need.
+    /// Reads a policy. Of a part that was not understood as a whole, it keeps what was understood, which only
+    /// explanations need.
     pub(crate) fn read_to_explain(policy: &NetworkPolicy) -> (Self, Vec<Finding>) {
         read::read(policy)
     }
 
-    /// Reads what a policy isolates, and not what it allows: of a large one that takes much less time.
+    /// Reads what a policy isolates, and not what it allows. For a large policy that takes much less time.
     pub(crate) fn read_without_rules(policy: &NetworkPolicy) -> Self {
         read::read_without_rules(policy)
     }

@@ -268,7 +268,7 @@ fn rules<'a>(cluster: &Cluster, group: &Group, node: Option<&'a str>, family: Fa
 }
 
 impl RuleOfGroup<'_> {
-    /// Whether some of what a region is admitted is admitted by this rule.
+    /// Whether this rule admits some of the traffic that a region is admitted.
     fn admits(&self, cluster: &Cluster, region: &Region, traffic: &Traffic) -> bool {
         let meets = |admitted: &Traffic| !admitted.intersection(traffic).is_none();
         let outside =

@@ -54,7 +54,7 @@ fn others(cluster: &Cluster, rule: &PolicyRule) -> Option<Vec<ClassId>> {
     (!classes.is_empty()).then(|| classes.into_iter().collect())
 }
 
-/// Whether the other end lets some of what a rule admits pass, or may.
+/// Whether the other end lets some of the traffic pass that a rule admits, or may do so.
 fn passes(
     cluster: &Cluster,
     groups: &Groups,

@@ -82,7 +82,7 @@ impl<'m, 'a> Reached<'m, 'a> {
         pairs
     }
 
-    /// The classes that a class reaches, of what is shown.
+    /// Those of the shown classes that a class reaches.
     fn classes(&self, from: usize) -> impl Iterator<Item = usize> {
         let source = self.alike[from][0];
         let destinations = if self.matrix.is_shown(source).0 { self.destinations.as_slice() } else { &[] };

@@ -306,7 +306,7 @@ impl Sum {
         self.common_most = both(self.common_most, other.common_most);
     }
 
-    /// Leaves out of what every pair may what some pair of another sum may not for certain.
+    /// Takes traffic out of what every pair may send, if it is certain that some pair of `other` may not send it.
     fn limit(&mut self, known: &mut TrafficTable, other: Self) {
         if let (Some(own), Some(most)) = (self.common, other.common_most) {
             self.common = Some(known.intersection(own, most));

@@ -76,7 +76,7 @@ const JUDGED: usize = 1_000_000;
 /// hostNetwork pods as these. The groups are those of all endpoints ([`Groups::of_cluster`]).
 ///
 /// # Errors
-/// If no object says an address of what the target means, or if it has more than can be judged.
+/// If no object says an address of the target, or if it has more addresses than can be judged.
 pub fn explain_endpoint(
     cluster: &Cluster,
     groups: &Groups,

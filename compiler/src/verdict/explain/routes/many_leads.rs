@@ -137,8 +137,9 @@ impl Leads {
 }
 
 impl Walk<'_> {
-    /// Says of what was not judged that it is unknown, and names what is allowed and not listed; of a question
-    /// about a prefix, once for all, with its name and what was asked about of Services.
+    /// Adds that the flows that were not judged are unknown, and names those that are allowed and not listed. For a
+    /// question about a prefix it does so once for all, with the prefix's name and the traffic that was asked about of
+    /// Services.
     pub(super) fn close(&mut self, sources: &[Unit], leads: Leads, prefix: Option<(&EndName, Option<&Traffic>)>) {
         let Leads { allowed, without_port, not_judged, of_nodes, .. } = leads;
         for (verdict, names) in [(Verdict::Allowed, allowed), (Verdict::Denied, without_port)] {
