@@ -24,9 +24,9 @@ use super::schedule::until;
 use super::waiters::Waiter;
 use crate::dataplane::{CutResult, Error, Flows};
 
-/// The next sweep of what is pending waits for so many times as long as the last one was at
-/// work. These take a fifth of one processor at most then, and a denied flow goes on no longer
-/// than six sweeps take. A sweep that an ADD waits for begins at once.
+/// The next sweep of the pending scope waits this many times as long as the last one took. So these
+/// sweeps take at most a fifth of one processor, and a denied flow goes on no longer than six
+/// sweeps take. A sweep that an ADD waits for begins at once.
 const PAUSE: u32 = 4;
 
 /// How long after a failure it is tried again, at first and at most.

@@ -112,8 +112,8 @@ pub(super) fn parts(
     Some(denied).filter(|_| has_more).into_iter().chain(made).collect()
 }
 
-/// The parts of a pair set whose subjects other policies may isolate too: what all of these admit passes, and what none
-/// of them admits does not.
+/// The parts of a pair set whose subjects other policies may isolate too. Traffic that all of these policies admit
+/// passes, and traffic that none of them admits does not.
 fn bounded(cluster: &Cluster, groups: &Groups, set: &PairSet, possible: &Possible) -> Vec<Part> {
     let mut all = BTreeMap::<(Said, Traffic), Region>::new();
     let deciding = &possible.deciding[set.family as usize];

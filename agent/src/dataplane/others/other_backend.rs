@@ -26,7 +26,7 @@ const SHARE: u32 = 20;
 pub(in super::super) struct OtherBackend {
     /// Not before.
     due: Option<Instant>,
-    /// What was said last of what cannot be removed.
+    /// The last message about rules that cannot be removed.
     said: Option<String>,
 }
 

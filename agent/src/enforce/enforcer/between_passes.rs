@@ -16,8 +16,8 @@ use crate::enforce::drift::Repair;
 use crate::enforce::flows::Established;
 
 impl<K: Kernel> Enforcer<K> {
-    /// Whether large changes wait until all of what they make is loaded, or what they made before
-    /// is to go. Each pass loads some.
+    /// Whether large changes wait until all that they make is loaded, or sets of earlier changes
+    /// have still to be removed. Each pass loads a portion.
     pub fn is_loading(&self) -> bool {
         self.engine.is_loading()
     }

@@ -136,9 +136,9 @@ pub struct Loaded {
     /// The kinds that were passed over, with how many there were; of a group
     /// other than the core one as `Ingress.networking.k8s.io`.
     pub skipped: BTreeMap<String, usize>,
-    /// The objects of those of these kinds that bear on connectivity, and where they stand; only those of files.
+    /// The skipped objects whose kinds decide about connectivity, and where they stand; only objects of files.
     pub skipped_objects: BTreeMap<String, Vec<(ObjectRef, Location)>>,
-    /// Those of the passed-over kinds whose objects have a pod's containers, so that their controllers make pods.
+    /// Those of the skipped kinds whose objects have a pod's containers, so that their controllers make pods.
     pub pod_makers: BTreeSet<String>,
     /// The objects that were passed over and whose controllers make pods.
     pub pod_making: BTreeSet<ObjectRef>,

@@ -23,9 +23,9 @@ pub(in crate::source) struct Parsed {
     pub(super) items: Vec<ParsedObject>,
     pub(in crate::source) problems: Vec<Problem>,
     pub(super) skipped: BTreeMap<String, usize>,
-    /// The objects of those of these kinds that bear on connectivity, and where they stand.
+    /// The skipped objects whose kinds decide about connectivity, and where they stand.
     pub(super) skipped_objects: BTreeMap<String, Vec<(ObjectRef, Span)>>,
-    /// Those of the kinds that were passed over in whose objects a pod's containers stand.
+    /// Those of the skipped kinds whose objects have a pod's containers.
     pub(super) pod_makers: BTreeSet<String>,
     /// The objects that were passed over and whose controllers make pods.
     pub(super) pod_making: BTreeSet<ObjectRef>,
