@@ -52,13 +52,13 @@ impl OpenGroups {
         let all = certain.len();
         certain.retain(|policy| !cluster.is_patched(cluster.policy(*policy)));
         if certain.len() < all {
-            // Of a policy that a patch changes, nothing is certain.
+            // Nothing is certain about a policy that a patch changes.
             open.least = if certain.is_empty() { Vec::new() } else { vec![group(certain.clone())] };
         }
         if certain.is_empty() {
             open.is_nothing_certain = is_unread || possible.len() > WEIGHED;
             if !open.is_nothing_certain {
-                // Of policies that each may be the only one, what all admit is certain.
+                // If each of several policies may be the only one, what all of them admit is certain.
                 open.least = possible.iter().map(|policy| group(vec![*policy])).collect();
             }
         } else if !has_open_end {

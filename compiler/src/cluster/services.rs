@@ -141,9 +141,9 @@ impl Cluster {
         Some((self.service_alone_at(address)?, address))
     }
 
-    /// The service whose `clusterIP` is the only address of a prefix or block, and that address. No packet has
-    /// it where policies judge. Of other addresses kube-proxy translates only what goes to ports of
-    /// services, so packets to their other ports have them.
+    /// The service whose `clusterIP` is the only address of a prefix or block, and that address. No packet has it where
+    /// policies judge. For other addresses kube-proxy translates only what goes to ports of services, so packets to
+    /// their other ports keep the address.
     #[must_use]
     pub fn cluster_ip_alone_in(&self, family: Family, addresses: &AddressSet) -> Option<(&Service, IpAddr)> {
         let address = self.only_address(family, addresses)?;

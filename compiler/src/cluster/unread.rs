@@ -35,7 +35,7 @@ pub struct Unread {
     pub kind: Option<String>,
     /// Where they live.
     pub namespace: Extent,
-    /// Of a policy, whom it selects, where that could be read; none where it may select any pod.
+    /// For a policy: its podSelector, if that could be read; none if the policy may select any pod.
     pub subject: Option<Selector>,
     /// Why they were not read.
     pub why: WhyUnread,

@@ -198,7 +198,7 @@ impl Engine {
         &self.state
     }
 
-    /// What is not understood of the policies, by policy. Of a namespace with very many of these
+    /// What is not understood of the policies, by policy. For a namespace with very many findings:
     /// only the first of each policy, and how many more it has.
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().chain(self.groups.over_bound())

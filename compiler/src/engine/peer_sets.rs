@@ -77,7 +77,7 @@ pub(super) struct PeerSets {
 }
 
 impl PeerSets {
-    /// One use more of a set. Of one that is known already, what it is does not have to be said again.
+    /// One use more of a set. A set that is known already does not have to be defined again.
     pub(super) fn keep(
         &mut self,
         store: &mut Store,

@@ -68,8 +68,8 @@ pub struct Pod {
     pub only_in_slice: bool,
     /// It stands for a workload that makes one pod (`replicas: 1`), and so for that pod alone.
     pub is_single: bool,
-    /// It is the pod of this name that a workload of files would make. Of the labels that the controller
-    /// adds, it has those that follow from the name.
+    /// It is the pod of this name that a workload of files would make. It has those labels of the controller that
+    /// follow from the name.
     pub is_planned: bool,
     /// It stands for the pods of a Job without indexes (`completionMode: NonIndexed`).
     pub has_no_index: bool,
@@ -298,8 +298,8 @@ impl Pod {
         if containers_of_ports.windows(2).all(|pair| pair[0].container == pair[1].container) {
             containers_of_ports.clear();
         }
-        // Of several ports of one name and protocol, the one that is listed first stays
-        // first, because a Service's named targetPort means that one.
+        // If several ports have one name and protocol, the one that is listed first stays first,
+        // because a Service's named targetPort means that one.
         let mut seen = BTreeSet::new();
         ports.retain(|port| seen.insert(port.clone()));
         ports.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));

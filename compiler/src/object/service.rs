@@ -156,7 +156,7 @@ impl From<core::Service> for Service {
         let inside: Vec<String> = listed.into_iter().chain(spec.cluster_ip).collect();
         let is_headless = inside.iter().any(|text| text == "None");
         let has_status = !ingress.is_empty();
-        // Of an address with ipMode Proxy, nodes know nothing: traffic goes to the load balancer.
+        // Nodes know nothing of an address with ipMode Proxy: traffic goes to the load balancer.
         let (proxied, taken): (Vec<_>, Vec<_>) =
             ingress.into_iter().partition(|of| of.ip_mode.as_deref() == Some("Proxy"));
         let proxied_addresses = proxied.into_iter().filter_map(|of| parse_address(&of.ip?)).collect();

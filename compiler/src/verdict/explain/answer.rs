@@ -140,7 +140,7 @@ impl Ranges {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Way {
-    /// By the destination's own node, where policies see the client's address.
+    /// By the destination's own node, where policies match the client's address.
     OwnNode,
     /// By another node, which sends it on in its own name (`externalTrafficPolicy:
     /// Cluster`). The names of those that get this answer; none where all do.

@@ -2,8 +2,8 @@
 //!
 //! What one direction of a pair lets pass depends on two things: what the groups of the subject
 //! admit, and what their rules match of the other end. Addresses, container ports and nodes are no
-//! part of any change. Of the other end, labels and the labels of namespaces are left. Where pods
-//! claim one address, any change of labels counts.
+//! part of any change. So only labels and the labels of namespaces of the other end can change.
+//! Where pods claim one address, any change of labels counts.
 
 use std::collections::BTreeSet;
 

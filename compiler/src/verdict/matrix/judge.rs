@@ -24,7 +24,7 @@ pub(super) struct Face {
     /// The classes of those that hold its address.
     pub(super) classes: SmallVec<[ClassId; 1]>,
     pub(super) zone: Option<Zone>,
-    /// Of an end without an address, the family of the one that it will have.
+    /// For an end without an address: the family of the address that it will have.
     pub(super) assumed: Option<Family>,
     /// Container ports, where some egress rule names ports.
     pub(super) ports: Vec<ContainerPort>,

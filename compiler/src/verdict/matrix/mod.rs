@@ -251,8 +251,8 @@ impl<'a> Matrix<'a> {
 
     /// What is allowed to or from some replicas only, or in one family, by protocol.
     pub fn differs(&self) -> impl Iterator<Item = Connection> {
-        // Of a DaemonSet, one pod is on the node whose address is asked about.
-        // Pods without an address may get one of either family.
+        // One pod of a DaemonSet is on the node whose address is asked about. Pods without an
+        // address may get one of either family.
         let has_replicas = self.rows.iter().any(|row| row.ends.len() > 1 || row.is_address || row.lacks_address());
         let cells = Some(()).filter(|()| has_replicas).into_iter().flat_map(|()| self.cells());
         cells.flat_map(|cell| self.by_protocol(&cell, &cell.differs).collect::<Vec<_>>())

@@ -22,7 +22,7 @@ pub(super) struct Unjudged {
     pub(super) ends: Vec<End>,
     /// It is one pod that stands for any number of replicas.
     is_template: bool,
-    /// Of a pod that owns the address, only this address is meant.
+    /// For a pod that owns the address, only this address is meant.
     is_address: bool,
 }
 

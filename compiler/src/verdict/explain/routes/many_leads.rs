@@ -57,7 +57,7 @@ impl Leads {
         Self { left_to_judge, ..Self::default() }
     }
 
-    /// Of a question about many ports of many nodes, no more are judged than are listed.
+    /// For a question about many ports of many nodes, no more are judged than are listed.
     pub(super) fn of_many_ports(mut self) -> Self {
         self.left_to_judge = LISTED;
         self

@@ -19,7 +19,7 @@ use crate::verdict::explain::walk::ends::Unit;
 use crate::verdict::explain::walk::{Destination, Route, Walk};
 use crate::verdict::flow::End;
 
-/// Of pods that may be on any node, so many addresses with ports of their own are looked at.
+/// For pods that may be on any node, at most this many addresses with ports of their own are checked.
 const OTHER_NODES: usize = 16;
 
 /// Where a port of some addresses of nodes leads.

@@ -20,7 +20,7 @@ use crate::verdict::zone::{Zones, free_address};
 #[derive(Debug, Clone)]
 pub(in crate::verdict::explain) struct Unit {
     pub(in crate::verdict::explain) party: Party,
-    /// Of an address that was given, only its family is meant.
+    /// For an address that was given, only the address's family is meant.
     pub(in crate::verdict::explain) only: Option<Family>,
     pub(in crate::verdict::explain) name: EndName,
     /// What it is a part of; the addresses are added later.

@@ -79,7 +79,7 @@ pub enum Discrepancy {
     OtherNamespace(String),
     /// It has a selector for the subject, which is a hostNetwork pod.
     HostNetwork,
-    /// Of two of its rules one has ports alone, the other peers alone, and the flow passes by one of them.
+    /// It has two rules, one with ports alone and the other with peers alone, and the flow passes by one of them.
     SeparateRules {
         /// The direction.
         direction: Direction,

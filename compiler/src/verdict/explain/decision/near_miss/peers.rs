@@ -65,7 +65,7 @@ impl RuleMatcher<'_> {
     }
 
     fn pod_peer(&self, path: ItemPath, peer: &PodPeer) -> JudgedPeer {
-        // Of several pods that hold the address, the one that fails by most.
+        // If several pods hold the address: the one that fails by most.
         let judged = self.classes.iter().map(|class| {
             let (conjuncts, labels) = self.class_peer(path, peer, *class);
             JudgedPeer { conjuncts, labels, matching: matching(peer, &self.cluster.class(*class).labels) }
