@@ -354,10 +354,9 @@ impl Sandboxes {
     /// Some interfaces are gone, and so are the sandboxes that had them: the other end
     /// goes with its network namespace. How many sandboxes.
     ///
-    /// An address without a sandbox is released with its interface, and also if that has another name:
-    /// then its index is another interface's. Of a sandbox that lives this is not enough, because a program
-    /// may have given its interface the name, and the pod would be open
-    /// ([`Sandboxes::netns_without_link`]).
+    /// An address without a sandbox is released with its interface, and also if that has another name: then its index
+    /// is another interface's. For a sandbox that lives this is not enough, because a program may have given its
+    /// interface the name, and the pod would be open ([`Sandboxes::netns_without_link`]).
     pub fn links_gone(&mut self, seen: &SeenLinks) -> usize {
         let has_ended = |sandbox: &Sandbox| sandbox.add.host_interface.as_ref().is_some_and(|link| seen.is_gone(link));
         let ended: Vec<_> = self.live.iter().filter(|(_, of)| has_ended(of)).map(|(at, _)| at.clone()).collect();

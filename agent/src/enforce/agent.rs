@@ -421,7 +421,7 @@ impl<K: Kernel> Agent<K> {
         self.enforcer.as_ref().is_some_and(Enforcer::is_unhooked)
     }
 
-    /// Reports whether the agent is ready. Of what is not settled yet it says no generation,
+    /// Reports whether the agent is ready. While changes are not settled yet it says no generation,
     /// and otherwise the last one whose flows are judged too.
     fn report_readiness(&mut self) {
         let judged = self.sweeps.judged().filter(|_| self.is_settled() && !self.is_loading());

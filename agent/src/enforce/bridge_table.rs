@@ -89,8 +89,8 @@ impl Frames {
         }
     }
 
-    /// Of these addresses of this node's pods, those behind a bridge whose ports cannot be
-    /// pinned one by one, and why. `lack` is as for [`Frames::state`].
+    /// Those of these addresses of this node's pods that are behind a bridge and whose ports cannot
+    /// be pinned one by one, and why. `lack` is as for [`Frames::state`].
     pub(super) fn spoofable(
         &self,
         local: impl IntoIterator<Item = IpAddr>,

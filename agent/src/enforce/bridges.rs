@@ -38,7 +38,7 @@ impl UnfilteredBridge {
     }
 }
 
-/// Of the bridges with these endpoints behind them, those where frames pass by iptables now.
+/// Those of the bridges with these endpoints behind them where frames pass without iptables now.
 pub(super) fn unfiltered(
     network: &Network,
     endpoints: impl Iterator<Item = IpAddr>,

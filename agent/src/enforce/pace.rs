@@ -8,8 +8,8 @@ use npc_compiler::plan::{Plan, Step};
 /// A change of one namespace that makes more rules and sets than this is loaded first.
 pub(super) const LARGE: usize = 1_000;
 
-/// If a change may make more rules and sets than this, what it makes is found out beside the loop. Of a smaller
-/// one that takes some milliseconds, and the change does not have to wait behind that of another namespace.
+/// If a change may make more rules and sets than this, what it makes is found out beside the loop. For a smaller one,
+/// finding it out takes some milliseconds, and the change does not have to wait behind that of another namespace.
 pub(super) const BESIDE: usize = 8 * LARGE;
 
 /// A portion that takes less than the first is followed by a larger one, one that takes more than

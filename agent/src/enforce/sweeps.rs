@@ -193,8 +193,8 @@ impl Sweeps {
         self.waiters.extend(waiting);
     }
 
-    /// Starts the sweeps that are due and may begin. Of a later change they learn as soon as it
-    /// matters, because the loop gives their verdicts.
+    /// Starts the sweeps that are due and may begin. A later change takes effect on them as soon as
+    /// it matters, because the loop gives their verdicts.
     pub(super) fn start(&mut self, established: &mut Established, flows: impl Fn() -> Box<dyn Flows>) {
         let now = Instant::now();
         if self.urgent.is_none() && !self.waiters.is_empty() && self.urgent_not_before <= now {

@@ -72,7 +72,7 @@ pub(super) fn missing(
     let candidates: BTreeSet<String> =
         same.chain(close).chain(of_template).chain(parts).map(NamedTarget::shown).collect();
     let mut unread = match kind {
-        // Of the namespaces of pods that no object declares, the names are known.
+        // If no object declares a pod's namespace, the namespace's name is known.
         Some("Namespace") => input.unread_namespaces(name),
         _ => unread(input, kind, if is_scoped { namespace } else { "" }),
     };

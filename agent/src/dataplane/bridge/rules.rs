@@ -42,7 +42,7 @@ const BROADCAST_IPV4: [u8; 4] = [0xff; 4];
 /// The first byte of IPv6 addresses that are for many.
 const MANY_IPV6: u8 = 0xff;
 
-/// Of an IPv6 address, in a field of 16 bytes: whether it is link-local.
+/// For an IPv6 address, in a field of 16 bytes: whether it is link-local.
 fn link_local(register: u32, comparison: Comparison) -> [Step; 2] {
     let (mut mask, mut prefix) = (vec![0; 16], vec![0; 16]);
     (mask[0], mask[1]) = (0xff, 0xc0);

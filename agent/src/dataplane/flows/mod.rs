@@ -31,13 +31,13 @@ use super::Error;
 use super::network::neighbours::drop_waiting;
 use crate::words::rounded::rounded;
 
-/// In a table of so many entries one whole list takes less time than the two walks of the kernel
-/// through its table that the flows of one address take.
+/// If the table has at most this many entries, one whole list takes less time than the two walks of
+/// the kernel through its table that the flows of one address take.
 const FEW_ENTRIES: usize = 4_096;
 
-/// In a table of so many entries at most, the kernel deletes all flows of so many new addresses by
-/// itself. Each address takes two walks, which take longer the more entries there are, and one whole
-/// list has the flows of many addresses. In a larger table such walks take as long as lists.
+/// Pairs of entries and addresses. If the table has at most that many entries, the kernel deletes all flows of at most
+/// that many new addresses by itself. Each address takes two walks, which take longer the more entries there are, and
+/// one whole list has the flows of many addresses. In a larger table such walks take as long as lists.
 const FEW_NEW: [(usize, usize); 2] = [(FEW_ENTRIES, 8), (65_536, 3)];
 
 /// How many entries the table of this thread's network namespace has.

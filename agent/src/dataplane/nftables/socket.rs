@@ -268,9 +268,8 @@ impl Socket {
     /// written. With any other error it is not known whether they were.
     pub fn commit(&mut self, requests: &[Request]) -> Result<(), Error> {
         let Some(last) = requests.last() else { return Ok(()) };
-        // The kernel answers to each refused message. Of those that it carried out
-        // one acknowledgement, the last message's, is enough; the others would
-        // need room.
+        // The kernel answers to each refused message. For the messages that it carried out, one
+        // acknowledgement is enough, the last message's; the others would need room.
         let first = self.number.wrapping_add(1);
         let mut bytes = batch_edge(BATCH_BEGIN);
         NetlinkBuffer::new(&mut bytes).set_sequence_number(first);

@@ -340,8 +340,8 @@ impl Reporter {
         }
     }
 
-    /// Whether the agent is ready, or why not. Of a kernel that holds all that the agent
-    /// knows of, also which generation of the cluster that is.
+    /// Whether the agent is ready, or why not. If the kernel holds all that the agent knows, it
+    /// also says which generation of the cluster that is.
     pub(super) fn readiness_is(&mut self, reason: Option<&str>, generation: Option<u64>) {
         let was = self.readiness;
         let written = match reason {

@@ -401,7 +401,7 @@ impl DocumentReader<'_> {
         }
         match read {
             Ok(decoded) => {
-                // Of other objects than policies little is asked for, and there are a hundred
+                // Little is asked for of objects other than policies, and there are a hundred
                 // thousand.
                 let is_needed = kind == DocumentKind::Policy;
                 let namespace = node.at(&["metadata", "namespace"]).filter(|of| !of.is_null()).and_then(YamlNode::text);

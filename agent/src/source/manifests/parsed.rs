@@ -38,7 +38,7 @@ pub(in crate::source) struct Parsed {
     pub(super) scaled: Vec<ObjectRef>,
     /// The problems, by their places, of documents that are no broken objects.
     pub(super) foreign: Vec<(usize, OtherDocument)>,
-    /// Of a long list only these parts of the text are kept, by the lines in which they begin.
+    /// For a long list, only these parts of the text are kept, by the lines in which they begin.
     pub(super) parts: BTreeMap<u32, Box<str>>,
     /// Of a file for kustomize: its patches.
     pub(super) kustomization: Option<Vec<Patch>>,

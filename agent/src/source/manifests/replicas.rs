@@ -6,10 +6,10 @@ use npc_compiler::object::Workload;
 use super::decode::{Notes, TypeMismatch, field};
 use super::tree::YamlNode;
 
-/// How many pods a workload has at once; none where that is not known: of a DaemonSet, and of a kind
-/// that is not Kubernetes' own and leaves it to its default. The API's default is 1
-/// (<https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/>). Of a suspended Job
-/// the pods come when it is resumed, as it stands.
+/// How many pods a workload has at once; none where that is not known: of a DaemonSet, and of a kind that is not
+/// Kubernetes' own and leaves it to its default. The API's default is 1
+/// (<https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/>). The pods of a suspended Job come when
+/// it is resumed, as it stands.
 pub(super) fn of_workload(kind: &str, node: &YamlNode, notes: &mut Notes) -> Result<Option<i32>, TypeMismatch> {
     match kind {
         "DaemonSet" => Ok(None),

@@ -121,7 +121,7 @@ fn others<'a>(cluster: &Cluster, opens: impl Iterator<Item = &'a Opened>) -> Vec
             format!("{}/{}/{name}", pod.namespace, short_kind(kind))
         }
     };
-    // Of two pods that have addresses of both families, one family alone may be opened.
+    // If two pods have addresses of both families, one family alone may be opened.
     let has_both = |end: &OpenedEnd| {
         end.pod.is_some_and(|pod| Family::ALL.into_iter().all(|family| cluster.pod(pod).address(family).is_some()))
     };

@@ -65,8 +65,8 @@ impl Backoff {
     }
 }
 
-/// What is known of an API server that is away. Of the watches of an agent one probes,
-/// and when it succeeds it wakes the others.
+/// What is known of an API server that is away. One of an agent's watches probes, and when it
+/// succeeds it wakes the others.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Reach(watch::Sender<State>);
 
