@@ -14,7 +14,7 @@ pub struct Resident {
 }
 
 impl Resident {
-    /// That of a process.
+    /// Reads the resident memory of a process.
     ///
     /// # Errors
     /// If there is none of this number.

@@ -327,7 +327,7 @@ pub struct Flight {
 }
 
 impl Flight {
-    /// Nothing has happened yet.
+    /// A packet that has not entered the rules yet.
     #[must_use]
     pub fn new(question: Question, packet: Packet) -> Self {
         Self { packet, question, places: BTreeSet::new() }

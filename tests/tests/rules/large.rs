@@ -132,7 +132,7 @@ impl History {
         let later = fresh(&later, options, engine, &[]);
         let cluster = Cluster::new(&objects);
         let addresses: BTreeSet<IpAddr> = objects.pods.iter().flat_map(Pod::addresses).collect();
-        // By namespaces, what their own policies make and what those of others do.
+        // By sets of namespaces: what their own policies make, and what those of other namespaces make.
         let mut used = BTreeMap::<BTreeSet<&str>, [KernelState; 2]>::new();
         for address in addresses {
             let holders = cluster.holders(address, Some(NODE)).iter().map(|id| cluster.pod(*id));

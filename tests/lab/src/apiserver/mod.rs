@@ -6,10 +6,10 @@
 //! `tests/tests/apiserver` holds it, and a real kube-apiserver where there is one, to the same
 //! contract.
 //!
-//! The real one that it was compared with is 1.20.2, which Debian has. What came
-//! later is from the documentation and the source of Kubernetes, and was never
-//! seen beside a real server: streaming lists (on by default since 1.32) above
-//! all. Of them, the real one showed only how a server refuses that lacks them.
+//! The real one that it was compared with is 1.20.2, which Debian has. What came later is from the
+//! documentation and the source of Kubernetes, and was never seen beside a real server: streaming
+//! lists (on by default since 1.32) above all. The real one showed only how a server without
+//! streaming lists refuses them.
 //!
 //! What it does not do: it keeps fields that the real server would not know,
 //! and validates only names and events, so that tests can store what older
@@ -263,7 +263,7 @@ impl Server {
         if self.shared.changes.wait(PATIENCE, || is_so(self)) { Ok(()) } else { Err(self.too_long(what)) }
     }
 
-    /// As [`Server::wait`], in a task.
+    /// Waits as [`Server::wait`] does, in a task.
     ///
     /// # Errors
     /// When it is not so after 30 seconds; the error lists the latest requests.

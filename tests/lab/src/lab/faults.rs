@@ -139,7 +139,7 @@ impl SmallDisk {
         Ok(Self { path })
     }
 
-    /// Where it is.
+    /// The path at which it is mounted.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
