@@ -100,7 +100,7 @@ impl<K: Kernel> Enforcer<K> {
         }
     }
 
-    /// The same, with large changes of one namespace loaded first, while those of others go on.
+    /// The same enforcer, which loads large changes of one namespace first, while those of others go on.
     #[must_use]
     pub fn with_large_changes_first(self) -> Self {
         Self { engine: self.engine.with_large_changes_first(LARGE), ..self }
@@ -112,23 +112,23 @@ impl<K: Kernel> Enforcer<K> {
         Self { engine: self.engine.with_large_changes_first(limit), beside: limit, ..self }
     }
 
-    /// The same, with the options that the operator chose. What the kernel does not support
-    /// is left out of them at the first pass.
+    /// The same enforcer, with the options that the operator chose. At the first pass it leaves out
+    /// the options that the kernel does not support.
     #[must_use]
     pub fn with_options(self, options: layout::RulesetOptions) -> Self {
         let anti_spoofing = if options.anti_spoof { AntiSpoofing::On } else { AntiSpoofing::Off };
         Self { options, anti_spoofing, ..self }
     }
 
-    /// The same, with groups in places of the dispatch tree that no tenant knows. The secret
-    /// that decides them is the one that the kernel keeps, or a new one.
+    /// The same enforcer, with groups in places of the dispatch tree that no tenant knows. The
+    /// secret that decides the places is the one that the kernel keeps, or a new one.
     #[must_use]
     pub fn with_secret_places(self) -> Self {
         Self { has_secret_places: true, ..self }
     }
 
-    /// The same, with an index in the kernel of the addresses that have flows, which answers for new
-    /// pods without a walk through all flows. It needs the Node's pod CIDRs.
+    /// The same enforcer, with an index in the kernel of the addresses that have flows. The index answers for new pods
+    /// without a walk through all flows. It needs the Node's pod CIDRs.
     #[must_use]
     pub fn with_flow_index(mut self) -> Self {
         self.writer.established.index.turn_on();

@@ -79,7 +79,7 @@ pub struct Class {
     pub labels: Labels,
     /// Labels that they have or may have besides.
     pub unknown: UnknownLabels,
-    /// They themselves, in order.
+    /// The endpoints themselves, in order.
     pub endpoints: Vec<PodId>,
 }
 

@@ -145,7 +145,7 @@ pub fn outside(
     outside_by(groups, &ends.into_iter().map(deciding).collect())
 }
 
-/// The same for ends whose deciding groups are known, by family.
+/// What ends may exchange with addresses outside, if their deciding groups are known, by family.
 #[must_use]
 pub fn outside_by(groups: &Groups, ends: &BTreeSet<[Deciding; 2]>) -> OutsideBounds {
     let least = |of: &Deciding| (!of.is_nothing_certain).then(|| of.least.clone());
