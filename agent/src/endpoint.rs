@@ -29,7 +29,7 @@ pub enum What {
 }
 
 /// The types of endpoints: their names for `TYPE/`, first the one that answers show, and the kind.
-/// Of pods and nodes that is not kubectl's shortest, which reads like a word of the answer.
+/// For pods and nodes that is not kubectl's shortest name, which reads like a word of the answer.
 const TYPES: [(&[&str], &str); 13] = [
     (&["pod", "po", "pods"], "Pod"),
     (&["deploy", "deployment", "deployments"], "Deployment"),

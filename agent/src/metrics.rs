@@ -35,11 +35,11 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// How much of ours one family of a kernel holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RulesetSize {
-    /// Rules.
+    /// How many rules.
     pub rules: usize,
-    /// Sets.
+    /// How many sets.
     pub sets: usize,
-    /// Members of all sets.
+    /// How many members all sets have together.
     pub entries: usize,
 }
 
@@ -137,8 +137,8 @@ impl Default for Metrics {
             conntrack: Conntrack::default(),
             cni_installer: CniInstaller::default(),
         };
-        // Prometheus sees no increase in a counter that appears with its first event, so no
-        // alert would fire for that event.
+        // Prometheus counts no increase in a counter that appears with its first event, so no alert
+        // would fire for that event.
         for kind in DriftKind::ALL {
             let of = OfWhat { what: kind.as_str() };
             drop(metrics.drift_found.get_or_create(&of));
@@ -243,7 +243,7 @@ impl Metrics {
         registry
     }
 
-    /// All of them as text for Prometheus, of type [`CONTENT_TYPE`].
+    /// All metrics as text for Prometheus, of type [`CONTENT_TYPE`].
     ///
     /// # Errors
     /// Never, as writing to a `String` does not fail; the library says so.
@@ -253,7 +253,7 @@ impl Metrics {
         Ok(text)
     }
 
-    /// What the kernel counts.
+    /// The metrics of packets that the kernel counts.
     #[must_use]
     pub fn packets(&self) -> &Packets {
         &self.packets
@@ -277,7 +277,7 @@ impl Metrics {
         self.cni_installer.clone()
     }
 
-    /// What the watches write.
+    /// The metrics that the watches write.
     #[must_use]
     pub fn watches(&self) -> Watches {
         self.watches.clone()
@@ -315,7 +315,7 @@ impl Metrics {
         }
     }
 
-    /// So many endpoints can forge sources, though `--anti-spoof` is on.
+    /// Sets how many endpoints can forge sources although `--anti-spoof` is on.
     pub(crate) fn spoofable(&self, endpoints: usize) {
         self.spoofable.set(count(endpoints));
     }
@@ -330,7 +330,7 @@ impl Metrics {
         }
     }
 
-    /// So many addresses are listed by several pods.
+    /// Sets how many addresses several pods list.
     pub(crate) fn contested(&self, addresses: usize) {
         self.contested.set(count(addresses));
     }

@@ -24,7 +24,7 @@ struct NotifySocket {
 }
 
 impl ServiceManager {
-    /// That of the environment, `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
+    /// The service manager that the environment names in `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
     ///
     /// # Errors
     /// If the socket cannot be connected to. Then systemd does not learn that the agent has
@@ -41,7 +41,7 @@ impl ServiceManager {
         Self::connect(&address, patience)
     }
 
-    /// That behind a socket. A name that begins with `@` is an abstract one.
+    /// The service manager behind a socket. A name that begins with `@` is an abstract one.
     ///
     /// # Errors
     /// If the socket cannot be connected to.
@@ -52,18 +52,18 @@ impl ServiceManager {
         };
         let socket = UnixDatagram::unbound()?;
         socket.connect_addr(&address)?;
-        // Should systemd be stuck, the agent is not.
+        // If systemd is stuck, the agent must not wait for it.
         socket.set_nonblocking(true)?;
         Ok(Self(Some(Arc::new(NotifySocket { socket, patience }))))
     }
 
-    /// The agent has started: it is the only one, has read the kernel, and takes events. It
-    /// may not be ready for long, as while the API server is away.
+    /// Notifies systemd that the agent has started: it is the only one, has read the kernel, and
+    /// takes events. It may not be ready for long, as while the API server is away.
     pub fn started(&self) {
         self.send("READY=1");
     }
 
-    /// The agent ends.
+    /// Notifies systemd that the agent ends.
     pub fn ending(&self) {
         self.send("STOPPING=1");
     }

@@ -59,7 +59,7 @@ pub struct AgentStatus {
     pub api_version: String,
     /// `AgentStatus`
     pub kind: String,
-    /// Of the agent.
+    /// The version of the agent.
     pub version: String,
     /// The node that it enforces.
     pub node: String,
@@ -71,7 +71,7 @@ pub struct AgentStatus {
     pub started: Timestamp,
     /// The kernel holds what the policies ask for, as far as the agent knows them.
     pub ready: bool,
-    /// Why not, if not.
+    /// Why the agent is not ready; null if it is.
     pub reason: Option<String>,
     /// How many changes of the cluster the agent has received.
     pub generation: u64,
@@ -192,7 +192,7 @@ pub struct UnreadableObject {
     pub effect: String,
 }
 
-/// A bridge where iptables sees no frame that goes from one port to another.
+/// A bridge where iptables filters no frame that goes from one port to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnfilteredBridgeStatus {
@@ -214,22 +214,21 @@ pub struct ContestedAddress {
     pub address: IpAddr,
     /// The pods that list it (`NS/NAME`), sorted.
     pub pods: Vec<String>,
-    /// Those that have it as this node sees it: one, or several if nothing shows which of
+    /// The pods that have it in the view of this node: one, or several if nothing shows which of
     /// them has it.
     pub held_by: Vec<String>,
 }
 
-/// What the table of the bridge family holds. All is zero if it is not needed: if nothing
-/// is isolated, or no pod is behind a bridge.
+/// What the table of the bridge family holds. All is zero if it is not needed: if nothing is
+/// isolated and `--anti-spoof` is off, or if no pod is behind a bridge.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BridgeStatus {
     /// Ports of pods from which nothing but plain IPv4, IPv6 and ARP comes.
     pub ports: usize,
-    /// Of these, those from which nothing comes but by their pods' own addresses.
+    /// How many ports pass frames only with their pods' own source addresses.
     pub held: usize,
-    /// Of these, those to which nothing goes but what is for their pods' own
-    /// addresses.
+    /// How many ports get only frames for their pods' own addresses.
     pub guarded: usize,
     /// Why the table is not in the kernel, though it is needed; null if it is.
     pub lack: Option<String>,
@@ -351,7 +350,7 @@ fn served() -> Option<bool> {
 }
 
 impl AgentStatus {
-    /// Of an agent that has just started.
+    /// The status of an agent that has just started.
     #[must_use]
     pub fn new(node: &str, source: &str) -> Self {
         Self {
@@ -397,7 +396,7 @@ impl AgentStatus {
         self.ready && self.cni_served == Some(true)
     }
 
-    /// That of the agent in the calling thread's network namespace.
+    /// Asks the agent in the calling thread's network namespace for its status.
     ///
     /// # Errors
     /// If none answers, or one of another version.

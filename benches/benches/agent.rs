@@ -25,7 +25,7 @@ const PODS: [usize; 3] = [1_000, 10_000, 100_000];
 /// kubelets write many.
 const UPDATES: usize = 10_000;
 
-/// Whatever fails here leaves nothing to measure.
+/// After any failure here there is nothing to measure.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 fn main() -> Result<()> {

@@ -40,7 +40,7 @@ const STARTS: usize = 1_000;
 /// How many kinds of pods there are on the node. Each policy selects one.
 const KINDS: usize = 10;
 
-/// Whatever fails here leaves nothing to measure.
+/// After any failure here there is nothing to measure.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// What the node and its cluster have.

@@ -25,7 +25,7 @@ const FOREIGN: u32 = 50_000;
 
 const ROUNDS: usize = 60;
 
-/// Whatever fails here leaves nothing to measure.
+/// After any failure here there is nothing to measure.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 struct Case {

@@ -43,7 +43,7 @@ const MOST_AIMED: usize = 96;
 /// The number of the address of the first pod that may be aimed.
 const FIRST_AIMED: usize = 1_000_000;
 
-/// Whatever fails here leaves nothing to measure.
+/// After any failure here there is nothing to measure.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 #[derive(Clone, Copy)]
@@ -144,7 +144,7 @@ static AIMED: LazyLock<Vec<usize>> = LazyLock::new(|| {
     let is_before = |number: &usize| {
         let mut both = engine("local", Pairs::new(1).events().into_iter().chain(aimed(*number)));
         both.commit();
-        // Of two groups in one list, the rules ask only for that which stands before the other.
+        // If two groups are in one list, the rules ask only for the one that stands before the other.
         let pod = Member::Address(npc_benches::address(FIRST_AIMED + number).into());
         let asked = SetRole::DispatchGroup(Direction::Ingress);
         both.state().v4.sets.iter().any(|(name, (_, members))| name.role() == asked && members.contains(&pod))

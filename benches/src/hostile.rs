@@ -16,8 +16,8 @@ pub const NODE: &str = "node";
 /// A workload by its number of items.
 pub type Workload = fn(usize) -> Vec<Event>;
 
-/// All of them: the name, the workload, and the most items that fit the objects which
-/// it writes.
+/// All hostile workloads. For each: its name, the workload, and the most items that fit the objects
+/// which it writes.
 pub const ALL: [(&str, Workload, usize); 13] = [
     ("ipBlocks in one rule", blocks_of_one_rule, 32_000),
     ("ipBlocks in rules of their own, each with a port", blocks_with_ports, 8_000),

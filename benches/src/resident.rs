@@ -14,7 +14,7 @@ pub struct Resident {
 }
 
 impl Resident {
-    /// That of a process.
+    /// Reads the resident memory of a process.
     ///
     /// # Errors
     /// If there is none of this number.
@@ -57,6 +57,6 @@ pub fn cpu_seconds(process: u32) -> io::Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
     let fields = stat.rsplit_once(") ").map(|(_, fields)| fields).unwrap_or_default();
     let ticks: u32 = fields.split(' ').skip(11).take(4).filter_map(|field| field.parse::<u32>().ok()).sum();
-    // USER_HZ, whatever the kernel's own clock is.
+    // USER_HZ is always 100; the kernel's own clock does not change it.
     Ok(f64::from(ticks) / 100.0)
 }

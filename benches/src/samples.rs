@@ -21,7 +21,7 @@ impl Samples {
         self.0.push(took);
     }
 
-    /// That than which so many thousandths took no longer.
+    /// The time within which this many thousandths of the samples were done.
     #[must_use]
     pub fn quantile(&self, thousandths: usize) -> Duration {
         let mut sorted = self.0.clone();

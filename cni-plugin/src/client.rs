@@ -16,7 +16,7 @@ use crate::protocol::{Answer, LONGEST_ANSWER, Reason, Refusal, Request};
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_millis(250);
 
-/// So long before the end an agent may say that there was no time: it knows when the plugin gives up.
+/// How long before the end an agent may answer that there was no time: it knows when the plugin gives up.
 const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// How often to look whether the answer is still wanted, while none comes.
@@ -47,7 +47,7 @@ pub fn ask(
         let is_final =
             !matches!(&answer, Err(_) | Ok(Some(Answer { error: Some(Refusal { kind: Reason::Timeout, .. }), .. })));
         let left = until.saturating_duration_since(Instant::now());
-        // So late it is what the agent says at the end of the time.
+        // An answer this late is final: the agent gives it because the time is over.
         let is_last_word = answer.is_ok() && left <= LAST_WORD;
         if is_final || is_last_word || left <= wait {
             return answer;
@@ -84,7 +84,7 @@ fn ask_while(
             Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the agent ended before it answered")),
             Ok(length) => answer.extend_from_slice(part.get(..length).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The agent sees that the connection has ended, and forgets the request.
+            // The agent's read reports that the connection has ended, and the agent drops the request.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_over() => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),

@@ -51,7 +51,7 @@ fn read(environment: &Environment, input: io::Result<Vec<u8>>, version: &mut Str
     if let Ok(spoken) = spoken {
         spoken.clone_into(version);
     }
-    // The same in all versions. A pod has to go, whatever became of the configuration since its ADD.
+    // The same in all versions. A pod has to go, even if its configuration was broken or changed since its ADD.
     if command == "DEL" {
         return delete(environment, &input);
     }
@@ -212,7 +212,7 @@ fn delete(environment: &Environment, input: &Input) -> Result<String, Error> {
     let request = Request::new(Command::Delete { attachment: attachment.clone() });
     match client::ask_once(&socket, Instant::now() + DELETE_PATIENCE, &request) {
         Ok(Answer { error: None, .. }) => {}
-        // Whatever it is, a pod can always be removed.
+        // A pod can always be removed, even if the request fails.
         _ => {
             if let Err(error) = note::leave_gone(&socket, &attachment, &request) {
                 eprintln!("npc-cni: the agent cannot be left a note about the removed {container_id}: {error}");

@@ -42,7 +42,7 @@ impl Environment {
         }
     }
 
-    /// The container id.
+    /// The container id that the runtime gave.
     ///
     /// # Errors
     /// If it is missing, or is none by the specification: a letter or digit, and then

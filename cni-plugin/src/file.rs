@@ -12,12 +12,12 @@ use rustix::fs::OFlags;
 /// what an agent left that was killed.
 const TRIES: usize = 3;
 
-/// Puts a file with this content and mode, less the umask, in place of the one at `path`. A
-/// reader sees the old one or the new one.
+/// Puts a file with this content and mode, less the umask, in place of the one at `path`. A reader
+/// gets the old one or the new one.
 ///
-/// `temporary` is a name in the same folder. Whatever has that name is removed first, and is
-/// never written to or followed: another program may have put a link there, where others may
-/// write to the folder. A link at `path` is replaced, not followed.
+/// `temporary` is a name in the same folder. A file or link of that name is removed first, and is
+/// never written to or followed. Another program may have put a link there, if others may write to
+/// the folder. A link at `path` is replaced, not followed.
 ///
 /// # Errors
 /// If the file cannot be written. Then `path` is as it was, and `temporary` is gone.

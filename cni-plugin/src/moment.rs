@@ -19,13 +19,13 @@ impl Moment {
         Self(micros(now))
     }
 
-    /// For how long it has been past.
+    /// How much time has passed since this moment.
     #[must_use]
     pub fn elapsed(self) -> Duration {
         Duration::from_micros(Self::now().0.saturating_sub(self.0))
     }
 
-    /// So long before this one.
+    /// The moment that lies `time` before this one.
     #[must_use]
     pub fn before(self, time: Duration) -> Self {
         Self(self.0.saturating_sub(micros(time)))

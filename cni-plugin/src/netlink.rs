@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 /// For how long the kernel's answer is waited for; it is there at once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// As much as one route or one link takes, and more.
+/// The size of a buffer, in bytes: more than one route or one link takes.
 const ANSWER: usize = 16 << 10;
 
 /// A socket on which the kernel answers for one network namespace: that in which it was opened,

@@ -24,9 +24,9 @@ const LOOPBACK: u32 = 1;
 /// Where the kernel shows the interfaces of the node.
 const SYSFS: &str = "/sys/class/net";
 
-/// The result of an ADD, as far as it matters here. In 0.3.x an address also has a
-/// `version`, and often no interface. In 0.2.0 and before there is one of each family (`ip4`, `ip6`), of no
-/// interface; a plugin may write that whatever version it is asked for.
+/// The result of an ADD, as far as it matters here. In 0.3.x an address also has a `version`, and often no interface.
+/// In 0.2.0 and before there is one of each family (`ip4`, `ip6`), of no interface. A plugin may write that form for
+/// every version that it is asked for.
 ///
 /// It is read as plugins in Go read it: `null` is as if the key were missing, and of a key that is there twice the
 /// last counts.
@@ -180,10 +180,10 @@ impl Previous {
         }
     }
 
-    /// The node's end of the container's interface of this name in this network namespace, as
-    /// the kernel knows it. If it cannot say: that by which the node reaches the pod, else, as
-    /// behind a bridge, the first of the node's in the result that can be it. The plugin that
-    /// makes it lists it before others add theirs (`bandwidth` an ifb).
+    /// The node's end of the container's interface of this name in this network namespace, as the
+    /// kernel knows it. If the kernel cannot say: the interface through which the node reaches the
+    /// pod. Else, as behind a bridge, the first of the node's interfaces in the result that can be
+    /// it. The plugin that makes it lists it before other plugins add theirs (`bandwidth` an ifb).
     #[must_use]
     pub fn host_interface(&self, interface: &str, netns: &str, addresses: &[IpAddr]) -> Option<HostInterface> {
         let node = Socket::open().ok()?;
@@ -283,7 +283,7 @@ mod tests {
                     {"address":"10.9.0.5/24","interface":3},{"address":"10.0.0.5/24","interface":2},
                     {"address":"127.0.0.1/8","interface":0},{"address":"169.254.3.9/16","interface":17}]}"#;
         assert_eq!(addresses(text).unwrap(), ["10.0.0.5", "fd00::5"]);
-        // One that may be the pod's would be open, whatever else the pod has.
+        // An address that may be the pod's would be open, even if the pod has others that are isolated.
         for unknown in [
             r#"{"address":"10.9.0.6/24","interface":4}"#,
             r#"{"address":"10.9.0.7/24","interface":0}"#,

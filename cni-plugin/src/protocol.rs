@@ -50,7 +50,7 @@ pub enum Command {
     Add(Add),
     /// The container's interface goes.
     Delete {
-        /// Of which container.
+        /// The container and interface that it is about.
         #[serde(flatten)]
         attachment: Attachment,
     },
@@ -103,8 +103,8 @@ pub struct Add {
     /// For how long the plugin waits for the answer, in milliseconds.
     #[serde(default)]
     pub wait: u64,
-    /// For how long it has waited already, in milliseconds: so the agent knows which of two ADDs
-    /// began first, whichever comes first. Older plugins do not say it.
+    /// For how long it has waited already, in milliseconds. So the agent knows which of two ADDs
+    /// began first, also if the later one arrives first. Older plugins do not say it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub waited: u64,
     /// In a note: the settings (`openNamespaces`) let this pod start without its rules, so it is

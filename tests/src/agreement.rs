@@ -26,7 +26,7 @@ use flow::{Answers, ForwardedFlows, Here};
 /// After so many differences the rest says nothing new.
 const ENOUGH: usize = 10;
 
-/// So many addresses outside are asked about; a cluster may name more.
+/// At most this many addresses outside are asked about; a cluster may name more.
 const ADDRESSES: usize = 24;
 
 const SELF_MATCHES: [SelfMatch; 2] = [SelfMatch::Bpf, SelfMatch::PerEndpoint];

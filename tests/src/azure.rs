@@ -12,9 +12,9 @@ use npc_compiler::object::Protocol;
 /// A first packet of a flow (conntrack's state NEW).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
-    /// From where.
+    /// The source address.
     pub source: Ipv4Addr,
-    /// To where.
+    /// The destination address.
     pub destination: Ipv4Addr,
     /// The protocol and the destination port; none for ICMP.
     pub port: Option<(Protocol, u16)>,

@@ -44,9 +44,9 @@ pub enum Payload {
 /// A packet that is forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
-    /// From where.
+    /// The source address.
     pub source: IpAddr,
-    /// To where, of the same family.
+    /// The destination address, of the same family.
     pub destination: IpAddr,
     /// Its payload.
     pub payload: Payload,
@@ -60,8 +60,8 @@ pub struct Packet {
     pub length: u16,
     /// The node has translated the destination of its flow.
     pub translated: bool,
-    /// Of an ICMP error: where the packet went that it quotes, if that stands
-    /// where headers without extensions have it.
+    /// For an ICMP error: the destination of the packet that it quotes, if it stands where headers
+    /// without extensions have it.
     pub quoted_destination: Option<IpAddr>,
 }
 

@@ -245,7 +245,7 @@ impl Model {
             }
         };
         match next {
-            // For first packets only the one rule of NPC-FORWARD is looked at.
+            // For first packets only the one rule of NPC-FORWARD is followed.
             Some(frame) if question.is_mid_stream() || !(in_forward && frame.0 == FORWARD) => {
                 place.frames.push(frame);
             }
@@ -327,7 +327,7 @@ pub struct Flight {
 }
 
 impl Flight {
-    /// Nothing has happened yet.
+    /// A packet that has not entered the rules yet.
     #[must_use]
     pub fn new(question: Question, packet: Packet) -> Self {
         Self { packet, question, places: BTreeSet::new() }

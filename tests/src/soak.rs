@@ -2,11 +2,10 @@
 //! and go: flows that are allowed throughout lose no packet, and flows that are
 //! denied throughout get none through.
 //!
-//! [`Traffic`] sends all the time: datagrams and connections each of which is
-//! the first packet of a flow, streams of datagrams, and TCP streams on which
-//! both ends talk. The [`Timeline`] knows which states of the cluster each node
-//! may be in at what time. A packet breaks the promise only if all of these
-//! agree about it, from when it was sent until it was seen.
+//! [`Traffic`] sends all the time: datagrams and connections that each begin a flow, streams of
+//! datagrams, and TCP streams on which both ends talk. The [`Timeline`] knows which states of the
+//! cluster each node may be in at what time. A packet breaks the promise only if all of these agree
+//! about it, from when it was sent until it was seen.
 //!
 //! Agents have the objects from manifests, or, where the [`Builder`] was given an
 //! API server, from that: it can be gone for a while ([`SoakLab::write_without_answer`]).
@@ -129,8 +128,8 @@ impl SoakLab {
         self.lab.write_manifests(objects)
     }
 
-    /// From now on agents may be on their way along these states of the cluster,
-    /// the first of which has reached them.
+    /// From now on agents may go through these states of the cluster, one after another. They have
+    /// the first one already.
     fn goes(&mut self, way: &[Objects], what: &str) {
         let (Some(before), Some(after)) = (way.first(), way.last()) else { return };
         let verdicts = self.flows.verdicts(after, self.lab.places());

@@ -12,8 +12,8 @@ use npc_compiler::object::Pod;
 
 use super::sandbox::Sandbox;
 
-/// Those of these addresses, each of which several of the sandboxes have, that an earlier pod may have
-/// instead of the latest one. The sandboxes are in the order of their ADDs.
+/// The addresses that an earlier pod may have instead of the latest one. Several of the sandboxes have each of
+/// `shared`; the sandboxes are in the order of their ADDs.
 pub(super) fn contested(
     shared: &BTreeSet<IpAddr>,
     in_order: &[&Sandbox],

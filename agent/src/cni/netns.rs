@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 /// The files of network namespaces that were there when the agent, or one before it, looked.
 ///
-/// Their folder (`/run/netns`) may be none that the agent's mounts show. So a file that was
-/// never there says nothing, and one in a folder that is not there neither. Nor does one in `/proc`: the agent
-/// sees the processes of its own PID namespace there, so the number in `/proc/1234/ns/net` is another process's.
+/// Their folder (`/run/netns`) may be none that the agent's mounts show. So a file that was never there says nothing,
+/// and one in a folder that is not there neither. Nor does one in `/proc`: the agent finds the processes of its own PID
+/// namespace there, so the number in `/proc/1234/ns/net` is another process's.
 #[derive(Debug, Default)]
 pub(super) struct SeenNetns(BTreeSet<String>);
 
 impl SeenNetns {
-    /// Those that an agent saw.
+    /// The files that an agent has found.
     pub(super) const fn of(files: BTreeSet<String>) -> Self {
         Self(files)
     }

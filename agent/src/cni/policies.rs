@@ -104,7 +104,7 @@ impl PolicyVersions {
             let is_gone = self.gone.get(&key).is_some_and(|moment| *moment > since);
             let ahead = self.ahead.get(&key).map(|ahead| ahead.version);
             let known = self.seen.get(&key).copied().max(ahead);
-            // Of one that cannot be read, the last readable version stays in force.
+            // If one cannot be read, its last readable version stays in force.
             if is_gone || known.is_some_and(|known| is_rescued || known >= version) {
                 continue;
             }

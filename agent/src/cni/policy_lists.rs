@@ -42,7 +42,7 @@ pub struct AskPolicies(Arc<dyn Fn(String) -> PolicyAnswer + Send + Sync>);
 type PolicyAnswer = BoxFuture<'static, Result<PolicyList, AskError>>;
 
 impl AskPolicies {
-    /// Asks in this way.
+    /// Makes one that asks with this function, which gets a namespace's name.
     pub fn new(ask: impl Fn(String) -> PolicyAnswer + Send + Sync + 'static) -> Self {
         Self(Arc::new(ask))
     }

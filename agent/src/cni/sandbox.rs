@@ -107,7 +107,7 @@ pub struct Saved {
     /// Addresses without a sandbox that stay isolated for a while. Older agents know none.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub held: BTreeSet<IpAddr>,
-    /// The files of network namespaces that an agent saw. Older agents know none.
+    /// The files of network namespaces that an agent has found. Older agents know none.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub seen_netns: BTreeSet<String>,
     /// The addresses that CNI reported for each pod once. Pods are known by UID; by

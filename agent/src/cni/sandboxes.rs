@@ -10,12 +10,11 @@
 //! that is made again has the same UID, and the DEL of the old one may come after the
 //! ADD of the new one.
 //!
-//! Objects go in, and come out with the addresses that the engine is to know. What is
-//! to be isolated although no object decides how (a static pod whose mirror is not there
-//! yet, a pod whose object went before its sandbox, an address whose interface is still
-//! there) is an endpoint of a namespace of its own ([`UNIDENTIFIED`](super::endpoints::UNIDENTIFIED)), whose only policy
-//! denies everything. No selector of a policy selects it, because that namespace has no
-//! labels.
+//! Objects go in, and come out with the addresses that the engine is to know. Some addresses are to be isolated
+//! although no object decides how: those of a static pod whose mirror is not there yet, of a pod whose object went
+//! before its sandbox, and those whose interface is still there. Such an address is an endpoint of a namespace of its
+//! own ([`UNIDENTIFIED`](super::endpoints::UNIDENTIFIED)), whose only policy denies everything. No selector of a policy
+//! selects it, because that namespace has no labels.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,7 +73,7 @@ pub struct Sandboxes {
 }
 
 impl Sandboxes {
-    /// Nothing is known yet.
+    /// The sandboxes of a node, from what an earlier agent saved. No object is known yet.
     #[must_use]
     pub fn new(node: &str, saved: Saved) -> Self {
         let sandboxes = saved.sandboxes.into_iter().zip(1..);
@@ -159,7 +158,7 @@ impl Sandboxes {
         }
     }
 
-    /// An object of this node is gone; whether there was one.
+    /// Removes an object of this node that is gone. Returns whether there was one.
     fn remove_object(&mut self, key: &PodKey) -> bool {
         let Some(pod) = self.pods.remove(key) else { return false };
         self.deleted_mirrors.remove(key);
@@ -216,9 +215,10 @@ impl Sandboxes {
         Some(self.arrived.get(&PodKey::of(pod)).copied().unwrap_or(u64::MAX))
     }
 
-    /// The addresses of this ADD are its pod's from now on, whatever any object lists, unless an
-    /// ADD that began later has them. The same container reported twice is one sandbox, with the
-    /// later addresses. It may still have the earlier ones, so they are released as after a DEL.
+    /// The addresses of this ADD are its pod's from now on, even if objects list them for other
+    /// pods, unless an ADD that began later has them. The same container reported twice is one
+    /// sandbox, with the later addresses. It may still have the earlier ones, so they are released
+    /// as after a DEL.
     ///
     /// `is_answered` if its pod may run: the plugin let it start without an agent.
     pub fn admit(&mut self, add: Add, began: Moment, is_answered: bool) {
@@ -251,9 +251,9 @@ impl Sandboxes {
         }
     }
 
-    /// A sandbox is gone; whether it was known. Its addresses leave the sets of peers at
-    /// once. They stay isolated while the node's end of its interface is there, for some rounds
-    /// if there is none, or until they are another sandbox's.
+    /// Deletes a sandbox that is gone. Returns whether it was known. Its addresses leave the sets
+    /// of peers at once. They stay isolated while the node's end of its interface is there, for
+    /// some rounds if there is none, or until they are another sandbox's.
     pub fn delete(&mut self, attachment: &Attachment) -> bool {
         let Some(gone) = self.live.remove(attachment) else { return false };
         self.is_dirty = true;
@@ -291,15 +291,15 @@ impl Sandboxes {
         }
     }
 
-    /// All sandboxes of a network that are not among these, and whose ADD began at this moment or before,
-    /// are gone; how many.
+    /// Deletes all sandboxes of a network that are not in `valid` and whose ADD began at `before` or earlier. Returns
+    /// how many.
     pub fn collect(&mut self, network: &str, valid: &BTreeSet<Attachment>, before: Moment) -> usize {
         self.delete_all(|Sandbox { add, order, .. }| {
             add.network == network && !valid.contains(&add.attachment) && order.0 <= before
         })
     }
 
-    /// All sandboxes that match are gone; how many.
+    /// Deletes all sandboxes that match. Returns how many.
     fn delete_all(&mut self, is_gone: impl Fn(&Sandbox) -> bool) -> usize {
         let gone = self.live.values().filter(|sandbox| is_gone(sandbox));
         let gone: Vec<_> = gone.map(|sandbox| sandbox.add.attachment.clone()).collect();
@@ -354,10 +354,9 @@ impl Sandboxes {
     /// Some interfaces are gone, and so are the sandboxes that had them: the other end
     /// goes with its network namespace. How many sandboxes.
     ///
-    /// An address without a sandbox is released with its interface, and also if that has another name:
-    /// then its index is another interface's. Of a sandbox that lives this is not enough, because a program
-    /// may have given its interface the name, and the pod would be open
-    /// ([`Sandboxes::netns_without_link`]).
+    /// An address without a sandbox is released with its interface, and also if that has another name: then its index
+    /// is another interface's. For a sandbox that lives this is not enough, because a program may have given its
+    /// interface the name, and the pod would be open ([`Sandboxes::netns_without_link`]).
     pub fn links_gone(&mut self, seen: &SeenLinks) -> usize {
         let has_ended = |sandbox: &Sandbox| sandbox.add.host_interface.as_ref().is_some_and(|link| seen.is_gone(link));
         let ended: Vec<_> = self.live.iter().filter(|(_, of)| has_ended(of)).map(|(at, _)| at.clone()).collect();
@@ -371,15 +370,16 @@ impl Sandboxes {
         ended.len()
     }
 
-    /// The network namespaces of the sandboxes of which no interface of the node shows whether they are
-    /// there: they have no end on the node, or an interface with another name has its index.
+    /// The network namespaces of sandboxes if no interface of the node shows whether the sandbox is there. Such a
+    /// sandbox has no interface on the node, or an interface with another name has its index.
     #[must_use]
     pub fn netns_without_link(&self, seen: &SeenLinks) -> BTreeSet<String> {
         let unlinked = self.live.values().filter(|sandbox| seen.says_nothing_of(&sandbox.add));
         unlinked.map(|sandbox| sandbox.add.netns.clone()).collect()
     }
 
-    /// These network namespaces are gone, and so are those sandboxes. How many.
+    /// Deletes the sandboxes of these network namespaces, which are gone. A sandbox stays if an interface of the node
+    /// shows whether it is there. Returns how many were deleted.
     pub fn netns_gone(&mut self, gone: &BTreeSet<String>, seen: &SeenLinks) -> usize {
         self.delete_all(|Sandbox { add, .. }| seen.says_nothing_of(add) && gone.contains(&add.netns))
     }
@@ -396,7 +396,7 @@ impl Sandboxes {
         self.live.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no sandboxes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.live.is_empty()

@@ -396,9 +396,10 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
 }
 
 proptest! {
-    /// Step by step and at once lead to one state; and whatever the API lists, a live
-    /// sandbox's address is isolated, and is its pod's where the object is known and no other running pod may have it.
-    /// So is one that only the API knows, whatever sandboxes its pod has.
+    /// Changes given one by one and all at once lead to the same state. Regardless of what the API lists, a live
+    /// sandbox's address is isolated. It is its pod's if the object is known and no other running pod may have it. An
+    /// address that only the API knows is isolated too, and belongs to a pod that lists it, with any sandboxes of that
+    /// pod.
     #[test]
     fn a_live_sandboxs_address_is_never_open(steps in happenings()) {
         let texts = ["10.0.0.1", "10.0.0.2", "10.0.0.3"];

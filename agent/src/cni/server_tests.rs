@@ -21,7 +21,7 @@ impl Served {
         Self::start_at_most(WAITING)
     }
 
-    /// So many requests may wait for their answer.
+    /// Starts a server at which at most `waiting` requests may wait for their answer.
     fn start_at_most(waiting: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("npc/cni.sock");
@@ -127,7 +127,7 @@ async fn connections_that_hang_delay_no_other() {
     assert_eq!(last.read(&mut [0]).await.unwrap_or_default(), 0);
 }
 
-/// Asks about so many pods that do not come.
+/// Asks about this many pods that do not come.
 async fn wait_for_pods(served: &Served, count: usize) -> Vec<UnixStream> {
     let mut waiting = Vec::new();
     for n in 0..count {
@@ -237,7 +237,7 @@ async fn root_only_is_answered() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever bytes come, the server answers or closes, and goes on.
+    /// For any bytes, the server answers or closes the connection, and goes on.
     #[test]
     fn no_bytes_end_the_server(bytes in prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..512),

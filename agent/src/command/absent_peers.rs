@@ -30,7 +30,7 @@ pub(super) struct Elsewhere {
     pub(super) found: Absent,
 }
 
-/// The same of a peer of which the input may have the pods of the policy's own namespace.
+/// The same for a peer whose pods in the policy's own namespace the input may have.
 pub(super) const fn words_of_part(absent: Absent, is_partly_here: bool) -> &'static str {
     match absent {
         Absent::None if is_partly_here => "(none of other namespaces in the input)",

@@ -425,7 +425,7 @@ fn follow_packet_filter(
     })
 }
 
-/// Warns of what else on this node an operator should know. Not before the start, because
+/// Warns of other network policy engines on this node. This is not done before the start, because
 /// other programs' tables may be long.
 fn warn_of_other_engines() {
     if !other_engines::lock_is_shared() {

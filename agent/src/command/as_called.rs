@@ -58,7 +58,7 @@ impl<W: Write> AsCalled<W> {
         Self { out, line: Vec::new() }
     }
 
-    /// Writes so many bytes of what is kept.
+    /// Writes this many of the kept bytes.
     fn write_kept(&mut self, length: usize) -> io::Result<()> {
         let rest = self.line.split_off(length);
         let text = String::from_utf8_lossy(&self.line);

@@ -67,7 +67,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let removed = cleanup();
     if !args.quiet {
         match report(&mut io::stdout().lock(), &removed) {
-            // A reader that closes the pipe changes nothing of what failed.
+            // If a reader closes the pipe, the failures of the removal still count.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
             _ => {}
         }

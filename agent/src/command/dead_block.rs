@@ -11,7 +11,7 @@ use super::input::Input;
 use super::warning::{Warning, WarningCode};
 use super::words::{policy_name, shorten};
 
-/// So many blocks are named.
+/// At most this many blocks are named.
 const NAMED: usize = 3;
 
 /// What is said of a dead block in a few words.

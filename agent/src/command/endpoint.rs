@@ -35,7 +35,7 @@ pub(super) struct Resolved<'a> {
 }
 
 impl Resolved<'_> {
-    /// The namespaces of which it means all pods, those too that were not read.
+    /// The namespaces whose pods it means, all of them, also those that were not read.
     pub(super) fn all_pods_of(&self, cluster: &Cluster) -> Option<Extent> {
         match &self.target {
             QuestionEnd::Any => Some(Extent::Everywhere),

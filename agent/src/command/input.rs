@@ -173,8 +173,8 @@ impl Input {
         findings
     }
 
-    /// Warnings, and with them what files hold that may decide and was passed over: a program
-    /// that reads the JSON of an answer sees nothing else.
+    /// Warnings, and with them what files hold that may decide and was passed over: a program that
+    /// reads the JSON of an answer gets nothing else.
     pub(super) fn with_passed_over(&self, mut warnings: Vec<Warning>) -> Vec<Warning> {
         warnings.extend(self.passed_over.iter().cloned());
         warnings

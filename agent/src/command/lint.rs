@@ -138,7 +138,7 @@ fn text(findings: &[Finding], out: &mut impl Write, terminal: Option<usize>) -> 
     out.flush()
 }
 
-/// A text in one line, whatever the author of the file or object wrote.
+/// A text in one line, even if the author of the file or object wrote control characters.
 fn line(text: &str) -> String {
     text.chars().map(printable).collect()
 }

@@ -5,8 +5,8 @@ use npc_compiler::cluster::Cluster;
 
 use super::{Exit, Stop};
 
-/// Refuses a name that nothing in the input bears: no Node has it, and no pod is
-/// on one of that name. Whatever is said of such a node says nothing.
+/// Refuses a node name that the input does not have: no Node has it, and no pod is on a node of
+/// that name. An answer about such a node would mean nothing.
 pub(super) fn is_known(cluster: &Cluster, node: &str) -> Result<(), Stop> {
     if cluster.nodes().contains_key(node) {
         return Ok(());

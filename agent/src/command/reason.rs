@@ -159,7 +159,7 @@ pub(super) fn page(code: &str) -> Option<(&'static str, &'static str)> {
 }
 
 impl Page {
-    /// Of which command it is, and what it means, in one line each.
+    /// The command that the code belongs to, and what the code means, in one line each.
     fn summary(&self) -> (&'static str, &'static str) {
         let line = self.text.lines().find_map(|line| line.strip_prefix('*')?.strip_suffix('*'));
         line.and_then(|line| line.split_once(": ")).unwrap_or_default()

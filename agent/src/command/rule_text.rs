@@ -7,7 +7,7 @@ use npc_compiler::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer,
 
 use super::words::shorten;
 
-/// So many peers of a rule are written out.
+/// At most this many peers of a rule are written out.
 const LISTED: usize = 3;
 
 /// How peers and ports are written.

@@ -8,7 +8,7 @@ use clap::parser::ValueSource;
 const OF_CLUSTERS: [&str; 5] =
     ["watch_timeout", "relist_spread", "hold_removals", "hold_removals_at_most", "remove_startup_taint"];
 
-/// What only `cleanup --cni` looks at.
+/// The settings that only `cleanup --cni` reads.
 const OF_PLUGIN: [&str; 4] = ["conf_dir", "conf_name", "bin_dir", "cache_dir"];
 
 /// Why a flag of the command line has no effect, and what to do, if one has none.

@@ -176,7 +176,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     Ok(if answer.is_ours() { Exit::Fine } else { Exit::NotFound })
 }
 
-/// So many names are listed.
+/// At most this many names are listed.
 const LISTED: usize = 8;
 
 /// That a name is only the beginning of others, where no state has it as it stands.

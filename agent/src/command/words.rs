@@ -21,7 +21,7 @@ pub(super) fn not_understood(
     policies: impl Iterator<Item = PolicyId>,
     direction: Direction,
 ) -> Vec<String> {
-    /// So many are written out.
+    /// At most this many are written out.
     const LISTED: usize = 4;
     let other = format!("spec.{}", direction.opposite().section());
     let is_here = |of: &&Finding| of.effect.is_harmful() && !of.path.starts_with(&other);

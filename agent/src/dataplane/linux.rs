@@ -105,8 +105,7 @@ impl Linux {
         self.auditor.notifications().map(|notifications| notifications.waiter()).transpose()
     }
 
-    /// Remembers what was just written as ours, and what of it the kernel has not
-    /// confirmed.
+    /// Notes the last writes as ours, and which of them the kernel has not confirmed.
     fn wrote(&mut self) {
         let restores: Vec<Restored> = self.tables.iter().flat_map(Iptables::take_restores).collect();
         // All of them before any notification is read: what is not known to be ours
@@ -439,7 +438,7 @@ impl Kernel for Linux {
             self.others.remove_if_due(self.backend);
         }
         let audit = self.auditor.audit((&self.tables, &mut self.ipset, &self.aliases), &self.ours, desired, depth);
-        // Their reports have been taken; not those of what was asked of iptables meanwhile.
+        // The kernel's reports of these writes have been read. Those of commands that the audit has run have not.
         self.ours.clear();
         self.wrote();
         audit

@@ -13,8 +13,8 @@
 //!                                                                  agent writes to; failures by family
 //! ```
 //!
-//! Each folder imports only from those above it in the table of `ARCHITECTURE.md`, and a test holds that. The rest
-//! of the agent uses the modules that stand here under `pub use`, whichever folder they are in.
+//! Each folder imports only from those above it in the table of `ARCHITECTURE.md`, and a test holds that. The rest of
+//! the agent uses the modules that stand here under `pub use`, from all folders.
 //!
 //! Everything acts on the network namespace of the calling thread, sockets on
 //! that in which they were opened. What it acts on bears our names: `NPC-`
@@ -142,11 +142,11 @@ pub trait Kernel: Send + 'static {
         failed.into_result().map(|()| found)
     }
 
-    /// Looks whether it still holds of ours what was written last; not before it
-    /// was read or written once.
+    /// Checks whether it still holds of ours what was written last; not before it was read or
+    /// written once.
     ///
     /// # Errors
-    /// If it cannot be looked at.
+    /// If it cannot be read.
     fn audit(&mut self, desired: &KernelState, depth: audit::AuditScope) -> Result<audit::Audit, Error>;
 
     /// Puts network interfaces, by their indexes, into a device group; one that
@@ -273,7 +273,7 @@ impl Error {
         matches!(self, Self::Families(failed) if !failed.is_of_all())
     }
 
-    /// The set of which the kernel refused a write, if that is what failed.
+    /// The set that the kernel refused to write, if that is what failed.
     #[must_use]
     pub fn refused_set(&self) -> Option<&SetName> {
         match self {

@@ -36,8 +36,8 @@ const LOAD_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs an agent until it is asked to end.
 ///
-/// Nothing is written before the agent knows all objects and the network. Whatever ends
-/// it, the kernel keeps what it has.
+/// Nothing is written before the agent knows all objects and the network. When the agent ends, for
+/// any reason, the kernel keeps what it has.
 ///
 /// # Errors
 /// If it cannot go on, or with [`Settings::once`] if its one try failed.
@@ -421,7 +421,7 @@ impl<K: Kernel> Agent<K> {
         self.enforcer.as_ref().is_some_and(Enforcer::is_unhooked)
     }
 
-    /// Reports whether the agent is ready. Of what is not settled yet it says no generation,
+    /// Reports whether the agent is ready. While changes are not settled yet it says no generation,
     /// and otherwise the last one whose flows are judged too.
     fn report_readiness(&mut self) {
         let judged = self.sweeps.judged().filter(|_| self.is_settled() && !self.is_loading());

@@ -36,10 +36,9 @@ struct Bound {
 pub struct BridgeState {
     /// Ports of pods from which nothing but plain frames comes.
     pub ports: usize,
-    /// Of these, those that are pinned to their pods' own addresses.
+    /// How many ports are pinned to their pods' own addresses.
     pub pinned: usize,
-    /// Of these, those to which nothing goes but what is for their pods' own
-    /// addresses.
+    /// How many ports get only frames for their pods' own addresses.
     pub guarded: usize,
     /// Why the table is not in the kernel, though it is needed.
     pub lack: Option<String>,
@@ -90,8 +89,8 @@ impl Frames {
         }
     }
 
-    /// Of these addresses of this node's pods, those behind a bridge whose ports cannot be
-    /// pinned one by one, and why. `lack` is as for [`Frames::state`].
+    /// Those of these addresses of this node's pods that are behind a bridge and whose ports cannot
+    /// be pinned one by one, and why. `lack` is as for [`Frames::state`].
     pub(super) fn spoofable(
         &self,
         local: impl IntoIterator<Item = IpAddr>,

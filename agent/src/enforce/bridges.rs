@@ -10,13 +10,13 @@ use npc_compiler::ruleset::node::SetName;
 
 use crate::dataplane::network::Network;
 
-/// A bridge with endpoints of this node behind it, where iptables sees no frame that goes
-/// from one port to another.
+/// A bridge with endpoints of this node behind it, where iptables filters no frame that goes from
+/// one port to another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnfilteredBridge {
     /// Its name.
     pub bridge: String,
-    /// The family whose frames iptables does not see.
+    /// The family whose frames iptables does not filter.
     pub family: Family,
     /// How many ports it has, at most two of them counted.
     pub ports: u8,
@@ -32,13 +32,13 @@ impl UnfilteredBridge {
         self.ports > 1 && self.isolated > 0
     }
 
-    /// What distinguishes it from others, whatever else changes.
+    /// What distinguishes it from others; it stays the same when other fields change.
     pub(super) fn key(&self) -> (&str, Family) {
         (&self.bridge, self.family)
     }
 }
 
-/// Of the bridges with these endpoints behind them, those where frames pass by iptables now.
+/// Those of the bridges with these endpoints behind them where frames pass without iptables now.
 pub(super) fn unfiltered(
     network: &Network,
     endpoints: impl Iterator<Item = IpAddr>,

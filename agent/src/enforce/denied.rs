@@ -82,7 +82,7 @@ struct Recent {
 enum LogEntry {
     /// It is denied.
     First(Denied),
-    /// So many packets followed.
+    /// This many packets of the same flow followed.
     More(Denied, u64),
 }
 

@@ -100,7 +100,7 @@ impl<K: Kernel> Enforcer<K> {
         }
     }
 
-    /// The same, with large changes of one namespace loaded first, while those of others go on.
+    /// The same enforcer, which loads large changes of one namespace first, while those of others go on.
     #[must_use]
     pub fn with_large_changes_first(self) -> Self {
         Self { engine: self.engine.with_large_changes_first(LARGE), ..self }
@@ -112,23 +112,23 @@ impl<K: Kernel> Enforcer<K> {
         Self { engine: self.engine.with_large_changes_first(limit), beside: limit, ..self }
     }
 
-    /// The same, with the options that the operator chose. What the kernel does not support
-    /// is left out of them at the first pass.
+    /// The same enforcer, with the options that the operator chose. At the first pass it leaves out
+    /// the options that the kernel does not support.
     #[must_use]
     pub fn with_options(self, options: layout::RulesetOptions) -> Self {
         let anti_spoofing = if options.anti_spoof { AntiSpoofing::On } else { AntiSpoofing::Off };
         Self { options, anti_spoofing, ..self }
     }
 
-    /// The same, with groups in places of the dispatch tree that no tenant knows. The secret
-    /// that decides them is the one that the kernel keeps, or a new one.
+    /// The same enforcer, with groups in places of the dispatch tree that no tenant knows. The
+    /// secret that decides the places is the one that the kernel keeps, or a new one.
     #[must_use]
     pub fn with_secret_places(self) -> Self {
         Self { has_secret_places: true, ..self }
     }
 
-    /// The same, with an index in the kernel of the addresses that have flows, which answers for new
-    /// pods without a walk through all flows. It needs the Node's pod CIDRs.
+    /// The same enforcer, with an index in the kernel of the addresses that have flows. The index answers for new pods
+    /// without a walk through all flows. It needs the Node's pod CIDRs.
     #[must_use]
     pub fn with_flow_index(mut self) -> Self {
         self.writer.established.index.turn_on();
@@ -204,10 +204,10 @@ impl<K: Kernel> Enforcer<K> {
             DeviceGroup::join(&mut interfaces, &mut self.writer, network);
         }
         let engine = &mut self.engine;
-        // One commit of its own, so each frame meets the old table or the new one.
-        // Before the rules: what of a flow passes by frames that they do not see
-        // would be ESTABLISHED for them. And for a pod that is isolated now, or is
-        // new, nothing of it is to come later than its rules.
+        // One commit of its own, so each frame meets the old table or the new one. Before the
+        // rules: a flow whose frames pass without meeting the rules would be ESTABLISHED for them.
+        // And for a pod that is isolated now, or is new, nothing of it is to come later than its
+        // rules.
         self.frames.update(&mut self.writer, network, engine, self.anti_spoofing.pins_ports());
         let (writes, rehooked) = self.writer.write_each(change, engine.state(), engine.is_loading(), &mut failed)?;
         let enforced = self.writer.enforced();
@@ -328,13 +328,13 @@ impl<K: Kernel> Enforcer<K> {
         self.engine.set_options(options.clone());
     }
 
-    /// Finds the bridges with endpoints of this node behind them whose frames iptables does
-    /// not see. Cheap, and to be done again and again, because another program can change a
-    /// sysctl and the kernel sends no notification of it: see
+    /// Finds the bridges with endpoints of this node behind them whose frames iptables does not
+    /// filter. It is cheap, and must be called again and again, because another program can change
+    /// a sysctl and the kernel sends no notification of it: see
     /// [`Bridge::is_filtered`](crate::dataplane::network::Bridge::is_filtered).
     ///
-    /// Once iptables sees a bridge again, all flows are judged after the next pass: connection tracking
-    /// in the bridge itself has let them begin meanwhile.
+    /// Once iptables filters a bridge's frames again, all flows are judged after the next pass: connection tracking in
+    /// the bridge itself has let them begin meanwhile.
     pub fn check_bridges(&mut self, network: &Network) -> &BTreeSet<UnfilteredBridge> {
         let endpoints = self.writer.established.addresses();
         let now = bridges::unfiltered(network, endpoints, self.engine.state());

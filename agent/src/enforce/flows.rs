@@ -114,7 +114,7 @@ impl Established {
         self.owners.keys().copied()
     }
 
-    /// All established flows may go on, whatever the rules say now. Those of a new sandbox's
+    /// All established flows may go on, even if the rules deny them now. Those of a new sandbox's
     /// addresses are not its own, so they are cut all the same.
     pub(super) fn let_be(&mut self) {
         self.keeps_all = true;
@@ -147,7 +147,7 @@ impl Established {
         self.own = network.addresses.iter().map(ipnetwork::IpNetwork::ip).collect();
     }
 
-    /// Whether flows go on whatever the rules say ([`Established::let_be`]).
+    /// Whether flows go on even if the rules deny them ([`Established::let_be`]).
     pub(super) const fn keeps_all(&self) -> bool {
         self.keeps_all
     }

@@ -9,7 +9,7 @@ use tracing::info;
 use super::pace::LoadPace;
 use crate::status::LoadingNamespace;
 
-/// So many of the objects that wait are named.
+/// At most this many of the objects that wait are named.
 const NAMED: usize = 10;
 
 /// The large changes that are being loaded.

@@ -8,8 +8,8 @@ use npc_compiler::plan::{Plan, Step};
 /// A change of one namespace that makes more rules and sets than this is loaded first.
 pub(super) const LARGE: usize = 1_000;
 
-/// If a change may make more rules and sets than this, what it makes is found out beside the loop. Of a smaller
-/// one that takes some milliseconds, and the change does not have to wait behind that of another namespace.
+/// If a change may make more rules and sets than this, what it makes is found out beside the loop. For a smaller one,
+/// finding it out takes some milliseconds, and the change does not have to wait behind that of another namespace.
 pub(super) const BESIDE: usize = 8 * LARGE;
 
 /// A portion that takes less than the first is followed by a larger one, one that takes more than
@@ -101,7 +101,7 @@ impl Share {
 mod tests {
     use super::*;
 
-    /// Loads so many portions into a kernel that takes so long for a size when so much was loaded
+    /// Loads this many portions into a kernel; the time for a size depends on how much was loaded
     /// before. Answers the sizes, and what each took.
     fn load(portions: usize, kernel: impl Fn(f64, f64) -> f64) -> Vec<(usize, Duration)> {
         let mut share = Share::default();

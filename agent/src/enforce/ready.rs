@@ -248,7 +248,7 @@ impl ReadyFile {
         Ok(file)
     }
 
-    /// Writes the count; a reader sees the old one or the new one.
+    /// Writes the count; a reader gets the old one or the new one.
     pub(super) fn write(&self, generation: u64) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         // For all to read, as far as the umask lets them.

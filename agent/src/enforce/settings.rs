@@ -66,8 +66,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Those of the agent of a node that follows a source, with everything optional
-    /// off.
+    /// The settings of the agent of a node that follows a source, with everything optional off.
     #[must_use]
     pub fn new(node: &str, source: &str) -> Self {
         Self {

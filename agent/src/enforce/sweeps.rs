@@ -5,9 +5,9 @@
 //!                        └▶ urgent sweep: addresses that an ADD waits for  ─┴────────▶ verdicts
 //! ```
 //!
-//! A sweep lists and deletes flows on a thread of its own. It holds no ruleset: the loop gives
-//! the verdicts, between passes, by the ruleset and the owners of addresses of that moment. So
-//! no verdict is older than the pass before it, whatever changes while a long list is read, and
+//! A sweep lists and deletes flows on a thread of its own. It holds no ruleset: the loop gives the
+//! verdicts, between passes, by the ruleset and the owners of addresses of that moment. So no
+//! verdict is older than the pass before it, even if policies change while a long list is read. And
 //! no pass waits for a list.
 
 use std::collections::BTreeSet;
@@ -24,9 +24,9 @@ use super::schedule::until;
 use super::waiters::Waiter;
 use crate::dataplane::{CutResult, Error, Flows};
 
-/// The next sweep of what is pending waits for so many times as long as the last one was at
-/// work. These take a fifth of one processor at most then, and a denied flow goes on no longer
-/// than six sweeps take. A sweep that an ADD waits for begins at once.
+/// The next sweep of the pending scope waits this many times as long as the last one took. So these
+/// sweeps take at most a fifth of one processor, and a denied flow goes on no longer than six
+/// sweeps take. A sweep that an ADD waits for begins at once.
 const PAUSE: u32 = 4;
 
 /// How long after a failure it is tried again, at first and at most.
@@ -193,8 +193,8 @@ impl Sweeps {
         self.waiters.extend(waiting);
     }
 
-    /// Starts the sweeps that are due and may begin. Of a later change they learn as soon as it
-    /// matters, because the loop gives their verdicts.
+    /// Starts the sweeps that are due and may begin. A later change takes effect on them as soon as
+    /// it matters, because the loop gives their verdicts.
     pub(super) fn start(&mut self, established: &mut Established, flows: impl Fn() -> Box<dyn Flows>) {
         let now = Instant::now();
         if self.urgent.is_none() && !self.waiters.is_empty() && self.urgent_not_before <= now {
@@ -259,7 +259,7 @@ impl Sweeps {
                 established.judged(&sweep.due);
                 established.index.swept(&sweep.due.cut, &swept.index);
                 answer(sweep.waiters);
-                // Whichever it was: the kernel answers again.
+                // For both kinds of sweep: the kernel answers again.
                 (self.retry, self.urgent_not_before) = (RETRY.0, now);
                 if which == Which::Pending {
                     self.not_before = now + busy * PAUSE;

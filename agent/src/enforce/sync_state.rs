@@ -31,8 +31,8 @@ pub(super) enum SyncState {
 }
 
 impl Default for SyncState {
-    /// Nothing is known: so it is at the start, and while the writer works. So no error on the way leaves
-    /// anything to be believed.
+    /// Nothing is known, as at the start and while the writer works. So after an error in between, nothing counts as
+    /// written.
     fn default() -> Self {
         Self::Unknown { is_unhooked: false }
     }

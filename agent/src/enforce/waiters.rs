@@ -16,10 +16,10 @@ pub struct Waiter {
     pub families: BTreeSet<Family>,
     /// The addresses whose flows matter to it. It waits for no other flow.
     pub addresses: BTreeSet<IpAddr>,
-    /// They are those of a sandbox that is new: no process of its pod has run yet, so no flow
-    /// of them is its own.
+    /// Whether the addresses are those of a new sandbox: no process of its pod has run yet, so none
+    /// of their flows is the pod's own.
     pub is_new: bool,
-    /// Where it waits.
+    /// The channel for the answer on which it waits.
     pub reply: oneshot::Sender<()>,
 }
 
@@ -94,7 +94,7 @@ impl Waiters {
         answered
     }
 
-    /// An audit of everything is over; whether the kernel held all.
+    /// Ends an audit of everything; `holds` says whether the kernel held all.
     pub(super) fn checked(&mut self, holds: bool) {
         for reply in self.checking.drain(..) {
             // One that does not wait any more has gone.

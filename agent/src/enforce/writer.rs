@@ -89,8 +89,8 @@ impl<K: Kernel> Writer<K> {
         }
     }
 
-    /// Whether writes of [`Writer::load`] may go to a family: it holds what is desired, but for what
-    /// failed in the other one, and no other program holds the lock that rules need.
+    /// Whether writes of [`Writer::load`] may go to a family: the kernel holds the desired state except for the family
+    /// that failed, and no other program holds the lock that rules need.
     pub(super) fn can_load(&mut self, failed: &Failures) -> bool {
         if failed.is_empty() {
             self.can_write_rules()
@@ -249,8 +249,7 @@ impl<K: Kernel> Writer<K> {
         self.state.is_unhooked()
     }
 
-    /// Since when every first packet of a flow gets the verdict of what was
-    /// written last.
+    /// Since when every first packet of a flow gets the verdict of the last write.
     #[must_use]
     pub fn enforced(&self) -> Instant {
         self.enforced

@@ -85,8 +85,8 @@ pub struct Record {
 /// A list of plugins that is called as one network.
 #[derive(Debug, Clone)]
 pub struct ConfList {
-    /// The keys besides `plugins`, in order. Of a key that stands there twice the last value
-    /// counts, as in a runtime.
+    /// The keys besides `plugins`, in order. If a key stands there twice, its last value counts, as
+    /// in a runtime.
     keys: Vec<(String, Box<RawValue>)>,
     /// How many keys stand before `plugins`.
     before: usize,

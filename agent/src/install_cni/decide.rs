@@ -4,9 +4,9 @@
 //! *after* it: a file that sorts before ours is in use already, and some of these are derived
 //! from ours (Multus, Istio), so deriving from them would nest one in the other.
 //!
-//! Other programs add their entries to the first file, which is ours. They stay where they
-//! are, each type once. Of two entries of one type, one in the source and one added, the
-//! source's stays. An entry that came from an earlier source, and is not in the present one,
+//! Other programs add their entries to the first file, which is ours. They stay where they are,
+//! each type once. If the source has an entry of a type and a program added another of that type,
+//! the source's stays. An entry that came from an earlier source, and is not in the present one,
 //! goes: our own entry records what the source had.
 //!
 //! A file that an installer of ours wrote under another name goes once ours is there. Until then
@@ -68,7 +68,7 @@ impl Current {
 }
 
 impl Decider {
-    /// Decides.
+    /// Decides what the installer does now, from its settings and the folder's content.
     pub fn decide(&mut self, settings: &PluginSettings, view: &FolderView) -> Decision {
         let own = settings.file.as_str();
         let current = match view.files.get(own) {

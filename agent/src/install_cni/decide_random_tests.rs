@@ -101,8 +101,8 @@ fn happen(node: &mut Node, event: &Event) {
 }
 
 proptest! {
-    /// Whatever happens: it settles, it writes only what a runtime reads and never from a
-    /// file that leads to us, and once things are well again so are we.
+    /// After every sequence of events it settles. It writes only what a runtime reads, and never
+    /// from a file that leads to npc. Once the node is well again, so is the installation.
     #[test]
     fn every_sequence_settles_and_is_well_in_the_end(events in prop::collection::vec(event(), 1..40)) {
         let mut node = Node::with_azure();

@@ -35,7 +35,7 @@ pub struct PluginSettings {
     pub open_namespaces: Vec<String>,
 }
 
-/// What there is.
+/// What the installer found in the folder, and what else its decision depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct FolderView<'a> {
     /// The files that a runtime reads, by name.

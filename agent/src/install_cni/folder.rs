@@ -199,8 +199,8 @@ pub fn install_plugin(from: &Path, folder: &Path) -> io::Result<bool> {
 }
 
 /// The names of the plugins in some folders. A link counts: what it leads to may be elsewhere on
-/// the node, where this container does not see it. `None` if one of the folders cannot be read, or
-/// has too many files.
+/// the node, where this container has no access to it. `None` if one of the folders cannot be read,
+/// or has too many files.
 #[must_use]
 pub fn plugins(folders: &[&Path]) -> Option<BTreeSet<String>> {
     let mut names = BTreeSet::new();
@@ -244,7 +244,7 @@ fn replace(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()>
     let write = || {
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
         file.write_all(bytes)?;
-        // Whatever the umask says.
+        // The umask must not change the mode.
         file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()?;
         // The kernel runs no program that a process has open for writing (ETXTBSY), and a runtime

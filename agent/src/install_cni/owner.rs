@@ -44,8 +44,8 @@ pub enum Wish {
 
 impl Wish {
     /// What follows if this was answered after `earlier`. No answer, or one that says nothing, does
-    /// not take back that the API server refused: an uninstallation may end the API server's way
-    /// here as well.
+    /// not take back that the API server refused: an uninstallation may also end the connection to
+    /// the API server.
     #[must_use]
     pub fn after(self, earlier: Self) -> Self {
         match (self, earlier) {

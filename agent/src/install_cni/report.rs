@@ -44,7 +44,7 @@ pub enum AlertReason {
 }
 
 impl AlertReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 10] = [
         Self::AgentNotReady,
         Self::Contested,
@@ -79,11 +79,11 @@ impl AlertReason {
 /// One thing that an operator should know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
-    /// Of which kind.
+    /// The kind of the alert.
     pub reason: AlertReason,
     /// The file that it is about.
     pub file: String,
-    /// In words.
+    /// The text for people.
     pub words: String,
 }
 
@@ -110,7 +110,7 @@ pub fn now() -> u64 {
 }
 
 impl InstallReport {
-    /// Writes it, whole.
+    /// Writes the report, so that a reader gets the old one or the whole new one.
     ///
     /// # Errors
     /// If the file cannot be written.

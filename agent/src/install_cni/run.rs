@@ -471,7 +471,7 @@ pub fn remove(options: &InstallOptions, purge: bool) -> Result<RemovedFiles, Err
         _ => false,
     };
     let derived = files.iter().find(|(_, content)| names_it(content)).map(|(name, _)| options.conf_dir.join(name));
-    // Without the plugin such a file would let no pod start, whatever is purged.
+    // Without the plugin such a file would let no pod start, so the plugin stays, with `purge` too.
     let kept_for = derived.or_else(|| if purge { None } else { first_reference(&options.cache_dirs) });
     let plugin = match kept_for {
         Some(_) => false,

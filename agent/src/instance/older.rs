@@ -97,8 +97,8 @@ async fn answers_as_agent(mut stream: UnixStream) -> bool {
     false
 }
 
-/// Whether a process that this one can see may change the network of this user namespace. Of
-/// an agent all of this can be read, because it has no privilege that this process lacks.
+/// Whether a process that this one can see may change the network of this user namespace. If it is
+/// an agent, all of this can be read, because it has no privilege that this process lacks.
 fn may_change_network(process: i32) -> bool {
     let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/user")).ok();
     let same = namespace(&process.to_string()).is_some_and(|its| Some(its) == namespace("self"));

@@ -107,7 +107,7 @@ impl Cni {
         self.saved.get_or_create(&Vec::new()).set(i64::from(is_saved));
     }
 
-    /// So many sandboxes are known.
+    /// Sets how many sandboxes are known.
     pub(crate) fn has(&self, sandboxes: usize) {
         self.sandboxes.set(i64::try_from(sandboxes).unwrap_or(i64::MAX));
     }

@@ -6,7 +6,7 @@ use prometheus_client::registry::Registry;
 
 use crate::dataplane::conntrack_table::ConntrackTable;
 
-/// So many readings without a loss are needed until the table counts as full no more.
+/// This many readings without a loss are needed until the table counts as full no more.
 const CALM: u32 = 6;
 
 /// The state of the table. Cheap to clone; all clones of the metrics are one.
@@ -27,7 +27,7 @@ pub enum TableChange {
     HasRoom,
 }
 
-/// The reading before.
+/// The state after the last reading.
 #[derive(Debug, Default)]
 pub struct Last {
     table: Option<ConntrackTable>,

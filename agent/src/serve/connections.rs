@@ -130,7 +130,7 @@ impl Connections {
     }
 }
 
-/// Ends the oldest of some connections that answers nothing; whether there is one.
+/// Ends the oldest of some connections that answers nothing. Returns whether there was one.
 fn end_oldest(open: &mut Vec<Connection>, which: impl Fn(&Connection) -> bool) -> bool {
     let is_idle = |connection: &Connection| which(connection) && !connection.is_answering.load(Ordering::Relaxed);
     let Some(place) = open.iter().position(is_idle) else { return false };
@@ -138,7 +138,7 @@ fn end_oldest(open: &mut Vec<Connection>, which: impl Fn(&Connection) -> bool) -
     true
 }
 
-/// Ends the oldest idle connection of the address that has most; whether there is one.
+/// Ends the oldest idle connection of the address that has most. Returns whether there was one.
 fn end_of_busiest(open: &mut Vec<Connection>) -> bool {
     let mut counts = BTreeMap::<IpAddr, usize>::new();
     for connection in open.iter().filter(|connection| !connection.is_answering.load(Ordering::Relaxed)) {

@@ -50,7 +50,7 @@ impl Default for Liveness {
 }
 
 impl Liveness {
-    /// The loop is alive.
+    /// Notes that the loop is alive.
     pub fn beat(&self) {
         let since = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(since, Ordering::Relaxed);

@@ -1,12 +1,11 @@
-//! Removals that a list implies, held back until they are believed.
+//! Removals that a list implies, held back until they are confirmed or a longest time is over.
 //!
-//! A list says what exists, so what it lacks is gone. But a list may be wrong as a
-//! whole: an API server over an empty store, another cluster behind the load balancer.
-//! Were it believed, all that policies closed would be open within seconds. So a list
-//! that lacks much at once has its removals held back, while what is new or changed in
-//! it applies at once. They are believed when a second list agrees, a while later and
-//! over another connection, or after a longest time. A removal that a watch reports is
-//! one object's and is never held.
+//! A list says what exists, so what it lacks is gone. But a list may be wrong as a whole: an API
+//! server over an empty store, another cluster behind the load balancer. If the agent applied it,
+//! all that policies closed would be open within seconds. So a list that lacks much at once has its
+//! removals held back, while what is new or changed in it applies at once. They are applied when a
+//! second list agrees, a while later and over another connection, or after a longest time. A
+//! removal that a watch reports is one object's and is never held.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -15,14 +14,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// When removals are believed.
+/// When held removals are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
-    /// A list that begins so long after the first that lacked an object confirms that
-    /// it is gone. Zero holds nothing back.
+    /// A list confirms that an object is gone if it begins at least this long after the first list
+    /// that lacked the object. Zero holds nothing back.
     pub confirm_after: Duration,
-    /// After this time it is believed without a list that confirms it. Only the time
-    /// counts in which the API server could have been asked for one.
+    /// After this time the removal is applied without a list that confirms it. Only the time counts
+    /// in which the API server could have been asked for a list.
     pub at_most: Duration,
 }
 
@@ -44,7 +43,7 @@ pub(super) enum DoubtThreshold {
 }
 
 impl DoubtThreshold {
-    /// Whether a list is doubted that lacks so many of so many objects.
+    /// Whether a list is doubted that lacks `missing` of `known` objects.
     fn is_about(self, missing: usize, known: usize) -> bool {
         missing > 0
             && match self {
@@ -55,7 +54,7 @@ impl DoubtThreshold {
     }
 }
 
-/// What speaks for believing a removal now.
+/// What decides whether a removal is applied now.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Trust {
     pub(super) times: Times,
@@ -77,7 +76,7 @@ pub(super) struct Moment {
 
 /// The objects of one kind whose removal is held back, and since when.
 ///
-/// What is held later is believed later, so no event costs a walk over all of them.
+/// What is held later is applied later, so no event costs a walk over all of them.
 #[derive(Debug)]
 pub(super) struct HeldBack<K> {
     places: HashMap<K, u64>,
@@ -102,8 +101,8 @@ impl<K: Eq + Hash + Clone> HeldBack<K> {
         self.places.is_empty()
     }
 
-    /// Whether the removals of a list are held back that lacks so many of `known`
-    /// objects beside those that are held already.
+    /// Whether the removals of a list are held back, if it lacks `missing` of `known` objects
+    /// beside those that are held already.
     pub(super) fn doubts(&self, doubt: DoubtThreshold, missing: usize, known: usize, trust: Trust) -> bool {
         if trust.times.confirm_after.is_zero() || missing == 0 {
             return false;
@@ -120,7 +119,7 @@ impl<K: Eq + Hash + Clone> HeldBack<K> {
         }
     }
 
-    /// All that is held is held from now on: until now nothing could be believed.
+    /// All that is held counts as held from now on, because until now nothing could be applied.
     pub(super) fn restart(&mut self, moment: Moment) {
         self.queue.values_mut().for_each(|(_, since)| *since = moment);
     }
@@ -178,7 +177,7 @@ impl Trust {
 mod tests {
     use super::*;
 
-    /// So many seconds after the first moment; the API server has answered all the while.
+    /// The moment this many seconds after the first one; the API server has answered all the while.
     fn at(begin: Instant, after: u64) -> Moment {
         Moment { now: begin + seconds(after), answered: seconds(after) }
     }

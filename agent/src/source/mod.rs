@@ -68,12 +68,12 @@ impl Locate for manifests::Positions {
 /// The policies of a namespace, as a list of it has them.
 #[derive(Debug, Default)]
 pub struct PolicyList {
-    /// Those that can be read.
+    /// The policies that can be read.
     pub policies: Vec<NetworkPolicy>,
     /// The names of the others: they are there, and an earlier version may be in force.
     pub unreadable: BTreeSet<String>,
-    /// Those of the others whose podSelector can be read. If no earlier version is in force, they
-    /// isolate what they select, and allow nothing.
+    /// The policies that cannot be read but for their podSelector. If no earlier version is in
+    /// force, they isolate what they select, and allow nothing.
     pub rescued: Vec<NetworkPolicy>,
 }
 
@@ -96,7 +96,7 @@ pub enum AskError {
 /// One thing that happened.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// What.
+    /// What happened.
     pub event: engine::Event,
     /// When the source received it; `None` if it may have happened long before, as what
     /// a list holds.
@@ -104,7 +104,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// Received now.
+    /// A change that was received now.
     #[must_use]
     pub fn now(event: engine::Event) -> Self {
         Self { event, received: Some(Instant::now()) }

@@ -59,17 +59,17 @@ impl Watches {
         );
     }
 
-    /// So many removals of a kind are held back.
+    /// Sets how many removals of a kind are held back.
     pub fn held(&self, kind: ObjectKind, objects: usize) {
         self.held.get_or_create(&OfKind { kind }).set(i64::try_from(objects).unwrap_or(i64::MAX));
     }
 
-    /// So many objects of a kind cannot be read.
+    /// Sets how many objects of a kind cannot be read.
     pub(crate) fn unreadable(&self, kind: ObjectKind, objects: usize) {
         self.unreadable.get_or_create(&OfKind { kind }).set(i64::try_from(objects).unwrap_or(i64::MAX));
     }
 
-    /// So many errors are in the files of a followed directory.
+    /// Sets how many errors are in the files of a followed directory.
     pub fn manifest_errors(&self, errors: usize) {
         self.manifest_errors.set(i64::try_from(errors).unwrap_or(i64::MAX));
     }

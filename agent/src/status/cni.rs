@@ -11,7 +11,7 @@ use crate::install_cni::report::{Alert, InstallReport};
 pub struct CniPlugin {
     /// When it reported; null if it has not reported yet.
     pub reported: Option<Timestamp>,
-    /// Its report is too old to count, or there is none though it had time for one.
+    /// Whether its report is too old to count, or is missing although it had time for one.
     pub silent: bool,
     /// The runtime's next ADD calls the plugin.
     pub installed: bool,

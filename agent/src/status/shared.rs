@@ -16,24 +16,24 @@ struct StatusCell {
 }
 
 impl SharedStatus {
-    /// Of an agent that has just started.
+    /// Shares the status of an agent that has just started.
     #[must_use]
     pub fn new(status: AgentStatus) -> Self {
         Self(Arc::new(StatusCell { status: Mutex::new(status), changes: AtomicU64::default() }))
     }
 
-    /// As it is now.
+    /// A copy of the status as it is now.
     #[must_use]
     pub fn now(&self) -> AgentStatus {
         self.read(AgentStatus::clone)
     }
 
-    /// What is wanted of it as it is now. A status may be long, and a part of it short.
+    /// Reads a part of the status as it is now, because copying a whole status may be costly.
     pub fn read<T>(&self, part: impl FnOnce(&AgentStatus) -> T) -> T {
         part(&self.0.status.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes it.
+    /// Changes the status.
     pub fn update(&self, change: impl FnOnce(&mut AgentStatus)) {
         change(&mut self.0.status.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed();

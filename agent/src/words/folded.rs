@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 
-/// So many lines that say the same are written out.
+/// At most this many lines that say the same are written out.
 const ALIKE: usize = 3;
 
 /// Lines by what they say.

@@ -98,7 +98,7 @@ fn has_mark(denial: &str) -> bool {
     has_path && (has_no_field || denial.lines().any(|line| line.contains('^')) || is_about_many || is_of_pods)
 }
 
-/// So many questions of each file are asked.
+/// At most this many questions of each file are asked.
 const ASKED: usize = 4;
 
 #[test]

@@ -33,7 +33,7 @@ fn as_a_plugin_of_kubectl_it_is_called_so() {
     let help = String::from_utf8(help.stdout).unwrap();
     assert!(help.contains("\n  kubectl npc explain shop/netpol/api  ") && !help.contains("\n  npc "), "{help}");
     assert!(files.run(&["explain", "--help"]).out.contains("Usage: npc explain"));
-    // So do hints, whichever way they are printed.
+    // So do hints, on standard output and on standard error.
     for words in [&["explain", "-f", "in.yaml", "shop/web", "shop/netpol/api"][..], &["reason", "port-is-service-port"]]
     {
         let output =
@@ -200,7 +200,7 @@ fn a_table_fits_the_columns_and_is_sorted_by_name() {
     assert!(wide.lines().next().unwrap().trim_start().starts_with("monitoring/prometheus"), "{wide}");
     assert!(narrow.contains(" -> "), "{narrow}");
     assert!(narrow.lines().all(|line| line.chars().count() <= 67), "{narrow}");
-    // Whatever does not fit in a line stands in the next; nothing is left out.
+    // Text that does not fit in a line stands in the next; nothing is left out.
     assert!(!run("40").contains("more"), "{}", run("40"));
     for name in ["monitoring/prometheus", "shop/api", "shop/db", "shop/web", "outside"] {
         assert!(run("40").contains(name), "{name}: {}", run("40"));

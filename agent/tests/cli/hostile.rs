@@ -1,5 +1,5 @@
-//! Files that are broken, huge or odd: whatever they hold, every command ends with a code of its
-//! contract, and in words for people.
+//! Files that are broken, huge or odd. For each of them, every command ends with an exit code of
+//! its contract and a message for people.
 
 use std::fmt::Write as _;
 use std::process::{Command, Output};

@@ -57,7 +57,7 @@ fn findings_of_files_and_policies_are_listed_with_their_codes_and_places() {
     }
 }
 
-/// A program that compares two runs sees only what changed, in whichever order the files were named.
+/// A program that compares two runs finds only what changed, for any order in which the files were named.
 #[test]
 fn findings_have_one_order_in_every_format_for_any_order_of_the_files() {
     let files = Files::of("");

@@ -427,7 +427,8 @@ fn a_policy_that_a_kustomization_patches_is_certain_of_nothing() {
         ("patches: [{path: p.yaml, target: {labelSelector: a=b}}]\n", json, 4),
         ("patches: [{path: p.yaml, target: {kind: Deployment}}]\n", json, 0),
         ("patches: [{path: p.yaml}]\n", deployment, 0),
-        // Of another policy, this one is not changed, and it admits everything whatever others say.
+        // The patch is for another policy. This one is not changed, and it admits everything, also if other policies do
+        // not.
         ("patches: [{path: p.yaml}]\n", other.as_str(), 0),
     ] {
         let files = repository(&[

@@ -76,7 +76,7 @@ fn packets_are_counted_by_reason_and_family(backend: Backend) {
         }
     }
     assert_eq!(read(&counters), expected);
-    // Whatever else drops is in the first chains, and no policy's.
+    // All other DROP rules are in the first chains, and belong to no policy.
     let drops = dump(backend).into_iter().filter(|line| line.starts_with("-A NPC-") && line.ends_with(" -j DROP"));
     let uncounted: Vec<String> = drops
         .filter(|line| {

@@ -38,8 +38,7 @@ const BLOCKS: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmet
                       spec:\n  podSelector: {matchLabels: {app: web}}\n  policyTypes: [Egress]\n  \
                       egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8}}, {ipBlock: {cidr: 192.0.2.0/24}}]}]\n";
 
-/// What is in the kernel, whatever the order in which it came, but for what nft
-/// makes anew by itself.
+/// What is in the kernel, sorted, without the chains that nft makes anew by itself.
 fn state(backend: Backend) -> Vec<String> {
     let mut lines = dump(backend);
     lines.retain(|line| !line.starts_with(":INPUT") && !line.starts_with(":OUTPUT"));
@@ -108,7 +107,7 @@ fn what_another_asks_the_kernel_with_is_left_to_it(backend: Backend) {
     run("ipset", &["create", "npc4-probe-ip", "hash:ip"]);
     world.iptables(&["-N", "NPC-PROBE"]);
     world.iptables(&["-A", "NPC-PROBE", "-m", "set", "--match-set", "npc4-probe-ip", "src", "-j", "RETURN"]);
-    // With this the agent looks at everything.
+    // After this the agent audits everything.
     world.iptables(&["-F", "NPC-DENY-INGRESS"]);
     let found = world.agent.wait_for("drift found");
     assert_eq!(found["name"], "NPC-DENY-INGRESS");

@@ -251,8 +251,8 @@ fn an_agent_takes_over_what_an_earlier_one_left(backend: Backend) {
     assert_eq!(writes, Writes { members_added: 1, chains_written: 1, rules_written: 1, ..Writes::default() });
 }
 
-/// What an agent wrote before its first chain judged ICMP errors, and of which
-/// cluster.
+/// What an agent wrote before its first chain judged ICMP errors, and the cluster that it wrote
+/// that for.
 const OLDER: &str = include_str!("../../../tests/tests/rules/takeover/before.txt");
 const OLDER_CLUSTER: &str = include_str!("../../../tests/tests/rules/takeover/cluster.yaml");
 

@@ -1,6 +1,5 @@
-//! Another program does damage in the real kernel after any single step of a plan, at
-//! the start and in life: whatever it does and whenever, the kernel holds the policies
-//! after a few tries.
+//! Another program does damage in the real kernel after any single step of a plan, at the start and
+//! later. For each kind of damage and each step, the kernel holds the policies after a few tries.
 
 use std::process::Command;
 use std::time::Instant;
@@ -37,7 +36,7 @@ const FAULTS: [Fault; 5] = [Fault::FlushChains, Fault::DropChains, Fault::DropHo
 /// More steps than any of these plans has.
 const STEPS: usize = 30;
 
-/// So many tries are enough: one that fails, one that reads everything and repairs.
+/// This many tries are enough: one that fails, one that reads everything and repairs.
 const TRIES: usize = 4;
 
 impl Fault {

@@ -261,7 +261,7 @@ fn an_index_that_is_full_does_not_count_until_there_is_room() {
     assert_eq!(node.free(&free), free, "it is noted");
     node.send_to("fd01::5");
     assert_eq!(node.free(&free), ["10.1.0.3"], "it may be any of that family");
-    // Whatever is done to the counter that people read.
+    // The index works also after people reset the counter that they read.
     run("nft", &["reset", "counters"]);
     assert_eq!(node.free(&free), ["10.1.0.3"]);
     node.renew(&[]);

@@ -1,5 +1,5 @@
-//! Rules of other programs that iptables cannot read: whatever they have in a
-//! table, policies are enforced, and nothing of theirs is touched.
+//! Rules of other programs that iptables cannot read. With any such rule in a table, policies are
+//! enforced, and nothing of other programs is touched.
 
 use std::fs;
 use std::path::Path;
@@ -121,7 +121,7 @@ fn rules_that_were_there_before_the_start_keep_nothing_from_being_enforced() {
         assert!(agent.wait(1).contains("chains written"), "{place:?}");
         assert_both_enforced();
         let enforced = ruleset();
-        // Everything is looked at once one thing has changed, and nothing else is found.
+        // Once one thing has changed, the agent audits everything, and finds nothing else.
         run("iptables-nft", &["-F", "NPC-DENY-INGRESS"]);
         assert_eq!(names(&agent.repaired()), ["NPC-DENY-INGRESS"], "{place:?}");
         assert_eq!(ruleset(), enforced, "{place:?}");
@@ -172,7 +172,7 @@ fn rules_that_come_while_it_runs_are_no_drift_but_in_our_place() {
 #[test]
 fn a_rule_in_a_chain_of_ours_goes_and_is_logged() {
     let _namespace = Namespace::enter();
-    // Our own chains are read whatever else is there.
+    // Our own chains are read even if such rules are there.
     PLACES[0].write();
     let folder = Folder::new();
     let mut agent = Agent::start(&folder, Backend::Nft, &[]);

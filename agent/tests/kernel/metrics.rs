@@ -105,7 +105,7 @@ fn what_others_changed_is_counted(backend: Backend) {
         ("chain", &[&iptables, "-F", "NPC-INGRESS"]),
         ("members", &["ipset", "add", "npc4-ingress", "192.0.2.1"]),
     ] {
-        // Who asks how much it grew needs to see where it was.
+        // A query of how much it grew needs the value before.
         assert_eq!(Scrape::now().count(&format!("npc_drift_found_total{{what=\"{what}\"}}")), 0);
         run(change[0], &change[1..]);
         agent.wait_for("drift found");

@@ -1,6 +1,5 @@
-//! Ready is proved: an agent whose writes are refused, hang or are not done says
-//! so, and whatever goes wrong between two writes, the kernel holds the policies
-//! in the end.
+//! Ready is proved: an agent whose writes are refused, hang or are not done says so. After any
+//! failure between two writes, the kernel holds the policies in the end.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -110,7 +109,7 @@ fn is_hooked_in(tool: &str, backend: Backend) -> bool {
     listed.lines().find(|line| line.starts_with("-A ")) == Some("-A FORWARD -j NPC-FORWARD")
 }
 
-/// What is ours in the kernel, in whatever order it came.
+/// What is ours in the kernel, sorted.
 fn ours(backend: Backend) -> Vec<String> {
     let mut lines = dump(backend);
     lines.retain(|line| ["NPC-", "npc4-", "npc6-"].iter().any(|name| line.contains(name)));
@@ -269,7 +268,7 @@ fn isolated_pods_on_a_bridge_that_iptables_does_not_see_make_unready(backend: Ba
     wait_until("it is not ready", || is_unready(&folder));
 }
 
-/// So many groups that to load them takes a while.
+/// With this many groups, loading them takes a while.
 const GROUPS: u8 = 200;
 
 /// How often another program flushes the table, and for how long it rests.

@@ -38,7 +38,7 @@ use npc_benches::samples::Samples;
 
 use scene::{Outcome, Scene, Waits};
 
-/// Whatever fails here leaves nothing to measure.
+/// After any failure here there is nothing to measure.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// One kind of abuse.

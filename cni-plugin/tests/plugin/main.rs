@@ -152,8 +152,8 @@ fn open_namespaces_and_an_open_policy_start_pods_and_leave_a_note() {
 /// For how long a DEL may take.
 const LONGEST_DEL: Duration = Duration::from_secs(1);
 
-/// Its runtime was started again and has removed the sandbox. Whatever the settings let start, there
-/// is nothing left to start.
+/// Its runtime was started again and has removed the sandbox. There is nothing left to start, even with settings that
+/// let pods start without an agent.
 #[test]
 fn an_add_ends_with_its_network_namespace_and_leaves_no_note() {
     for is_silent in [false, true] {
@@ -201,7 +201,7 @@ fn a_del_and_a_gc_take_values_of_wrong_types() {
     }
 }
 
-/// As plugins of before 0.3.0 write it, whatever version they are asked for.
+/// As plugins of before 0.3.0 write it, for every version that they are asked for.
 #[test]
 fn the_addresses_of_a_result_of_the_oldest_shape_are_reported() {
     let previous = r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.5/24"},"ip6":{"ip":"fd00::5/64"}}"#;

@@ -154,8 +154,8 @@ impl<T: Number> RangeSet<T> {
     }
 }
 
-/// The ranges that do not end before a number. It looks at few of those that do, so a
-/// short set meets a long one at the cost of the short one.
+/// The ranges that do not end before a number. It reads few of those that do, so a short set and a
+/// long one are compared at the cost of the short one.
 fn from<T: Number>(ranges: &[(T, T)], first: T) -> &[(T, T)] {
     let mut step = 1;
     while ranges.get(step - 1).is_some_and(|range| range.1 < first) {

@@ -7,8 +7,8 @@ use crate::object::Protocol;
 
 pub use crate::algebra::tunnel::{TUNNEL_PORTS, TUNNELS};
 
-/// As many ports a range may have for a rule to name them. A wider one does
-/// not say which end listens: a client's own port may well be one of them.
+/// The most ports that a range may have for a rule to name them. A wider one does not say which end
+/// listens: a client's own port may well be one of them.
 pub const NAMED_RANGE: u16 = 1024;
 
 /// A set of ports.
@@ -29,13 +29,13 @@ impl Traffic {
     /// it passes with all others and never by itself.
     pub const PORTS: (u16, u16) = (1, u16::MAX);
 
-    /// Nothing.
+    /// No traffic.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Every protocol and port.
+    /// Traffic of every protocol and port.
     #[must_use]
     pub fn all() -> Self {
         let (first, last) = Self::PORTS;
@@ -62,13 +62,13 @@ impl Traffic {
         &self.ports[protocol as usize]
     }
 
-    /// Whether there is nothing.
+    /// Whether this is no traffic.
     #[must_use]
     pub fn is_none(&self) -> bool {
         !self.other && self.ports.iter().all(RangeSet::is_empty)
     }
 
-    /// Whether there is everything.
+    /// Whether this is the traffic of every protocol and port.
     #[must_use]
     pub fn is_all(&self) -> bool {
         self.other && self.ports.iter().all(|ports| ports.is_range(Self::PORTS.0, Self::PORTS.1))
@@ -117,13 +117,13 @@ impl Traffic {
         Self { other: false, ports: of_protocol.map(RangeSet::from_ranges) }
     }
 
-    /// What is in either.
+    /// The traffic that is in one of the two, or in both.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         self.combine(other, |a, b| a || b, RangeSet::union)
     }
 
-    /// What is in both.
+    /// The traffic that is in both.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         self.combine(other, |a, b| a && b, RangeSet::intersection)

@@ -1,20 +1,18 @@
 //! Encapsulations: which of them nodes unpack, and which a rule without ports does
 //! not let out.
 //!
-//! A pod that is isolated for egress could send its packets inside of others, to a
-//! node that unpacks and forwards them: past the policies for its egress, because
-//! its own node sees the outer packet alone. A rule without ports admits every
-//! protocol and every port, and says nothing of that. So agents keep from it what a
-//! node's kernel unpacks by itself: for any sender, without a key, by a device that
-//! is there as soon as its module is (`tunl0`, `sit0`, `gre0`, `ip6tnl0` and the
-//! like), or by one that network engines for Kubernetes make.
+//! A pod that is isolated for egress could send its packets inside of others, to a node that
+//! unpacks and forwards them. They would pass the policies for its egress, because its own node
+//! filters the outer packet alone. A rule without ports admits every protocol and every port, and
+//! says nothing of that. So agents keep from it what a node's kernel unpacks by itself: for any
+//! sender, without a key, by a device that is there as soon as its module is (`tunl0`, `sit0`,
+//! `gre0`, `ip6tnl0` and the like), or by one that network engines for Kubernetes make.
 //!
-//! Everything else is let be. What takes a key, a session or a program at the other
-//! end takes that end's consent, and then any port carries a tunnel. No UDP port
-//! that clients send from (32768 and above) is ever among them, because answers go
-//! there.
+//! Agents leave everything else alone. What takes a key, a session or a program at the other end
+//! takes that end's consent, and then any port carries a tunnel. No UDP port that clients send from
+//! (32768 and above) is ever among them, because answers go there.
 
-/// By what an encapsulation is known.
+/// How rules distinguish an encapsulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
     /// An IP protocol, in either family.
@@ -30,13 +28,13 @@ pub enum Carrier {
 pub struct Encapsulation {
     /// Its name.
     pub name: &'static str,
-    /// By what it is known.
+    /// How rules distinguish it.
     pub carrier: Carrier,
     /// What unpacks it on a node.
     pub unpacked_by: &'static str,
     /// Whether agents keep it from a rule without ports.
     pub is_kept: bool,
-    /// Why, or why not.
+    /// Why agents keep it from such a rule, or why they do not.
     pub why: &'static str,
 }
 

@@ -75,7 +75,7 @@ fn letters(text: &str) -> impl Iterator<Item = char> {
 
 /// Whether few letters differ, but not both the first and the last. Values that differ by numbers,
 /// such as `web-1` and `web-2`, mean different things. Thousands of values are compared for one
-/// answer, so what is cheap to see comes first.
+/// answer, so cheap checks come first.
 #[must_use]
 pub fn is_close(one: &str, other: &str) -> bool {
     // Labels have at most 63 bytes.

@@ -1,7 +1,7 @@
-//! Addresses that a node with isolated pods forwards nothing from or to, whatever policies say: a packet with one
-//! of them does not show which pods it reaches, or which pod sends it.
+//! Addresses that a node with isolated pods forwards nothing from or to. Policies cannot change that: a packet with
+//! such an address does not show which pods it reaches, or which pod sends it.
 //!
-//! Rules and answers of commands have this one definition.
+//! Both the rules and the answers of commands use this definition.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -15,7 +15,7 @@ use crate::object::Family;
 pub enum Unforwarded {
     /// No address: a host sends from it that has none yet (RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.2).
     Unspecified,
-    /// Of one link, beyond which no router forwards it (RFC 4291, section 2.5.6).
+    /// An address of one link, beyond which no router forwards it (RFC 4291, section 2.5.6).
     LinkLocal,
     /// A group of hosts (RFC 5771; RFC 4291, section 2.7).
     Multicast,

@@ -1,10 +1,9 @@
 //! What Azure NPM decides, so that an operator who replaces it knows what will differ.
 //!
-//! Azure NPM (Azure Network Policy Manager, `azure-npm`, v2 on Linux, versions
-//! 1.4 to 1.6) programs every policy of the cluster on every node: a chain per
-//! policy and direction with one rule per peer and port, in which selectors are
-//! matches against ipsets, one set per label, value and namespace. Its rules
-//! see first packets only and end in ACCEPT or DROP.
+//! Azure NPM (Azure Network Policy Manager, `azure-npm`, v2 on Linux, versions 1.4 to 1.6) programs
+//! every policy of the cluster on every node: a chain per policy and direction with one rule per
+//! peer and port, in which selectors are matches against ipsets, one set per label, value and
+//! namespace. Its rules judge first packets only and end in ACCEPT or DROP.
 //!
 //! ```text
 //! NetworkPolicy ─▶ translate: terms (set matches × ports), or refused

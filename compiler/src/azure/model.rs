@@ -27,7 +27,7 @@ impl<'a> Model<'a> {
     /// was made of.
     #[must_use]
     pub fn new(cluster: &'a Cluster, policies: &[NetworkPolicy], placement: Placement) -> Self {
-        // Of several with one name the last counts, as it does for the cluster.
+        // If several have one name, the last counts, as it does for the cluster.
         let last: BTreeMap<(&str, &str), &NetworkPolicy> =
             policies.iter().map(|policy| ((policy.namespace(), policy.name()), policy)).collect();
         let read = last.into_values().map(Translation::read).collect::<Vec<_>>();

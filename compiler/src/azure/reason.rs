@@ -20,7 +20,7 @@ pub enum AzureReason {
 }
 
 impl AzureReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 7] = [
         Self::NamespaceNotIn,
         Self::NegativeSelectorOutside,
@@ -132,7 +132,7 @@ pub struct Note {
     pub text: &'static str,
 }
 
-/// What is different whatever the policies.
+/// The differences that do not depend on policies.
 pub const NOTES: [Note; 5] = [
     Note {
         code: "terminal-accept",

@@ -40,9 +40,9 @@ pub struct Term {
     pub path: String,
     /// The ends that a term means.
     pub peer: TermPeer,
-    /// On which ports.
+    /// The ports for which the term holds.
     pub ports: Ports,
-    /// It is one of several for a `NotIn` with several values, of which one is
+    /// It is one of several terms for a `NotIn` with several values, and matching one of them is
     /// enough.
     pub flattened: bool,
 }
@@ -140,7 +140,7 @@ type ApiRule<'a> = (Option<&'a [api::NetworkPolicyPeer]>, Option<&'a [api::Netwo
 fn read_rules(direction: Direction, namespace: &str, rules: &[ApiRule<'_>]) -> Result<Vec<Term>, Refusal> {
     let (section, field) = (direction.section(), direction.peers_field());
     let list = |rule: &ApiRule<'_>| (rule.0.unwrap_or_default().len(), rule.1.unwrap_or_default().len());
-    // One rule without anything, and no other is looked at.
+    // If one rule is empty, Azure NPM ignores all others.
     if let Some(i) = rules.iter().position(|rule| list(rule) == (0, 0)) {
         let path = format!("spec.{section}[{i}]");
         return Ok(vec![Term { path, peer: TermPeer::Everyone, ports: Ports::Everything, flattened: false }]);

@@ -25,10 +25,10 @@ pub enum Atom {
 /// What an atom may send or get.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Admitted {
-    /// By protocol and number.
+    /// Traffic that rules admit by protocol and port number.
     pub traffic: Traffic,
-    /// By names that the destination resolves; for egress only, because for
-    /// ingress the destination is the group.
+    /// Ports that rules admit by names that the destination resolves. Only egress has them, because
+    /// for ingress the destination is the group.
     pub named: BTreeSet<(Protocol, String)>,
     /// The [`TUNNEL_PORTS`] that a rule names by number: by a port, or by a
     /// range of ports that is not all of them.
@@ -44,7 +44,7 @@ pub struct Admitted {
 /// A named port and the numbers it has on a pod.
 pub type Resolution = BTreeMap<(Protocol, String), BTreeSet<u16>>;
 
-/// The other end of a flow, as the rules of a group see it.
+/// The other end of a flow, as the rules of a group match it.
 #[derive(Debug, Clone, Copy)]
 pub struct OtherEnd<'a> {
     /// The classes of the endpoints that hold its address: one; none if it is
@@ -57,7 +57,7 @@ pub struct OtherEnd<'a> {
     pub ports: &'a [ContainerPort],
     /// The family of the address that it will have, where it has none yet and that is asked about.
     pub new_family: Option<Family>,
-    /// No object of the input has its address, and one that was not read may.
+    /// Whether no object of the input has its address, but an object that was not read may have it.
     pub is_unread: bool,
 }
 

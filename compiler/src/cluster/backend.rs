@@ -13,8 +13,8 @@
 //! (<https://kubernetes.io/docs/concepts/services-networking/service/#terminating-endpoints>).
 //! A headless Service is not kube-proxy's: DNS answers with the endpoints that are ready, and no other.
 //!
-//! Where a traffic policy is `Local`, kube-proxy goes by `nodeName` of the endpoint, whichever pod has its
-//! address: an endpoint without one is local to no node.
+//! Where a traffic policy is `Local`, kube-proxy goes by the endpoint's `nodeName`, not by the pod that has its
+//! address. An endpoint without a `nodeName` is local to no node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -82,7 +82,7 @@ fn of_family<'l, 'a>(listed: &'l [Listed<'a>], family: Family) -> impl Iterator<
 }
 
 impl Cluster {
-    /// Where a service leads by whichever port; `None` where the input does not say.
+    /// Where any of a service's ports leads; `None` where the input does not say.
     #[must_use]
     pub fn behind(&self, service: &Service) -> Option<Vec<BackendEnd>> {
         self.knows_slices(service)?;
@@ -414,7 +414,7 @@ fn of_both_families(mut backends: Vec<Backend>) -> Vec<Backend> {
     backends
 }
 
-/// Those that kube-proxy takes of what is listed; of a headless service, those that DNS answers with.
+/// The listed endpoints that kube-proxy uses; for a headless service, those that DNS answers with.
 fn in_use<T>(service: &Service, listed: impl Iterator<Item = (T, State)>) -> Vec<T> {
     let (mut ready, mut until_gone) = (Vec::new(), Vec::new());
     for (end, state) in listed {

@@ -10,10 +10,9 @@
 //!   before one that is, and then the one that kubelet took on later. Which
 //!   pod's sandbox CNI reported would go before both; where the agent knows
 //!   that, it is the first question in [`here`].
-//! - Of pods of other nodes, one whose Node is gone, or has prefixes for its
-//!   pods and the address is in none of them, yields to one whose Node has it
-//!   in one. Of those that are left, one that is terminating yields to one that
-//!   is not.
+//! - Among pods of other nodes, a pod yields to one whose Node has the address in a prefix for its
+//!   pods, if the first pod's Node is gone, or has prefixes and the address is in none of them.
+//!   Among those that are left, a pod that is terminating yields to one that is not.
 //!
 //! Where doubt remains, several pods *hold* the address. As an endpoint of this
 //! node it is isolated if any of them is, and admitted what the policies of each
@@ -63,16 +62,14 @@ impl Standing {
     }
 }
 
-/// Of pods of one node that list an address, those that hold it as seen from
-/// that node.
+/// Those of the pods of one node listing an address that hold it in the view of that node.
 pub(crate) fn here<T: Copy>(claims: &[(T, Claim)]) -> Vec<T> {
     let rank = |claim: &Claim| (!claim.terminating, claim.started);
     let best = claims.iter().map(|(_, claim)| rank(claim)).max();
     claims.iter().filter(|(_, claim)| Some(rank(claim)) == best).map(|(pod, _)| *pod).collect()
 }
 
-/// Of pods that list an address, those that hold it as seen from a node that
-/// has none of them.
+/// Those of the pods listing an address that hold it in the view of a node that has none of them.
 pub(crate) fn elsewhere<T: Copy>(claims: &[(T, Claim)]) -> Vec<T> {
     let includes = claims.iter().any(|(_, claim)| claim.standing == Standing::Includes);
     let left = claims.iter().filter(|(_, claim)| !includes || claim.standing != Standing::Excludes);

@@ -101,7 +101,7 @@ impl End {
         }
     }
 
-    /// As the rules of the group at the other end, on a node, see it.
+    /// This end as the rules of the group at the other end, on a node, match it.
     #[must_use]
     pub fn seen<'c>(self, cluster: &'c Cluster, from: Option<&str>, family: Option<Family>) -> OtherEnd<'c> {
         let address = family.and_then(|family| self.address(cluster, family));

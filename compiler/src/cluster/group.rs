@@ -218,7 +218,7 @@ impl Group {
     #[must_use]
     pub fn possible_traffic(&self, cluster: &Cluster, other: OtherEnd<'_>, family: Option<Family>) -> Traffic {
         if other.is_unread && self.key.direction == Direction::Egress && cluster.has_unread_services() {
-            // A node sends on what goes to a Service's address, so policies see where it leads.
+            // A node translates the address of a Service before policies are asked, so they match where it leads.
             return Traffic::all();
         }
         let mut all = Traffic::none();

@@ -34,7 +34,7 @@ impl Hints {
 }
 
 impl Cluster {
-    /// The same cluster, of which the input says this besides.
+    /// The same cluster with these hints, which the input gives besides its objects.
     #[must_use]
     pub fn with_hints(mut self, hints: Hints) -> Self {
         self.hints = Arc::new(hints);

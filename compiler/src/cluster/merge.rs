@@ -167,8 +167,8 @@ impl Collected {
 }
 
 impl PolicyRule {
-    /// What its ports admit to a destination with these container ports, which resolves its names,
-    /// whichever direction the rule is for.
+    /// What its ports admit to a destination with these container ports. The destination resolves
+    /// named ports in both directions.
     #[must_use]
     pub fn traffic_to(&self, ports: &[ContainerPort]) -> Traffic {
         Admitted::of_ports(&self.ports, Direction::Egress, &Resolution::default()).traffic_to(ports)

@@ -79,7 +79,7 @@ pub struct Class {
     pub labels: Labels,
     /// Labels that they have or may have besides.
     pub unknown: UnknownLabels,
-    /// They themselves, in order.
+    /// The endpoints themselves, in order.
     pub endpoints: Vec<PodId>,
 }
 
@@ -272,7 +272,7 @@ impl Cluster {
         self.inventory.class_of[id.0 as usize]
     }
 
-    /// The same as a list.
+    /// The class of an endpoint as a list; empty for other pods.
     #[must_use]
     pub fn classes_of(&self, id: PodId) -> &[ClassId] {
         self.inventory.class_of[id.0 as usize].as_slice()
@@ -328,22 +328,22 @@ impl Cluster {
         self.inventory.contests.get(&address)
     }
 
-    /// The nodes that see some address otherwise than the others do, because
-    /// one of its claimants is theirs.
+    /// The nodes on which another pod may hold some address than on the other nodes, because one of
+    /// its claimants is theirs.
     #[must_use]
     pub fn node_views(&self) -> BTreeSet<&str> {
         self.inventory.contests.values().flat_map(|contest| contest.here.keys()).map(String::as_str).collect()
     }
 
-    /// An endpoint's address of a family, as its own node sees it; none where
-    /// another pod holds what its object lists.
+    /// An endpoint's address of a family, in the view of its own node; none where another pod holds
+    /// the address that the endpoint's object lists.
     #[must_use]
     pub fn address(&self, id: PodId, family: Family) -> Option<IpAddr> {
         let pod = self.pod(id);
         pod.address(family).filter(|address| self.holders(*address, pod.node.as_deref()).contains(&id))
     }
 
-    /// Whether an endpoint has no address, as its own node sees it.
+    /// Whether an endpoint has no address, in the view of its own node.
     #[must_use]
     pub fn is_bare(&self, id: PodId) -> bool {
         Family::ALL.into_iter().all(|family| self.address(id, family).is_none())
@@ -368,7 +368,7 @@ impl Cluster {
         self.is_node(address) && self.holders(address, None).is_empty()
     }
 
-    /// Whether an address is that of a Service, by which no policy sees traffic.
+    /// Whether an address is that of a Service. No policy matches traffic by such an address.
     #[must_use]
     pub fn is_service(&self, address: IpAddr) -> bool {
         self.inventory.service_addresses[Family::of(&address) as usize].contains(cidr::number(address))

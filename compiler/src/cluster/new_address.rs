@@ -36,8 +36,7 @@ impl Cluster {
         self.may_hold_new(block.family, &block.addresses, of)
     }
 
-    /// Whether a block holds the address that an end without one will have, whichever of the block's
-    /// family that is.
+    /// Whether a block holds every address of its family that an end without an address may get.
     #[must_use]
     pub fn holds_each_new_address(&self, block: &Block, of: NewAddress) -> bool {
         static NUMBERS: LazyLock<[Vec<u128>; 2]> = LazyLock::new(|| {
@@ -81,7 +80,7 @@ impl Cluster {
 /// pods; none where the input says neither. A pod of both families says which is the first.
 pub(super) fn first_family(objects: &Objects, pods: &[Pod]) -> Option<Family> {
     let is_of_server = |of: &&Service| (of.namespace.as_str(), of.name.as_str()) == ("default", "kubernetes");
-    // Of several of one name, the last counts.
+    // If several have one name, the last counts.
     let of_server = objects.services.iter().rfind(is_of_server).and_then(|of| of.routing.only_family);
     let of_pod = |pod: &Pod| match (pod.ipv4, pod.ipv6) {
         (None, None) => None,

@@ -14,14 +14,14 @@ use crate::policy::Direction;
 pub struct OpenGroups {
     /// What all of these admit passes for certain; without any, everything does.
     pub least: Vec<GroupId>,
-    /// Nothing passes for certain, whatever `least` says.
+    /// Nothing passes for certain; `least` does not count.
     pub is_nothing_certain: bool,
     /// What these do not admit together is denied for certain; without any, nothing is.
     pub most: Vec<GroupId>,
 }
 
-/// So many policies of which each may apply to an endpoint are weighed one by one; of more,
-/// nothing passes for certain.
+/// The most policies that are weighed one by one if it is not certain that they apply to an
+/// endpoint. With more, nothing passes for certain.
 const WEIGHED: usize = 32;
 
 impl OpenGroups {
@@ -52,13 +52,13 @@ impl OpenGroups {
         let all = certain.len();
         certain.retain(|policy| !cluster.is_patched(cluster.policy(*policy)));
         if certain.len() < all {
-            // Of a policy that a patch changes, nothing is certain.
+            // Nothing is certain about a policy that a patch changes.
             open.least = if certain.is_empty() { Vec::new() } else { vec![group(certain.clone())] };
         }
         if certain.is_empty() {
             open.is_nothing_certain = is_unread || possible.len() > WEIGHED;
             if !open.is_nothing_certain {
-                // Of policies that each may be the only one, what all admit is certain.
+                // If each of several policies may be the only one, what all of them admit is certain.
                 open.least = possible.iter().map(|policy| group(vec![*policy])).collect();
             }
         } else if !has_open_end {

@@ -1,8 +1,8 @@
 //! Policies that are over the bound on set members of their namespace, by node.
 //!
-//! Such a policy isolates the pods of the node that it selects, and allows them nothing. It
-//! has an id of its own there, whose policy has no rules. So whatever asks for the policies of
-//! an endpoint judges by the rules that the endpoint's node has.
+//! Such a policy isolates the pods of the node that it selects, and allows them nothing. It has an
+//! id of its own there, whose policy has no rules. So code that asks for the policies of an
+//! endpoint judges by the rules that the endpoint's node has.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -146,7 +146,7 @@ pub enum WhyNone {
 }
 
 impl Cluster {
-    /// The same cluster, in which these objects, in words, make pods that the input has not.
+    /// The same cluster, with these objects, in words, that make pods which the input does not have.
     #[must_use]
     pub fn with_pod_makers(mut self, makers: Vec<String>) -> Self {
         self.pod_makers = makers.into();
@@ -176,8 +176,8 @@ impl Cluster {
         self.open = all.filter(|class| self.is_open(*class)).collect();
     }
 
-    /// Whether the input leaves it open what selects the endpoints of a class, or what
-    /// applies to them.
+    /// Whether the input leaves open which selectors select the endpoints of a class, or which
+    /// policies apply to them.
     #[must_use]
     pub fn is_open(&self, class: ClassId) -> bool {
         let class = self.class(class);

@@ -96,9 +96,9 @@ impl Cluster {
         self.at_places(self.inventory.services_by.outside.get(&address))
     }
 
-    /// The same without those that kube-proxy does not lead it to. Several may share one by different ports,
-    /// and it may be a node's: kube-proxy looks at the address together with the protocol and the
-    /// port. It passes over a service that has no `clusterIP` of the address's family.
+    /// The services of [`Self::services_outside`] to which kube-proxy leads the address. Several may share one address
+    /// by different ports, and the address may be a node's, because kube-proxy matches the address together with the
+    /// protocol and the port. kube-proxy passes over a service without a `clusterIP` of the address's family.
     pub fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &Service> {
         self.services_outside(address).filter(move |of| of.has_family(Family::of(&address)))
     }
@@ -141,9 +141,9 @@ impl Cluster {
         Some((self.service_alone_at(address)?, address))
     }
 
-    /// The service whose `clusterIP` is the only address of a prefix or block, and that address. No packet has
-    /// it where policies judge. Of other addresses kube-proxy translates only what goes to ports of
-    /// services, so packets to their other ports have them.
+    /// The service whose `clusterIP` is the only address of a prefix or block, and that address. No packet has it where
+    /// policies judge. For other addresses kube-proxy translates only what goes to ports of services, so packets to
+    /// their other ports keep the address.
     #[must_use]
     pub fn cluster_ip_alone_in(&self, family: Family, addresses: &AddressSet) -> Option<(&Service, IpAddr)> {
         let address = self.only_address(family, addresses)?;
@@ -175,7 +175,7 @@ impl Cluster {
     #[must_use]
     pub fn service_behind_block(&self, block: &Block, end: BackendEnd) -> Option<(&Service, IpAddr)> {
         let of_block = |service: &Service| service.addresses.iter().find(|address| block.holds(**address)).copied();
-        // Where a service leads takes a look at all pods, so what is cheap to see comes first.
+        // Computing where a service leads reads all pods, so cheap checks come first.
         let may_lead = |service: &Service| match end {
             BackendEnd::Pod(id) => service.selector.is_none() || service.asks_for(&self.pod(id).labels),
             BackendEnd::Address(_) => service.selector.is_none(),

@@ -31,19 +31,19 @@ pub enum Extent {
 /// Objects that were not read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Unread {
-    /// Their kind, as `NetworkPolicy`; `None` for a document of which not even the kind
-    /// could be read.
+    /// Their kind, as `NetworkPolicy`; `None` for a document whose kind could not be read either.
     pub kind: Option<String>,
     /// Where they live.
     pub namespace: Extent,
-    /// Of a policy, whom it selects, where that could be read; none where it may select any pod.
+    /// For a policy: its podSelector, if that could be read; none if the policy may select any pod.
     pub subject: Option<Selector>,
     /// Why they were not read.
     pub why: WhyUnread,
 }
 
 impl Extent {
-    /// Those of every namespace but the ones that were read; of every one where none was.
+    /// The extents of a kind that was read in these namespaces only: every other namespace, or every namespace if none
+    /// was read.
     pub fn all_but(read: impl IntoIterator<Item = String>) -> Self {
         let read: BTreeSet<String> = read.into_iter().collect();
         if read.is_empty() { Self::Everywhere } else { Self::AllBut(read) }
@@ -115,7 +115,7 @@ const IN_COMMON: [u32; 2] = [16, 48];
 const PRIVATE: [&str; 4] = ["10.0.0.0", "172.16.0.0", "192.168.0.0", "fd00::"];
 
 impl Cluster {
-    /// The same cluster, of which the input leaves this out.
+    /// The same cluster, with what could not be read from the input.
     #[must_use]
     pub fn with_unread(mut self, mut unread: Vec<Unread>) -> Self {
         unread.sort_unstable();
@@ -315,7 +315,7 @@ pub fn joined(names: &BTreeSet<String>) -> String {
     names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether a selector may select a namespace of which only the name is known.
+/// Whether a selector may select a namespace if only the namespace's name is known.
 fn may_be_named(selector: &Selector, name: &str) -> bool {
     let own = Labels::from([(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned())]);
     selector.requirements().all(|of| of.key != NAMESPACE_NAME_LABEL || of.matches(&own))

@@ -43,7 +43,7 @@ pub enum NoBackend {
         /// The protocol of the port of this name that a pod has.
         other_protocol: Option<Protocol>,
     },
-    /// So many endpoints were found and none of them is ready.
+    /// This many endpoints were found, and none of them is ready.
     NotReady(usize),
     /// None of its backends has an address of the family of the address that was asked for.
     OtherFamily(Family),
@@ -163,8 +163,8 @@ impl Cluster {
         if elsewhere.is_empty() { NoPod::NoPod } else { NoPod::OtherNamespaces(elsewhere.into_iter().collect()) }
     }
 
-    /// The pods of which the input does not say whether a service's selector selects them: their
-    /// controller adds a label that it asks for.
+    /// The pods that a service's selector may select. The input does not decide it: their
+    /// controller adds a label that the selector asks for.
     fn possibly_behind<'a>(&'a self, service: &'a Service, selector: &'a Selector) -> impl Iterator<Item = &'a Pod> {
         let is_possible = |pod: &&Pod| {
             pod.namespace == service.namespace

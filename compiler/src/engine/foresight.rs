@@ -94,7 +94,8 @@ pub(super) type FutureClass = (LocalClass, BTreeSet<Vec<ContainerPort>>);
 /// The sets that a group has, by family.
 pub(super) type SetsOfGroup = [Arc<[SetName]>; 2];
 
-/// All that decides what events of a namespace will make. It is a value: the engine goes on meanwhile.
+/// A copy of all that decides how many rules and sets the events of a namespace will make. The engine goes on while
+/// another thread computes them from it.
 #[derive(Debug)]
 pub struct Foresight {
     pub(super) number: u64,
@@ -106,7 +107,7 @@ pub struct Foresight {
     pub(super) changes: Vec<(Arc<str>, PolicyChange)>,
     /// The endpoints of this node as they will be; no policy has judged their classes.
     pub(super) classes: Vec<FutureClass>,
-    /// The policies that are over the bound on set members, and those of them that stay unless they change.
+    /// The policies that are over the bound on set members. `stay` are those that stay over it unless they change.
     pub(super) over: BTreeSet<Arc<str>>,
     pub(super) stay: BTreeSet<Arc<str>>,
     /// The groups that have their chains, by direction.

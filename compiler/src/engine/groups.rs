@@ -103,13 +103,13 @@ pub(super) struct LocalGroups {
     uses: [BTreeMap<ChainName, usize>; 2],
     /// How many of the uses of a chain are not by a group: it is only expected.
     expected: [BTreeMap<ChainName, usize>; 2],
-    /// Chains that were made already of what comes with the next commit, by group.
+    /// Chains of the next commit that were made already, by group.
     prepared: [BTreeMap<Hash, PreparedGroup>; 2],
     pub(super) trees: DispatchTrees,
     /// Endpoints that are to be grouped anew.
     regrouping: BTreeSet<PodSlot>,
-    /// Groups that are new, that may have lost their last endpoint or been
-    /// given their first, or of which a policy was edited.
+    /// Groups that are new, that may have lost their last endpoint or got their first, or one of
+    /// whose policies was edited.
     changed: [BTreeSet<Hash>; 2],
     edited: [BTreeSet<Hash>; 2],
     /// Whether endpoints came or went since the last commit.
@@ -118,8 +118,7 @@ pub(super) struct LocalGroups {
     retains: bool,
     /// How often a group has lost its last endpoint.
     emptied: u64,
-    /// Namespaces with policies over the bound on set members of which these are to be chosen
-    /// anew.
+    /// Namespaces where the policies over the bound on set members must be chosen anew.
     reconsidered: BTreeMap<Arc<str>, Anew>,
     /// How often other policies came to be over the bound.
     over_bound_version: u64,

@@ -49,7 +49,7 @@ use crate::policy::Policy;
 /// what others wait for.
 const SWEPT: usize = 32;
 
-/// So many members of a set cost as much as a rule.
+/// This many members of a set cost as much as a rule.
 pub(super) const MEMBERS: usize = 20;
 
 /// How much is loaded at once.
@@ -58,7 +58,7 @@ pub(super) const MEMBERS: usize = 20;
 pub struct Portion {
     /// Sets that are created or go. Twenty members of a set count as one.
     pub sets: usize,
-    /// Rules.
+    /// How many rules.
     pub rules: usize,
 }
 
@@ -70,10 +70,10 @@ pub struct Wait<'a> {
     pub namespace: &'a str,
     /// The number of its oldest event that waits, in the order of [`Engine::waited`].
     pub first: u64,
-    /// The same of those events that wait for the next turn, because what the first ones make is
-    /// being loaded.
+    /// The number of the oldest event that waits for the next turn, because what the first events
+    /// make is being loaded.
     pub next: Option<u64>,
-    /// It is known what the first events make.
+    /// Whether it is known what the first events make.
     pub is_foreseen: bool,
     /// How many rules that is, once it is known.
     pub rules: usize,
@@ -99,18 +99,18 @@ struct EventBurst {
 pub(super) struct Large {
     /// A change with more rules and sets than this is large; `None` if no change is.
     limit: Option<usize>,
-    /// What may make more than this is found out beside the loop; `None` if nothing is.
+    /// If a change may make more than this, its size is computed beside the loop; `None` if none is.
     beside: Option<usize>,
-    /// How often something was to be found out there.
+    /// How many such computations were asked for.
     foresights: u64,
-    /// The namespace of which something was to be found out last.
+    /// The namespace of the last such computation.
     foreseen_last: Option<String>,
     waiting: BTreeMap<String, Waiting>,
     /// What stands for pods of this node that wait, by their namespaces and their own keys.
     stand_ins: BTreeMap<String, BTreeMap<PodKey, Pod>>,
     /// What was expected by namespaces whose events were given since the last commit.
     released: Vec<Released>,
-    /// The namespace of which something was loaded last.
+    /// The namespace that was loaded from last.
     last: Option<String>,
     /// Whether the last portion took away sets that no rule asks.
     has_swept: bool,
@@ -132,8 +132,8 @@ impl Engine {
         self.large.beside = Some(bound);
     }
 
-    /// As [`Engine::offer`] for each of these events, which came together. So does what they make of a namespace: if
-    /// one of its events is to wait, or all of them together make much, all wait.
+    /// Offers events that came together, each as [`Engine::offer`] does. What they make of a namespace comes together
+    /// too. If one of its events has to wait, or all of them together make much, all of them wait.
     ///
     /// Otherwise packets could meet a state of some of them alone, which the cluster may never have had: files change
     /// at once, and a list that is read again says what changed, not in which order.
@@ -205,8 +205,9 @@ impl Engine {
         self.wait(namespace, Object::Policy(name), ObjectChange::Policy(PolicyChange::unread(policy)));
     }
 
-    /// As [`Engine::apply`]; but an event that makes much waits, with all events of its
-    /// namespace, until what it makes is loaded. Never before the first commit.
+    /// Applies an event as [`Engine::apply`] does. But an event that makes much waits, with all
+    /// events of its namespace, until what it makes is loaded. No event waits before the first
+    /// commit.
     pub fn offer(&mut self, event: Event) {
         self.offer_packed(event.packed());
     }
@@ -262,7 +263,7 @@ impl Engine {
         self.groups.has_kind_of(&self.store, pod) || self.upper_bound(&pod.namespace, Weight::default(), 1) <= limit
     }
 
-    /// An upper bound of what a change costs that brings a namespace policies of this weight, and so many pods.
+    /// An upper bound of the cost of a change that brings a namespace policies of this weight, and this many pods.
     fn upper_bound(&mut self, namespace: &str, weight: Weight, pods: usize) -> usize {
         let (rules, members) = self.groups.upper_bound(&self.store, namespace, weight, pods);
         rules.saturating_add(usize::try_from(members).unwrap_or(usize::MAX) / MEMBERS)
@@ -342,9 +343,9 @@ impl Engine {
         self.large.count
     }
 
-    /// Whether a pod that lists this address is of a namespace of which events still wait that were
-    /// offered when [`Engine::waited`] was no more than this. Those that came later are not asked
-    /// about: the edits of a namespace may come without a pause.
+    /// Whether a pod that lists this address is of a namespace whose events still wait, if they
+    /// were offered when [`Engine::waited`] was no more than this. Later events do not count,
+    /// because the edits of a namespace may come without a pause.
     #[must_use]
     pub fn waits_for(&self, address: IpAddr, until: u64) -> bool {
         if self.large.waiting.is_empty() {

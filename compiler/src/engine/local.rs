@@ -176,8 +176,8 @@ impl LocalClass {
         })
     }
 
-    /// Takes a policy in, whatever it said before; whether that concerns the
-    /// class in some direction.
+    /// Takes a policy in, in place of its earlier version. Returns whether that concerns the class
+    /// in some direction.
     pub(super) fn judge(&mut self, name: &Arc<str>, policy: Option<&Policy>) -> bool {
         let selects = policy.is_some_and(|policy| self.is_selected_by(policy));
         let mut concerned = false;

@@ -17,11 +17,10 @@
 //! | a namespace is relabelled | its classes are matched with the selectors again (`Engine::namespace`), and the addresses of their pods move between sets; no group changes, because a policy's podSelector reads no labels of namespaces |
 //! | a policy changes | its groups get other chains, and their peers other sets |
 //!
-//! After any sequence of events the state equals [`crate::ruleset::layout::ruleset`] of
-//! the final objects, byte for byte; but for the set of what may come from the
-//! interfaces of pods, which [`Engine::own`] sets, for policies that are over the bound on
-//! set members until [`Engine::reconsider_bound`], and for events that were offered and wait until what
-//! they make is loaded ([`Engine::offer`]).
+//! After any sequence of events the state equals [`crate::ruleset::layout::ruleset`] of the final objects, byte for
+//! byte. There are three exceptions. [`Engine::own`] sets the set of what may come from the interfaces of pods.
+//! Policies that are over the bound on set members stay so until [`Engine::reconsider_bound`]. Events that were offered
+//! may wait until what they make is loaded ([`Engine::offer`]).
 
 mod commit;
 mod dispatch_trees;
@@ -140,7 +139,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine for a node; of a cluster of which nothing is known yet.
+    /// An engine for a node that knows nothing of the cluster yet.
     #[must_use]
     pub fn new(node: &str, options: RulesetOptions) -> Self {
         let store = Store::new(node);
@@ -160,9 +159,8 @@ impl Engine {
         }
     }
 
-    /// Decides otherwise on what the state depends on besides the cluster.
-    /// Only before the first [`Engine::commit`]: what was made of other options
-    /// by then stays as it is.
+    /// Changes the options, on which the state depends besides the cluster. Call it only before the
+    /// first [`Engine::commit`]: what was made with other options stays as it is.
     pub fn set_options(&mut self, options: RulesetOptions) {
         self.own = options.anti_spoof.then(Default::default);
         self.groups.set_options(options);
@@ -200,7 +198,7 @@ impl Engine {
         &self.state
     }
 
-    /// What is not understood of the policies, by policy. Of a namespace with very many of these
+    /// What is not understood of the policies, by policy. For a namespace with very many findings:
     /// only the first of each policy, and how many more it has.
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().chain(self.groups.over_bound())
@@ -298,8 +296,8 @@ impl Engine {
         }
     }
 
-    /// Namespace, name and UID of the endpoint that an address belongs to, on
-    /// whichever node; of several that hold it, of the first.
+    /// Namespace, name and UID of the endpoint that an address belongs to, on any node. If several
+    /// hold it, those of the first.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Option<[String; 3]> {
         self.store.holders(address).first().map(|pod| self.store.identity(*pod))

@@ -8,7 +8,8 @@ use super::Event;
 use super::local::Weight;
 use crate::object::NetworkPolicy;
 
-/// A policy of which the engine would keep more bytes than this is packed, and read on the thread, if there is one.
+/// If the engine would keep more bytes than this of a policy, the policy is packed, and read on the thread, if there is
+/// one.
 pub(super) const LARGE: usize = 64 << 10;
 
 /// Why a policy that cannot be unpacked has no rules.
@@ -31,7 +32,7 @@ pub struct PackedPolicy {
 }
 
 impl Event {
-    /// That a policy is there, or is different; a large one is packed.
+    /// The event that a policy is new or has changed. A large policy is packed.
     #[must_use]
     pub fn policy(policy: NetworkPolicy) -> Self {
         Self::Policy(Box::new(policy)).packed()

@@ -77,7 +77,7 @@ pub(super) struct PeerSets {
 }
 
 impl PeerSets {
-    /// One use more of a set. Of one that is known already, what it is does not have to be said again.
+    /// One use more of a set. A set that is known already does not have to be defined again.
     pub(super) fn keep(
         &mut self,
         store: &mut Store,
@@ -267,7 +267,7 @@ impl PeerSets {
         !self.unused.is_empty()
     }
 
-    /// Takes out what has no use: of what the state has so many at most, whose names it answers.
+    /// Takes out sets without a use. Of those that the state has, it takes out at most `most`, and answers their names.
     pub(super) fn sweep(&mut self, store: &mut Store, peers: &mut PeerIndex, most: usize) -> Vec<(Family, SetName)> {
         let mut gone = Vec::new();
         let (there, never): (Vec<SetId>, Vec<SetId>) = self.unused.iter().partition(|id| self.entries[id.0].is_there);
@@ -319,8 +319,8 @@ impl PeerSets {
         (entry.family, entry.name.clone(), entry.kind, members)
     }
 
-    /// What is missing of a set that only expected chains ask, where the state has these
-    /// members of it. So many members at most come at once.
+    /// What is missing of a set that only expected chains ask, where the state has these members of
+    /// it. At most this many members come at once.
     pub(super) fn load(
         &mut self,
         name: &SetName,

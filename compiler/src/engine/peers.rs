@@ -150,7 +150,7 @@ impl PeerIndex {
         self.fresh.clear();
     }
 
-    /// The new selectors of which this is known.
+    /// The new selectors whose [`KnownPods`] is wanted.
     fn fresh(&mut self, is_wanted: impl Fn(KnownPods) -> bool) -> Vec<PeerId> {
         let entries = &self.entries;
         self.fresh.sort_unstable();

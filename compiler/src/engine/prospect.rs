@@ -16,8 +16,8 @@ use crate::ruleset::set_definition::Definition;
 
 /// A group's chain in one family, and the sets that it asks.
 ///
-/// Of a chain that is loaded, the rules go into the state: thousands of them are not kept twice. The state
-/// keeps them as long as the chain is expected.
+/// The rules of a chain that is loaded go into the state: thousands of them are not kept twice. The state keeps them as
+/// long as the chain is expected.
 #[derive(Debug)]
 pub(super) struct PreparedLeaf {
     pub(super) family: Family,

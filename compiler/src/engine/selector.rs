@@ -90,8 +90,8 @@ impl Compiled {
         })
     }
 
-    /// Labels of which every selected pod has one; none where nothing can be
-    /// said, or too much.
+    /// Labels such that every selected pod has at least one of them; `None` if there are no such
+    /// labels, or too many.
     pub(super) fn needs(&self) -> Option<Vec<LabelPair>> {
         const MANY: usize = 16;
         let needs = |requirement: &&InternedRequirement| {

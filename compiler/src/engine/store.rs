@@ -33,8 +33,8 @@ pub(super) struct PodSlot(u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ClassSlot(u32);
 
-/// An endpoint: 48 bytes, of which there may be hundreds of thousands. What few
-/// pods have is elsewhere.
+/// An endpoint, in 48 bytes, because there may be hundreds of thousands. What few pods have is
+/// elsewhere.
 #[derive(Debug)]
 pub(super) struct StoredPod {
     /// The UID; [`NO_UID`] where the key is another, in [`Store::odd_keys`].
@@ -184,7 +184,7 @@ impl Store {
         self.pod(pod).ports.map(|list| self.ports.get(list)).unwrap_or_default()
     }
 
-    /// The address of a family that a pod lists, whichever pod owns it.
+    /// The address of a family that a pod lists, even if another pod owns it.
     pub(super) fn listed(&self, pod: PodSlot, family: Family) -> Option<IpAddr> {
         let pod = self.pod(pod);
         match family {

@@ -56,7 +56,7 @@ pub struct Moved {
 }
 
 impl PolicyBudget {
-    /// No policies yet, and this many bytes for them.
+    /// A budget without policies yet, with this many bytes for them.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self { limit, bytes: 0, sizes: BTreeMap::new(), whole: BTreeSet::new(), over: BTreeSet::new() }
@@ -85,7 +85,7 @@ impl PolicyBudget {
         moved
     }
 
-    /// A policy is gone.
+    /// Removes a policy that is gone.
     pub fn remove(&mut self, name: &str) -> Moved {
         let mut moved = Moved::default();
         let Some(bytes) = self.sizes.remove(name) else { return moved };
@@ -120,7 +120,7 @@ impl PolicyBudget {
     }
 }
 
-/// Removes a name; whether it was there.
+/// Removes a name. Returns whether it was there.
 fn take(names: &mut Vec<String>, name: &str) -> bool {
     let before = names.len();
     names.retain(|known| known != name);

@@ -149,7 +149,8 @@ impl ControllerLabel {
         }
     }
 
-    /// Its value on the pods of the workload, as far as it follows from the name: `nightly-<number>`.
+    /// The label's value on the pods of the workload, as far as it follows from the workload's name:
+    /// `nightly-<number>`.
     #[must_use]
     pub fn pattern(&self, workload: &Workload) -> Option<String> {
         let name = &workload.name;

@@ -26,8 +26,8 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     /// `endpoints`, those with an IP address.
     pub endpoints: Vec<SliceEndpoint>,
-    /// It stands for a part of an Endpoints object, of which a controller makes slices only if the Service has
-    /// no selector. Endpoints have one family only.
+    /// It stands for a part of an Endpoints object. A controller makes slices from Endpoints only if the Service has no
+    /// selector. Endpoints have one family only.
     pub of_endpoints: bool,
 }
 

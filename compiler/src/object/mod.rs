@@ -149,8 +149,7 @@ impl From<core::Namespace> for Namespace {
 pub struct Node {
     /// `metadata.name`
     pub name: String,
-    /// The addresses in `status.addresses`, of whatever type, that are IP
-    /// addresses.
+    /// The IP addresses in `status.addresses`, of every type.
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`, else `spec.podCIDR`: the prefixes from which its pods
     /// have their addresses. None where the network assigns them otherwise.

@@ -141,7 +141,7 @@ const MAKES_OBJECTS: [(&str, &[&str]); 10] = [
     ("operators.coreos.com", &["Subscription", "ClusterServiceVersion"]),
 ];
 
-/// Of these kinds, those whose objects are in no namespace, by API group.
+/// Those of these kinds whose objects are in no namespace, by API group.
 const IN_NO_NAMESPACE: [(&str, &[&str]); 10] = [
     ("policy.networking.k8s.io", &["AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"]),
     ("cilium.io", &["CiliumClusterwideNetworkPolicy"]),

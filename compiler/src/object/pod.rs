@@ -45,8 +45,8 @@ pub struct Pod {
     /// The containers of these ports, where several declare any: which port a name or a number may mean
     /// is easier to see. They decide nothing; the agent does not keep them.
     pub containers_of_ports: Box<[ContainerOfPort]>,
-    /// `status.phase` is `Succeeded` or `Failed`: it has no address any more,
-    /// whatever its status lists.
+    /// `status.phase` is `Succeeded` or `Failed`: it has no address any more, even if its status
+    /// lists one.
     pub finished: bool,
     /// `metadata.deletionTimestamp` is set: it goes away, and keeps its
     /// network until it is gone.
@@ -68,8 +68,8 @@ pub struct Pod {
     pub only_in_slice: bool,
     /// It stands for a workload that makes one pod (`replicas: 1`), and so for that pod alone.
     pub is_single: bool,
-    /// It is the pod of this name that a workload of files would make. Of the labels that the controller
-    /// adds, it has those that follow from the name.
+    /// It is the pod of this name that a workload of files would make. It has those labels of the controller that
+    /// follow from the name.
     pub is_planned: bool,
     /// It stands for the pods of a Job without indexes (`completionMode: NonIndexed`).
     pub has_no_index: bool,
@@ -215,7 +215,8 @@ impl Pod {
         self.is_template() && self.workload.as_ref().is_some_and(|workload| workload.kind == "DaemonSet")
     }
 
-    /// The same, and no selector leaves a node out.
+    /// Whether it stands for the pods of a DaemonSet that runs on every node, without a selector that leaves a node
+    /// out.
     #[must_use]
     pub fn is_on_every_node(&self) -> bool {
         self.is_on_each_node() && !self.is_on_some_nodes
@@ -297,8 +298,8 @@ impl Pod {
         if containers_of_ports.windows(2).all(|pair| pair[0].container == pair[1].container) {
             containers_of_ports.clear();
         }
-        // Of several ports of one name and protocol, the one that is listed first stays
-        // first, because a Service's named targetPort means that one.
+        // If several ports have one name and protocol, the one that is listed first stays first,
+        // because a Service's named targetPort means that one.
         let mut seen = BTreeSet::new();
         ports.retain(|port| seen.insert(port.clone()));
         ports.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));

@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Family, Labels, Pod, Protocol, parse_address};
 
-/// A service: how a client's name and port become a pod's address and port.
-/// Policy sees only the latter.
+/// A service: how a client's name and port become a pod's address and port. Policies match only the
+/// latter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// `metadata.namespace`
@@ -24,12 +24,11 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// How it is reached from outside the cluster.
     pub exposure: Exposure,
-    /// By which other ways it is reached, and which of its backends then.
+    /// How clients reach it besides by its addresses, and which of its backends they get then.
     pub routing: Routing,
 }
 
-/// By which ways a service is reached besides its addresses, and which of its backends
-/// a client gets.
+/// How clients reach a service besides by its addresses, and which of its backends they get.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of the API that is independent of the others")]
 pub struct Routing {
@@ -50,12 +49,12 @@ pub struct Routing {
     pub is_headless: bool,
     /// The only family of its addresses, from `ipFamilies`, else from `clusterIPs` or `clusterIP`.
     pub only_family: Option<Family>,
-    /// It has addresses of one family, and the object does not say of which: of the cluster's first
-    /// one.
+    /// It has addresses of one family, and the object does not say which family: it is the
+    /// cluster's first one.
     pub is_of_first_family: bool,
-    /// Those of its addresses that are no `clusterIPs`: external ones and a load balancer's.
+    /// Its addresses that are no `clusterIPs`: external ones and a load balancer's.
     pub external_addresses: Vec<IpAddr>,
-    /// Those of them that are the load balancer's, which alone heed [`Self::source_ranges`].
+    /// Those of the external addresses that are the load balancer's. [`Self::source_ranges`] apply to these only.
     pub balancer_addresses: Vec<IpAddr>,
     /// Addresses of load balancers that nodes do not take (`ipMode: Proxy`): traffic goes to the load
     /// balancer, which sends it on.
@@ -157,7 +156,7 @@ impl From<core::Service> for Service {
         let inside: Vec<String> = listed.into_iter().chain(spec.cluster_ip).collect();
         let is_headless = inside.iter().any(|text| text == "None");
         let has_status = !ingress.is_empty();
-        // Of an address with ipMode Proxy, nodes know nothing: traffic goes to the load balancer.
+        // Nodes know nothing of an address with ipMode Proxy: traffic goes to the load balancer.
         let (proxied, taken): (Vec<_>, Vec<_>) =
             ingress.into_iter().partition(|of| of.ip_mode.as_deref() == Some("Proxy"));
         let proxied_addresses = proxied.into_iter().filter_map(|of| parse_address(&of.ip?)).collect();

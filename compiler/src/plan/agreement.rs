@@ -14,9 +14,9 @@ use crate::policy::Direction;
 use crate::ruleset::node::{Member, Rule, SetName};
 
 impl KernelState {
-    /// Those of these addresses that this state treats as the desired one does: the same rules judge
-    /// their packets, with the same answers of sets, and each is a peer of others as it is to be. One that a
-    /// chain which differs names as a peer does not count.
+    /// Those of these addresses that this state treats as the desired one does. The same rules judge their packets,
+    /// with the same answers of sets, and each is a peer of others as it should be. An address does not count if a
+    /// chain that differs names it as a peer.
     ///
     /// Where more than the rules of groups differs, no address counts.
     #[must_use]
@@ -80,7 +80,7 @@ fn answers_alike(delta: &Delta, set: &SetName) -> bool {
 /// Those of these addresses that are members of a set that differs, before or after, or of one that a chain asks
 /// which differs: sets go ahead of rules, so such a peer may be in its set and be denied all the same.
 ///
-/// What dispatch sets say of an address is where its way leads, which is judged by itself.
+/// Dispatch sets decide where the path of an address leads, which is judged separately.
 fn concerned(
     delta: &Delta,
     actual: &FamilyState,
@@ -88,7 +88,7 @@ fn concerned(
     addresses: &BTreeSet<IpAddr>,
 ) -> BTreeSet<IpAddr> {
     let mut concerned = BTreeSet::new();
-    // A plan of which the kernel refused the rules leaves sets that no rule asks.
+    // If the kernel refused the rules of a plan, the plan leaves sets that no rule asks.
     let has_gone = delta.sets.values().any(|change| *change == SetDelta::Gone);
     let actual_rules = actual.chains.values().flatten().filter(|_| has_gone);
     let asked_before: BTreeSet<&SetName> = actual_rules.flat_map(Rule::sets).collect();

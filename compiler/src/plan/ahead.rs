@@ -48,8 +48,8 @@ impl KernelState {
         Self { v4: of(Family::V4), v6: of(Family::V6) }
     }
 
-    /// The same without new sets, which no rule asks yet, and with these sets as they are here: the kernel
-    /// may refuse these writes.
+    /// As [`Self::ahead_of_rules`], without new sets, which no rule asks yet, and with the sets of `refused` as they
+    /// are here. The kernel may refuse these writes.
     #[must_use]
     pub fn ahead_without(&self, desired: &Self, refused: &BTreeSet<SetName>) -> Self {
         let of = |family| {
@@ -294,7 +294,7 @@ fn endpoints(
     }
 }
 
-/// Has an address be in a set or not; whether it was.
+/// Puts an address into a set, or takes it out. Returns whether it was in the set.
 fn put(actual: &mut FamilyState, set: &SetName, address: IpAddr, is_there: bool) -> bool {
     let Some((_, members)) = actual.sets.get_mut(set) else { return false };
     let member = Member::Address(address);

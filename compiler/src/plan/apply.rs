@@ -98,7 +98,7 @@ impl ChainWrites {
                 None => absent.push(chain),
             }
         }
-        // All are deleted, whatever the first of them is.
+        // All are deleted, also those after the first absent chain.
         absent.extend(self.delete.iter().filter(|chain| actual.chains.remove(*chain).is_none()));
         absent.into_iter().cloned().reduce(|first, _| first).map_or(Ok(()), |chain| Err(Unexpected::NoChain(chain)))
     }

@@ -40,8 +40,7 @@ pub enum Step {
     Sets(Vec<SetWrite>),
     /// Rules of one family, all at once; one `iptables-restore --noflush`.
     Chains(Family, ChainWrites),
-    /// Wait until no packet that met the kernel before the last write is
-    /// still on its way through the rules.
+    /// Wait until no packet that entered the rules before the last write is still among them.
     Grace,
 }
 

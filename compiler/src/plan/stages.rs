@@ -15,9 +15,8 @@
 //!   by whether its endpoint is isolated in the other, so between old and new an
 //!   endpoint is isolated too much rather than too little.
 //!
-//! - **Own addresses** of pods' interfaces come before others go, as peers do:
-//!   they too only ever let through. No verdict of a direction depends on them,
-//!   so they need no shadows whatever else changes.
+//! - **Own addresses** of pods' interfaces come before others go, as peers do: they too only ever
+//!   let through. No verdict of a direction depends on them, so they never need shadows.
 //!
 //! Where rules change, the sets of the tree change with them in that same
 //! commit: it names *shadows*, sets that hold the new members already. Then
@@ -27,8 +26,8 @@
 //! and another endpoint does by whose rules it is asked, because a new peer must
 //! not meet old rules.
 //!
-//! A packet can be between two look-ups at any write; so whatever it may still
-//! ask is taken away only after a grace period.
+//! A packet can be between two look-ups at any write. So a set or chain that it may still ask is
+//! taken away only after a grace period.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -118,8 +117,8 @@ impl Stages {
         let mut shadow = |stages: &mut Self, name, kind, members: &BTreeSet<Member>| {
             let mut shadow = SetName::shadow(name, |name| old.sets.contains_key(name));
             if old.sets.contains_key(&shadow) {
-                // Plans of which the kernel refused the rules, one after another, left all of them. Rules may ask
-                // one, after a plan that was cut short.
+                // Several plans in a row, whose rules the kernel refused, left all of these names. Rules may ask one,
+                // after a plan that was cut short.
                 let asks = |name: &SetName| old.chains.values().flatten().flat_map(Rule::sets).any(|set| set == name);
                 shadow = SetName::shadow(name, asks);
             }

@@ -80,7 +80,7 @@ impl<'a> Tree<'a> {
         Some(self.rules(self.view.chain(leaf?)?))
     }
 
-    /// The sets that are asked about an address, in order, and the first chain on its way that is an end.
+    /// The sets that are asked about an address, in order, and the first chain on its path that is an end.
     fn walk(
         &self,
         address: IpAddr,
@@ -94,7 +94,7 @@ impl<'a> Tree<'a> {
             if is_end(chain, rules) {
                 return (asked, Some(chain.clone()));
             }
-            // What a rule does that is no step of the tree is unknown, so the way ends at it.
+            // A rule that is no step of the tree may do anything, so the path ends at it.
             let taken = rules.into_iter().flatten().map(|rule| self.step(rule)).find(|step| {
                 step.and_then(|(set, _)| set).is_none_or(|set| {
                     asked.push(set);
@@ -114,8 +114,8 @@ impl<'a> Tree<'a> {
         rules.is_some_and(|rules| rules.iter().any(|rule| self.step(rule).is_none()))
     }
 
-    /// To which rules the tree leads, as [`Traversal::rules`] has them, and by which
-    /// answers of its sets; one way to each.
+    /// The rules to which the tree leads, as [`Traversal::rules`] has them, and the answers of its
+    /// sets on one path to each.
     pub(super) fn leaves(&self) -> BTreeMap<Vec<&'a Rule>, Vec<(&'a SetName, bool)>> {
         let mut leaves = BTreeMap::new();
         let Some(entry) = self.view.chain(&self.entry) else { return leaves };

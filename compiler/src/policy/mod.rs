@@ -1,6 +1,5 @@
-//! Policies as the compiler understands them: every selector, prefix and port
-//! read once, and everything that was not understood turned into a
-//! [`Finding`] and into whatever fails safe.
+//! Policies as the compiler understands them: every selector, prefix and port is read once. A part
+//! that was not understood becomes a [`Finding`], and its effect fails safe.
 //!
 //! | field | is read in | becomes |
 //! |---|---|---|
@@ -103,7 +102,7 @@ pub struct Policy {
 struct HalfRead {
     /// The selectors without the requirements that were not understood.
     peers: Vec<(String, PodPeer)>,
-    /// The prefixes of blocks of which an exception was not understood.
+    /// The prefixes of blocks with an exception that was not understood.
     blocks: Vec<(String, Cidr)>,
     /// The ports that their author most likely means.
     ports: Vec<(String, PortMatch)>,
@@ -250,12 +249,13 @@ impl Policy {
         (read, findings)
     }
 
-    /// Reads a policy, and keeps of what was not understood the part that was, which only explanations need.
+    /// Reads a policy. Of a part that was not understood as a whole, it keeps what was understood, which only
+    /// explanations need.
     pub(crate) fn read_to_explain(policy: &NetworkPolicy) -> (Self, Vec<Finding>) {
         read::read(policy)
     }
 
-    /// Reads what a policy isolates, and not what it allows: of a large one that takes much less time.
+    /// Reads what a policy isolates, and not what it allows. For a large policy that takes much less time.
     pub(crate) fn read_without_rules(policy: &NetworkPolicy) -> Self {
         read::read_without_rules(policy)
     }

@@ -1,5 +1,5 @@
-//! Reads a policy: its subject, its directions, its rules and their peers. What is not
-//! understood becomes a [`Finding`] and whatever fails safe.
+//! Reads a policy: its subject, its directions, its rules and their peers. A part that is not
+//! understood becomes a [`Finding`], and its effect fails safe.
 
 use std::net::IpAddr;
 
@@ -118,7 +118,7 @@ impl Reader<'_> {
         });
     }
 
-    /// Reports the unknown fields at or below a path; whether there are any.
+    /// Reports the unknown fields at or below a path. Returns whether there are any.
     pub(super) fn unknown_below(&mut self, path: &str, effect: Effect) -> bool {
         self.unknown_fields(path, |_| true, effect)
     }

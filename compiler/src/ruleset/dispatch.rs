@@ -13,11 +13,10 @@ use std::fmt;
 use crate::ruleset::names::hash::Hash;
 use crate::ruleset::names::seed::Seed;
 
-/// How many bits of a place the tree distinguishes. nft refuses a hook from
-/// which chains nest too deep: below the entry 13 load and 14 do not. Eight inner
-/// levels, a list, the chain of several pods that list one address, a group's chain
-/// and the two after it are 13 whatever the groups are, so no choice of names or labels
-/// deepens the tree.
+/// How many bits of a place the tree distinguishes. nft refuses a hook from which chains nest too
+/// deep: below the entry 13 load and 14 do not. Eight inner levels, a list, the chain of several
+/// pods that list one address, a group's chain and the two after it are 13. That holds for all
+/// groups, so no choice of names or labels deepens the tree.
 const DEPTH: usize = 9;
 
 /// The bits that lead to a node, in the tree of a seed.
@@ -277,7 +276,7 @@ mod tests {
         assert_eq!(aimed.len(), 24);
         let all = || aimed.iter().copied().chain([victim]).chain(hashes(30_000..30_250));
         assert!(longest(&TreeNode::new(all(), None).unwrap()) >= 25);
-        // What holds of random places, whatever names are chosen: 275 groups in 512 lists.
+        // This holds for random places and any choice of names: 275 groups in 512 lists.
         let longest = (0..100).map(|n| longest(&TreeNode::new(all(), Some(Seed::from_bytes([n; 32]))).unwrap())).max();
         assert!(longest < Some(8), "{longest:?}");
     }

@@ -30,7 +30,7 @@ use crate::ruleset::node::SetName;
 use crate::ruleset::options::RulesetOptions;
 use crate::ruleset::set_definition::{Definition, prefixes};
 
-/// So many sets of a namespace on a node, of both families, count by their members only.
+/// At most this many sets of a namespace on a node, of both families, count by their members only.
 const FREE_SETS: u64 = 1_000;
 
 /// How many members each other set counts besides. So with the default bound one namespace has

@@ -165,8 +165,8 @@ impl Rule {
         self.matches.iter().filter_map(Match::set)
     }
 
-    /// The same rule that asks other sets, where there are others for some of its own;
-    /// nothing where there are none.
+    /// The same rule with other sets in place of its own, where `other` has one; `None` if it has
+    /// none for any of them.
     #[must_use]
     pub fn with_sets<'a>(&self, other: impl Fn(&SetName) -> Option<&'a SetName>) -> Option<Self> {
         self.sets().any(|set| other(set).is_some()).then(|| {

@@ -51,8 +51,7 @@ impl SetKind {
     }
 }
 
-/// One member of a set. There may be millions, so the kind of which there are few
-/// must not make all of them larger.
+/// One member of a set. There may be millions, so the rare kind must not make all of them larger.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Member {
@@ -63,8 +62,8 @@ pub enum Member {
     Prefix(IpNetwork),
     /// An address with a port, of `hash:ip,port`.
     AddressPort(IpAddr, Protocol, u16),
-    /// A prefix, be it of one address, with an interface, of `hash:net,iface`.
-    /// The kernel takes one prefix with at most 64 interfaces.
+    /// A prefix, which may be of one address, with an interface, of `hash:net,iface`. The kernel
+    /// takes one prefix with at most 64 interfaces.
     PrefixInterface(Arc<(IpNetwork, InterfaceName)>),
 }
 

@@ -35,7 +35,7 @@ impl FamilyState {
 }
 
 impl KernelState {
-    /// The node's secret that it keeps; the first by its text, should there be several.
+    /// The node's secret that it keeps; the first by its text, if there are several.
     #[must_use]
     pub fn seed(&self) -> Option<Seed> {
         self.v4.sets.keys().find_map(SetName::seed_kept)

@@ -40,7 +40,7 @@ pub enum Absent {
     HostNetwork,
 }
 
-/// The peers of a policy's rules of a direction whose pods are not in the input. A rule of which no port is
+/// The peers of a policy's rules of a direction whose pods are not in the input. A rule without a port that is
 /// understood admits nothing to them.
 #[must_use]
 pub fn absent_peers(cluster: &Cluster, policy: PolicyId, direction: Direction) -> Vec<AbsentPeer<'_>> {

@@ -26,14 +26,14 @@ pub enum Verdict {
 /// What is allowed at least, and at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
-    /// For certain.
+    /// What is allowed for certain.
     pub least: Traffic,
     /// What is not in here is denied for certain.
     pub most: Traffic,
 }
 
 impl Bounds {
-    /// Everything is allowed.
+    /// The bounds by which everything is allowed.
     #[must_use]
     pub fn everything() -> Self {
         Self { least: Traffic::all(), most: Traffic::all() }
@@ -67,7 +67,7 @@ impl Bounds {
 pub struct Deciding {
     /// What all of these admit passes for certain; without any, everything does.
     pub least: SmallVec<[GroupId; 1]>,
-    /// Nothing passes for certain, because a policy that was not read may isolate the end.
+    /// Whether nothing passes for certain, because a policy that was not read may isolate the end.
     pub is_nothing_certain: bool,
     /// What these do not all admit is denied for certain.
     pub most: SmallVec<[GroupId; 1]>,
@@ -236,7 +236,7 @@ mod tests {
             }
         }
 
-        /// Whatever its controller makes of a template, the pods get no less than what is
+        /// A controller may make any pods that fit its template. They get no less than what is
         /// certain and no more than what is possible.
         #[test]
         fn every_pod_that_a_template_may_become_lies_within_its_bounds(

@@ -34,8 +34,8 @@ pub fn exemption(cluster: &Cluster, from: End, to: End) -> Option<Exemption> {
     }
 }
 
-/// Whether one end is a node's address and the other a pod of which the input does not say
-/// on which node it runs, so that it may be this one.
+/// Whether one end is a node's address and the other a pod that may run on that node, because the
+/// input does not say on which node it runs.
 #[must_use]
 pub fn may_be_own_node(cluster: &Cluster, from: End, to: End) -> bool {
     [(from, to), (to, from)].iter().any(|(pod, address)| match (pod, address) {

@@ -70,7 +70,7 @@ impl Outside {
     }
 }
 
-/// So many cells of traffic are looked at.
+/// At most this many cells of traffic are looked at.
 const MOST_CELLS: usize = 32;
 
 /// Entries as people write them. Rules with other ports and other exceptions divide the addresses
@@ -145,7 +145,7 @@ pub fn outside(
     outside_by(groups, &ends.into_iter().map(deciding).collect())
 }
 
-/// The same of ends of which it is known which groups decide about them, by family.
+/// What ends may exchange with addresses outside, if their deciding groups are known, by family.
 #[must_use]
 pub fn outside_by(groups: &Groups, ends: &BTreeSet<[Deciding; 2]>) -> OutsideBounds {
     let least = |of: &Deciding| (!of.is_nothing_certain).then(|| of.least.clone());

@@ -9,8 +9,8 @@
 //! address lies in some prefix outside as well, but what a pod gets is said of
 //! the pod. So a region of addresses means those that belong to no endpoint.
 //!
-//! Where several pods list one address, nodes can see it differently; what is
-//! said of a group's peers holds for the subjects of one such view.
+//! Where several pods list one address, nodes can differ about which pod has it. What is said of a
+//! group's peers holds for the subjects of one such view.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -61,9 +61,9 @@ pub struct PairSet {
     pub subjects: Vec<PodId>,
     /// The other ends.
     pub peers: Region,
-    /// By protocol and destination port.
+    /// The traffic, by protocol and destination port.
     pub traffic: Traffic,
-    /// What happens.
+    /// What happens to the traffic.
     pub verdict: PairSetVerdict,
     /// For allowed pairs the rules that admit some of them, for denied ones
     /// the policies that isolate. Nothing where no policy isolates.
@@ -129,7 +129,7 @@ fn together(all: impl Iterator<Item = Regions>) -> Regions {
     all.reduce(both).unwrap_or_default()
 }
 
-/// An endpoint as rules of a node see it.
+/// An endpoint as rules of a node match it.
 fn other_end<'c>(cluster: &'c Cluster, pod: PodId, node: Option<&str>, family: Family) -> OtherEnd<'c> {
     End::Pod(pod).seen(cluster, node, Some(family))
 }
@@ -139,7 +139,7 @@ fn is_contested(cluster: &Cluster, pod: PodId, family: Family) -> bool {
     cluster.address(pod, family).is_some_and(|address| cluster.contest(address).is_some())
 }
 
-/// The endpoints that an atom means, as seen from a node.
+/// The endpoints that an atom means, in the view of a node.
 fn held(cluster: &Cluster, atom: &Atom, node: Option<&str>, family: Family) -> Vec<PodId> {
     match atom {
         Atom::Everyone => cluster.endpoints().map(|(id, _)| id).collect(),
@@ -176,7 +176,7 @@ pub fn pair_sets(cluster: &Cluster, groups: &Groups) -> Vec<PairSet> {
         for (id, pod) in cluster.endpoints() {
             for family in Family::ALL {
                 let groups = End::Pod(id).groups(cluster, groups, direction, Some(family)).to_vec();
-                // What nothing isolates exchanges everything, as seen from any node.
+                // An endpoint that no policy isolates exchanges everything, in the view of any node.
                 let node = pod.node.as_deref().filter(|node| !groups.is_empty() && node_views.contains(node));
                 subjects.entry((groups, node)).or_default()[family as usize].push(id);
             }
@@ -268,7 +268,7 @@ fn rules<'a>(cluster: &Cluster, group: &Group, node: Option<&'a str>, family: Fa
 }
 
 impl RuleOfGroup<'_> {
-    /// Whether some of what a region is admitted is admitted by this rule.
+    /// Whether this rule admits some of the traffic that a region is admitted.
     fn admits(&self, cluster: &Cluster, region: &Region, traffic: &Traffic) -> bool {
         let meets = |admitted: &Traffic| !admitted.intersection(traffic).is_none();
         let outside =

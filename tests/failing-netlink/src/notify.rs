@@ -105,7 +105,7 @@ pub(crate) fn next(listener: BorrowedFd<'_>) -> io::Result<Option<Asked>> {
         id: asked.id,
         thread: asked.pid,
         call: if is_send { Call::Send } else { Call::Receive },
-        // Descriptors are ints, whatever the rest of the register holds.
+        // Descriptors are ints, so the rest of the register does not count.
         fd: i32::from_ne_bytes(fd.to_ne_bytes()[..4].try_into().unwrap_or_default()),
         address,
         length: usize::try_from(length).unwrap_or(usize::MAX),

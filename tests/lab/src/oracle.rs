@@ -170,7 +170,7 @@ impl<'a> Oracle<'a> {
         pods.filter(|(_, pod)| !pod.finished && !pod.host_network).map(|(index, _)| index).collect()
     }
 
-    /// All nodes with their addresses, whichever object names them.
+    /// All nodes with their addresses, from every object that names them.
     #[must_use]
     pub fn nodes(&self) -> Vec<(String, IpAddr)> {
         self.addresses.of_nodes.iter().cloned().collect()
@@ -213,8 +213,7 @@ impl<'a> Oracle<'a> {
             .map(|direction| pods.iter().any(|pod| !self.isolating(direction, *pod).is_empty()))
     }
 
-    /// Whether some policy isolates a pod, whichever way and whether it has an
-    /// address or not.
+    /// Whether some policy isolates a pod in any direction. The pod need not have an address.
     #[must_use]
     pub fn is_isolated(&self, pod: usize) -> bool {
         self.isolating[pod].iter().any(|policies| !policies.is_empty())
@@ -273,8 +272,8 @@ impl<'a> Oracle<'a> {
         Verdict { egress: is_named, ..verdict }
     }
 
-    /// What an end must do with a TCP segment to this port of which no connection
-    /// is known: the source's end, or the destination's.
+    /// What an end must do with a TCP segment to this port if no connection of the segment is
+    /// known: first the source's end, then the destination's.
     ///
     /// The segment goes to a server, or it is the answer of one; its ports do not
     /// tell which. So it may pass only if either reading is allowed at this end:

@@ -118,7 +118,7 @@ impl ForwardedFlows<'_> {
         let portless = judge(Payload::Icmp);
         expect(portless, interpreter::Payload::Icmp(echo), ConntrackState::New)?;
         expect(portless, interpreter::Payload::Other, ConntrackState::New)?;
-        // No tunnel leads past policies for egress, whatever they admit.
+        // No tunnel leads past policies for egress, also if they admit all ports.
         let source_is = sends && self.oracle.isolated(self.from, self.family)[0];
         for (number, is_kept) in CARRIERS {
             let expected = itself || portless && !(source_is && is_kept);
@@ -185,7 +185,7 @@ impl ForwardedFlows<'_> {
         Ok(())
     }
 
-    /// Whether an endpoint of this node is isolated, be it in the other family.
+    /// Whether an endpoint of this node is isolated, in this or the other family.
     fn is_isolating(&self) -> bool {
         self.oracle
             .endpoints()

@@ -135,7 +135,7 @@ fn of_a_flow(ground: &Ground<'_>, arrival: &Arrival<'_>) -> bool {
     ground.may_claim(arrival.shape.from, packet.source) && is_at && ground.is_of_a_flow(packet)
 }
 
-/// A pod reaches itself through a Service, and so does what claims to be it.
+/// A pod reaches itself through a Service. So does a packet with the pod's address as a forged source.
 fn forged_self_by_service(ground: &Ground<'_>, arrival: &Arrival<'_>) -> bool {
     let Some(packet) = arrival.packet else { return false };
     let is_self = ground.world.owner(packet.source) == Some(arrival.at);

@@ -1,4 +1,4 @@
-//! Random shapes. A seed and a number give one shape, whatever came before.
+//! Random shapes. A seed and a number give one shape, independent of earlier shapes.
 //!
 //! Most parts of a shape are ordinary, so that what is odd in it is not hidden
 //! behind something that drops it anyhow.

@@ -60,7 +60,7 @@ impl fmt::Debug for Mac {
 pub struct Shape {
     /// The place that sends it.
     pub from: usize,
-    /// The place that it is meant for, whatever its addresses say.
+    /// The place that it is meant for; its addresses may name another.
     pub to: usize,
     /// The Ethernet source that it claims.
     pub source_mac: Mac,
@@ -218,14 +218,14 @@ impl Shape {
         }
     }
 
-    /// The packet, if the frame is one that iptables sees: no tag, and the type
-    /// of the packet's family.
+    /// The packet, if the frame is one that iptables gets: no tag, and the type of the packet's
+    /// family.
     #[must_use]
     pub fn plain(&self) -> Option<&Packet> {
         self.untagged().filter(|_| self.tags.is_empty())
     }
 
-    /// The same for the station that gets it: Linux takes a tag of VLAN 0 off.
+    /// The packet for the station that gets the frame: Linux takes a tag of VLAN 0 off.
     #[must_use]
     pub fn delivered(&self) -> Option<&Packet> {
         let is_off = |tag: &Tag| tag.vlan == 0 && [0x8100, 0x88a8].contains(&tag.ethertype);

@@ -124,7 +124,7 @@ pub struct World {
     pub mode: Mode,
     /// Whether agents hold pods to their addresses.
     pub anti_spoof: bool,
-    /// In the order of the lab's places.
+    /// The stations, in the order of the lab's places.
     pub stations: Vec<Station>,
     /// The pairs between which all packets are denied, by station: sender and receiver.
     pub denied: Vec<(usize, usize)>,

@@ -166,8 +166,8 @@ fn ports_fault(ranges: &[(u16, u16)]) -> Option<&'static str> {
     }
 }
 
-/// How many chains nest from this one on, itself included; `None` in a circle.
-/// `depths` holds `None` for the chains that are being looked at.
+/// How many chains nest from this one on, itself included; `None` in a circle. `depths` holds
+/// `None` for the chains whose depth is being computed.
 fn depth<'a>(
     ruleset: &'a FamilyRuleset,
     chain: &'a ChainName,

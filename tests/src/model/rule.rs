@@ -104,8 +104,7 @@ impl Rule {
         read
     }
 
-    /// Whether a packet, be it one in the middle of a connection, matches all but
-    /// the sets.
+    /// Whether a packet, also one in the middle of a connection, matches all but the sets.
     pub(super) fn matches(&self, packet: &Packet, is_mid_stream: bool) -> bool {
         let port = packet.port;
         !self.never

@@ -65,7 +65,7 @@ pub(super) fn block() -> impl Strategy<Value = IPBlock> {
 enum Except {
     /// Somewhere in the block, this many bits smaller.
     Inside { towards: IpAddr, bits: u8, spelling: Spelling },
-    /// Whatever it is: outside, of the other family, around the block, wrong.
+    /// Any text: a prefix outside of the block, of the other family or around the block, or a wrong one.
     Any(String),
 }
 

@@ -25,7 +25,7 @@ const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 const APPS: [&str; 3] = ["a", "b", "c"];
 const TIERS: [&str; 2] = ["x", "y"];
 const TEAMS: [&str; 2] = ["one", "two"];
-/// So many policies come and go in each namespace.
+/// This many policies come and go in each namespace.
 const SLOTS: usize = 4;
 /// In so many forms [`ADMITTED`] is admitted.
 const FORMS: usize = 4;
@@ -123,7 +123,7 @@ impl Editor {
         }
     }
 
-    /// A random policy in one of the slots, whatever was there.
+    /// A random policy in one of the slots, in place of the one that was there.
     fn put(&mut self, objects: &mut Objects) -> String {
         let namespace = *self.pick(&NAMESPACES);
         let name = format!("np{}", self.below(SLOTS));

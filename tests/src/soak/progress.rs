@@ -26,7 +26,7 @@ use crate::lab::{Doing as _, Error, Kind, Lab, Result};
 /// Where the policies are that only count; no pod is there.
 const NAMESPACE: &str = "npc-marks";
 
-/// So many states can be distinguished.
+/// This many states can be distinguished.
 const STATES: usize = 32;
 
 /// The objects of a state, so that it differs from the states before.

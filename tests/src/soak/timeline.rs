@@ -1,9 +1,9 @@
 //! Which states of the cluster each node may have been in, and when.
 //!
-//! A state may be in a node's kernel from the moment that the test begins to
-//! write it down for the agents, until the agent has said that a later one is
-//! in the kernel. Whatever an agent does in between, and however it ends, a
-//! packet may only ever get, for each direction, the verdict of one of these.
+//! A state may be in a node's kernel from the moment that the test begins to write it down for the
+//! agents, until the agent has said that a later one is in the kernel. For each direction, a packet
+//! may only ever get the verdict of one of these. That holds for everything that an agent does in
+//! between, and for every way in which it ends.
 
 use std::time::Instant;
 

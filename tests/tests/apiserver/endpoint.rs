@@ -1,4 +1,4 @@
-//! An API server under test, whichever it is.
+//! An API server under test: the lab's own or a real kube-apiserver.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -357,7 +357,7 @@ fn the_policy_and_its_binding_match_nodes_and_refuse() {
     let bound = binding.spec;
     assert_eq!(Some(&bound.policy_name), policy.metadata.name.as_ref());
     assert_eq!(bound.validation_actions, ["Deny"]);
-    // Whatever these select less, an attacker would use.
+    // If these selected less, an attacker would use the rest.
     assert!(bound.match_resources.is_none() && bound.param_ref.is_none());
 }
 

@@ -65,7 +65,7 @@ fn write_static(file: &Path, more: &str) {
     fs::remove_file(source).unwrap();
 }
 
-/// A node runs the plugin with whatever libraries it has, once for each pod.
+/// A node runs the plugin with the libraries that the node has, once for each pod.
 #[test]
 fn the_plugin_is_shipped_only_if_it_is_static_and_small() {
     let folder = tempfile::tempdir().unwrap();

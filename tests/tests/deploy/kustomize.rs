@@ -26,7 +26,7 @@ pub(crate) fn apply(folder: &Path, objects: &mut Objects) {
     if let Some(name) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
         panic!("{}: {name} is not for our overlays", folder.display());
     }
-    // Whatever the order in the file: resources, components, patches.
+    // For any order in the file, the order here is: resources, components, patches.
     for path in paths(fields.get("resources")) {
         resource(&folder.join(path), objects);
     }

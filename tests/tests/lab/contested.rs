@@ -112,8 +112,8 @@ fn claims(backend: Backend, mode: Mode) {
     let mut lab = Lab::builder(cluster()).mode(mode).backend(backend).enforcer(agents).start().unwrap();
     assert_eq!(reached(&mut lab, &UNDISTURBED), UNDISTURBED);
 
-    // The database stays isolated, and its peers are its peers, whatever
-    // objects of other nodes say: a lost node's, a compromised kubelet's.
+    // The database stays isolated, and its peers are its peers. Objects of other nodes cannot
+    // change that: a lost node's, a compromised kubelet's.
     for node in ["lost", "node-2"] {
         beside(&mut lab, ("db", "open", node), |_| (), &UNDISTURBED);
         beside(&mut lab, ("db", "nobody", node), |_| (), &UNDISTURBED);

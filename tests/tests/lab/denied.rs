@@ -98,7 +98,7 @@ fn denied_flows_are_logged(mode: Mode, backend: Backend) {
     assert_eq!((&again[0]["port"], &again[0]["more"]), (&json!(53), &json!(29)));
 }
 
-/// Without `--log-denied`: every packet counts, whatever is logged.
+/// Without `--log-denied`: every packet counts, logged or not.
 fn denied_packets_are_counted(mode: Mode, backend: Backend) {
     let Some(agent) = Enforcer::for_test() else { return };
     let mut lab = Lab::builder(cluster()).mode(mode).backend(backend).enforcer(agent).start().unwrap();

@@ -1,6 +1,6 @@
-//! Connections whose entries are gone from the nodes' tables: real agents, real
-//! connections. What policies allow goes on, what they deny does not, whichever end
-//! speaks first.
+//! Connections whose entries are gone from the nodes' tables: real agents, real connections. What
+//! policies allow goes on, and what they deny does not. This holds for either end that speaks
+//! first.
 //!
 //! Nothing here waits by the clock. That something does not arrive shows by what
 //! was sent beside it, on a flow that goes on.
@@ -30,7 +30,7 @@ use socket2::{Domain, Socket, Type};
 /// How long an exchange may take on a connection that goes on: TCP sends again.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// So often everything is sent side by side.
+/// How often everything is sent side by side.
 const ROUNDS: usize = 60;
 
 const NODES: [&str; 2] = ["node-1", "node-2"];
@@ -356,7 +356,7 @@ fn depth(chains: &BTreeMap<ChainName, Vec<Rule>>, chain: &ChainName) -> usize {
     next.max().unwrap_or_default()
 }
 
-/// nft refuses a hook from which chains nest too deep, whatever the rules are.
+/// nft refuses a hook from which chains nest too deep, for any rules in them.
 #[test]
 fn the_deepest_tree_is_loaded_with_the_chains_about_such_segments() {
     if !can_run() {

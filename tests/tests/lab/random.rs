@@ -1,6 +1,5 @@
-//! Random clusters, real agents, real packets: whatever the kernel lets
-//! through is what the oracle allows. `NPC_LAB_CASES` has more of them judged,
-//! `NPC_LAB_SEED` begins at another one.
+//! Random clusters, real agents, real packets: what the kernel lets through is what the oracle
+//! allows. `NPC_LAB_CASES` has more of them judged, `NPC_LAB_SEED` begins at another one.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

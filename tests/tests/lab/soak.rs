@@ -16,7 +16,7 @@ use npc_tests::soak::{Editor, Load, SoakLab};
 
 use crate::{number, sampled};
 
-/// So many states may be written before an agent must have followed.
+/// At most this many states may be written before an agent must have followed.
 const AHEAD: usize = 12;
 
 fn agents() -> Option<Enforcer> {
@@ -48,7 +48,7 @@ fn edits_and_restarts(backend: Backend, mode: Mode, seed: u64) {
         ahead += 1;
         if editor.chance(restarted) {
             let node = &nodes[editor.below(nodes.len())];
-            // At whatever point of the update this may be.
+            // This may be at any point of the update.
             soak.wait(Duration::from_millis(editor.below(200) as u64)).unwrap();
             let kill = editor.chance(60);
             soak.stop_agent(node, if kill { Signal::SIGKILL } else { Signal::SIGTERM }).unwrap();

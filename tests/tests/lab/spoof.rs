@@ -343,7 +343,7 @@ fn the_next_pod_has_the_interface_of_the_last_by_name_only() {
         let new = ["10.99.0.9", "fd00:99::9"];
         let old: Vec<String> = addresses(&lab, "n/thief").iter().map(ToString::to_string).collect();
         let old = [old[0].as_str(), old[1].as_str()];
-        // Its link is in no group, whatever the sets say of the name.
+        // Its link is in no group, even if the sets hold the name.
         let (of_new, of_old) = (probes(&lab, new), probes(&lab, old));
         assert_eq!(lab.arrived(&of_new).unwrap(), [true, true]);
         agent.signal(Signal::SIGCONT).unwrap();

@@ -57,7 +57,7 @@ fn there_and_back(backend: Backend, mode: Mode, arguments: &[&str], seed: u64) {
     for (next, nodes) in rounds {
         soak.lab_mut().set_agent(next.clone());
         for node in nodes {
-            // At whatever point of an update this may be.
+            // This may be at any point of an update.
             soak.wait(Duration::from_millis(editor.below(150) as u64)).unwrap();
             let signal = if editor.chance(50) { Signal::SIGKILL } else { Signal::SIGTERM };
             soak.stop_agent(node, signal).unwrap();

@@ -1,5 +1,4 @@
-//! What the rules against forged sources do to a packet, whichever pods the policies
-//! let in.
+//! What the rules against forged sources do to a packet, for any policies.
 
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 

@@ -161,7 +161,7 @@ pub(super) fn fresh(
     state
 }
 
-/// What the network says of interfaces, whatever the pods are.
+/// Addresses of interfaces as the network reports them; they need not fit the pods.
 fn sources(number: u32) -> Vec<(IpNetwork, InterfaceName)> {
     let one = |n: u32| {
         let prefix = if n.is_multiple_of(3) { format!("fd00::{}/128", n % 5) } else { format!("10.0.0.{}/32", n % 7) };

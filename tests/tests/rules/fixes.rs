@@ -366,7 +366,7 @@ fn a_denial_without_a_small_fix_gets_the_reason() {
     // No selector selects a pod without labels, so no rule can name it.
     let unlabelled = cluster(&ingress("")).replace("labels: {app: web}", "labels: {}");
     assert_eq!(fixed(&unlabelled, "shop/web", "shop/api", &port()), "NoLabel(\"shop\", \"web\")");
-    // A policy whose podSelector is not understood allows nothing, whatever its rules are.
+    // A policy whose podSelector is not understood allows nothing, even if it has rules.
     let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: all, namespace: shop}\n\
                   spec: {podSelector: {matchExpressions: [{key: app, operator: Near}]}, policyTypes: [Ingress]}\n---\n";
     let unlabelled = cluster(policy).replace("labels: {app: api, tier: back}", "labels: {}");

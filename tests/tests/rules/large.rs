@@ -45,8 +45,8 @@ type Given = BTreeMap<String, usize>;
 struct History {
     events: Vec<(Option<String>, Event)>,
     pods: BTreeMap<PodKey, String>,
-    /// How many of them were given, by namespace. A state may be that of different numbers, as one event
-    /// may undo another; those are here of which none is less in all namespaces.
+    /// How many of them were given, by namespace. Different numbers may give the same state, because one event may undo
+    /// another. These are the smallest: if one is less than another in all namespaces, only the lesser one is kept.
     given: Vec<Given>,
     /// In how many states the labels of events that wait counted for other namespaces.
     relabelled: usize,
@@ -132,7 +132,7 @@ impl History {
         let later = fresh(&later, options, engine, &[]);
         let cluster = Cluster::new(&objects);
         let addresses: BTreeSet<IpAddr> = objects.pods.iter().flat_map(Pod::addresses).collect();
-        // By namespaces, what their own policies make and what those of others do.
+        // By sets of namespaces: what their own policies make, and what those of other namespaces make.
         let mut used = BTreeMap::<BTreeSet<&str>, [KernelState; 2]>::new();
         for address in addresses {
             let holders = cluster.holders(address, Some(NODE)).iter().map(|id| cluster.pod(*id));
@@ -348,7 +348,7 @@ impl Beside {
         }
         match std::mem::take(self) {
             Self::Idle => *self = engine.foresight().map_or(Self::Idle, |foresight| Self::Busy(Box::new(foresight))),
-            // Its questions are answered now, whatever came after it began.
+            // Its questions are answered now, also if events came after it began.
             Self::Busy(foresight) => {
                 let foreseen = foresight.run(&mut |asked| Some(engine.count(&asked)));
                 *self = Self::Done(Box::new(foreseen.unwrap()));

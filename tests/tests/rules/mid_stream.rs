@@ -1,6 +1,5 @@
-//! TCP connections whose entry in the kernel's table is gone, on whichever of
-//! their nodes: what policies deny never goes on, and what they allow does, by
-//! whichever end speaks next.
+//! TCP connections whose entry in the kernel's table is gone, on one or both of their nodes. What
+//! policies deny never goes on. What they allow does, after a segment of either end.
 //!
 //! All of it is tried: every way of isolating both ends, on one node and on two,
 //! with the kernel's table as a model that takes connections up in their middle.
@@ -330,7 +329,7 @@ fn a_denied_connection_never_goes_on_and_an_allowed_one_does() {
                 let reversed = states.iter().any(|tables| matches!(tables[place], Some((Way::ToClient, _))));
                 assert!(!reversed || case.allows_reverse(name), "{case:?} on {name}");
             }
-            // Whatever was sent before, the client's next segment revives it.
+            // The client's next segment revives it, after any segments before.
             let revives = states
                 .into_iter()
                 .all(|mut tables| network.send(Way::ToServer, &mut tables) && network.send(Way::ToClient, &mut tables));

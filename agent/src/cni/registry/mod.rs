@@ -31,7 +31,7 @@ use crate::source::{Change, Changes};
 /// An answer comes this long before the plugin stops waiting for it.
 const MARGIN: Duration = Duration::from_millis(200);
 
-/// The longest that a request waits, whatever it asks for.
+/// The longest that a request waits, even if it asks to wait longer.
 const LONGEST: Duration = Duration::from_secs(110);
 
 /// A runtime lists an attachment once all plugins have answered its ADD, and lists all before the first

@@ -42,7 +42,7 @@ const NETWORK_RETRY: Duration = Duration::from_secs(1);
 /// How long to wait before an address that could not be had is tried again.
 const ADDRESS_RETRY: Duration = Duration::from_secs(10);
 
-/// The time between two looks at the conntrack table.
+/// The time between two reads of the conntrack table's counters.
 const CONNTRACK: Duration = Duration::from_secs(10);
 /// How often the report of the CNI plugin's installer is read.
 const REPORT_PERIOD: Duration = Duration::from_secs(5);
@@ -227,7 +227,7 @@ pub(super) fn kernel_isolates() -> bool {
     }
 }
 
-/// Why a directory is not believed that holds no object.
+/// Why the agent does not apply a directory without any object.
 const EMPTY: &str = "the directory of manifests holds no object; if it is meant, give --allow-empty";
 
 /// Reads the directory once; what is wrong with it is an error.

@@ -45,7 +45,7 @@ impl LogLine<'_> {
             self.writer.write_char(' ')?;
         }
         if name == MESSAGE {
-            // One event is one line, whatever an object's names hold.
+            // One event is one line, even if an object's name holds a line break.
             return value.chars().try_for_each(|sign| match sign {
                 sign if sign.is_control() => write!(self.writer, "{}", sign.escape_debug()),
                 sign => self.writer.write_char(sign),

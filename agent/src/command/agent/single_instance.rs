@@ -153,12 +153,12 @@ struct OlderAgent {
     process: Option<i32>,
 }
 
-/// An agent of before the lock, if one runs here. Waits at most [`YIELD`] and
-/// one look longer. `taken` is asked before each look, and whether it is the last; once it has
-/// the name there is none.
+/// An agent of before the lock, if one runs here. Waits at most [`YIELD`] and one check longer.
+/// `taken` is called before each check, with whether the check is the last. Once `taken` has got
+/// the name, there is no older agent.
 ///
-/// Without the lock nothing else keeps agents apart, so a process of root's that answers as an
-/// agent is believed to be one.
+/// Without the lock nothing else keeps agents apart, so a process of root that answers as an agent
+/// is taken for one.
 async fn older_agent(is_locked: bool, mut taken: impl FnMut(bool) -> bool) -> Option<OlderAgent> {
     let deadline = Instant::now() + YIELD;
     let mut said = false;

@@ -24,7 +24,7 @@ pub(super) enum Said {
     Denied,
 }
 
-/// A part of a pair set of which one thing is said.
+/// A part of a pair set that has one answer.
 pub(super) struct Part {
     pub(super) said: Said,
     pub(super) traffic: Traffic,
@@ -112,8 +112,8 @@ pub(super) fn parts(
     Some(denied).filter(|_| has_more).into_iter().chain(made).collect()
 }
 
-/// The parts of a pair set whose subjects other policies may isolate too: what all of these admit passes, and what none
-/// of them admits does not.
+/// The parts of a pair set whose subjects other policies may isolate too. Traffic that all of these policies admit
+/// passes, and traffic that none of them admits does not.
 fn bounded(cluster: &Cluster, groups: &Groups, set: &PairSet, possible: &Possible) -> Vec<Part> {
     let mut all = BTreeMap::<(Said, Traffic), Region>::new();
     let deciding = &possible.deciding[set.family as usize];
@@ -177,7 +177,8 @@ fn zones(groups: &Groups, set: &PairSet, possible: &Possible) -> Vec<(AddressSet
     zones
 }
 
-/// What rules may admit to or from pods of which the input does not say whether they mean these, and which rules.
+/// What rules may admit to or from pods, and which rules, where the input does not say whether the rules mean these
+/// pods.
 fn perhaps_admitted(
     cluster: &Cluster,
     set: &PairSet,

@@ -23,7 +23,7 @@ use crate::command::output::{BAD, Columns, DOUBT, FAINT, GOOD, width};
 use crate::command::warning;
 use crate::command::words::{not_understood, policy_name, shorten};
 
-/// So many names or prefixes are written out.
+/// At most this many names or prefixes are written out.
 const LISTED: usize = 8;
 
 /// The pair sets by direction and group. Families with the same answer share it.

@@ -240,7 +240,7 @@ impl Member<'_> {
         all.iter().position(|found| match &found.target {
             QuestionEnd::Pod(id) if found.namespace == self.namespace => {
                 let pod = cluster.pod(*id);
-                // Of a pod whose spec does not say it, any Service may be the one that names it.
+                // If a pod's spec does not say it, any Service may be the one that names the pod.
                 let is_it = pod.dns_name.as_deref().map_or(pod.name == self.host, |of| of == dns_name);
                 is_it && is_behind(*id)
             }
@@ -288,7 +288,7 @@ fn address_of_pod_name(name: &str) -> Option<IpAddr> {
     parse_address(&address.replace('-', ".")).or_else(|| parse_address(&address.replace('-', ":")))
 }
 
-/// So many Services of type ExternalName are followed, one after the other.
+/// At most this many Services of type ExternalName are followed, one after the other.
 const FOLLOWED: usize = 4;
 
 /// The Service of the input to which one of type ExternalName leads by its DNS name.

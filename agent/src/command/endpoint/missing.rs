@@ -15,10 +15,10 @@ use crate::command::input::{Input, unread_words};
 use crate::command::words::{count_field, policies_and_pods, shorten};
 use crate::command::{Exit, Stop};
 
-/// So much of what was not read is named.
+/// At most this many of the things that were not read are named.
 const UNREAD: usize = 3;
 
-/// So many names are suggested.
+/// At most this many names are suggested.
 const SUGGESTED: usize = 8;
 
 /// Why there is no such object, and which one may be meant; unknown is one that may be there and was not
@@ -72,7 +72,7 @@ pub(super) fn missing(
     let candidates: BTreeSet<String> =
         same.chain(close).chain(of_template).chain(parts).map(NamedTarget::shown).collect();
     let mut unread = match kind {
-        // Of the namespaces of pods that no object declares, the names are known.
+        // If no object declares a pod's namespace, the namespace's name is known.
         Some("Namespace") => input.unread_namespaces(name),
         _ => unread(input, kind, if is_scoped { namespace } else { "" }),
     };
@@ -144,8 +144,7 @@ pub(in crate::command) fn no_namespace(input: &Input, namespace: &str) -> Option
     Some(format!("there is no namespace {namespace:?}; the input has {}{meant}", near::listed(known)))
 }
 
-/// Says on standard error that a namespace of which endpoints are shown has none; an error where there is no
-/// such namespace.
+/// Writes to standard error that the asked namespace has no endpoints. Returns an error if there is no such namespace.
 pub(in crate::command) fn check_namespace(input: &Input, namespace: &str) -> Result<(), Stop> {
     if input.cluster.endpoints().any(|(_, pod)| pod.namespace == namespace) {
         return Ok(());

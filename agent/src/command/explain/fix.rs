@@ -26,7 +26,7 @@ pub(super) use help::help;
 pub(super) use json::{FixJson, UnfixedJson};
 use written::InInput;
 
-/// So many flows get a fix: each takes as long as several explanations.
+/// At most this many flows get a fix: each takes as long as several explanations.
 const FIXED: usize = 4;
 
 /// In an input with more pods, one flow gets a fix.

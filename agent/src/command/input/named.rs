@@ -1,4 +1,4 @@
-//! Workloads of a cluster that a question names and of which no pod was read.
+//! Workloads of a cluster that a question names and that have no pod in the input.
 //!
 //! A cluster's pods say which workloads there are. One without pods (all evicted, a quota, a new one) is asked
 //! for by its name, and its template stands for the pods that it would make, as in files. One with
@@ -117,7 +117,7 @@ pub(super) async fn read(
     named
 }
 
-/// The workloads that an endpoint may mean and of which no pod says that they are there.
+/// The workloads that an endpoint may mean, if no pod that was read belongs to them.
 fn meant(end: NamedObject<'_>, here: &str, objects: &Objects) -> Vec<ObjectRef> {
     let mut wanted = Vec::new();
     for (i, reading) in readings(end.namespace, end.kind, end.name, here).into_iter().enumerate() {

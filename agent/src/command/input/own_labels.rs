@@ -12,7 +12,7 @@ use npc_compiler::object::{Labels, Objects, Pod, Workload};
 
 use super::named::{NamedObject, is_of, labels, template_labels};
 
-/// So many workloads of each end are asked for. A Service may have pods of many.
+/// At most this many workloads of each end are asked for. A Service may have pods of many.
 const ASKED: usize = 8;
 
 /// Adds the labels of the workloads whose pods these ends mean, and asks for those that are not known. What

@@ -16,7 +16,7 @@ use crate::command::unjudged;
 use crate::command::warning::{Warning, WarningCode};
 use crate::command::words::shorten;
 
-/// So many files or folders are named.
+/// At most this many files or folders are named.
 const NAMED: usize = 2;
 
 /// Says what was not read as it stands.

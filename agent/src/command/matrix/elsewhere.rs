@@ -22,7 +22,7 @@ pub(super) const TEXT: Before = Before("", "  ");
 pub(super) const MARKDOWN: Before = Before("", "- ");
 pub(super) const DOT: Before = Before("// ", "//   ");
 
-/// So many endpoints are named, and so many lines written.
+/// At most this many endpoints are named in a line, and at most this many lines written.
 const LISTED: usize = 4;
 const LINES: usize = 20;
 

@@ -76,7 +76,7 @@ impl Args {
         let is_asked_for = |end: &End, named: &ShownEnds| match end {
             End::Pod(id) => {
                 let pod = input.cluster.pod(*id);
-                // An end that is named is shown, in whichever namespace it is.
+                // An end that is named is shown, in any namespace.
                 (named.pods.contains(id) || (named.any && namespace.is_none_or(|namespace| pod.namespace == namespace)))
                     && self.selector.as_ref().is_none_or(|labels| labels.select(&pod.labels))
             }
@@ -167,7 +167,7 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<ShownEnds> {
 }
 
 impl ShownEnds {
-    /// Adds where a Service leads: policies see its backends, by their own ports.
+    /// Adds where a Service leads: policies match its backends, by their own ports.
     fn add_service(&mut self, input: &Input, service: &Service, name: String) -> Result<(), Stop> {
         let cluster = &input.cluster;
         let Some(behind) = cluster.behind(service) else {

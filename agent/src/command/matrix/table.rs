@@ -22,7 +22,7 @@ use crate::command::words::shorten;
 /// A table of more endpoints than this is too large to read.
 const TABLE_ENDPOINTS: usize = 16;
 
-/// So many names or prefixes are written out; of more, how many they are.
+/// At most this many names or prefixes are written out; if there are more, only their number is.
 const LISTED: usize = 4;
 
 /// What stands for the addresses that belong to no endpoint.
@@ -287,7 +287,7 @@ impl<'a> TextMatrix<'a> {
     /// are.
     fn lines(&self, merged: &Merged, listed: usize) -> Columns {
         let wraps = self.names.len() <= TABLE_ENDPOINTS;
-        // Of a part of the matrix, a line of nothing would say too much.
+        // If only a part of the matrix is shown, a line of nothing would say too much.
         let is_whole = self.shown.to && (0..self.names.len()).all(|place| self.matrix.is_shown(place) == (true, true));
         let parts = |names: &[String]| {
             if wraps {

@@ -131,7 +131,7 @@ impl<'a> MigrationReport<'a> {
 }
 
 impl MigrationReport<'_> {
-    /// Leaves out flows of which no end is in this namespace, and findings about objects of others.
+    /// Leaves out flows without an end in this namespace, and findings about objects of other namespaces.
     pub(super) fn keep_only(&mut self, namespace: &str) {
         let is_there = |of: &Workload| of.namespace == namespace;
         for item in &mut self.differences {

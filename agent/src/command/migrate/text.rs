@@ -9,7 +9,7 @@ use super::report::{ChangedFlows, FlowSide, MigrationReport};
 use crate::command::output::{BAD, Columns, DOUBT, FAINT, GOOD, width};
 use crate::command::words::{blocks, shorten};
 
-/// So many workloads or prefixes are named on one side of a line.
+/// At most this many workloads or prefixes are named on one side of a line.
 const LISTED: usize = 4;
 
 pub(super) fn write(report: &MigrationReport<'_>, out: &mut impl Write) -> io::Result<()> {

@@ -14,7 +14,7 @@ use crate::command::words::shorten;
 use super::answer::{Basis, ChainAnswer, KernelExplanation, PolicyPlace, SetAnswer};
 use super::facts::Facts;
 
-/// So many Services are named.
+/// At most this many Services are named.
 const SERVICES: usize = 4;
 
 impl Facts<'_> {

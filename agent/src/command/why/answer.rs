@@ -62,7 +62,7 @@ pub(super) struct KernelExplanation {
     pub(super) policies: Vec<PolicyPlace>,
     /// How many more there are, which the comments of a kernel's rules do not name.
     pub(super) more_policies: usize,
-    /// Of a chain its rules, of a set those that ask it, of a rule that one.
+    /// For a chain: its rules. For a set: the rules that ask it. For a rule: that rule.
     pub(super) rules: Vec<RuleAnswer>,
     /// The sets that hold an address.
     pub(super) sets: Vec<SetAnswer>,

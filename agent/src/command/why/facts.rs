@@ -20,7 +20,7 @@ use crate::command::input::Input;
 use crate::command::roles;
 use crate::command::words::{policy_name, shorten};
 
-/// So many numbers of rules are written out.
+/// At most this many numbers of rules are written out.
 const NUMBERS: usize = 6;
 
 /// What the answer is made of.

@@ -28,7 +28,7 @@ impl Facts<'_> {
         let families = families.unwrap_or_else(|| vec![said.unwrap_or(Family::V4)]);
         let family = families.first().copied().unwrap_or(Family::V4);
         let rule = printed_in(family, chain, text);
-        // A rule that npc does not write so is another program's, whatever its chain is called.
+        // A rule that npc does not write in this form is another program's, also in a chain with a name of npc.
         let is_foreign = matches!(rule.target, Target::Foreign(_));
         let of = roles::of_chain(chain.role()).what;
         let (judges, policies, more_policies) = self.judged(chain, self.first_rules(chain));

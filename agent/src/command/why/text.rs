@@ -6,7 +6,7 @@ use super::answer::{Basis, Endpoint, KernelExplanation, RuleAnswer};
 use crate::command::output::{Columns, FAINT, width};
 use crate::command::words::shorten;
 
-/// So many endpoints and policies are written out.
+/// At most this many endpoints and policies are written out.
 const LISTED: usize = 8;
 
 /// Writes it.

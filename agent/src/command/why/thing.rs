@@ -36,7 +36,7 @@ pub(super) struct OtherProgram {
     pub(super) owner: Option<&'static str>,
 }
 
-/// Chains of the kernel that begin a table's way at a hook.
+/// The kernel's own chains, in which a table begins at a hook.
 const BUILT_IN: [&str; 5] = ["INPUT", "FORWARD", "OUTPUT", "PREROUTING", "POSTROUTING"];
 
 impl Thing {

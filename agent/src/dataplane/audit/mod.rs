@@ -8,12 +8,11 @@
 //! | sets: gone, emptied, of another kind, more or fewer members | the heads of all sets | 5 s | 2,000 sets with 100,000 members: 30 ms (ipset 7.17) |
 //! | sets: as many members, others | members, 20,000 each time, in turn | 5 s for each 20,000 members | 100,000 members: 0.13 s (ipset 7.17) |
 //!
-//! For a while after something was found all of that is looked at again every 0.1 s,
-//! as far as it takes a fifth of the time at most, but for members ([`AuditScope::Recheck`]).
+//! For a while after drift was found, all of that except members is compared again every 0.1 s, in
+//! at most a fifth of the time ([`AuditScope::Recheck`]).
 //!
-//! Where the kernel reports that notifications were lost, or sends none, nft chains are
-//! listed as legacy ones are. And whatever the notifications say, they are
-//! listed once in ten minutes.
+//! Where the kernel reports that notifications were lost, or sends none, nft chains are listed as
+//! legacy ones are. They are also listed once in ten minutes, without any notification.
 //!
 //! Only our chains are listed, and of FORWARD only where our jump stands: what other
 //! programs have in a table need not be understood. A table that cannot be read does
@@ -308,8 +307,8 @@ impl Auditor {
         Ok(())
     }
 
-    /// Reads what of a table is ours, to see whether what was just written is there, and
-    /// the jump that leads to it.
+    /// Reads what of a table is ours, to prove that what was just written is there, and the jump
+    /// that leads to it.
     pub(super) fn prove(&mut self, table: &Iptables, aliases: &Aliases, desired: &FamilyState) -> Result<(), Error> {
         let mut audit = Audit::default();
         self.whole(table, aliases, desired, &mut audit)?;

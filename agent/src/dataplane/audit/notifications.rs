@@ -91,7 +91,7 @@ pub struct Touched {
     pub table: bool,
 }
 
-/// Who committed a change.
+/// The program that committed a change.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Author {
     /// Its program's name, at most 15 bytes of it.

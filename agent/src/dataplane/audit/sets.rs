@@ -63,7 +63,7 @@ impl Auditor {
         Ok(())
     }
 
-    /// Compares so many members of sets that have as many as they should.
+    /// Compares this many members, of sets that have as many members as they should.
     fn round(
         &mut self,
         ipset: &mut Ipset,

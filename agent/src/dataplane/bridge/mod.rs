@@ -1,5 +1,5 @@
-//! What iptables cannot see on a bridge, and a table of our own that sees it:
-//! `bridge npc` in nf_tables, beside either flavour of iptables.
+//! A table of our own that filters what iptables does not get from a bridge: `bridge npc` in
+//! nf_tables, beside either flavour of iptables.
 //!
 //! br_netfilter hands iptables only frames whose type is IPv4, IPv6 or ARP, and
 //! iptables knows the port of a bridge by no set. So where anything is isolated
@@ -49,16 +49,16 @@ pub type EthernetAddress = [u8; 6];
 /// indexes of network interfaces.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BridgeTable {
-    /// Ports of pods.
+    /// The ports of pods' bridges, if anything is isolated.
     pub ports: BTreeSet<u32>,
-    /// Of these, those from which nothing comes but by their own addresses.
+    /// With `--anti-spoof`, also if nothing is isolated: the ports from which frames pass only with the pod's own
+    /// source addresses.
     pub pinned: BTreeSet<u32>,
-    /// Of these, those to which nothing goes but what is for their own addresses.
+    /// The ports to which frames pass only for the pod's own addresses.
     pub guarded: BTreeSet<u32>,
-    /// Of these, those of pods from which nothing goes to a known port but what is
-    /// for that one's own addresses.
+    /// The ports from which frames to a known port pass only for that port's own addresses.
     pub confined: BTreeSet<u32>,
-    /// Those of them whose addresses are known.
+    /// The ports whose addresses are known.
     pub known: BTreeSet<u32>,
     /// The Ethernet addresses of ports that are pinned.
     pub senders: BTreeSet<(u32, EthernetAddress)>,
@@ -181,7 +181,7 @@ impl BridgeFilter {
     }
 }
 
-/// Removes the table; whether it was there.
+/// Removes the table. Returns whether it was there.
 ///
 /// # Errors
 /// If the kernel does not list it or does not let it go.

@@ -46,7 +46,7 @@ const ADDRESS_HEADER: usize = 8;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
-/// As much as the kernel puts into one part of a dump.
+/// How many bytes the kernel puts into one part of a dump at most.
 const PART: usize = 64 << 10;
 
 /// How many parts of an answer are read: far more addresses than any pod has. One that
@@ -93,8 +93,8 @@ pub fn of(ports: &[u32]) -> io::Result<Vec<(u32, Peer)>> {
 fn open() -> io::Result<Socket> {
     let socket = Socket::new(NETLINK_ROUTE)?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    // Without it the kernel lists the addresses of our own namespace, whatever we
-    // ask for.
+    // Without this option the kernel ignores which namespace we ask for, and lists the addresses of
+    // our own.
     socket.set_netlink_get_strict_chk(true)?;
     set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
     Ok(socket)

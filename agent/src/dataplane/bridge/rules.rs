@@ -27,9 +27,9 @@ const REDIRECT: u8 = 137;
 const NEIGHBOUR_DISCOVERY: [u8; 5] =
     [133, ROUTER_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, REDIRECT];
 
-/// What a pod sends by no address: neighbour discovery, and the groups that it
-/// listens to, without which a bridge that snoops would not hand it neighbour
-/// solicitations.
+/// What a pod may send without an address: neighbour discovery, and reports of the groups that it
+/// has joined. Without the reports, a bridge that snoops would not forward neighbour solicitations
+/// to it.
 const OF_THE_LINK: [u8; 6] = [131, 132, 133, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, 143];
 
 /// The longest payload that an ARP frame has: what Ethernet fills it up to.
@@ -42,7 +42,7 @@ const BROADCAST_IPV4: [u8; 4] = [0xff; 4];
 /// The first byte of IPv6 addresses that are for many.
 const MANY_IPV6: u8 = 0xff;
 
-/// Of an IPv6 address, in a field of 16 bytes: whether it is link-local.
+/// For an IPv6 address, in a field of 16 bytes: whether it is link-local.
 fn link_local(register: u32, comparison: Comparison) -> [Step; 2] {
     let (mut mask, mut prefix) = (vec![0; 16], vec![0; 16]);
     (mask[0], mask[1]) = (0xff, 0xc0);
@@ -113,8 +113,7 @@ fn from_pods(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
     add(FROM_PODS, &[ethertype(IPV4)], Step::Goto(FROM_PODS_IPV4.name));
     add(FROM_PODS, &[ethertype(IPV6)], Step::Goto(FROM_PODS_IPV6.name));
     add(FROM_PODS, &[ethertype(ARP)], Step::Goto(FROM_PODS_ARP.name));
-    // Tags (VLAN id 0 among them), MPLS, PPPoE, LLC and all else that iptables does
-    // not see.
+    // Tags (VLAN id 0 among them), MPLS, PPPoE, LLC and all else that iptables does not get.
     add(FROM_PODS, &[], Step::Drop);
     // ARP of anything but Ethernet and IPv4, and more than fits.
     add(FROM_PODS_ARP, &[bytes(PacketHeader::Network, 0, NotEqual, &[0, 1, 8, 0, 6, 4])], Step::Drop);
@@ -124,10 +123,9 @@ fn from_pods(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
         Step::Is(Greater, 0, LONGEST_ARP.to_be_bytes().to_vec()),
     ];
     add(FROM_PODS_ARP, &[too_long], Step::Drop);
-    // The copy of a frame for many that goes up to the node is confirmed by conntrack
-    // (br_nf_local_in), whatever FORWARD says of the others. What claims to be for one
-    // in such a frame would make that one's denied flow ESTABLISHED; and so would an
-    // answer from the many.
+    // For a frame to many, conntrack confirms the copy that goes up to the node (br_nf_local_in),
+    // even if FORWARD drops the other copies. What claims to be for one in such a frame would make
+    // that one's denied flow ESTABLISHED; and so would an answer from the many.
     let for_one = [multicast_ipv4(16, NotEqual), bytes(PacketHeader::Network, 16, NotEqual, &BROADCAST_IPV4)].concat();
     add(FROM_PODS_IPV4, &[for_many(), for_one], Step::Drop);
     add(FROM_PODS_IPV4, &[multicast_ipv4(12, Equal)], Step::Drop);
@@ -135,8 +133,8 @@ fn from_pods(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
     add(FROM_PODS_IPV6, &[for_many(), bytes(PacketHeader::Network, 24, NotEqual, &[MANY_IPV6])], Step::Drop);
     add(FROM_PODS_IPV6, &[bytes(PacketHeader::Network, 8, Equal, &[MANY_IPV6])], Step::Drop);
     // What is cut into fragments behind further headers does not show here what it is, and
-    // neighbour discovery in fragments not what it is about. It is whole again before
-    // ip6tables sees it, and at the receiver. No host sends either (RFC 6980).
+    // neighbour discovery in fragments not what it is about. The kernel reassembles it before
+    // ip6tables filters it, and so does the receiver. No host sends either (RFC 6980).
     let fragment = || vec![Step::Extension(FRAGMENT, 0)];
     add(FROM_PODS_IPV6, &[fragment()], Step::Jump(FRAGMENTS.name));
     add(PINNED_IPV6, &[fragment()], Step::Jump(FRAGMENTS.name));
@@ -191,9 +189,9 @@ fn pinned(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
     add(PINNED_IPV6, &[unspecified6(Equal), other], Step::Drop);
 }
 
-/// What goes to an isolated pod and is for none of its own addresses; or what comes
-/// from one, of which the policies judge the destination, in a frame for another than
-/// has that. What is for many, or link-local, ip6tables judges.
+/// Drops what goes to an isolated pod and is for none of its own addresses. Drops what comes from
+/// an isolated pod, where policies judge the destination address, in a frame to another station
+/// than the one that has that address. What is for many, or link-local, ip6tables judges.
 fn guarded(add: &mut impl FnMut(BridgeChain, &[Vec<Step>], Step)) {
     let not_own = |offset, length, set| foreign(Meta::OutputIndex, PacketHeader::Network, offset, length, set);
     add(GUARDED, &[ethertype(IPV4), not_own(16, 4, BridgeSet::Addresses4)], Step::Drop);

@@ -92,7 +92,7 @@ fn as_own(set: BridgeSet) -> own_table::TableSet {
     }
 }
 
-/// Takes a member in; whether it is one that we could have written.
+/// Takes a member in. Returns whether it is one that we could have written.
 fn take(actual: &mut BridgeTable, set: BridgeSet, key: &[u8]) -> bool {
     let Some((port, rest)) = key.split_at_checked(4) else { return false };
     let Ok(port) = port.try_into().map(u32::from_ne_bytes) else { return false };

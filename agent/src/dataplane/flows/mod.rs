@@ -31,13 +31,13 @@ use super::Error;
 use super::network::neighbours::drop_waiting;
 use crate::words::rounded::rounded;
 
-/// In a table of so many entries one whole list takes less time than the two walks of the kernel
-/// through its table that the flows of one address take.
+/// If the table has at most this many entries, one whole list takes less time than the two walks of
+/// the kernel through its table that the flows of one address take.
 const FEW_ENTRIES: usize = 4_096;
 
-/// In a table of so many entries at most, the kernel deletes all flows of so many new addresses by
-/// itself. Each address takes two walks, which take longer the more entries there are, and one whole
-/// list has the flows of many addresses. In a larger table such walks take as long as lists.
+/// Pairs of entries and addresses. If the table has at most that many entries, the kernel deletes all flows of at most
+/// that many new addresses by itself. Each address takes two walks, which take longer the more entries there are, and
+/// one whole list has the flows of many addresses. In a larger table such walks take as long as lists.
 const FEW_NEW: [(usize, usize); 2] = [(FEW_ENTRIES, 8), (65_536, 3)];
 
 /// How many entries the table of this thread's network namespace has.
@@ -48,12 +48,12 @@ const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 pub struct CutRequest {
     /// Which flows are judged.
     pub scope: FlowScope,
-    /// No flow of these addresses is their pods' own, so all flows of those in the scope may be
-    /// deleted without a verdict. What the kernel deletes so is not counted. The kernel also drops the
-    /// packets that wait for the link-layer addresses of these.
+    /// Addresses of new pods: none of their flows is the pods' own. So all flows of those in the scope may be deleted
+    /// without a verdict. Flows that the kernel deletes in this form are not counted. The kernel also drops the packets
+    /// that wait for the link-layer addresses of these.
     pub new: BTreeSet<IpAddr>,
     /// If the last renewal of all of the index was of this epoch, the index says which addresses of
-    /// the scope have no flow, and these are not looked for.
+    /// the scope have no flow. Their flows are not listed.
     pub index_epoch: Option<u64>,
     /// What is renewed of the index of addresses that have flows. If that fails, the flows are cut
     /// all the same.
@@ -63,9 +63,9 @@ pub struct CutRequest {
 /// What came of a [`CutRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CutResult {
-    /// Of the flows that were listed.
+    /// What became of the flows that were listed.
     pub flows: Swept,
-    /// Of the index of addresses that have flows.
+    /// What came of the index of addresses that have flows.
     pub index: IndexLookup,
 }
 
@@ -212,8 +212,8 @@ impl LinuxFlows {
         failed.map_or(Ok((all, is_supported)), |error| Err(error.into()))
     }
 
-    /// Has the kernel delete all flows of new addresses in a scope, if they are so few. Answers
-    /// of which addresses it did.
+    /// Has the kernel delete all flows of new addresses in a scope, if there are at most `few`.
+    /// Answers for which addresses it did.
     fn cut_new(
         &self,
         scope: &FlowScope,

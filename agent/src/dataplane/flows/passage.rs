@@ -1,15 +1,15 @@
-//! Waiting until packets that were on their way among the rules are through.
+//! Waiting until packets that had entered the rules have left them.
 //!
 //! The kernel forwards a packet in an RCU read section, so a global memory barrier waits for all
-//! packets (membarrier(2)). That takes some ticks of the clock, also on an idle machine. There is
-//! a shorter way: the kernel forwards a packet in a softirq, and no thread preempts a softirq. So
-//! when a thread of ours has run on each processor, every packet that was on its way before is
-//! through. On an idle machine that takes a fraction of a millisecond, and on a busy one it can
-//! take longer than the barrier. Both are done at once, and the first one counts.
+//! packets (membarrier(2)). That takes some ticks of the clock, also on an idle machine. There is a
+//! shorter wait: the kernel forwards a packet in a softirq, and no thread preempts a softirq. So
+//! when a thread of ours has run on each processor, every packet that was among the rules before
+//! has left them. On an idle machine that takes a fraction of a millisecond, and on a busy one it
+//! can take longer than the barrier. Both are done at once, and the first one counts.
 //!
-//! The short way is not for kernels with PREEMPT_RT, which preempt softirqs, not for a process
-//! that may not run on all processors or does not know all, and not where some are isolated:
-//! what runs there is not to be interrupted.
+//! The shorter wait is not for kernels with PREEMPT_RT, which preempt softirqs, not for a process
+//! that may not run on all processors or does not know all, and not where some are isolated: what
+//! runs there is not to be interrupted.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -38,12 +38,12 @@ const BUILD: &str = "/proc/sys/kernel/version";
 /// has), which says what the container is to use, not what the kernel uses.
 const SYSFS: rustix::fs::FsWord = 0x6265_6572;
 
-/// A thread is on its way from processor to processor. One that does not get its turn must not
-/// be joined by more.
+/// Whether a thread is visiting all processors. While it waits for its turn, no second one must
+/// start.
 static VISITING: AtomicBool = AtomicBool::new(false);
 
-/// Waits for a grace period: no packet, and no other reader in the kernel, still sees what was
-/// there before. The kernel frees nothing before such a time either.
+/// Waits for a grace period: after it no packet, and no other reader in the kernel, still uses what
+/// was there before. The kernel frees nothing before such a time either.
 pub(in super::super) fn grace() {
     if let Err(error) = membarrier(MembarrierCommand::Global) {
         // A kernel with isolated cores (nohz_full) refuses.
@@ -52,7 +52,7 @@ pub(in super::super) fn grace() {
     }
 }
 
-/// Waits until no packet that was on its way before is still among the rules.
+/// Waits until no packet that was among the rules before is still there.
 pub(in super::super) fn packets_passed() {
     let (sender, first) = mpsc::channel();
     let visitor = sender.clone();
@@ -62,7 +62,7 @@ pub(in super::super) fn packets_passed() {
             return;
         }
         if visited_each_processor().is_some() {
-            // The other way was faster.
+            // The other wait was faster.
             let _ = visitor.send(());
         }
         VISITING.store(false, Ordering::Relaxed);

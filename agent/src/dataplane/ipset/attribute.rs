@@ -9,8 +9,8 @@ pub(super) const SUBSYSTEM: u8 = 6;
 /// The length of the netlink header in front of every message.
 pub(super) const NETLINK_HEADER_LENGTH: usize = 16;
 
-/// Of every netfilter message, behind the netlink header: family, version and
-/// a resource of 16 bits. ipset looks at none of them.
+/// Of every netfilter message, behind the netlink header: family, version and a resource of 16
+/// bits. ipset ignores all three.
 pub(super) const NETFILTER_HEADER: [u8; 4] = [2, 0, 0, 0];
 
 /// What a message asks for.

@@ -345,8 +345,8 @@ impl Ipset {
     /// # Errors
     /// If the kernel does not list them.
     pub fn read(&mut self) -> Result<ActualSets, Error> {
-        // All at once: asked for by name, the kernel looks through all sets for
-        // each. Others' sets pass by unread, whatever type they are of.
+        // All at once: for each set asked for by name, the kernel searches all sets. Sets of other
+        // programs are skipped unread, so their types do not matter.
         let listed = self.list(Request::dump(self.version), |sets: &mut BTreeMap<_, PartialSet>, answer| {
             let Some(name) = ours(answer)? else { return Ok(()) };
             let family = name.family();

@@ -19,7 +19,7 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 4] =
         [Self::Denied(Direction::Ingress), Self::Denied(Direction::Egress), Self::Stray, Self::Spoofed];
 
@@ -37,7 +37,7 @@ impl DropReason {
 /// A reading of one chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
-    /// Whose packets.
+    /// The family of the packets.
     pub family: Family,
     /// Why they were dropped.
     pub reason: DropReason,

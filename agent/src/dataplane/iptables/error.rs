@@ -127,8 +127,8 @@ pub(super) fn is_no_rule(message: &str) -> bool {
     message.contains("Bad rule") || is_no_chain(message)
 }
 
-/// Whether iptables cannot print a chain, because it does not know what a rule in it
-/// does. Of a chain that is not there some versions say the same (1.8.7, 1.8.9).
+/// Whether iptables cannot print a chain, because it does not know what a rule in it does. Some
+/// versions say the same about a chain that is not there (1.8.7, 1.8.9).
 pub(super) fn is_unreadable(message: &str) -> bool {
     ["is incompatible, use 'nft' tool", "Parsing nftables rule failed", "Can't find library for"]
         .iter()

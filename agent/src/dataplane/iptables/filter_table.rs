@@ -27,7 +27,7 @@ impl fmt::Display for Hook {
 }
 
 impl Hook {
-    /// Of the rules of FORWARD, which of them are ours.
+    /// Where the hook stands in FORWARD. `ours` says for each rule, in order, whether it is ours.
     #[must_use]
     pub fn of(ours: impl IntoIterator<Item = bool>) -> Self {
         let mut ours = ours.into_iter();

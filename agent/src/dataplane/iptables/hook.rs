@@ -48,9 +48,8 @@ impl Iptables {
         }
     }
 
-    /// Puts the jump to our chains first in FORWARD, whatever became of it, and
-    /// answers where it was. There is never a moment without it, and nothing of
-    /// others is touched.
+    /// Puts the jump to our chains first in FORWARD, also if it was moved or removed, and answers
+    /// where it was. There is never a moment without it, and nothing of others is touched.
     ///
     /// # Errors
     /// If FORWARD cannot be read or written, or our chains are not there.
@@ -79,7 +78,7 @@ impl Iptables {
         self.restore(&hook_restore(copies, true))
     }
 
-    /// Removes the jump, as often as it is there; whether it was.
+    /// Removes the jump, as often as it is there. Returns whether it was there.
     ///
     /// # Errors
     /// If FORWARD cannot be read or written.
@@ -101,9 +100,9 @@ impl Iptables {
         Ok(was_there)
     }
 
-    /// With nft, removes the jumps to our chains but for the first few; whether
-    /// there were any to remove. By their handles, because iptables deletes by a
-    /// rule only where it understands all that stand before it.
+    /// With nft, removes the jumps to our chains except the first `keep`. Returns whether there
+    /// were any to remove. It deletes by handle, because iptables deletes by a rule only if it
+    /// understands all rules before it.
     fn delete_jumps(&self, keep: usize) -> Result<bool, Error> {
         let mut native = self.native()?;
         let mut tried = 0;

@@ -90,7 +90,7 @@ impl Iptables {
         Ok(Self { backend, family, commands, lock_wait: LOCK_WAIT, restores: RefCell::default() })
     }
 
-    /// Those of all backends and families in which a program has rules, as far as
+    /// The filter tables of all backends and families in which a program has rules, as far as
     /// commands for them are installed.
     ///
     /// # Errors
@@ -99,9 +99,9 @@ impl Iptables {
         Backend::ALL.into_iter().flat_map(Self::in_use_of).collect()
     }
 
-    /// Those of a backend, each or why its commands cannot be used.
+    /// The tables of a backend; for each, the table or why its commands cannot be used.
     pub(super) fn in_use_of(backend: Backend) -> impl Iterator<Item = Result<Self, Error>> {
-        // A legacy command would create the tables that it looks into.
+        // A legacy command would create the tables that it reads.
         let families = Family::ALL.into_iter().filter(move |family| backend::has_filter(backend, *family));
         families.filter_map(move |family| match Self::new(backend, family) {
             // That nft is there is a guess, and what has no commands was not written by us. That

@@ -1,4 +1,4 @@
-//! Netlink messages: what every room that speaks netlink reads and writes them by.
+//! Netlink messages: how every module that speaks netlink reads and writes them.
 //!
 //! ```text
 //! datagram ─▶ messages ─▶ attribute    a length, a kind and a value each

@@ -24,8 +24,8 @@ use super::datagram::messages;
 /// The number of the log among the parts of netfilter.
 const SUBSYSTEM: u8 = 4;
 
-/// As much of a packet as is asked for, in bytes: both headers, and extension
-/// headers of IPv6 before the second.
+/// How much of a packet is asked for, in bytes: both headers, and extension headers of IPv6 before
+/// the second.
 const HEADERS: u32 = 256;
 
 /// How long the kernel may keep a packet to send several at once.
@@ -181,7 +181,7 @@ fn tuple(packet: &[u8]) -> Option<FlowKey> {
             let address =
                 |at: usize| Some(IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(header.get(at..at + 4)?).ok()?)));
             let length = usize::from(header[0] & 0x0f) * 4;
-            // Of a fragment but the first, what follows is no header.
+            // In every fragment but the first, what follows is no header.
             let is_later_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0;
             let rest = if is_later_fragment { &[] } else { packet.get(length..).unwrap_or_default() };
             (address(12)?, address(16)?, header[9], rest)

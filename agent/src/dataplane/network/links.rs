@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, SocketType, netdevice};
 
 use crate::dataplane::netlink::datagram::messages_where;
 
-/// As much as the kernel puts into one part of a dump.
+/// How many bytes the kernel puts into one part of a dump at most.
 const PART: usize = 64 * 1024;
 
 /// The group of links that are in none.
@@ -42,8 +42,8 @@ pub enum Error {
     Malformed(String),
 }
 
-/// The names of these links, by their indexes; none of a link that is not there any more. A link of which
-/// the kernel does not say is left out.
+/// The names of these links, by their indexes; none of a link that is not there any more. A link is left out if the
+/// kernel gives no answer about it.
 ///
 /// # Errors
 /// If the kernel cannot be asked.

@@ -66,21 +66,21 @@ pub struct Network {
     pub interfaces: BTreeMap<InterfaceName, Interface>,
     /// The other interfaces to which something is routed, if the caller asked.
     pub elsewhere: BTreeMap<InterfaceName, OtherInterface>,
-    /// The indexes of the links, whatever they are, that are in the device group
-    /// of pods' interfaces ([`POD_GROUP`]).
+    /// The indexes of the links, of every kind, that are in the device group of pods' interfaces
+    /// ([`POD_GROUP`]).
     ///
     /// [`POD_GROUP`]: npc_compiler::ruleset::constants::POD_GROUP
     pub in_pod_group: BTreeSet<u32>,
 }
 
-/// A bridge, as far as it decides which frames iptables sees.
+/// A bridge, as far as it decides which frames iptables gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bridge {
     /// How many ports it has, counted to two: with two, frames go from one to
     /// another. A third one changes nothing here, and so is no news.
     pub ports: u8,
-    /// Its own `nf_call_iptables`: frames meet iptables whatever the sysctl of the
-    /// network namespace says.
+    /// Its own `nf_call_iptables`: if set, frames meet iptables even if the sysctl of the network
+    /// namespace is off.
     pub calls_iptables: bool,
     /// Its own `nf_call_ip6tables`.
     pub calls_ip6tables: bool,
@@ -255,7 +255,7 @@ impl NetworkFollower {
         loop {
             let mut lost = false;
             let mut next = Some(self.notifications.next().await);
-            // Whatever has come by now is one change.
+            // All notifications that have come so far are one change.
             while let Some(notification) = next {
                 let (message, _) = notification.ok_or(Error::Closed)?;
                 match message.payload {

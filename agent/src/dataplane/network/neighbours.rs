@@ -1,9 +1,8 @@
 //! The kernel's neighbour tables: which link-layer address a host on a link has.
 //!
-//! While the kernel asks for a neighbour's link-layer address (ARP, neighbour discovery), it keeps the
-//! packets for that neighbour, and delivers them when the answer comes. These packets have crossed
-//! FORWARD. So rules that are written meanwhile do not judge them, and no wait for packets on their way
-//! sees their end: the kernel asks for some seconds.
+//! While the kernel asks for a neighbour's link-layer address (ARP, neighbour discovery), it keeps the packets for that
+//! neighbour, and delivers them when the answer comes. These packets have crossed FORWARD. So rules that are written
+//! meanwhile do not judge them, and no wait for packets among the rules covers them: the kernel asks for some seconds.
 //!
 //! Only an entry in the state INCOMPLETE has such packets. The kernel drops them when the entry is
 //! deleted.

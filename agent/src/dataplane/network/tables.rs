@@ -142,7 +142,7 @@ impl Tables {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Group(group) => link.group = *group,
                 LinkAttribute::Controller(of) => link.controller = Some(*of).filter(|of| *of != 0),
-                // Whatever the number: one that was not given is reported as -1.
+                // Any number counts, also the -1 that the kernel reports if none was given.
                 LinkAttribute::LinkNetNsId(_) => link.leads_away = true,
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {

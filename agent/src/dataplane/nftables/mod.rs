@@ -133,7 +133,7 @@ pub mod expression {
 
 /// Attributes of data (`NFTA_DATA_…`).
 pub mod data {
-    /// Bytes.
+    /// The value as bytes.
     pub const VALUE: u16 = 1;
     /// A verdict: [`verdict`](super::verdict).
     pub const VERDICT: u16 = 2;
@@ -219,6 +219,6 @@ pub mod elements {
     pub const SET: u16 = 2;
     /// The members, a list.
     pub const ELEMENTS: u16 = 3;
-    /// Of a member: its [`data`](super::data).
+    /// The [`data`](super::data) of a member.
     pub const KEY: u16 = 1;
 }

@@ -182,7 +182,7 @@ impl OwnTable {
         })
     }
 
-    /// Removes the table, be it there or not: to delete what is not there is an error, so it is made
+    /// Removes the table, whether it is there or not. To delete a table that is not there is an error, so it is made
     /// first.
     pub(in super::super) fn removal(self) -> Vec<Request> {
         let what = format!("remove the table {}", self.title());
@@ -240,7 +240,7 @@ impl OwnTable {
         })
     }
 
-    /// Removes the table from the kernel; whether it was there.
+    /// Removes the table from the kernel. Returns whether it was there.
     pub(in super::super) fn remove(self) -> Result<bool, Error> {
         if !nf_tables_is_loaded() {
             // To ask would load the module.

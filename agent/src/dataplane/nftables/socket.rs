@@ -197,7 +197,7 @@ enum ReplyPart {
 }
 
 impl Socket {
-    /// Opens one.
+    /// Opens a socket in the network namespace of the calling thread.
     ///
     /// # Errors
     /// If the system has none for us.
@@ -268,9 +268,8 @@ impl Socket {
     /// written. With any other error it is not known whether they were.
     pub fn commit(&mut self, requests: &[Request]) -> Result<(), Error> {
         let Some(last) = requests.last() else { return Ok(()) };
-        // The kernel answers to each refused message. Of those that it carried out
-        // one acknowledgement, the last message's, is enough; the others would
-        // need room.
+        // The kernel answers to each refused message. For the messages that it carried out, one
+        // acknowledgement is enough, the last message's; the others would need room.
         let first = self.number.wrapping_add(1);
         let mut bytes = batch_edge(BATCH_BEGIN);
         NetlinkBuffer::new(&mut bytes).set_sequence_number(first);
@@ -320,7 +319,7 @@ impl Socket {
                 }
                 Ok(ReplyPart::Interrupted) => {
                     self.renew()?;
-                    // A refusal that came is certain, whatever was lost after it.
+                    // A refusal that came is certain, even if later answers were lost.
                     return Err(failed.unwrap_or_else(|| Error::Interrupted(last.what.clone())));
                 }
                 Err(error) => {

@@ -14,11 +14,11 @@ use crate::dataplane::cleanup;
 use crate::dataplane::iptables::{Iptables, Native};
 use crate::dataplane::programs::backend::{self, Backend};
 
-/// How often it is looked for where the kernel reports no change: legacy tables are
+/// How often the agent searches for our rules where the kernel reports no change: legacy tables are
 /// read, which takes no lock.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// A look may take this part of the time.
+/// A search may take one part in this many of the time.
 const SHARE: u32 = 20;
 
 /// When to look for rules of ours in the other backend.
@@ -26,18 +26,18 @@ const SHARE: u32 = 20;
 pub(in super::super) struct OtherBackend {
     /// Not before.
     due: Option<Instant>,
-    /// What was said last of what cannot be removed.
+    /// The last message about rules that cannot be removed.
     said: Option<String>,
 }
 
 impl OtherBackend {
-    /// Whether it was looked for once.
+    /// Whether the agent has searched for them once.
     pub(in super::super) fn was_looked_for(&self) -> bool {
         self.due.is_some()
     }
 
-    /// Looks again, if it is time, and removes what is there. Our own rules have to be
-    /// in the kernel.
+    /// Searches again, if it is time, and removes what is there. Our own rules have to be in the
+    /// kernel.
     pub(in super::super) fn remove_if_due(&mut self, ours: Backend) {
         if self.due.is_some_and(|due| due <= Instant::now()) {
             self.leave(ours);
@@ -74,8 +74,8 @@ impl OtherBackend {
     }
 }
 
-/// Whether rules of ours may be there. Asking wakes no backend: a legacy table is
-/// looked into only if it is there, and nft's over netlink.
+/// Whether rules of ours may be there. Asking loads no backend: a legacy table is read only if it
+/// is there, and nft's over netlink.
 fn may_hold_ours(backend: Backend, family: Family) -> bool {
     if !backend::has_filter(backend, family) {
         return false;

@@ -26,7 +26,7 @@ impl Backend {
     /// Both of them.
     pub const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
 
-    /// As in `iptables-nft` and on our command line.
+    /// Its name, as in `iptables-nft` and on our command line.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -151,8 +151,8 @@ pub fn is_live(backend: Backend, family: Family) -> bool {
     }
 }
 
-/// The same of the filter table alone: with legacy, only to look into one that is
-/// not there would create it.
+/// Whether a backend may hold a filter table. With legacy, ask this first, because only reading a
+/// table that is not there would create it.
 #[must_use]
 pub fn has_filter(backend: Backend, family: Family) -> bool {
     match backend {

@@ -167,7 +167,7 @@ fn communicate(child: &mut Child, input: &str, deadline: Instant) -> io::Result<
         if !wait_for(&mut open, deadline)? {
             return Ok(None);
         }
-        // Each goes on as far as it can without waiting, whichever was meant.
+        // Each pipe goes on as far as it can without waiting, also those that poll did not report.
         feeding.go_on();
         for one in &mut reading {
             one.go_on()?;
@@ -178,7 +178,7 @@ fn communicate(child: &mut Child, input: &str, deadline: Instant) -> io::Result<
     Ok(ends(child.id(), deadline)?.then_some((stdout, stderr)))
 }
 
-/// Waits for one of these; whether that came by the deadline.
+/// Waits until one of these files is ready. Returns whether that was before the deadline.
 fn wait_for(files: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -190,7 +190,7 @@ fn wait_for(files: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool> {
     }
 }
 
-/// Waits for the end of a child; whether that came by the deadline.
+/// Waits for the end of a child. Returns whether that was before the deadline.
 fn ends(process: u32, deadline: Instant) -> io::Result<bool> {
     let Some(pid) = pid_of(process) else { return Ok(true) };
     let handle = pidfd_open(pid, PidfdFlags::empty());

@@ -37,7 +37,7 @@ pub struct Supported {
 /// Something that a kernel lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
-    /// In which family.
+    /// The family in which it is missing.
     pub family: Family,
     /// What, and what it is for.
     pub what: String,
@@ -174,7 +174,7 @@ pub(in super::super) fn probe(tables: &[Iptables], ipset: &mut Ipset, failed: &m
     asked.then_some(capabilities)
 }
 
-/// What kernels can do that can do what was found before, and what this family can.
+/// Probes one family. Returns what both this family and those that were probed before support.
 fn probe_family(table: &Iptables, ipset: &mut Ipset, before: &Supported) -> Result<Supported, Error> {
     let mut capabilities = before.clone();
     let mut fatal = Vec::new();

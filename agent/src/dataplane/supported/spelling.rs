@@ -1,11 +1,10 @@
 //! How this node's iptables prints the rules that we write.
 //!
 //! Most versions print a rule as we write it, but for blanks and quotes, which
-//! [`npc_compiler::ruleset::text`] reads over. What is printed otherwise is read as
-//! another rule, mostly a foreign one, and would count as drift for ever. So before a
-//! chain counts as changed, the rules that differ are written into a chain that no packet
-//! meets, and read back: what is read there stands for what was written, wherever it is
-//! read.
+//! [`npc_compiler::ruleset::text`] reads over. What is printed otherwise is read as another rule,
+//! mostly a foreign one, and would count as drift for ever. So before a chain counts as changed,
+//! the rules that differ are written into a chain that no packet meets, and read back. The text
+//! that is read there stands for the rule that was written, in every chain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -27,8 +26,8 @@ const ASKED: usize = 512;
 /// More than this is not remembered.
 const KNOWN: usize = 100_000;
 
-/// So often a chain is written anew before that is given up for a while, and how
-/// long that is at first and at most.
+/// How often a chain is written anew before the agent pauses, and how long the first and the
+/// longest pause are.
 const REPAIRS: u32 = 3;
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5 * 60), Duration::from_secs(3600));
 
@@ -51,7 +50,7 @@ type PrintedPlace = (Family, Option<ChainName>);
 struct SpellingMismatch {
     desired: Vec<Rule>,
     found: Vec<Rule>,
-    /// So often it was found just so after it was written.
+    /// How often it was found just so after it was written.
     repairs: u32,
     /// It was written since it was found so last.
     is_written: bool,
@@ -105,8 +104,8 @@ impl PrintedForms {
         here.and_then(|here| here.get(found)).is_some_and(|written| written.contains(desired))
     }
 
-    /// Puts what was written in the place of what was read: in a chain that is desired,
-    /// what is desired, if it is the same; in others, where that is certain.
+    /// Replaces rules that were read by the rules that were written. In a desired chain it takes
+    /// the desired rules, if they are the same. In other chains it does so where it is certain.
     pub(in super::super) fn translate(
         &self,
         family: Family,

@@ -80,10 +80,9 @@ impl<K: Kernel> Agent<K> {
         Ok(held)
     }
 
-    /// Answers those that want to know whether the kernel holds everything. While
-    /// something waits to be written they wait too, and so they do if the kernel cannot be
-    /// read. That a pass is due after the audit says nothing of what the audit found: a slow
-    /// one is followed by a pass.
+    /// Answers those that want to know whether the kernel holds everything. While something waits
+    /// to be written they wait too, and so they do if the kernel cannot be read. If a pass is due
+    /// after the audit, the audit need not have found anything: a pass follows every slow audit.
     pub(super) async fn check(&mut self) -> Result<(), Error> {
         if self.is_settled() && self.waiters.has_checks() {
             let audit = AuditRequest { depth: AuditScope::Full, is_notified: false };
@@ -121,8 +120,8 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    /// Whether iptables sees what bridges forward. The agent has to ask for this again and
-    /// again, because the kernel sends no notification of a sysctl.
+    /// Checks whether iptables filters what bridges forward. The agent has to ask for this again
+    /// and again, because the kernel sends no notification of a sysctl.
     fn check_bridges(&mut self) {
         let (Some(enforcer), Some(network)) = (&mut self.enforcer, self.pending_input.network()) else { return };
         let unfiltered = enforcer.check_bridges(network).clone();

@@ -16,8 +16,8 @@ use crate::enforce::drift::Repair;
 use crate::enforce::flows::Established;
 
 impl<K: Kernel> Enforcer<K> {
-    /// Whether large changes wait until all of what they make is loaded, or what they made before
-    /// is to go. Each pass loads some.
+    /// Whether large changes wait until all that they make is loaded, or sets of earlier changes
+    /// have still to be removed. Each pass loads a portion.
     pub fn is_loading(&self) -> bool {
         self.engine.is_loading()
     }
@@ -98,10 +98,10 @@ impl<K: Kernel> Enforcer<K> {
         self.writer.holds(self.engine.state())
     }
 
-    /// As [`Writer::audit`](crate::enforce::writer::Writer::audit); nothing before the first pass.
+    /// Audits as [`Writer::audit`](crate::enforce::writer::Writer::audit) does; returns nothing before the first pass.
     ///
     /// # Errors
-    /// If the kernel cannot be looked at.
+    /// If the kernel cannot be read.
     pub fn audit(&mut self, depth: AuditScope) -> Result<Option<Repair>, Error> {
         self.writer.audit(self.engine.state(), depth)
     }

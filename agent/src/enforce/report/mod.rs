@@ -54,7 +54,7 @@ struct ReadyLine {
     generation: Option<u64>,
 }
 
-/// So many passes wait for sweeps before the log has them all the same.
+/// At most this many passes wait for sweeps. With more, the agent logs them without their sweeps.
 const UNLOGGED: usize = 256;
 
 /// What the log has of a pass.
@@ -105,7 +105,7 @@ pub(super) struct Reporter {
     /// Why the agent is not ready, as it is in the log.
     logged: Option<String>,
     node_name: NodeName,
-    /// So many lost lines of the log are reported in it.
+    /// How many lost lines of the log it has reported so far.
     lost_lines: u64,
     /// What waits for the kernel, since when, and its namespace if that is known.
     waiting: Vec<(ObjectKind, Instant, Option<String>)>,
@@ -340,8 +340,8 @@ impl Reporter {
         }
     }
 
-    /// Whether the agent is ready, or why not. Of a kernel that holds all that the agent
-    /// knows of, also which generation of the cluster that is.
+    /// Whether the agent is ready, or why not. If the kernel holds all that the agent knows, it
+    /// also says which generation of the cluster that is.
     pub(super) fn readiness_is(&mut self, reason: Option<&str>, generation: Option<u64>) {
         let was = self.readiness;
         let written = match reason {

@@ -19,7 +19,7 @@ use crate::status::{self, Spoofable};
 const SETTLED: Duration = Duration::from_secs(10);
 
 impl Reporter {
-    /// Iptables sees no frame that goes from port to port of these bridges.
+    /// Reports the bridges where iptables filters no frame that goes from port to port.
     pub(in crate::enforce) fn bridges(&mut self, now: &BTreeSet<UnfilteredBridge>) {
         if *now == self.bridges {
             return;

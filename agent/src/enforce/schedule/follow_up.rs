@@ -69,8 +69,7 @@ impl FollowUp {
 mod tests {
     use super::*;
 
-    /// The waits before the audits that follow, each of which takes so long and finds
-    /// nothing.
+    /// The waits before the audits that follow, if each audit takes so long and finds nothing.
     fn waits(mut follow_up: FollowUp, mut now: Instant, took: Duration) -> Vec<u128> {
         let mut waits = Vec::new();
         while let Some(due) = follow_up.due() {

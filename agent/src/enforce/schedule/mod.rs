@@ -44,7 +44,7 @@ const LOCK_RETRY: Duration = Duration::from_secs(1);
 const RETRY_SHARE: u32 = 4;
 const LONGEST_SHARE: Duration = Duration::from_secs(10);
 
-/// So long after a pass, a notification may be of what that pass wrote.
+/// For this long after a pass, a notification may be of what that pass wrote.
 const ECHO: Duration = Duration::from_millis(400);
 
 /// While large changes are loaded, the audit after a notification waits so long. Each portion makes one.
@@ -188,7 +188,7 @@ impl Schedule {
         self.notified.map(|at| self.after_pause(at + pause))
     }
 
-    /// No more than [`AUDIT`] late, whatever passes do meanwhile.
+    /// No more than [`AUDIT`] late, even if passes run meanwhile.
     fn periodic_due(&self) -> Instant {
         self.after_pause(self.periodic).min(self.periodic + AUDIT)
     }

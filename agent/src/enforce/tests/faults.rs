@@ -1,5 +1,5 @@
-//! Another program does damage after any single step of any plan: whatever it does
-//! and whenever, the kernel holds the policies soon after, and the agent is ready.
+//! Another program does damage after any single step of any plan. For each kind of damage and each
+//! step, the kernel holds the policies soon after, and the agent is ready.
 
 use tokio::time;
 

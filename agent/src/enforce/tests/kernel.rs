@@ -73,9 +73,9 @@ pub(super) struct Memory {
     pub(super) locked: bool,
     /// The scopes of all sweeps.
     pub(super) scopes: Vec<FlowScope>,
-    /// Of each of them, the addresses of which no flow is their pods' own.
+    /// For each of them, the new addresses, whose flows all belong to earlier pods.
     pub(super) new: Vec<BTreeSet<IpAddr>>,
-    /// Of each of them, what it renewed of the index.
+    /// For each of them, what it renewed of the index.
     pub(super) renewals: Vec<Option<RenewalRequest>>,
     /// Which addresses have no flow by its index, if it has one.
     pub(super) index: Option<BTreeSet<IpAddr>>,
@@ -83,7 +83,7 @@ pub(super) struct Memory {
     pub(super) lacks_index: bool,
     /// The table of an earlier agent, of so many removals that fail.
     pub(super) index_removals: Option<u32>,
-    /// The epochs of which it was asked about that.
+    /// The epochs for which it was asked about that.
     pub(super) epochs: Vec<u64>,
     /// How many sweeps it will refuse.
     pub(super) uncut: usize,

@@ -24,7 +24,7 @@ async fn flows_of_an_address_that_changes_its_owner_are_judged_by_the_new_ones_r
     world.send(Input::Objects(in_place_of_it(false, "free", "a"))).await;
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     world.flows(&[one, elsewhere]);
-    // Another pod that nothing isolates: what it may is let be, whichever end began it.
+    // Another pod that no policy isolates: its allowed flows go on, whether it or the other end began them.
     world.send(Input::Objects(in_place_of_it(false, "free", "b"))).await;
     // The agent learns late of the next one: the address is of no pod for a while.
     world.send(Input::Objects(in_place_of_it(true, "free", "b"))).await;

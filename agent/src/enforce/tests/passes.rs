@@ -30,7 +30,7 @@ async fn nothing_is_written_for_a_list_before_all_its_parts_are_there() {
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert!(world.calls.is_empty());
     }
-    // Of what is sent last, only the last pod is new.
+    // In the last message, only the last pod is new.
     world.send(Input::Objects(objects(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]))).await;
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     assert_eq!(world.ingress(), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);

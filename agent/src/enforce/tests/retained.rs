@@ -8,7 +8,7 @@ use tokio::time;
 
 use super::*;
 
-/// Policies of which each isolates the pods with one label.
+/// Policies that each isolate the pods with one label.
 fn policies_by_bit() -> Vec<NetworkPolicy> {
     let of_bit = |bit| {
         let mut policy = networking::v1::NetworkPolicy::default();

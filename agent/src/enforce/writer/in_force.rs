@@ -16,13 +16,13 @@ use crate::enforce::sync_state::SyncState;
 /// kernel, and a kernel without memory refuses all.
 const REFUSED_SETS: usize = 8;
 
-/// So long the agent's loop may be taken to find out which sets the kernel refuses.
+/// How long the agent's loop may be blocked to find out which sets the kernel refuses.
 const FINDING_REFUSED: Duration = Duration::from_millis(500);
 
 impl<K: Kernel> Writer<K> {
-    /// The last write failed. Those of these addresses whose part of what is desired is in the kernel
-    /// all the same: it is read, because what failed may have been written in part, and a program that
-    /// holds the lock writes.
+    /// Call this after a failed write. Returns those of these addresses whose part of the desired state is in the
+    /// kernel all the same. The kernel is read, because the failed write may have been done in part, and a program that
+    /// holds the lock may write.
     ///
     /// Sets go ahead as far as they can, as while another program holds the lock. One that the kernel
     /// refuses to change stays as it is, and those of other pods go ahead.

@@ -1,10 +1,10 @@
 //! Follows a directory of manifests: its objects now, and again after every
 //! change.
 //!
-//! A thread of its own waits for inotify (nothing is polled), lets a burst of
-//! writes pass, reads what changed and sends an [`Update`]. It sees through
-//! what editors and kubelets do: a file written in place, renamed over, a
-//! ConfigMap's `..data` link turned, the directory itself replaced.
+//! A thread of its own waits for inotify (nothing is polled), lets a burst of writes pass, reads
+//! what changed and sends an [`Update`]. It follows what editors and kubelets do: they write a file
+//! in place or rename one over it, turn a ConfigMap's `..data` link, or replace the directory
+//! itself.
 //!
 //! **Invariant**: bad input hurts only itself. A file that does not parse, or
 //! cannot be read, keeps its last good objects in force while the others go

@@ -106,7 +106,7 @@ impl DirectoryState {
         };
         problems.extend(self.files.values().flat_map(|file| file.problems.iter().cloned()));
 
-        // Nothing is said about objects before the directory was seen once.
+        // Nothing is said about objects before the directory was read once.
         let loaded = (listed || self.objects.is_some()).then(|| {
             let in_force = self.files.values().map(|file| file.in_force.silent());
             assemble(in_force.collect(), &self.options)

@@ -113,7 +113,7 @@ async fn what_does_not_change_the_objects_makes_no_update() {
     followed.write("a.yaml", &format!("# a comment\n{}", pod("a", "1")));
     followed.write("notes.txt", "not yaml: [");
     followed.write(".a.yaml.swp", "not yaml: [");
-    // Had any of it made an update, that would come first.
+    // If any of it had made an update, that would come first.
     followed.write("b.yaml", &pod("b", "2"));
     assert_eq!(followed.pods().await, "a=1 b=2");
 }
@@ -180,7 +180,7 @@ async fn a_file_that_is_still_being_written_is_waited_for() {
     file.write_all(b"}}\n").unwrap();
     drop(file);
     assert_eq!(followed.pods().await, "a=1 b=1 c=1");
-    // Even where the halves are seen one by one, the end is good.
+    // Even if the halves are read one by one, the end is good.
     followed.write("c.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: c, labels: {v: '2'");
     let (pods, problems) = followed.next().await;
     assert_eq!((pods, problems.len()), (None, 1));

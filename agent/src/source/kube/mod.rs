@@ -10,13 +10,13 @@
 //! API server ◀─ notices ◀─ Notices: an Event on a policy, the start-up taint
 //! ```
 //!
-//! **Invariants.** What is reported before every kind was listed completely says that
-//! it is a part, so nothing comes of it yet; the agent's engine takes it in, which
-//! keeps much less of an object than there is of it here. A watch that is lost
-//! changes nothing: what was reported stays true until a list says otherwise, and only
-//! a complete one says that something is gone. Whatever the API server answers, the
-//! agent sends it few requests (`connection`), and however large objects are, it keeps little of
-//! them (`objects`, `follower::policies`) and reads them once (`objects::unchanged`).
+//! **Invariants.** What is reported before every kind was listed completely says that it is a part,
+//! so nothing comes of it yet; the agent's engine takes it in, which keeps much less of an object
+//! than there is of it here. A watch that is lost changes nothing: what was reported stays true
+//! until a list says otherwise, and only a complete one says that something is gone. For all
+//! answers of the API server, the agent sends it few requests (`connection`). Of objects of any
+//! size it keeps little (`objects`, `follower::policies`), and it reads them once
+//! (`objects::unchanged`).
 
 mod connection;
 mod follower;
@@ -88,7 +88,7 @@ pub struct FollowSettings {
     /// When the history that a watch was to go on from has expired, the lists of all
     /// nodes are spread over this time.
     pub relist_spread: Duration,
-    /// When removals are believed that a doubtful list implies.
+    /// When removals are applied that a doubtful list implies.
     pub hold: Times,
     /// The kernel isolates pods since an earlier agent.
     pub kernel_isolates: bool,
@@ -97,7 +97,7 @@ pub struct FollowSettings {
 }
 
 impl FollowSettings {
-    /// The defaults.
+    /// The default settings of the agent of a node.
     #[must_use]
     pub fn new(node: &str) -> Self {
         Self {
@@ -176,10 +176,9 @@ pub async fn follow<T>(
                 }
                 return;
             }
-            // Whatever is there already is one change; but the agent does not
-            // wait for a cluster that never rests, and what there is at first
-            // is not gathered here: an object takes several times what the agent
-            // makes of it.
+            // All reports that are there already are one change. But the agent does not wait for a
+            // cluster that never rests. The first lists are not gathered here, because an object
+            // takes several times the memory of what the agent makes of it.
             next = reports.recv(), if !follower.has_gathered_enough() || !has_news => match next {
                 Some(next) => {
                     follower.take_in(next);

@@ -95,7 +95,7 @@ async fn ask(nodes: &Api<slim::Node>, names: &BTreeSet<String>) -> kube::Result<
     Ok(found)
 }
 
-/// What leads from what was reported to what was found.
+/// The events that lead from the reported Nodes to those that were found.
 fn differ(reported: &BTreeMap<String, Node>, found: &BTreeMap<String, Node>) -> Vec<Event> {
     let gone = reported.keys().filter(|name| !found.contains_key(*name)).cloned().map(Event::NodeGone);
     let came = found.iter().filter(|(name, node)| reported.get(*name) != Some(*node));

@@ -13,8 +13,8 @@ use super::problem::{ObjectRef, OtherPlace, Problem, ProblemCode};
 use super::replicas::Ordinals;
 use super::{Loaded, ReadOptions, ReplacedPolicy, undeclared};
 
-/// Puts files together. Of two objects with one name the later one counts, as
-/// if they had been applied in this order.
+/// Puts files together. If two objects have one name, the later one counts, as if they had been
+/// applied in this order.
 pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &ReadOptions) -> Loaded {
     let mut loaded = Loaded::default();
     let mut slots: Vec<ParsedObject> = Vec::new();

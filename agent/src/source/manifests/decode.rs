@@ -97,7 +97,7 @@ pub(super) fn decode<T: de::DeserializeOwned>(
     result
 }
 
-/// The way from the object to a node, written out only where it is asked for.
+/// The path from the object to a node, written out only where it is asked for.
 enum Path<'a> {
     Root(&'a str),
     Key(&'a Path<'a>, &'a str),

@@ -67,7 +67,7 @@ pub(in crate::source) fn walk(root: &Path) -> io::Result<DirectoryListing> {
             }
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_dir() => open.push(path),
-                // What cannot be looked at is reported when it is read.
+                // A path without readable metadata is reported when it is read.
                 _ if is_manifest => listing.files.push(path),
                 _ => {}
             }
@@ -131,7 +131,7 @@ pub(super) fn open_regular(path: &Path, limit: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// Texts of this many bytes are looked at as long lists.
+/// Texts of at least this many bytes are checked for long lists.
 const LONG: u64 = 1 << 20;
 
 /// Whether a path leads to a regular file that is long.

@@ -101,7 +101,7 @@ fn has_action(text: &str) -> bool {
     ACTIONS.iter().any(|action| text.contains(action))
 }
 
-/// What the text of a document says of what the document is.
+/// Features of a document's text that show what the document is.
 #[allow(clippy::struct_excessive_bools, reason = "each is a feature by itself")]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Features {

@@ -132,7 +132,7 @@ fn next(batches: &Mutex<Receiver<Batch>>) -> Option<Batch> {
     batches.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
-/// A text on its way in.
+/// A text that is being read.
 struct TextReader<R> {
     from: R,
     buffer: Vec<u8>,
@@ -164,7 +164,7 @@ impl<R: Read> TextReader<R> {
         Ok(is_list.then(|| (Form::Json(indent), frame.len() + "[\n".len())))
     }
 
-    /// Sends all items on; whether the text is a list to its end.
+    /// Sends all items on. Returns whether the text is a list to its end.
     fn split(
         &mut self,
         form: Form,
@@ -203,7 +203,7 @@ impl<R: Read> TextReader<R> {
                 if self.buffer.len() - at > LONGEST {
                     return Ok(false);
                 }
-                // What was looked at and is no item yet is looked at again with more behind it.
+                // Text that is no whole item yet is scanned again with more text behind it.
                 if !items.is_empty() {
                     line = self.send(&mut items, start..at, line, &mut place, send);
                 }

@@ -26,8 +26,8 @@
 //! A long `List` as kubectl prints it is read item by item, and no more of its text is kept than
 //! the parts that places are asked for in (`long`).
 //!
-//! **Invariant**: whatever the bytes, reading ends, in time and memory that
-//! are linear in their number, and never panics.
+//! **Invariant**: for any bytes, reading ends, in time and memory that are linear in their number,
+//! and never panics.
 
 mod annotations;
 mod assemble;
@@ -136,9 +136,9 @@ pub struct Loaded {
     /// The kinds that were passed over, with how many there were; of a group
     /// other than the core one as `Ingress.networking.k8s.io`.
     pub skipped: BTreeMap<String, usize>,
-    /// The objects of those of these kinds that bear on connectivity, and where they stand; only those of files.
+    /// The skipped objects whose kinds decide about connectivity, and where they stand; only objects of files.
     pub skipped_objects: BTreeMap<String, Vec<(ObjectRef, Location)>>,
-    /// Those of them in whose objects a pod's containers stand, so that their controllers make pods.
+    /// Those of the skipped kinds whose objects have a pod's containers, so that their controllers make pods.
     pub pod_makers: BTreeSet<String>,
     /// The objects that were passed over and whose controllers make pods.
     pub pod_making: BTreeSet<ObjectRef>,
@@ -150,7 +150,7 @@ pub struct Loaded {
     pub unread: Vec<Unread>,
     /// Policies that do not count, because a later one has the same name.
     pub replaced: Vec<ReplacedPolicy>,
-    /// The pod selectors of policies of which only the selector could be read.
+    /// The pod selectors of policies, where only the selector could be read.
     pub unread_subjects: BTreeMap<ObjectRef, Option<Selector>>,
 }
 
@@ -247,7 +247,7 @@ pub fn load_with(
     finish(parse_all(jobs, options, count), &named, options)
 }
 
-/// A file on its way.
+/// A file that is being read.
 enum Job {
     /// It is to be read and parsed.
     File(PathBuf),
@@ -319,7 +319,7 @@ pub fn parse_text(name: &str, text: &str, options: &ReadOptions) -> Result<Loade
     finish(vec![parsed], &BTreeSet::new(), options)
 }
 
-/// Puts files together, of which these were named one by one.
+/// Puts files together; `named` are those that were named one by one.
 fn finish(mut parsed: Vec<Parsed>, named: &BTreeSet<Arc<str>>, options: &ReadOptions) -> Result<Loaded, Errors> {
     let passed_over =
         if options.pass_over { passed_over::pass_over(&mut parsed, named) } else { PassedOver::default() };

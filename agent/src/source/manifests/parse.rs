@@ -31,8 +31,7 @@ use npc_compiler::object::{Consequence, Workload, consequence, is_cluster_scoped
 /// How deep `List`s may lie in `List`s.
 const MAX_LISTS: usize = 8;
 
-/// Reads a file. Whatever the bytes, it answers: what cannot be read is in
-/// the problems.
+/// Reads a file. It answers for any bytes: what cannot be read is in the problems.
 pub(in crate::source) fn parse(file: &Arc<str>, bytes: Vec<u8>, default_namespace: &str) -> Parsed {
     parse_counted(file, bytes, default_namespace, &AtomicUsize::new(0))
 }
@@ -229,7 +228,7 @@ impl DocumentReader<'_> {
         self.object(kind, &types.kind, node);
     }
 
-    /// Reads an object of a kind that is not Kubernetes' own as a workload for each of its pod templates;
+    /// Reads an object of a kind that is not Kubernetes' own as a workload for each of its pod templates. Returns
     /// whether all can be read.
     fn foreign_parts(&mut self, types: &TypeMeta, node: &YamlNode) -> bool {
         let parts = pod_parts::parts(&types.api_version, &types.kind, node);
@@ -255,8 +254,8 @@ impl DocumentReader<'_> {
         are_read
     }
 
-    /// Reads an object of a kind that is not Kubernetes' own as the workload that its pod
-    /// template makes of it; whether that can be read.
+    /// Reads an object of a kind that is not Kubernetes' own as the workload that its pod template
+    /// makes of it. Returns whether that can be read.
     fn foreign_workload(&mut self, types: &TypeMeta, node: &YamlNode) -> bool {
         let mut node = node.clone();
         pod_template::name_as_kubernetes_does(&mut node);
@@ -369,7 +368,7 @@ impl DocumentReader<'_> {
     }
 
     fn object(&mut self, kind: DocumentKind, kind_name: &str, mut node: YamlNode) {
-        // They decide nothing, so a policy is in force whatever they say.
+        // Annotations decide nothing, so a policy is in force even if they are wrong.
         let annotations = Some(&mut node).filter(|_| kind == DocumentKind::Policy).and_then(annotations::take);
         let unfinished = foreign::unfinished(&node);
         match unfinished {
@@ -402,7 +401,7 @@ impl DocumentReader<'_> {
         }
         match read {
             Ok(decoded) => {
-                // Of other objects than policies little is asked for, and there are a hundred
+                // Little is asked for of objects other than policies, and there are a hundred
                 // thousand.
                 let is_needed = kind == DocumentKind::Policy;
                 let namespace = node.at(&["metadata", "namespace"]).filter(|of| !of.is_null()).and_then(YamlNode::text);

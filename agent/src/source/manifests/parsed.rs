@@ -23,9 +23,9 @@ pub(in crate::source) struct Parsed {
     pub(super) items: Vec<ParsedObject>,
     pub(in crate::source) problems: Vec<Problem>,
     pub(super) skipped: BTreeMap<String, usize>,
-    /// The objects of those of these kinds that bear on connectivity, and where they stand.
+    /// The skipped objects whose kinds decide about connectivity, and where they stand.
     pub(super) skipped_objects: BTreeMap<String, Vec<(ObjectRef, Span)>>,
-    /// Those of the kinds that were passed over in whose objects a pod's containers stand.
+    /// Those of the skipped kinds whose objects have a pod's containers.
     pub(super) pod_makers: BTreeSet<String>,
     /// The objects that were passed over and whose controllers make pods.
     pub(super) pod_making: BTreeSet<ObjectRef>,
@@ -38,7 +38,7 @@ pub(in crate::source) struct Parsed {
     pub(super) scaled: Vec<ObjectRef>,
     /// The problems, by their places, of documents that are no broken objects.
     pub(super) foreign: Vec<(usize, OtherDocument)>,
-    /// Of a long list only these parts of the text are kept, by the lines in which they begin.
+    /// For a long list, only these parts of the text are kept, by the lines in which they begin.
     pub(super) parts: BTreeMap<u32, Box<str>>,
     /// Of a file for kustomize: its patches.
     pub(super) kustomization: Option<Vec<Patch>>,

@@ -22,11 +22,11 @@ use super::{printed, types};
 pub struct PassedOver {
     /// The files, by what they hold.
     pub files: BTreeMap<OtherDocument, BTreeSet<Arc<str>>>,
-    /// Those files of them that have Kubernetes objects too.
+    /// Those of the files that have Kubernetes objects too.
     pub mixed: BTreeSet<Arc<str>>,
     /// The folders whose kustomization is not applied.
     pub kustomizations: BTreeSet<PathBuf>,
-    /// Those of them that another one is made of.
+    /// Those of the kustomizations from which another one is made.
     pub bases: BTreeSet<PathBuf>,
     /// The kinds that decide about connectivity and may be among it.
     pub unread: Vec<Unread>,
@@ -47,7 +47,7 @@ impl PassedOver {
         self.patched.extend(other.patched);
     }
 
-    /// Whether patches change policies.
+    /// Whether patches of kustomizations change policies.
     #[must_use]
     pub fn has_patched_policies(&self) -> bool {
         !self.patched.is_empty()

@@ -91,7 +91,7 @@ impl Patch {
         self.targeted(if named.is_empty() { of_fields(text) } else { named })
     }
 
-    /// What is changed, by what the kustomization says of it and what the patch says itself.
+    /// The policies that are changed, by the kustomization's target and by the names in the patch itself.
     fn targeted(&self, own: Vec<PatchedPolicy>) -> Vec<PatchedPolicy> {
         let Some(Target { kind, namespace, name }) = &self.target else { return own };
         let literal = |of: &Option<String>| of.clone().filter(|of| of.bytes().all(is_literal));

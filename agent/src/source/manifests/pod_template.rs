@@ -64,8 +64,9 @@ pub(super) fn is_openshift_template(api_version: &str, kind: &str) -> bool {
     kind == "Template" && (api_version == "v1" || api_version.starts_with("template.openshift.io/"))
 }
 
-/// Whether objects of a kind have templates or examples of pods and make none: of policies about
-/// pods, of definitions of kinds, of what containers are added to pods, and a template by itself.
+/// Whether objects of a kind have templates or examples of pods and make no pods. Such kinds are
+/// policies about pods, definitions of kinds, containers that are added to pods, and a template by
+/// itself.
 pub(super) fn has_templates_only(api_version: &str, kind: &str) -> bool {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     let is_kyverno = group == "kyverno.io" || group.ends_with(".kyverno.io");

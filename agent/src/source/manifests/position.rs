@@ -92,7 +92,7 @@ impl Positions {
         self.locate_object(&ObjectRef::new(kind, namespace, name), path)
     }
 
-    /// The same as [`Self::locate`].
+    /// As [`Self::locate`], for an object reference.
     #[must_use]
     pub fn locate_object(&self, object: &ObjectRef, path: &str) -> Option<Location> {
         let origin = self.objects.get(object)?;

@@ -12,7 +12,7 @@ const MESSAGES: [&str; 6] = [
     "The connection to the server",
 ];
 
-/// What tells, in what was printed, objects of which kind were asked for.
+/// Words in the printed text that show for which kind of objects it was asked.
 const KINDS: [(&str, &str); 12] = [
     ("networkpolic", "NetworkPolicy"),
     ("POD-SELECTOR", "NetworkPolicy"),

@@ -18,7 +18,7 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// As texts and other programs' formats have it.
+    /// The severity as texts and other programs' formats have it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ pub enum ProblemCode {
 }
 
 impl ProblemCode {
-    /// All of them, in the order in which they are listed.
+    /// All codes, in the order in which they are listed.
     pub const ALL: [Self; 7] = [
         Self::DocumentUnreadable,
         Self::DuplicateName,
@@ -153,7 +153,7 @@ impl Problem {
         }
     }
 
-    /// It without its severity, for a log whose line has that already.
+    /// The problem's text without its severity, for a log whose line has that already.
     #[must_use]
     pub fn without_severity(&self) -> String {
         let mut text = String::new();

@@ -133,7 +133,7 @@ fn is_plain(key: &str) -> bool {
 /// The lines of a block mapping of YAML whose fields are kept; its keys stand in this column,
 /// from 0.
 ///
-/// A field ends before the next line that is not indented further, whatever stands in it: texts
+/// A field ends before the next line that is not indented further. This holds for all values: texts
 /// over several lines and nested collections are indented further than their key. None where the
 /// lines are not plainly keys and items, as kubectl writes them.
 pub(super) fn yaml(text: &str, column: usize, keep: &'static Keep) -> Option<String> {

@@ -6,10 +6,10 @@ use npc_compiler::object::Workload;
 use super::decode::{Notes, TypeMismatch, field};
 use super::tree::YamlNode;
 
-/// How many pods a workload has at once; none where that is not known: of a DaemonSet, and of a kind
-/// that is not Kubernetes' own and leaves it to its default. The API's default is 1
-/// (<https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/>). Of a suspended Job
-/// the pods come when it is resumed, as it stands.
+/// How many pods a workload has at once; none where that is not known: of a DaemonSet, and of a kind that is not
+/// Kubernetes' own and leaves it to its default. The API's default is 1
+/// (<https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/>). The pods of a suspended Job come when
+/// it is resumed, as it stands.
 pub(super) fn of_workload(kind: &str, node: &YamlNode, notes: &mut Notes) -> Result<Option<i32>, TypeMismatch> {
     match kind {
         "DaemonSet" => Ok(None),
@@ -25,7 +25,7 @@ pub(super) fn of_workload(kind: &str, node: &YamlNode, notes: &mut Notes) -> Res
 /// How a StatefulSet names its pods: by ordinals, and in DNS by a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ordinals {
-    /// That of the first pod.
+    /// The ordinal of the first pod.
     pub first: i32,
     /// How many pods there are; none where an autoscaler decides.
     pub count: Option<i32>,

@@ -1,8 +1,8 @@
 //! A YAML (or JSON) document as a tree that knows where each node stands.
 //!
-//! Built from the parser's events, because neither serde nor Kubernetes'
-//! types can keep positions. Whatever the bytes, building ends: nesting and
-//! what aliases expand to are bounded, and nothing recurses over the input.
+//! Built from the parser's events, because neither serde nor Kubernetes' types can keep positions.
+//! For any bytes, building ends: nesting and what aliases expand to are bounded, and nothing
+//! recurses over the input.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -121,7 +121,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Whatever a renewal forgets while packets come, an address with a flow is in the index after it.
+/// A renewal forgets addresses while packets come. After it, each address with a flow is in the index.
 #[test]
 fn no_flow_is_missed_while_renewals_forget_addresses_under_a_flood() {
     let node = Node::new();

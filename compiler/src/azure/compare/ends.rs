@@ -30,7 +30,7 @@ pub struct Share {
     pub name: String,
     /// How many of its pods are meant.
     pub pods: usize,
-    /// How many it has.
+    /// How many pods the workload has.
     pub of: usize,
 }
 

@@ -40,7 +40,7 @@ pub enum FlowChange {
 /// Flows that change for one reason at one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlowDifference {
-    /// Where and why.
+    /// Where and why the flows change.
     pub cause: FlowCause,
     /// The flows.
     pub flows: Vec<Flows>,
@@ -49,7 +49,7 @@ pub struct FlowDifference {
 /// Where and why flows change.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowCause {
-    /// Why.
+    /// Why the flows change.
     pub reason: AzureReason,
     /// What becomes of them.
     pub change: FlowChange,
@@ -73,7 +73,7 @@ pub struct Flows {
     pub from: FlowEnds,
     /// The destinations.
     pub to: FlowEnds,
-    /// By protocol and destination port.
+    /// What is sent, by protocol and destination port.
     pub traffic: Traffic,
     /// Each source sends to itself.
     pub to_itself: bool,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// So many namespaces are named.
+/// At most this many namespaces are named.
 const NAMED: usize = 3;
 
 /// Why objects were not read.

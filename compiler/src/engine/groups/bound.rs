@@ -117,10 +117,10 @@ impl LocalGroups {
         were_any
     }
 
-    /// Chooses which policies of a namespace are over the bound. Whether others are than before.
+    /// Chooses which policies of a namespace are over the bound. Returns whether they are others than before.
     ///
     /// The chains of all its groups are as the policies that are over the bound now ask. So only
-    /// groups in which a policy may come back or go are looked at: a tenant could have thousands of
+    /// groups in which a policy may come back or go are checked: a tenant could have thousands of
     /// policies in others, and edit one that is alone.
     fn choose_over_bound(
         &mut self,

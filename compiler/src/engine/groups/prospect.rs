@@ -17,10 +17,11 @@ use crate::ruleset::node::ChainName;
 /// Trying so many policies on the labels of pods takes some milliseconds.
 const JUDGED: usize = 50_000;
 
-/// Finding out how many pods so many selectors select takes some milliseconds in a large cluster.
+/// Finding out how many pods this many selectors select takes some milliseconds in a large cluster.
 const SELECTORS: u64 = 1_000;
 
-/// Policies that change: of each what it isolates, and what it makes, or more; of one that goes nothing.
+/// Policies that change. For each: what it isolates, and an upper bound of what it makes; `None` for a policy that
+/// goes.
 pub(in crate::engine) type WeighedPolicies<'a> = BTreeMap<&'a str, Option<(&'a Policy, Weight)>>;
 
 /// What is to change in a namespace.

@@ -192,8 +192,8 @@ pub(super) struct Expected {
     pub(super) over: Vec<Arc<str>>,
     /// The sets of all chains, each with the place of a chain that asks it.
     pub(super) sets: Vec<(usize, SetName)>,
-    /// So many of the sets are kept for these chains, so many of these have all their members, and so
-    /// many of the chains all rules.
+    /// How many of the sets are kept for these chains, how many of these sets have all their members, and how many of
+    /// the chains have all their rules.
     pub(super) kept_sets: usize,
     pub(super) whole_sets: usize,
     pub(super) whole_chains: usize,

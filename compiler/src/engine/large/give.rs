@@ -11,8 +11,8 @@ use crate::object::{Family, Pod};
 use crate::ruleset::node::ChainName;
 
 impl Engine {
-    /// Gives the engine the events that waited for what is loaded now, and finds out what those
-    /// will make that came since the last commit.
+    /// Gives the engine the events whose chains and sets are loaded now. Finds out what the events
+    /// that came since the last commit will make.
     pub(in crate::engine) fn give(&mut self) {
         let Some(limit) = self.large.limit else { return };
         let namespaces: Vec<String> = self.large.waiting.keys().cloned().collect();
@@ -169,8 +169,8 @@ impl Engine {
         expected
     }
 
-    /// Lets go of what was expected by namespaces that have their events now. Answers the chains
-    /// that no group has.
+    /// Releases the chains and sets that were expected by namespaces that have their events now.
+    /// Answers the chains that no group has.
     pub(in crate::engine) fn release_expected(&mut self) -> Vec<(Family, ChainName)> {
         self.groups.forget_prepared();
         let mut unused = Vec::new();

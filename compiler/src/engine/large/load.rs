@@ -49,7 +49,7 @@ impl Engine {
         plan
     }
 
-    /// The namespace after the one of which something was loaded last.
+    /// The namespace after the one that was loaded from last.
     fn next_to_load(&self) -> Option<String> {
         let is_expecting = |waiting: &Waiting| waiting.expected().is_some_and(|expected| !expected.is_whole());
         let expecting = || self.large.waiting.iter().filter(|(_, waiting)| is_expecting(waiting)).map(|(name, _)| name);

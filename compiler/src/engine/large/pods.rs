@@ -81,8 +81,8 @@ impl Engine {
         if addresses.is_empty() || !self.store.is_this_node(pod.node.as_deref()) {
             return None;
         }
-        // Of a policy that waits, or is to go by what waits, it is not known whether it is in force
-        // before the pod is.
+        // If a policy waits, or is to be removed by a waiting event, it is not known whether it is
+        // in force before the pod is.
         let mut isolated = self.groups.isolates(&pod.namespace, &pod.labels);
         if let Some(waiting) = self.large.waiting.get(&pod.namespace) {
             let by_waiting = waiting.isolates(&pod.labels);

@@ -116,7 +116,7 @@ fn requirement(key: usize, operator: &str, values: usize) -> Value {
 }
 
 proptest! {
-    /// However long its selector is, and whatever part of it makes it long.
+    /// This holds for a selector of any length, and for each part that can make it long.
     #[test]
     fn a_restricted_policy_selects_all_that_the_whole_one_does_and_is_small(
         labels in prop::collection::btree_set(0_usize..100, 0..80),

@@ -17,21 +17,20 @@ mod scope;
 
 pub use scope::{FlowScope, narrowed};
 
-/// A flow as its first packet was when it was forwarded: after the destination
-/// was translated (a Service's address is a pod's by then), before the source
-/// is.
+/// A flow as its first packet was when it was forwarded: after the kernel translated the
+/// destination (a Service's address has become a pod's), and before it translates the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey {
-    /// From where.
+    /// The source address.
     pub source: IpAddr,
-    /// To where, of the same family.
+    /// The destination address, of the same family.
     pub destination: IpAddr,
     /// The number of its IP protocol.
     pub protocol: u8,
     /// The destination port, of a protocol that has ports.
     pub port: u16,
-    /// Whether the kernel took it up in its middle, so that the first packet
-    /// that it saw was any segment of a TCP connection, perhaps an answer.
+    /// Whether the kernel took it up in its middle. Then its first packet was any segment of a TCP
+    /// connection, perhaps an answer.
     pub mid_stream: bool,
 }
 

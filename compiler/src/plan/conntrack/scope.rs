@@ -10,7 +10,7 @@ use crate::ruleset::node::Member;
 /// Flows that have to be judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FlowScope {
-    /// Those that one of these addresses sends or gets, as FORWARD sees them.
+    /// Those that one of these addresses sends or gets, with the addresses that they have in FORWARD.
     Of(BTreeSet<IpAddr>),
     /// All.
     All,
@@ -56,7 +56,7 @@ impl FlowScope {
         }
     }
 
-    /// Without the flows of these addresses, which were judged.
+    /// Takes the flows of these addresses out of the scope, because they were judged.
     pub fn remove(&mut self, judged: &BTreeSet<IpAddr>) {
         if let Self::Of(addresses) = self {
             addresses.retain(|address| !judged.contains(address));
@@ -64,10 +64,10 @@ impl FlowScope {
     }
 }
 
-/// The flows of which some packet may be dropped after a plan that was let through before it.
-/// The most frequent changes are writes to sets alone: peers that come and endpoints that are
-/// isolated no more narrow nothing, and a member that goes or an endpoint that is isolated
-/// concerns flows of its own address only. New rules may forbid any flow.
+/// The flows with packets that the rules let through before a plan and may drop after it. The most
+/// frequent changes are writes to sets alone. Peers that come and endpoints that are isolated no
+/// more narrow nothing. A member that goes, or an endpoint that is newly isolated, concerns flows
+/// of its own address only. New rules may forbid any flow.
 #[must_use]
 pub fn narrowed(plan: &Plan) -> FlowScope {
     if plan.steps.iter().any(|step| matches!(step, Step::Chains(..))) {

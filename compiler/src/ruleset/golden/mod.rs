@@ -81,7 +81,7 @@ fn shop() -> Objects {
     objects
 }
 
-/// So many groups that some agree in all the bits that the dispatch tree distinguishes.
+/// Enough groups that some agree in all the bits that the dispatch tree distinguishes.
 fn many_pods() -> Objects {
     let pods: Vec<String> = (0..48).map(|n| format!("a/p{n} group={n} 10.0.0.{n} @n")).collect();
     let policies: Vec<String> = (0..48)
@@ -122,8 +122,8 @@ fn sets_and_rules_are_what_they_were() {
     check("empty.txt", &text(&Objects::default(), &RulesetOptions::default()));
 }
 
-/// What is read is what was written, whatever it is: otherwise an agent would write rules
-/// again and again that are there.
+/// Any rules are read as they were written. Otherwise an agent would write rules again and again
+/// that are there already.
 #[test]
 fn rules_are_read_as_they_were_written() {
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
@@ -156,7 +156,7 @@ fn rules_are_read_as_they_were_written() {
         .unwrap();
 }
 
-/// The names of sets that stand in for others while a plan is carried out are seen too.
+/// This covers the names of sets that stand in for others while a plan is carried out too.
 #[test]
 fn the_writes_of_a_plan_are_what_they_were() {
     let mut edited = shop();

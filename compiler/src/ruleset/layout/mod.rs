@@ -122,8 +122,8 @@ fn identity_of(cluster: &Cluster, key: &GroupKey) -> Hash {
     identity(key.direction, names(cluster, &key.policies), &key.resolution)
 }
 
-/// What a group is, whatever its policies say today: where it stands in the tree depends on this and
-/// on the node's seed, so that an edited policy moves no endpoint.
+/// The identity of a group, which does not depend on the content of its policies. The group's place in the tree depends
+/// on this and on the node's seed, so an edited policy moves no endpoint.
 pub(crate) fn identity<'a>(
     direction: Direction,
     policies: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
@@ -148,10 +148,9 @@ pub(crate) fn identity<'a>(
     fields.finish()
 }
 
-/// Where an address of this node is led in a direction: to the group of the pod
-/// that holds it, or to several, where several pods of this node hold it and
-/// what passes is what the policies of each admit. Those that nothing isolates
-/// have no say.
+/// Where an address of this node is led in a direction: to the group of the pod that holds it. If
+/// several pods of this node hold it, it is led to several groups, and only traffic that the
+/// policies of each group admit passes. Pods that no policy isolates do not count.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct DecidingGroups {
     /// What it is in the tree.

@@ -165,8 +165,8 @@ struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// The first place after `low` and before `high` up to which policies name such a part of
-    /// what those between the two name: `excess` of `freed`.
+    /// A place after `low` and before `high`: the first up to which policies name the part `excess`
+    /// / `freed` of all that the policies between the two name.
     fn reach(&self, low: usize, high: usize, excess: u64, freed: u64) -> usize {
         let sum = |place: usize| place.checked_sub(1).map_or(0, |place| u128::from(self.sums[place]));
         let named = sum(high) - sum(low);

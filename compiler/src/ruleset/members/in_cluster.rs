@@ -61,8 +61,8 @@ pub fn bounded(cluster: Cluster, options: &RulesetOptions) -> Cluster {
     if over.is_empty() { cluster } else { with_over_bound(cluster, over, options) }
 }
 
-/// The same of a cluster that was so before policies of one namespace changed: what is over the bound in others does not
-/// depend on these.
+/// As [`bounded`], for a cluster that was bounded already before policies of one namespace changed. What is over the
+/// bound in other namespaces does not depend on these policies.
 #[must_use]
 pub fn bounded_in(cluster: Cluster, namespace: &str, options: &RulesetOptions) -> Cluster {
     let mut over = cluster.over_bound().without(|id| cluster.policy(id).namespace == namespace);

@@ -216,7 +216,7 @@ impl ChainName {
         Self::of(ChainRole::Related, "")
     }
 
-    /// [`FORWARD_CHAIN`].
+    /// Our first chain, [`FORWARD_CHAIN`].
     #[must_use]
     pub fn forward() -> Self {
         Self::of(ChainRole::Forward, "")

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 pub struct FieldHasher(Sha256);
 
 impl FieldHasher {
-    /// With the kind of what is defined as the first field.
+    /// A hasher whose first field is the kind of the object that is hashed.
     #[must_use]
     pub fn of(kind: &str) -> Self {
         let mut fields = Self::default();

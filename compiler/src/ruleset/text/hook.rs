@@ -46,12 +46,12 @@ pub fn is_hook(chain: &str, rule: &str) -> bool {
     chain == FORWARD && canonical(rule).strip_prefix("-j ") == Some(FORWARD_CHAIN)
 }
 
-/// Of the rules of FORWARD in a listing, in their order, which are the jump to our chains.
+/// For each rule of FORWARD in a listing, in their order, whether it is the jump to our chains.
 pub fn hooks(listed: &str) -> impl Iterator<Item = bool> {
     filter_rules(listed).filter(|(chain, _)| *chain == FORWARD).map(|(chain, rule)| is_hook(chain, rule))
 }
 
-/// Whether a listing has the FORWARD of the filter table, be it without rules.
+/// Whether a listing has the FORWARD chain of the filter table, with or without rules.
 #[must_use]
 pub fn has_forward(listed: &str) -> bool {
     policy_of(listed, FORWARD).is_some()

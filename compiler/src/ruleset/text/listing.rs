@@ -102,7 +102,7 @@ pub fn count_rules(listed: &str) -> (usize, usize) {
 pub enum Line<'a> {
     /// A rule: the name of its chain, and what stands behind that.
     Rule(&'a str, &'a str),
-    /// A name: of a chain, where a line declares one, or whatever the first word is.
+    /// A name: of a chain, where a line declares one, else the first word.
     Name(&'a str),
 }
 
@@ -140,8 +140,8 @@ pub fn chains(family: Family, listed: &str) -> BTreeMap<ChainName, Vec<Rule>> {
     chains
 }
 
-/// Of `iptables -S CHAIN -v` or `iptables-save -c`: for each of these chains that is
-/// there, how many packets its rules have dropped.
+/// How many packets the rules of each of these chains have dropped, if the chain is there. The
+/// listing is that of `iptables -S CHAIN -v` or `iptables-save -c`.
 #[must_use]
 pub fn dropped(family: Family, listed: &str, of: &[ChainName]) -> BTreeMap<ChainName, u64> {
     let of = |name: &str| of.iter().find(|chain| chain.as_str() == name);

@@ -48,7 +48,7 @@ impl Named {
             } else if isolated.is_some() {
                 policies.push(item.to_owned());
             } else {
-                // Of a name that ends so, a part is left out, and the paths behind it are rules of that policy.
+                // If a name ends so, a part of it is left out, and the paths behind it are rules of that policy.
                 let path = match item.split_once(' ') {
                     Some((name, path)) => {
                         name.clone_into(&mut policy);
@@ -79,10 +79,10 @@ const BY: &str = " isolated by ";
 /// A comment lists at most this many rules, because each takes at least 16 bytes.
 pub(crate) const LISTED: usize = COMMENT_MAX / 16;
 
-/// A rule as a comment names it: the policy and the path. Of a name that leaves no room for the path, the end is
+/// A rule as a comment names it: the policy and the path. If a name leaves no room for the path, the end of the name is
 /// left out.
 pub(crate) fn with_path(policy: &str, path: &str) -> String {
-    /// So much room has the path and the number of those for which there is none.
+    /// The most bytes of a name and a path. The rest of a comment is for the number of rules that do not fit.
     const ROOM: usize = COMMENT_MAX - ", +1000000 more".len();
     let policy = comment(policy);
     let free = ROOM.saturating_sub(path.len() + 1);
@@ -102,8 +102,8 @@ pub(crate) fn isolated_by<'n>(
     list(&format!("{}{BY}", direction.as_str()), names, count)
 }
 
-/// A list of as many items as a comment takes, and how many more there are. `count` is the
-/// number of all, of which `items` may be the first.
+/// A list of as many items as a comment takes, and how many more there are. `count` is the number
+/// of all items; `items` may hold only the first ones.
 pub(crate) fn list(prefix: &str, items: impl IntoIterator<Item = String>, count: usize) -> Arc<str> {
     let more = |rest: usize| if rest == 0 { String::new() } else { format!(", +{rest} more") };
     let mut text = prefix.to_owned();

@@ -30,7 +30,7 @@ pub fn rule_line(family: Family, chain: &ChainName, rule: &Rule) -> String {
     line
 }
 
-/// The same from behind the chain's name.
+/// The part of [`rule_line`] that follows the chain's name.
 #[must_use]
 pub fn rule_text(family: Family, chain: &ChainName, rule: &Rule) -> String {
     let mut text = String::with_capacity(128);

@@ -52,14 +52,15 @@ pub struct Flow {
     pub to: EndName,
     /// The Service that the flow goes through.
     pub via: Option<Via>,
-    /// By which way it comes, where that makes a difference.
+    /// The path on which it comes, where that makes a difference.
     pub way: Option<Way>,
     /// The family; none where an end has no address and both families get one answer.
     pub family: Option<Family>,
     /// What is sent.
     pub traffic: Traffic,
-    /// What the policies of the source see in place of the destination and the traffic, where a
-    /// node that is not the source's own replaces them behind its policies.
+    /// The address and traffic that the policies of the source match in place of the destination
+    /// and the traffic, where a node that is not the source's own replaces them after these
+    /// policies.
     pub seen_by_source: Option<(IpAddr, Traffic)>,
     /// The name of the destination's port, where one port is meant.
     pub port_name: Option<String>,
@@ -76,7 +77,7 @@ pub struct Flow {
     pub decisions: Option<[Decision; 2]>,
     /// The source and destination of one of the flows that this one stands for.
     pub parties: Option<(Party, Party)>,
-    /// All pairs of ends that a denied flow stands for, as they were judged.
+    /// For a denied flow: all pairs of ends that it stands for, as they were judged.
     pub asked: JudgedPairs,
     /// The ends that it is said of, where many pairs get the same verdict in each direction;
     /// the decisions are then those of one pair, `from` and `to`.
@@ -135,11 +136,11 @@ impl Ranges {
     }
 }
 
-/// By which way a flow comes to its destination, where that makes a difference.
+/// The path on which a flow comes to its destination, where that makes a difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Way {
-    /// By the destination's own node, where policies see the client's address.
+    /// By the destination's own node, where policies match the client's address.
     OwnNode,
     /// By another node, which sends it on in its own name (`externalTrafficPolicy:
     /// Cluster`). The names of those that get this answer; none where all do.
@@ -238,7 +239,7 @@ pub enum WarningFact {
         /// The Service's name.
         name: String,
     },
-    /// A node with isolated pods forwards nothing from or to this end, whatever policies say.
+    /// A node with isolated pods forwards nothing from or to this end. Policies cannot change that.
     NotForwarded {
         /// The end.
         end: EndName,
@@ -366,7 +367,7 @@ pub enum Unanswerable {
 }
 
 impl Flow {
-    /// A flow of which no policy is asked.
+    /// A flow that no policy decides.
     pub(super) fn undecided(from: EndName, to: EndName, traffic: Traffic, verdict: Verdict) -> Self {
         Self {
             from,
@@ -420,7 +421,7 @@ impl Flow {
         }
     }
 
-    /// Takes over the items of rules and the pairs from a flow of which the same is said.
+    /// Takes over the items of rules and the pairs from a flow with the same answer.
     pub fn join(&mut self, other: &Self) {
         for (one, other) in self.decisions.iter_mut().flatten().zip(other.decisions.iter().flatten()) {
             one.join(other);
@@ -440,7 +441,7 @@ impl FlowExplanation {
     pub fn verdict(&self) -> Verdict {
         let has = |verdict| self.flows.iter().any(|flow| flow.verdict == verdict);
         let (allowed, denied) = (has(Verdict::Allowed), has(Verdict::Denied));
-        // If one node lets the flow pass, that is known, whatever another node does with it.
+        // If one node lets the flow pass, that is known. What another node does with it does not change that.
         let by_node = |way: fn(&Way) -> bool, verdict| {
             let ways = self.flows.iter().filter(|flow| flow.way.as_ref().is_some_and(way));
             ways.into_iter().any(|flow| flow.verdict == verdict)

@@ -19,9 +19,9 @@ use crate::verdict::flow::End;
 /// What there is to know about a rule that misses by little.
 #[derive(Debug, Clone, Default)]
 pub struct MissFacts<'c> {
-    /// About the other end.
+    /// Facts about the other end.
     pub end: Vec<EndFact<'c>>,
-    /// About the rule.
+    /// Facts about the rule.
     pub rule: Vec<RuleFact<'c>>,
 }
 
@@ -31,14 +31,14 @@ pub struct MissFacts<'c> {
 pub enum EndFact<'c> {
     /// It is a hostNetwork pod.
     HostNetwork {
-        /// The address that policies see, where an object says it.
+        /// The address that policies match, where an object says it.
         address: Option<IpAddr>,
         /// Its node, where it is known.
         node: Option<&'c str>,
     },
     /// It is a hostNetwork pod on each of several nodes.
     HostNetworkOfNodes {
-        /// The addresses that policies see, as far as objects say them.
+        /// The addresses that policies match, as far as objects say them.
         addresses: Vec<IpAddr>,
         /// The one that was judged.
         judged: Option<IpAddr>,
@@ -153,7 +153,7 @@ struct Miss<'a, 'c> {
 #[must_use]
 pub fn miss_facts<'c>(cluster: &'c Cluster, flow: &Flow, direction: Direction, candidate: &Candidate) -> MissFacts<'c> {
     if direction == Direction::Egress && flow.seen_by_source.is_some() {
-        // The policies see a node in place of the pod, and the answer says so.
+        // The policies match a node in place of the pod, and the answer says so.
         return MissFacts::default();
     }
     let miss = Miss { cluster, flow, direction, candidate };
@@ -197,7 +197,7 @@ impl<'c> Miss<'_, 'c> {
         }
     }
 
-    /// What policies see of a hostNetwork pod.
+    /// What policies match of a hostNetwork pod: its node's address.
     fn host(&self, pod: PodId) -> EndFact<'c> {
         let pod = self.cluster.pod(pod);
         let address = self.flow.family.and_then(|family| pod.address(family)).or_else(|| pod.addresses().next());

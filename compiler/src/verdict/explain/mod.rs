@@ -13,7 +13,7 @@
 //! | `decision` | what one direction says of a question. `near_miss`: the rules that miss it by least. `misleading`: policies that look as if they decided |
 //! | `miss_facts` | what the other end is, and what the ports are that a rule names, where it misses by little |
 //! | `walk` | from two targets over all pairs of their ends, and back to one answer. Of very many ends, `by_class` asks about classes of ends that no rule distinguishes. `ineffective`, `unresolved_names`: what the asker should know besides |
-//! | `routes` | what goes by a Service, a node's port or a load balancer, or by nodes of which each gets its own answer |
+//! | `routes` | what goes by a Service, a node's port or a load balancer, or by nodes, each with an answer of its own |
 //! | `overview` | one endpoint or one policy alone |
 //! | `answer`, `code` | what comes back |
 //!

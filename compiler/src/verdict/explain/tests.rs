@@ -262,7 +262,7 @@ fn many_denials(direction: Direction, rules: &[String]) -> Decision {
 #[test]
 fn of_hundreds_of_equally_near_rules_a_few_are_kept_and_all_are_counted() {
     let peer = |app: &str| format!(r#"{{"from": [{{"podSelector": {{"matchLabels": {app}}}}}]}}"#);
-    // Two labels, then one, of which there are 200.
+    // 50 rules that ask for two labels, then 200 that ask for one.
     let mut rules = vec![peer(r#"{"app": "x", "tier": "y"}"#); 50];
     rules.extend(vec![peer(r#"{"app": "x"}"#); 200]);
     let decision = many_denials(Direction::Ingress, &rules);

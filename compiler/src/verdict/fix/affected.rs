@@ -1,9 +1,9 @@
 //! Which pairs of ends a change can affect. Only these are judged again.
 //!
-//! What one direction of a pair lets pass is a function of two things: what the groups of the
-//! subject admit, and what their rules see of the other end. Addresses, container ports and
-//! nodes are no part of any change. Of the other end, labels and the labels of namespaces are
-//! left. Where pods claim one address, any change of labels counts.
+//! What one direction of a pair lets pass depends on two things: what the groups of the subject
+//! admit, and what their rules match of the other end. Addresses, container ports and nodes are no
+//! part of any change. So only labels and the labels of namespaces of the other end can change.
+//! Where pods claim one address, any change of labels counts.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ pub(super) struct Affected {
     isolated: [bool; 2],
     /// Whether its own groups admit something else.
     is_other_subject: [bool; 2],
-    /// Whether the rules of others may see another end.
+    /// Whether the rules of others may match it otherwise than before.
     is_other_peer: bool,
 }
 

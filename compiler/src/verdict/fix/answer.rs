@@ -103,7 +103,7 @@ pub enum NoFix {
     PassingLabels(String, String),
     /// One rule cannot name all ends that are meant.
     ManyEnds,
-    /// A node with isolated pods forwards nothing from or to this end, whatever policies say.
+    /// A node with isolated pods forwards nothing from or to this end. Policies cannot change that.
     NotForwarded(Box<EndName>, NotForwarded),
     /// The other ends are addresses, more than this.
     ManyAddresses(usize),
@@ -189,7 +189,7 @@ pub enum NoFix {
         /// The labels that its pods lack.
         labels: Labels,
     },
-    /// The Service leads nowhere, whatever policies say.
+    /// The Service leads nowhere. Policies cannot change that.
     Service(ReasonCode),
     /// The input lacks a fact, without which no change can be judged.
     FactMissing,

@@ -114,7 +114,7 @@ impl Changed {
         Self { relabelled: Some(Arc::new(objects)), policies: Vec::new(), cluster, groups }
     }
 
-    /// The same after several changes, each of what the one before it made.
+    /// The cluster after several changes; each change is applied to the result of the one before.
     pub(super) fn all(before: View<'_>, changes: &[Change]) -> Option<Self> {
         let (first, rest) = changes.split_first()?;
         rest.iter().try_fold(Self::new(before, first)?, |made, change| Self::new(made.view(before), change))
@@ -125,7 +125,7 @@ impl Changed {
         pair.passes(&self.cluster, &self.groups).verdict(&pair.question.traffic) == Verdict::Allowed
     }
 
-    /// This in place of what was before.
+    /// The view of the changed cluster in place of the one before.
     pub(super) fn view<'a>(&'a self, before: View<'a>) -> View<'a> {
         View {
             objects: self.relabelled.as_deref().unwrap_or(before.objects),

@@ -58,7 +58,7 @@ impl Proposer<'_> {
                     || cluster.pods().any(|(id, pod)| {
                         let is_declared = || pod.declared_ports(protocol).any(|declared| declared == port);
                         let is_target = || cluster.is_behind_service(id, protocol, port);
-                        // Of a pod that nothing says a port of, each may be one.
+                        // If no object says a port of a pod, every port may be one.
                         let declares_none = || pod.ports.is_empty() && pod.unnamed_ports.is_empty();
                         let is_any = || declares_none() && !cluster.is_behind_some_service(id);
                         pod.is_endpoint() && is_meant(cluster, peer, pod) && (is_declared() || is_target() || is_any())

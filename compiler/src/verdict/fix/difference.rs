@@ -42,18 +42,18 @@ pub struct Opened {
     pub to: OpenedEnd,
     /// The family; none where an end has no address yet.
     pub family: Option<Family>,
-    /// What is or may be allowed after the change and was not before; of what is closed the
-    /// other way round.
+    /// What is or may be allowed after the change and was not before. For flows that the change
+    /// closes, it is the reverse.
     pub traffic: Traffic,
-    /// Whether it is denied before and allowed after the change for certain; of what is closed the
-    /// other way round. Otherwise the input lacks a fact.
+    /// Whether it is certain that it is denied before and allowed after the change. For flows that
+    /// the change closes, it is the reverse. Otherwise the input lacks a fact.
     pub certain: bool,
 }
 
-/// An end of what a change opens.
+/// An end of a flow that a change opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenedEnd {
-    /// As in [`Endpoint::id`] by pod; the prefixes of a zone of addresses outside.
+    /// The id, as in [`Endpoint::id`] of a matrix by pod; for addresses outside, the prefixes of their zone.
     ///
     /// [`Endpoint::id`]: crate::verdict::matrix::Endpoint::id
     pub id: Arc<str>,

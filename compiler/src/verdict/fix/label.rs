@@ -302,7 +302,7 @@ fn label_operations(path: &[&str], labels: &Labels, has: &Labels) -> Vec<PatchOp
     labels.iter().map(operation).collect()
 }
 
-/// By how many choices of values a selector can be met, of which each is tried: those of its longest list.
+/// How many choices of values for a selector are tried: as many as its longest list has values.
 pub(super) fn choices(selector: &Selector) -> usize {
     let values = |of: &Requirement| if let Operator::In(values) = &of.operator { values.len() } else { 1 };
     selector.requirements().map(values).max().unwrap_or(1).min(TRIED)

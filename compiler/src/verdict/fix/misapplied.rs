@@ -17,7 +17,7 @@ use crate::cluster::{PodId, PolicyId};
 use crate::policy::{Peers, Policy};
 use crate::verdict::explain::{MisleadingPolicy, ReasonCode};
 
-/// So many policies of a namespace are looked through for labels that stand in the wrong place.
+/// At most this many policies of a namespace are looked through for labels that stand in the wrong place.
 const LOOKED_THROUGH: usize = 1000;
 
 impl Proposer<'_> {

@@ -134,7 +134,7 @@ fn may_move(view: View<'_>, party: Party) -> bool {
     }
 }
 
-/// The name of each node that has an address of a family, and the one that policies see its network by.
+/// The name of each node that has an address of a family, and the address by which policies match its network.
 fn addresses_of_nodes(view: View<'_>, family: Family) -> impl Iterator<Item = (&str, IpAddr)> {
     let of_family = move |addresses: &BTreeSet<IpAddr>| addresses.iter().copied().find(|of| Family::of(of) == family);
     let hosts = view.cluster.pods().filter(|(_, pod)| pod.host_network && !pod.finished);
@@ -172,8 +172,8 @@ pub(super) fn is_name(key: &str) -> bool {
     NAMES.contains(&key)
 }
 
-/// As few labels as select these pods and no others of their namespace; all labels, where
-/// others have them too.
+/// The fewest labels that select these pods and no others of their namespace; all labels if others
+/// have them too.
 pub(super) fn narrowest(view: View<'_>, pods: &[PodId]) -> Result<Labels, NoFix> {
     let of = |pod: &PodId| view.cluster.pod(*pod);
     let first = of(&pods[0]);

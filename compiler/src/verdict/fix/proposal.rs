@@ -5,8 +5,8 @@ use super::change::Change;
 /// What a change mends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Cause {
-    /// A label that stands on a workload and not in its template, or that pods have misspelt: what its author meant
-    /// is known, so it goes there whatever follows.
+    /// A label that stands on a workload and not in its template, or that pods have misspelt. What its author meant is
+    /// known, so the label goes there, regardless of what follows from it.
     Misplaced,
     /// A mistake: the other end lacks a label that a rule rightly asks for, a rule asks for what no
     /// endpoint has, or a policy with such a rule does not apply.

@@ -13,7 +13,7 @@ use super::written::Written;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Rollout {
-    /// The workload replaces its pods, of which some run.
+    /// The workload replaces its pods; some of them run.
     Replaces,
     /// The Deployment is paused. It replaces its pods when it is resumed.
     Resume,

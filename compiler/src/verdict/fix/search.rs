@@ -17,7 +17,7 @@ use crate::verdict::explain::{Flow, KEPT, Pair, Way};
 /// addresses is compared with the other changes.
 const OPENED_BY_MISTAKE: usize = 50;
 
-/// So often other changes are tried where those of both directions do not admit the flow together.
+/// How often other changes are tried if those of both directions do not admit the flow together.
 const ATTEMPTS: usize = 3;
 
 /// The fix of one denied flow, with what may be wrong about its Service.

@@ -9,7 +9,7 @@ pub trait Written {
     /// Whether the input has the object itself, and not only pods that it made.
     fn has(&self, object: &ObjectName) -> bool;
 
-    /// Whether the input has a field of an object, whatever it holds.
+    /// Whether the input has a field of an object, with any value.
     fn has_field(&self, object: &ObjectName, path: &[&str]) -> bool {
         self.text(object, path).is_some()
     }

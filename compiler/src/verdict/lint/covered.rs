@@ -1,4 +1,4 @@
-//! Whether one rule admits all that another one does, whatever pods there are.
+//! Whether one rule admits all that another one does, for any set of pods.
 
 use crate::algebra::traffic::Traffic;
 use crate::object::Protocol;

@@ -1,4 +1,4 @@
-//! Rules of which the policies at the other end admit nothing.
+//! Rules whose traffic the policies at the other end do not admit at all.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::policy::{Direction, PolicyRule};
 use crate::verdict::explain::{Party, Question};
 use crate::verdict::flow::End;
 
-/// So many pods of a class are asked for the numbers of their ports.
+/// At most this many pods of a class are asked for the numbers of their ports.
 const ASKED: usize = 20;
 
 /// Rules between more pairs of classes than this are not looked at.
@@ -54,7 +54,7 @@ fn others(cluster: &Cluster, rule: &PolicyRule) -> Option<Vec<ClassId>> {
     (!classes.is_empty()).then(|| classes.into_iter().collect())
 }
 
-/// Whether the other end lets some of what a rule admits pass, or may.
+/// Whether the other end lets some of the traffic pass that a rule admits, or may do so.
 fn passes(
     cluster: &Cluster,
     groups: &Groups,
@@ -83,7 +83,7 @@ fn passes(
 
 /// The names of the policies that isolate classes in a direction.
 fn isolating(cluster: &Cluster, direction: Direction, classes: &[ClassId]) -> String {
-    /// So many are named.
+    /// At most this many are named.
     const NAMED: usize = 3;
     let policies: BTreeSet<PolicyId> =
         classes.iter().flat_map(|class| cluster.policies_of(*class, direction)).collect();

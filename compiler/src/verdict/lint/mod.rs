@@ -43,7 +43,7 @@ pub enum MistakeCode {
     ProtocolMissingDns,
     /// Egress to pods, and no rule that admits DNS.
     DnsBlocked,
-    /// A rule of which the other end's policies admit nothing.
+    /// A rule whose traffic the other end's policies do not admit at all.
     HalfOpen,
     /// A rule that another one of its policy covers.
     RuleRedundant,
@@ -51,7 +51,7 @@ pub enum MistakeCode {
     PolicyRedundant,
     /// A rule that admits everything, beside others.
     AllowAllRule,
-    /// Two peers of which one item was meant.
+    /// Two peers that were meant as one item.
     PeerSplitOr,
 }
 

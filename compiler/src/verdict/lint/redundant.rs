@@ -34,7 +34,7 @@ pub(super) fn rules(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
                 && !findings.any(|finding| finding.code.is_refused() && is_below(&finding.path, &rule.path))
         };
         for (place, rule) in rules.iter().enumerate().filter(|(_, rule)| is_taken(rule)) {
-            // Of two rules that say the same, the later one is redundant.
+            // If two rules say the same, the later one is redundant.
             let is_covered_by = |(other, by): &(usize, &PolicyRule)| {
                 *other != place && is_taken(by) && covers(by, rule) && (*other < place || !covers(rule, by))
             };

@@ -12,7 +12,7 @@ use crate::object::{Labels, Protocol};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use crate::verdict::explain::numbers_named;
 
-/// So many pods are looked at for each port.
+/// At most this many pods are looked at for each port.
 const LOOKED_AT: usize = 1_000;
 
 /// The paths of the rules that name the port of a Service are returned.
@@ -81,7 +81,7 @@ fn pods_of<'p>(cluster: &Cluster, peers: impl IntoIterator<Item = &'p PodPeer>) 
     Some(pods.into_iter().collect())
 }
 
-/// The ports of a rule that none of its pods has; whether one is the port of a Service.
+/// Finds the ports of a rule that none of its pods has. Returns whether one is the port of a Service.
 fn ports(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, pods: &[PodId], found: &mut Vec<Mistake>) -> bool {
     let Ports::AnyOf(ports) = &rule.ports else { return false };
     let mut has_service_port = false;
@@ -108,8 +108,8 @@ fn ports(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, pods: &[PodId], fou
     has_service_port
 }
 
-/// Names of ports in a rule for addresses alone, of which none is of the prefixes from which pods have theirs: only
-/// pods give ports names.
+/// Named ports in a rule whose peers are all blocks outside of the pods' prefixes. Only pods give ports names, so such
+/// a name means no port.
 fn names_for_blocks(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, found: &mut Vec<Mistake>) {
     let (Ports::AnyOf(ports), Peers::AnyOf(peers)) = (&rule.ports, &rule.peers) else { return };
     let is_outside = |peer: &Peer| matches!(peer, Peer::Block(of) if !cluster.may_hold_pods(&of.cidr));
@@ -167,8 +167,8 @@ fn service_port(cluster: &Cluster, pods: &[PodId], protocol: Protocol, number: u
     })
 }
 
-/// Two items of which the first has namespaces only and the second pods only, where its own namespace
-/// has no such pods and those namespaces have.
+/// Two adjacent items, one with a namespaceSelector only and one with a podSelector only. They are a mistake if the
+/// policy's own namespace has no such pods and the selected namespaces have.
 fn split(cluster: &Cluster, id: PolicyId, direction: Direction, rule: &PolicyRule, found: &mut Vec<Mistake>) {
     let Peers::AnyOf(peers) = &rule.peers else { return };
     for (place, pair) in peers.windows(2).enumerate() {

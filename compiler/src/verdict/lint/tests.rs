@@ -20,7 +20,7 @@ fn found(pods: &[&str], policies: &[&str], services: Vec<Service>) -> Vec<String
     found_in(&objects, true)
 }
 
-/// The same of objects, of which all namespaces may be known.
+/// The same for objects; `knows_namespaces` says whether they include all namespaces.
 fn found_in(objects: &Objects, knows_namespaces: bool) -> Vec<String> {
     let cluster = Cluster::new(objects);
     let mistakes = mistakes(&cluster, &Groups::of_cluster(&cluster), knows_namespaces);

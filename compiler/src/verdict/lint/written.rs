@@ -1,4 +1,4 @@
-//! What a policy says that has no effect, whatever pods there are.
+//! Parts of a policy that have no effect for any set of pods.
 
 use super::{Mistake, MistakeCode};
 use crate::algebra::cidr::Cidr;

@@ -116,7 +116,7 @@ pub(super) struct HeldFaces<'g> {
     remembered: usize,
 }
 
-/// So many faces are remembered, 32 MB of them. Those of further atoms are found anew each time.
+/// At most this many faces are remembered, 32 MB of them. Those of further atoms are found anew each time.
 const REMEMBERED: usize = 4_000_000;
 
 impl<'g> HeldFaces<'g> {

@@ -1,4 +1,4 @@
-//! Ends that nothing distinguishes: a kind of them, and its face, which is what rules at the other end see.
+//! Ends that nothing distinguishes: a kind of them, and its face, which is all that rules at the other end can match.
 
 use smallvec::SmallVec;
 
@@ -23,9 +23,9 @@ pub(crate) struct EndKind {
     pub(super) groups: [SmallVec<[GroupId; 1]>; 2],
     /// The same where the input does not say which policies apply.
     pub(super) open: [Option<Box<Deciding>>; 2],
-    /// Its node, if that sees some address otherwise than other nodes do.
+    /// Its node, if other pods hold some address in the view of this node than in that of other nodes.
     pub(super) node: Option<Viewer>,
-    /// As rules of most nodes see it, and as those of these nodes do.
+    /// The end as rules of most nodes match it, and as rules of these nodes do.
     pub(super) face: FaceId,
     pub(super) faces: SmallVec<[(Viewer, FaceId); 0]>,
 }

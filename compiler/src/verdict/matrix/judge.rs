@@ -18,13 +18,13 @@ use crate::verdict::matrix::pair_verdicts::ASSUMED_NONE;
 pub(crate) use crate::verdict::matrix::pair_verdicts::{BoundIds, JudgeKinds, PairVerdicts};
 use crate::verdict::zone::Zones;
 
-/// Everything about an end that a rule at the other one can see.
+/// Everything about an end that a rule at the other end can match.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Face {
     /// The classes of those that hold its address.
     pub(super) classes: SmallVec<[ClassId; 1]>,
     pub(super) zone: Option<Zone>,
-    /// Of an end without an address, the family of the one that it will have.
+    /// For an end without an address: the family of the address that it will have.
     pub(super) assumed: Option<Family>,
     /// Container ports, where some egress rule names ports.
     pub(super) ports: Vec<ContainerPort>,
@@ -62,7 +62,7 @@ impl Roles {
         }
     }
 
-    /// Whether groups of a direction see such an end at the other end.
+    /// Whether groups of a direction match such an end as the other end.
     pub(super) const fn is_other(self, direction: Direction) -> bool {
         match direction {
             Direction::Egress => self.destination,
@@ -129,9 +129,9 @@ impl<'a> Kinds<'a> {
         &self.zones
     }
 
-    /// The kinds that were asked about, and what a rule of most nodes sees of
-    /// each: its groups, the first of those that decide together, and the end
-    /// itself with the first address of its zone.
+    /// The kinds that were asked about, and what a rule of most nodes matches of each: its groups,
+    /// the first of those that decide together, and the end itself with the first address of its
+    /// zone.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (KindId, [Option<GroupId>; 2], OtherEnd<'_>)> {
         self.seen.iter().enumerate().map(|(i, kind)| {
             let id = KindId(place(i));
@@ -139,12 +139,12 @@ impl<'a> Kinds<'a> {
         })
     }
 
-    /// What a rule of most nodes sees of a kind.
+    /// The end of a kind as rules of most nodes match it.
     pub(crate) fn other_end(&self, kind: KindId) -> OtherEnd<'_> {
         self.other_end_of_face(self.seen[kind.index()].face.0 as usize)
     }
 
-    /// What a rule sees of an end with a face: the first address of its zone stands for all.
+    /// The end with a face as a rule matches it: the first address of its zone stands for all.
     pub(super) fn other_end_of_face(&self, face: usize) -> OtherEnd<'_> {
         let face = &self.faces[face];
         let first = |zone: Zone| cidr::address(zone.family, self.zones.starts(zone.family)[zone.place]);

@@ -1,4 +1,4 @@
-//! The matrix of a cluster of which few pairs are asked about.
+//! The matrix of a cluster, for commands that ask about few of its pairs.
 //!
 //! The whole matrix asks each group about each face: in a cluster of 100,000 pods these are 2,500 million. What a change
 //! opens is a question about the ends that it affects.
@@ -55,9 +55,8 @@ impl<'a> LazyMatrix<'a> {
         self.rows[endpoint].ends.iter().map(|of| of.end)
     }
 
-    /// For each endpoint, the first that the same groups judge and that rules see alike. Unlike
-    /// those of [`Matrix::alike`](super::Matrix::alike), such pods may be exempt from policies with different
-    /// addresses.
+    /// For each endpoint, the first that the same groups judge and that rules match alike. Unlike those of
+    /// [`Matrix::alike`](super::Matrix::alike), such pods may be exempt from policies with different addresses.
     pub(crate) fn judged_alike(&self) -> Vec<usize> {
         judged_alike(&self.rows)
     }

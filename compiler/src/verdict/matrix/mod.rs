@@ -68,7 +68,7 @@ pub struct Endpoint {
     pub id: EndpointId,
     /// `Pod`, the workload's kind, or `Address`; `Service` for one that leads nowhere.
     pub kind: String,
-    /// Its addresses, IPv4 first, without those that another pod owns by now.
+    /// Its addresses, IPv4 first, without those that another pod has now.
     pub addresses: Vec<IpAddr>,
     /// The node of a pod that is bound to one.
     pub node: Option<String>,
@@ -140,7 +140,7 @@ pub struct Matrix<'a> {
 /// The matrix written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectivityMatrix {
-    /// Sorted by id.
+    /// The endpoints, sorted by id.
     pub endpoints: Vec<Endpoint>,
     /// Sorted by from, to, family and protocol; no row, nothing allowed for certain.
     pub connections: Vec<Connection>,
@@ -232,8 +232,8 @@ impl<'a> Matrix<'a> {
         cells.flat_map(|cell| self.by_protocol(&cell, &cell.traffic).collect::<Vec<_>>())
     }
 
-    /// By pod, what is allowed for certain where an end has no address yet, by protocol. By
-    /// workload that is among the connections.
+    /// In a matrix by pod: what is allowed for certain where an end has no address yet, by
+    /// protocol. In a matrix by workload this is among the connections.
     pub fn pending(&self) -> impl Iterator<Item = Connection> {
         let is_bare = |endpoint: &Endpoint| endpoint.addresses.is_empty();
         let are_any = self.by == By::Pod && self.endpoints.iter().any(is_bare);
@@ -251,8 +251,8 @@ impl<'a> Matrix<'a> {
 
     /// What is allowed to or from some replicas only, or in one family, by protocol.
     pub fn differs(&self) -> impl Iterator<Item = Connection> {
-        // Of a DaemonSet, one pod is on the node whose address is asked about.
-        // Pods without an address may get one of either family.
+        // One pod of a DaemonSet is on the node whose address is asked about. Pods without an
+        // address may get one of either family.
         let has_replicas = self.rows.iter().any(|row| row.ends.len() > 1 || row.is_address || row.lacks_address());
         let cells = Some(()).filter(|()| has_replicas).into_iter().flat_map(|()| self.cells());
         cells.flat_map(|cell| self.by_protocol(&cell, &cell.differs).collect::<Vec<_>>())
@@ -312,7 +312,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// For each row, the first that the same groups judge and that rules see alike.
+/// For each row, the first that the same groups judge and that rules match alike.
 fn judged_alike(rows: &[Row]) -> Vec<usize> {
     let mut alike = FxHashMap::default();
     let rows = rows.iter().enumerate();
@@ -357,7 +357,7 @@ pub struct Printed<'a> {
     pub matrix: &'a Matrix<'a>,
     /// Services that are asked for and lead nowhere ([`Endpoint::without_backends`]).
     pub without_backends: &'a [Endpoint],
-    /// For people.
+    /// Warnings for people.
     pub warnings: &'a [String],
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Reached<'m, 'a> {
     remembered: usize,
 }
 
-/// So many destinations are remembered, 32 MB of them.
+/// At most this many destinations are remembered, 32 MB of them.
 const REMEMBERED: usize = 4_000_000;
 
 impl<'m, 'a> Reached<'m, 'a> {
@@ -82,7 +82,7 @@ impl<'m, 'a> Reached<'m, 'a> {
         pairs
     }
 
-    /// The classes that a class reaches, of what is shown.
+    /// Those of the shown classes that a class reaches.
     fn classes(&self, from: usize) -> impl Iterator<Item = usize> {
         let source = self.alike[from][0];
         let destinations = if self.matrix.is_shown(source).0 { self.destinations.as_slice() } else { &[] };

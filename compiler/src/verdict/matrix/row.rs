@@ -22,7 +22,7 @@ pub(super) struct Unjudged {
     pub(super) ends: Vec<End>,
     /// It is one pod that stands for any number of replicas.
     is_template: bool,
-    /// Of a pod that owns the address, only this address is meant.
+    /// For a pod that owns the address, only this address is meant.
     is_address: bool,
 }
 
@@ -46,7 +46,7 @@ impl Unjudged {
     }
 }
 
-/// An end as the rules of others see it.
+/// An end as the rules of others match it.
 #[derive(Debug)]
 pub(super) struct EndKinds {
     pub(super) end: End,
@@ -306,7 +306,7 @@ impl Sum {
         self.common_most = both(self.common_most, other.common_most);
     }
 
-    /// Leaves out of what every pair may what some pair of another sum may not for certain.
+    /// Takes traffic out of what every pair may send, if it is certain that some pair of `other` may not send it.
     fn limit(&mut self, known: &mut TrafficTable, other: Self) {
         if let (Some(own), Some(most)) = (self.common, other.common_most) {
             self.common = Some(known.intersection(own, most));

@@ -22,8 +22,8 @@ pub(crate) fn now() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// The status of a new object, whatever its maker says. Nodes register with
-/// theirs.
+/// Sets the status of a new object, in place of the one that its creator sent. Nodes register with
+/// a status of their own.
 pub(crate) fn reset_status(resource: Resource, object: &mut Value) {
     match resource {
         Resource::Pods => object["status"] = json!({"phase": "Pending", "qosClass": "BestEffort"}),

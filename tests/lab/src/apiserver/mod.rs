@@ -1,15 +1,15 @@
 //! An API server for tests: small, in this process, and with faults on demand.
 //!
-//! It stores pods, namespaces, nodes, services, network policies and events,
-//! and serves them as kube-apiserver does: versions and conflicts, pages that
-//! expire, selectors, watches with bookmarks, streaming lists, the status
-//! subresource, `Status` objects for whatever goes wrong. `tests/tests/apiserver`
-//! holds it, and a real kube-apiserver where there is one, to the same contract.
+//! It stores pods, namespaces, nodes, services, network policies and events, and serves them as
+//! kube-apiserver does: versions and conflicts, pages that expire, selectors, watches with
+//! bookmarks, streaming lists, the status subresource, and `Status` objects for all errors.
+//! `tests/tests/apiserver` holds it, and a real kube-apiserver where there is one, to the same
+//! contract.
 //!
-//! The real one that it was compared with is 1.20.2, which Debian has. What came
-//! later is from the documentation and the source of Kubernetes, and was never
-//! seen beside a real server: streaming lists (on by default since 1.32) above
-//! all. Of them, the real one showed only how a server refuses that lacks them.
+//! The real one that it was compared with is 1.20.2, which Debian has. What came later is from the
+//! documentation and the source of Kubernetes, and was never seen beside a real server: streaming
+//! lists (on by default since 1.32) above all. The real one showed only how a server without
+//! streaming lists refuses them.
 //!
 //! What it does not do: it keeps fields that the real server would not know,
 //! and validates only names and events, so that tests can store what older
@@ -235,7 +235,7 @@ impl Server {
         self.shared.store.state().watches(Some(resource))
     }
 
-    /// How many requests of a kind have arrived, whatever became of them.
+    /// How many requests of a kind have arrived, answered or not.
     #[must_use]
     pub fn count(&self, resource: Resource, verb: Verb) -> usize {
         let counted = |request: &&Request| request.resource == Some(resource) && request.verb == verb;
@@ -263,7 +263,7 @@ impl Server {
         if self.shared.changes.wait(PATIENCE, || is_so(self)) { Ok(()) } else { Err(self.too_long(what)) }
     }
 
-    /// As [`Server::wait`], in a task.
+    /// Waits as [`Server::wait`] does, in a task.
     ///
     /// # Errors
     /// When it is not so after 30 seconds; the error lists the latest requests.

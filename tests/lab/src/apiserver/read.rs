@@ -29,14 +29,14 @@ pub(crate) fn nothing(place: &ResourcePath, revision: u64, has_more: bool) -> St
 /// Where a list goes on.
 #[derive(Serialize, Deserialize)]
 struct Token {
-    /// The revision that all pages show; none for whatever is there by then.
+    /// The revision that all pages show; none if each page shows what is stored when it is asked for.
     revision: Option<u64>,
     namespace: String,
     name: String,
 }
 
 impl Token {
-    /// Clients must not look into it; hexadecimal needs no escapes in a query.
+    /// Clients must not parse the token; hexadecimal needs no escapes in a query.
     fn write(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();
         json.iter().fold(String::new(), |mut text, byte| {

@@ -61,7 +61,7 @@ impl Group {
 }
 
 impl Resource {
-    /// All of them; a namespace comes before what lives in it.
+    /// All resources; a namespace comes before the objects that live in it.
     pub const ALL: [Self; 6] =
         [Self::Namespaces, Self::Nodes, Self::Pods, Self::Services, Self::NetworkPolicies, Self::Events];
 

@@ -124,7 +124,7 @@ impl Changes {
                 return false;
             }
             let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-            // Whatever it says, the loop checks.
+            // The result does not matter, because the loop checks the count.
             let _ = self.condition.wait_timeout_while(count, left, |count| *count == before);
         }
     }

@@ -1,7 +1,6 @@
 //! The objects by way of an API server, which every node has at hand.
 //!
-//! The server listens on the loopback of each node's namespace, so agents reach
-//! it whatever the policies say.
+//! The server listens on the loopback of each node's namespace, so no policy keeps agents from it.
 
 use std::fmt::Debug;
 use std::io;

@@ -31,7 +31,7 @@ impl Enforcer {
         sibling("npc", "cargo build, or give its path with --npc").map(Self::Agent)
     }
 
-    /// The same for tests. If no lab can be built here, the calling test is skipped.
+    /// An enforcer for tests. If no lab can be built here, the calling test is skipped.
     #[must_use]
     pub fn for_test() -> Option<Self> {
         can_run().then(Self::sibling)?.inspect_err(skipped).ok()

@@ -57,8 +57,8 @@ impl Engine {
             .collect();
         self.reserved.extend(wanted.iter().map(|(.., port)| *port));
         self.receivers.listen(places, &wanted)?;
-        // Only those that do not arrive stay open for long. Labs beside this one have as many, and whichever
-        // opened the last one would be the one that fails.
+        // Only those that do not arrive stay open for long. Labs beside this one have as many, and the lab that finds
+        // no file left would fail.
         self.connections = (allow_many_files()? / labs_at_once()).saturating_sub(2 * SPARE_FILES).max(SPARE_FILES);
         // A thread that has entered a namespace is of no other use.
         let sent = std::thread::scope(|scope| scope.spawn(|| Round::new(self, probes).run(places)).join());

@@ -18,9 +18,9 @@ use super::{Builder, sibling};
 /// The programs that an agent may start.
 const PROGRAMS: [&str; 3] = ["", "-save", "-restore"];
 
-/// Fills a folder with the iptables programs, each of which fails in so many of
-/// a hundred calls: half of the time before it has done anything, half of the
-/// time after. Answers the `PATH` with the folder in front.
+/// Fills a folder with iptables programs that fail in so many of a hundred calls: half of the time
+/// before they have done anything, half of the time after. Answers the `PATH` with the folder in
+/// front.
 ///
 /// # Errors
 /// When they cannot be written.
@@ -139,7 +139,7 @@ impl SmallDisk {
         Ok(Self { path })
     }
 
-    /// Where it is.
+    /// The path at which it is mounted.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

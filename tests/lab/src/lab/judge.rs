@@ -41,7 +41,7 @@ impl Judged {
 /// All probes of a lab, judged.
 #[derive(Debug, Clone)]
 pub struct Judgement {
-    /// In the order of the probes.
+    /// The judged probes, in the order of the probes.
     pub judged: Vec<Judged>,
     /// How many probes were sent again because they ought to have arrived.
     pub retried: usize,
@@ -154,7 +154,7 @@ pub fn expect(lab: &Lab, probes: &[Probe]) -> Vec<Verdict> {
     expect_of(&lab.cluster().objects, lab.places(), lab.allows_tunnels(), probes)
 }
 
-/// The same for other objects than the lab has now.
+/// What the oracle expects for other objects than the lab has now.
 #[must_use]
 pub fn expect_of(objects: &Objects, places: &[Place], tunnels: bool, probes: &[Probe]) -> Vec<Verdict> {
     let allows = if tunnels { Oracle::allows } else { Oracle::allows_without_tunnels };

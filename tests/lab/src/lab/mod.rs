@@ -187,8 +187,9 @@ impl Lab {
         self.send(probes, &vec![true; probes.len()], 3)
     }
 
-    /// The same where it is known what should arrive: only that is tried again, as often as the
-    /// judge does it. What should not arrive takes a while each time, to see that it does not.
+    /// As [`Lab::arrived`], if the test knows what should arrive. Only that is tried again, as
+    /// often as the judge does it. For each packet that should not arrive the lab has to wait a
+    /// while.
     ///
     /// # Errors
     /// Those of [`Self::arrived`].

@@ -130,8 +130,8 @@ fn through_services(lab: &Lab) -> Vec<Probe> {
 /// of its node and of the receiver's, and of another pod of its own node and of
 /// another node; and with its node's address through Services.
 ///
-/// A source that claims to be the receiver is left out: IPv4 receivers drop it (a
-/// martian), whatever policies say. Tests of their own send it.
+/// A source that claims to be the receiver is left out: IPv4 receivers drop it (a martian), also if
+/// policies allow it. Tests of their own send it.
 fn forged(lab: &Lab, payloads: &[Payload]) -> Vec<Probe> {
     let places = lab.places();
     let datagrams = payloads.iter().filter(|payload| matches!(payload, Payload::Port(Protocol::Udp, _)));

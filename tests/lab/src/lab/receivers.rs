@@ -157,7 +157,7 @@ impl Receivers {
             return Ok(());
         }
         if token & ACCEPTED != 0 {
-            // A mark fits one segment: whatever is there, the connection is done.
+            // A mark fits one segment: after one read the connection is done.
             if let Some((mut socket, place)) = self.accepted.remove(&token) {
                 let mut buffer = [0; 64];
                 let length = socket.read(&mut buffer).unwrap_or(0);

@@ -26,9 +26,9 @@ const NAMED_PORTS: usize = 6;
 /// How many probes agreed, of how many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Those that were as they should be.
+    /// How many were as they should be.
     pub agreed: usize,
-    /// All of them.
+    /// How many there were in all.
     pub of: usize,
 }
 

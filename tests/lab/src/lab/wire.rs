@@ -105,7 +105,7 @@ pub(super) fn forged_datagram(source: SocketAddr, destination: SocketAddr, dscp:
     datagram(source, destination, dscp, &mark(id))
 }
 
-/// The same with any message, which is not marked. `None` where the families differ.
+/// A whole IP packet with a UDP datagram of any message, which is not marked. `None` if the families differ.
 #[must_use]
 pub fn whole_datagram(source: SocketAddr, destination: SocketAddr, message: &[u8]) -> Option<Vec<u8>> {
     datagram(source, destination, 0, message)

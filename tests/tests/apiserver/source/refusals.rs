@@ -1,4 +1,4 @@
-//! What a refusal means, whatever its form.
+//! What a refusal means, in each of its forms.
 
 use std::time::Duration;
 

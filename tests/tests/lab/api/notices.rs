@@ -210,7 +210,7 @@ fn the_startup_taint_goes_when_the_first_sync_is_in_the_kernel_and_not_before() 
         fault.lift();
         let gone = |server: &Server| taints(server) == ["example.com/other"];
         small.server().wait("the taint is gone", gone).unwrap();
-        // By then the kernel holds what is stored.
+        // When the taint is gone, the kernel holds what is stored.
         small.admits_only("other");
         assert_eq!(asked(small.server()), (gets + 2, patches + 2), "{held:?}");
         small.store("web");

@@ -220,7 +220,7 @@ fn a_burst_of_pods_starts_while_the_api_server_is_away() {
     assert_eq!(arrivals.packets(), 0, "packets that policies deny arrived");
 }
 
-/// An address is its next pod's at once, whatever the API still lists of the pod before.
+/// An address is its next pod's at once, even if the API still lists it for the pod before.
 #[test]
 fn an_address_that_is_used_again_at_once_has_its_new_pods_rules() {
     let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };

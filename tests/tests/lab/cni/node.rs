@@ -201,7 +201,7 @@ impl Node {
         self.folder.path().join("run/npc/cni.sock")
     }
 
-    /// The folder of manifests, and of whatever a test keeps.
+    /// The folder of manifests, and of files that a test keeps.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }

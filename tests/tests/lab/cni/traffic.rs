@@ -173,7 +173,7 @@ impl Drop for Flood {
     }
 }
 
-/// Counts what arrives at a port, packet by packet, whatever becomes of it.
+/// Counts the packets that arrive at a port, also those that are dropped later.
 pub(crate) struct Arrivals<'a> {
     netns: &'a Netns,
     port: u16,

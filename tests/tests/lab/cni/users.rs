@@ -1,4 +1,4 @@
-//! Who may ask at the agent's socket.
+//! Which users may ask at the agent's socket.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;

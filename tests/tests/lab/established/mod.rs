@@ -32,10 +32,10 @@ use socket2::{Domain, Socket, Type};
 /// that is lost comes again sooner, a datagram never.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// So often everything is sent side by side.
+/// How often everything is sent side by side.
 const ROUNDS: usize = 100;
 
-/// So many flows may begin while a plan is carried out.
+/// At most this many flows may begin while a plan is carried out.
 const FLOWS: usize = 4000;
 
 const ADMITTED: u16 = 5432;
@@ -339,9 +339,8 @@ fn a_narrowed_policy_cuts_what_it_denies(backend: Backend, mode: Mode) {
     let [here, there] = strays(&lab);
     assert!(here.iter().zip(before[0]).all(|(now, before)| *now > before), "{before:?}, then {here:?}");
     assert_eq!(there, [0, 0]);
-    // The agent looks at its kernel between two looks of ours: segments are sent
-    // again meanwhile. It is asked for the first time, as what it has read is good
-    // enough for it for five seconds.
+    // The agent reads its counters between two readings of ours: segments are sent again meanwhile.
+    // It is asked for the first time, as what it has read is good enough for it for five seconds.
     let told = lab.metric("node-1", "npc_stray_packets_total").unwrap();
     let [least, most] = [here, strays(&lab)[0]].map(|counts| counts.into_iter().map(f64::from).sum::<f64>());
     assert!(told >= least && told <= most, "{told}, not {least} to {most}");

@@ -53,9 +53,8 @@ fn expected(lab: &Lab) -> u64 {
     lines.map(of).sum()
 }
 
-/// FTP in its active mode: the client says on which port it waits, and the server
-/// connects to that. The kernel expects that connection, and knows of which one it
-/// is a part.
+/// FTP in its active mode: the client says on which port it waits, and the server connects to that.
+/// The kernel expects that connection, and knows to which connection it belongs.
 fn a_flow_that_a_helper_expected_is_cut_like_others(backend: Backend, mode: Mode) {
     let Some((mut lab, _listeners)) = start(vec![db(&web(), &[21])], backend, mode, &[]) else { return };
     raw(&lab, Family::V4, &["-A", "PREROUTING", "-p", "tcp", "--dport", "21", "-j", "CT", "--helper", "ftp"]);

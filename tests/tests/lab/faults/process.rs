@@ -12,7 +12,7 @@ use crate::sampled;
 
 #[test]
 fn killed_at_random_points_through_many_updates() {
-    /// So many may be written before every agent has to have followed.
+    /// At most this many may be written before every agent has to have followed.
     const AHEAD: usize = 10;
     let updates = sampled(80, 200);
     let mut editor = Editor::new(11);

@@ -126,8 +126,8 @@ fn raw(family: Family, protocol: i32) -> Socket {
     Socket::new(domain, Type::RAW, Some(protocol.into())).unwrap()
 }
 
-/// A socket at this address, be it taken: a process that another test starts has a
-/// copy of every file for a moment.
+/// A socket at this address, even if it is taken: a process that another test starts has a copy of
+/// every file for a moment.
 fn bind(at: SocketAddr) -> UdpSocket {
     let socket = Socket::new(Domain::for_address(at), Type::DGRAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();

@@ -167,7 +167,7 @@ fn a_copy_of_our_file_lets_pods_start_after_the_removal() {
     host.delete(&next).unwrap();
 }
 
-/// The one command that lets a node start pods, whatever is wrong, and its undoing.
+/// The one command that lets a node start pods after any failure, and its undoing.
 #[test]
 fn a_node_whose_agent_is_broken_starts_pods_after_one_command() {
     let Some(host) = Host::new(3) else { return };

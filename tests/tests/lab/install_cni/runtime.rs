@@ -14,7 +14,7 @@ fn is_any_isolated(host: &Host) -> bool {
 }
 
 fn a_runtime_calls_the_plugin_from_its_installation_to_its_removal(release: Release) {
-    // Runtimes keep the configuration of each sandbox here, whatever their own folder is.
+    // Runtimes keep the configuration of each sandbox here, also if their own folder is another one.
     let places = |node: &std::path::Path| [Runtime::conf(node), Runtime::bin(node), "/var/lib/cni".into()];
     let Some(host) = Host::at(2, places) else { return };
     let mut source = host.node.chain();
@@ -41,7 +41,8 @@ fn a_runtime_calls_the_plugin_from_its_installation_to_its_removal(release: Rele
     host.end(installer, Says::Refuses(404, "NotFound"));
     assert_eq!(host.files(), before);
     assert!(host.bin().join("npc-cni").exists(), "what the runtime kept of the pod names it");
-    // Whatever the runtime has read by now, the next pod starts without an agent, and both end.
+    // The runtime may have read the old or the new configuration. The next pod starts without an agent, and both pods
+    // end.
     host.node.kill_agent();
     let next = runtime.run_sandbox("web-1", &[]).unwrap();
     runtime.status().unwrap();

@@ -207,8 +207,8 @@ fn a_pod_that_joins_a_group_that_stays_does_not_wait_for_the_rules_of_others() {
     assert!(counts.iter().all(|count| *count > 0), "joined at once, waited, joined beside an edited list: {counts:?}");
 }
 
-/// Who moves from one set of peers to another, of which the second has to wait
-/// because an edited policy asks it as well, is missed in neither.
+/// A pod moves from one peer set to another. The second set has to wait, because an edited policy
+/// asks it as well. At each moment the pod is in one of the two sets.
 #[test]
 fn a_peer_between_a_set_that_waits_and_one_that_does_not_is_in_one_of_them() {
     let peer = |team: &str, first: u16, last: u16| {

@@ -17,11 +17,11 @@ use serde_json::{Value, json};
 
 use super::{NODE, cases, ruleset, ruleset_of, watch};
 
-/// So many kinds of isolation a direction has; the next number is none.
+/// This many kinds of isolation a direction has; the next number is none.
 const KINDS: usize = 4;
 
-/// What a pod is: how it is isolated for ingress and for egress, and of which team
-/// of peers it is.
+/// What a pod is: how it is isolated for ingress and for egress, and to which team of peers it
+/// belongs.
 type Role = (usize, usize, bool);
 
 /// What a kind of isolation admits: a named port or all of them, of one team or of

@@ -280,7 +280,7 @@ fn what_may_come_from_an_interface_before_and_after_may_come_all_the_time() {
             };
             let [was, is] = &own;
             let (before, after) = (state(&old, was), state(&new, is));
-            // With whatever else changes, and by the name that the rules ask.
+            // Together with all other changes, and by the name that the rules ask.
             let mut model = Model::new(Family::V4, &before.v4);
             let mut wrong = None;
             model.apply(&Plan::between(&before, &after), |model, what, _| {

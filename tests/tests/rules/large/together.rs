@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::examples::{came, engine, is_isolated, load_all, pod, policy, policy_for};
 
-/// Of policies that come together, each makes little, and all of them much.
+/// Each of several policies that come together makes little, and all of them make much.
 #[test]
 fn policies_that_come_together_are_in_force_together() {
     let mut engine = engine(RulesetOptions::default());

@@ -188,8 +188,8 @@ fn all_of_udp_is_all_of_udp_also_at_ports_of_tunnels() {
     }
 }
 
-/// A name says as much as a number where its destination calls a tunnel's port
-/// so, whatever else is admitted.
+/// If the destination gives a tunnel's port this name, the name says as much as the number. Other
+/// admitted traffic does not change that.
 #[test]
 fn a_named_port_may_be_that_of_a_tunnel() {
     let overlay = json!({"protocol": "UDP", "port": "overlay"});

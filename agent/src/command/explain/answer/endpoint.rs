@@ -30,7 +30,7 @@ use crate::command::warning::{self, Warning, WarningCode};
 use crate::command::words::{not_understood, policy_name, shorten};
 use crate::command::{Exit, Stop};
 
-/// So many names are written out.
+/// At most this many names are written out.
 const LISTED: usize = 8;
 
 /// What there is to say of an endpoint.

@@ -27,7 +27,7 @@ use crate::command::warning;
 use crate::command::words::{policy_name, shorten};
 use crate::command::{Exit, Stop};
 
-/// So many workloads are written out.
+/// At most this many workloads are written out.
 const LISTED: usize = 6;
 
 /// What there is to say of a policy.
@@ -54,7 +54,7 @@ pub(in crate::command::explain) struct About {
     /// Where there is no room for its rules, so that it admits nothing.
     without_rules: Option<WithoutRules>,
     rules: Vec<Rule>,
-    /// Of a policy that selects nothing, the workload that it looks as if it meant, and why it does not.
+    /// For a policy that selects nothing: the workload that it looks as if it meant, and why it does not.
     near: Vec<Near>,
     /// Pods that were not read may be among those that it selects.
     #[serde(skip)]

@@ -21,16 +21,16 @@ use crate::command::explain::{Context, Said, fix, warnings};
 use crate::command::output::{BAD, Columns, DOUBT, GOOD, width};
 use crate::command::words::shorten;
 
-/// So many flows are shown one by one.
+/// At most this many flows are shown one by one.
 const SHOWN: usize = 24;
 
-/// So many admitting rules are named in one line.
+/// At most this many admitting rules are named in one line.
 const RULES: usize = 6;
 
-/// So many policies are named in one line.
+/// At most this many policies are named in one line.
 const POLICIES: usize = 6;
 
-/// So many nodes are named.
+/// At most this many nodes are named.
 const NODES: usize = 3;
 
 /// Writes the whole answer.
@@ -339,7 +339,7 @@ fn service(flow: &Flow, via: &Via) -> String {
     format!("{target}, {backends} ({note})")
 }
 
-/// What the policies of each end see, where a node that is not the client's own translates the
+/// What the policies of each end match, where a node that is not the client's own translates the
 /// destination.
 fn before_translation(flow: &Flow) -> Option<String> {
     let (address, seen) = flow.seen_by_source.as_ref()?;

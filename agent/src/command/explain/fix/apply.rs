@@ -6,8 +6,8 @@ use json_patch::{Patch, PatchOperation};
 use npc_compiler::verdict::fix::{Change, Edit, Fix};
 use serde_json::{Value, json};
 
-/// Writes the commands in the order in which they are to be run. There are none where a change closes
-/// something, because nobody should apply it unseen, and where a name is none that a cluster has.
+/// Writes the commands in the order in which they are to be run. There are none if a change closes something, because
+/// an operator should review it first, and none if a name is not one that a cluster has.
 pub(super) fn write<'f>(fixes: impl Iterator<Item = &'f Fix>, out: &mut impl Write) -> io::Result<()> {
     let mut lines = Vec::new();
     for fix in fixes {

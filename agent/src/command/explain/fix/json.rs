@@ -21,8 +21,8 @@ use crate::command::input::Input;
 pub(in super::super) struct FixJson<'a> {
     /// The places of the flows that it turns to ALLOWED, in `flows`.
     flows: Vec<usize>,
-    /// So many fixes of this list come before it: it was found and checked after these were applied, and what it
-    /// opens is what it adds to them.
+    /// How many fixes of this list come before it: it was found and checked after these were applied, and what it opens
+    /// is what it adds to them.
     after: usize,
     direction: Direction,
     /// The policy that it changes or adds; none where it changes another object.

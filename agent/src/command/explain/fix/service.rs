@@ -15,7 +15,7 @@ use crate::command::explain::services::text;
 use crate::command::input::Input;
 use crate::command::words::shorten;
 
-/// So many ports are named.
+/// At most this many ports are named.
 pub(super) const PORTS: usize = 6;
 
 /// The change of a Service, as JSON.

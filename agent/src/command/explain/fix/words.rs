@@ -14,10 +14,10 @@ use crate::command::endpoint::short_kind;
 use crate::command::explain::traffic::traffic;
 use crate::command::words::shorten;
 
-/// So many of the flows that a fix opens are named.
+/// At most this many of the flows that a fix opens are named.
 const NAMED: usize = 3;
 
-/// So many of those that it closes: a client may need each of them.
+/// At most this many of the flows that it closes are named: a client may need each of them.
 const CLOSED: usize = 20;
 
 /// Why a change is not proposed that mends what the denial names: what else it would close or open.
@@ -121,7 +121,7 @@ fn others<'a>(cluster: &Cluster, opens: impl Iterator<Item = &'a Opened>) -> Vec
             format!("{}/{}/{name}", pod.namespace, short_kind(kind))
         }
     };
-    // Of two pods that have addresses of both families, one family alone may be opened.
+    // If two pods have addresses of both families, one family alone may be opened.
     let has_both = |end: &OpenedEnd| {
         end.pod.is_some_and(|pod| Family::ALL.into_iter().all(|family| cluster.pod(pod).address(family).is_some()))
     };

@@ -15,10 +15,10 @@ const LINE_MAX: usize = 160;
 /// What is said of a mark that would reach beyond this column stands below it.
 const TEXT_MAX: usize = 120;
 
-/// So much of a long line is shown before a mark.
+/// At most this many characters of a long line are shown before a mark.
 const BEFORE: usize = 40;
 
-/// So many lines of an object of a cluster are shown around the marks.
+/// At most this many lines of an object of a cluster are shown around the marks.
 const CONTEXT: u32 = 12;
 
 /// A mark of more lines than this is drawn in its first.

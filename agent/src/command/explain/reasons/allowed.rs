@@ -9,7 +9,7 @@ use npc_compiler::verdict::explain::{Decision, Flow, Reason, ReasonCode, Verdict
 use super::denied::arrow;
 use crate::command::explain::Context;
 
-/// So many places are written out.
+/// At most this many places are written out.
 const LISTED: usize = 8;
 
 /// The rules of both directions that admit a flow, each with its item of the peers.

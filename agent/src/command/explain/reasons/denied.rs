@@ -22,7 +22,7 @@ use crate::command::output::BAD;
 use crate::command::rule_text;
 use crate::command::words::{policy_name, shorten};
 
-/// So many policies or rules are written out.
+/// At most this many policies or rules are written out.
 const LISTED: usize = 6;
 
 /// The nearest miss: code, place, the lines themselves, and what there is instead.

@@ -9,7 +9,7 @@ use crate::command::explain::Context;
 use crate::command::explain::words::workload;
 use crate::command::words::shorten;
 
-/// So many nodes are named.
+/// At most this many nodes are named.
 const NODES: usize = 4;
 
 /// What there is to know about a rule that misses by little.

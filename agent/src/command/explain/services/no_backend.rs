@@ -13,7 +13,7 @@ use crate::command::explain::words::workload;
 use crate::command::input::Input;
 use crate::command::words::{count_field, shorten};
 
-/// So many nodes, workloads or ranges are named.
+/// At most this many nodes, workloads or ranges are named.
 const NAMED: usize = 3;
 
 /// The Service of a flow that cannot be: the one that it goes through, or its source.

@@ -12,7 +12,7 @@ use crate::command::input::Input;
 use crate::command::warning::{Warning, WarningCode};
 use crate::command::words::policy_name;
 
-/// So many policies are named.
+/// At most this many policies are named.
 const NAMED: usize = 3;
 
 /// Warnings of the policies that select no pod, in the namespaces and directions in which no policy

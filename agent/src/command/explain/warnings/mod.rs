@@ -20,7 +20,7 @@ use crate::command::input::{Input, Source, unread_words};
 use crate::command::warning::{Warning, WarningCode};
 use crate::command::words::shorten;
 
-/// So many unread documents, ports or labels are named.
+/// At most this many unread documents, ports or labels are named.
 const NAMED: usize = 3;
 
 /// The warnings of an answer in words.

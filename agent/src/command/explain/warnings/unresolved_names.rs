@@ -7,7 +7,7 @@ use npc_compiler::verdict::explain::{DnsServer, EndName};
 use crate::command::explain::words::shown;
 use crate::command::words::{policy_name, shorten};
 
-/// So many sources and policies are named.
+/// At most this many sources and policies are named.
 const NAMED: usize = 3;
 
 /// Which clients policies keep from DNS, which policies, and what to ask.

@@ -53,9 +53,9 @@ impl ConntrackSocket {
         Ok(Self { socket, buffer: vec![0; PART] })
     }
 
-    /// Sends a message about a family, or about all, with one more attribute, be it a nested one:
-    /// among a message's own attributes the crate drops the flag of a nested one that it does not
-    /// know.
+    /// Sends a message about a family, or about all, with one more attribute, which may be a nested
+    /// one. It is not among the message's own attributes, because there the crate drops the flag of
+    /// a nested attribute that it does not know.
     pub(super) fn send(
         &self,
         family: Option<Family>,
@@ -85,8 +85,8 @@ impl ConntrackSocket {
         uninterrupted(|| self.socket.send(&bytes, 0)).map(drop).map_err(Error::Socket)
     }
 
-    /// Receives once; whether one of the messages was the last. What is not wanted, by the payload
-    /// of its message, is not read.
+    /// Receives once. Returns whether one of the messages was the last. A message that is not
+    /// wanted, by its payload, is not read.
     pub(super) fn receive(
         &self,
         buffer: &mut [u8],
@@ -103,7 +103,8 @@ impl ConntrackSocket {
         Ok(false)
     }
 
-    /// Receives one part of a list, entry by entry; whether it was the last. As [`ConntrackSocket::receive`].
+    /// Receives one part of a list, entry by entry, as [`ConntrackSocket::receive`] does. Returns whether it was the
+    /// last.
     pub(super) fn receive_entries(
         &self,
         buffer: &mut [u8],

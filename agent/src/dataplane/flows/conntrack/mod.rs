@@ -28,7 +28,7 @@ mod connection;
 mod filter;
 mod new_sandbox;
 
-/// As much as the kernel puts into one part of a dump.
+/// How many bytes the kernel puts into one part of a dump at most.
 const PART: usize = 32 * 1024;
 
 /// The number of connection tracking among the parts of netfilter.
@@ -167,7 +167,7 @@ pub fn sweep_in(family: Family, scope: &FlowScope, filters: bool, judge: &mut Ju
     Ok(Swept { cut: sweep.cut, ..swept })
 }
 
-/// The same in all families, by one list of the whole table. A list of one family costs the
+/// As [`sweep_in`], in all families, by one list of the whole table. A list of one family costs the
 /// kernel a walk through all of the table too, with a lock for each of its places, empty or not.
 ///
 /// # Errors
@@ -261,11 +261,11 @@ impl Sweep<'_> {
     }
 }
 
-/// Hands over the ends of all flows that the kernel knows, in all families, as FORWARD saw them.
-/// Nothing else of an entry is read.
+/// Passes on the ends of all flows that the kernel knows, in all families, with the addresses that
+/// they had in FORWARD. Nothing else of an entry is read.
 ///
 /// # Errors
-/// If the table cannot be read. Some ends may have been handed over then.
+/// If the table cannot be read. Some ends may have been passed on then.
 pub(in super::super) fn each_end(mut each: impl FnMut(IpAddr)) -> Result<(), Error> {
     unless_lost(|| list_ends(&mut each))
 }
@@ -315,7 +315,7 @@ fn may_be_in(scope: &FlowScope, message: &[u8]) -> bool {
     ends(message).into_iter().any(|end| end.is_none_or(|end| addresses.contains(&end)))
 }
 
-/// The ends of an entry, as FORWARD saw them: the source of either direction.
+/// The ends of an entry, as they were in FORWARD: the source of either direction.
 fn ends(message: &[u8]) -> [Option<IpAddr>; 2] {
     let source = |tuple: u16| -> Option<IpAddr> {
         let entry = Attributes(message.get(NETFILTER_HEADER..)?);
@@ -329,8 +329,8 @@ fn ends(message: &[u8]) -> [Option<IpAddr>; 2] {
     [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY].map(source)
 }
 
-/// The flow as FORWARD saw it: the sender's own address, and the address and
-/// port that answers come from, which is where it went after translation.
+/// The flow as it was in FORWARD: the sender's own address, and the address and port that answers
+/// come from, which is where it went after translation.
 fn forwarded(entry: &[ConntrackAttribute]) -> Option<FlowKey> {
     let (mut original, mut reply) = (None, None);
     for attribute in entry {
@@ -350,9 +350,9 @@ fn forwarded(entry: &[ConntrackAttribute]) -> Option<FlowKey> {
     })
 }
 
-/// Whether the kernel took a connection up in its middle. It saw no window scale
-/// then, so it looks at no window in either direction; of a connection whose
-/// beginning it saw, only a flowtable makes it do so.
+/// Whether the kernel took a connection up in its middle. It had no window scale then, so it checks
+/// no window in either direction. For a connection that it had from the beginning, only a flowtable
+/// makes it skip that check.
 fn is_mid_stream(entry: &[ConntrackAttribute]) -> bool {
     let facts = entry.iter().filter_map(|attribute| match attribute {
         ConntrackAttribute::CtaProtoInfo(infos) => Some(infos.iter()),

@@ -1,10 +1,10 @@
 //! Cutting all flows of an address, by the kernel itself.
 //!
-//! When a sandbox is new, no process of its pod has run: whatever flow the kernel knows of its
-//! address is another pod's, or began before the pod's rules. So no flow has to be judged, and
-//! none has to be listed. Since Linux 6.8 the kernel deletes by the filter that lists have
-//! (CTA_FILTER). Such a walk passes over the empty places of the table without a lock, so in a
-//! table of few entries it takes a twentieth of the time of a list.
+//! When a sandbox is new, no process of its pod has run: every flow that the kernel knows of its
+//! address is another pod's, or began before the pod's rules. So no flow has to be judged, and none
+//! has to be listed. Since Linux 6.8 the kernel deletes by the filter that lists have (CTA_FILTER).
+//! Such a walk passes over the empty places of the table without a lock, so in a table of few
+//! entries it takes a twentieth of the time of a list.
 //!
 //! An older kernel finds a tuple that lacks its protocol, and refuses it.
 
@@ -19,8 +19,8 @@ use tracing::debug;
 use super::connection::{ConntrackSocket, TRIES, refused};
 use super::{Error, filter};
 
-/// Cuts all flows that these addresses send or get, whatever policies say. Answers whether the
-/// kernel did: one that cannot filter changes nothing.
+/// Cuts all flows that these addresses send or get, also flows that policies allow. Answers whether
+/// the kernel did: one that cannot filter changes nothing.
 ///
 /// Only for IPv4: of IPv6 addresses the kernel deletes the flows that they do *not* have; see
 /// the lists of the kernel's own.

@@ -66,7 +66,7 @@ pub enum Forget {
     /// have to be listed.
     Only(BTreeSet<IpAddr>),
     /// All but these, which pods have. All flows have to be listed, and the index is whole
-    /// afterwards, whatever it was before.
+    /// afterwards, even if it was not before.
     AllBut(BTreeSet<IpAddr>),
 }
 
@@ -77,7 +77,7 @@ pub struct IndexLookup {
     pub without_flows: BTreeSet<IpAddr>,
     /// How many of the other addresses are of the domain. They are in the index, or the index does not count.
     pub others: u64,
-    /// It was renewed as it was to be.
+    /// Whether it was renewed as requested.
     pub is_renewed: bool,
     /// The kernel has no such index.
     pub is_unsupported: bool,
@@ -91,7 +91,7 @@ pub(in super::super) struct Index(Mutex<IndexState>);
 struct IndexState {
     /// For questions; renewals have their own.
     socket: Option<Socket>,
-    /// The networks of the last renewal of everything, whatever came of it.
+    /// The networks of the last renewal of everything, even if it failed.
     domain: Vec<IpNetwork>,
     /// The last renewal of everything, if the index is whole since.
     whole: Option<Whole>,
@@ -212,7 +212,7 @@ fn covers(domain: &[IpNetwork], address: IpAddr) -> bool {
     domain.iter().any(|network| network.contains(address))
 }
 
-/// Removes the table; whether it was there.
+/// Removes the table. Returns whether it was there.
 ///
 /// # Errors
 /// If the kernel does not list it or does not let it go.

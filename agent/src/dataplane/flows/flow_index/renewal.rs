@@ -166,7 +166,7 @@ impl Drop for Renewal<'_> {
 }
 
 impl Renewal<'_> {
-    /// Whether all flows are to be listed, whatever else asks for which.
+    /// Whether all flows are to be listed, and not only those that other requests ask for.
     pub(in super::super::super) fn is_whole(&self) -> bool {
         matches!(self.request.forget, Forget::AllBut(_))
     }

@@ -1,5 +1,5 @@
-//! How often an agent may ask its API server: a bound that holds whatever the answers
-//! are, and the times that the server itself names.
+//! How often an agent may ask its API server: a bound that holds for all answers, and the times
+//! that the server itself names.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

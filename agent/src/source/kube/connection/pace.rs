@@ -15,7 +15,7 @@ const LONGEST: Duration = Duration::from_secs(8);
 /// do not come back in the same instant.
 const JITTER: f64 = 0.25;
 
-/// A watch that lasted so long did well, whatever ended it.
+/// A watch that lasted at least so long counts as a success, even if an error ended it.
 pub(in super::super) const STEADY: Duration = Duration::from_secs(2);
 
 /// How a try ended.
@@ -65,8 +65,8 @@ impl Backoff {
     }
 }
 
-/// What is known of an API server that is away. Of the watches of an agent one probes,
-/// and when it succeeds it wakes the others.
+/// What is known of an API server that is away. One of an agent's watches probes, and when it
+/// succeeds it wakes the others.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Reach(watch::Sender<State>);
 

@@ -1,5 +1,5 @@
-//! Removals that are held back: when lists are asked for because of them, and when they
-//! are believed.
+//! Removals that are held back: when lists are asked for because of them, and when they are
+//! applied.
 
 use jiff::Timestamp;
 use npc_compiler::engine;
@@ -195,7 +195,7 @@ impl Follower {
             let is_believed = self.held(kind) < before;
             self.is_held(kind, before);
             if is_believed {
-                // What was believed without a list is listed once more.
+                // A kind whose removals were applied without a second list is listed once more.
                 self.asks[kind as usize].0 = Some(now);
             }
         }

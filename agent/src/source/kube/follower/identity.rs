@@ -23,7 +23,7 @@ impl ClusterIdentity {
         self.first == self.now
     }
 
-    /// Takes in what happens to namespaces; whether it shows that the cluster is another
+    /// Takes in what happens to namespaces. Returns whether it shows that the cluster is another
     /// one.
     pub(in super::super) fn take_in<T>(&mut self, event: &ObjectEvent<T>) -> bool {
         let was_first = self.is_first();

@@ -191,7 +191,7 @@ impl<K: Eq + Hash + Clone, V: KeptData> KnownObjects<K, V> {
         self.held.hold(key, moment);
     }
 
-    /// The removal of an object is held no more; whether it was.
+    /// Holds the removal of an object no more. Returns whether it was held.
     fn release(&mut self, key: &K) -> bool {
         let was_held = self.held.release(key);
         self.forget_claims(key);

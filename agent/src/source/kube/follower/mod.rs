@@ -43,7 +43,7 @@ use crate::source::watch_metrics::Watches;
 use crate::source::{Change, Changes, OwnNode, UnnamedNode};
 use crate::status::SharedStatus;
 
-/// From so many pods on, a list that lacks more than half of them is doubted.
+/// If there are at least this many pods, a list that lacks more than half of them is doubted.
 const MANY_PODS: usize = 20;
 
 /// The longest time between two lists that are asked for because removals are held back.
@@ -65,9 +65,8 @@ pub(super) struct Follower {
     known: Cluster,
     /// Which kinds were listed completely.
     listed: [bool; ObjectKind::ALL.len()],
-    /// Which watches fail, so that the log has it once, and whether because the API server
-    /// refuses: that is for the operator to put right, so it is logged whatever failed
-    /// before.
+    /// Which watches fail, so that the log has it once, and whether because the API server refuses.
+    /// The operator has to put a refusal right, so it is logged even if the watch failed before.
     failing: [Option<bool>; ObjectKind::ALL.len()],
     /// For how long the API server could have been asked for each kind.
     clocks: [Clock; ObjectKind::ALL.len()],
@@ -154,7 +153,7 @@ impl Follower {
         self.listed[ObjectKind::NetworkPolicy as usize]
     }
 
-    /// What speaks for believing a removal of a kind that a list implies.
+    /// What decides whether a removal of a kind that a list implies is applied now.
     fn trust(&self, kind: ObjectKind) -> Trust {
         let (now, clock) = (Instant::now(), self.clocks[kind as usize]);
         let moment = Moment { now, answered: clock.read(now) };
@@ -173,8 +172,7 @@ impl Follower {
         !self.pending.is_empty() || self.is_in_sync() && !self.reported
     }
 
-    /// Whether so much is to be reported that it should be, before anything else is taken
-    /// in.
+    /// Whether so much is pending that it should be reported before anything else is taken in.
     pub(super) fn has_gathered_enough(&self) -> bool {
         self.pending.changes.len() >= GATHERED || self.pending_bytes >= GATHERED_BYTES
     }

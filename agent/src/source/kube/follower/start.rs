@@ -36,7 +36,7 @@ impl Start {
         self.begun = Some(now);
     }
 
-    /// A list of policies has ended, without any; whether a doubt begins.
+    /// Takes in that a list of policies has ended without any policy. Returns whether a doubt begins.
     pub(in super::super) fn listed_none(&mut self, trust: Trust) -> bool {
         if !self.may_doubt {
             return false;

@@ -1,8 +1,8 @@
 //! Whether a cluster has policies of kinds that decide beside NetworkPolicies and that npc does not
 //! judge: AdminNetworkPolicies, and those of other network plugins.
 //!
-//! The API server says which groups and resources it serves (discovery, which every user may read). Of
-//! each resource that decides, one object is listed, and the answer says how many more there are.
+//! The API server says which groups and resources it serves (discovery, which every user may read). For each resource
+//! that decides, one object is listed, and the answer says how many more there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter;

@@ -39,8 +39,8 @@ pub fn workload_kinds() -> impl Iterator<Item = &'static str> {
     RESOURCES.iter().map(|(kind, ..)| *kind)
 }
 
-/// Asks for one workload. An answer may take so long, and no longer than one about other policies: the lists
-/// are there by then.
+/// Asks for one workload. An answer may take `timeout`, and no longer than one about other policies, because the lists
+/// are complete when this is asked.
 pub async fn workload(
     client: &Client,
     namespace: &str,

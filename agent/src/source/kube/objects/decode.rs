@@ -153,8 +153,8 @@ fn deletion<T>(bytes: &[u8], path: &str) -> WatchLine<T> {
     }
 }
 
-/// What the bytes of an object show of its identity, whatever else is wrong with them.
-/// The object is the value of the key `within`, if one is named.
+/// What the bytes of an object show of its identity, even if other parts of them are wrong. The
+/// object is the value of the key `within`, if one is named.
 fn identity(bytes: &[u8], within: &str) -> Identity {
     let mut found = Identity::default();
     let path: &[&str] = if within.is_empty() { &["metadata"] } else { &[within, "metadata"] };

@@ -1,7 +1,7 @@
-//! What policies name of pods and namespaces. Of an object with very many labels or ports
-//! nothing else is kept, so that no object takes much of every node's memory. A label whose
-//! key is named and whose value is not is there with another value, the same for all: so
-//! pods that no policy distinguishes share their labels.
+//! What policies name of pods and namespaces. For an object with very many labels or ports, nothing
+//! else is kept, so that no object takes much of every node's memory. A label whose key is named
+//! and whose value is not is there with another value, the same for all: so pods that no policy
+//! distinguishes share their labels.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hash, RandomState};

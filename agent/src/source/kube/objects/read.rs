@@ -189,7 +189,7 @@ fn no_list(why: &str) -> io::Error {
 }
 
 impl Scan {
-    /// Takes bytes up to the end of an item at most; how many, and whether an item is
+    /// Takes bytes up to the end of an item at most. Returns how many, and whether an item is
     /// complete.
     fn take(&mut self, chunk: &[u8], item: &mut Buffer) -> io::Result<(usize, bool)> {
         let mut at = 0;

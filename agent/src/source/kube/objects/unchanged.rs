@@ -44,7 +44,7 @@ impl Unchanged {
         self.hashes.retain(|_, hash| listed.contains(hash));
     }
 
-    /// Whether a list holds an object of these bytes that is as it was; which one.
+    /// The identity of the object with these bytes, if it is as it was before.
     pub(in super::super) fn find(&mut self, piece: Piece, bytes: &[u8]) -> Option<Identity> {
         let listed = self.listed.as_mut()?;
         if bytes.len() < LARGE || piece != Piece::Whole || self.objects.is_empty() {

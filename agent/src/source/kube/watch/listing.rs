@@ -24,7 +24,7 @@ impl<K: Watched> Lister<K> {
             return Ok((version, Some(events)));
         }
         let listed = self.list_in_pages(client).await;
-        // Whatever came of it, the next list may be streamed.
+        // The next list may be streamed, whether this one succeeded or not.
         self.broken_streams = 0;
         Ok((listed?, None))
     }

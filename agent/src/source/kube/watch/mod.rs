@@ -9,11 +9,10 @@
 //!                                            └─ wait ◀── other ends
 //! ```
 //!
-//! kube-runtime's watcher is not used. It begins again inside itself after an empty
-//! answer, a redirect or a reset, so no backoff reaches it (thousands of requests a
-//! second); an answer 410 is no reason for a list to it; and it goes on reading where
-//! a streamed list was refused. Here every try passes [`Lister::wait`], whatever
-//! ended the one before.
+//! kube-runtime's watcher is not used. It begins again inside itself after an empty answer, a
+//! redirect or a reset, so no backoff reaches it (thousands of requests a second); an answer 410 is
+//! no reason for a list to it; and it goes on reading where a streamed list was refused. Here every
+//! try passes [`Lister::wait`], for every way in which the one before ended.
 //!
 //! `listing` is the list of a kind, and `reread` reads single objects again.
 
@@ -43,9 +42,9 @@ use super::objects::watched::{ObjectEvent, Watched, keep};
 use crate::source::ObjectKind;
 use crate::source::watch_metrics::Watches;
 
-/// How long one watch may last before it is renewed from where it was, in
-/// seconds. Longer ones would be cut off by the time that an answer may take; and
-/// a streamed list has to be complete by then, or it begins again.
+/// How long one watch may last before it is renewed from where it was, in seconds. Longer ones
+/// would be cut off by the time that an answer may take. A streamed list has to be complete within
+/// this time too, or it begins again.
 pub const WATCH_SECONDS: RangeInclusive<u32> = 10..=110;
 
 /// How long the answer to a watch may take to begin. A server that queues it takes
@@ -228,7 +227,7 @@ impl<K: Watched> Lister<K> {
         }
     }
 
-    /// Waits until the next try is due; whether a list is asked for meanwhile.
+    /// Waits until the next try is due. Returns whether a list was asked for meanwhile.
     async fn wait(&self) -> bool {
         let now = Instant::now();
         let mut next = self.next;

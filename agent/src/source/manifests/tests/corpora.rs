@@ -31,7 +31,7 @@ fn directories_are_read_in_order_with_those_below_and_without_the_rest() {
     assert_eq!(loaded.problems, []);
     let place = loaded.positions.locate("Pod", "default", "y", "").unwrap();
     assert_eq!(place.to_string(), format!("{}/b/c/y.YML:1:1", root.display()));
-    // A file that is named is read whatever it is called.
+    // A file that is named on the command line is read, with any ending.
     fs::write(root.join("notes.txt"), pod("n")).unwrap();
     assert_eq!(names(&load_all(&[&root.join("notes.txt")]).unwrap()), ["ns default", "pod default/n"]);
 }

@@ -210,7 +210,7 @@ fn lists_in_lists_end_in_an_error() {
 /// How many items make a reader that takes the square of their number take a minute.
 const MANY: usize = 40_000;
 
-/// Reads a text of [`MANY`] items; how many findings its policies have.
+/// Reads a text of [`MANY`] items. Returns how many findings its policies have.
 fn findings_of_many(text: &str) -> usize {
     let loaded = parse_text("f.yaml", text, &ReadOptions { allow_errors: true, ..ReadOptions::default() });
     let policies = loaded.iter().flat_map(|loaded| &loaded.objects.policies);

@@ -15,7 +15,7 @@ use crate::verdict::explain::question::party::Party;
 use crate::verdict::explain::question::would_admit::declared;
 use crate::verdict::flow::End;
 
-/// So many DNS servers are looked at.
+/// At most this many DNS servers are looked at.
 const SERVERS: usize = 16;
 
 impl Question {
@@ -75,7 +75,7 @@ impl Question {
         let mut rules = policies.flat_map(|id| cluster.policy(*id).rules(Direction::Egress));
         // Without a server in the input, any end may be one to which a rule admits DNS.
         let is_known = !servers.pods.is_empty() || to.is_some_and(|pod| serves_names(cluster, pod));
-        // A rule around this server was meant for it, whatever it leaves out.
+        // A rule around this server was meant for it, even if the rule leaves something out.
         let is_for_another = |rule: &PolicyRule| {
             (means_another_server(cluster, rule) || (!is_known && admits_dns(rule)))
                 && !self.means_the_namespace_or_address(cluster, rule)

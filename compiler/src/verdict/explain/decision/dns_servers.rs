@@ -21,7 +21,7 @@ pub(in crate::verdict::explain) struct Servers<'a> {
     /// The Service that leads to them.
     pub(in crate::verdict::explain) service: Option<&'a Service>,
     pub(in crate::verdict::explain) pods: Vec<(PodId, u16)>,
-    /// The Service leads to addresses of which the input has no pod too.
+    /// The Service also leads to addresses that no pod in the input has.
     pub(in crate::verdict::explain) has_others: bool,
 }
 

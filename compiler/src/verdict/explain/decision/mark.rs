@@ -41,7 +41,7 @@ impl Mark {
 
 /// A requirement, with the first few of many values.
 pub(in crate::verdict::explain) fn in_words(requirement: &Requirement) -> String {
-    /// So many values are listed.
+    /// At most this many values are listed.
     const LISTED: usize = 8;
     let Requirement { key, operator } = requirement;
     let (word, values) = match operator {

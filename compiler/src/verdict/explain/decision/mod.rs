@@ -46,9 +46,9 @@ pub enum Reason {
 pub struct Decision {
     /// The direction.
     pub direction: Direction,
-    /// Of the traffic that was asked about.
+    /// The verdict on the traffic that was asked about.
     pub verdict: Verdict,
-    /// Why.
+    /// Why the direction allows or denies it.
     pub reason: Reason,
     /// The policies that isolate the subject for certain, sorted.
     pub isolated_by: Vec<PolicyId>,
@@ -78,7 +78,7 @@ pub struct Decision {
     pub misleading: Vec<MisleadingPolicy>,
 }
 
-/// So many admitting rules are listed. One is enough to admit a flow; where thousands do, to
+/// At most this many admitting rules are listed. One is enough to admit a flow; where thousands do, to
 /// write them all down takes longer than to judge them.
 pub const LISTED: usize = 100;
 

@@ -55,27 +55,28 @@ pub struct Side {
     /// The workloads at the other end, by what is allowed with them: their ids in a
     /// [`Matrix`].
     pub peers: BTreeMap<Traffic, Vec<EndpointId>>,
-    /// The same of what is allowed with each pod of both ends.
+    /// The workloads at the other end, by what is allowed between each pod of both ends.
     pub common_peers: BTreeMap<Traffic, Vec<EndpointId>>,
-    /// The same of what is allowed with some pods only, or in one family: replicas or families differ.
+    /// The workloads at the other end, by what is allowed with some pods only or in one family only, because replicas
+    /// or families differ.
     pub differing_peers: BTreeMap<Traffic, Vec<EndpointId>>,
-    /// The same of what may be allowed besides: the input lacks a fact.
+    /// The workloads at the other end, by what may be allowed besides, where the input lacks a fact.
     pub unknown_peers: BTreeMap<Traffic, Vec<EndpointId>>,
     /// What is allowed with addresses outside the cluster.
     pub outside: OutsideBounds,
 }
 
-/// So many addresses of nodes are explained together: of pods in their networks.
+/// At most this many addresses of nodes are explained together: of pods in their networks.
 const NODE_ADDRESSES: usize = 1000;
 
-/// So many pairs of such an address and a pod are judged.
+/// At most this many pairs of such an address and a pod are judged.
 const JUDGED: usize = 1_000_000;
 
 /// Explains an endpoint; a Service by its backends, an address or a node by the policies of the other ends, and
 /// hostNetwork pods as these. The groups are those of all endpoints ([`Groups::of_cluster`]).
 ///
 /// # Errors
-/// If no object says an address of what the target means, or if it has more than can be judged.
+/// If no object says an address of the target, or if it has more addresses than can be judged.
 pub fn explain_endpoint(
     cluster: &Cluster,
     groups: &Groups,
@@ -95,9 +96,9 @@ pub fn explain_endpoint(
     Ok(of_ends(cluster, groups, &[], &addresses))
 }
 
-/// Whether policies may isolate pods in a direction that a target without an endpoint means: those behind a
-/// Service of which the input does not say where it leads. No policy isolates what else has no endpoint: a DNS
-/// name, a hostNetwork pod, a node.
+/// Whether policies may isolate, in a direction, the pods behind a target without an endpoint. That is a Service, if
+/// the input does not say where it leads. No policy isolates the other targets without an endpoint: a DNS name, a
+/// hostNetwork pod, a node.
 #[must_use]
 pub fn may_be_isolated(cluster: &Cluster, target: &QuestionEnd<'_>, direction: Direction) -> bool {
     let (QuestionEnd::Service(service) | QuestionEnd::ServiceAddress(service, _)) = target else { return false };
@@ -156,7 +157,7 @@ pub fn explain_parts(cluster: &Cluster, groups: &Groups, target: &QuestionEnd<'_
         let kind = (cluster.class_of(*pod), Direction::ALL.map(|direction| groups.of(*pod, direction)));
         alike.entry(kind).or_default().push(*pod);
     }
-    // A namespace, or an address, is no whole of which one could expect that it is judged alike.
+    // An operator does not expect that all pods of a namespace, or of an address, are judged alike.
     let workload = |pod: &PodId| cluster.pod(*pod).workload.as_ref();
     let is_whole = matches!(target, QuestionEnd::Service(_))
         || pods
@@ -372,5 +373,5 @@ fn is_part(cluster: &Cluster, own: &BTreeSet<PodId>) -> bool {
         })
 }
 
-/// So many pods that are a part of a workload are judged one by one.
+/// At most this many pods that are a part of a workload are judged one by one.
 const JUDGED_BY_POD: usize = 16;

@@ -12,7 +12,7 @@ use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::flow::End;
 
-/// So many kinds of pods are looked at for one that a policy means.
+/// At most this many kinds of pods are looked at for one that a policy means.
 const KINDS: usize = 200;
 
 /// The policies that look as if they isolated these pods, each with the first direction in which it does.
@@ -52,7 +52,7 @@ pub(in crate::verdict::explain) fn meant_pod(
     })
 }
 
-/// The policies that look as if they isolated a pod, whatever the other end.
+/// The policies that look as if they isolated a pod, for any other end.
 fn of_pod(cluster: &Cluster, groups: &Groups, pod: PodId, direction: Direction) -> Vec<MisleadingPolicy> {
     let (pod, other) = (Party::End(End::Pod(pod)), Party::OtherNode(None));
     let (from, to) = if direction == Direction::Ingress { (other, pod) } else { (pod, other) };

@@ -16,7 +16,7 @@ use crate::verdict::explain::decision::misleading::MisleadingPolicy;
 pub struct PolicyExplanation {
     /// The pods that it selects.
     pub selects: Vec<PodId>,
-    /// Those that it may select: it asks for labels that the input does not say.
+    /// The pods that it may select: it asks for labels that the input does not say.
     pub may_select: Vec<PodId>,
     /// The hostNetwork pods that its podSelector fits, so that it does not select them.
     pub hosts: Vec<PodId>,
@@ -24,8 +24,8 @@ pub struct PolicyExplanation {
     pub may_select_unread: bool,
     /// The directions in which it isolates.
     pub isolates: Vec<Direction>,
-    /// Where there is no room for its rules: these nodes, or every node if there is none. They admit nothing
-    /// there.
+    /// The nodes on which a bound leaves no room for its rules, or every node if the list is empty. Its rules admit
+    /// nothing there.
     pub without_rules: Option<Vec<String>>,
     /// Its rules, also those of a direction in which it does not isolate.
     pub rules: Vec<RuleExplanation>,
@@ -53,7 +53,7 @@ pub struct RuleExplanation {
 pub struct PeerExplanation {
     /// The pods that it selects.
     pub selects: Vec<PodId>,
-    /// Those that it may select: the input does not say.
+    /// The pods that it may select: the input does not say.
     pub may_select: Vec<PodId>,
     /// Whether pods that were not read may be among those that it selects.
     pub may_select_unread: bool,

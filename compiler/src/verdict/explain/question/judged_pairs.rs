@@ -17,8 +17,8 @@ pub(in crate::verdict) const KEPT: usize = 1000;
 pub struct Pair {
     /// The question.
     pub question: Question,
-    /// What the source's own node sees in place of it, where another node replaces the
-    /// destination's address.
+    /// The question that the source's own node decides in its place, where another node replaces
+    /// the destination's address.
     pub egress: Option<Question>,
 }
 

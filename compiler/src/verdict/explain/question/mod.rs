@@ -35,10 +35,10 @@ pub struct Question {
     pub family: Option<Family>,
     /// What is asked about.
     pub traffic: Traffic,
-    /// The port of the Service that the client asks for, in place of the
-    /// backend's that policies see.
+    /// The port of the Service that the client asks for. Policies match the backend's port in its
+    /// place.
     pub service_port: Option<(Protocol, u16)>,
-    /// The addresses of the Service by which the client asks, which no policy sees.
+    /// The addresses of the Service by which the client asks. No policy matches them.
     pub service_addresses: Vec<IpAddr>,
     /// The ends are two replicas of one pod template, which stands for both.
     pub replicas: bool,

@@ -83,13 +83,13 @@ pub struct EndName {
 }
 
 impl EndName {
-    /// The same without addresses: the name of a whole, of which ends are parts.
+    /// The same without addresses: the name of a whole that consists of several ends.
     #[must_use]
     pub fn without_addresses(&self) -> Self {
         Self { addresses: Vec::new(), ..self.clone() }
     }
 
-    /// Whether both name one end, by whichever of its addresses.
+    /// Whether both name one end, by the same or by different addresses.
     #[must_use]
     pub fn is_same_end(&self, other: &Self) -> bool {
         let Self { kind, namespace, name, addresses: _, host_network, prefixes: _ } = self;

@@ -20,7 +20,7 @@ impl Question {
     pub fn would_admit(&self, cluster: &Cluster, policy: &Policy, direction: Direction, traffic: &Traffic) -> bool {
         let (subject, other) = self.ends(direction);
         let seen = other.seen(cluster, subject, self.family);
-        // Names mean ports of the destination, whichever direction the rule is for.
+        // Names mean ports of the destination, for rules of both directions.
         let ports = self.to.ports(cluster);
         let means = |rule: &&PolicyRule| match &rule.peers {
             Peers::Everyone => true,

@@ -36,7 +36,7 @@ impl Walk<'_> {
             self.beside_services(sources, address, None);
             return Ok(());
         }
-        // Of a name that none of them has, the first says so.
+        // If none of them has the name, the first says so.
         let led = if asked.is_empty() { cluster.services_outside(address).take(1).collect() } else { asked };
         for service in &led {
             self.through(sources, service, Some(Entry::External(address, None)), family);

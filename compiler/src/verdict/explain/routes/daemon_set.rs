@@ -133,13 +133,13 @@ impl Walk<'_> {
         })
     }
 
-    /// Flows of which one end is on every node, on the node of the other end and between different
-    /// nodes.
+    /// Flows with one end that is on every node: on the node of the other end, and between
+    /// different nodes.
     fn by_every_node(&mut self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) {
         self.judge(sources, destinations, Route { way: Some(&Way::SameNode), nodes: OnNodes::One, ..route });
         let place = self.explanation.flows.len();
         let units = || sources.iter().chain(destinations.iter().map(|to| &to.unit));
-        // Of one pod, its own node is no other one.
+        // A single pod's own node is not another node.
         let pods: Vec<&Unit> = units().filter(|unit| !self.is_everywhere(unit)).collect();
         let own = if let [pod] = pods.as_slice() { pod.party.node(self.ends.cluster).map(str::to_owned) } else { None };
         let on_node = |unit: &Unit, address: Option<IpAddr>| match unit.party {

@@ -64,10 +64,9 @@ impl Walk<'_> {
         by_node.into_iter().map(|((is_pod, _), sources)| (is_pod, sources)).collect()
     }
 
-    /// Flows of ends of one node inside the cluster by a node: a port of one, or its own for an external
-    /// address. Where the client's own node translates the address, its policies judge the
-    /// backend; where another one does, they judge the node and its port. A node that replaces
-    /// the client's address is what pods on other nodes see.
+    /// Flows of ends of one node inside the cluster by a node: a port of one, or its own for an external address. Where
+    /// the client's own node translates the address, its policies judge the backend; where another one does, they judge
+    /// the node and its port. If a node replaces the client's address, pods on other nodes get packets from that node.
     pub(in crate::verdict::explain) fn by_entry_node(
         &mut self,
         mut sources: Vec<Unit>,
@@ -86,7 +85,7 @@ impl Walk<'_> {
             None => own.clone(),
         };
         let mut destinations = destinations.to_vec();
-        // Where the client's own node translates its address, policies never see that.
+        // Where the client's own node translates the address, policies never match that address.
         let mut addresses = service.addresses.clone();
         addresses.extend(port.filter(|_| own.is_some() && entry_node == own).map(|port| port.address));
         let missing = match port {
@@ -120,7 +119,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Flows of which these nodes replace the client's address by their own.
+    /// Flows in which these nodes replace the client's address by their own.
     fn by_other_nodes(
         &mut self,
         sources: &[Unit],

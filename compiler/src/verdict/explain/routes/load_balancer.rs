@@ -19,8 +19,9 @@ use crate::verdict::explain::walk::{Destination, Route, Walk};
 use crate::verdict::flow::End;
 
 impl Walk<'_> {
-    /// Flows to the address of a load balancer that nodes do not take; whether it is one. What the
-    /// client's policies deny is denied, and what the load balancer makes of the rest is not known.
+    /// Adds the flows to the address of a load balancer that nodes do not take. Returns whether it
+    /// is one. What the client's policies deny is denied, and what the load balancer makes of the
+    /// rest is not known.
     pub(in crate::verdict::explain) fn by_proxied_balancer(&mut self, sources: &[Unit], address: IpAddr) -> bool {
         let cluster = self.ends.cluster;
         let Some(service) = cluster.service_with_proxied(address) else { return false };
@@ -65,7 +66,7 @@ impl Walk<'_> {
                 Some(own) if are_in(&ranges, own) => &mut taken,
                 Some(_) => &mut refused,
                 None if unit.party.has_address(cluster) => continue,
-                // Whichever address it gets, the ranges may hold it, or not.
+                // The ranges may hold the address that it will get, or not.
                 None if cluster.holds_each_new_address(&block, unit.party.new_address()) => &mut taken,
                 None if !cluster.may_hold_a_new_address(&block, unit.party.new_address()) => &mut refused,
                 None => &mut unknown,
@@ -171,8 +172,8 @@ fn joined(parts: Vec<Unit>) -> Option<Unit> {
     Some(all)
 }
 
-/// The clients that a Service's load balancer takes by its addresses of a family; all where there are none.
-/// kube-proxy of each family sees the ranges of its own family only.
+/// The clients that a Service's load balancer takes by its addresses of a family; all where there are none. kube-proxy
+/// of each family applies the ranges of its own family only.
 fn source_ranges(service: &Service, family: Family) -> Vec<Cidr> {
     let ranges = service.routing.source_ranges.iter().filter_map(|text| Cidr::parse(text).ok());
     ranges.filter(|of| of.family == family).collect()

@@ -1,5 +1,5 @@
-//! Questions about many addresses and ports that lead elsewhere, each of which gets an answer of its own: so
-//! many are judged, and so many are listed. What is not judged is unknown.
+//! Questions about many addresses and ports that lead elsewhere. Each gets an answer of its own, so there are bounds on
+//! how many are judged and how many are listed. What is not judged is unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,13 +14,13 @@ use crate::verdict::explain::question::name::EndName;
 use crate::verdict::explain::walk::Walk;
 use crate::verdict::explain::walk::ends::Unit;
 
-/// So many leads are listed that are allowed; more of them are named only.
+/// At most this many leads are listed that are allowed; more of them are named only.
 const LISTED: usize = 16;
 
-/// So many are judged where there are few sources, and as many as are listed where there are many.
+/// At most this many are judged. With more sources there are fewer, but never fewer than are listed.
 const JUDGED: usize = 64;
 
-/// So many sources make a lead as dear as several.
+/// With more sources than this, fewer leads are judged, because each takes longer.
 const SOURCES: usize = 16;
 
 /// The addresses and ports of one question that lead elsewhere.
@@ -57,7 +57,7 @@ impl Leads {
         Self { left_to_judge, ..Self::default() }
     }
 
-    /// Of a question about many ports of many nodes, no more are judged than are listed.
+    /// For a question about many ports of many nodes, no more are judged than are listed.
     pub(super) fn of_many_ports(mut self) -> Self {
         self.left_to_judge = LISTED;
         self
@@ -137,8 +137,9 @@ impl Leads {
 }
 
 impl Walk<'_> {
-    /// Says of what was not judged that it is unknown, and names what is allowed and not listed; of a question
-    /// about a prefix, once for all, with its name and what was asked about of Services.
+    /// Adds that the flows that were not judged are unknown, and names those that are allowed and not listed. For a
+    /// question about a prefix it does so once for all, with the prefix's name and the traffic that was asked about of
+    /// Services.
     pub(super) fn close(&mut self, sources: &[Unit], leads: Leads, prefix: Option<(&EndName, Option<&Traffic>)>) {
         let Leads { allowed, without_port, not_judged, of_nodes, .. } = leads;
         for (verdict, names) in [(Verdict::Allowed, allowed), (Verdict::Denied, without_port)] {

@@ -19,7 +19,7 @@ use crate::verdict::explain::walk::ends::Unit;
 use crate::verdict::explain::walk::{Destination, Route, Walk};
 use crate::verdict::flow::End;
 
-/// Of pods that may be on any node, so many addresses with ports of their own are looked at.
+/// For pods that may be on any node, at most this many addresses with ports of their own are checked.
 const OTHER_NODES: usize = 16;
 
 /// Where a port of some addresses of nodes leads.
@@ -41,7 +41,7 @@ impl Lead {
 }
 
 impl Walk<'_> {
-    /// Flows to an address, by whichever of its ports lead elsewhere.
+    /// Flows to an address: through its ports that lead elsewhere, or straight to it if no port does.
     pub(in crate::verdict::explain) fn by_one_address(
         &mut self,
         sources: &[Unit],
@@ -51,7 +51,7 @@ impl Walk<'_> {
         if self.by_node(sources, &to, &[address]) { Ok(()) } else { self.directly(sources, &self.ends.units(&to)) }
     }
 
-    /// Flows to ports of a node that lead to Services or pods; whether it does.
+    /// Adds the flows to ports of a node that lead to Services or pods. Returns whether there are any.
     pub(in crate::verdict::explain) fn by_node(
         &mut self,
         sources: &[Unit],
@@ -91,8 +91,8 @@ impl Walk<'_> {
         self.ends.cluster.is_of_node_alone(address).then_some(NodeEnd { address, unit })
     }
 
-    /// Flows to hostNetwork pods, of which each has its node's addresses, where ports of those lead
-    /// elsewhere. The ends that are left to ask about.
+    /// Flows to hostNetwork pods, which have their node's addresses, where ports of these addresses
+    /// lead elsewhere. Returns the ends that are left to ask about.
     pub(in crate::verdict::explain) fn by_host_pods(&mut self, sources: &[Unit], units: Vec<Unit>) -> Vec<Unit> {
         let mut leads = Leads::new(sources);
         let (mut left, mut all_own) = (Vec::new(), Vec::new());
@@ -122,8 +122,8 @@ impl Walk<'_> {
         left
     }
 
-    /// The addresses of nodes by which hostNetwork pods are reached: one of each family of the pod's node. Where an end stands for
-    /// pods of any node, those of one node, and those at which more ports lead elsewhere than at others.
+    /// The addresses of nodes at which hostNetwork pods are reached: one of each family of the pod's node. Where an end
+    /// stands for pods of any node, those of one node, and those at which more ports lead elsewhere than at others.
     fn addresses_of_host(&self, unit: &Unit) -> Vec<IpAddr> {
         let cluster = self.ends.cluster;
         if !matches!(unit.party, Party::Host(_)) {
@@ -232,8 +232,8 @@ impl Walk<'_> {
         ports
     }
 
-    /// The Services and their ports to which kube-proxy leads a port of a node's address. It looks at external
-    /// addresses first, and at node ports last.
+    /// The Services and their ports to which kube-proxy leads a port of a node's address. It matches external addresses
+    /// first, and node ports last.
     pub(super) fn services_of_port(
         &self,
         end: &NodeEnd,
@@ -282,7 +282,7 @@ impl Walk<'_> {
         is_led
     }
 
-    /// Flows to addresses of one node of which nothing is known.
+    /// Flows to addresses of one node about which nothing is known.
     pub(super) fn unknown(&mut self, sources: &[Unit], ends: &[&NodeEnd], traffic: &Traffic, fact: &MissingFact) {
         let Some(first) = ends.first() else { return };
         let (to, family) = match ends {
@@ -292,7 +292,7 @@ impl Walk<'_> {
         self.not_known(sources, &to, family, traffic, fact);
     }
 
-    /// Flows of which nothing is known.
+    /// Flows about which nothing is known.
     pub(super) fn not_known(
         &mut self,
         sources: &[Unit],
@@ -315,7 +315,7 @@ impl Walk<'_> {
         }));
     }
 
-    /// Flows with a node of which the input says no address; whether one of the ends is such a node.
+    /// Flows with a node whose addresses the input does not say. Returns whether one of the ends is such a node.
     pub(in crate::verdict::explain) fn of_unaddressed_node(
         &mut self,
         from: &QuestionEnd<'_>,
@@ -391,8 +391,8 @@ impl Walk<'_> {
         !cluster.has_unread_services() && asked.intersection(&leading).is_none()
     }
 
-    /// Flows of pods to the loopback address, which each sends to itself; whether all are pods. The kernel takes
-    /// no address (0.0.0.0, ::) as a destination for that of the sender.
+    /// Adds the flows of pods to the loopback address, which each sends to itself. Returns whether all sources are
+    /// pods. The kernel treats the unspecified address (0.0.0.0, ::) as a destination like the sender's own.
     pub(in crate::verdict::explain) fn by_loopback(
         &mut self,
         sources: &[Unit],

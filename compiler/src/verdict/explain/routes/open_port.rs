@@ -1,4 +1,4 @@
-//! Flows to ports of nodes of which the input does not say whether they lead to a Service: Services were not
+//! Flows to ports of nodes, where the input does not say whether the port leads to a Service. Either Services were not
 //! read, or the API server has yet to choose their ports, or no Node says whose the address is.
 
 use std::net::IpAddr;
@@ -16,12 +16,12 @@ use crate::verdict::explain::walk::{Destination, Route, Walk};
 /// The ports of nodes that Services get where their author names none.
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
-/// Whether a Service leads openly is looked at for so many pairs of ends.
+/// At most this many pairs of ends are checked for whether a Service leads openly.
 const PAIRS: usize = 2_500;
 
 impl Walk<'_> {
-    /// Flows to ports of a node's addresses that may lead to a Service which the input does not tell; whether
-    /// there are any, and of each address what is left to ask about.
+    /// Adds the flows to ports of a node's addresses that may lead to a Service, where the input does not say which.
+    /// Returns whether there are any. `rest` gets what is left to ask about for each address.
     pub(super) fn by_open_ports(&mut self, sources: &[Unit], ends: &[NodeEnd], rest: &mut [Traffic]) -> bool {
         let cluster = self.ends.cluster;
         // No two Services have one port of a protocol.
@@ -87,8 +87,8 @@ impl Walk<'_> {
         services.map(Service::full_name).collect()
     }
 
-    /// Whether all is allowed for certain that goes by some ports of a Service, whichever node takes it and
-    /// in whose name it sends it on.
+    /// Whether all traffic through some ports of a Service is allowed for certain. That must hold for every node that
+    /// may take it, and for every source address with which the node may send it on.
     pub(super) fn leads_openly(
         &self,
         sources: &[Unit],
@@ -133,9 +133,9 @@ impl Walk<'_> {
         })
     }
 
-    /// A flow to a port of an address, or of a part of a prefix that it stands for, that the input does not call a
-    /// node's, where the port leads to a Service or a pod if it is one; whether it is such a port, and the nodes
-    /// are not known.
+    /// Adds a flow to a port of an address that may be a node's, where the port leads to a Service or a pod if it is
+    /// one. The address may stand for a part of a prefix. Returns whether it is such a port and the nodes are not
+    /// known.
     pub(super) fn by_unknown_node(
         &mut self,
         sources: &[Unit],

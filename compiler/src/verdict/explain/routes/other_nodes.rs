@@ -66,7 +66,7 @@ impl Walk<'_> {
         })
     }
 
-    /// The family of a flow, or one of which an end has an address.
+    /// The family of a flow, else a family in which an end has an address.
     fn family_of(&self, flow: &Flow, from: Party, to: Party) -> Family {
         let has = |family: &Family| [from, to].iter().any(|end| end.address(self.ends.cluster, *family).is_some());
         flow.family.or_else(|| Family::ALL.into_iter().find(has)).unwrap_or(Family::V4)

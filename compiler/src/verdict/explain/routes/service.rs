@@ -2,11 +2,11 @@
 //! by a host port. What kube-proxy does decides
 //! (<https://kubernetes.io/docs/reference/networking/virtual-ips/>).
 //!
-//! A node port, a load balancer's address or an external address leads to a Service from
-//! outside. With `externalTrafficPolicy: Cluster` any node takes the traffic and sends it on
-//! with its own address as the source, so a pod on another node sees that node and not the
-//! client. The source address is replaced behind the FORWARD chain, so the pod's own node
-//! still sees the client. With `Local` a node leads to its own pods only.
+//! A node port, a load balancer's address or an external address leads to a Service from outside.
+//! With `externalTrafficPolicy: Cluster` any node takes the traffic and sends it on with its own
+//! address as the source, so a pod on another node gets packets from that node and not from the
+//! client. The node replaces the source address after the FORWARD chain, so the pod's own node
+//! still filters by the client's address. With `Local` a node leads to its own pods only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -31,7 +31,7 @@ use crate::verdict::flow::End;
 use crate::verdict::zone::Zones;
 
 impl Walk<'_> {
-    /// Flows from a Service that leads to no pod, or of which the input does not say where it leads.
+    /// Flows from a Service that leads to no pod, or from one where the input does not say where it leads.
     pub(in crate::verdict::explain) fn without_source(&mut self, service: &Service, to: &QuestionEnd<'_>) {
         let mut wholes: BTreeSet<EndName> = match to {
             QuestionEnd::Service(service) | QuestionEnd::ServiceAddress(service, _) => {
@@ -282,8 +282,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Flows to the backends that are on the node that takes the traffic, of those that may be; a flow to
-    /// one of which that is not known is unknown.
+    /// Flows to the backends on the node that takes the traffic. If the input does not say whether a backend is on that
+    /// node, the flow to it is unknown.
     fn on_one_node(
         &mut self,
         sources: &[Unit],
@@ -412,8 +412,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Flows that cannot exist, because the Service leads nowhere; without a code, flows
-    /// through a Service of which the input does not say where it leads.
+    /// Flows that cannot exist, because the Service leads nowhere. Without a code: flows through a
+    /// Service where the input does not say where it leads.
     pub(in crate::verdict::explain) fn broken(
         &mut self,
         sources: &[Unit],

@@ -20,14 +20,14 @@ use crate::verdict::zone::{Zones, free_address};
 #[derive(Debug, Clone)]
 pub(in crate::verdict::explain) struct Unit {
     pub(in crate::verdict::explain) party: Party,
-    /// Of an address that was given, only its family is meant.
+    /// For an address that was given, only the address's family is meant.
     pub(in crate::verdict::explain) only: Option<Family>,
     pub(in crate::verdict::explain) name: EndName,
     /// What it is a part of; the addresses are added later.
     pub(in crate::verdict::explain) whole: EndName,
     /// It stands for any number of replicas.
     pub(in crate::verdict::explain) is_template: bool,
-    /// What the destination sees in its place: a node that replaces the address.
+    /// The source that the destination gets in its place: a node that replaces the address.
     pub(in crate::verdict::explain) seen_as: Option<Party>,
 }
 
@@ -169,8 +169,8 @@ impl<'a> Finder<'a> {
         units
     }
 
-    /// Two addresses outside of each family, each of which stands for all. No policy sets them apart,
-    /// because none applies between them.
+    /// Two outside addresses of each family; each stands for all of them. No policy sets them apart, because none
+    /// applies between them.
     pub(in crate::verdict::explain) fn two_outside(self) -> impl Iterator<Item = [Unit; 2]> {
         let taken = Vec::from_iter(self.taken());
         Family::ALL.into_iter().filter_map(move |family| {

@@ -6,12 +6,12 @@ use super::ends::Unit;
 use crate::cluster::Cluster;
 use crate::object::Family;
 
-/// The families of which an end may exchange packets.
+/// The families in which an end may exchange packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::verdict::explain) struct Families {
-    /// Of which it may have an address, as far as the question says.
+    /// Those in which it may have an address, as far as the question says.
     may_be: [bool; 2],
-    /// Of which it has an address.
+    /// Those in which it has an address.
     has: [bool; 2],
     /// It has no address at all.
     pub(in crate::verdict::explain) is_bare: bool,
@@ -41,7 +41,7 @@ impl Families {
     }
 }
 
-/// The families of which a pair of ends may exchange packets.
+/// The families in which a pair of ends may exchange packets.
 pub(in crate::verdict::explain) fn judged(cluster: &Cluster, from: &Unit, to: &Unit) -> SmallVec<[Option<Family>; 3]> {
     Families::of(cluster, from).judged(Families::of(cluster, to))
 }

@@ -12,7 +12,7 @@ use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::flow::End;
 
-/// So many policies of a namespace are looked through.
+/// At most this many policies of a namespace are looked through.
 const LOOKED_THROUGH: usize = 1000;
 
 /// The policies that select no pod and why, in the namespaces and directions in which no policy isolates an end.

@@ -139,8 +139,8 @@ pub(in crate::verdict::explain) struct Destination {
     pub(in crate::verdict::explain) unit: Unit,
     pub(in crate::verdict::explain) traffic: Traffic,
     pub(in crate::verdict::explain) service_port: Option<(Protocol, u16)>,
-    /// What the source's own node sees in place of the destination, where another node
-    /// replaces the address.
+    /// The end and traffic by which the source's own node filters, where another node replaces the
+    /// destination's address.
     pub(in crate::verdict::explain) before: Option<(Party, Traffic)>,
 }
 

@@ -1,4 +1,4 @@
-//! Ends from or to which a node with isolated pods forwards nothing, whatever policies say.
+//! Ends from or to which a node with isolated pods forwards nothing. Policies cannot change that.
 
 use ipnetwork::IpNetwork;
 

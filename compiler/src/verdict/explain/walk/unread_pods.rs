@@ -14,7 +14,7 @@ use crate::verdict::explain::question::MissingFact;
 use crate::verdict::explain::question::name::EndName;
 use crate::verdict::explain::question::party::Party;
 
-/// So many other ends are named with which it is not known what these pods exchange.
+/// At most this many other ends are named with which it is not known what these pods exchange.
 const NAMED: usize = 16;
 
 /// Adds a flow of pods that were not read where the source, or the destination, means all pods of some

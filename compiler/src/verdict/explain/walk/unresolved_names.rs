@@ -22,7 +22,7 @@ use crate::verdict::explain::question::name::EndName;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::flow::End;
 
-/// So many sources are looked at; a question about more is none about one client.
+/// A question with more sources than this is not about one client, and gets no such warning.
 const SOURCES: usize = 64;
 
 impl Walk<'_> {

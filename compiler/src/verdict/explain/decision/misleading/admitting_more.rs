@@ -13,7 +13,7 @@ use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, Policy
 use crate::verdict::explain::decision::Decision;
 use crate::verdict::explain::question::Question;
 
-/// So many policies, and rules of each, are looked at.
+/// At most this many policies, and rules of each, are looked at.
 const LOOKED_AT: usize = 100;
 
 /// What is said of a policy.

@@ -11,7 +11,7 @@ use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
 use crate::verdict::flow::End;
 
-/// So many policies of a namespace are looked through.
+/// At most this many policies of a namespace are looked through.
 const LOOKED_THROUGH: usize = 1000;
 
 impl Question {

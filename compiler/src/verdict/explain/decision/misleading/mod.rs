@@ -79,7 +79,7 @@ pub enum Discrepancy {
     OtherNamespace(String),
     /// It has a selector for the subject, which is a hostNetwork pod.
     HostNetwork,
-    /// Of two of its rules one has ports alone, the other peers alone, and the flow passes by one of them.
+    /// It has two rules, one with ports alone and the other with peers alone, and the flow passes by one of them.
     SeparateRules {
         /// The direction.
         direction: Direction,
@@ -154,7 +154,8 @@ pub enum ValueElsewhere {
     Name(String),
 }
 
-/// For which flows of the pods that two policies are about one policy admits what the other does not.
+/// The flows for which one of two policies admits more than the other, among the flows of the pods that both policies
+/// are about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum AddedFlows {

@@ -26,8 +26,8 @@ const TRIED: usize = 16;
 /// What a direction says if no such policy applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::verdict::explain) enum Without {
-    /// It allows all, because no policy isolates the subject. A policy that did would matter,
-    /// whatever its rules say.
+    /// It allows all, because no policy isolates the subject. A policy that did would matter, also
+    /// if its rules do not mean the other end.
     Allowed,
     /// It denies. Only a policy whose rules mean the other end would change that.
     Denied,

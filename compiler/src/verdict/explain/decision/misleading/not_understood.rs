@@ -39,11 +39,11 @@ impl Likely {
 }
 
 impl Question {
-    /// The parts of a group's policies that were not understood, and of which no other part
-    /// keeps the denied traffic out: a rule whose peers are not understood and whose ports
-    /// match, or the other way round, and a policy that allows nothing because its podSelector
-    /// or its policyTypes are not understood. The likeliest comes first. If no rule could be near because
-    /// none was understood whole, a part of one that misses besides is named too.
+    /// The parts of a group's policies that were not understood, if no other part keeps the denied traffic out. These
+    /// are rules whose peers are not understood and whose ports match, or the other way round. They are also policies
+    /// that allow nothing because their podSelector or their policyTypes are not understood. The likeliest comes first.
+    /// If no rule is a near miss because none was understood whole, the answer also names a part of a rule that misses
+    /// for another reason too.
     pub(in crate::verdict::explain) fn not_understood(
         &self,
         cluster: &Cluster,
@@ -158,7 +158,7 @@ impl Question {
         }
     }
 
-    /// Whether what was understood of an item misses the other end, whatever the rest of it means.
+    /// Whether the understood part of an item misses the other end. The rest of the item cannot change that.
     fn rest_misses(
         &self,
         cluster: &Cluster,

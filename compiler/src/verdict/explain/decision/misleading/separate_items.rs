@@ -6,10 +6,10 @@ use crate::cluster::{Cluster, PolicyId};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer};
 use crate::verdict::explain::question::Question;
 
-/// So many rules of an answer are looked at.
+/// At most this many rules of an answer are looked at.
 const RULES: usize = 1000;
 
-/// So many items of a rule are looked at.
+/// At most this many items of a rule are looked at.
 const ITEMS: usize = 100;
 
 impl Question {
@@ -55,9 +55,10 @@ type Item<'p> = (usize, &'p PodPeer, bool);
 /// Two items of a rule, and their places.
 type Pair<'p> = ((usize, usize), (&'p PodPeer, &'p PodPeer));
 
-/// An item with a namespaceSelector alone and one with a podSelector alone, of which one selects
-/// the other end. Of several such pairs it is one of which both in one item would select the other
-/// end too, and the two that stand next to each other.
+/// An item with a namespaceSelector alone and one with a podSelector alone, if one of the two
+/// selects the other end. Of several such pairs, a pair comes first whose two selectors in one item
+/// would select the other end too. Then the pair comes first whose items stand closest to each
+/// other.
 fn nearest_pair<'p>(peers: &'p [Peer], selects: &impl Fn(&PodPeer) -> bool) -> Option<Pair<'p>> {
     let items = |is_meant: fn(&PodPeer) -> bool| -> Vec<Item<'p>> {
         let pods = peers.iter().take(ITEMS).enumerate();

@@ -6,7 +6,7 @@ use crate::object::{Labels, is_controller_label};
 use crate::policy::PodPeer;
 
 /// Whether a podSelector that misses a pod by one requirement selects pods that are like it in all
-/// other labels: replicas of one thing, of which the policy means some.
+/// other labels. These are replicas of one thing, and the policy means some of them.
 pub(in crate::verdict::explain) fn selects_similar_pods(
     cluster: &Cluster,
     selector: &PodPeer,

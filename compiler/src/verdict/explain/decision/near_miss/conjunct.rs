@@ -12,11 +12,11 @@ pub struct Conjunct {
     pub path: ItemPath,
     /// The very things that fail, where they are less than what stands at the path.
     pub marks: Vec<Mark>,
-    /// Which part.
+    /// The part of the item that fails.
     pub part: Part,
     /// What the rule asks for.
     pub want: Want,
-    /// What there is.
+    /// What the other end or its traffic has in place of it.
     pub got: Got,
     /// What kind of miss that is.
     pub code: ReasonCode,

@@ -53,8 +53,8 @@ impl Candidate {
         self.conjuncts.first().map(|conjunct| conjunct.code)
     }
 
-    /// How many mistakes its author made, if each part that fails is one. A Service's address and its port are one:
-    /// both are what a client asks for and no policy sees.
+    /// How many mistakes its author made, if each part that fails is one. A Service's address and its port are one: a
+    /// client asks for both, and policies match neither.
     #[must_use]
     pub fn mistakes(&self) -> usize {
         let has = |code| self.conjuncts.iter().any(|of| of.code == code);
@@ -116,9 +116,8 @@ pub(in crate::verdict::explain) struct Nearest {
     pub(in crate::verdict::explain) ties: usize,
 }
 
-/// The rules of a group that miss the traffic by least. Rules that admit
-/// no end or no traffic, whatever changes at the other end, are no
-/// candidates.
+/// The rules of a group that miss the traffic by least. Rules that would admit no end or no traffic
+/// after any change at the other end are no candidates.
 pub(in crate::verdict::explain) fn nearest(
     cluster: &Cluster,
     group: &Group,

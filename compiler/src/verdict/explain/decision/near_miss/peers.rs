@@ -65,7 +65,7 @@ impl RuleMatcher<'_> {
     }
 
     fn pod_peer(&self, path: ItemPath, peer: &PodPeer) -> JudgedPeer {
-        // Of several pods that hold the address, the one that fails by most.
+        // If several pods hold the address: the one that fails by most.
         let judged = self.classes.iter().map(|class| {
             let (conjuncts, labels) = self.class_peer(path, peer, *class);
             JudgedPeer { conjuncts, labels, matching: matching(peer, &self.cluster.class(*class).labels) }
@@ -177,7 +177,7 @@ impl RuleMatcher<'_> {
         Conjunct::new(path, Part::Pod, Want::Pods(peer.pods.clone()), got, code).with_marks(marks)
     }
 
-    /// The address of the other end that policies see.
+    /// The address of the other end that policies match.
     fn address(&self) -> Option<IpAddr> {
         self.other.address(self.cluster, self.question.family?)
     }
@@ -191,7 +191,7 @@ impl RuleMatcher<'_> {
         let of_cidr =
             |part, got, code| Conjunct::new(path.field(ItemField::Cidr), part, Want::Block(written.cidr), got, code);
         let is_outside = address.is_none_or(|address| !written.cidr.holds(address));
-        // A block of the other family fails by that, whatever else it holds.
+        // A block of the other family fails by its family alone; its addresses do not matter.
         let is_of_family = self.question.family.is_none_or(|family| family == written.cidr.family);
         let translated = || Translated::of_block(written, self.cluster, self.question, self.direction, self.other);
         if let Some(translated) = (is_outside && is_of_family).then(translated).flatten() {

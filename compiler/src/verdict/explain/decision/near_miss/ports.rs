@@ -214,7 +214,7 @@ fn one_protocol(traffic: &Traffic) -> Option<Protocol> {
 
 /// The first few ranges of a protocol's ports, and how many more there are.
 fn first_ranges(traffic: &Traffic, protocol: Protocol) -> Got {
-    /// So many ranges are listed.
+    /// At most this many ranges are listed.
     const LISTED: usize = 4;
     let mut ranges = traffic.port_ranges(protocol);
     Got::PortRanges(ranges.by_ref().take(LISTED).collect(), ranges.count())

@@ -14,7 +14,7 @@ use crate::verdict::flow::End;
 /// The shortest prefix that may be written for a cluster's Services: kubeadm gives them a /12.
 const SERVICES: u8 = 12;
 
-/// An address that a block holds and no policy sees.
+/// An address that a block holds and that never matches, because it is translated before policies are asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Translated {
@@ -37,9 +37,9 @@ impl fmt::Display for Translated {
 }
 
 impl Translated {
-    /// What of a block leads to the other end, or was asked about in its place, and is no address that
-    /// policies see: in egress the address that a client sends to, in ingress that of a Service, from
-    /// which no packet comes.
+    /// The address in a block that leads to the other end, or was asked about in its place, but that policies never
+    /// match. In egress it is the address that a client sends to, in ingress that of a Service, from which no packet
+    /// comes.
     pub(in crate::verdict::explain) fn of_block(
         written: &IpBlock,
         cluster: &Cluster,

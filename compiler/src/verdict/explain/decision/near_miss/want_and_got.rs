@@ -62,7 +62,7 @@ pub struct WantedPorts {
 pub enum Got {
     /// A pod of this namespace.
     Namespace(String),
-    /// A pod of this namespace, of which the input has no labels.
+    /// A pod of this namespace, whose labels the input does not have.
     NamespaceWithoutLabels(String),
     /// The values of these labels, by their keys; none of a label that is not there.
     Labels(Vec<(String, Option<String>)>),
@@ -76,7 +76,7 @@ pub enum Got {
     NodeAddress,
     /// No address in the input.
     NoAddress,
-    /// An address that no policy sees.
+    /// An address that no policy matches, because it is translated before.
     Translated(Translated),
     /// Ports from the first to the last.
     Ports(u16, u16),

@@ -22,7 +22,7 @@ fn service(name: &str, app: &str, routing: Routing) -> Service {
     }
 }
 
-/// What Services of which the API server chooses the port of nodes are like.
+/// The routing of a Service whose node port the API server has yet to choose.
 fn unchosen(only_family: Option<Family>) -> Routing {
     Routing { unchosen_node_ports: BTreeSet::from([Protocol::Tcp]), only_family, ..Routing::default() }
 }

@@ -122,7 +122,7 @@ fn many_pods_of_few_kinds_are_few_rows() {
     assert!(of_pods.iter().any(|(_, to, verdict, _)| (*to, *verdict) == (100, Verdict::Denied)), "{rows:?}");
 }
 
-/// Pods of as many namespaces, of which each lets in its own pods only.
+/// One pod in each of so many namespaces; each namespace lets in its own pods only.
 fn pods_that_all_differ(count: usize) -> Cluster {
     let mut objects = crate::object::Objects::default();
     for n in 0..count {
