@@ -29,6 +29,11 @@ impl SeenLinks {
         self.0.get(&link.index) == Some(&None)
     }
 
+    /// Whether the interface with this index has this name.
+    pub(super) fn shows(&self, link: &HostInterface) -> bool {
+        self.0.get(&link.index).is_some_and(|name| name.as_ref() == Some(&link.name))
+    }
+
     /// Whether an interface with another name has this index: another one, or the same that a program gave
     /// another name.
     pub(super) fn has_other_name(&self, link: &HostInterface) -> bool {

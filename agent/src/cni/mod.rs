@@ -23,6 +23,7 @@ mod pending;
 mod policies;
 mod policy_lists;
 mod registry;
+mod reserve;
 pub mod sandbox;
 pub mod sandboxes;
 mod saved;

@@ -31,7 +31,7 @@ impl SeenNetns {
         for file in files {
             let path = &on_this_node(&file);
             match fs::symlink_metadata(path) {
-                Ok(_) if path.is_absolute() && !path.starts_with("/proc") => {
+                Ok(_) if is_telling(path) => {
                     self.0.insert(file);
                 }
                 Err(error)
@@ -46,6 +46,17 @@ impl SeenNetns {
         }
         gone
     }
+}
+
+/// Whether the file of a network namespace is there.
+pub(super) fn is_there(file: &str) -> bool {
+    let path = on_this_node(file);
+    is_telling(&path) && fs::symlink_metadata(path).is_ok()
+}
+
+/// Whether a file of this name is the same for the runtime and the agent.
+fn is_telling(path: &Path) -> bool {
+    path.is_absolute() && !path.starts_with("/proc")
 }
 
 /// Where the agent finds the file that a runtime calls so: `/var/run` is `/run` on most nodes, and the agent's image has

@@ -128,11 +128,13 @@ fn an_address_without_an_interface_of_the_node_stays_isolated_for_a_while_after_
 #[test]
 fn a_sandbox_goes_with_its_network_namespace_where_the_node_has_no_end_of_its_interface() {
     let mut world = World::new().synced();
-    let web = pod("web", "u1", None);
-    world.object(&web);
+    let pods = ["c1", "c2", "c3"].map(|name| pod(name, name, None));
+    for pod in &pods {
+        world.object(pod);
+    }
     let in_netns = |container: &str, address: &str, link| Add {
         netns: format!("/run/netns/{container}"),
-        ..add(container, &web, &[address], link)
+        ..add(container, &pod(container, container, None), &[address], link)
     };
     world.sandboxes.add(in_netns("c1", "10.0.0.1", 0));
     world.sandboxes.add(in_netns("c2", "10.0.0.2", 0));

@@ -117,6 +117,25 @@ pub struct Saved {
     /// of theirs.
     #[serde(skip_serializing)]
     pub reported: BTreeSet<String>,
+    /// The agent that saved it, or one after it, could not save what CNI reported later.
+    #[serde(skip)]
+    pub is_stale: bool,
+}
+
+impl Saved {
+    /// Of a file that is out of date, only those sandboxes stay that are shown to be there. The network may
+    /// have given the addresses of the others to other pods. They are isolated for a while, until the API says
+    /// whose they are. Nor does it count which addresses were a pod's once: they may be its own again.
+    pub(super) fn without_doubtful(mut self, is_there: impl Fn(&Add) -> bool) -> Self {
+        if self.is_stale {
+            self.reported_addresses.clear();
+            self.reported.clear();
+            for doubtful in self.sandboxes.extract_if(.., |saved| !is_there(&saved.add)) {
+                self.held.extend(doubtful.add.addresses);
+            }
+        }
+        self
+    }
 }
 
 /// The file, of sandboxes whose text is made.

@@ -234,8 +234,28 @@ impl Sandboxes {
             SavedSandbox { add, answered: is_answered || was_answered, began, lost: BTreeSet::new() },
         );
         report(&mut self.reported, &self.pods, &sandbox);
-        self.live.insert(sandbox.add.attachment.clone(), sandbox);
+        let attachment = sandbox.add.attachment.clone();
+        self.live.insert(attachment.clone(), sandbox);
+        self.end_former(&attachment);
         self.is_dirty = true;
+    }
+
+    /// Kubelet makes a pod another sandbox once the one before has ended. If that had no DEL, its addresses are
+    /// no more the pod's than after one, and its claim to them must not hold up the pod to which the network
+    /// gave them. Of two sandboxes of a pod the one whose ADD began later stays.
+    fn end_former(&mut self, attachment: &Attachment) {
+        let Some(sandbox) = self.live.get(attachment).filter(|sandbox| sandbox.add.uid.is_some()) else { return };
+        let is_of_the_pod = |Sandbox { add, .. }: &&Sandbox| {
+            (&add.uid, &add.namespace, &add.name, &add.attachment.interface)
+                == (&sandbox.add.uid, &sandbox.add.namespace, &sandbox.add.name, &attachment.interface)
+        };
+        let of_the_pod: Vec<_> = self.live.values().filter(is_of_the_pod).collect();
+        let Some(last) = of_the_pod.iter().map(|sandbox| sandbox.order).max() else { return };
+        let former = of_the_pod.into_iter().filter(|sandbox| sandbox.order < last);
+        let former: Vec<_> = former.map(|sandbox| sandbox.add.attachment.clone()).collect();
+        for attachment in former {
+            self.delete(&attachment);
+        }
     }
 
     /// Whether the plugin had its answer about a sandbox, so that its pod may run.

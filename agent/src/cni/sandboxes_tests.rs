@@ -164,7 +164,7 @@ fn a_late_del_of_the_old_sandbox_takes_nothing_from_the_new_one() {
     world.object(&web);
     world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
     world.sandboxes.add(add("c2", &web, &["10.0.0.1"], 2));
-    assert!(world.sandboxes.delete(&attachment("c1")));
+    world.sandboxes.removed(&attachment("c1"), Moment::now());
     assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/web"));
     assert!(!world.sandboxes.delete(&attachment("c1")), "twice");
     assert!(!world.sandboxes.delete(&attachment("never")), "unknown");
@@ -184,6 +184,73 @@ fn a_sandbox_made_again_with_another_address_has_that_one_only() {
     world.sandboxes.links_gone(&links([1]));
     assert_eq!(world.owner("10.0.0.2").as_deref(), Some("shop/web"));
     assert_eq!(world.owner("10.0.0.1"), None, "though the API still lists it");
+}
+
+/// No DEL came: the runtime forgot the sandbox. Nor does a GC end one that had just begun.
+#[test]
+fn a_sandbox_made_again_ends_the_one_before_and_its_claim_to_an_address() {
+    for is_late in [false, true] {
+        let mut world = World::new().synced();
+        let (web, free) = (pod("web", "u1", None), pod("free", "u2", None));
+        world.object(&web);
+        world.object(&free);
+        let began = Moment::now();
+        let before = add("c1", &web, &["10.0.0.1"], 1);
+        world.sandboxes.admit(before.clone(), began, true);
+        while Moment::now() == began {}
+        world.sandboxes.add(add("c2", &free, &["10.0.0.1"], 2));
+        assert_eq!(world.owner("10.0.0.1").as_deref(), Some("npc.dev/unidentified/10.0.0.1"));
+        // Another interface of the same pod says nothing against it.
+        let mut second = add("c1", &web, &["10.0.0.8"], 1);
+        second.attachment.interface = "net1".to_owned();
+        world.sandboxes.add(second);
+        assert_eq!(world.owner("10.0.0.1").as_deref(), Some("npc.dev/unidentified/10.0.0.1"));
+        world.sandboxes.add(add("c3", &web, &["10.0.0.2"], 3));
+        if is_late {
+            // A plugin that outlived its runtime.
+            world.sandboxes.admit(before, began, true);
+        }
+        assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/free"));
+        assert_eq!(world.owner("10.0.0.2").as_deref(), Some("shop/web"));
+        assert!(world.sandboxes.contested().is_empty() && world.sandboxes.sandbox(&attachment("c1")).is_none());
+    }
+    // While nobody has its address, that is isolated as after a DEL.
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    world.sandboxes.add(add("c2", &web, &["10.0.0.2"], 2));
+    assert!(world.is_isolated("10.0.0.1") && !world.is_peer("10.0.0.1") && world.is_peer("10.0.0.2"));
+    world.sandboxes.links_gone(&links([1]));
+    assert_eq!(world.owner("10.0.0.1"), None);
+}
+
+/// The agent before could not save that one of them ended, and that its address was given to another pod.
+#[test]
+fn of_a_file_that_is_out_of_date_only_sandboxes_that_are_there_count() {
+    let mut world = World::new().synced();
+    let (web, old) = (pod("web", "u1", None), pod("old", "u2", None));
+    world.object(&web);
+    world.object(&old);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    world.sandboxes.add(add("c2", &old, &["10.0.0.2"], 0));
+    world.state();
+    let saved = Saved { is_stale: true, ..world.saved() };
+    let is_there = |add: &Add| add.host_interface.is_some();
+    let mut next = World::after(saved.without_doubtful(is_there)).synced();
+    next.object(&web);
+    next.object(&old);
+    assert_eq!(next.owner("10.0.0.1").as_deref(), Some("shop/web"));
+    assert_eq!(next.owner("10.0.0.2").as_deref(), Some("npc.dev/unidentified/10.0.0.2"));
+    assert!(next.is_isolated("10.0.0.2") && !next.is_peer("10.0.0.2"));
+    // The API says whose it is: that of another pod, or again of this one.
+    next.object(&pod("new", "u3", Some("10.0.0.2")));
+    assert_eq!(next.owner("10.0.0.2").as_deref(), Some("shop/new"));
+    next.gone(&pod("new", "u3", None));
+    next.object(&pod("old", "u2", Some("10.0.0.2")));
+    assert_eq!(next.owner("10.0.0.2").as_deref(), Some("shop/old"));
+    // A file of which nothing is known against it counts as it is.
+    assert_eq!(world.saved().without_doubtful(|_| false), world.saved());
 }
 
 #[test]
@@ -338,11 +405,13 @@ fn before_the_source_is_complete_no_pod_is_unidentified() {
 #[test]
 fn a_gc_ends_what_it_does_not_list_of_its_network() {
     let mut world = World::new().synced();
-    let web = pod("web", "u1", None);
-    world.object(&web);
-    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
-    world.sandboxes.add(add("c2", &web, &["10.0.0.2"], 2));
-    world.sandboxes.add(Add { network: "other".to_owned(), ..add("c3", &web, &["10.0.0.3"], 3) });
+    let pods = ["u1", "u2", "u3"].map(|uid| pod(uid, uid, None));
+    for pod in &pods {
+        world.object(pod);
+    }
+    world.sandboxes.add(add("c1", &pods[0], &["10.0.0.1"], 1));
+    world.sandboxes.add(add("c2", &pods[1], &["10.0.0.2"], 2));
+    world.sandboxes.add(Add { network: "other".to_owned(), ..add("c3", &pods[2], &["10.0.0.3"], 3) });
     assert_eq!(world.sandboxes.collect("net", &[attachment("c2")].into(), Moment::now()), 1);
     assert_eq!(world.sandboxes.len(), 2);
     assert!(world.sandboxes.sandbox(&attachment("c1")).is_none());
@@ -407,6 +476,8 @@ proptest! {
         let mut objects: BTreeMap<usize, Pod> = BTreeMap::new();
         // The container to which the network gave each address last, unless that has ended.
         let mut latest: [Option<usize>; 2] = [None; 2];
+        // The pod of each container.
+        let mut pods: BTreeMap<usize, usize> = BTreeMap::new();
         for step in steps {
             let of = |p: usize, a: Option<usize>| pod(&format!("p{p}"), &format!("u{p}"), a.map(|a| texts[a]));
             match step {
@@ -424,6 +495,10 @@ proptest! {
                     let link = (u32::try_from(c).unwrap() + 1) % 3;
                     let addresses = if both { vec![texts[a], texts[1 - a]] } else { vec![texts[a]] };
                     world.sandboxes.add(add(&format!("c{c}"), &of(p, None), &addresses, link));
+                    // A sandbox of the same pod before it has ended.
+                    pods.retain(|other, of| *other == c || *of != p);
+                    pods.insert(c, p);
+                    latest = latest.map(|latest| latest.filter(|last| pods.contains_key(last)));
                     for (text, latest) in texts.iter().zip(&mut latest) {
                         *latest = if addresses.contains(text) { Some(c) } else { latest.filter(|last| *last != c) };
                     }

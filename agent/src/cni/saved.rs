@@ -1,24 +1,32 @@
 //! The file by which an agent knows what CNI reported to the one before it. It is on the
 //! node's tmpfs, so it is gone after a reboot, as the sandboxes are.
 
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use npc_cni::check::{check, is_interface, is_of_a_pod};
 use npc_cni::file;
 use npc_cni::moment::Moment;
-use npc_cni::note::{LONGEST_SANDBOXES, SANDBOXES};
+use npc_cni::note::{self, LONGEST_SANDBOXES, SANDBOXES};
 use npc_cni::protocol::Command;
+use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Serialize};
 use serde_json::{Map, Value};
 use tracing::warn;
 
+use super::reserve::Reserve;
 use super::sandbox::{Saved, SavedSandbox};
 
 /// The version of its content.
 const VERSION: u32 = 1;
+
+/// The mode of a file that an agent could not replace: it lacks what CNI reported since then, and may have
+/// what has ended. To set it needs no room. Agents of before do not look at it.
+const STALE: u32 = 0o400;
 
 /// The lists of [`Saved`] by their names in the file.
 const LISTS: [&str; 3] = ["sandboxes", "released", "held"];
@@ -60,17 +68,24 @@ pub(super) struct StateFile {
     path: PathBuf,
     /// What was written last.
     written: Option<Vec<u8>>,
+    reserve: Reserve,
+    /// The last content is in a file of the reserve.
+    is_in_reserve: bool,
 }
 
 impl StateFile {
     /// That beside this socket.
     pub(super) fn beside(socket: &Path) -> Self {
-        Self { path: socket.with_file_name(SANDBOXES), written: None }
+        // Not beside the socket: agents of before take what they do not know there for another program's.
+        let reserve = Reserve::within(&note::folder(socket));
+        Self { path: socket.with_file_name(SANDBOXES), written: None, reserve, is_in_reserve: false }
     }
 
     /// Reads it. Where there is none, nothing is known.
     pub(super) fn read(&self) -> Result<Saved, Error> {
         let failed = |error| Error::File(self.path.clone(), error);
+        let is_stale =
+            fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.permissions().mode() & 0o200 == 0);
         let text = match file::read(&self.path, LONGEST_SANDBOXES) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Saved::default()),
@@ -137,10 +152,12 @@ impl StateFile {
         };
         saved.released.retain(|(address, link)| is_usable(*address, Some(&link.name)));
         saved.held.retain(|address| is_usable(*address, None));
+        saved.is_stale = is_stale;
         Ok(saved)
     }
 
-    /// Writes it, if it holds something else. It is there whole, or as it was.
+    /// Writes it, if it holds something else. It is there whole, or as it was; then it is marked, so that
+    /// the next agent does not believe all of it.
     pub(super) fn write(&mut self, saved: impl Serialize) -> Result<(), Error> {
         let content = Content { version: VERSION, saved };
         let failed = |error| Error::File(self.path.clone(), error);
@@ -149,9 +166,42 @@ impl StateFile {
             return Ok(());
         }
         let half = self.path.with_extension("half");
-        let written = file::replace(&self.path, &half, 0o600, &text).map_err(failed);
+        let written = match file::replace(&self.path, &half, 0o600, &text) {
+            Ok(()) => {
+                self.is_in_reserve = false;
+                self.reserve.keep(text.len());
+                Ok(())
+            }
+            Err(error) => match self.reserve.replace(&self.path, &text) {
+                Ok(()) => {
+                    if !std::mem::replace(&mut self.is_in_reserve, true) {
+                        warn!(
+                            %error, file = %self.path.display(),
+                            "cannot write a new file; what CNI reported is saved in room that the agent had kept for it"
+                        );
+                    }
+                    Ok(())
+                }
+                Err(_) => {
+                    self.mark();
+                    Err(failed(error))
+                }
+            },
+        };
         self.written = written.is_ok().then_some(text);
         written
+    }
+
+    /// What is there is not what CNI reported.
+    fn mark(&self) {
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(&self.path);
+        match file.and_then(|file| file.set_permissions(Permissions::from_mode(STALE))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(%error, file = %self.path.display(), "cannot mark what an earlier agent saved as out of date");
+            }
+            _ => {}
+        }
     }
 }
 
@@ -241,15 +291,54 @@ mod tests {
         assert_eq!(read.held, ["fd00::5".parse().unwrap()].into());
     }
 
+    /// Names what no new file can replace: as on a file system that is full.
+    fn obstruct(folder: &Path) {
+        fs::create_dir(folder.join("sandboxes.half")).unwrap();
+    }
+
+    fn reported(count: u8) -> Saved {
+        let addresses = (0..count).map(|last| IpAddr::from([10, 0, 0, last])).collect();
+        Saved { reported_addresses: [("u1".to_owned(), addresses)].into(), ..Saved::default() }
+    }
+
     #[test]
-    fn what_cannot_be_written_leaves_what_was_there() {
+    fn what_cannot_be_written_anew_is_written_into_room_that_was_kept() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = StateFile::beside(&folder.path().join("cni.sock"));
-        file.write(Saved::default()).unwrap();
-        fs::create_dir(folder.path().join("sandboxes.half")).unwrap();
-        let address = "10.0.0.1".parse().unwrap();
-        let saved = Saved { reported_addresses: [("u1".to_owned(), [address].into())].into(), ..Saved::default() };
-        assert!(file.write(saved).is_err());
-        assert_eq!(file.read().unwrap(), Saved::default());
+        file.write(reported(1)).unwrap();
+        obstruct(folder.path());
+        // Longer, shorter, and by the agent that follows.
+        for agent in 0..2 {
+            for count in [200, 3, 100, 0] {
+                file.write(reported(count)).unwrap();
+                assert_eq!(file.read().unwrap(), reported(count), "{agent}");
+            }
+            file = StateFile::beside(&folder.path().join("cni.sock"));
+        }
+        fs::remove_dir(folder.path().join("sandboxes.half")).unwrap();
+        file.write(reported(7)).unwrap();
+        let length = fs::metadata(folder.path().join(SANDBOXES)).unwrap().len();
+        assert!(length < 1_000, "{length} bytes: what is kept is no part of a file that can be written anew");
+        fs::remove_file(folder.path().join(SANDBOXES)).unwrap();
+        obstruct(folder.path());
+        file.write(reported(8)).unwrap();
+        assert_eq!(file.read().unwrap(), reported(8));
+    }
+
+    #[test]
+    fn what_cannot_be_written_at_all_leaves_what_was_there_with_a_mark() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = StateFile::beside(&folder.path().join("cni.sock"));
+        file.write(reported(1)).unwrap();
+        let notes = note::folder(&folder.path().join("cni.sock"));
+        fs::remove_dir_all(&notes).unwrap();
+        obstruct(folder.path());
+        assert!(file.write(reported(2)).is_err());
+        assert_eq!(file.read().unwrap(), Saved { is_stale: true, ..reported(1) });
+        // The same again is not what is there.
+        assert!(file.write(reported(1)).is_err());
+        fs::remove_dir(folder.path().join("sandboxes.half")).unwrap();
+        file.write(reported(1)).unwrap();
+        assert_eq!(file.read().unwrap(), reported(1));
     }
 }

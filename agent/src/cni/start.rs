@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use npc_cni::protocol::Add;
 use tokio::sync::mpsc;
 use tokio::time;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use super::ended::links_of;
 use super::files::Files;
-use super::netns::SeenNetns;
+use super::netns::{self, SeenNetns};
 use super::policy_lists::{AskPolicies, PolicyLists};
 use super::registry::{REQUESTS, Registry};
 use super::sandbox::Saved;
@@ -52,6 +54,15 @@ pub fn start(options: CniOptions, agent: mpsc::Sender<Event>, tasks: &mut Tasks)
         );
         Saved::default()
     });
+    if saved.is_stale {
+        warn!(
+            "what an earlier agent saved is out of date, because it could not be saved later; only those of its sandboxes \
+             count that are shown to be there"
+        );
+        let seen = links_of(saved.sandboxes.iter().map(|saved| &saved.add));
+        let has_link = |add: &Add| add.host_interface.as_ref().is_some_and(|link| seen.shows(link));
+        saved = saved.without_doubtful(|add| has_link(add) || netns::is_there(&add.netns));
+    }
     let (sender, events) = mpsc::channel(1);
     let (asks, requests) = mpsc::channel(REQUESTS);
     let count = saved.sandboxes.len();

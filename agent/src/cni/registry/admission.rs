@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use npc_cni::protocol::{Answer, Reason};
+use npc_cni::protocol::{Add, Answer, Reason};
 use npc_compiler::engine;
 use npc_compiler::object::Family;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{LoopEnded, Registry, changes};
 use crate::cni::ended::without_ended;
@@ -112,6 +112,8 @@ impl Registry {
             new.push(!self.sandboxes.is_answered(&pending.add.attachment));
             self.sandboxes.admit(pending.add.clone(), pending.began, false);
         }
+        let (ready, new): (Vec<_>, Vec<_>) =
+            ready.into_iter().zip(new).filter_map(|of| self.unless_superseded(of)).unzip();
         self.warn_of_contested(&ready);
         let mut events = policies;
         events.extend(self.sandboxes.update());
@@ -144,6 +146,24 @@ impl Registry {
 }
 
 impl Registry {
+    /// Refuses an ADD whose pod has a sandbox of a later one: to answer it would cut the connections of the pod that
+    /// has its addresses by now.
+    fn unless_superseded<T>(&self, (pending, other): (Pending, T)) -> Option<(Pending, T)> {
+        if self.sandboxes.sandbox(&pending.add.attachment).is_some() {
+            return Some((pending, other));
+        }
+        let Add { namespace, name, attachment, .. } = pending.add;
+        info!(
+            namespace,
+            pod = name,
+            container = attachment.container_id,
+            "refused an ADD: the pod has a later sandbox"
+        );
+        let words = "its pod has another sandbox, whose ADD began later";
+        let _ = pending.answer.send(Answer::refused(Reason::Gone, words));
+        None
+    }
+
     /// Says of the pods that start now which of their addresses other pods have.
     fn warn_of_contested(&self, ready: &[Pending]) {
         let contested = self.sandboxes.contested();

@@ -70,6 +70,22 @@ async fn an_address_is_of_the_sandbox_whose_add_began_last() {
     assert_eq!(pods, [owned("free", "10.0.0.1"), ("web".to_owned(), vec![])]);
 }
 
+/// Its runtime forgot it, and the one after that made the pod another sandbox.
+#[tokio::test(start_paused = true)]
+async fn an_add_of_a_pod_that_has_a_later_sandbox_is_refused() {
+    let (mut world, web) = World::with_web(false).await;
+    let _answer = world.ask(Command::Add(add("c2", &web, "10.0.0.2"))).await;
+    assert_eq!(world.pods().await, [("web".to_owned(), vec!["10.0.0.2".parse().unwrap()])]);
+    world.waiter().await.reply.send(()).unwrap();
+    let late = Add { waited: 20_000, ..add("c1", &web, "10.0.0.1") };
+    let (kind, message) = refusal(world.ask(Command::Add(late)).await.await.unwrap());
+    assert_eq!(kind, Reason::Gone);
+    assert!(message.contains("another sandbox"), "{message}");
+    // Nothing shows that its address is gone.
+    let address: IpAddr = "10.0.0.1".parse().unwrap();
+    assert_eq!(world.pods().await, [(address.to_string(), vec![address])]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_del_ends_the_add_that_waits_and_each_later_try_of_it() {
     let mut world = World::new(false);

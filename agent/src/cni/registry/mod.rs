@@ -103,7 +103,11 @@ impl Registry {
         mut answered: mpsc::UnboundedReceiver<Answered>,
     ) {
         let mut asked = Vec::new();
-        let mut round = time::interval(ROUND);
+        // What ended since it was saved must not count first.
+        if self.inspect().await.is_err() {
+            return;
+        }
+        let mut round = time::interval_at(Instant::now() + ROUND, ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next = self.next_deadline();

@@ -5,7 +5,7 @@
 use npc_cni::note;
 use npc_cni::protocol::HostInterface;
 
-use super::tests_world::{World, add, attachment};
+use super::tests_world::{World, add, attachment, came, pod};
 use super::*;
 
 /// As many events as the loop's channel holds, so that the registry waits within its next round.
@@ -39,6 +39,26 @@ async fn is_released_next(mut world: World) {
     assert_eq!(next_pods(&mut world).await, [("web".to_owned(), vec![]), (address.to_string(), vec![address])]);
     time::sleep(ROUND * 2).await;
     assert!(note::read_all(&world.socket()).unwrap().is_empty());
+}
+
+/// The network gave the address of a sandbox that ended without a DEL to a pod that started without an agent.
+#[tokio::test(start_paused = true)]
+async fn the_address_of_a_pod_in_a_note_is_not_that_of_a_sandbox_that_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let [old, new] = [("old", "u1"), ("new", "u2")].map(|(name, uid)| pod(name, uid));
+    let link = |name: &str, index: u32| Some(HostInterface { name: name.to_owned(), index });
+    // No interface has the first index; the loopback has the other one.
+    let before = Add { host_interface: link("gone", u32::MAX >> 2), ..add("c1", &old, "10.0.0.1") };
+    let saved = serde_json::json!({"version": 1, "sandboxes": [before]});
+    std::fs::write(folder.path().join(note::SANDBOXES), saved.to_string()).unwrap();
+    let mut world = World::within(false, folder);
+    world.leave_note(Command::Add(Add { host_interface: link("lo", 1), ..add("c2", &new, "10.0.0.1") }));
+    world.objects(vec![came(&old), came(&new)]).await;
+    let mut given = Vec::new();
+    while !given.iter().any(|(name, addresses): &(String, Vec<IpAddr>)| name == "new" && !addresses.is_empty()) {
+        given.extend(next_pods(&mut world).await);
+    }
+    assert!(given.iter().all(|(name, _)| name != "10.0.0.1"), "isolated as if both had it: {given:?}");
 }
 
 /// The plugin replaces the note of the ADD, which the agent has saved by now.
@@ -81,6 +101,8 @@ async fn a_pod_starts_though_nothing_can_be_saved_and_the_status_says_so() {
     let (mut world, web) = World::with_web(false).await;
     let obstacle = world.folder.path().join("sandboxes.half");
     std::fs::create_dir(&obstacle).unwrap();
+    // Nor is there the room that the agent keeps.
+    std::fs::remove_dir_all(note::folder(&world.socket())).unwrap();
     let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
     assert_eq!(world.pods().await.len(), 1);
     world.waiter().await.reply.send(()).unwrap();

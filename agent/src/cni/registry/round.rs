@@ -24,15 +24,17 @@ impl Registry {
             let now = self.policies.now();
             self.lists.want(&namespace, now, &mut self.policies);
         }
-        self.read_notes().await?;
         self.deleted.forget_before(Moment::now().before(LONGEST));
         self.sandboxes.age();
+        // Before the notes: the network may have given an address of a sandbox that has ended to one of these. It
+        // would be isolated for a moment, and its connections cut, as if both had it.
         let links = SeenLinks::look(self.sandboxes.links());
         let netns = self.netns.gone(self.sandboxes.netns_without_link(&links));
         let ended = self.sandboxes.links_gone(&links) + self.sandboxes.netns_gone(&netns, &links);
         if ended > 0 {
             info!(ended, "sandboxes are gone, and there was no DEL");
         }
+        self.read_notes().await?;
         self.publish().await
     }
 

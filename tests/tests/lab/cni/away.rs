@@ -18,7 +18,9 @@ const LONGEST_DEL: Duration = Duration::from_secs(1);
 /// The notes for the agent that comes next.
 fn notes(node: &Node) -> Vec<Value> {
     let Ok(notes) = fs::read_dir(node.socket().with_file_name("notes")) else { return Vec::new() };
-    notes.map(|note| serde_json::from_slice(&fs::read(note.unwrap().path()).unwrap()).unwrap()).collect()
+    let files = notes.map(|note| note.unwrap().path());
+    let notes = files.filter(|file| file.extension().is_some_and(|extension| extension == "json"));
+    notes.map(|note| serde_json::from_slice(&fs::read(note).unwrap()).unwrap()).collect()
 }
 
 /// The agent that comes finds it in a note: the API lists none of its addresses. What the pod began before ends.

@@ -1,5 +1,7 @@
 //! Other chains of plugins, older versions of the specification, and results that say less.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::node::{Mode, Node, OUTSIDE, ip, wait};
@@ -68,11 +70,38 @@ fn an_address_stays_isolated_while_an_interface_is_there_that_no_plugin_lists() 
     }
 }
 
+/// The mounts of the agent's container that matter here: the folder of the DaemonSet's volume `netns` as a runtime mounts
+/// it, with all that is mounted in it by then and nothing that comes later, and no `/var`.
+const IN_A_CONTAINER: &str = "#!/bin/sh
+exec unshare --mount --propagation private sh -ec '
+mount --rbind /run/netns /run/netns
+mount -o remount,bind,ro /run/netns
+mount -t tmpfs none /var
+exec \"$0\" \"$@\"' \"$@\"
+";
+
 /// A macvlan has no end of its own on the node: the interface below it is many pods'.
 #[test]
 fn a_sandbox_without_an_end_on_the_node_goes_with_its_network_namespace() {
-    let Some(node) = Node::ready(Mode::Routed, "nft", &["web"]) else { return };
+    ends_with_its_network_namespace("/run/netns");
+}
+
+/// What containerd calls the folder.
+#[test]
+fn a_sandbox_goes_with_its_network_namespace_by_the_name_that_containerd_gives_it() {
+    ends_with_its_network_namespace("/var/run/netns");
+}
+
+fn ends_with_its_network_namespace(folder: &str) {
+    let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };
+    let container = node.folder().join("container");
+    npc_tests::lab::write_program(&container, IN_A_CONTAINER).unwrap();
+    node.under = Some(container);
+    node.write(&objects(&["web"]));
+    node.start_agent();
+    node.wait_ready();
     let mut web = node.sandbox("web", json!([]));
+    web.netns_path = Some(Path::new(folder).join(web.netns.name()));
     let (host, pod) = (node.netns().name(), web.netns.name().to_owned());
     ip(&format!("-n {host} link add below type veth peer name beside"));
     ip(&format!("-n {host} link set below up"));
@@ -80,7 +109,7 @@ fn a_sandbox_without_an_end_on_the_node_goes_with_its_network_namespace() {
     ip(&format!("-n {host} link set mv0 netns {pod} name eth0"));
     ip(&format!("-n {host} route add 10.0.0.2/32 dev below"));
     web.result = json!({
-        "cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": format!("/run/netns/{pod}")}],
+        "cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": format!("{folder}/{pod}")}],
         "ips": [{"address": "10.0.0.2/16", "interface": 0}],
     });
     node.add_own(&mut web).unwrap();
@@ -90,8 +119,8 @@ fn a_sandbox_without_an_end_on_the_node_goes_with_its_network_namespace() {
     assert!(is_isolated(&node, first()[0]));
     node.add_own(&mut web).unwrap();
     assert!(saved(&node)["held"].is_null());
-    // The agent has seen the network namespace once two notes have gone: it reads them in each round
-    // before it looks for what is gone.
+    // The agent has seen the network namespace once two notes have gone: it looks for what is gone in each
+    // round before it reads them.
     for _ in 0..2 {
         let left = node.socket().with_file_name("notes").join("none@eth0.json");
         std::fs::create_dir_all(left.parent().unwrap()).unwrap();

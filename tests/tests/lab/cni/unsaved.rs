@@ -15,10 +15,16 @@ use super::{addresses, is_isolated, objects};
 struct SmallFolder(PathBuf);
 
 impl SmallFolder {
+    /// One that is too small for the room that an agent keeps for what it saves.
     fn of(node: &Node) -> Self {
+        Self::with_size(node, "64k")
+    }
+
+    fn with_size(node: &Node, size: &str) -> Self {
         let folder = node.socket().parent().unwrap().to_owned();
         fs::create_dir_all(&folder).unwrap();
-        mount(Some("tmpfs"), &folder, Some("tmpfs"), MsFlags::empty(), Some("size=64k,mode=700")).unwrap();
+        mount(Some("tmpfs"), &folder, Some("tmpfs"), MsFlags::empty(), Some(&*format!("size={size},mode=700")))
+            .unwrap();
         Self(folder)
     }
 
@@ -59,7 +65,7 @@ fn a_pod_that_cannot_be_saved_is_open_after_a_restart_until_its_address_is_liste
     assert!(!passes(&web.netns, to, 9090) && reaches(&web.netns, to, 8080));
     // In each round the agent reads notes, and tries to save again.
     let notes = small.0.join("notes");
-    fs::create_dir(&notes).unwrap();
+    fs::create_dir_all(&notes).unwrap();
     for round in 0..3 {
         let empty = notes.join(format!("{round}@eth0.json"));
         File::create(&empty).unwrap();
@@ -108,12 +114,44 @@ fn a_pod_that_cannot_be_saved_has_its_del() {
     // Without an agent, the plugin leaves a note of the one that is saved, and none of the other.
     node.kill_agent();
     node.delete_own(&web).unwrap();
-    assert!(!small.0.join("notes").exists());
+    let notes = || fs::read_dir(small.0.join("notes")).map_or(0, Iterator::count);
+    assert_eq!(notes(), 0);
     node.delete_own(&db).unwrap();
-    assert_eq!(fs::read_dir(small.0.join("notes")).unwrap().count(), 1);
+    assert_eq!(notes(), 1);
     node.start_agent();
     node.wait_ready();
     node.delete(&db).unwrap();
     wait("the address of the other leaves the sets", || !is_held(&db));
+    node.kill_agent();
+}
+
+/// The agent has kept room for what it saves, so the next one knows as much.
+#[test]
+fn what_happens_while_the_file_system_is_full_survives_the_agent() {
+    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
+    let small = SmallFolder::with_size(&node, "2m");
+    node.write(&objects(&["web", "db", "old"]));
+    node.start_agent();
+    node.wait_ready();
+    listen(node.outside(), &[8080, 9090]);
+    let to = addresses(OUTSIDE)[0];
+    let mut old = node.sandbox("old", json!([]));
+    node.add(&mut old).unwrap();
+    small.fill();
+    let is_held = |pod: &super::node::Pod| pod.addresses().into_iter().any(|address| is_isolated(&node, address));
+    // Another agent starts on the full file system, too.
+    for name in ["web", "db"] {
+        let mut pod = node.sandbox(name, json!([]));
+        node.add(&mut pod).unwrap();
+        if is_held(&old) {
+            node.delete(&old).unwrap();
+        }
+        assert!(!status(&node).contains("cannot be saved"));
+        node.kill_agent();
+        node.start_agent();
+        node.wait_ready();
+        assert!(!passes(&pod.netns, to, 9090) && reaches(&pod.netns, to, 8080), "{name}");
+        wait("the address of the removed pod leaves the sets", || !is_held(&old));
+    }
     node.kill_agent();
 }
