@@ -39,7 +39,6 @@ impl ServiceBlocks {
     fn problem(&self, cluster: &Cluster, of: &IpBlock) -> Option<(String, bool)> {
         let family = of.cidr.family;
         let addresses = &of.block.addresses;
-        // One with a single address is another mistake.
         let (mut names, mut held) = (BTreeSet::new(), 0_u128);
         if of.cidr.length < WIDEST[family as usize] {
             return None;
@@ -54,6 +53,7 @@ impl ServiceBlocks {
         let count = addresses.ranges().iter().map(|(first, last)| last - first).sum::<u128>();
         let count = count + addresses.ranges().len() as u128;
         let is_api_server = |(namespace, name): &(&String, &String)| *namespace == "default" && *name == "kubernetes";
+        // One with a single address is another mistake.
         if count < 2 || (names.len() < 2 && !names.iter().any(is_api_server)) {
             return None;
         }

@@ -7,6 +7,7 @@ use crate::verdict::explain::decision::mark::{FailedRequirement, Mark};
 
 /// A part of a rule that fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact that is independent of the others")]
 pub struct Conjunct {
     /// Its path: that of an item, or of a field of its block.
     pub path: ItemPath,
