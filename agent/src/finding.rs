@@ -76,12 +76,12 @@ impl Finding {
         Self {
             location: place.map(Place::from),
             related: None,
-            severity: if mistake.code.is_harmful() { Severity::Error } else { Severity::Warning },
+            severity: if mistake.is_harmful() { Severity::Error } else { Severity::Warning },
             code: mistake.code.as_str(),
             object: Some(ObjectRef::new("NetworkPolicy", namespace, name)),
             path: mistake.path.clone(),
             problem: mistake.problem.clone(),
-            effect: mistake.code.effect().to_owned(),
+            effect: mistake.effect().to_owned(),
             help: String::new(),
         }
     }

@@ -68,7 +68,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let groups = Groups::of_cluster(cluster);
     let model = Model::new(cluster, &input.loaded.objects.policies, placement);
     let differences = differences(&model, &groups, &input.loaded.objects.services);
-    let mut report = MigrationReport::new(&input, placement, &differences, node.as_ref());
+    let mut report = MigrationReport::new(&input, (&model, placement), &differences, node.as_ref());
     if let Some(namespace) = args.input.only_namespace() {
         if let Some(message) = no_namespace(&input, namespace) {
             return Err(Stop::new(Exit::NotFound, message).into());

@@ -72,6 +72,11 @@ impl Cidr {
         Self { family, first: number & !mask, last: number | mask, length }
     }
 
+    /// The prefix of a length that holds the address with a number.
+    pub(super) fn of(family: Family, number: u128, length: u8) -> Self {
+        Self::new(family, number, length.min(bits(family)))
+    }
+
     /// The prefix that holds one address.
     #[must_use]
     pub fn of_address(address: IpAddr) -> Self {

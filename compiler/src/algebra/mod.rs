@@ -3,6 +3,7 @@
 
 pub mod block_text;
 pub mod cidr;
+pub mod meant_block;
 pub mod ranges;
 pub mod selector;
 pub mod short_text;

@@ -104,6 +104,33 @@ impl Selector {
         (Self { requirements: requirements.into() }, bad)
     }
 
+    /// What the author of a selector most likely means of which a part is not understood: operators in other letters,
+    /// and values as they stand. None where an operator is no word that is known.
+    #[must_use]
+    pub fn meant(selector: &LabelSelector) -> Option<Self> {
+        let labels = selector.match_labels.iter().flatten();
+        let mut requirements: Vec<Requirement> = labels
+            .map(|(key, value)| Requirement { key: key.clone(), operator: Operator::In([value.clone()].into()) })
+            .collect();
+        for expression in selector.match_expressions.iter().flatten() {
+            let letters = expression.operator.chars().filter(char::is_ascii_alphabetic);
+            let word = letters.map(|c| c.to_ascii_lowercase()).collect::<String>();
+            let values: BTreeSet<&String> = expression.values.iter().flatten().collect();
+            let values: Box<[String]> = values.into_iter().cloned().collect();
+            let operator = match (word.as_str(), values.is_empty()) {
+                ("in" | "equals" | "equal", false) => Operator::In(values),
+                ("notin", false) => Operator::NotIn(values),
+                ("exists" | "exist", _) => Operator::Exists,
+                ("doesnotexist" | "notexists", _) => Operator::DoesNotExist,
+                _ => return None,
+            };
+            requirements.push(Requirement { key: expression.key.clone(), operator });
+        }
+        requirements.sort_unstable();
+        requirements.dedup();
+        Some(Self { requirements: requirements.into() })
+    }
+
     /// The selector `matchLabels: {…}`.
     #[must_use]
     pub fn of_labels(labels: &Labels) -> Self {

@@ -60,9 +60,8 @@ impl AzureReason {
                  selector only ever selects pods, and so with npc."
             }
             Self::PolicyRefused => {
-                "Azure NPM cannot translate a field of this policy (an IPv6 ipBlock, one in a form that NPM does \
-                 not read, an invalid label value, or ports that iptables does not take) and programs none \
-                 of it: it neither isolates nor allows. npc enforces the policy; what it cannot understand matches nothing."
+                "Azure NPM cannot translate a field of this policy and programs none of it: it neither isolates nor \
+                 allows. npc enforces the policy; what it cannot understand matches nothing."
             }
             Self::Ipv6 => {
                 "Azure NPM writes no ip6tables rule: over IPv6 everything passes. npc enforces policies for both \

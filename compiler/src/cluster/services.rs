@@ -141,6 +141,13 @@ impl Cluster {
         Some((self.service_alone_at(address)?, address))
     }
 
+    /// The services that have a `clusterIP` from one address to another, and that.
+    pub fn cluster_ips_between(&self, [first, last]: [IpAddr; 2]) -> impl Iterator<Item = (IpAddr, &Service)> {
+        let by_address = &self.inventory.services_by.cluster_ips;
+        let held = by_address.range(first..=last);
+        held.filter_map(|(address, places)| Some((*address, self.at_places(Some(places)).next()?)))
+    }
+
     /// The service whose `clusterIP` is the only address of a prefix or block, and that address. No packet has it where
     /// policies judge. For other addresses kube-proxy translates only what goes to ports of services, so packets to
     /// their other ports keep the address.

@@ -102,8 +102,12 @@ pub struct Policy {
 struct HalfRead {
     /// The selectors without the requirements that were not understood.
     peers: Vec<(String, PodPeer)>,
+    /// The same as their author most likely means them, where that can be told.
+    meant_peers: Vec<(String, PodPeer)>,
     /// The prefixes of blocks with an exception that was not understood.
     blocks: Vec<(String, Cidr)>,
+    /// The prefixes that the author of a block most likely means that cannot be read.
+    meant_blocks: Vec<(String, Vec<Cidr>)>,
     /// The ports that their author most likely means.
     ports: Vec<(String, PortMatch)>,
 }
@@ -277,6 +281,19 @@ impl Policy {
     #[must_use]
     pub fn half_read(&self, path: &str) -> Option<&PodPeer> {
         self.half_read.peers.iter().find(|(of, _)| of == path).map(|(_, peer)| peer)
+    }
+
+    /// An item of a rule that matches nothing because a part of its selectors was not understood, as its author most likely
+    /// means it.
+    #[must_use]
+    pub fn meant_peer(&self, path: &str) -> Option<&PodPeer> {
+        self.half_read.meant_peers.iter().find(|(of, _)| of == path).map(|(_, peer)| peer)
+    }
+
+    /// The prefixes that the author of a block most likely means that cannot be read; empty if nothing tells.
+    #[must_use]
+    pub fn meant_blocks(&self, path: &str) -> &[Cidr] {
+        self.half_read.meant_blocks.iter().find(|(of, _)| of == path).map_or(&[], |(_, blocks)| blocks)
     }
 
     /// The prefix of a block that matches nothing because another part of it was not understood.

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use super::finding::{Effect, Finding, FindingCode, is_below};
 use super::{Direction, HalfRead, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports, spelling};
 use crate::algebra::cidr::Cidr;
+use crate::algebra::meant_block::meant_blocks;
 use crate::algebra::selector::Selector;
 use crate::algebra::short_text::shorten;
 use crate::algebra::syntax;
@@ -320,15 +321,20 @@ impl Reader<'_> {
         let understood = match (block, namespaces, pods) {
             (Some(block), None, None) => {
                 if block.is_none()
-                    && let Some(Ok(cidr)) = peer.ip_block.as_ref().map(|block| Cidr::parse(&block.cidr))
+                    && let Some(written) = &peer.ip_block
                 {
-                    self.half_read.blocks.push((path.to_owned(), cidr));
+                    match Cidr::parse(&written.cidr) {
+                        Ok(cidr) => self.half_read.blocks.push((path.to_owned(), cidr)),
+                        Err(_) => self.half_read.meant_blocks.push((path.to_owned(), meant_blocks(&written.cidr))),
+                    }
                 }
                 block.map(Peer::Block)
             }
             (Some(_), ..) => {
                 let problem = "ipBlock cannot be combined with podSelector or namespaceSelector";
                 self.report(path, FindingCode::PeerCombined, problem, Effect::MatchesNothing);
+                let meant = self.meant_peer(peer).map(|meant| (path.to_owned(), meant));
+                self.half_read.meant_peers.extend(meant);
                 None
             }
             (None, None, None) => {
@@ -345,16 +351,28 @@ impl Reader<'_> {
                 let (namespaces, of_namespaces) =
                     namespaces.map_or_else(own, |(of, is)| (Namespaces::Selected(of), is));
                 let (pods, of_pods) = pods.unwrap_or_else(|| (Selector::default(), true));
-                let peer = PodPeer { namespaces, pods };
+                let read = PodPeer { namespaces, pods };
                 if of_namespaces && of_pods {
-                    Some(Peer::Pods(peer))
+                    Some(Peer::Pods(read))
                 } else {
-                    self.half_read.peers.push((path.to_owned(), peer));
+                    let meant = self.meant_peer(peer).map(|meant| (path.to_owned(), meant));
+                    self.half_read.meant_peers.extend(meant);
+                    self.half_read.peers.push((path.to_owned(), read));
                     None
                 }
             }
         };
         understood.filter(|_| !has_unknown).unwrap_or(Peer::Nothing)
+    }
+
+    /// A peer of selectors as its author most likely means it.
+    fn meant_peer(&self, peer: &api::NetworkPolicyPeer) -> Option<PodPeer> {
+        let namespaces = match &peer.namespace_selector {
+            Some(selector) => Namespaces::Selected(Selector::meant(selector)?),
+            None => Namespaces::Own(self.namespace.to_owned()),
+        };
+        let pods = peer.pod_selector.as_ref().map_or_else(|| Some(Selector::default()), Selector::meant)?;
+        Some(PodPeer { namespaces, pods })
     }
 }
 

@@ -5,7 +5,7 @@ use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::cidr::{self, Cidr};
 use npc_compiler::algebra::traffic::Traffic;
-use npc_compiler::azure::{FlowChange, FlowDifference, FlowEnds, Flows, NOTES, Placement, Share};
+use npc_compiler::azure::{AzureReason, FlowChange, FlowDifference, FlowEnds, Flows, Model, NOTES, Placement, Share};
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::protocols;
@@ -47,6 +47,8 @@ pub(super) struct ChangedFlows {
     pub(super) service: Option<String>,
     pub(super) location: Option<Place>,
     pub(super) explanation: &'static str,
+    /// What is wrong with the field, where that is why Azure NPM does not program the policy.
+    pub(super) problem: Option<String>,
     pub(super) advice: &'static str,
     source: &'static str,
     pub(super) flows: Vec<Flow>,
@@ -108,7 +110,7 @@ pub(super) struct Note {
 impl<'a> MigrationReport<'a> {
     pub(super) fn new(
         input: &Input,
-        placement: Placement,
+        (model, placement): (&Model<'_>, Placement),
         differences: &[FlowDifference],
         node: Option<&'a NodeKernel>,
     ) -> Self {
@@ -120,7 +122,7 @@ impl<'a> MigrationReport<'a> {
                 Placement::First => "first",
                 Placement::BehindKubeProxy => "behind-kube-proxy",
             },
-            differences: differences.iter().map(|difference| item(input, difference)).collect(),
+            differences: differences.iter().map(|difference| item(input, model, difference)).collect(),
             notes: NOTES.iter().map(|note| Note { code: note.code, text: note.text }).collect(),
             node,
             findings: input.findings_with(&warnings),
@@ -143,7 +145,7 @@ impl MigrationReport<'_> {
     }
 }
 
-fn item(input: &Input, FlowDifference { cause, flows }: &FlowDifference) -> ChangedFlows {
+fn item(input: &Input, model: &Model<'_>, FlowDifference { cause, flows }: &FlowDifference) -> ChangedFlows {
     let policies: Vec<PolicyRef> = (cause.policies.iter())
         .map(|id| input.cluster.policy(*id))
         .map(|policy| PolicyRef {
@@ -162,6 +164,8 @@ fn item(input: &Input, FlowDifference { cause, flows }: &FlowDifference) -> Chan
         }
         (None, []) => None,
     };
+    let refused = cause.policies.first().filter(|_| cause.reason == AzureReason::PolicyRefused);
+    let problem = refused.and_then(|policy| Some(model.translation(*policy).err()?.problem.clone()));
     ChangedFlows {
         code: cause.reason.code(),
         change: match cause.change {
@@ -175,6 +179,7 @@ fn item(input: &Input, FlowDifference { cause, flows }: &FlowDifference) -> Chan
         service: cause.service.clone(),
         location,
         explanation: cause.reason.explanation(),
+        problem,
         advice: cause.reason.advice(),
         source: cause.reason.source(),
         flows: flows.iter().map(|flows| flow(cause.family, flows)).collect(),

@@ -68,7 +68,8 @@ fn heading(item: &ChangedFlows, out: &mut impl Write) -> io::Result<()> {
     if let Some(place) = &item.location {
         words.push(format!("{FAINT}{place}{FAINT:#}"));
     }
-    writeln!(out, "  {}", words.join("  "))
+    writeln!(out, "  {}", words.join("  "))?;
+    item.problem.iter().try_for_each(|problem| writeln!(out, "    {problem}"))
 }
 
 fn flows(item: &ChangedFlows, out: &mut impl Write) -> io::Result<()> {

@@ -1,7 +1,8 @@
 //! What is asked about: read from what the operator wrote.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use ipnetwork::IpNetwork;
 use npc_agent::dataplane::other_programs::{NamedThing, ProgramNames, names_of};
 use npc_compiler::ruleset::node::{ChainName, SetName};
 use npc_compiler::ruleset::text::{Line, is_hook, line, target};
@@ -47,7 +48,7 @@ impl Thing {
             Line::Rule(chain, rule) => return Ok(Self::rule(chain, rule)),
             Line::Name(name) => name,
         };
-        if let Ok(address) = name.parse() {
+        if let Some(address) = address(name) {
             return Ok(Self::Address(address));
         }
         if let Some(chain) = ChainName::ours(name) {
@@ -68,7 +69,8 @@ impl Thing {
         }
         let message = format!(
             "{text:?} is no rule (-A CHAIN ...), no address, and no name that a chain or set of npc has (NPC-..., npc4-..., \
-             npc6-...); the names of chains and sets are those that iptables-save and ipset list -name print"
+             npc6-...); the names of chains and sets are those that iptables-save and ipset list -name print{}",
+            hint(text)
         );
         Err(Stop::new(Exit::Input, message))
     }
@@ -83,6 +85,31 @@ impl Thing {
             }
         }
     }
+}
+
+/// An address, also as a prefix of one address, with a port, or IPv4 in IPv6.
+fn address(text: &str) -> Option<IpAddr> {
+    let (of, length) = text.split_once('/').map_or((text, None), |(of, length)| (of, Some(length)));
+    let with_port = || text.parse::<SocketAddr>().ok().map(|of| of.ip());
+    let address: IpAddr = of.parse().ok().or_else(with_port)?;
+    let whole = if address.is_ipv4() { "32" } else { "128" };
+    length.is_none_or(|length| length == whole).then(|| address.to_canonical())
+}
+
+/// What to ask in place of what is no thing of a kernel.
+fn hint(text: &str) -> String {
+    // A rule as iptables -L prints it, without its chain.
+    if let Some(set) = text.split_once("match-set ").and_then(|(_, rest)| rest.split_whitespace().next()) {
+        return format!("; of iptables -L, ask for the chain above this line, or for its set: npc why {set}");
+    }
+    if text.parse::<IpNetwork>().is_ok() {
+        return "; of a prefix, ask for one of its addresses".to_owned();
+    }
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '/');
+    if !text.is_empty() && text.chars().all(is_name) {
+        return format!("; of a pod or workload, ask npc explain {text}");
+    }
+    String::new()
 }
 
 /// The program whose chains or sets have such names.
@@ -109,6 +136,21 @@ mod tests {
             ("-I NPC-I-x -p tcp -j RETURN", &rule),
             (hook, &Thing::Hook),
             ("-I FORWARD 1 -j NPC-FORWARD", &Thing::Hook),
+            ("Chain NPC-I-x (1 references)", &Thing::Chain(chain("NPC-I-x"))),
+            ("-P NPC-I-x ACCEPT", &Thing::Chain(chain("NPC-I-x"))),
+            ("iptables -w -t filter -A NPC-I-x -p tcp -j RETURN", &rule),
+            ("iptables-nft -D NPC-I-x -p tcp -j RETURN", &rule),
+            ("-D NPC-I-x 1", &Thing::Chain(chain("NPC-I-x"))),
+            ("Name: npc4-p-x", &Thing::Set(SetName::ours("npc4-p-x").expect("a set"))),
+            ("add npc4-p-x 10.0.0.1", &Thing::Set(SetName::ours("npc4-p-x").expect("a set"))),
+            ("create npc4-p-x hash:ip family inet", &Thing::Set(SetName::ours("npc4-p-x").expect("a set"))),
+            ("ipset list npc4-p-x", &Thing::Set(SetName::ours("npc4-p-x").expect("a set"))),
+            ("fd00::1/128", &Thing::Address("fd00::1".parse().expect("an address"))),
+            ("[fd00::1]:53", &Thing::Address("fd00::1".parse().expect("an address"))),
+            ("10.0.0.1:53", &Thing::Address("10.0.0.1".parse().expect("an address"))),
+            ("::1", &Thing::Address("::1".parse().expect("an address"))),
+            ("-A NPC-I-x2", &Thing::Rule(chain("NPC-I-x2"), String::new())),
+            ("::ffff:10.0.0.1", &Thing::Address("10.0.0.1".parse().expect("an address"))),
             (" fd00::1 ", &Thing::Address("fd00::1".parse().expect("an address"))),
         ] {
             assert_eq!(&Thing::read(text).expect(text), expected, "{text}");
@@ -126,8 +168,17 @@ mod tests {
             let other = OtherProgram { kind, name: name.to_owned(), owner };
             assert_eq!(Thing::read(text).expect(text), Thing::Other(other), "{text}");
         }
-        for text in ["", "web", "shop/web", "10.0.0.0/8", "NPC"] {
+        for text in ["", "web", "shop/web", "10.0.0.0/8", "NPC", "-D", "-A", "add", "iptables", "Chain (1 references)"]
+        {
             assert_eq!(Thing::read(text).map_err(|stop| stop.exit), Err(Exit::Input), "{text}");
+        }
+        for (text, says) in [
+            ("shop/web", "ask npc explain shop/web"),
+            ("10.0.0.0/8", "one of its addresses"),
+            ("1 60 RETURN tcp -- * * 0.0.0.0/0 0.0.0.0/0 match-set npc4-p-x src", "npc why npc4-p-x"),
+        ] {
+            let message = hint(text);
+            assert!(message.contains(says), "{message}");
         }
     }
 }

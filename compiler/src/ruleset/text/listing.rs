@@ -107,11 +107,14 @@ pub enum Line<'a> {
 }
 
 /// Reads a line that an operator copied: a rule as `iptables -S`, `iptables-save -c` and
-/// `iptables -I` have it, the declaration of a chain, or a name.
+/// `iptables -I` have it, also behind the name of the program, the declaration of a chain, of a set or of a
+/// member, the heading of a list, or a name.
 #[must_use]
 pub fn line(text: &str) -> Line<'_> {
-    let text = without_counters(text.trim()).trim_start();
-    if let Some(rule) = text.strip_prefix("-A ").map(str::trim_start) {
+    let text = without_program(without_counters(text.trim()).trim_start());
+    // `-D CHAIN 1` names no rule.
+    let deleted = text.strip_prefix("-D ").filter(|rule| rule.contains(" -"));
+    if let Some(rule) = text.strip_prefix("-A ").or(deleted).map(str::trim_start) {
         let (chain, rest) = rule.split_once(' ').unwrap_or((rule, ""));
         return Line::Rule(chain, rest);
     }
@@ -122,9 +125,26 @@ pub fn line(text: &str) -> Line<'_> {
         let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
         return Line::Rule(chain, if is_number { behind } else { rest });
     }
-    // `:CHAIN - [0:0]` and `-N CHAIN` declare a chain.
-    let name = text.strip_prefix(':').or_else(|| text.strip_prefix("-N ")).unwrap_or(text);
+    // `:CHAIN - [0:0]` and `-N CHAIN` declare a chain, `Chain CHAIN (1 references)` and `Name: SET` are headings.
+    let before =
+        [":", "-N ", "-P ", "-F ", "-L ", "-S ", "-D ", "Chain ", "Name: ", "add ", "create ", "list ", "save "];
+    // An address of IPv6 may begin with `::`.
+    let behind = before.iter().find_map(|before| text.strip_prefix(before)).filter(|_| !text.starts_with("::"));
+    let name = behind.unwrap_or(text);
     Line::Name(name.split_whitespace().next().unwrap_or_default())
+}
+
+/// The text without the program at its beginning that prints or takes such lines, and its table.
+fn without_program(text: &str) -> &str {
+    let text = text.strip_prefix("sudo ").unwrap_or(text).trim_start();
+    let (first, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let is_program = first.starts_with("iptables") || first.starts_with("ip6tables") || first == "ipset";
+    if !is_program || rest.is_empty() {
+        return text;
+    }
+    let rest = rest.trim_start();
+    let rest = rest.strip_prefix("-w ").unwrap_or(rest).trim_start();
+    rest.strip_prefix("-t filter ").unwrap_or(rest).trim_start()
 }
 
 /// Our chains and their rules.

@@ -126,8 +126,17 @@ pub(super) fn of_unchanging_template(
 }
 
 /// Whether a label of pods is one by which others are known: a name of a workload, or a label by
-/// which a Service, another policy or, of pods without an owner, a workload selects.
-pub(super) fn names_another(view: View<'_>, rule_of: PolicyId, pods: &[PodId], change: &Change) -> bool {
+/// which a Service or, of pods without an owner, a workload selects.
+pub(super) fn names_another(view: View<'_>, pods: &[PodId], change: &Change) -> bool {
+    let Edit::Labels(labels, ..) = &change.edit else { return false };
+    let is_identity = |key: &str| IDENTITY.contains(&key);
+    labels.iter().any(|(key, value)| is_identity(key) && !is_own_name(view, pods, key, value))
+        || pods.iter().any(|pod| services(view, view.cluster.pod(*pod), labels).next().is_some())
+        || pods.iter().any(|pod| may_be_adopted(view, view.cluster.pod(*pod), labels))
+}
+
+/// Whether another policy than that of a rule asks for a label of a change.
+pub(super) fn is_asked_for_elsewhere(view: View<'_>, rule_of: PolicyId, change: &Change) -> bool {
     let Edit::Labels(labels, ..) = &change.edit else { return false };
     let asks = |selector: &Selector| {
         let mut positive =
@@ -140,11 +149,7 @@ pub(super) fn names_another(view: View<'_>, rule_of: PolicyId, pods: &[PodId], c
         let mut peers = peers.flatten();
         asks(&policy.subject) || peers.any(|peer| matches!(peer, Peer::Pods(peer) if asks(&peer.pods)))
     };
-    let is_identity = |key: &str| IDENTITY.contains(&key);
-    labels.iter().any(|(key, value)| is_identity(key) && !is_own_name(view, pods, key, value))
-        || pods.iter().any(|pod| services(view, view.cluster.pod(*pod), labels).next().is_some())
-        || pods.iter().any(|pod| may_be_adopted(view, view.cluster.pod(*pod), labels))
-        || view.cluster.policies().any(|(id, policy)| id != rule_of && selects(policy))
+    view.cluster.policies().any(|(id, policy)| id != rule_of && selects(policy))
 }
 
 /// Whether a pod without an owner would get labels that pods of a workload have: the controller of that takes a pod that its

@@ -43,10 +43,16 @@ impl Proposer<'_> {
                 if !label::is_on_workload(view, &policy.subject, &self.subjects) {
                     match misspelt() {
                         Some(proposal) => all.push(proposal),
-                        None => match self.label_of_subjects(id, &policy.subject) {
-                            Some(proposal) => all.push(proposal),
-                            None => add(self.right_subject(id, policy)),
-                        },
+                        // Where other policies ask for the label too, it may close or open more than the podSelector.
+                        None => {
+                            let labels = self.label_of_subjects(&policy.subject);
+                            let is_alone =
+                                labels.as_ref().is_some_and(|of| !label::is_asked_for_elsewhere(view, id, &of.change));
+                            add(labels);
+                            if !is_alone {
+                                add(self.right_subject(id, policy));
+                            }
+                        }
                     }
                 }
             }
@@ -157,14 +163,14 @@ impl Proposer<'_> {
 
     /// The labels that the subjects lack and a podSelector asks for, beside labels that they have: the policy may well
     /// mean these pods and be right.
-    fn label_of_subjects(&self, id: PolicyId, selector: &Selector) -> Option<Proposal> {
+    fn label_of_subjects(&self, selector: &Selector) -> Option<Proposal> {
         let (view, pods) = (self.view, &self.subjects);
         let has_one = |pod: &PodId| selector.requirements().any(|of| of.matches(&view.cluster.pod(*pod).labels));
         if !pods.iter().all(has_one) {
             return None;
         }
         let proposal = label::of_pods(view, self.direction, selector, pods, Lacking::Subject, 0)?;
-        (!label::names_another(view, id, pods, &proposal.change)).then_some(proposal)
+        (!label::names_another(view, pods, &proposal.change)).then_some(proposal)
     }
 
     /// The subjects' labels in place of a podSelector that selects no pod.

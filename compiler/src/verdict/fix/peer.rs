@@ -10,9 +10,9 @@ use super::answer::NoFix;
 use super::change::match_labels;
 use super::changed::View;
 use crate::algebra::cidr::{self, AddressSet, Cidr};
-use crate::algebra::selector::{Operator, Selector};
+use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
-use crate::algebra::typo::is_slip;
+use crate::algebra::typo::{asks_for, is_close};
 use crate::cluster::PodId;
 use crate::object::{Family, Labels, NAMESPACE_NAME_LABEL, Protocol, is_controller_label};
 use crate::policy::Direction;
@@ -227,26 +227,49 @@ pub(super) fn narrowest(view: View<'_>, pods: &[PodId]) -> Result<Labels, NoFix>
     Ok(labels)
 }
 
-/// The labels of pods that a selector asks for, with the values that the pods have where these differ by little.
-/// Where they have one under another key, those that name them take its place.
+/// The labels of pods that a selector asks for, with the values that the pods have.
+/// Where they have one under a key that differs by little, that key takes its place; under another one, the labels that
+/// name them.
 pub(super) fn as_asked_for(view: View<'_>, selector: &Selector, pods: &[PodId]) -> Option<Labels> {
     let first = &view.cluster.pod(*pods.first()?).labels;
     let (mut labels, mut lacks_some) = (Labels::new(), false);
     for requirement in selector.requirements() {
         let Operator::In(_) = &requirement.operator else { continue };
-        let value = first.get(&requirement.key).filter(|value| {
-            (requirement.matches(first) || is_slip(requirement, first))
-                && pods.iter().all(|pod| view.cluster.pod(*pod).labels.get(&requirement.key) == Some(*value))
+        let key = &requirement.key;
+        let value = first.get(key).filter(|value| {
+            let is_theirs = pods.iter().all(|pod| view.cluster.pod(*pod).labels.get(key) == Some(*value));
+            is_theirs && (requirement.matches(first) || !is_controller_label(key))
         });
-        match value {
-            Some(value) => drop(labels.insert(requirement.key.clone(), value.clone())),
+        let value = value.map(|value| (&requirement.key, value));
+        match value.or_else(|| under_a_like_key(requirement, selector, first)) {
+            Some((key, value)) => drop(labels.insert(key.clone(), value.clone())),
             None => lacks_some = true,
         }
+    }
+    let have_them =
+        |pod: &PodId| labels.iter().all(|(key, value)| view.cluster.pod(*pod).labels.get(key) == Some(value));
+    if !pods.iter().all(have_them) {
+        labels.clear();
     }
     if lacks_some || labels.is_empty() {
         labels.extend(narrowest(view, pods).ok()?);
     }
     Some(labels)
+}
+
+/// The label with a value that is asked for under a key that the selector misspells: `tier` where it asks for `teir`, or
+/// `app.kubernetes.io/name` where it asks for `name`.
+fn under_a_like_key<'l>(
+    requirement: &Requirement,
+    selector: &Selector,
+    has: &'l Labels,
+) -> Option<(&'l String, &'l String)> {
+    let last = |key: &str| key.rsplit('/').next().unwrap_or_default().to_owned();
+    let is_asked_for = |key: &String| selector.requirements().any(|of| of.key == *key);
+    has.iter().find(|(key, value)| {
+        let is_like = is_close(key, &requirement.key) || last(key) == last(&requirement.key);
+        is_like && asks_for(requirement, value) && !is_asked_for(key) && !has.contains_key(&requirement.key)
+    })
 }
 
 /// The items of `ports` that mean this traffic; none where everything was asked about, which a rule without

@@ -5,7 +5,7 @@ use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
 use super::answer::NoFix;
-use super::change::{Lacking, ObjectName, add, append, match_labels, remove, replace, value_at};
+use super::change::{Change, Lacking, ObjectName, add, append, match_labels, remove, replace, value_at};
 use super::dead_port::is_meant;
 use super::label;
 use super::misspelt;
@@ -441,7 +441,11 @@ impl Proposer<'_> {
                 let (view, selector) = (self.view, &peer.pods);
                 let proposal = |choice| label::of_pods(view, self.direction, selector, pods, Lacking::Peer, choice);
                 let proposals = (0..label::choices(selector)).filter_map(proposal);
-                all.extend(proposals.filter(|of| !label::names_another(view, candidate.policy, pods, &of.change)));
+                let is_of_others = |change: &Change| {
+                    label::names_another(view, pods, change)
+                        || label::is_asked_for_elsewhere(view, candidate.policy, change)
+                };
+                all.extend(proposals.filter(|of| !is_of_others(&of.change)));
             }
             _ => {}
         }

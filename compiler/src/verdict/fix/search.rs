@@ -221,11 +221,17 @@ fn best(
         }
         if opened.is_none_or(|(_, opened)| difference.breadth() < opened) {
             let best = Best { change, cause, after, difference, closing: None, wider: None };
-            let replaced =
-                found.replace(best).filter(|before| (before.cause, cause) == (Cause::Mistake, Cause::Policy));
+            // A label that the author may have forgotten is said, whatever else is smaller.
+            let is_said = |before: &Best| {
+                before.cause == Cause::Mistake && (cause == Cause::Policy || before.change.is_of_labels())
+            };
+            let replaced = found.replace(best).filter(is_said);
             wider = replaced.map(|of| Wider { change: of.change, opens: of.difference.opens }).or(wider);
         }
     }
-    // Where another change mends the mistake, this one says nothing.
-    found.map(|found| Best { closing: closing.filter(|_| found.cause == Cause::Policy), wider, ..found }).ok_or(nothing)
+    // Where another change mends the mistake, this one says nothing, but for a label that the author may have forgotten.
+    let is_said = |closing: &Closing, found: &Best| {
+        found.cause == Cause::Policy || (closing.change.is_of_labels() && !found.change.is_of_labels())
+    };
+    found.map(|found| Best { closing: closing.filter(|of| is_said(of, &found)), wider, ..found }).ok_or(nothing)
 }

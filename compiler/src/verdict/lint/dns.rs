@@ -23,7 +23,7 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
         if !others.any(|(_, other)| may_add(other)) {
             let problem = "port 53 without protocol UDP: the default is TCP".to_owned();
             let path = format!("{}.ports[{place}]", rule.path);
-            found.push(Mistake { policy: id, path, code: MistakeCode::ProtocolMissingDns, problem });
+            found.push(Mistake { policy: id, path, code: MistakeCode::ProtocolMissingDns, problem, is_doubt: false });
         }
         return;
     }
@@ -49,7 +49,13 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
     };
     if is_blocked {
         let problem = "egress to pods is admitted, and no rule for the same pods admits DNS (port 53)".to_owned();
-        found.push(Mistake { policy: id, path: rule.path.clone(), code: MistakeCode::DnsBlocked, problem });
+        found.push(Mistake {
+            policy: id,
+            path: rule.path.clone(),
+            code: MistakeCode::DnsBlocked,
+            problem,
+            is_doubt: false,
+        });
     }
 }
 

@@ -39,7 +39,13 @@ pub(super) fn find(cluster: &Cluster, groups: &Groups, id: PolicyId, found: &mut
                 "the policies of its {end} ({}) admit nothing of it by {way}",
                 isolating(cluster, direction.opposite(), &others)
             );
-            found.push(Mistake { policy: id, path: rule.path.clone(), code: MistakeCode::HalfOpen, problem });
+            found.push(Mistake {
+                policy: id,
+                path: rule.path.clone(),
+                code: MistakeCode::HalfOpen,
+                problem,
+                is_doubt: false,
+            });
         }
     }
 }

@@ -10,6 +10,7 @@ mod half_open;
 mod names;
 mod redundant;
 mod selected;
+mod service_blocks;
 mod written;
 
 use std::collections::BTreeSet;
@@ -29,7 +30,7 @@ pub enum MistakeCode {
     SubjectEmpty,
     /// A namespaceSelector selects no namespace.
     PeerNamespaceEmpty,
-    /// An ipBlock that holds a Service's address alone.
+    /// An ipBlock that holds addresses of Services alone.
     IpBlockServiceAddress,
     /// An ipBlock whose exceptions together leave nothing of it.
     ExceptCoversCidr,
@@ -147,6 +148,27 @@ pub struct Mistake {
     pub code: MistakeCode,
     /// What is wrong.
     pub problem: String,
+    /// Whether it is only likely: a fact that decides it is not in the input.
+    pub is_doubt: bool,
+}
+
+impl Mistake {
+    /// Whether what is enforced is otherwise than the text reads, for certain.
+    #[must_use]
+    pub const fn is_harmful(&self) -> bool {
+        self.code.is_harmful() && !self.is_doubt
+    }
+
+    /// What follows from it.
+    #[must_use]
+    pub const fn effect(&self) -> &'static str {
+        match (self.code, self.is_doubt) {
+            (MistakeCode::IpBlockServiceAddress, true) => {
+                "if services get their addresses from this prefix, this peer means no end"
+            }
+            (code, _) => code.effect(),
+        }
+    }
 }
 
 /// The mistakes in the policies of a cluster, by policy and path. The groups are those of all
@@ -156,7 +178,9 @@ pub fn mistakes(cluster: &Cluster, groups: &Groups, knows_namespaces: bool) -> V
     let mut found = Vec::new();
     // Where a rule names a Service's port, that is why nothing of it passes.
     let mut causes = BTreeSet::new();
+    let service_blocks = service_blocks::ServiceBlocks::default();
     for (id, _) in cluster.policies() {
+        service_blocks.find(cluster, id, &mut found);
         written::find(cluster, id, &mut found);
         redundant::rules(cluster, id, &mut found);
         causes.extend(selected::find(cluster, id, &mut found).into_iter().map(|rule| (id, rule)));

@@ -15,7 +15,13 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, knows_namespaces: bool, foun
             let Namespaces::Selected(selector) = &peer.namespaces else { continue };
             if let Some(problem) = selects_none(cluster, selector, knows_namespaces) {
                 let path = format!("{}.{}[{place}].namespaceSelector", rule.path, direction.peers_field());
-                found.push(Mistake { policy: id, path, code: MistakeCode::PeerNamespaceEmpty, problem });
+                found.push(Mistake {
+                    policy: id,
+                    path,
+                    code: MistakeCode::PeerNamespaceEmpty,
+                    problem,
+                    is_doubt: false,
+                });
             }
         }
     }

@@ -24,7 +24,13 @@ pub(super) fn rules(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
         if let Some(open) = rules.iter().find(|rule| rule.admits_everything()).filter(|_| rules.len() > 1) {
             let field = direction.peers_field();
             let problem = format!("the rule has neither \"{field}\" nor ports, so it admits everything");
-            found.push(Mistake { policy: id, path: open.path.clone(), code: MistakeCode::AllowAllRule, problem });
+            found.push(Mistake {
+                policy: id,
+                path: open.path.clone(),
+                code: MistakeCode::AllowAllRule,
+                problem,
+                is_doubt: false,
+            });
             continue;
         }
         // What the API server refuses is not there, so nothing follows from it.
@@ -40,7 +46,13 @@ pub(super) fn rules(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
             };
             if let Some((_, by)) = rules.iter().enumerate().find(is_covered_by) {
                 let problem = format!("{} admits all that this rule does", by.path);
-                found.push(Mistake { policy: id, path: rule.path.clone(), code: MistakeCode::RuleRedundant, problem });
+                found.push(Mistake {
+                    policy: id,
+                    path: rule.path.clone(),
+                    code: MistakeCode::RuleRedundant,
+                    problem,
+                    is_doubt: false,
+                });
             }
         }
     }
@@ -72,7 +84,13 @@ pub(super) fn policies(cluster: &Cluster, found: &mut Vec<Mistake>) {
             let by = cluster.policy(other);
             let problem =
                 format!("networkpolicy {}/{} isolates and admits all that this one does", by.namespace, by.name);
-            found.push(Mistake { policy: id, path: "spec".to_owned(), code: MistakeCode::PolicyRedundant, problem });
+            found.push(Mistake {
+                policy: id,
+                path: "spec".to_owned(),
+                code: MistakeCode::PolicyRedundant,
+                problem,
+                is_doubt: false,
+            });
         }
     }
 }

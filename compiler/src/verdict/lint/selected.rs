@@ -46,6 +46,7 @@ pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) ->
             path: "spec.podSelector".to_owned(),
             code: MistakeCode::SubjectEmpty,
             problem,
+            is_doubt: false,
         });
         return with_service_port;
     }
@@ -93,12 +94,18 @@ fn ports(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, pods: &[PodId], fou
             PortMatch::Named(protocol, name) => {
                 if numbers_named(cluster, pods, *protocol, name).is_empty() {
                     let problem = format!("no pod that is meant has a {} port named {name}", protocol.as_str());
-                    found.push(Mistake { policy: id, path, code: MistakeCode::PortNamedUnresolved, problem });
+                    found.push(Mistake {
+                        policy: id,
+                        path,
+                        code: MistakeCode::PortNamedUnresolved,
+                        problem,
+                        is_doubt: false,
+                    });
                 }
             }
             PortMatch::Range(protocol, first, last) if first == last => {
                 if let Some(problem) = service_port(cluster, pods, *protocol, *first) {
-                    found.push(Mistake { policy: id, path, code: MistakeCode::ServicePort, problem });
+                    found.push(Mistake { policy: id, path, code: MistakeCode::ServicePort, problem, is_doubt: false });
                     has_service_port = true;
                 }
             }
@@ -122,7 +129,7 @@ fn names_for_blocks(cluster: &Cluster, id: PolicyId, rule: &PolicyRule, found: &
             let problem =
                 format!("only pods give ports names, and the rule is for addresses; write the number of {name}");
             let path = format!("{}.ports[{place}].port", rule.path);
-            found.push(Mistake { policy: id, path, code: MistakeCode::PortNamedUnresolved, problem });
+            found.push(Mistake { policy: id, path, code: MistakeCode::PortNamedUnresolved, problem, is_doubt: false });
         }
     }
 }
@@ -149,7 +156,7 @@ fn slips(cluster: &Cluster, id: PolicyId, direction: Direction, rule: &PolicyRul
             near.filter_map(|of| Some(format!("{}={}", of.key, pod.labels.get(&of.key)?))).collect();
         let problem = format!("no pod of namespace {namespace} has {} (did you mean {}?)", peer.pods, near.join(","));
         let path = format!("{}.{}[{place}].podSelector", rule.path, direction.peers_field());
-        found.push(Mistake { policy: id, path, code: MistakeCode::PeerLabelValue, problem });
+        found.push(Mistake { policy: id, path, code: MistakeCode::PeerLabelValue, problem, is_doubt: false });
     }
 }
 
@@ -183,7 +190,7 @@ fn split(cluster: &Cluster, id: PolicyId, direction: Direction, rule: &PolicyRul
             cluster.policy(id).namespace
         );
         let path = format!("{}.{}[{}]", rule.path, direction.peers_field(), place + 1);
-        found.push(Mistake { policy: id, path, code: MistakeCode::PeerSplitOr, problem });
+        found.push(Mistake { policy: id, path, code: MistakeCode::PeerSplitOr, problem, is_doubt: false });
     }
 }
 

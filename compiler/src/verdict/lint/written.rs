@@ -8,7 +8,8 @@ use crate::verdict::dead_block::dead_blocks;
 
 pub(super) fn find(cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
     let policy = cluster.policy(id);
-    let mut add = |path: String, code, problem| found.push(Mistake { policy: id, path, code, problem });
+    let mut add =
+        |path: String, code, problem| found.push(Mistake { policy: id, path, code, problem, is_doubt: false });
     for direction in Direction::ALL {
         let section = direction.section();
         if !policy.isolates(direction) {

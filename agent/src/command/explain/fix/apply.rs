@@ -15,7 +15,7 @@ pub(super) fn write<'f>(fixes: impl Iterator<Item = &'f Fix>, out: &mut impl Wri
             return Ok(());
         }
         for change in &fix.changes {
-            let Some(line) = line(change) else { return Ok(()) };
+            let Some(line) = command(change) else { return Ok(()) };
             lines.push(line);
         }
     }
@@ -29,27 +29,24 @@ pub(super) fn write<'f>(fixes: impl Iterator<Item = &'f Fix>, out: &mut impl Wri
     }
 }
 
-/// The command of one change; what to do with a new object.
-fn line(change: &Change) -> Option<String> {
+/// The kubectl command of a change; none if a name is none that a cluster has.
+pub(super) fn command(change: &Change) -> Option<String> {
     match &change.edit {
         Edit::NewPolicy(document) | Edit::MovedPolicy(document, _) => {
             safe(change.object.namespace.as_deref()?)?;
-            let name = safe(&change.object.name)?;
+            safe(&change.object.name)?;
             let text = quoted(document);
             // Some shells' echo reads escapes.
-            Some(if text.contains('\\') {
-                format!("save policy {name} to a file, and kubectl apply -f FILE")
-            } else {
-                format!("echo '{text}' | kubectl apply -f -")
-            })
+            let write = if text.contains('\\') { "printf '%s\\n'" } else { "echo" };
+            Some(format!("{write} '{text}' | kubectl apply -f -"))
         }
-        Edit::Policy(_) | Edit::Labels(..) => command(change),
+        Edit::Policy(_) | Edit::Labels(..) => patch_of(change),
     }
 }
 
-/// The kubectl command of a change; none of a new object, or if a name is none that a cluster has. The object of
+/// The command of a change of an object that is there. The object of
 /// the cluster may have labels that the file does not state, so no command puts a map of labels in place of another.
-pub(super) fn command(change: &Change) -> Option<String> {
+fn patch_of(change: &Change) -> Option<String> {
     let Patch(operations) = change.patch()?;
     let namespace = change.object.namespace.as_deref();
     let flag = namespace_flag(namespace)?;

@@ -32,7 +32,8 @@ pub(in super::super) struct FixJson<'a> {
     patch: Patch,
     /// A whole new object.
     create: Option<&'a Value>,
-    /// The command that makes the change in a cluster; none for an object to create.
+    /// The line of a shell that makes the change in a cluster, also of an object to create; none where the changes close
+    /// something, or a name is none that a cluster has.
     command: Option<String>,
     /// What else must be done.
     then: Option<String>,

@@ -32,7 +32,12 @@ pub(super) fn not_proposed(cluster: &Cluster, change: &Change, verb: &str, what_
             let path = operations.first().map(|first| path_of(first, is_whole(first))).unwrap_or_default();
             format!("a change of {path} of {}", object_name(&change.object))
         }
-        Edit::NewPolicy(_) | Edit::Labels(..) => format!("a change of {}", object_name(&change.object)),
+        Edit::Labels(labels, ..) => {
+            let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let word = if labels.len() == 1 { "the label" } else { "the labels" };
+            format!("{word} {} on {}", shorten(&labels, NAMED, ", "), object_name(&change.object))
+        }
+        Edit::NewPolicy(_) => format!("a change of {}", object_name(&change.object)),
     };
     let others = others(cluster, what_else.iter());
     let count = if others.len() == 1 { "1 other".to_owned() } else { format!("{} others", others.len()) };

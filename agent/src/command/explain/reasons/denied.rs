@@ -98,7 +98,11 @@ fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -
             continue;
         };
         writeln!(out, "{}", arrow(context, *id, &path))?;
-        let has_rules = || !context.input.cluster.policy(*id).rules(decision.direction).is_empty();
+        let has_rules_of = |direction| !context.input.cluster.policy(*id).rules(direction).is_empty();
+        let has_rules = || has_rules_of(decision.direction);
+        let is_for_egress = matches!(field, IsolatingField::PodSelector)
+            && decision.direction == Direction::Ingress
+            && has_rules_of(Direction::Egress);
         let text = match field {
             IsolatingField::Types => format!("isolates its pods for {section}, and no rule admits anything"),
             IsolatingField::PodSelector => format!("isolates these pods for {section}, and no rule admits anything"),
@@ -106,6 +110,13 @@ fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -
             IsolatingField::Rules => "allows nothing".to_owned(),
         };
         draw(context, *id, vec![(path.clone(), path, text, true)], out)?;
+        if is_for_egress {
+            writeln!(
+                out,
+                "   = note: without policyTypes, a policy isolates for ingress too, whatever rules it has; if it is meant for \
+                 egress alone, write policyTypes: [Egress]"
+            )?;
+        }
     }
     match decision.isolated_by.len() {
         0..=LISTED => Ok(()),

@@ -1,11 +1,16 @@
 //! Parts of policies that were not understood and may be why something is denied.
 
 use super::{Discrepancy, MisleadingPolicy, OtherPart};
+use crate::algebra::cidr::Cidr;
+use crate::algebra::selector::{Operator, Requirement};
+use crate::algebra::syntax::wrong_label_value;
 use crate::algebra::traffic::Traffic;
+use crate::algebra::typo::is_slip;
 use crate::cluster::group::{Admitted, Group, atoms};
-use crate::cluster::{Cluster, PolicyId};
-use crate::policy::finding::{self, Effect, Finding, is_below};
-use crate::policy::{Direction, Peer, Peers, Policy, PolicyRule, PortMatch, Ports, spelling};
+use crate::cluster::{Class, Cluster, PolicyId};
+use crate::object::Labels;
+use crate::policy::finding::{Effect, Finding, FindingCode, is_below};
+use crate::policy::{Direction, Namespaces, Peer, Peers, Policy, PolicyRule, PortMatch, Ports, spelling};
 use crate::verdict::explain::decision::near_miss::Candidate;
 use crate::verdict::explain::question::Question;
 
@@ -19,6 +24,8 @@ enum Likely {
     Certainly,
     /// It may mean the other end.
     Perhaps,
+    /// It most likely means other addresses, and there is no other peer to name.
+    Elsewhere,
     /// So may it, and another part of its rule was not understood either.
     WithAnother,
     /// The rule's ports do not admit what was asked either.
@@ -31,7 +38,7 @@ impl Likely {
     /// What of the rule fails besides.
     const fn besides(self) -> Option<OtherPart> {
         match self {
-            Self::Certainly | Self::Perhaps | Self::WithAnother => None,
+            Self::Certainly | Self::Perhaps | Self::Elsewhere | Self::WithAnother => None,
             Self::BesideItsPorts => Some(OtherPart::Ports),
             Self::BesideItsPeers => Some(OtherPart::Peers),
         }
@@ -58,6 +65,10 @@ impl Question {
         let likely = |id: PolicyId, finding: &Finding| match finding.effect {
             Effect::MatchesNothing => {
                 let rules = cluster.policy(id).rules(direction);
+                // A rule of this direction may stand among those of the other one.
+                if rules.is_empty() && is_of_this_direction(&finding.path, direction) {
+                    return Some(Likely::Perhaps);
+                }
                 let rule = rules.iter().find(|rule| is_below(&finding.path, &rule.path))?;
                 self.is_why(cluster, group, (cluster.policy(id), rule), finding, denied)
             }
@@ -148,10 +159,11 @@ impl Question {
         let means = match is_peer.then(|| self.rest_misses(cluster, direction, (policy, rule), finding)) {
             // Corrected, the item would miss the other end as well.
             Some(true) => return Some(Likely::BesideItsPeers),
-            Some(false) => self.may_mean(cluster, group, finding)?,
+            Some(false) => self.may_mean(cluster, group, (policy, rule), finding)?,
             None => Likely::Perhaps,
         };
         match (understood_ports, open_ports) {
+            _ if means == Likely::BesideItsPeers => Some(means),
             (true, _) => Some(means),
             (false, true) => Some(Likely::WithAnother),
             (false, false) => Some(Likely::BesideItsPorts),
@@ -166,10 +178,9 @@ impl Question {
         (policy, rule): (&Policy, &PolicyRule),
         finding: &Finding,
     ) -> bool {
-        let item = finding.path.get(rule.path.len()..).and_then(|rest| rest.find(']')).unwrap_or_default();
-        let item = finding.path.get(..=rule.path.len() + item).unwrap_or_default();
+        let item = item_of(finding, rule);
         let (subject, other) = self.ends(direction);
-        if let Some(block) = policy.half_read_block(item) {
+        if let Some(block) = policy.half_read_block(item).or_else(|| written_block(rule, direction, item)) {
             let address = self.family.and_then(|family| other.address(cluster, family));
             return address.is_some_and(|address| !block.holds(address));
         }
@@ -178,26 +189,102 @@ impl Question {
         !seen.classes.iter().any(|class| cluster.selects(rest, *class))
     }
 
-    /// Whether a peer that was not understood may mean the other end. An address without a prefix
-    /// length means that address, and a host name no address that npc could know. If the policies
+    /// Whether a peer of selectors means the other end as its author most likely meant it; none where nothing tells
+    /// that.
+    fn is_meant(&self, cluster: &Cluster, direction: Direction, policy: &Policy, item: &str) -> Option<bool> {
+        let meant = policy.meant_peer(item)?;
+        let (subject, other) = self.ends(direction);
+        let seen = other.seen(cluster, subject, self.family);
+        let has_namespace = |class: &Class| match &meant.namespaces {
+            Namespaces::Own(own) => *own == class.namespace,
+            Namespaces::Selected(selector) => {
+                cluster.namespace(&class.namespace).is_some_and(|labels| selector.matches(labels))
+            }
+        };
+        // No label has a value that is none, so one that is absent may be any.
+        let may_be_any = |of: &Requirement, labels: &Labels| {
+            let is_none = |value: &String| wrong_label_value(value).is_some();
+            !labels.contains_key(&of.key) && matches!(&of.operator, Operator::In(values) if values.iter().any(is_none))
+        };
+        let is_it = |class: &Class| {
+            let labels = &class.labels;
+            let is_right = |of: &&Requirement| of.matches(labels) || is_slip(of, labels);
+            let mut wrong = meant.pods.requirements().filter(|of| !is_right(of)).peekable();
+            match (has_namespace(class), wrong.peek()) {
+                (false, _) => Some(false),
+                (true, None) => Some(true),
+                (true, Some(_)) => (!wrong.all(|of| may_be_any(of, labels))).then_some(false),
+            }
+        };
+        let found: Vec<Option<bool>> = seen.classes.iter().map(|class| is_it(cluster.class(*class))).collect();
+        if found.contains(&Some(true)) {
+            return Some(true);
+        }
+        (!found.contains(&None)).then_some(false)
+    }
+
+    /// Whether a peer that was not understood may mean the other end, as its author most likely meant it. A host name
+    /// means no address that npc could know. If the policies
     /// have no peer that was understood, they are named all the same: there is nothing else to name.
-    fn may_mean(&self, cluster: &Cluster, group: &Group, finding: &Finding) -> Option<Likely> {
+    fn may_mean(
+        &self,
+        cluster: &Cluster,
+        group: &Group,
+        (policy, rule): (&Policy, &PolicyRule),
+        finding: &Finding,
+    ) -> Option<Likely> {
         let direction = group.key.direction;
-        if finding.code != finding::FindingCode::CidrInvalid || finding.path.rsplit('.').next() != Some("cidr") {
-            return Some(Likely::Perhaps);
+        let item = item_of(finding, rule);
+        if finding.code == FindingCode::ExceptCoversCidr {
+            return Some(Likely::Certainly);
+        }
+        if finding.code != FindingCode::CidrInvalid || finding.path.rsplit('.').next() != Some("cidr") {
+            return Some(match self.is_meant(cluster, direction, policy, item) {
+                Some(true) => Likely::Certainly,
+                // Its block may be what its author means.
+                Some(false) if finding.code != FindingCode::PeerCombined => Likely::BesideItsPeers,
+                Some(false) | None => Likely::Perhaps,
+            });
         }
         let (_, other) = self.ends(direction);
         let address = self.family.and_then(|family| other.address(cluster, family));
-        match (finding.address, address) {
-            (Some(read), Some(address)) if read == address => return Some(Likely::Certainly),
-            (Some(_), None) => return Some(Likely::Perhaps),
-            _ => {}
+        let meant = policy.meant_blocks(item);
+        match address {
+            Some(address) if meant.iter().any(|block| block.holds(address)) => return Some(Likely::Certainly),
+            // Authors name pods by selectors.
+            None if !meant.is_empty() => return Some(Likely::Elsewhere),
+            Some(_) | None => {}
         }
         let is_alone = |rule: &PolicyRule| match &rule.peers {
             Peers::Everyone => false,
             Peers::AnyOf(peers) => peers.iter().all(|peer| *peer == Peer::Nothing),
         };
         let mut rules = group.key.policies.iter().flat_map(|id| cluster.policy(*id).rules(direction));
-        rules.all(is_alone).then_some(Likely::Perhaps)
+        let likely = if meant.is_empty() { Likely::Perhaps } else { Likely::Elsewhere };
+        rules.all(is_alone).then_some(likely)
+    }
+}
+
+/// Whether a field is the peers of a direction in a rule of the other one: `from` of egress.
+fn is_of_this_direction(path: &str, direction: Direction) -> bool {
+    let rest = path.strip_prefix("spec.").and_then(|path| path.strip_prefix(direction.opposite().section()));
+    let field = rest.and_then(|rest| rest.strip_prefix('[')).and_then(|rest| rest.split_once("]."));
+    field.is_some_and(|(_, field)| field == direction.peers_field())
+}
+
+/// The path of the item of a rule that a finding is about.
+fn item_of<'f>(finding: &'f Finding, rule: &PolicyRule) -> &'f str {
+    let item = finding.path.get(rule.path.len()..).and_then(|rest| rest.find(']')).unwrap_or_default();
+    finding.path.get(..=rule.path.len() + item).unwrap_or_default()
+}
+
+/// The prefix of an item of a rule that was understood, and of which its exceptions leave nothing.
+fn written_block<'r>(rule: &'r PolicyRule, direction: Direction, item: &str) -> Option<&'r Cidr> {
+    let place = item.strip_prefix(&rule.path)?.strip_prefix('.')?.strip_prefix(direction.peers_field())?;
+    let place: usize = place.strip_prefix('[')?.strip_suffix(']')?.parse().ok()?;
+    let Peers::AnyOf(peers) = &rule.peers else { return None };
+    match peers.get(place)? {
+        Peer::Block(block) => Some(&block.cidr),
+        Peer::Pods(_) | Peer::Nothing => None,
     }
 }

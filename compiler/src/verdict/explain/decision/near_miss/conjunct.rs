@@ -7,6 +7,7 @@ use crate::verdict::explain::decision::mark::{FailedRequirement, Mark};
 
 /// A part of a rule that fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact that is independent of the others")]
 pub struct Conjunct {
     /// Its path: that of an item, or of a field of its block.
     pub path: ItemPath,
@@ -27,6 +28,8 @@ pub struct Conjunct {
     pub number: Option<u16>,
     /// Whether it is a name that is the number that was asked for: a number in quotes.
     pub is_asked_in_quotes: bool,
+    /// Whether it is a selector that would select the hostNetwork pod that was asked for, if that had a network of its own.
+    pub means_host: bool,
     /// Whether it is a block that holds the address of a node that was asked for, which the node
     /// translates.
     pub holds_asked_node: bool,
@@ -57,7 +60,8 @@ impl Conjunct {
         got: Got,
         code: ReasonCode,
     ) -> Self {
-        let (admits_a_part, number, is_asked_in_quotes, holds_asked_node) = (false, None, false, false);
+        let (admits_a_part, number, is_asked_in_quotes) = (false, None, false);
+        let (means_host, holds_asked_node) = (false, false);
         Self {
             path,
             marks: Vec::new(),
@@ -68,6 +72,7 @@ impl Conjunct {
             admits_a_part,
             number,
             is_asked_in_quotes,
+            means_host,
             holds_asked_node,
         }
     }

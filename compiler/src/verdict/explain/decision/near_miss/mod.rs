@@ -23,7 +23,7 @@ use crate::verdict::explain::decision::item_path::{ItemPath, Of};
 use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
 use conjunct::Conjunct;
-use rule_matcher::{RuleMatcher, block_rank, slip_rank};
+use rule_matcher::{RuleMatcher, block_distance, block_rank, slip_rank};
 
 /// A rule that does not admit what was asked about, and by what it misses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct Candidate {
     pub labels: usize,
     /// Whether the rule is for some peers, not for everyone.
     pub names_peer: bool,
+    /// Whether it admits DNS to everyone and nothing else, where something else was asked: it is about names.
+    pub is_for_names: bool,
     /// How many items of the rule's peers and of its ports miss by as little as those of the parts.
     pub equal_items: [usize; 2],
 }
@@ -72,6 +74,9 @@ impl Candidate {
     /// means the same by another name or protocol, or but for a slip of the pen.
     #[must_use]
     pub fn is_about(&self) -> bool {
+        if self.is_for_names {
+            return false;
+        }
         // Of all ports a rule for some is about a part.
         let fails = |half| self.conjuncts.iter().any(|of| of.of() == half && !of.admits_a_part);
         let ports = || self.conjuncts.iter().filter(|conjunct| conjunct.of() == Of::Port);
@@ -126,12 +131,13 @@ pub(in crate::verdict::explain) fn nearest(
     denied: &Traffic,
 ) -> Nearest {
     let mut all = judged(cluster, group, question, other, denied);
-    // A peer of another kind than the other end counts as one miss more.
+    // A peer of another kind than the other end counts as one miss more, and so does a rule for DNS alone.
     let misses =
         |(candidate, is_far): &(Candidate, bool)| (candidate.mistakes() + usize::from(*is_far), !candidate.is_about());
     let distance = |candidate: &Candidate| {
         let conjuncts = &candidate.conjuncts;
-        (block_rank(conjuncts), candidate.labels, slip_rank(conjuncts), !candidate.names_peer)
+        let block = (block_rank(conjuncts), block_distance(conjuncts));
+        (block, candidate.labels, slip_rank(conjuncts), !candidate.names_peer)
     };
     all.sort_by_cached_key(|of| (misses(of), of.1, distance(&of.0)));
     let fewest = all.first().map(misses);
@@ -186,7 +192,8 @@ pub(in crate::verdict::explain) fn judged(
     for policy in &group.key.policies {
         for (place, rule) in cluster.policy(*policy).rules(direction).iter().enumerate() {
             let (Some(peers), Some(ports)) = (judge.peers(rule), judge.ports(rule)) else { continue };
-            let is_far = judge.is_far(&peers.conjuncts);
+            let is_for_names = judge.is_for_names(rule);
+            let is_far = is_for_names || judge.is_far(&peers.conjuncts);
             let candidate = Candidate {
                 policy: *policy,
                 place,
@@ -195,6 +202,7 @@ pub(in crate::verdict::explain) fn judged(
                 matching_port: ports.matching_port,
                 labels: peers.labels,
                 names_peer: rule.peers != Peers::Everyone,
+                is_for_names,
                 equal_items: [peers.equal, ports.equal],
             };
             all.push((candidate, is_far));

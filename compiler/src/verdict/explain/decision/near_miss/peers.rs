@@ -9,12 +9,12 @@ use crate::algebra::typo::may_mean_namespace;
 use crate::cluster::group::Atom;
 use crate::cluster::selection::UnknownLabels;
 use crate::cluster::{Class, ClassId};
-use crate::object::{Family, Labels, controller_labels};
+use crate::object::{Family, Labels, Pod, controller_labels};
 use crate::policy::{IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule};
 use crate::verdict::flow::End;
 
 use super::conjunct::{Conjunct, Part};
-use super::rule_matcher::{Half, RuleMatcher, block_rank, slip_rank};
+use super::rule_matcher::{Half, RuleMatcher, block_distance, block_rank, slip_rank};
 use super::translated_addresses::Translated;
 use super::want_and_got::{Got, Want};
 use crate::verdict::explain::code::ReasonCode;
@@ -55,7 +55,7 @@ impl RuleMatcher<'_> {
         // A pod is farther from a block that does not hold its address than from any selector, and an address
         // from any selector than from a block. Of items that miss alike, the one that means the end but for a slip, or has more of its labels, is about it.
         let rank = |JudgedPeer { conjuncts, labels, matching }: &JudgedPeer| {
-            let block = block_rank(conjuncts);
+            let block = (block_rank(conjuncts), block_distance(conjuncts));
             (self.is_far(conjuncts), conjuncts.len(), block, slip_rank(conjuncts), *labels, Reverse(*matching))
         };
         let nearest = judged.iter().map(rank).min()?;
@@ -73,12 +73,14 @@ impl RuleMatcher<'_> {
         let worst = judged.max_by_key(|judged| (judged.conjuncts.len(), judged.labels));
         worst.unwrap_or_else(|| {
             // No selector selects a hostNetwork pod, and its author may not know that.
-            let labels = match self.other {
-                Party::Host(pod) => Some(&self.cluster.pod(pod).labels),
+            let pod = match self.other {
+                Party::Host(pod) => Some(self.cluster.pod(pod)),
                 Party::End(_) | Party::OtherNode(_) => None,
             };
-            let matching = labels.map_or(0, |labels| matching(peer, labels));
-            JudgedPeer { conjuncts: vec![self.no_endpoint(path, peer)], labels: 1, matching }
+            let matching = pod.map_or(0, |pod| matching(peer, &pod.labels));
+            let means_host = pod.is_some_and(|pod| self.would_select(peer, pod));
+            let conjunct = Conjunct { means_host, ..self.no_endpoint(path, peer) };
+            JudgedPeer { conjuncts: vec![conjunct], labels: usize::from(!means_host), matching }
         })
     }
 
@@ -155,6 +157,17 @@ impl RuleMatcher<'_> {
         (conjuncts, labels)
     }
 
+    /// Whether a peer asks for the labels of a pod and of its namespace.
+    fn would_select(&self, peer: &PodPeer, pod: &Pod) -> bool {
+        let has_namespace = match &peer.namespaces {
+            Namespaces::Own(own) => *own == pod.namespace,
+            Namespaces::Selected(selector) => {
+                self.cluster.namespace(&pod.namespace).is_some_and(|labels| selector.matches(labels))
+            }
+        };
+        has_namespace && peer.pods.matches(&pod.labels)
+    }
+
     /// The other end is no endpoint, so no selector can select it.
     fn no_endpoint(&self, path: ItemPath, peer: &PodPeer) -> Conjunct {
         let is_node = match self.other {
@@ -205,7 +218,10 @@ impl RuleMatcher<'_> {
             return Some(of_cidr(Part::Family, got, ReasonCode::IpBlockFamily));
         }
         let Some(address) = address else {
-            let seen = self.other.seen(self.cluster, self.question.ends(self.direction).0, self.question.family);
+            // A node whose address nobody knows has one of the block's family, though the question is about both.
+            let is_node = matches!(self.other, Party::OtherNode(_));
+            let family = self.question.family.or(Some(written.cidr.family).filter(|_| is_node));
+            let seen = self.other.seen(self.cluster, self.question.ends(self.direction).0, family);
             let is_in = Atom::Block(written.block.clone()).holds(self.cluster, seen);
             return (!is_in).then(|| of_cidr(Part::Block, got, ReasonCode::IpBlockOutside));
         };

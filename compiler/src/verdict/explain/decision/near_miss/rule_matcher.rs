@@ -7,13 +7,15 @@
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
+use crate::algebra::cidr;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::Resolution;
 use crate::cluster::{ClassId, Cluster};
-use crate::object::{ContainerPort, Protocol};
-use crate::policy::Direction;
+use crate::object::{ContainerPort, DNS_PORT, Family, Protocol};
+use crate::policy::{Direction, PolicyRule, PortMatch, Ports};
 
 use super::conjunct::Conjunct;
+use super::want_and_got::{Got, Want};
 use crate::verdict::explain::code::ReasonCode;
 use crate::verdict::explain::decision::item_path::ItemPath;
 use crate::verdict::explain::question::Question;
@@ -64,6 +66,19 @@ impl RuleMatcher<'_> {
     pub(in crate::verdict::explain) fn is_far(&self, conjuncts: &[Conjunct]) -> bool {
         (!self.classes.is_empty() && block_rank(conjuncts) > 0) || conjuncts.iter().any(Conjunct::is_of_other_kind)
     }
+
+    /// Whether a rule admits DNS to everyone and nothing else, where something else was asked. Most policies for egress have
+    /// one, beside the rules that their author thinks of.
+    pub(in crate::verdict::explain) fn is_for_names(&self, rule: &PolicyRule) -> bool {
+        let Ports::AnyOf(ports) = &rule.ports else { return false };
+        let is_dns = |port: &PortMatch| matches!(port, PortMatch::Range(_, DNS_PORT, DNS_PORT));
+        let dns = [Protocol::Udp, Protocol::Tcp].map(|protocol| Traffic::ports(protocol, DNS_PORT, DNS_PORT));
+        self.direction == Direction::Egress
+            && !ports.is_empty()
+            && ports.iter().all(is_dns)
+            && !rule.peers.is_narrow()
+            && dns.iter().all(|dns| self.denied.intersection(dns).is_none())
+    }
 }
 
 /// How far what fails is from a slip of its author, the nearest first: an item that means the same in
@@ -80,11 +95,28 @@ pub(in crate::verdict::explain) fn slip_rank(conjuncts: &[Conjunct]) -> u8 {
     conjuncts.iter().map(rank).min().unwrap_or_default()
 }
 
+/// By how many parts the address of the other end differs from blocks that do not hold it, from the first part that differs
+/// on: octets of IPv4, groups of IPv6. Of several blocks the author means the one that is near.
+pub(in crate::verdict::explain) fn block_distance(conjuncts: &[Conjunct]) -> usize {
+    let distance = |of: &Conjunct| match (of.code, &of.want, &of.got) {
+        (ReasonCode::IpBlockOutside, Want::Block(block), Got::Address(address)) => {
+            let (bits, part) = if block.family == Family::V4 { (32, 8) } else { (128, 16) };
+            let differ = 128 - (block.first ^ cidr::number(*address)).leading_zeros();
+            differ.min(bits).div_ceil(part) as usize
+        }
+        // A block is what admits a node.
+        (ReasonCode::PeerHostNetwork, ..) if !of.means_host => usize::MAX,
+        _ => 0,
+    };
+    conjuncts.iter().map(distance).max().unwrap_or(0)
+}
+
 /// How far what fails is from an address: an exception of a block that holds it, a block of its family,
 /// one of the other family.
 pub(in crate::verdict::explain) fn block_rank(conjuncts: &[Conjunct]) -> u8 {
     let rank = |of: &Conjunct| match of.code {
         ReasonCode::IpBlockFamily => 2,
+        ReasonCode::PeerHostNetwork if of.means_host => 0,
         ReasonCode::IpBlockOutside | ReasonCode::PeerHostNetwork => 1,
         _ => 0,
     };
