@@ -33,6 +33,8 @@ if [ -z "$binaries" ]; then
 	RUSTFLAGS="${RUSTFLAGS:-} --remap-path-prefix=$PWD=/npc --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 	export RUSTFLAGS
 	binaries=target/$target/dist
+	# Some kernels of arm64 have pages of 64 KiB, and jemalloc ends where pages are larger than it was built for.
+	case $target in aarch64-*) export JEMALLOC_SYS_WITH_LG_PAGE=16 ;; esac
 	for each in $shipped; do
 		flags=$RUSTFLAGS
 		[ "${each#*:}" != npc-cni ] || flags="$flags -C target-feature=+crt-static"

@@ -16,6 +16,13 @@ if ! command -v "$cc" >/dev/null 2>&1; then
 	apt-get install -qq -y --no-install-recommends "$package" "libc6-dev-$1-cross" >/dev/null 2>&1 ||
 		apt-get install -qq -y --no-install-recommends "$package" libc6-dev >/dev/null
 fi
+# jemalloc is built by make.
+if ! command -v make >/dev/null 2>&1; then
+	apt-get update -qq
+	apt-get install -qq -y --no-install-recommends make >/dev/null
+fi
+# Some kernels of arm64 have pages of 64 KiB, and jemalloc ends where pages are larger than it was built for.
+[ "$1" != arm64 ] || export JEMALLOC_SYS_WITH_LG_PAGE=16
 rustup target add "$target"
 variable=$(echo "$target" | tr 'a-z-' 'A-Z_')
 export "CARGO_TARGET_${variable}_LINKER=$cc" "CC_$(echo "$target" | tr - _)=$cc"

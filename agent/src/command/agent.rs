@@ -27,7 +27,7 @@ use npc_agent::service::ServiceManager;
 use npc_agent::source::held::Times;
 use npc_agent::source::kube;
 use npc_agent::tasks::Tasks;
-use npc_compiler::ruleset::layout::{self, SetMembers};
+use npc_compiler::ruleset::layout::{self, Bounds};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{info, warn};
@@ -223,10 +223,16 @@ struct Enforcement {
     anti_spoof: bool,
 
     /// How many members the sets of one namespace's policies may have together on this
-    /// node. Beyond that, the policies that name most admit nothing here.
-    #[arg(long, help_heading = "Enforcement", value_name = "COUNT", env = "NPC_MAX_SET_MEMBERS", default_value_t = SetMembers::default().0,
+    /// node. Beyond that, the largest policies admit nothing here.
+    #[arg(long, help_heading = "Enforcement", value_name = "COUNT", env = "NPC_MAX_SET_MEMBERS", default_value_t = Bounds::default().set_members,
         value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     max_set_members: u64,
+
+    /// How many rules that admit something one namespace's policies may have together on
+    /// this node. Beyond that, the largest policies admit nothing here.
+    #[arg(long, help_heading = "Enforcement", value_name = "COUNT", env = "NPC_MAX_RULES", default_value_t = Bounds::default().rules,
+        value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    max_rules: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
@@ -399,7 +405,7 @@ fn rules_of(chosen: &Enforcement) -> anyhow::Result<layout::RulesetOptions> {
         keep_established: chosen.keep_established,
         allow_tunnels: chosen.allow_tunnels,
         anti_spoof: chosen.anti_spoof,
-        set_members: SetMembers(chosen.max_set_members),
+        bounds: Bounds { set_members: chosen.max_set_members, rules: chosen.max_rules },
         seed: seed.map(|seed| seed.parse()).transpose().context("NPC_SEED")?,
         ..layout::RulesetOptions::default()
     })

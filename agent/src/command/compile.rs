@@ -120,8 +120,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Format::Iptables | Format::Json => {
             let node = args.node.as_deref().unwrap_or_default();
             nodes::is_known(cluster, node)?;
-            let set_members = input.set_members;
-            let options = layout::RulesetOptions { seed: args.seed, set_members, ..layout::RulesetOptions::default() };
+            let options =
+                layout::RulesetOptions { seed: args.seed, bounds: input.bounds, ..layout::RulesetOptions::default() };
             let ruleset = layout::ruleset(cluster, node, &options);
             match format {
                 Format::Json => output::json(&ruleset::json(&input, node, &ruleset))?,

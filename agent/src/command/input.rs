@@ -25,7 +25,7 @@ use npc_compiler::cluster::hints::Hints;
 use npc_compiler::cluster::unread::{Extent, FileFault, Unread, WhyUnread};
 use npc_compiler::object::{Consequence, Labels, NetworkPolicy, Objects, Workload};
 use npc_compiler::policy::Policy;
-use npc_compiler::ruleset::layout::{RulesetOptions, SetMembers};
+use npc_compiler::ruleset::layout::{Bounds, RulesetOptions};
 use npc_compiler::ruleset::members;
 
 use super::warning::Warning;
@@ -90,9 +90,14 @@ pub(super) struct Args {
 
     /// The agents' --max-set-members, if it is not the default: over it, policies of a
     /// namespace admit nothing on a node.
-    #[arg(long, value_name = "COUNT", default_value_t = SetMembers::default().0, hide_short_help = true,
+    #[arg(long, value_name = "COUNT", default_value_t = Bounds::default().set_members, hide_short_help = true,
         value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     max_set_members: u64,
+
+    /// The agents' --max-rules, if it is not the default: over it, as over --max-set-members.
+    #[arg(long, value_name = "COUNT", default_value_t = Bounds::default().rules, hide_short_help = true,
+        value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    max_rules: u64,
 }
 
 /// Where objects came from.
@@ -118,8 +123,8 @@ pub(super) struct Input {
     pub(super) passed_over: Vec<Warning>,
     /// Where the objects came from.
     pub(super) source: Source,
-    /// How many members the sets of a namespace may have on a node.
-    pub(super) set_members: SetMembers,
+    /// What the policies of a namespace may need on a node.
+    pub(super) bounds: Bounds,
     /// What the API server listed and npc cannot read.
     listed: Vec<String>,
     /// Namespaces that may be there and were not read.
@@ -144,7 +149,7 @@ impl Input {
     /// A cluster as agents with the bound of this input enforce it. If a namespace is named, the cluster was so before
     /// policies of this namespace changed.
     pub(super) fn bounded(&self, cluster: Cluster, namespace: Option<&str>) -> Cluster {
-        let options = RulesetOptions { set_members: self.set_members, ..RulesetOptions::default() };
+        let options = RulesetOptions { bounds: self.bounds, ..RulesetOptions::default() };
         match namespace {
             Some(namespace) => members::bounded_in(cluster, namespace, &options),
             None => members::bounded(cluster, &options),
@@ -334,14 +339,14 @@ impl Args {
             .with_unread(loaded.unread.clone())
             .with_pod_makers(unjudged::with(&loaded, &[Consequence::MakesPods, Consequence::MakesObjects]))
             .with_hints(hints(&loaded, &own_labels));
-        let options = RulesetOptions { set_members: SetMembers(self.max_set_members), ..RulesetOptions::default() };
+        let bounds = Bounds { set_members: self.max_set_members, rules: self.max_rules };
+        let options = RulesetOptions { bounds, ..RulesetOptions::default() };
         let cluster = members::bounded(cluster, &options);
         let mut warnings = unjudged::warnings(&loaded);
         warnings.extend(of_server);
         warnings.extend(planned);
         warnings.extend(report::rights(&loaded.unread));
         let passed_over = report::undecided(&loaded.passed_over);
-        let set_members = options.set_members;
         Ok(Input {
             loaded,
             cluster,
@@ -349,7 +354,7 @@ impl Args {
             warnings,
             passed_over,
             source,
-            set_members,
+            bounds,
             listed,
             unread_namespaces,
             unknown_workloads,

@@ -19,7 +19,7 @@ use npc_agent::words::counted::counted;
 use npc_agent::words::near;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
-use npc_compiler::ruleset::layout::{self, RulesetOptions, SetMembers};
+use npc_compiler::ruleset::layout::{self, Bounds, RulesetOptions};
 use npc_compiler::ruleset::names::seed::Seed;
 
 use super::input::{self, Input, Source};
@@ -117,7 +117,7 @@ impl AgentFlags {
         all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
     }
 
-    fn options(&self, seed: Option<Seed>, set_members: SetMembers) -> RulesetOptions {
+    fn options(&self, seed: Option<Seed>, bounds: Bounds) -> RulesetOptions {
         let Self { keep_established, allow_tunnels, log_denied, anti_spoof } = *self;
         RulesetOptions {
             keep_established,
@@ -125,7 +125,7 @@ impl AgentFlags {
             log_denied,
             anti_spoof,
             seed,
-            set_members,
+            bounds,
             ..RulesetOptions::default()
         }
     }
@@ -238,8 +238,8 @@ fn chosen(
 ) -> Result<RulesetOptions, Stop> {
     // A kernel without a chain of npc shows no option.
     let shows = actual.filter(|actual| Family::ALL.iter().any(|family| !actual.family(*family).chains.is_empty()));
-    let (seed, set_members) = (args.seed, input.set_members);
-    let Some(actual) = shows else { return Ok(args.agent.options(seed, set_members)) };
+    let (seed, bounds) = (args.seed, input.bounds);
+    let Some(actual) = shows else { return Ok(args.agent.options(seed, bounds)) };
     let mut vain = args.agent.given();
     vain.extend((seed.is_some() && actual.seed().is_some_and(|of_kernel| Some(of_kernel) != seed)).then_some("--seed"));
     if !vain.is_empty() {
@@ -250,7 +250,7 @@ fn chosen(
     let seeded = |options: RulesetOptions| RulesetOptions { seed: actual.seed().or(seed), ..options };
     let of_agent = said.options.clone().map(seeded);
     Ok(of_agent.unwrap_or_else(|| {
-        seeded(options::nearest(actual, set_members, |options| {
+        seeded(options::nearest(actual, bounds, |options| {
             let options = seeded(options.clone());
             let desired = KernelState::from(&layout::ruleset_with(&input.cluster, node, &options, &said.retained));
             rule_distance(&desired, actual)

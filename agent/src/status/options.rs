@@ -1,6 +1,6 @@
 //! What an agent's rules depend on besides the cluster, as its status has it.
 
-use npc_compiler::ruleset::layout::{self, MissingMatches, SelfMatch, SetMembers};
+use npc_compiler::ruleset::layout::{self, Bounds, MissingMatches, SelfMatch};
 use serde::{Deserialize, Serialize};
 
 /// The options of an agent: its flags as far as this kernel supports them, and the
@@ -30,6 +30,9 @@ pub struct RuleOptions {
     /// `--max-set-members`. An agent of an earlier version has no bound.
     #[serde(default = "unbounded")]
     pub max_set_members: u64,
+    /// `--max-rules`. An agent of an earlier version has no bound.
+    #[serde(default = "unbounded")]
+    pub max_rules: u64,
 }
 
 const fn unbounded() -> u64 {
@@ -46,7 +49,7 @@ impl From<&layout::RulesetOptions> for RuleOptions {
             allow_tunnels,
             log_denied,
             anti_spoof,
-            set_members,
+            bounds,
             seed: _,
         } = options;
         Self {
@@ -58,7 +61,8 @@ impl From<&layout::RulesetOptions> for RuleOptions {
             hop_limit: !lacks.hop_limit,
             length: !lacks.length,
             device_group: !lacks.device_group,
-            max_set_members: set_members.0,
+            max_set_members: bounds.set_members,
+            max_rules: bounds.rules,
         }
     }
 }
@@ -77,7 +81,7 @@ impl From<RuleOptions> for layout::RulesetOptions {
             allow_tunnels,
             log_denied,
             anti_spoof,
-            set_members: SetMembers(options.max_set_members),
+            bounds: Bounds { set_members: options.max_set_members, rules: options.max_rules },
             seed: None,
         }
     }
@@ -99,7 +103,8 @@ mod tests {
             layout::RulesetOptions { allow_tunnels: true, ..default() },
             layout::RulesetOptions { log_denied: true, ..default() },
             layout::RulesetOptions { anti_spoof: true, ..default() },
-            layout::RulesetOptions { set_members: SetMembers(5_000), ..default() },
+            layout::RulesetOptions { bounds: Bounds::of_members(5_000), ..default() },
+            layout::RulesetOptions { bounds: Bounds::of_rules(500), ..default() },
             layout::RulesetOptions { lacks: MissingMatches { hop_limit: true, ..lacks() }, ..default() },
             layout::RulesetOptions { lacks: MissingMatches { length: true, ..lacks() }, ..default() },
             layout::RulesetOptions { lacks: MissingMatches { device_group: true, ..lacks() }, ..default() },
@@ -119,11 +124,13 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_says_no_bound_on_set_members_has_none() {
+    fn an_agent_that_says_no_bound_has_none() {
         let mut json = serde_json::to_value(RuleOptions::from(&layout::RulesetOptions::default())).expect("JSON");
-        json.as_object_mut().expect("an object").remove("maxSetMembers").expect("it is there");
+        for bound in ["maxSetMembers", "maxRules"] {
+            json.as_object_mut().expect("an object").remove(bound).expect("it is there");
+        }
         let read: RuleOptions = serde_json::from_value(json).expect("options");
-        assert_eq!(layout::RulesetOptions::from(read).set_members, SetMembers(u64::MAX));
+        assert_eq!(layout::RulesetOptions::from(read).bounds, Bounds { set_members: u64::MAX, rules: u64::MAX });
     }
 
     #[test]

@@ -52,7 +52,7 @@ fn explain_and_matrix_judge_as_the_agent_of_each_node_does() {
         assert_eq!(asked(OVER).code, code, "{}", asked(OVER).out);
         let answer = asked(OVER);
         if code == 1 {
-            assert!(answer.out.contains("more than 5 members of sets on node n2"), "{}", answer.out);
+            assert!(answer.out.contains("more than 5 members of sets or 30000 rules on node n2"), "{}", answer.out);
         }
         let findings = files.npc("matrix", &[&["-o", "json"], OVER].concat()).json()["findings"].clone();
         let findings = findings.as_array().unwrap();

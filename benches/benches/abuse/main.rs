@@ -14,6 +14,7 @@
 mod agent;
 mod aimed;
 mod blocks;
+mod chains;
 mod denied;
 mod environment;
 mod findings;
@@ -22,11 +23,13 @@ mod flows;
 mod labels;
 mod lists;
 mod members;
+mod named;
 mod ports;
 mod requests;
 mod rules;
 mod scene;
 mod sets;
+mod splits;
 mod wire;
 
 use std::process;
@@ -53,13 +56,16 @@ struct Case {
 }
 
 /// All cases.
-const CASES: [Case; 19] = [
+const CASES: [Case; 22] = [
     Case { name: "nothing", abuse: |_| Ok(()), lists: true },
     Case { name: "labels: 300 pods with 1 MB of labels", abuse: labels::abuse, lists: true },
+    Case { name: "named: 300 pods with 1 MB of labels that a policy names", abuse: named::abuse, lists: false },
     Case { name: "lists: 300 policies with 1 MB of values", abuse: lists::abuse, lists: true },
     Case { name: "environment: 400 pods with 1 MB of environment", abuse: environment::abuse, lists: true },
     Case { name: "blocks: a policy with 25,000 ipBlocks", abuse: blocks::abuse, lists: false },
     Case { name: "ports: a policy with 32,000 ports", abuse: ports::abuse, lists: false },
+    Case { name: "chains: 32,000 ports in the chains of 100 pods", abuse: chains::abuse, lists: false },
+    Case { name: "splits: 5,000 ranges of ports, each in 15,000 pieces", abuse: splits::abuse, lists: false },
     Case { name: "rules: four policies with 8,000 rules", abuse: rules::abuse, lists: false },
     Case { name: "members: 1,000 policies that each admit 20,000 pods", abuse: members::abuse, lists: false },
     Case { name: "findings: 1,000 policies with 100 mistakes", abuse: findings::abuse, lists: false },

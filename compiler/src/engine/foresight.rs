@@ -1,5 +1,5 @@
 //! Finding out what events of a namespace that wait will make: which chains, which sets, and which policies
-//! will be over the bound on set members.
+//! will be over the bounds.
 //!
 //! For thousands of rules that takes long, so it takes nothing of the engine but values, and can be done on
 //! any thread:
@@ -13,7 +13,7 @@
 //! portion at a time.
 //!
 //! What is found out holds as long as the namespace stays as it is. Its policies and groups do, because its
-//! events wait. Pods of other namespaces may bring one of its policies over the bound on set members, or
+//! events wait. Pods of other namespaces may bring one of its policies over the bounds, or
 //! back: then it is found out anew.
 //!
 //! [`Engine::foresight`]: super::Engine::foresight
@@ -33,9 +33,10 @@ use crate::object::{ContainerPort, Family, NetworkPolicy};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, PodPeer, Policy, PolicyRule};
 use crate::ruleset::layout::{RulesetOptions, identity};
-use crate::ruleset::members::{self, Demand, MemberCount, Sizes};
+use crate::ruleset::members::{self, Demand, MadeChains, MemberCount, Sizes};
 use crate::ruleset::names::hash::Hash;
 use crate::ruleset::node::SetName;
+use crate::ruleset::options::Need;
 
 /// How many selectors, or sets, the engine is asked about at once.
 const ASKED: usize = 1_000;
@@ -91,8 +92,14 @@ impl SharedPolicy {
 /// Endpoints of this node with the same labels: their class, and how many kinds of ports they have.
 pub(super) type FutureClass = (LocalClass, BTreeSet<Vec<ContainerPort>>);
 
-/// The sets that a group has, by family.
-pub(super) type SetsOfGroup = [Arc<[SetName]>; 2];
+/// What a group has.
+#[derive(Debug)]
+pub(super) struct GroupThere {
+    /// The sets of its chains, by family.
+    pub(super) sets: [Arc<[SetName]>; 2],
+    /// How many of its rules admit something.
+    pub(super) rules: u64,
+}
 
 /// A copy of all that decides how many rules and sets the events of a namespace will make. The engine goes on while
 /// another thread computes them from it.
@@ -107,11 +114,11 @@ pub struct Foresight {
     pub(super) changes: Vec<(Arc<str>, PolicyChange)>,
     /// The endpoints of this node as they will be; no policy has judged their classes.
     pub(super) classes: Vec<FutureClass>,
-    /// The policies that are over the bound on set members. `stay` are those that stay over it unless they change.
+    /// The policies that are over the bounds. `stay` are those that stay over them unless they change.
     pub(super) over: BTreeSet<Arc<str>>,
     pub(super) stay: BTreeSet<Arc<str>>,
     /// The groups that have their chains, by direction.
-    pub(super) there: [BTreeMap<Hash, SetsOfGroup>; 2],
+    pub(super) there: [BTreeMap<Hash, GroupThere>; 2],
     /// The size of all pods.
     pub(super) of_all: MemberCount,
 }
@@ -146,7 +153,7 @@ pub(super) type ReadPolicy = (Arc<str>, Arc<Policy>, Vec<Finding>);
 /// What will be made, if something holds still.
 #[derive(Debug)]
 pub(super) struct ForeseenChanges {
-    /// The policies that were over the bound on set members.
+    /// The policies that were over the bounds.
     pub(super) over: BTreeSet<Arc<str>>,
     pub(super) prospect: Prospect,
 }
@@ -168,24 +175,31 @@ impl Foresight {
             let is_same = |name: &Arc<str>| !edited.contains(name) && over.contains(name) == out.contains(&**name);
             there[group.direction as usize].contains_key(&group.hash) && group.own.iter().all(is_same)
         };
-        let sets_of = |group: &FutureGroup| there[group.direction as usize].get(&group.hash).into_iter().flatten();
+        let of_there = |group: &FutureGroup| there[group.direction as usize].get(&group.hash);
+        let made_of = |group: &FutureGroup| {
+            let group = of_there(group)?;
+            Some(MadeChains { sets: group.sets.iter().flat_map(|sets| &**sets).collect(), rules: group.rules })
+        };
         let future = FutureNamespace { options: &options, namespace: &namespace, policies: &policies };
         let stays = |name: &&Arc<str>| policies.contains_key(*name) && !edited.contains(*name);
         let stay: BTreeSet<&str> = stay.iter().filter(stays).map(|name| &**name).collect();
-        let (there, new): (Vec<&FutureGroup>, Vec<&FutureGroup>) =
+        let (stays_there, new): (Vec<&FutureGroup>, Vec<&FutureGroup>) =
             groups.iter().partition(|group| is_there(group, &stay));
         let mut known = MemberCounts { of_all, ..MemberCounts::default() };
         let prospect = if new.is_empty() {
             Prospect { over: future.names(&stay), ..Prospect::default() }
         } else {
             known.ask_peers(future.peers(&new), ask)?;
+            let stays_there = || stays_there.iter().filter_map(|group| of_there(group));
             let present: BTreeSet<&SetName> =
-                there.iter().flat_map(|group| sets_of(group)).flat_map(|sets| &**sets).collect();
+                stays_there().flat_map(|group| &group.sets).flat_map(|sets| &**sets).collect();
+            let rules_there = stays_there().map(|group| group.rules).sum();
             known.ask_sets(&present, ask)?;
             // Of chains that are too much nothing is of use, and they may take a hundred megabytes.
-            let within = (!future.names_many(&new, &stay)).then(|| future.prepare(&new, &stay)).and_then(|made| {
-                let (total, members) = count(&present, &made, &mut known);
-                (total <= options.set_members.0).then_some((made, members))
+            let within = (!future.may_be_over(&new, &stay)).then(|| future.prepare(&new, &stay)).and_then(|made| {
+                let (need, members) = count(&present, &made, &mut known);
+                let need = need.plus(Need { members: 0, rules: rules_there });
+                options.bounds.admit(need).then_some((made, members))
             });
             if let Some((made, members)) = within {
                 Prospect::new(made, members, future.names(&stay))
@@ -193,7 +207,7 @@ impl Foresight {
                 let all: Vec<&FutureGroup> = groups.iter().collect();
                 known.ask_peers(future.peers(&all), ask)?;
                 let demand = |group| {
-                    let made = is_there(group, &stay).then(|| sets_of(group).flat_map(|sets| &**sets).collect());
+                    let made = if is_there(group, &stay) { made_of(group) } else { None };
                     future.demand(group, made)
                 };
                 let demands: Vec<Demand<'_>> = groups.iter().map(demand).collect();
@@ -287,7 +301,7 @@ struct FutureNamespace<'a> {
 }
 
 impl<'a> FutureNamespace<'a> {
-    /// The chains of groups, while some policies are over the bound on set members.
+    /// The chains of groups, while some policies are over the bounds.
     fn prepare(&self, groups: &[&FutureGroup], over: &BTreeSet<&str>) -> Vec<PreparedGroup> {
         let prepare = |group: &&FutureGroup| {
             let FutureGroup { direction, own, resolution, hash } = group;
@@ -304,16 +318,21 @@ impl<'a> FutureNamespace<'a> {
         over.iter().filter_map(|name| self.policies.get_key_value(*name)).map(|(name, _)| Arc::clone(name)).collect()
     }
 
-    /// Whether rules of these groups name peers so often that the sets alone may be too many, while some policies are
-    /// over the bound on set members.
-    fn names_many(&self, groups: &[&FutureGroup], over: &BTreeSet<&str>) -> bool {
+    /// Whether policies of these groups name peers or ports so often that sets or rules alone may be too many,
+    /// while some policies are over the bounds.
+    fn may_be_over(&self, groups: &[&FutureGroup], over: &BTreeSet<&str>) -> bool {
         let policies = groups.iter().flat_map(|FutureGroup { direction, own, .. }| {
             let within = own.iter().filter(move |name| !over.contains(&***name));
             within.filter_map(move |name| self.policies.get(name)).map(move |policy| policy.rules(*direction))
         });
-        let naming = policies.flatten().filter(|rule| rule.pod_peers().next().is_some()).count();
-        let sets = u64::try_from(naming.saturating_mul(Family::ALL.len())).unwrap_or(u64::MAX);
-        members::count_of_sets(sets) > self.options.set_members.0
+        let (mut naming, mut matches) = (0_usize, 0_usize);
+        for rule in policies.flatten() {
+            naming += usize::from(rule.pod_peers().next().is_some());
+            matches = matches.saturating_add(Weight::matches_of(rule));
+        }
+        let of_families = |count: usize| u64::try_from(count.saturating_mul(Family::ALL.len())).unwrap_or(u64::MAX);
+        let members = members::count_of_sets(of_families(naming));
+        !self.options.bounds.admit(Need { members, rules: of_families(matches) })
     }
 
     /// The peers of these groups' policies.
@@ -328,23 +347,23 @@ impl<'a> FutureNamespace<'a> {
     }
 
     /// A group as the bound sees it.
-    fn demand<'d>(&self, group: &'d FutureGroup, sets: Option<Vec<&'d SetName>>) -> Demand<'d>
+    fn demand<'d>(&self, group: &'d FutureGroup, made: Option<MadeChains<'d>>) -> Demand<'d>
     where
         'a: 'd,
     {
         let FutureGroup { direction, own, resolution, .. } = group;
         let policies = own.iter().filter_map(|name| self.policies.get(name));
-        Demand { direction: *direction, policies: policies.map(|policy| &**policy).collect(), resolution, sets }
+        Demand { direction: *direction, policies: policies.map(|policy| &**policy).collect(), resolution, made }
     }
 }
 
-/// What the sets of all groups count, those that are there and those of new ones; and what each of the new
-/// ones counts.
+/// What the sets of all groups count, those that are there and those of new ones, with the rules of new ones; and
+/// what each of the new sets counts.
 fn count(
     present: &BTreeSet<&SetName>,
     prepared: &[PreparedGroup],
     known: &mut MemberCounts<'_>,
-) -> (u64, BTreeMap<SetName, u64>) {
+) -> (Need, BTreeMap<SetName, u64>) {
     let mut of_new = BTreeMap::new();
     for leaf in prepared.iter().flat_map(|group| &group.leaves) {
         for (name, definition) in &leaf.sets {
@@ -356,7 +375,9 @@ fn count(
     let others: Vec<&&SetName> = present.iter().filter(|name| !of_new.contains_key(**name)).collect();
     let of_sets = members::count_of_sets(u64::try_from(of_new.len() + others.len()).unwrap_or(u64::MAX));
     let of_others = others.into_iter().map(|name| known.of_set(name).unwrap_or_default());
-    (of_others.chain(of_new.values().copied()).fold(of_sets, u64::saturating_add), of_new)
+    let members = of_others.chain(of_new.values().copied()).fold(of_sets, u64::saturating_add);
+    let rules = prepared.iter().flat_map(|group| &group.leaves).map(|leaf| leaf.admitting).sum();
+    (Need { members, rules }, of_new)
 }
 
 /// What the engine answered.

@@ -55,8 +55,18 @@ pub(super) struct LiveGroup {
     emptied: u64,
 }
 
-/// A group's chain in each family, and the sets that it asks.
-type OfFamilies = [(ChainName, Arc<[SetName]>); 2];
+/// A group's chain in each family.
+type OfFamilies = [MadeChain; 2];
+
+/// A chain that is made.
+#[derive(Debug)]
+struct MadeChain {
+    name: ChainName,
+    /// The sets that it asks.
+    sets: Arc<[SetName]>,
+    /// How many of its rules admit something.
+    admitting: u64,
+}
 
 /// For how long a group has had no endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +82,7 @@ enum Age {
 impl LiveGroup {
     /// Its chain, once it is made.
     pub(super) fn chain(&self, family: Family) -> Option<&ChainName> {
-        self.leaves.as_ref().map(|leaves| &leaves[family as usize].0)
+        self.leaves.as_ref().map(|leaves| &leaves[family as usize].name)
     }
 
     fn names(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + Clone {
@@ -118,7 +128,7 @@ pub(super) struct LocalGroups {
     retains: bool,
     /// How often a group has lost its last endpoint.
     emptied: u64,
-    /// Namespaces where the policies over the bound on set members must be chosen anew.
+    /// Namespaces where the policies over the bounds must be chosen anew.
     reconsidered: BTreeMap<Arc<str>, Anew>,
     /// How often other policies came to be over the bound.
     over_bound_version: u64,

@@ -10,7 +10,7 @@ use super::store::{ClassSlot, PodSlot, Store};
 use crate::cluster::group::{Resolution, names_to_resolve, resolve};
 use crate::object::{ContainerPort, Labels, NetworkPolicy, Protocol};
 use crate::policy::finding::Finding;
-use crate::policy::{Direction, Peers, Policy, Ports};
+use crate::policy::{Direction, Peers, Policy, PolicyRule, Ports};
 use crate::ruleset::names::hash::Hash;
 
 /// How many ports one rule takes at least, if none of them joins another.
@@ -42,6 +42,19 @@ impl Weight {
             weight.add(peers, ports, rule.pod_peers().count() + usize::from(rule.named_ports().next().is_some()));
         }
         weight
+    }
+
+    /// How many rules a rule of a policy makes in one family, or more.
+    pub(super) fn matches_of(rule: &PolicyRule) -> usize {
+        let ports = match &rule.ports {
+            Ports::Everything => 1,
+            Ports::AnyOf(ports) => ports.len().div_ceil(PORTS_OF_RULE),
+        };
+        let peers = match &rule.peers {
+            Peers::Everyone => 1,
+            Peers::AnyOf(peers) => peers.len(),
+        };
+        peers.saturating_mul(ports)
     }
 
     /// The same of a policy that is not read yet, or more.
@@ -84,7 +97,7 @@ pub(super) struct LocalNamespace {
     pub(super) weight: Option<Weight>,
     pub(super) classes: BTreeSet<ClassSlot>,
     pub(super) groups: [BTreeSet<Hash>; 2],
-    /// Policies that are over the bound on set members, and what is said of each to its owner.
+    /// Policies that are over the bounds, and what is said of each to its owner.
     pub(super) over_bound: BTreeMap<Arc<str>, Finding>,
 }
 

@@ -17,6 +17,7 @@ use crate::cluster::group::Atom;
 use crate::object::Family;
 use crate::ruleset::members::count_of_sets;
 use crate::ruleset::node::{Member, SetKind, SetName};
+use crate::ruleset::options::Need;
 use crate::ruleset::set_definition::{Definition, by_names};
 
 /// A set's place.
@@ -46,13 +47,15 @@ pub(super) struct Loaded {
     pub(super) is_whole: bool,
 }
 
-/// What sets count together.
+/// What the sets and rules of a namespace count together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Total {
     /// How many there are.
     sets: u64,
     /// By their members.
     members: u64,
+    /// The rules of its chains that admit something.
+    rules: u64,
 }
 
 /// The sets in use.
@@ -92,7 +95,7 @@ impl PeerSets {
             let (is_first, count) = (*uses == 1, self.entries[id.0].count);
             self.unused.remove(&id);
             if is_first {
-                self.add(namespace, Total { sets: 1, members: count.unwrap_or_default() });
+                self.add(namespace, Total { sets: 1, members: count.unwrap_or_default(), rules: 0 });
             }
             return;
         }
@@ -135,7 +138,7 @@ impl PeerSets {
             }
         }
         self.fresh.insert(id);
-        self.add(namespace, Total { sets: 1, members: 0 });
+        self.add(namespace, Total { sets: 1, ..Total::default() });
     }
 
     /// One use less; the set stays until [`PeerSets::sweep`], in case that it
@@ -166,7 +169,23 @@ impl PeerSets {
             let total = self.totals.entry(Arc::clone(namespace)).or_default();
             total.sets += more.sets;
             total.members = total.members.saturating_add(more.members);
+            total.rules += more.rules;
             self.grown.insert(Arc::clone(namespace));
+        }
+    }
+
+    /// The chains of a namespace have so many rules more that admit something.
+    pub(super) fn add_rules(&mut self, namespace: &Arc<str>, rules: u64) {
+        self.add(namespace, Total { rules, ..Total::default() });
+    }
+
+    /// They have so many fewer.
+    pub(super) fn remove_rules(&mut self, namespace: &str, rules: u64) {
+        if let Some(total) = self.totals.get_mut(namespace) {
+            total.rules = total.rules.saturating_sub(rules);
+            if *total == Total::default() {
+                self.totals.remove(namespace);
+            }
         }
     }
 
@@ -196,7 +215,7 @@ impl PeerSets {
             let count = entry.counted(store, peers);
             entry.count = Some(count);
             for namespace in entry.uses.keys().cloned().collect::<Vec<_>>() {
-                self.add(&namespace, Total { sets: 0, members: count });
+                self.add(&namespace, Total { members: count, ..Total::default() });
             }
         }
     }
@@ -215,8 +234,8 @@ impl PeerSets {
         }
     }
 
-    /// The namespaces whose sets count more than they did, with what they count now.
-    pub(super) fn take_grown(&mut self) -> Vec<(Arc<str>, u64)> {
+    /// The namespaces whose sets or rules count more than they did, with what they count now.
+    pub(super) fn take_grown(&mut self) -> Vec<(Arc<str>, Need)> {
         let grown = std::mem::take(&mut self.grown);
         grown.into_iter().map(|namespace| (Arc::clone(&namespace), self.total(&namespace))).collect()
     }
@@ -231,10 +250,10 @@ impl PeerSets {
         self.by_name.get(name).and_then(|id| self.entries[id.0].count)
     }
 
-    /// What the sets count together that have uses by this namespace.
-    pub(super) fn total(&self, namespace: &str) -> u64 {
+    /// What the sets count together that have uses by this namespace, and its rules.
+    pub(super) fn total(&self, namespace: &str) -> Need {
         let total = self.totals.get(namespace).copied().unwrap_or_default();
-        total.members.saturating_add(count_of_sets(total.sets))
+        Need { members: total.members.saturating_add(count_of_sets(total.sets)), rules: total.rules }
     }
 
     /// One use of a set is by a chain that is only expected.

@@ -24,6 +24,8 @@ pub(super) struct PreparedLeaf {
     pub(super) chain: ChainName,
     /// How many rules it has.
     pub(super) count: usize,
+    /// How many of them admit something.
+    pub(super) admitting: u64,
     /// The last of them: those that the state does not have by this.
     rest: VecDeque<Rule>,
     /// What each set is, until the index knows it.
@@ -34,7 +36,7 @@ impl PreparedLeaf {
     fn new(family: Family, direction: Direction, leaf: Leaf) -> Self {
         let chain = chain_of_leaf(direction, &leaf);
         let sets = leaf.sets.into_iter().map(|(name, definition)| (name, Some(definition))).collect();
-        Self { family, chain, count: leaf.rules.len(), rest: leaf.rules.into(), sets }
+        Self { family, chain, count: leaf.rules.len(), admitting: leaf.admitting, rest: leaf.rules.into(), sets }
     }
 
     /// Takes the next rules out, so many at most. The state has so many of the chain.
@@ -122,7 +124,7 @@ pub(super) struct Prospect {
     pub(super) sets: Vec<(usize, SetName)>,
     /// How many members their sets have, or more.
     pub(super) members: BTreeMap<SetName, u64>,
-    /// The policies that will be over the bound on set members.
+    /// The policies that will be over the bounds.
     pub(super) over: Vec<Arc<str>>,
 }
 

@@ -11,7 +11,7 @@ use crate::cluster::group::{Admitted, Atom};
 use crate::cluster::merge::{Admission, AdmittingRule};
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
-use crate::ruleset::group_ports::{chunks, unnamed_tunnels, without};
+use crate::ruleset::group_ports::{beyond, chunks, count_of_chunks, unnamed_tunnels, without};
 use crate::ruleset::names::hash::{FieldHasher, Hash};
 use crate::ruleset::node::{ChainName, Match, Rule, SetField, SetName, Target};
 use crate::ruleset::options::RulesetOptions;
@@ -25,6 +25,8 @@ use crate::ruleset::text;
 pub(crate) struct Leaf {
     pub(crate) rules: Vec<Rule>,
     pub(crate) sets: BTreeMap<SetName, Definition>,
+    /// How many of the rules admit something; so many it would have if only sets are wanted.
+    pub(crate) admitting: u64,
     direction: Direction,
     drop_tunnels: bool,
     /// Whether TCP segments that belong to no known connection have rules of
@@ -55,22 +57,23 @@ impl Leaf {
         Self::with(family, direction, options, admission, policies, None)
     }
 
-    /// The sets that [`Leaf::new`] asks, without the rules.
-    pub(crate) fn sets_of(
+    /// The sets that [`Leaf::new`] asks, and how many of its rules admit something, without the rules.
+    pub(crate) fn without_rules(
         family: Family,
         direction: Direction,
         options: &RulesetOptions,
         admission: &Admission<'_>,
-    ) -> BTreeMap<SetName, Definition> {
+    ) -> Self {
         let mut leaf = Self { is_ruleless: true, ..Self::empty(direction, options) };
         leaf.admit(family, direction, admission);
-        leaf.sets
+        leaf
     }
 
     fn empty(direction: Direction, options: &RulesetOptions) -> Self {
         Self {
             rules: Vec::new(),
             sets: BTreeMap::new(),
+            admitting: 0,
             direction,
             drop_tunnels: !options.allow_tunnels && direction == Direction::Egress,
             judge_strays: !options.keep_established,
@@ -157,7 +160,7 @@ impl Leaf {
         if self.judge_strays {
             done = PortSet::union_of(of_anyone.iter().map(|(_, admitted)| &admitted.named_tcp));
             self.ports(Protocol::Tcp, &done, None, PortsOf::NamedTcp, &by_anyone);
-            let wanted = |admitted: &Admitted| admitted.named_tcp.difference(&done);
+            let wanted = |admitted: &Admitted| beyond(&admitted.named_tcp, &done);
             self.joined(family, field, Protocol::Tcp, (&to_some, admission, PortsOf::NamedTcp), wanted);
             self.rules.extend(named.take());
             let unnamed = |admitted: &Admitted| {
@@ -200,7 +203,7 @@ impl Leaf {
             to_some.into_iter().partition(|(admitted, _)| admitted.traffic.is_all());
         for protocol in Protocol::ALL {
             self.joined(family, field, protocol, (&partly, admission, PortsOf::Of(protocol)), |admitted| {
-                let ports = admitted.traffic.of(protocol).difference(to_anyone.of(protocol));
+                let ports = beyond(admitted.traffic.of(protocol), to_anyone.of(protocol));
                 asked(protocol, Some(admitted), &ports)
             });
         }
@@ -217,6 +220,7 @@ impl Leaf {
 
     /// The rule that admits everything, to everyone or to peers.
     fn everything(&mut self, sources: Vec<&AdmittingRule<'_>>, peers: Option<Match>) {
+        self.admitting += 1;
         if self.is_ruleless {
             return;
         }
@@ -271,6 +275,7 @@ impl Leaf {
             return None;
         }
         let name = self.set(family, Definition::NamedPorts(named));
+        self.admitting += 1;
         if self.is_ruleless {
             return None;
         }
@@ -319,9 +324,11 @@ impl Leaf {
         sources: &[&AdmittingRule<'_>],
     ) {
         if self.is_ruleless {
+            self.admitting += count_of_chunks(ports);
             return;
         }
         let portions = chunks(ports);
+        self.admitting += portions.len() as u64;
         let origins = origin::by_ports(&portions, ports_of, sources, self.kept());
         for (ports, origin) in portions.into_iter().zip(origins) {
             let mut matches = vec![Match::Protocol(protocol)];
@@ -425,9 +432,9 @@ mod tests {
     use crate::sample;
 
     proptest! {
-        /// The bound on set members counts the sets without the rules.
+        /// The bounds count sets and rules without making rules.
         #[test]
-        fn a_chain_asks_just_the_sets_that_are_counted_for_it(
+        fn a_chain_has_just_the_sets_and_rules_that_are_counted_for_it(
             objects in sample::objects(),
             keep_established: bool,
             allow_tunnels: bool,
@@ -441,7 +448,10 @@ mod tests {
                     let asked: BTreeSet<&SetName> = leaf.rules.iter().flat_map(Rule::sets).collect();
                     let of_peers = asked.into_iter().filter(|name| leaf.sets.contains_key(*name)).count();
                     prop_assert_eq!(of_peers, leaf.sets.len(), "each is asked");
-                    prop_assert_eq!(leaf.sets, Leaf::sets_of(family, direction, &options, &admission));
+                    let admitting = leaf.rules.iter().filter(|rule| rule.target == Target::Return).count();
+                    prop_assert_eq!(leaf.admitting, admitting as u64);
+                    let counted = Leaf::without_rules(family, direction, &options, &admission);
+                    prop_assert_eq!((leaf.sets, leaf.admitting), (counted.sets, counted.admitting));
                 }
             }
         }

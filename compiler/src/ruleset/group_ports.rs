@@ -19,11 +19,32 @@ pub(super) fn unnamed_tunnels<'a>(
     PortSet::union_of(&unnamed).difference(&named)
 }
 
+/// The ports for a rule that no packet to what everyone is admitted to meets: without these, unless that takes
+/// more rules. Otherwise a tenant could have thousands of ranges divided by thousands of ports.
+pub(super) fn beyond(ports: &PortSet, to_anyone: &PortSet) -> PortSet {
+    let others = ports.difference(to_anyone);
+    if count_of_chunks(&others) <= count_of_chunks(ports) { others } else { ports.clone() }
+}
+
 /// The ports for a rule that no packet to some of them meets, those in either set: with
 /// or without these, as is shorter to say.
 pub(super) fn without(ports: &PortSet, asked: &PortSet, also_asked: &PortSet) -> PortSet {
     let others = ports.difference(asked).difference(also_asked);
     if others.is_empty() || others.ranges().len() < ports.ranges().len() { others } else { ports.clone() }
+}
+
+/// How many portions [`chunks`] makes.
+pub(super) fn count_of_chunks(ports: &PortSet) -> u64 {
+    let (mut count, mut free) = (0, 0);
+    for (first, last) in ports.ranges() {
+        let slots = if first == last { 1 } else { 2 };
+        if slots > free {
+            count += 1;
+            free = MULTIPORT_SLOTS;
+        }
+        free -= slots;
+    }
+    count
 }
 
 /// Ports in portions that fit one match.

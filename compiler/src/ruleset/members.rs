@@ -1,12 +1,16 @@
-//! The bound on the members of the peer sets of one namespace on one node.
+//! The bounds on the members of the peer sets, and on the rules, of one namespace on one node.
 //!
-//! The kernel keeps each member of a set, so without a bound the owner of one namespace could
+//! The kernel keeps each member of a set and each rule, so without a bound the owner of one namespace could
 //! use up the memory of a node by policies that few bytes describe: a thousand, each with
-//! ports of its own, that admit all pods. So the sets that the policies of a namespace need
-//! on a node may have only so many members together ([`SetMembers`](super::options::SetMembers)).
-//! Beyond that, policies are *over the bound* there: those that name most members first, and
-//! of those that name equally many the ones with the last names. They isolate what they
-//! select, and allow nothing.
+//! ports of its own, that admit all pods. Or one with thousands of ports, that many groups have in chains
+//! of their own. So the policies of a namespace may need only so many members of sets, and so many rules,
+//! on a node ([`Bounds`](super::options::Bounds)).
+//! Beyond that, policies are *over the bound* there: the largest first, and
+//! of those that are equally large the ones with the last names. A policy is as large as the larger of
+//! its shares of the two bounds. They isolate what they select, and allow nothing.
+//!
+//! Of rules, those count that admit something: by group and family, as many as its chain has. Each group
+//! has a few others besides, which no policy can multiply.
 //!
 //! What is counted is an upper bound of what sets hold, so that it can be counted before a
 //! set is made, and kept up to date without looking at one: each selector of a set counts the
@@ -19,15 +23,15 @@
 mod choice;
 mod in_cluster;
 
-pub(crate) use self::choice::{Demand, choose_over_bound};
+pub(crate) use self::choice::{Demand, MadeChains, choose_over_bound};
 pub(crate) use self::in_cluster::over_bound;
 pub use self::in_cluster::{bounded, bounded_in};
 use crate::cluster::group::Atom;
 use crate::object::Family;
 use crate::policy::finding::{Effect, Finding, FindingCode};
-use crate::policy::{Direction, Peer, Peers, PodPeer, Policy};
+use crate::policy::{Direction, Peer, Peers, PodPeer, Policy, Ports};
 use crate::ruleset::node::SetName;
-use crate::ruleset::options::RulesetOptions;
+use crate::ruleset::options::{Need, RulesetOptions};
 use crate::ruleset::set_definition::{Definition, prefixes};
 
 /// At most this many sets of a namespace on a node, of both families, count by their members only.
@@ -36,6 +40,9 @@ const FREE_SETS: u64 = 1_000;
 /// How many members each other set counts besides. So with the default bound one namespace has
 /// half of the sets that a kernel may have, at most.
 const MEMBERS_OF_SET: u64 = 32;
+
+/// How many ports one rule takes, if none of them joins another.
+const PORTS_OF_RULE: usize = 15;
 
 /// What so many sets count for themselves.
 pub(crate) fn count_of_sets(sets: u64) -> u64 {
@@ -117,10 +124,10 @@ pub(crate) fn count_of_prefixes(family: Family, addresses: &crate::algebra::cidr
     if addresses.is_empty() { 0 } else { prefixes(family, addresses).len() as u64 }
 }
 
-/// How many members the peers of a policy's rules make in a direction, each rule for itself, with
-/// one more for each rule that asks sets.
-fn size_of(policy: &Policy, direction: Direction, sizes: &mut dyn Sizes) -> u64 {
-    let mut total = 0_u64;
+/// What a policy's rules need in a direction, each rule for itself: the members that its peers make, with
+/// one more for each rule that asks sets, and rules for its ports.
+fn size_of(policy: &Policy, direction: Direction, sizes: &mut dyn Sizes) -> Need {
+    let mut total = Need::default();
     for rule in policy.rules(direction) {
         let has_names = direction == Direction::Egress && rule.named_ports().next().is_some();
         let named = |size: MemberCount| if has_names { size.all() } else { size.addresses.iter().sum() };
@@ -141,7 +148,12 @@ fn size_of(policy: &Policy, direction: Direction, sizes: &mut dyn Sizes) -> u64 
         };
         // A set is something, also if it is empty.
         let of_set = u64::from(has_names || !matches!(&rule.peers, Peers::Everyone));
-        total = total.saturating_add(of_rule).saturating_add(of_set);
+        let matches = match &rule.ports {
+            Ports::Everything => 1,
+            Ports::AnyOf(ports) => ports.len().div_ceil(PORTS_OF_RULE),
+        };
+        let rules = u64::try_from(matches * Family::ALL.len()).unwrap_or(u64::MAX);
+        total = total.plus(Need { members: of_rule.saturating_add(of_set), rules });
     }
     total
 }
@@ -155,9 +167,9 @@ pub(crate) fn finding(policy: &Policy, options: &RulesetOptions, place: &str) ->
         path: "spec".to_owned(),
         code: FindingCode::PolicyTooLarge,
         problem: format!(
-            "the policies of this namespace name more than {} members of sets on {place}, and those that name most are \
-             left out first; name fewer pods or blocks in it, or in others",
-            options.set_members.0
+            "the policies of this namespace need more than {} members of sets or {} rules on {place}, and the largest \
+             are left out first; name fewer pods, blocks or ports in it, or in others",
+            options.bounds.set_members, options.bounds.rules
         ),
         effect: Effect::RulesLeftOut,
         address: None,

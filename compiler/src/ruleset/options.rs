@@ -46,20 +46,76 @@ pub struct RulesetOptions {
     /// pod's is dropped. Which interfaces these are, and what may come from
     /// each, no object says: a ruleset has the set for it, empty.
     pub anti_spoof: bool,
-    /// How many members the sets of a namespace's peers may have on a node.
-    pub set_members: SetMembers,
+    /// What the policies of one namespace may need on a node.
+    pub bounds: Bounds,
     /// The secret by which groups stand in the dispatch tree; without one they stand by their
     /// names, as agents of earlier versions placed them.
     pub seed: Option<Seed>,
 }
 
-/// How many members the sets of a namespace's peers may have on a node, both families together.
+/// What the policies of one namespace may need on a node, both families together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SetMembers(pub u64);
+pub struct Bounds {
+    /// How many members the sets of its peers may have.
+    pub set_members: u64,
+    /// How many rules that admit something its groups may have.
+    pub rules: u64,
+}
 
-impl Default for SetMembers {
+impl Default for Bounds {
     fn default() -> Self {
-        Self(1_000_000)
+        Self { set_members: 1_000_000, rules: 30_000 }
+    }
+}
+
+impl Bounds {
+    /// So many members of sets, and otherwise the default.
+    #[must_use]
+    pub fn of_members(set_members: u64) -> Self {
+        Self { set_members, ..Self::default() }
+    }
+
+    /// So many rules, and otherwise the default.
+    #[must_use]
+    pub fn of_rules(rules: u64) -> Self {
+        Self { rules, ..Self::default() }
+    }
+
+    /// Whether this need is within both bounds.
+    pub(crate) fn admit(&self, need: Need) -> bool {
+        need.members <= self.set_members && need.rules <= self.rules
+    }
+
+    /// The larger of the shares that this need has of the two bounds. So needs of rules and of members
+    /// can be compared. It is over [`WHOLE_SHARE`] if the need is over a bound, and 0 if nothing is needed.
+    pub(crate) fn share(&self, need: Need) -> u64 {
+        let of = |need: u64, bound: u64| {
+            if bound == 0 && need > 0 {
+                return u64::MAX;
+            }
+            let share = (u128::from(need) * u128::from(WHOLE_SHARE)).div_ceil(u128::from(bound.max(1)));
+            u64::try_from(share).unwrap_or(u64::MAX)
+        };
+        of(need.members, self.set_members).max(of(need.rules, self.rules))
+    }
+}
+
+/// The share of a need that is just within a bound.
+pub(crate) const WHOLE_SHARE: u64 = 1 << 32;
+
+/// What policies need on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Need {
+    /// The members of sets, and what sets count for themselves.
+    pub(crate) members: u64,
+    /// The rules of group chains that admit something.
+    pub(crate) rules: u64,
+}
+
+impl Need {
+    /// Both together.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self { members: self.members.saturating_add(other.members), rules: self.rules.saturating_add(other.rules) }
     }
 }
 

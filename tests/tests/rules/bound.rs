@@ -14,9 +14,9 @@ use npc_compiler::object::{Family, Labels, Namespace, NetworkPolicy, Objects, Po
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
 use npc_compiler::policy::finding::{Effect, Finding, FindingCode};
-use npc_compiler::ruleset::layout::{self, RulesetOptions, SetMembers};
+use npc_compiler::ruleset::layout::{self, Bounds, RulesetOptions};
 use npc_compiler::ruleset::members::bounded;
-use npc_compiler::ruleset::node::{Match, Member, SetName};
+use npc_compiler::ruleset::node::{Match, Member, SetName, Target};
 use npc_tests::model::{Model, Packet, Question};
 use npc_tests::random;
 use proptest::prelude::*;
@@ -62,7 +62,7 @@ fn world(remote: u16) -> Objects {
 }
 
 fn options(set_members: u64) -> RulesetOptions {
-    RulesetOptions { set_members: SetMembers(set_members), ..RulesetOptions::default() }
+    RulesetOptions { bounds: Bounds::of_members(set_members), ..RulesetOptions::default() }
 }
 
 fn engine_of(objects: &Objects, options: &RulesetOptions) -> Engine {
@@ -119,6 +119,74 @@ fn passes(state: &KernelState, to: u8, port: u16) -> bool {
         port: Some((Protocol::Tcp, port)),
     };
     Model::new(Family::V4, &state.v4).verdict(Question::First(Direction::Ingress), &packet)
+}
+
+/// The rules of group chains of the tenant and the shop that admit something.
+fn admitting_rules(state: &KernelState) -> usize {
+    let chains = [&state.v4, &state.v6].into_iter().flat_map(|family| &family.chains);
+    let of_groups =
+        chains.filter(|(name, _)| ["NPC-I-", "NPC-E-"].iter().any(|prefix| name.as_str().starts_with(prefix)));
+    of_groups.flat_map(|(_, rules)| rules).filter(|rule| rule.target == Target::Return).count()
+}
+
+#[test]
+fn many_ports_in_the_chains_of_many_pods_are_too_many_rules() {
+    let mut objects = world(0);
+    let port = |number: u16| json!({"port": 1 + 2 * number});
+    let ports: Vec<Value> = (0..150).map(port).collect();
+    let from = json!([{"podSelector": {"matchLabels": {"app": "many"}}}]);
+    let spec = json!({"podSelector": {}, "ingress": [{"from": from, "ports": ports}]});
+    objects.policies.push(policy("tenant", "ports", &spec));
+    for number in 0..5 {
+        let app = format!("app-{number}");
+        objects.pods.push(pod("tenant", 10 + number, &[("app", &app)], NODE));
+        let spec = json!({"podSelector": {"matchLabels": {"app": app}}, "ingress": [{"ports": [{"port": 80}]}]});
+        objects.policies.push(policy("tenant", &app, &spec));
+    }
+    // Each of six groups has ten rules for the ports in each family, and five have one for their own policies.
+    let need = 6 * 10 * 2 + 5 * 2;
+    let within = RulesetOptions { bounds: Bounds::of_rules(need), ..RulesetOptions::default() };
+    let engine = engine_of(&objects, &within);
+    let shop = 2;
+    assert_eq!(admitting_rules(engine.state()), usize::try_from(need).unwrap() + shop);
+    assert_eq!((over(engine.findings()), over_in(&objects, &within)), (vec![], vec![]));
+    let below = RulesetOptions { bounds: Bounds::of_rules(need - 1), ..RulesetOptions::default() };
+    let mut engine = engine_of(&objects, &below);
+    assert_eq!(over(engine.findings()), ["ports"]);
+    assert_eq!(over_in(&objects, &below), ["ports"]);
+    assert_eq!(admitting_rules(engine.state()), 10 + shop);
+    let packet = |port| Packet {
+        source: [10, 0, 0, 2].into(),
+        destination: [10, 0, 0, 10].into(),
+        port: Some((Protocol::Tcp, port)),
+    };
+    let verdict = |engine: &Engine, port| {
+        Model::new(Family::V4, &engine.state().v4).verdict(Question::First(Direction::Ingress), &packet(port))
+    };
+    assert!(verdict(&engine, 80) && !verdict(&engine, 81), "the pod's own policy holds");
+    // A pod that goes makes room, once it is looked at anew.
+    let gone = objects.pods.pop().unwrap();
+    engine.apply(Event::PodGone(PodKey::of(&gone)));
+    engine.retire();
+    engine.retire();
+    engine.reconsider_bound();
+    engine.commit();
+    assert_eq!(over(engine.findings()), Vec::<String>::new());
+}
+
+#[test]
+fn ports_for_everyone_do_not_divide_the_ranges_of_peers_into_many_rules() {
+    let mut objects = world(0);
+    let ports: Vec<Value> = (0..1_000).map(|number| json!({"port": 1 + 2 * number})).collect();
+    let range = |number: u16| {
+        let peer = json!({"podSelector": {"matchLabels": {"app": format!("peer-{number}")}}});
+        json!({"from": [peer], "ports": [{"port": 1, "endPort": 20_000 + number}]})
+    };
+    let rules: Vec<Value> = std::iter::once(json!({"ports": ports})).chain((0..50).map(range)).collect();
+    objects.policies.push(policy("tenant", "ports", &json!({"podSelector": {}, "ingress": rules})));
+    let engine = engine_of(&objects, &RulesetOptions::default());
+    // 67 rules for everyone's ports and one for each peer, in both families.
+    assert_eq!(admitting_rules(engine.state()), 2 * (67 + 50) + 2);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use npc_compiler::engine::{Engine, Event, PodKey};
 use npc_compiler::object::{Family, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{Delta, KernelState, Plan, SetDelta, Step};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::{self, RulesetOptions, SelfMatch, SetMembers};
+use npc_compiler::ruleset::layout::{self, Bounds, RulesetOptions, SelfMatch};
 use npc_compiler::ruleset::members;
 use npc_compiler::ruleset::names::seed::Seed;
 use npc_compiler::ruleset::node::{InterfaceName, Member, SetKind, SetName};
@@ -177,13 +177,13 @@ struct Run {
     log_denied: bool,
     anti_spoof: bool,
     retains: bool,
-    set_members: SetMembers,
+    bounds: Bounds,
 }
 
 fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseError> {
-    let Run { self_match, log_denied, anti_spoof, set_members, .. } = run;
+    let Run { self_match, log_denied, anti_spoof, bounds, .. } = run;
     let seed = order[0].is_multiple_of(2).then(|| Seed::from_bytes([3; 32]));
-    let options = RulesetOptions { self_match, log_denied, anti_spoof, seed, set_members, ..RulesetOptions::default() };
+    let options = RulesetOptions { self_match, log_denied, anti_spoof, seed, bounds, ..RulesetOptions::default() };
     let mut engine = Engine::new(NODE, options.clone());
     if run.retains {
         engine = engine.with_retained_groups();
@@ -253,28 +253,32 @@ fn any_sequence_of_events_leads_where_a_fresh_compile_does() {
                 let self_match = if fallback { SelfMatch::PerEndpoint } else { SelfMatch::Bpf };
                 let log_denied = order[0].is_multiple_of(2);
                 let anti_spoof = order[1].is_multiple_of(2);
-                let set_members = SetMembers::default();
-                check(&[a, b, c], &order, Run { self_match, log_denied, anti_spoof, retains, set_members })
+                let bounds = Bounds::default();
+                check(&[a, b, c], &order, Run { self_match, log_denied, anti_spoof, retains, bounds })
             },
         )
         .unwrap();
 }
 
 #[test]
-fn any_sequence_of_events_leads_where_a_fresh_compile_does_under_a_small_bound_on_set_members() {
+fn any_sequence_of_events_leads_where_a_fresh_compile_does_under_a_small_bound_on_set_members_or_rules() {
     let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(200);
     let over = Cell::new(0);
     let objects = || random::objects().prop_map(distinct);
     let order = proptest::collection::vec(any::<u32>(), 16..64);
     random::runner(9, cases)
-        .run(&(objects(), objects(), objects(), order, any::<bool>(), 0_u64..12), |(a, b, c, order, retains, most)| {
-            let set_members = SetMembers(most);
-            let options = RulesetOptions { set_members, ..RulesetOptions::default() };
-            let is_over = members::bounded(Cluster::new(&b), &options).findings() != Cluster::new(&b).findings();
-            over.set(over.get() + u32::from(is_over));
-            let self_match = SelfMatch::Bpf;
-            check(&[a, b, c], &order, Run { self_match, log_denied: false, anti_spoof: false, retains, set_members })
-        })
+        .run(
+            &(objects(), objects(), objects(), order, any::<[bool; 2]>(), 0_u64..12),
+            |(a, b, c, order, flags, most)| {
+                let [retains, of_rules] = flags;
+                let bounds = if of_rules { Bounds::of_rules(4 * most) } else { Bounds::of_members(most) };
+                let options = RulesetOptions { bounds, ..RulesetOptions::default() };
+                let is_over = members::bounded(Cluster::new(&b), &options).findings() != Cluster::new(&b).findings();
+                over.set(over.get() + u32::from(is_over));
+                let self_match = SelfMatch::Bpf;
+                check(&[a, b, c], &order, Run { self_match, log_denied: false, anti_spoof: false, retains, bounds })
+            },
+        )
         .unwrap();
     assert!(over.get() * 6 > cases, "only {} of {cases} samples were over the bound", over.get());
 }

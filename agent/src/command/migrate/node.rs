@@ -62,9 +62,8 @@ impl NodeKernel {
         let (kernel, actual) = open().with_context(reading)?;
         let AgentAnswer { options, retained, why_not } = AgentAnswer::ask(name);
         let desired = |options: &_| KernelState::from(&layout::ruleset_with(cluster, name, options, &retained));
-        let options = options.unwrap_or_else(|| {
-            options::nearest(&actual, input.set_members, |options| distance(&desired(options), &actual))
-        });
+        let options = options
+            .unwrap_or_else(|| options::nearest(&actual, input.bounds, |options| distance(&desired(options), &actual)));
         // An agent does not say its secret, but the kernel keeps it.
         let options = layout::RulesetOptions { seed: actual.seed(), ..options };
         let desired = desired(&options);

@@ -4,7 +4,7 @@ use npc_agent::status::{AgentStatus, Error};
 use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
-use npc_compiler::ruleset::layout::{MissingMatches, RulesetOptions, SelfMatch, SetMembers};
+use npc_compiler::ruleset::layout::{Bounds, MissingMatches, RulesetOptions, SelfMatch};
 use npc_compiler::ruleset::node::{ChainName, Match, Rule, SetName, Target};
 
 /// What the agent of a node says of itself that its rules depend on.
@@ -49,11 +49,11 @@ impl AgentAnswer {
 /// The options that come nearest to what a kernel holds, by a distance that is 0 where
 /// nothing differs.
 ///
-/// The bound on set members shows nowhere. Chains, sets and rules show the others, but for tunnels: both
+/// The bounds show nowhere. Chains, sets and rules show the others, but for tunnels: both
 /// choices are compared, or one where it fits.
 pub(in crate::command) fn nearest(
     actual: &KernelState,
-    set_members: SetMembers,
+    bounds: Bounds,
     distance: impl Fn(&RulesetOptions) -> usize,
 ) -> RulesetOptions {
     let families = || Family::ALL.into_iter().map(|family| actual.family(family));
@@ -66,7 +66,7 @@ pub(in crate::command) fn nearest(
         anti_spoof: families().any(|actual| actual.sets.keys().any(SetName::is_own)),
         lacks: MissingMatches::of_actual(actual),
         seed: actual.seed(),
-        set_members,
+        bounds,
         ..RulesetOptions::default()
     };
     let with_tunnels = RulesetOptions { allow_tunnels: true, ..shown.clone() };
@@ -117,13 +117,13 @@ mod tests {
                 allow_tunnels: is(2),
                 log_denied: is(3),
                 anti_spoof: is(4),
-                set_members: SetMembers::default(),
+                bounds: Bounds::default(),
                 lacks: MissingMatches::default(),
                 seed: is(1).then(|| Seed::from_bytes([1; 32])),
             };
             let actual = KernelState::from(&layout::ruleset(&cluster, "node-1", &chosen));
             let count = Cell::new(0);
-            let found = nearest(&actual, chosen.set_members, |options| {
+            let found = nearest(&actual, chosen.bounds, |options| {
                 count.set(count.get() + 1);
                 let desired = KernelState::from(&layout::ruleset(&cluster, "node-1", options));
                 distance(&desired, &actual)

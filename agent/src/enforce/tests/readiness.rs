@@ -1,7 +1,7 @@
 //! What makes an agent unready, and after how long, is what docs/operate.md says.
 
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::{RulesetOptions, SetMembers};
+use npc_compiler::ruleset::layout::{Bounds, RulesetOptions};
 use tokio::time;
 
 use super::*;
@@ -128,7 +128,7 @@ async fn comes_about(what: &str) -> ObservedAgent {
         return ObservedAgent::start(vec![network()]).await;
     }
     if what == "A policy is over a bound" {
-        let options = RulesetOptions { set_members: SetMembers(1), ..RulesetOptions::default() };
+        let options = RulesetOptions { bounds: Bounds::of_members(1), ..RulesetOptions::default() };
         let watched = ObservedAgent::with_options(options, vec![network(), Input::Objects(many_peers())]).await;
         let rejected = watched.settings.status.now().rejected;
         assert!(rejected.iter().any(|part| part.code == "policy-too-large"), "{rejected:?}");

@@ -1,4 +1,4 @@
-//! Which policies of this node's groups are over the bound on set members
+//! Which policies of this node's groups are over the bounds
 //! ([`crate::ruleset::members`]).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ use crate::engine::peers::PeerIndex;
 use crate::engine::store::Store;
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, PodPeer, Policy, PolicyRule};
-use crate::ruleset::members::{self, Demand, MemberCount, Sizes};
+use crate::ruleset::members::{self, Demand, MadeChains, MemberCount, Sizes};
 use crate::ruleset::names::hash::Hash;
 use crate::ruleset::node::SetName;
 
@@ -69,7 +69,7 @@ impl LocalGroups {
         self.reconsidered.insert(namespace, Anew::All);
     }
 
-    /// Takes the rules of policies away where a namespace's sets count too much, and gives them
+    /// Takes the rules of policies away where a namespace's sets or rules count too much, and gives them
     /// back to others. Whether the groups are to be made anew.
     ///
     /// A group that is only retained goes before any policy is over the bound.
@@ -81,8 +81,8 @@ impl LocalGroups {
     ) -> bool {
         let mut choices: BTreeMap<Arc<str>, Anew> = std::mem::take(&mut self.reconsidered);
         let mut is_changed = false;
-        for (namespace, count) in sets.take_grown() {
-            if count <= self.options.set_members.0 {
+        for (namespace, need) in sets.take_grown() {
+            if self.options.bounds.admit(need) {
                 continue;
             }
             if self.let_retained_go(&namespace) {
@@ -144,7 +144,10 @@ impl LocalGroups {
                     direction,
                     policies: policies.map(|name| &*here.policies[name]).collect(),
                     resolution: &group.resolution,
-                    sets: leaves.map(|leaves| leaves.iter().flat_map(|(_, sets)| &**sets).collect()),
+                    made: leaves.map(|leaves| MadeChains {
+                        sets: leaves.iter().flat_map(|chain| &*chain.sets).collect(),
+                        rules: leaves.iter().map(|chain| chain.admitting).sum(),
+                    }),
                 }
             }));
         }

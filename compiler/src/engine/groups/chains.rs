@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Age, Joint, LocalGroups, Touched, Wanted};
+use super::{Age, Joint, LocalGroups, MadeChain, Touched, Wanted};
 use crate::engine::dispatch_trees::Leaves;
 use crate::engine::peer_sets::PeerSets;
 use crate::engine::peers::PeerIndex;
@@ -67,10 +67,12 @@ impl LocalGroups {
                 for (name, definition) in &asked {
                     sets.keep(store, peers, (family, &group.namespace), name, definition.as_ref());
                 }
+                let admitting = leaf.admitting;
                 let (chain, rules) = leaf.into_rules();
                 *self.uses[family as usize].entry(chain.clone()).or_default() += 1;
                 touched[family as usize].insert(chain.clone(), rules.map_or(Wanted::Held, Wanted::Rules));
-                (chain, asked.into_keys().collect())
+                sets.add_rules(&group.namespace, admitting);
+                MadeChain { name: chain, sets: asked.into_keys().collect(), admitting }
             });
             let namespace = &group.namespace;
             dropped.extend(group.leaves.replace(leaves).map(|leaves| (Arc::clone(namespace), leaves)));
@@ -83,11 +85,12 @@ impl LocalGroups {
             dropped.extend(self.take_out(direction, hash));
         }
         for (namespace, leaves) in dropped {
-            for (family, (chain, names)) in Family::ALL.into_iter().zip(leaves) {
-                for name in &*names {
+            for (family, chain) in Family::ALL.into_iter().zip(leaves) {
+                for name in &*chain.sets {
                     sets.release(name, &namespace);
                 }
-                self.drop_chain(family, chain, touched);
+                sets.remove_rules(&namespace, chain.admitting);
+                self.drop_chain(family, chain.name, touched);
             }
         }
         lead_elsewhere
@@ -145,7 +148,7 @@ impl LocalGroups {
     /// Where the tree of a direction is to lead, and which addresses.
     pub(super) fn leaves(&self, direction: Direction, store: &Store) -> BTreeMap<Hash, Leaves> {
         let of_groups = self.groups[direction as usize].iter().filter_map(|(hash, group)| {
-            let chains = group.leaves.as_ref()?.each_ref().map(|(chain, _)| chain.clone());
+            let chains = group.leaves.as_ref()?.each_ref().map(|chain| chain.name.clone());
             Some((*hash, Leaves { chains, members: Default::default() }))
         });
         let joint = self.joints[direction as usize].iter();

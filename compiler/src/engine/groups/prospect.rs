@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::LocalGroups;
-use crate::engine::foresight::{Foresight, FutureClass, PolicyChange, SetsOfGroup};
+use crate::engine::foresight::{Foresight, FutureClass, GroupThere, PolicyChange};
 use crate::engine::key::PodKey;
 use crate::engine::local::{LocalClass, LocalNamespace, Weight};
 use crate::engine::prospect::PreparedGroup;
@@ -31,7 +31,7 @@ pub(in crate::engine) struct ToCome<'a> {
     pub(in crate::engine) policies: Vec<(Arc<str>, PolicyChange)>,
     /// Pods that come, or change.
     pub(in crate::engine) pods: Vec<&'a Pod>,
-    /// Which policies are over the bound on set members is chosen anew.
+    /// Which policies are over the bounds is chosen anew.
     pub(in crate::engine) reconsiders_bound: bool,
 }
 
@@ -123,7 +123,7 @@ impl LocalGroups {
         let stay = over.iter().filter(|name| !may_come_back(name)).cloned().collect();
         let there = Direction::ALL.map(|direction| {
             let groups = here.into_iter().flat_map(|here| &here.groups[direction as usize]);
-            groups.filter_map(|hash| Some((*hash, self.sets_of(direction, *hash)?))).collect()
+            groups.filter_map(|hash| Some((*hash, self.made_of(direction, *hash)?))).collect()
         });
         Foresight {
             number,
@@ -139,7 +139,7 @@ impl LocalGroups {
         }
     }
 
-    /// Whether just these policies of a namespace are over the bound on set members.
+    /// Whether just these policies of a namespace are over the bounds.
     pub(in crate::engine) fn are_over_bound(&self, namespace: &str, over: &BTreeSet<Arc<str>>) -> bool {
         match self.namespaces.get(namespace) {
             Some(here) => here.over_bound.keys().eq(over),
@@ -159,11 +159,14 @@ impl LocalGroups {
         self.prepared.iter_mut().for_each(BTreeMap::clear);
     }
 
-    /// The sets of a group that has its chains, if no policy of it was edited since.
-    fn sets_of(&self, direction: Direction, hash: Hash) -> Option<SetsOfGroup> {
+    /// What a group has that has its chains, if no policy of it was edited since.
+    fn made_of(&self, direction: Direction, hash: Hash) -> Option<GroupThere> {
         let leaves = self.groups[direction as usize].get(&hash)?.leaves.as_ref()?;
         let is_edited = self.edited[direction as usize].contains(&hash);
-        (!is_edited).then(|| leaves.each_ref().map(|(_, sets)| Arc::clone(sets)))
+        (!is_edited).then(|| GroupThere {
+            sets: leaves.each_ref().map(|chain| Arc::clone(&chain.sets)),
+            rules: leaves.iter().map(|chain| chain.admitting).sum(),
+        })
     }
 
     /// The classes of a namespace on this node, once these pods are there.

@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::cluster::Cluster;
 use crate::object::{Family, Objects};
 use crate::plan::{KernelState, Plan, Step};
-use crate::ruleset::layout::{self, MissingMatches, RulesetOptions, SelfMatch, SetMembers};
+use crate::ruleset::layout::{self, Bounds, MissingMatches, RulesetOptions, SelfMatch};
 use crate::ruleset::names::seed::Seed;
 use crate::ruleset::text;
 use crate::sample::{self, pod, policy};
@@ -141,7 +141,7 @@ fn rules_are_read_as_they_were_written() {
                     allow_tunnels,
                     log_denied,
                     anti_spoof,
-                    set_members: SetMembers::default(),
+                    bounds: Bounds::default(),
                     seed: is_keyed.then(|| Seed::from_bytes([1; 32])),
                 };
                 for node in ["n0", "n1"] {

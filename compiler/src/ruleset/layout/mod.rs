@@ -39,7 +39,7 @@ use crate::ruleset::node::{
     ChainName, FamilyRuleset, Match, Member, NodeRuleset, Rule, Set, SetField, SetKind, SetName, Target,
 };
 
-pub use crate::ruleset::options::{MissingMatches, RulesetOptions, SelfMatch, SetMembers};
+pub use crate::ruleset::options::{Bounds, MissingMatches, RulesetOptions, SelfMatch};
 pub(crate) use forward::forward;
 pub use group_chains::{GroupChain, group_chains, origins};
 

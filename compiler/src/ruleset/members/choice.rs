@@ -1,4 +1,4 @@
-//! The choice of the policies that are over the bound on set members.
+//! The choice of the policies that are over the bounds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::object::Family;
 use crate::policy::{Direction, Policy};
 use crate::ruleset::group_chain::Leaf;
 use crate::ruleset::node::SetName;
-use crate::ruleset::options::RulesetOptions;
+use crate::ruleset::options::{Need, RulesetOptions, WHOLE_SHARE};
 
 /// A group with endpoints on the node, and the sets that it needs.
 pub(crate) struct Demand<'a> {
@@ -21,9 +21,23 @@ pub(crate) struct Demand<'a> {
     pub(crate) policies: Vec<&'a Policy>,
     /// How its endpoints resolve named ports.
     pub(crate) resolution: &'a Resolution,
-    /// Its sets while the policies that were given as over the bound are, if these are made
-    /// already. [`Sizes::of_set`] has what they count.
-    pub(crate) sets: Option<Vec<&'a SetName>>,
+    /// What it has while the policies that were given as over the bound are, if that is made already.
+    pub(crate) made: Option<MadeChains<'a>>,
+}
+
+/// What the chains of a group have.
+pub(crate) struct MadeChains<'a> {
+    /// Their sets. [`Sizes::of_set`] has what these count.
+    pub(crate) sets: Vec<&'a SetName>,
+    /// How many of their rules admit something.
+    pub(crate) rules: u64,
+}
+
+/// The sets of a group, by their numbers, and how many of its rules admit something.
+#[derive(Debug, Clone, Default)]
+struct Chains {
+    sets: Vec<usize>,
+    rules: u64,
 }
 
 /// The policies of a namespace that are over the bound on a node, by name: some that are over it
@@ -38,7 +52,6 @@ pub(crate) fn choose_over_bound<'a>(
     options: &RulesetOptions,
     sizes: &mut dyn Sizes,
 ) -> BTreeSet<&'a str> {
-    let bound = options.set_members.0;
     let mut known = KnownSets::default();
     let mut sets_at_low = Vec::new();
     for group in groups {
@@ -47,13 +60,14 @@ pub(crate) fn choose_over_bound<'a>(
             None => known.make(group, &over, options, sizes),
         });
     }
-    let mut total_at_low = known.total(&sets_at_low);
-    if total_at_low <= bound {
+    let need = known.total(&sets_at_low);
+    if options.bounds.admit(need) {
         return over;
     }
-    let order = order(groups, &over, sizes);
-    // Without any policy that names peers there is no set.
-    let mut sets_at_high: Vec<Vec<usize>> = vec![Vec::new(); groups.len()];
+    let (bound, mut total_at_low) = (WHOLE_SHARE, options.bounds.share(need));
+    let order = order(groups, &over, options, sizes);
+    // Without any policy that admits something there is no set, and no rule that counts.
+    let mut sets_at_high = vec![Chains::default(); groups.len()];
     let mut total_at_high = 0;
     let (mut low, mut high) = (0, order.names.len());
     let mut tries = 0;
@@ -67,7 +81,7 @@ pub(crate) fn choose_over_bound<'a>(
             order.reach(low, high, excess, freed)
         };
         let out: BTreeSet<&str> = over.iter().chain(&order.names[..middle]).copied().collect();
-        let sets: Vec<Vec<usize>> = groups
+        let sets: Vec<Chains> = groups
             .iter()
             .zip(&order.places)
             .enumerate()
@@ -85,7 +99,7 @@ pub(crate) fn choose_over_bound<'a>(
                 }
             })
             .collect();
-        let total = known.total(&sets);
+        let total = options.bounds.share(known.total(&sets));
         if total > bound {
             (low, total_at_low, sets_at_low) = (middle, total, sets);
         } else {
@@ -105,10 +119,11 @@ struct KnownSets {
 
 impl KnownSets {
     /// The sets of a group, if they are made already.
-    fn made(&mut self, group: &Demand<'_>, sizes: &dyn Sizes) -> Option<Vec<usize>> {
-        let sets = group.sets.as_ref()?;
+    fn made(&mut self, group: &Demand<'_>, sizes: &dyn Sizes) -> Option<Chains> {
+        let MadeChains { sets, rules } = group.made.as_ref()?;
         let counts = sets.iter().map(|name| sizes.of_set(name)).collect::<Option<Vec<u64>>>()?;
-        Some(sets.iter().zip(counts).map(|(name, count)| self.number(name, || count)).collect())
+        let sets = sets.iter().zip(counts).map(|(name, count)| self.number(name, || count)).collect();
+        Some(Chains { sets, rules: *rules })
     }
 
     /// Makes the sets of a group while some policies are over the bound.
@@ -118,17 +133,19 @@ impl KnownSets {
         over: &BTreeSet<&str>,
         options: &RulesetOptions,
         sizes: &mut dyn Sizes,
-    ) -> Vec<usize> {
+    ) -> Chains {
         let policies = group.policies.iter().filter(|policy| !over.contains(policy.name.as_str()));
         let rules = policies.flat_map(|policy| policy.rules(group.direction).iter().map(move |rule| (*policy, rule)));
         let admission = Admission::new(rules, group.direction, group.resolution);
-        let mut numbers = Vec::new();
+        let mut chains = Chains::default();
         for family in Family::ALL {
-            for (name, definition) in &Leaf::sets_of(family, group.direction, options, &admission) {
-                numbers.push(self.number(name, || count(definition, family, sizes)));
+            let leaf = Leaf::without_rules(family, group.direction, options, &admission);
+            chains.rules = chains.rules.saturating_add(leaf.admitting);
+            for (name, definition) in &leaf.sets {
+                chains.sets.push(self.number(name, || count(definition, family, sizes)));
             }
         }
-        numbers
+        chains
     }
 
     fn number(&mut self, name: &SetName, count: impl FnOnce() -> u64) -> usize {
@@ -141,24 +158,25 @@ impl KnownSets {
         number
     }
 
-    /// What the sets of all groups count together, each once.
-    fn total(&self, sets: &[Vec<usize>]) -> u64 {
+    /// What all groups need together. A set counts once.
+    fn total(&self, chains: &[Chains]) -> Need {
         let mut is_counted = vec![false; self.counts.len()];
         let (mut members, mut distinct) = (0_u64, 0);
-        for number in sets.iter().flatten() {
+        for number in chains.iter().flat_map(|chains| &chains.sets) {
             if !std::mem::replace(&mut is_counted[*number], true) {
                 members = members.saturating_add(self.counts[*number]);
                 distinct += 1;
             }
         }
-        members.saturating_add(count_of_sets(distinct))
+        let rules = chains.iter().map(|chains| chains.rules).fold(0, u64::saturating_add);
+        Need { members: members.saturating_add(count_of_sets(distinct)), rules }
     }
 }
 
 /// Policies in the order in which they go over the bound.
 struct Order<'a> {
     names: Vec<&'a str>,
-    /// How many members each names together with those before it.
+    /// The share that each has of the bounds, together with those before it.
     sums: Vec<u64>,
     /// For each group, the places of its policies in this order, sorted.
     places: Vec<Vec<usize>>,
@@ -176,9 +194,14 @@ impl Order<'_> {
     }
 }
 
-/// Those policies of some groups that name peers and are not over the bound already: those
-/// that name most first, and of equal ones those with the last names.
-fn order<'a>(groups: &[Demand<'a>], over: &BTreeSet<&str>, sizes: &mut dyn Sizes) -> Order<'a> {
+/// Those policies of some groups that admit something and are not over the bound already: the largest
+/// first, and of equal ones those with the last names.
+fn order<'a>(
+    groups: &[Demand<'a>],
+    over: &BTreeSet<&str>,
+    options: &RulesetOptions,
+    sizes: &mut dyn Sizes,
+) -> Order<'a> {
     let mut directions = BTreeMap::<&str, (&Policy, BTreeSet<Direction>)>::new();
     for group in groups {
         for policy in group.policies.iter().filter(|policy| !over.contains(policy.name.as_str())) {
@@ -187,7 +210,7 @@ fn order<'a>(groups: &[Demand<'a>], over: &BTreeSet<&str>, sizes: &mut dyn Sizes
     }
     let size = |(name, (policy, directions)): (_, (&Policy, BTreeSet<Direction>))| {
         let all = directions.into_iter().map(|direction| size_of(policy, direction, sizes));
-        (all.fold(0, u64::saturating_add), name)
+        (options.bounds.share(all.fold(Need::default(), Need::plus)), name)
     };
     let mut by_size: Vec<(u64, &str)> = directions.into_iter().map(size).filter(|(size, _)| *size > 0).collect();
     by_size.sort_unstable_by(|a, b| b.cmp(a));

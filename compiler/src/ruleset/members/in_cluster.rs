@@ -1,4 +1,4 @@
-//! Which policies of a cluster are over the bound on set members, by node.
+//! Which policies of a cluster are over the bounds, by node.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +9,8 @@ use crate::cluster::group::{GroupId, Groups};
 use crate::cluster::over_bound::OverBound;
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::{Family, Pod};
-use crate::policy::{Direction, PodPeer, Policy};
-use crate::ruleset::options::RulesetOptions;
+use crate::policy::{Direction, Peers, PodPeer, PolicyRule, Ports};
+use crate::ruleset::options::{Need, RulesetOptions};
 
 /// In how many sets of a group and family a peer can be at most: for TCP by named ports, for
 /// tunnels, for the ports of each of three protocols, for everything, and for named ports.
@@ -107,21 +107,37 @@ fn add_over_bound(
     sizes: &mut InCluster<'_>,
     over: &mut OverBound,
 ) {
-    let size = |policy: &Policy, sizes: &mut InCluster<'_>| {
-        let all = Direction::ALL.map(|direction| size_of(policy, direction, sizes));
-        all.into_iter().fold(0, u64::saturating_add)
-    };
-    let (mut named, mut rules) = (0_u64, 0_u64);
+    let (mut named, mut rules, mut matches) = (0_u64, 0_u64, 0_u64);
     for (_, policy) in cluster.policies_in(namespace) {
-        named = named.saturating_add(size(policy, sizes));
-        rules += Direction::ALL.map(|direction| policy.rules(direction).len() as u64).iter().sum::<u64>();
+        for direction in Direction::ALL {
+            named = named.saturating_add(size_of(policy, direction, sizes).members);
+            rules += policy.rules(direction).len() as u64;
+            matches = matches.saturating_add(policy.rules(direction).iter().map(most_matches).sum());
+        }
     }
     // Each group has each peer in so many sets at most, and each pod is in a group for each direction.
     let most = |of_group: u64| of_group.saturating_mul(SETS_OF_PEER).saturating_mul(pods.len() as u64);
-    let sets = most(rules).saturating_mul(Family::ALL.len() as u64);
-    if most(named).saturating_add(count_of_sets(sets)) > options.set_members.0 {
+    let families = Family::ALL.len() as u64;
+    let sets = most(rules).saturating_mul(families);
+    let members = most(named).saturating_add(count_of_sets(sets));
+    // What everyone is admitted to may divide the ports of each peer.
+    let rules = most(matches.saturating_mul(matches)).saturating_mul(families);
+    if !options.bounds.admit(Need { members, rules }) {
         choose_in(cluster, namespace, pods, options, sizes, over);
     }
+}
+
+/// In how many ranges a rule has ports, once for each peer.
+fn most_matches(rule: &PolicyRule) -> u64 {
+    let peers = match &rule.peers {
+        Peers::Everyone => 1,
+        Peers::AnyOf(peers) => peers.len(),
+    };
+    let ports = match &rule.ports {
+        Ports::Everything => 1,
+        Ports::AnyOf(ports) => ports.len(),
+    };
+    u64::try_from(peers.saturating_mul(ports)).unwrap_or(u64::MAX).max(1)
 }
 
 /// The same where the bound may not suffice.
@@ -148,7 +164,7 @@ fn choose_in(
             let demand = |id: &GroupId| {
                 let key = &groups.get(*id).key;
                 let policies = key.policies.iter().map(|id| cluster.policy(*id)).collect();
-                Demand { direction: key.direction, policies, resolution: &key.resolution, sets: None }
+                Demand { direction: key.direction, policies, resolution: &key.resolution, made: None }
             };
             let here: Vec<Demand<'_>> = here.iter().map(demand).collect();
             let over = choose_over_bound(&here, BTreeSet::new(), options, sizes);

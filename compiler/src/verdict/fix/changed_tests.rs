@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cluster::PodId;
 use crate::cluster::group::Group;
-use crate::ruleset::layout::{RulesetOptions, SetMembers};
+use crate::ruleset::layout::{Bounds, RulesetOptions};
 use crate::ruleset::members;
 use crate::sample_services::objects_with_services;
 use crate::verdict::fix::added::Added;
@@ -29,7 +29,7 @@ proptest! {
         same_name in any::<bool>(),
         most in 1_u64..40,
     ) {
-        let options = RulesetOptions { set_members: SetMembers(most), ..RulesetOptions::default() };
+        let options = RulesetOptions { bounds: Bounds::of_members(most), ..RulesetOptions::default() };
         let bounded = |cluster: Cluster, namespace: Option<&str>| match namespace {
             Some(namespace) => members::bounded_in(cluster, namespace, &options),
             None => members::bounded(cluster, &options),

@@ -10,7 +10,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::{Family, NetworkPolicy, Objects, Pod, Protocol, Service};
 use npc_compiler::policy::finding;
-use npc_compiler::ruleset::layout::{self, SetMembers};
+use npc_compiler::ruleset::layout::{self, Bounds};
 use npc_compiler::ruleset::members;
 use npc_compiler::verdict::explain::{EndName, Flow, FlowExplanation, Port, QuestionEnd, Verdict, explain};
 use npc_compiler::verdict::fix::{Bounded, Change, Closing, Edit, Fix, FlowFix, NoFix, Opened, fixes};
@@ -358,7 +358,7 @@ fn services(objects: &Objects) -> Vec<Service> {
 fn check_fixes(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static str, usize>) -> Result<(), String> {
     // In some clusters policies are over the bound on set members.
     let options = layout::RulesetOptions {
-        set_members: SetMembers(if seed.is_multiple_of(4) { 6 } else { 1_000_000 }),
+        bounds: Bounds::of_members(if seed.is_multiple_of(4) { 6 } else { 1_000_000 }),
         ..layout::RulesetOptions::default()
     };
     let bounded = |cluster, namespace: Option<&str>| match namespace {

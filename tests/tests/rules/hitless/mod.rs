@@ -16,7 +16,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::{KernelState, Plan, Step};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::{self, RulesetOptions, SelfMatch, SetMembers};
+use npc_compiler::ruleset::layout::{self, Bounds, RulesetOptions, SelfMatch};
 use npc_compiler::ruleset::node::{ChainName, ChainRole, InterfaceName, Member, SetName, Target};
 use npc_tests::model::{Flight, Model, Packet, Question};
 use npc_tests::random;
@@ -184,7 +184,7 @@ fn policies_that_come_to_be_over_the_bound_on_set_members_or_within_it_are_trans
     random::runner(12, cases(150))
         .run(&(transition(), most(), most()), |((old, new), before, after)| {
             let ruleset = |objects: &Objects, most| {
-                ruleset_of(objects, &RulesetOptions { set_members: SetMembers(most), ..RulesetOptions::default() })
+                ruleset_of(objects, &RulesetOptions { bounds: Bounds::of_members(most), ..RulesetOptions::default() })
             };
             over.set(over.get() + u32::from(ruleset(&new, after) != ruleset(&new, u64::MAX)));
             watch(&ruleset(&old, before), &ruleset(&new, after), |family| packets(&old, &new, family))

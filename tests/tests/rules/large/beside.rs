@@ -3,7 +3,7 @@
 
 use npc_compiler::engine::{Engine, Event, Foreseen, Portion};
 use npc_compiler::object::{Labels, Namespace, Pod};
-use npc_compiler::ruleset::layout::{RulesetOptions, SetMembers};
+use npc_compiler::ruleset::layout::{Bounds, RulesetOptions};
 use serde_json::json;
 
 use super::examples::{came, engine, is_isolated, pod, policy, policy_for};
@@ -108,7 +108,7 @@ fn a_change_that_turns_out_to_be_small_does_not_wait_any_longer() {
 
 #[test]
 fn what_was_found_out_is_of_no_use_once_pods_of_others_bring_a_policy_over_the_bound() {
-    let options = RulesetOptions { set_members: SetMembers(20), ..RulesetOptions::default() };
+    let options = RulesetOptions { bounds: Bounds::of_members(20), ..RulesetOptions::default() };
     let everyone = json!([{"namespaceSelector": {}}]);
     let named =
         || ["large", "small"].map(|name| Event::Namespace(Namespace { name: name.to_owned(), labels: Labels::new() }));
@@ -139,8 +139,10 @@ fn what_was_found_out_is_of_no_use_once_pods_of_others_bring_a_policy_over_the_b
     engine.reconsider_bound();
     finish(&mut engine);
     // As one that knew all from the beginning.
-    let mut fresh =
-        Engine::new(crate::engine::NODE, RulesetOptions { set_members: SetMembers(20), ..RulesetOptions::default() });
+    let mut fresh = Engine::new(
+        crate::engine::NODE,
+        RulesetOptions { bounds: Bounds::of_members(20), ..RulesetOptions::default() },
+    );
     for event in [
         came(pod("large", 1, "db")),
         came(pod("small", 2, "db")),

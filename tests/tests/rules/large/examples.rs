@@ -7,7 +7,7 @@ use npc_compiler::engine::{Engine, Event, PodKey, Portion};
 use npc_compiler::object::{ContainerPort, Family, Namespace, Pod, Protocol};
 use npc_compiler::plan::{Plan, Step};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::{RulesetOptions, SetMembers};
+use npc_compiler::ruleset::layout::{Bounds, RulesetOptions};
 use npc_compiler::ruleset::node::{ChainRole, Rule, SetName};
 use serde_json::{Value, json};
 
@@ -212,7 +212,7 @@ fn a_new_pod_for_which_policies_in_force_have_many_rules_is_loaded_first() {
 
 #[test]
 fn a_large_change_beside_a_policy_that_is_over_the_bound_is_loaded_first() {
-    let options = RulesetOptions { set_members: SetMembers(20), ..RulesetOptions::default() };
+    let options = RulesetOptions { bounds: Bounds::of_members(20), ..RulesetOptions::default() };
     let mut engine = engine(options);
     // Policy a names more members than the namespace may have, and allows nothing.
     let blocks: Vec<_> = (0..64_u8).map(|n| json!({"ipBlock": {"cidr": format!("192.0.{}.0/25", 2 * n)}})).collect();
@@ -242,7 +242,7 @@ fn a_large_change_beside_a_policy_that_is_over_the_bound_is_loaded_first() {
 
 #[test]
 fn what_a_policy_over_the_bound_allows_is_loaded_before_it_is_given_back() {
-    let options = RulesetOptions { set_members: SetMembers(8), ..RulesetOptions::default() };
+    let options = RulesetOptions { bounds: Bounds::of_members(8), ..RulesetOptions::default() };
     let mut engine = engine(options);
     let everyone = json!([{"podSelector": {}}]);
     let others: Vec<Pod> = (10..20).map(|number| pod("large", number, "other")).collect();
