@@ -238,7 +238,7 @@ pub enum WarningFact {
         /// The Service's name.
         name: String,
     },
-    /// A node with isolated pods forwards nothing from or to this end, whatever policies say.
+    /// A node with isolated pods, or any host, forwards nothing from or to this end, whatever policies say.
     NotForwarded {
         /// The end.
         end: EndName,
