@@ -86,6 +86,7 @@ enum Format {
     Table,
     Wide,
     Json,
+    Yaml,
     Csv,
     Dot,
     Md,
@@ -112,11 +113,11 @@ impl Format {
                     _ => refuse(format!("a table of {sources} sources and {destinations} destinations is too large")),
                 }
             }
-            Self::Json | Self::Csv | Self::Dot if matrix.has_too_many_pairs() => {
+            Self::Json | Self::Yaml | Self::Csv | Self::Dot if matrix.has_too_many_pairs() => {
                 refuse(format!("more than {MOST_PAIRS} pairs of endpoints are too many for one list"))
             }
             // In a table, endpoints that no rule distinguishes share their lines.
-            Self::Table | Self::Json | Self::Csv | Self::Dot => Ok(()),
+            Self::Table | Self::Json | Self::Yaml | Self::Csv | Self::Dot => Ok(()),
         }
     }
 }
@@ -159,11 +160,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let of_rules = tunnels(&input, &groups).into_iter().chain(unforwarded);
     let warnings: Vec<Warning> = of_input.chain(of_rules).chain(of_services).chain(dead).collect();
     match args.output {
-        Format::Json => {
+        Format::Json | Format::Yaml => {
             let warnings = input.with_left_out(warnings.clone());
             let findings = input.findings_with(&warnings);
             let texts = warning::texts(&warnings);
-            output::json(&list::Json::new(&matrix, &view, &without_backends, &texts, findings))?;
+            let list = list::Json::new(&matrix, &view, &without_backends, &texts, findings);
+            if matches!(args.output, Format::Yaml) { output::yaml(&list)? } else { output::json(&list)? }
         }
         Format::Csv => csv::write(&matrix, &view, &mut output::raw())?,
         Format::Dot => view.dot(&mut output::raw())?,
