@@ -11,15 +11,13 @@ use std::net::IpAddr;
 
 use clap_complete::engine::ArgValueCompleter;
 use npc_agent::source::manifests::ObjectRef;
-use npc_compiler::algebra::cidr::Cidr;
 use npc_compiler::algebra::traffic::{TUNNEL_PORTS, TUNNELS};
-use npc_compiler::algebra::unforwarded;
 use npc_compiler::cluster::backend::HostPortAt;
 use npc_compiler::cluster::group::{GroupId, Groups};
 use npc_compiler::cluster::{Cluster, PolicyId};
-use npc_compiler::object::{Family, parse_address};
+use npc_compiler::object::parse_address;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{EndName, Port};
+use npc_compiler::verdict::explain::{EndName, NotForwarded, Port};
 use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::{self, Endpoint, MOST_PAIRS, Matrix};
 
@@ -88,6 +86,7 @@ enum Format {
     Table,
     Wide,
     Json,
+    Yaml,
     Csv,
     Dot,
     Md,
@@ -114,11 +113,11 @@ impl Format {
                     _ => refuse(format!("a table of {sources} sources and {destinations} destinations is too large")),
                 }
             }
-            Self::Json | Self::Csv | Self::Dot if matrix.has_too_many_pairs() => {
+            Self::Json | Self::Yaml | Self::Csv | Self::Dot if matrix.has_too_many_pairs() => {
                 refuse(format!("more than {MOST_PAIRS} pairs of endpoints are too many for one list"))
             }
             // In a table, endpoints that no rule distinguishes share their lines.
-            Self::Table | Self::Json | Self::Csv | Self::Dot => Ok(()),
+            Self::Table | Self::Json | Self::Yaml | Self::Csv | Self::Dot => Ok(()),
         }
     }
 }
@@ -157,15 +156,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let of_services = addresses.iter().filter_map(|address| where_it_leads(&input, *address));
     let dead = dead_block::warning(&input, policies_of(&matrix, &groups));
     let of_input = input.warnings.iter().cloned().chain(why_nowhere);
-    let unforwarded = addresses.iter().filter_map(|address| not_forwarded(cluster, &groups, *address));
+    let unforwarded = addresses.iter().filter_map(|address| not_forwarded(&groups, *address));
     let of_rules = tunnels(&input, &groups).into_iter().chain(unforwarded);
     let warnings: Vec<Warning> = of_input.chain(of_rules).chain(of_services).chain(dead).collect();
     match args.output {
-        Format::Json => {
+        Format::Json | Format::Yaml => {
             let warnings = input.with_left_out(warnings.clone());
             let findings = input.findings_with(&warnings);
             let texts = warning::texts(&warnings);
-            output::json(&list::Json::new(&matrix, &view, &without_backends, &texts, findings))?;
+            let list = list::Json::new(&matrix, &view, &without_backends, &texts, findings);
+            if matches!(args.output, Format::Yaml) { output::yaml(&list)? } else { output::json(&list)? }
         }
         Format::Csv => csv::write(&matrix, &view, &mut output::raw())?,
         Format::Dot => view.dot(&mut output::raw())?,
@@ -227,16 +227,12 @@ fn policies_of(matrix: &Matrix<'_>, groups: &Groups) -> BTreeSet<PolicyId> {
     policies.copied().collect()
 }
 
-/// That nodes forward nothing to an address of the matrix, or nothing from it.
-fn not_forwarded(cluster: &Cluster, groups: &Groups, address: IpAddr) -> Option<Warning> {
-    let isolates_any = || {
-        let is_isolated = |id| Direction::ALL.into_iter().any(|direction| groups.of(id, direction).is_some());
-        cluster.endpoints().any(|(id, _)| is_isolated(id))
-    };
-    let (family, block) = (Family::of(&address), Cidr::of_address(address));
-    let as_source = || unforwarded::of(unforwarded::sources(family), &block).map(|what| (true, what));
-    let what = unforwarded::of(unforwarded::destinations(family), &block).map(|what| (false, what));
-    let (is_source, what) = what.or_else(as_source).filter(|_| isolates_any())?;
+/// That nodes forward nothing to an address of the matrix, or nothing from it, or that it is each pod itself.
+fn not_forwarded(groups: &Groups, address: IpAddr) -> Option<Warning> {
+    if address.is_loopback() || address.is_unspecified() {
+        return Some(Warning::new(WarningCode::AddressLoopback, warnings::loopback(address)));
+    }
+    let NotForwarded { is_source, address: what } = NotForwarded::of_address(groups, address)?;
     let text = warnings::not_forwarded(&EndName::of_address(address), is_source, what);
     Some(Warning::new(WarningCode::AddressNotForwarded, text))
 }

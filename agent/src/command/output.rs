@@ -107,6 +107,13 @@ pub(super) fn json(value: &impl serde::Serialize) -> io::Result<()> {
     out.flush()
 }
 
+/// Writes the same document as YAML.
+pub(super) fn yaml(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut out = raw();
+    serde_saphyr::to_io_writer(&mut out, value)?;
+    Ok(out.flush()?)
+}
+
 /// Text in columns, two spaces apart; nothing after the last column.
 #[derive(Debug, Default)]
 pub(super) struct Columns {

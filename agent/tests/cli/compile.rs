@@ -173,3 +173,51 @@ fn a_node_that_the_input_does_not_name_is_an_error_with_the_nearest() {
         assert!(answer.err.contains(words), "{}", answer.err);
     }
 }
+
+#[test]
+fn a_pair_set_of_which_one_part_is_in_doubt_is_one_set_for_each_part() {
+    // A controller may give one-0 the label by which a policy closes it; two has no controller.
+    let text = "
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: one, namespace: ns}
+spec: {serviceName: one, selector: {matchLabels: {app: a}}, template: {metadata: {labels: {app: a}}, spec: {containers: [{name: c}]}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: two, namespace: ns, labels: {app: a}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {podIP: 10.0.0.2}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: open, namespace: ns}
+spec: {podSelector: {matchLabels: {app: a}}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: first, namespace: ns}
+spec: {podSelector: {matchLabels: {statefulset.kubernetes.io/pod-name: one-0}}, ingress: [{ports: [{port: 80}]}]}
+";
+    let json = Files::of(text).npc("compile", &["-o", "pairs-json"]).json();
+    let sets = json["pairSets"].as_array().unwrap();
+    let ingress = sets.iter().filter(|set| set["direction"] == "Ingress" && set["family"] == "IPv4");
+    let rows: Vec<(String, bool, String, bool)> = ingress
+        .map(|set| {
+            let has_outside = set["peers"]["prefixes"].as_array().is_some_and(|all| !all.is_empty());
+            let subjects = set["subjects"].to_string();
+            (set["verdict"].to_string(), set["certain"].as_bool().unwrap(), subjects, has_outside)
+        })
+        .collect();
+    let has = |verdict: &str, is_certain: bool, subject: &str, has_outside: bool| {
+        let row = (format!("{verdict:?}"), is_certain, format!("[{subject:?}]"), has_outside);
+        assert!(rows.contains(&row), "{row:?} in {rows:?}");
+    };
+    has("Allowed", true, "ns/two", true);
+    has("Denied", true, "ns/two", true);
+    // Only the address of one-0 is in doubt.
+    has("Denied", false, "ns/two", false);
+    // What the other policy admits besides is in doubt for one-0 alone.
+    has("Denied", false, "ns/one", true);
+    assert!(rows.iter().all(|(_, is_certain, subjects, _)| *is_certain || !subjects.contains(',')), "{rows:?}");
+}

@@ -156,7 +156,7 @@ denied[peer-other-namespace]: the rule's labels match, its namespace does not
 fn json_is_as_documented() {
     let answer = Files::of(SHOP).npc("explain", &["monitoring/prometheus", "shop/api:metrics", "-o", "json"]);
     let policy = |name| json!({"kind": "NetworkPolicy", "namespace": "shop", "name": name});
-    let end = |namespace, name| json!({"kind": "Deployment", "namespace": namespace, "name": name, "addresses": [], "hostNetwork": false});
+    let end = |namespace, name| json!({"kind": "Deployment", "namespace": namespace, "name": name, "addresses": [], "hostNetwork": false, "except": []});
     let conjunct = json!({
         "of": "peer", "path": "from[0]", "part": "namespace", "code": "peer-other-namespace", "result": "no",
         "want": "shop", "got": "monitoring",

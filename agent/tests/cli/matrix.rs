@@ -231,3 +231,13 @@ fn what_a_namespace_hides_of_an_endpoints_flows_is_said() {
         assert!(!answer.err.contains("hides"), "{words:?}: {}", answer.err);
     }
 }
+
+#[test]
+fn yaml_is_the_same_document_as_json() {
+    let files = Files::of(SHOP);
+    let yaml = files.npc("matrix", &["-o", "yaml"]);
+    assert_eq!(yaml.code, 0, "{}", yaml.err);
+    let read: serde_json::Value = serde_saphyr::from_str(&yaml.out).unwrap();
+    assert_eq!(read, files.npc("matrix", &["-o", "json"]).json());
+    assert!(yaml.out.contains("kind: ConnectivityMatrix\n"), "{}", yaml.out);
+}

@@ -44,6 +44,17 @@ pub fn may_be_own_node(cluster: &Cluster, from: End, to: End) -> bool {
     })
 }
 
+/// Whether one end is a pod and the other an address that its own node may give to itself, of which no object says
+/// that it does ([`Cluster::may_be_local`]).
+#[must_use]
+pub fn may_be_local(cluster: &Cluster, from: End, to: End) -> bool {
+    match (from, to) {
+        (End::Pod(_), End::Address(address) | End::Unread(address))
+        | (End::Address(address) | End::Unread(address), End::Pod(_)) => cluster.may_be_local(address),
+        _ => false,
+    }
+}
+
 /// What one direction's policies let pass from one end to another: for egress
 /// those of the source, for ingress those of the destination. Family `None` is
 /// that of ends without addresses, which no ipBlock can meet.

@@ -283,14 +283,15 @@ impl RuleOfGroup<'_> {
 }
 
 /// The addresses of a family whose traffic with an endpoint no policy judges:
-/// its own, and those of the node that it runs on. They come before every pair
-/// set.
+/// its own, and those of the node that it runs on, also of which only a hostNetwork
+/// pod says that it listens there. They come before every pair set.
 #[must_use]
 pub fn exempt(cluster: &Cluster, subject: PodId, family: Family) -> AddressSet {
     let nodes = cluster.pod(subject).node.iter().filter_map(|node| cluster.nodes().get(node)).flatten().copied();
     // Where a pod and a node claim one address, it is the pod's.
     let is_a_pods = |address: &IpAddr| !cluster.holders(*address, None).is_empty();
-    let nodes = nodes.filter(|address| Family::of(address) == family && !is_a_pods(address));
+    let listened = cluster.listened_at().filter(|address| cluster.is_own_node(subject, *address));
+    let nodes = nodes.chain(listened).filter(|address| Family::of(address) == family && !is_a_pods(address));
     let numbers = nodes.chain(cluster.address(subject, family)).map(cidr::number);
     RangeSet::from_ranges(numbers.map(|number| (number, number)))
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use npc_compiler::algebra::cidr::AddressSet;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::group::{Group, GroupId, Groups};
+use npc_compiler::cluster::new_address::NewAddress;
 use npc_compiler::cluster::{Cluster, PodId, PolicyId};
 use npc_compiler::object::Family;
 use npc_compiler::policy::{Direction, Peer, Peers};
@@ -60,18 +61,20 @@ impl Possible {
     }
 }
 
-/// Whether the input leaves open what selects some endpoint. Where it does not, nothing is in doubt.
+/// Whether the input leaves open what selects some endpoint, or which address it has. Where it does not, nothing is in
+/// doubt.
 pub(super) fn has_open_ends(cluster: &Cluster) -> bool {
-    let mut classes = cluster.endpoints().filter_map(|(pod, _)| cluster.class_of(pod));
-    classes.any(|class| cluster.is_open(class))
+    let is_open = |pod: PodId| cluster.class_of(pod).is_some_and(|class| cluster.is_open(class));
+    cluster.endpoints().any(|(pod, _)| cluster.is_bare(pod) || is_open(pod))
 }
 
-/// Whether the input says all that decides about a pair set.
-pub(super) fn is_certain(cluster: &Cluster, groups: &Groups, set: &PairSet, isolating: &BTreeSet<PolicyId>) -> bool {
-    let possible = |pod: &PodId| Possible::of(cluster, groups, *pod, set.direction);
-    let subjects: BTreeSet<Possible> = set.subjects.iter().map(possible).collect();
-    let is_known = |part: &Part| part.said != Said::Unknown;
-    subjects.iter().all(|possible| parts(cluster, groups, set, possible, isolating).iter().all(is_known))
+/// The subjects of a pair set, by what may isolate them beside the policies that do.
+pub(super) fn by_possible(cluster: &Cluster, groups: &Groups, set: &PairSet) -> BTreeMap<Possible, Vec<PodId>> {
+    let mut subjects = BTreeMap::<Possible, Vec<PodId>>::new();
+    for pod in &set.subjects {
+        subjects.entry(Possible::of(cluster, groups, *pod, set.direction)).or_default().push(*pod);
+    }
+    subjects
 }
 
 /// The parts of a pair set. `possible`: what may isolate its subjects beside the policies that do.
@@ -178,7 +181,7 @@ fn zones(groups: &Groups, set: &PairSet, possible: &Possible) -> Vec<(AddressSet
 }
 
 /// What rules may admit to or from pods, and which rules, where the input does not say whether the rules mean these
-/// pods.
+/// pods, because of their labels or because they have no address yet.
 fn perhaps_admitted(
     cluster: &Cluster,
     set: &PairSet,
@@ -186,23 +189,37 @@ fn perhaps_admitted(
 ) -> BTreeMap<PodId, (Traffic, BTreeSet<String>)> {
     let mut all = BTreeMap::<PodId, (Traffic, BTreeSet<String>)>::new();
     let subject = set.subjects.first().map(|pod| cluster.pod(*pod));
+    let bare: Vec<PodId> = set.peers.pods.iter().copied().filter(|pod| cluster.is_bare(*pod)).collect();
     for id in isolating {
         for rule in cluster.policy(*id).rules(set.direction) {
             let Peers::AnyOf(peers) = &rule.peers else { continue };
-            let peers = peers.iter().filter_map(|peer| if let Peer::Pods(peer) = peer { Some(peer) } else { None });
-            for class in peers.flat_map(|peer| cluster.possibly_selected(peer)) {
-                for pod in &cluster.class(class).endpoints {
-                    let destination = match set.direction {
-                        Direction::Ingress => subject,
-                        Direction::Egress => Some(cluster.pod(*pod)),
-                    };
-                    let traffic = rule.traffic_to(destination.map_or(&[][..], |pod| pod.ports.as_slice()));
-                    let (admitted, rules) = all.entry(*pod).or_insert_with(|| (Traffic::none(), BTreeSet::new()));
-                    *admitted = admitted.union(&traffic);
-                    rules.insert(format!("{} {}", policy_name(cluster, *id), rule.path));
-                }
+            let meant = peers.iter().flat_map(|peer| perhaps_meant(cluster, peer, &bare, set.family));
+            for pod in meant {
+                let destination = match set.direction {
+                    Direction::Ingress => subject,
+                    Direction::Egress => Some(cluster.pod(pod)),
+                };
+                let traffic = rule.traffic_to(destination.map_or(&[][..], |pod| pod.ports.as_slice()));
+                let (admitted, rules) = all.entry(pod).or_insert_with(|| (Traffic::none(), BTreeSet::new()));
+                *admitted = admitted.union(&traffic);
+                rules.insert(format!("{} {}", policy_name(cluster, *id), rule.path));
             }
         }
     }
     all
+}
+
+/// The pods that a peer may mean, as far as the input says; those without an address are `bare`.
+fn perhaps_meant(cluster: &Cluster, peer: &Peer, bare: &[PodId], family: Family) -> Vec<PodId> {
+    match peer {
+        Peer::Pods(peer) => {
+            let classes = cluster.possibly_selected(peer).into_iter();
+            classes.flat_map(|class| &cluster.class(class).endpoints).copied().collect()
+        }
+        Peer::Block(written) if written.block.family == family && cluster.assigns_family(family) => {
+            let is_meant = cluster.may_hold_a_new_address(&written.block, NewAddress::OfPod);
+            if is_meant { bare.to_vec() } else { Vec::new() }
+        }
+        Peer::Block(_) | Peer::Nothing => Vec::new(),
+    }
 }

@@ -16,7 +16,7 @@ use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::pairs::{Because, PairSet, PairSetVerdict, Region};
 use serde_json::{Map, Value, json};
 
-use super::doubt::{Part, Possible, Said, has_open_ends, is_certain, parts};
+use super::doubt::{Part, Possible, Said, by_possible, has_open_ends, parts};
 use crate::command::absent_peers::{self, Elsewhere, elsewhere};
 use crate::command::input::Input;
 use crate::command::output::{BAD, Columns, DOUBT, FAINT, GOOD, width};
@@ -30,11 +30,7 @@ const LISTED: usize = 8;
 pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &mut impl Write) -> io::Result<()> {
     let mut blocks = BTreeMap::<(Direction, Vec<PodId>), Block<'_>>::new();
     for set in sets {
-        let mut subjects = BTreeMap::<Possible, Vec<PodId>>::new();
-        for pod in &set.subjects {
-            subjects.entry(Possible::of(cluster, groups, *pod, set.direction)).or_default().push(*pod);
-        }
-        for (possible, subjects) in subjects {
+        for (possible, subjects) in by_possible(cluster, groups, set) {
             let block = blocks.entry((set.direction, subjects)).or_default();
             block.families[set.family as usize].push(set);
             block.possible = possible;
@@ -203,12 +199,35 @@ fn names(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
 }
 
 /// The pair sets as JSON. A region's prefixes mean addresses that belong to no
-/// endpoint.
+/// endpoint. A set of which a part is in doubt is one set for each part.
 pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet], is_shown: impl Fn(PodId) -> bool) -> Value {
     let warnings = input.with_passed_over(input.warnings.clone());
     let (cluster, findings) = (&input.cluster, input.findings_with(&warnings));
     let has_open_ends = has_open_ends(cluster);
-    let one = |set: &PairSet| {
+    let split = |set: &PairSet| {
+        let isolating = isolating(cluster, groups, &set.subjects, set.direction, Some(set.family));
+        let mut by_peers = Vec::new();
+        for (possible, subjects) in by_possible(cluster, groups, set) {
+            let parts = parts(cluster, groups, set, &possible, &isolating);
+            // What is said for certain of all of it stays one set.
+            let is_one = parts.iter().all(|part| part.said != Said::Unknown);
+            let whole = Part {
+                said: Said::Allowed,
+                traffic: set.traffic.clone(),
+                peers: set.peers.clone(),
+                rules: BTreeSet::new(),
+            };
+            let parts = if is_one { vec![whole] } else { parts };
+            for Part { said, traffic, peers, .. } in parts {
+                by_peers.push((
+                    said != Said::Unknown,
+                    PairSet { subjects: subjects.clone(), traffic, peers, ..set.clone() },
+                ));
+            }
+        }
+        by_peers
+    };
+    let one = |(is_certain, set): (bool, &PairSet)| {
         let because: Vec<Value> = (set.because.iter())
             .map(|Because { policy, rule }| {
                 let policy = cluster.policy(*policy);
@@ -218,21 +237,27 @@ pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet], is_shown: i
                 })
             })
             .collect();
-        let isolating = || isolating(cluster, groups, &set.subjects, set.direction, Some(set.family));
         let prefixes: Vec<String> =
             cidr::prefixes(set.family, &set.peers.outside).iter().map(ToString::to_string).collect();
         json!({
             "direction": set.direction.as_str(),
             "family": set.family,
             "verdict": if set.verdict == PairSetVerdict::Allowed { "Allowed" } else { "Denied" },
-            "certain": !has_open_ends || is_certain(cluster, groups, set, &isolating()),
+            "certain": is_certain,
             "subjects": names(cluster, &set.subjects),
             "peers": {"pods": names(cluster, &set.peers.pods), "prefixes": prefixes},
             "traffic": traffic_json(&set.traffic),
             "because": because,
         })
     };
-    let sets: Vec<Value> = sets.iter().map(one).collect();
+    let of_set = |set: &PairSet| -> Vec<Value> {
+        if has_open_ends {
+            split(set).iter().map(|(is_certain, set)| one((*is_certain, set))).collect()
+        } else {
+            vec![one((true, set))]
+        }
+    };
+    let sets: Vec<Value> = sets.iter().flat_map(of_set).collect();
     let elsewhere = elsewhere_json(cluster, groups, is_shown);
     let mut whole = json!({"apiVersion": API_VERSION, "kind": "PairSets", "pairSets": sets, "elsewhere": elsewhere});
     if !findings.is_empty() {

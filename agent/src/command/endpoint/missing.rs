@@ -11,7 +11,7 @@ use npc_compiler::verdict::explain::QuestionEnd;
 use super::named_target::NamedTarget;
 use super::operated::operated;
 use super::short_kind;
-use crate::command::input::{Input, unread_words};
+use crate::command::input::{Input, Source, unread_words};
 use crate::command::words::{count_field, policies_and_pods, shorten};
 use crate::command::{Exit, Stop};
 
@@ -47,6 +47,12 @@ pub(super) fn missing(
             "{namespace}/{own}/{name} has no pods of its own to ask about; ask about {namespace}/{owners}/{}",
             owner.name
         ));
+    }
+    if (kind, namespace, name) == (Some("Service"), "default", "kubernetes") && input.source == Source::Files {
+        let message = "service default/kubernetes is in every cluster, and not in the input, so where it leads is not \
+                       known; kubectl get -n default services,endpointslices -o yaml prints it, or ask about the \
+                       addresses of the API server";
+        return Stop::new(Exit::Unknown, message);
     }
     let is_scoped = !matches!(kind, Some("Node" | "Namespace"));
     if kind == Some("Namespace") && input.cluster.namespace(name).is_some() {
@@ -105,8 +111,13 @@ pub(super) fn missing(
         format!("; did you mean: {}", names.join(", "))
     } else if !unread.is_empty() || is_unknown {
         String::new()
-    } else if input.cluster.endpoints().next().is_none() {
+    } else if is_scoped && input.cluster.endpoints().next().is_none() {
         format!("; the input has {}", policies_and_pods(&input.cluster))
+    } else if !is_nowhere {
+        let here = all.iter().filter(|of| of.is_a(kind) && (!is_scoped || of.is_in(namespace)));
+        let here: BTreeSet<String> = here.map(NamedTarget::shown).collect();
+        let names: Vec<String> = here.into_iter().collect();
+        if names.is_empty() { String::new() } else { format!("; the input has {}", shorten(&names, SUGGESTED, ", ")) }
     } else {
         String::new()
     };

@@ -295,8 +295,18 @@ fn words(error: &(dyn std::error::Error + 'static)) -> String {
     text.replace("'\"", "'").replace("\"'", "'")
 }
 
+/// The reason that kube gives an error whose body is no Status; the message is the body.
+const NO_STATUS: &str = "Failed to parse error data";
+
 /// What the API server answered: its sentence, then the code and the reason.
 fn words_of(status: &Status) -> String {
+    if status.reason == NO_STATUS {
+        let (text, code) = (status.message.lines().next().unwrap_or_default().trim(), status.code);
+        if text.is_empty() || text.starts_with('<') {
+            return format!("the answer is {code} and no Kubernetes object, so a proxy between may have sent it");
+        }
+        return format!("{text} ({code})");
+    }
     let code = format!("{} {}", status.code, status.reason);
     match status.message.as_str() {
         "" => code.trim_end().to_owned(),
@@ -318,6 +328,14 @@ mod tests {
             (Box::new(kube::Error::Service(Box::new(kube::Error::Api(status())))), forbidden),
             (Box::new(refused()), "Connection refused"),
             (Box::new(kube::Error::Api(Status::failure("", "").with_code(502).boxed())), "502"),
+            (
+                Box::new(kube::Error::Api(Status::failure("<html>\nBad", NO_STATUS).with_code(502).boxed())),
+                "the answer is 502 and no Kubernetes object, so a proxy between may have sent it",
+            ),
+            (
+                Box::new(kube::Error::Api(Status::failure("page not found\n", NO_STATUS).with_code(404).boxed())),
+                "page not found (404)",
+            ),
         ] {
             assert_eq!(words(error.as_ref()), expected);
         }

@@ -53,11 +53,11 @@ pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: 
             }
             reader.parsed.text = text;
         }
-        Err(NotText { span, message, names_types }) => {
+        Err(NotText { span, message, remedy, names_types }) => {
             if !names_types {
                 reader.faults.push((reader.parsed.problems.len(), DocumentFault::NoObject));
             }
-            reader.problem(ProblemCode::DocumentUnreadable, span, None, "", message, "save the file as UTF-8");
+            reader.problem(ProblemCode::DocumentUnreadable, span, None, "", message, remedy);
         }
     }
     reader.finish()

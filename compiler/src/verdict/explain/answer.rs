@@ -239,7 +239,7 @@ pub enum WarningFact {
         /// The Service's name.
         name: String,
     },
-    /// A node with isolated pods forwards nothing from or to this end. Policies cannot change that.
+    /// A node with isolated pods, or any host, forwards nothing from or to this end. Policies cannot change that.
     NotForwarded {
         /// The end.
         end: EndName,

@@ -20,7 +20,7 @@ use crate::cluster::{Cluster, PodId};
 use crate::object::Family;
 use crate::policy::{Block, Direction};
 use crate::verdict::explain::{OnNodes, Pair, Party, Question};
-use crate::verdict::flow::{End, exemption, may_be_own_node};
+use crate::verdict::flow::{End, exemption, may_be_local, may_be_own_node};
 use crate::verdict::matrix::Matrix;
 use crate::verdict::matrix::judge::{BoundIds, TrafficTable};
 use crate::verdict::matrix::lazy::LazyMatrix;
@@ -177,7 +177,8 @@ impl KindPair<'_> {
         let has_address = self.from.is_address || self.to.is_address;
         match (self.matrix.ends(from).next(), self.matrix.ends(to).next()) {
             (Some(from), Some(to)) if has_address => {
-                (exemption(self.cluster, from, to).is_some(), may_be_own_node(self.cluster, from, to))
+                let may_be = may_be_own_node(self.cluster, from, to) || may_be_local(self.cluster, from, to);
+                (exemption(self.cluster, from, to).is_some(), may_be)
             }
             _ => (from == to, false),
         }

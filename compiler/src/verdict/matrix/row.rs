@@ -13,7 +13,7 @@ use super::endpoint_id::EndpointId;
 use super::judge::{BoundIds, JudgeKinds, KindId, Kinds, Roles, TrafficId, TrafficTable};
 use crate::cluster::{Cluster, PodId};
 use crate::object::{Family, Pod};
-use crate::verdict::flow::{End, Exemption, exemption, may_be_own_node};
+use crate::verdict::flow::{End, Exemption, exemption, may_be_local, may_be_own_node};
 
 /// An endpoint before anything is asked about it: its ends, and what it is.
 #[derive(Debug)]
@@ -398,6 +398,7 @@ fn by_ends(cluster: &Cluster, judge: &impl JudgeKinds, known: &mut TrafficTable,
                 continue;
             }
             let may_be_own_node = may_be_own_node(cluster, a.end, b.end);
+            let may_be_local = may_be_local(cluster, a.end, b.end);
             for family in 0..2 {
                 let without_address = |end_kinds: &EndKinds| end_kinds.without_address.map(|kinds| kinds[family]);
                 let Some((x, y)) = a.kinds[family].or(without_address(a)).zip(b.kinds[family].or(without_address(b)))
@@ -417,7 +418,7 @@ fn by_ends(cluster: &Cluster, judge: &impl JudgeKinds, known: &mut TrafficTable,
                 if may_be_own_node && (is_on_every_node(cluster, a.end) || is_on_every_node(cluster, b.end)) {
                     // One of its pods is on this node, and the others are not.
                     sums[family].add(known, EVERYTHING);
-                } else if may_be_own_node {
+                } else if may_be_own_node || may_be_local {
                     pair.most = TrafficId::ALL;
                 }
                 sums[family].add(known, pair);

@@ -266,6 +266,8 @@ impl About<'_> {
             {
                 let stopped = if side.admits_others {
                     ": the policies of the other ends stop what rules of this one admit"
+                } else if side.pods > 0 {
+                    " but what a pod exchanges with itself and its own node"
                 } else {
                     ""
                 };

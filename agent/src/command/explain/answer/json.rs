@@ -7,8 +7,8 @@ use npc_compiler::API_VERSION;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::{Family, TargetPort};
 use npc_compiler::verdict::explain::{
-    Candidate, Conjunct, Decision, Discrepancy, EndName, Flow, Mark, MisleadingPolicy, Of, Pairs, Part, ReasonCode,
-    SeparateItems, Verdict, Via, Way,
+    Candidate, Conjunct, Decision, Discrepancy, EndName, Flow, FlowExplanation, Mark, MisleadingPolicy, Of, Pairs,
+    Part, ReasonCode, SeparateItems, Verdict, Via, Way,
 };
 use serde::Serialize;
 
@@ -88,6 +88,7 @@ struct EndJson<'a> {
     name: &'a str,
     addresses: &'a [IpAddr],
     host_network: bool,
+    except: Vec<IpAddr>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -234,13 +235,13 @@ impl<'a> Answer<'a> {
             kind: "FlowExplanation",
             query,
             verdict: explanation.verdict(),
-            flows: explanation.flows.iter().flat_map(|flow| flows(context, flow)).collect(),
+            flows: explanation.flows.iter().flat_map(|flow| flows(context, explanation, flow)).collect(),
             fixes: fixes.json(),
             unfixed: fixes.unfixed(),
             warnings: warning::texts(&warnings),
             unknowns: warnings::unknowns(&explanation.missing()),
             findings: context.input.findings_with(&warnings),
-            ends: explanation.ends.iter().map(end).collect(),
+            ends: explanation.ends.iter().map(|name| end(name, Vec::new())).collect(),
         }
     }
 
@@ -268,7 +269,8 @@ impl<'a> Answer<'a> {
 }
 
 /// One entry for each protocol, or one for everything.
-fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
+fn flows<'a>(context: &Context<'_>, explanation: &FlowExplanation, flow: &'a Flow) -> Vec<FlowJson<'a>> {
+    let [except_from, except_to] = explanation.apart(flow);
     let sides: Vec<Option<Side>> = match (&flow.decisions, flow.broken) {
         (Some([egress, ingress]), _) => {
             vec![Some(side(context, egress, &flow.to)), Some(side(context, ingress, &flow.from))]
@@ -287,8 +289,8 @@ fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
         }
     };
     let one = |protocol, ports| FlowJson {
-        from: end(&flow.from),
-        to: end(&flow.to),
+        from: end(&flow.from, except_from.clone()),
+        to: end(&flow.to, except_to.clone()),
         via: flow.via.as_ref().map(|of| via(context, of)),
         way: flow.way.as_ref().map(|way| match way {
             Way::OwnNode => "own-node",
@@ -324,13 +326,14 @@ fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
     by_protocol(&flow.traffic).into_iter().map(|(protocol, ports)| one(protocol, ports)).collect()
 }
 
-fn end(name: &EndName) -> EndJson<'_> {
+fn end(name: &EndName, except: Vec<IpAddr>) -> EndJson<'_> {
     EndJson {
         kind: &name.kind,
         namespace: name.namespace.as_deref(),
         name: &name.name,
         addresses: &name.addresses,
         host_network: name.host_network,
+        except,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::net::IpAddr;
 
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::TargetPort;
@@ -30,6 +31,9 @@ const RULES: usize = 6;
 /// At most this many policies are named in one line.
 const POLICIES: usize = 6;
 
+/// At most this many addresses are named that another flow is about.
+const APART: usize = 3;
+
 /// At most this many nodes are named.
 const NODES: usize = 3;
 
@@ -38,7 +42,7 @@ pub(in crate::command::explain) fn write(said: &Said<'_>, out: &mut impl Write) 
     let Said { context, from, to, explanation, fixes } = *said;
     let shown = merged(explanation);
     if let [(place, flow, families)] = shown.as_slice() {
-        heading(context, out, flow, families)?;
+        heading(said, out, flow, families)?;
         writeln!(out)?;
         body(context, flow, fixes.of_flow(*place), out)?;
     } else {
@@ -93,7 +97,7 @@ fn blocks<'s>(said: &Said<'_>, shown: &'s [(usize, Cow<'s, Flow>, String)]) -> i
     let (mut blocks, mut left_out): (Vec<Block<'s>>, usize) = (Vec::new(), 0);
     for (place, flow, families) in shown {
         let mut line = Vec::new();
-        heading(context, &mut line, flow, families)?;
+        heading(said, &mut line, flow, families)?;
         let heading = String::from_utf8_lossy(&line).into_owned();
         let (mut alike, mut text) = (None, None);
         for (i, block) in blocks.iter_mut().enumerate().filter(|(_, block)| block.heading == heading) {
@@ -162,8 +166,9 @@ fn word(verdict: Verdict) -> String {
 }
 
 /// The verdict, the ends and the traffic.
-fn heading(context: &Context<'_>, out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> {
-    let [more_from, more_to] = more(flow);
+fn heading(said: &Said<'_>, out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> {
+    let Said { context, explanation, .. } = *said;
+    let [more_from, more_to] = more(explanation, flow);
     write!(out, "{}  {}{more_from} -> ", word(flow.verdict), shown(&flow.from))?;
     if let Some(via) = &flow.via {
         write!(out, "{}", service_name(via))?;
@@ -214,9 +219,17 @@ fn is_of_client(context: &Context<'_>, flow: &Flow, nodes: &[String]) -> bool {
     own.is_some_and(|own| nodes == std::slice::from_ref(own))
 }
 
-/// How many other sources and destinations a flow stands for.
-fn more(flow: &Flow) -> [String; 2] {
-    let Some(alike) = &flow.alike else { return [const { String::new() }; 2] };
+/// How many other sources and destinations a flow stands for, or which addresses of prefixes it leaves out.
+fn more(explanation: &FlowExplanation, flow: &Flow) -> [String; 2] {
+    let Some(alike) = &flow.alike else {
+        return explanation.apart(flow).map(|addresses| match addresses.as_slice() {
+            [] => String::new(),
+            _ => format!(
+                " except {}",
+                shorten(&addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>(), APART, ", ")
+            ),
+        });
+    };
     let [from, to] = [&alike.from, &alike.to].map(|of| match of.count() {
         0 | 1 => String::new(),
         count => format!(" and {} more", count - 1),

@@ -4,6 +4,7 @@ mod ineffective;
 mod unresolved_names;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use npc_agent::source::manifests::ObjectRef;
 use npc_compiler::algebra::unforwarded::Unforwarded;
@@ -165,7 +166,7 @@ fn text(cluster: &Cluster, fact: &WarningFact) -> String {
             "service {namespace}/{name} has no node port, no load balancer and no external address, so nothing leads to it \
              from outside the cluster; this is what policies say of such a client"
         ),
-        WarningFact::Loopback(address) => format!("{address} is the pod itself: what it sends there never leaves it"),
+        WarningFact::Loopback(address) => loopback(*address),
         WarningFact::HostPort { port, pods } => format!(
             "hostPort {port} of {}: the node translates it before policies judge, and this is what policies say of the \
              client's own address; rules of the node itself are not judged, and if the network replaces the client's address \
@@ -225,16 +226,26 @@ fn text(cluster: &Cluster, fact: &WarningFact) -> String {
     }
 }
 
-/// That a node forwards nothing from or to an end, and why.
+/// That an address is each pod itself.
+pub(in crate::command) fn loopback(address: IpAddr) -> String {
+    format!("{address} is the pod itself: what it sends there never leaves it")
+}
+
+/// That hosts, or nodes with isolated pods, forward nothing from or to an end, and why.
 pub(in crate::command) fn not_forwarded(end: &EndName, is_source: bool, address: Unforwarded) -> String {
     let what = match address {
         Unforwarded::Unspecified => "no host's address",
         Unforwarded::LinkLocal => "link-local",
         Unforwarded::Multicast => "multicast",
         Unforwarded::Broadcast => "a broadcast address",
+        Unforwarded::Loopback => "loopback",
+        Unforwarded::ThisNetwork => "no address of another host",
     };
-    let way = if is_source { "from" } else { "to" };
-    format!("{} is {what}: a node with isolated pods forwards nothing {way} it, whatever policies allow", shown(end))
+    let (way, end) = (if is_source { "from" } else { "to" }, shown(end));
+    if address.is_dropped_by_hosts(is_source) {
+        return format!("{end} is {what}: every host drops what another one sends {way} it, whatever policies allow");
+    }
+    format!("{end} is {what}: a node with isolated pods forwards nothing {way} it, whatever policies allow")
 }
 
 /// That a Service lacks the port that was asked for, and its ports.
@@ -251,7 +262,7 @@ fn no_such_port(namespace: &str, name: &str, ports: &[(Protocol, u16)]) -> Strin
 }
 
 /// Which pods list an address, and which of them has it as seen from where.
-fn contested(cluster: &Cluster, address: std::net::IpAddr) -> String {
+fn contested(cluster: &Cluster, address: IpAddr) -> String {
     let Some(contest) = cluster.contest(address) else { return format!("several pods list {address}") };
     let name = |id: &PodId| {
         let pod = cluster.pod(*id);
@@ -382,10 +393,13 @@ pub(in crate::command::explain) fn unknowns(missing: &[Missing]) -> Vec<String> 
                 "where the load balancer {address} of service {namespace}/{name} sends it, and from which address: nodes do \
                  not take what goes to it (ipMode Proxy); ask about {namespace}/svc/{name}"
             ),
-            MissingFact::LocalAddress(address, listeners) if listeners.is_empty() => format!(
-                "whether {address} is an address of the node that {subject} runs on, as that of a DNS cache on each node is \
-                 (NodeLocal DNSCache): a pod and its own node are always allowed"
-            ),
+            MissingFact::LocalAddress(address, listeners) if listeners.is_empty() => {
+                let address = if is_part { format!("an address of {other}") } else { address.to_string() };
+                format!(
+                    "whether {address} is one of the node that {subject} runs on, as that of a DNS cache on each node is \
+                     (NodeLocal DNSCache): a pod and its own node are always allowed"
+                )
+            }
             MissingFact::LocalAddress(address, listeners) => format!(
                 "whether {} listens at {address} on the node that {subject} runs on, as its arguments say: a pod and its own \
                  node are always allowed",

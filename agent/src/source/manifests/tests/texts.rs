@@ -92,6 +92,18 @@ fn bytes_that_are_not_utf8_are_reported_with_their_place() {
 }
 
 #[test]
+fn bytes_of_gzip_and_of_utf16_are_told_apart() {
+    let told = |bytes: &[u8]| {
+        let parsed = parse(&"f.yaml".into(), bytes.to_vec(), "default");
+        parsed.problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told(b"\x1f\x8b\x08\0"), ["f.yaml:1:1: error: compressed by gzip; gunzip -c FILE | npc … -f -"]);
+    let utf16: Vec<u8> = "kind: Pod\n".bytes().flat_map(|byte| [byte, 0]).collect();
+    let expected = "f.yaml:1:2: error: not UTF-8 text: a null byte, as UTF-16 has them; save the file as UTF-8";
+    assert_eq!(told(&utf16), [expected]);
+}
+
+#[test]
 fn a_broken_document_does_not_hide_the_others() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\nb: [\n---\n\
                 apiVersion: v1\nkind: Pod\nmetadata: {name: c}\n---\nd: d: d\n";

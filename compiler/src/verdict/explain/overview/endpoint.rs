@@ -14,8 +14,9 @@ use crate::object::{Family, Pod};
 use crate::policy::{Direction, PodPeer};
 use crate::verdict::explain::answer::{Unanswerable, WarningFact};
 use crate::verdict::explain::decision::misleading::MisleadingPolicy;
-use crate::verdict::explain::question::name::QuestionEnd;
+use crate::verdict::explain::question::name::{EndName, QuestionEnd};
 use crate::verdict::explain::question::party::Party;
+use crate::verdict::explain::walk::NotForwarded;
 use crate::verdict::explain::walk::ends::Finder;
 use crate::verdict::flow::End;
 use crate::verdict::matrix::{By, EndpointId, Matrix, MatrixFilter, MatrixOptions};
@@ -266,10 +267,20 @@ fn of_ends(cluster: &Cluster, groups: &Groups, pods: &[PodId], addresses: &[IpAd
     let unread = classes.into_iter().flat_map(|class| cluster.unread_policies_of(cluster.class(class)));
     let unread: BTreeSet<&WhyUnread> = unread.collect();
     let unread_policies = unread.into_iter().cloned().collect();
-    let (sides, warnings) = (Direction::ALL.map(side), ends.contested(&ends.pods(pods)));
+    let (sides, mut warnings) = (Direction::ALL.map(side), ends.contested(&ends.pods(pods)));
+    warnings.extend(addresses.iter().filter_map(|address| not_forwarded(groups, *address)));
     let namespaces: BTreeSet<&str> = pods.iter().map(|pod| cluster.pod(*pod).namespace.as_str()).collect();
     let namespaces = namespaces.into_iter().map(str::to_owned).collect();
     EndpointExplanation { unread_policies, namespaces, sides, warnings, misleading: Vec::new() }
+}
+
+/// That hosts forward nothing to an address, or nothing from it, or that it is each pod itself.
+fn not_forwarded(groups: &Groups, address: IpAddr) -> Option<WarningFact> {
+    if address.is_loopback() || address.is_unspecified() {
+        return Some(WarningFact::Loopback(address));
+    }
+    let NotForwarded { is_source, address: what } = NotForwarded::of_address(groups, address)?;
+    Some(WarningFact::NotForwarded { end: EndName::of_address(address), is_source, address: what })
 }
 
 /// Whether rules of these policies admit pods that are not the endpoint's own.
@@ -315,10 +326,15 @@ fn peers(cluster: &Cluster, matrix: &Matrix<'_>, direction: Direction) -> [Peers
         let workload = workload_id(cluster, matrix, other);
         for own in own.iter().filter(|own| **own != other || matrix.has_replicas(other)) {
             let (from, to) = if direction == Direction::Ingress { (other, *own) } else { (*own, other) };
-            let with = by_workload.entry(workload.clone()).or_default();
             let has = |row, family| matrix.ends(row).any(|end| end.address(cluster, family).is_some());
             // In each family that both have, and where an end has no address yet.
             let mut with_all = Family::ALL.map(|of| (has(from, of) && has(to, of)).then(Traffic::none));
+            let has_address = |row| Family::ALL.into_iter().any(|family| has(row, family));
+            if with_all.iter().all(Option::is_none) && has_address(from) && has_address(to) {
+                // Two addresses of other families, as a node of both families has them, do not differ.
+                continue;
+            }
+            let with = by_workload.entry(workload.clone()).or_default();
             let mut pending = Traffic::none();
             for cell in matrix.between(from, to) {
                 with.traffic = with.traffic.union(&cell.traffic);

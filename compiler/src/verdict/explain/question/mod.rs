@@ -21,7 +21,7 @@ use crate::cluster::{ClassId, Cluster};
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
 use crate::verdict::bounds::Bounds;
-use crate::verdict::flow::{End, Exemption, exemption, may_be_own_node};
+use crate::verdict::flow::{End, Exemption, exemption, may_be_local, may_be_own_node};
 use party::Party;
 
 /// A question: may this pass from one end to another?
@@ -192,7 +192,7 @@ impl Question {
         if deciding.is_nothing_certain {
             bounds.least = Traffic::none();
         }
-        if self.may_be_own_node(cluster, direction) {
+        if self.may_be_own_node(cluster, direction) || self.local_address(cluster).is_some() {
             bounds.most = Traffic::all();
         }
         bounds
@@ -210,6 +210,16 @@ impl Question {
         }
     }
 
+    /// The address at one end that the pod's own node may give to itself.
+    fn local_address(&self, cluster: &Cluster) -> Option<IpAddr> {
+        let (Party::End(from), Party::End(to)) = (self.from, self.to) else { return None };
+        let address = [from, to].into_iter().find_map(|end| match end {
+            End::Address(address) | End::Unread(address) => Some(address),
+            End::Pod(_) => None,
+        });
+        address.filter(|_| may_be_local(cluster, from, to))
+    }
+
     /// The facts that decide in a direction and that the input lacks. They are looked for
     /// only where they leave something open.
     #[must_use]
@@ -222,6 +232,9 @@ impl Question {
         let mut missing = Vec::new();
         if self.may_be_own_node(cluster, direction) {
             missing.push(MissingFact::Node);
+        }
+        if let Some(address) = self.local_address(cluster) {
+            missing.push(MissingFact::LocalAddress(address, cluster.names_of_listeners(address)));
         }
         if let Some(class) = subject.pod().and_then(|pod| cluster.class_of(pod)).filter(|class| cluster.is_open(*class))
         {

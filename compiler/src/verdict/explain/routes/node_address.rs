@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::entry::{Entry, NodePort};
 use super::many_leads::Leads;
 use super::nodes::NodeEnd;
+use crate::algebra::cidr::{self, Cidr};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::HostPortAt;
 use crate::object::{Family, Protocol, Service, ServicePort};
@@ -389,6 +390,26 @@ impl Walk<'_> {
         let of_pods = of_pods.map(|port| (port.protocol, port.host_port, port.host_port));
         let leading = Traffic::of_ranges(of_services.chain(of_pods));
         !cluster.has_unread_services() && asked.intersection(&leading).is_none()
+    }
+
+    /// The same for prefixes that have only loopback addresses.
+    pub(in crate::verdict::explain) fn by_loopback_prefix(
+        &mut self,
+        sources: &[Unit],
+        blocks: &[Cidr],
+    ) -> Result<bool, Unanswerable> {
+        let is_itself = |of: &Cidr| {
+            [of.first, of.last].into_iter().all(|number| {
+                let address = cidr::address(of.family, number);
+                address.is_loopback() || address.is_unspecified()
+            })
+        };
+        match blocks {
+            [block, ..] if blocks.iter().all(is_itself) => {
+                self.by_loopback(sources, cidr::address(block.family, block.first))
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Adds the flows of pods to the loopback address, which each sends to itself. Returns whether all sources are

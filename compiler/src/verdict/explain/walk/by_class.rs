@@ -11,6 +11,7 @@
 //! other row leaves them out ([`Pairs`]).
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use indexmap::IndexMap;
 use rustc_hash::{FxBuildHasher, FxHashMap};
@@ -360,7 +361,8 @@ impl Walk<'_> {
                 Party::End(End::Address(address) | End::Unread(address)) => (false, None, Some(address)),
                 Party::Host(_) | Party::OtherNode(_) => (true, None, None),
             };
-            let is_alone = is_alone || Family::ALL.into_iter().any(is_contested);
+            let may_be_local = |of: IpAddr| cluster.may_be_local(of) || !cluster.listeners_at(of).is_empty();
+            let is_alone = is_alone || Family::ALL.into_iter().any(is_contested) || address.is_some_and(may_be_local);
             let kind = |family: Option<Family>| match party {
                 Party::End(end) if family.map_or(is_bare, |of| is_bare || party.address(cluster, of).is_some()) => {
                     Some((end, family))

@@ -124,7 +124,9 @@ impl<'a> Finder<'a> {
         let mut units = Vec::new();
         for block in blocks {
             let family = block.family;
-            let taken: Vec<IpAddr> = all.iter().filter(|address| block.holds(**address)).copied().collect();
+            let taken = all.iter().filter(|address| block.holds(**address)).copied();
+            let taken: BTreeSet<IpAddr> = taken.chain(self.cluster.special_in(block)).collect();
+            let taken: Vec<IpAddr> = taken.into_iter().collect();
             let numbers = numbers_of(&taken);
             for zone in zones.within(block) {
                 let Some(address) = free_address(family, zone, &numbers) else { continue };

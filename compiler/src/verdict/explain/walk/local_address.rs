@@ -1,10 +1,8 @@
-//! Destinations that may be addresses of the source's own node, which no Node lists: a DNS cache on each node
-//! listens at one.
+//! Services that a DNS cache on each node may answer itself: it listens at their addresses.
 
 use std::net::IpAddr;
 
 use super::Walk;
-use crate::cluster::PodId;
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::answer::Flow;
 use crate::verdict::explain::question::MissingFact;
@@ -13,7 +11,7 @@ use crate::verdict::explain::question::party::Party;
 use crate::verdict::flow::End;
 
 impl Walk<'_> {
-    /// What policies deny to such an address passes if it is the node's, so it is not known.
+    /// What policies deny by such a Service passes if the pod's own node answers it, so it is not known.
     pub(super) fn leave_local_addresses_open(&mut self) {
         let mut open = Vec::new();
         for (place, flow) in self.explanation.flows.iter().enumerate() {
@@ -33,26 +31,11 @@ impl Walk<'_> {
     fn may_stay_on_the_node(&self, flow: &Flow) -> Option<MissingFact> {
         let cluster = self.ends.cluster;
         let denied = (flow.verdict == Verdict::Denied && flow.alike.is_none()).then_some(flow)?;
-        let (Party::End(End::Pod(_)), to) = denied.parties? else { return None };
-        let names = |pods: &[PodId]| {
-            let name = |id: &PodId| {
-                let pod = cluster.pod(*id);
-                format!("{}/{}", pod.namespace, pod.identity().1)
-            };
-            let mut names: Vec<String> = pods.iter().map(name).collect();
-            names.sort_unstable();
-            names.dedup();
-            names
-        };
-        if let Some(via) = &denied.via {
-            let service = cluster.service(&via.namespace, &via.name)?;
-            let is_listened_at = |address: &&IpAddr| !cluster.listeners_at(**address).is_empty();
-            let address = service.addresses.iter().find(is_listened_at)?;
-            return Some(MissingFact::LocalAddress(*address, names(cluster.listeners_at(*address))));
-        }
-        let Party::End(End::Address(address)) = to else { return None };
-        let listeners = names(cluster.listeners_at(address));
-        let may_be = flow.to.kind == "Address" && (cluster.may_be_local(address) || !listeners.is_empty());
-        may_be.then_some(MissingFact::LocalAddress(address, listeners))
+        let (Party::End(End::Pod(_)), _) = denied.parties? else { return None };
+        let via = denied.via.as_ref()?;
+        let service = cluster.service(&via.namespace, &via.name)?;
+        let is_listened_at = |address: &&IpAddr| !cluster.listeners_at(**address).is_empty();
+        let address = *service.addresses.iter().find(is_listened_at)?;
+        Some(MissingFact::LocalAddress(address, cluster.names_of_listeners(address)))
     }
 }

@@ -1,5 +1,6 @@
 //! Walks over all pairs of ends of a question, and says once what is the same of all.
 
+mod apart;
 mod by_class;
 pub(super) mod ends;
 mod families;
@@ -85,6 +86,7 @@ pub fn explain(
         (_, QuestionEnd::Address(address)) if walk.by_proxied_balancer(&sources, *address) => {}
         (_, QuestionEnd::Address(address)) if walk.by_loopback(&sources, *address)? => {}
         (_, QuestionEnd::Address(address)) if walk.by_node(&sources, to, &[*address]) => {}
+        (_, QuestionEnd::Blocks(blocks)) if walk.by_loopback_prefix(&sources, blocks)? => {}
         (_, QuestionEnd::Blocks(_) | QuestionEnd::Any) => walk.by_prefixes(&sources, to)?,
         (QuestionEnd::Outside, QuestionEnd::Outside) => {
             for [from, to] in ends.two_outside() {
@@ -294,7 +296,7 @@ impl Walk<'_> {
             // Where all is allowed anyway, what is special about one pod says nothing.
             let has_both = !others.is_empty() && !itself.is_empty();
             let is_same = has_both && are_allowed(&others) && are_allowed(&itself);
-            let is_workload = from.kind != "Pod" && from.namespace.is_some();
+            let is_workload = [&from, &to].iter().any(|end| end.kind != "Pod" && end.namespace.is_some());
             if !others.is_empty() {
                 let way = (has_both && !is_same).then_some(Way::OtherReplica);
                 self.add((&from, &to), others, route, way.as_ref());

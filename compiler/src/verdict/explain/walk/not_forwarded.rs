@@ -1,11 +1,11 @@
 //! Ends from or to which a node with isolated pods forwards nothing. Policies cannot change that.
 
-use ipnetwork::IpNetwork;
+use std::net::IpAddr;
 
 use super::Walk;
 use crate::algebra::cidr::Cidr;
 use crate::algebra::unforwarded::{self, Unforwarded};
-use crate::object::Family;
+use crate::cluster::group::Groups;
 use crate::verdict::explain::answer::{Flow, WarningFact};
 use crate::verdict::explain::question::name::EndName;
 use crate::verdict::explain::question::party::Party;
@@ -27,20 +27,35 @@ impl Flow {
         let is_pod = |party: Party| matches!(party, Party::End(End::Pod(_)));
         let (from, to) = self.parties?;
         if is_pod(from) && !is_pod(to) {
-            let address = what(&self.to, unforwarded::destinations)?;
+            let address = what(&self.to, unforwarded::of_destination)?;
             return Some(NotForwarded { is_source: false, address });
         }
         if is_pod(to) && !is_pod(from) {
-            let address = what(&self.from, unforwarded::sources)?;
+            let address = what(&self.from, unforwarded::of_source)?;
             return Some(NotForwarded { is_source: true, address });
         }
         None
     }
 }
 
+impl NotForwarded {
+    /// That nothing is forwarded to an address, or from it.
+    #[must_use]
+    pub fn of_address(groups: &Groups, address: IpAddr) -> Option<Self> {
+        let block = Cidr::of_address(address);
+        let as_source = || unforwarded::of_source(&block).map(|address| Self { is_source: true, address });
+        let found = unforwarded::of_destination(&block).map(|address| Self { is_source: false, address });
+        found.or_else(as_source).filter(|found| found.applies(groups))
+    }
+
+    /// Whether it does: where nothing is isolated, nodes forward as the kernel does.
+    fn applies(self, groups: &Groups) -> bool {
+        self.address.is_dropped_by_hosts(self.is_source) || groups.all().next().is_some()
+    }
+}
+
 /// What an address is that was asked about, or every address of a prefix.
-fn what(end: &EndName, prefixes: fn(Family) -> &'static [(Unforwarded, IpNetwork)]) -> Option<Unforwarded> {
-    let of_block = |block: &Cidr| unforwarded::of(prefixes(block.family), block);
+fn what(end: &EndName, of_block: fn(&Cidr) -> Option<Unforwarded>) -> Option<Unforwarded> {
     if end.is_part() {
         let mut of_all = end.prefixes.iter().map(of_block);
         let first = of_all.next()??;
@@ -53,12 +68,10 @@ fn what(end: &EndName, prefixes: fn(Family) -> &'static [(Unforwarded, IpNetwork
 impl Walk<'_> {
     /// Warns where an end is one from or to which nothing is forwarded. The verdict says what policies allow.
     pub(super) fn warn_of_unforwarded(&mut self) {
-        // Where nothing is isolated, nodes forward as the kernel does.
-        if self.ends.groups.all().next().is_none() {
-            return;
-        }
+        let groups = self.ends.groups;
         let warning = |flow: &Flow| {
-            let NotForwarded { is_source, address } = flow.not_forwarded()?;
+            let found = flow.not_forwarded().filter(|found| found.applies(groups));
+            let NotForwarded { is_source, address } = found?;
             let end = if is_source { &flow.from } else { &flow.to };
             Some(WarningFact::NotForwarded { end: end.clone(), is_source, address })
         };
