@@ -1,8 +1,8 @@
 //! Blocks that hold addresses of Services and of nothing else that the input has. kube-proxy translates such an
 //! address before policies judge, so a rule for it admits nothing.
 
-use std::cell::OnceCell;
-use std::collections::BTreeSet;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::{Mistake, MistakeCode};
@@ -17,9 +17,17 @@ const WIDEST: [u8; 2] = [12, 108];
 /// So many Services are named.
 const NAMED: usize = 3;
 
-/// The addresses of a cluster that are no Service's, once a block asks for them.
+/// What is wrong with a block, and whether that is a doubt.
+type Problem = Option<(String, bool)>;
+
+/// What was found out for the blocks of a cluster.
 #[derive(Default)]
-pub(super) struct ServiceBlocks(OnceCell<BTreeSet<IpAddr>>);
+pub(super) struct ServiceBlocks {
+    /// The addresses that are no Service's, once a block asks for them.
+    others: OnceCell<BTreeSet<IpAddr>>,
+    /// Many policies have the same block.
+    known: RefCell<BTreeMap<IpBlock, Problem>>,
+}
 
 impl ServiceBlocks {
     pub(super) fn find(&self, cluster: &Cluster, id: PolicyId, found: &mut Vec<Mistake>) {
@@ -27,7 +35,13 @@ impl ServiceBlocks {
             let Peers::AnyOf(peers) = &rule.peers else { continue };
             for (place, peer) in peers.iter().enumerate() {
                 let Peer::Block(block) = peer else { continue };
-                let Some((problem, is_doubt)) = self.problem(cluster, block) else { continue };
+                let known = self.known.borrow().get(block).cloned();
+                let problem = known.unwrap_or_else(|| {
+                    let problem = self.problem(cluster, block);
+                    self.known.borrow_mut().insert(block.clone(), problem.clone());
+                    problem
+                });
+                let Some((problem, is_doubt)) = problem else { continue };
                 let path = format!("{}.{}[{place}].ipBlock.cidr", rule.path, direction.peers_field());
                 found.push(Mistake { policy: id, path, code: MistakeCode::IpBlockServiceAddress, problem, is_doubt });
             }
@@ -36,7 +50,7 @@ impl ServiceBlocks {
 
     /// What is wrong with a block, and whether that is a doubt: the input does not say from which prefix Services get
     /// their addresses.
-    fn problem(&self, cluster: &Cluster, of: &IpBlock) -> Option<(String, bool)> {
+    fn problem(&self, cluster: &Cluster, of: &IpBlock) -> Problem {
         let family = of.cidr.family;
         let addresses = &of.block.addresses;
         let (mut names, mut held) = (BTreeSet::new(), 0_u128);
@@ -57,7 +71,7 @@ impl ServiceBlocks {
         if count < 2 || (names.len() < 2 && !names.iter().any(is_api_server)) {
             return None;
         }
-        let others = self.0.get_or_init(|| others(cluster));
+        let others = self.others.get_or_init(|| others(cluster));
         let holds_other = |(first, last): &(u128, u128)| {
             let [first, last] = [*first, *last].map(|number| cidr::address(family, number));
             others.range(first..=last).next().is_some()
