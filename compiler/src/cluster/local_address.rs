@@ -73,6 +73,7 @@ impl Cluster {
 
     /// The addresses of a prefix of link-local ones that are no others' like: at which hostNetwork pods say that they
     /// listen, and that of the clouds' server.
+    #[must_use]
     pub fn special_in(&self, block: &Cidr) -> Vec<IpAddr> {
         let all = Cidr::of_network(&LINK_LOCAL.into());
         if all.family != block.family || block.first < all.first || block.last > all.last {

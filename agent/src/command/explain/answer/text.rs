@@ -222,12 +222,15 @@ fn is_of_client(context: &Context<'_>, flow: &Flow, nodes: &[String]) -> bool {
 /// How many other sources and destinations a flow stands for, or which addresses of prefixes it leaves out.
 fn more(explanation: &FlowExplanation, flow: &Flow) -> [String; 2] {
     let Some(alike) = &flow.alike else {
-        return explanation.apart(flow).map(|addresses| match addresses.as_slice() {
+        let [from, to] = explanation.apart(flow);
+        return [(from, &flow.from), (to, &flow.to)].map(|(addresses, end)| match addresses.as_slice() {
             [] => String::new(),
-            _ => format!(
-                " except {}",
-                shorten(&addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>(), APART, ", ")
-            ),
+            _ => {
+                // The prefixes may have exceptions of their own.
+                let word = if shown(end).contains(" except ") { "and" } else { "except" };
+                let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+                format!(" {word} {}", shorten(&addresses, APART, ", "))
+            }
         });
     };
     let [from, to] = [&alike.from, &alike.to].map(|of| match of.count() {

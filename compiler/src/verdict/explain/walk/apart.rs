@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::algebra::cidr::Cidr;
 use crate::verdict::explain::answer::{Flow, FlowExplanation};
 use crate::verdict::explain::question::name::EndName;
 
+/// Prefixes that are shorter are about the internet, or what others leave of it.
+const NARROWEST_WIDE: u8 = 8;
+
 impl FlowExplanation {
     /// The addresses in the prefixes of a flow's source, and of its destination, about which other flows say
-    /// something else: pods and nodes have them. Nothing of a whole family, of which nobody expects one answer.
+    /// something else: pods and nodes have them. Nothing of the internet, which holds all of the cluster's.
     #[must_use]
     pub fn apart(&self, flow: &Flow) -> [Vec<IpAddr>; 2] {
         [self.apart_at(flow, source, destination), self.apart_at(flow, destination, source)]
@@ -19,7 +21,7 @@ impl FlowExplanation {
         let (prefixes, others) = (&end(flow).prefixes, other(flow));
         if prefixes.is_empty()
             || flow.alike.is_some()
-            || prefixes.iter().any(|prefix| *prefix == Cidr::everything(prefix.family))
+            || prefixes.iter().any(|prefix| prefix.network().prefix() < NARROWEST_WIDE)
         {
             return Vec::new();
         }
