@@ -11,7 +11,7 @@ use super::words::policy_name;
 
 /// What a rule admits whose other end is not in the input.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(super) struct Elsewhere {
+pub(super) struct AbsentEnd {
     /// As tables write them: `8080`, `53/udp`, a name, `*`.
     pub(super) ports: String,
     /// What the ports mean; of a name, all ports of its protocol.
@@ -49,8 +49,8 @@ pub(super) const fn words(absent: Absent) -> &'static str {
 }
 
 /// What rules of a policy admit whose other ends are not in the input.
-pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -> Vec<Elsewhere> {
-    let absent = absent_peers(cluster, id, direction).into_iter().map(|of| Elsewhere {
+pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -> Vec<AbsentEnd> {
+    let absent = absent_peers(cluster, id, direction).into_iter().map(|of| AbsentEnd {
         ports: rule_text::ports(&of.rule.ports),
         traffic: of.traffic,
         peer: rule_text::peer(of.peer, Style::Short),

@@ -1,7 +1,6 @@
 //! `npc compile`: what the compiler makes of the objects: pair sets, or one
 //! node's ruleset.
 
-mod doubt;
 mod expand;
 mod pairs;
 mod ruleset;
@@ -29,7 +28,7 @@ pub(super) struct Args {
 
     /// What to print, and in which format [default: pairs, with --node iptables].
     #[arg(short, long, value_enum)]
-    output: Option<Format>,
+    output: Option<CompileFormat>,
 
     /// With -o pairs: print every pair of addresses.
     #[arg(long)]
@@ -57,7 +56,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+enum CompileFormat {
     /// The pair sets, for people.
     Pairs,
     /// The pair sets, as JSON.
@@ -71,13 +70,14 @@ enum Format {
 
 impl Args {
     /// The format; a flag that says nothing about it is an error.
-    fn format(&self) -> Result<Format, Stop> {
-        let by_default = if self.node.is_some() || self.only.is_some() { Format::Iptables } else { Format::Pairs };
+    fn format(&self) -> Result<CompileFormat, Stop> {
+        let by_default =
+            if self.node.is_some() || self.only.is_some() { CompileFormat::Iptables } else { CompileFormat::Pairs };
         let format = self.output.unwrap_or(by_default);
-        let of_node = matches!(format, Format::Iptables | Format::Json);
+        let of_node = matches!(format, CompileFormat::Iptables | CompileFormat::Json);
         let wrong = match format {
-            _ if self.expand && format != Format::Pairs => "--expand goes with -o pairs",
-            _ if self.only.is_some() && format != Format::Iptables => "--only goes with -o iptables",
+            _ if self.expand && format != CompileFormat::Pairs => "--expand goes with -o pairs",
+            _ if self.only.is_some() && format != CompileFormat::Iptables => "--only goes with -o iptables",
             _ if self.seed.is_some() && !of_node => "--seed goes with -o iptables and -o json",
             _ if self.node.is_some() && !of_node => "--node goes with -o iptables and -o json",
             _ if self.selector.is_some() && of_node => "-l goes with -o pairs and -o pairs-json",
@@ -95,7 +95,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     input.warn();
     let cluster = &input.cluster;
     match format {
-        Format::Pairs | Format::PairsJson => {
+        CompileFormat::Pairs | CompileFormat::PairsJson => {
             let groups = Groups::of_cluster(cluster);
             let namespace = args.input.only_namespace();
             if let Some(namespace) = namespace {
@@ -113,18 +113,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             sets.retain(|set| !set.subjects.is_empty());
             match (format, args.expand) {
                 (_, true) => expand::text(cluster, &sets, is_shown, &mut output::raw())?,
-                (Format::Pairs, false) => pairs::text(cluster, &groups, &sets, &mut output::stdout())?,
+                (CompileFormat::Pairs, false) => pairs::text(cluster, &groups, &sets, &mut output::stdout())?,
                 _ => output::json(&pairs::json(&input, &groups, &sets, is_shown))?,
             }
         }
-        Format::Iptables | Format::Json => {
+        CompileFormat::Iptables | CompileFormat::Json => {
             let node = args.node.as_deref().unwrap_or_default();
             nodes::is_known(cluster, node)?;
             let options =
                 layout::RulesetOptions { seed: args.seed, bounds: input.bounds, ..layout::RulesetOptions::default() };
             let ruleset = layout::ruleset(cluster, node, &options);
             match format {
-                Format::Json => output::json(&ruleset::json(&input, node, &ruleset))?,
+                CompileFormat::Json => output::json(&ruleset::json(&input, node, &ruleset))?,
                 _ => ruleset::text(node, &ruleset, args.only, &mut output::raw())?,
             }
         }

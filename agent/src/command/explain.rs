@@ -86,7 +86,7 @@ struct Context<'a> {
 }
 
 /// A question and its answer.
-struct Said<'a> {
+struct AnsweredQuestion<'a> {
     context: &'a Context<'a>,
     from: &'a Resolved<'a>,
     to: &'a Resolved<'a>,
@@ -181,7 +181,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let meant = [&from, &to].map(|end| end.all_pods_of(cluster));
     add_unread_pods(cluster, &groups, &mut explanation, meant.each_ref().map(Option::as_ref));
     let fixes = fix::Fixes::of(&input, &groups, &explanation);
-    let said = Said { context: &context, from: &from, to: &to, explanation: &explanation, fixes: &fixes };
+    let said = AnsweredQuestion { context: &context, from: &from, to: &to, explanation: &explanation, fixes: &fixes };
     match args.output {
         Format::Json => output::json(&json::Answer::of(&said))?,
         Format::Text => text::write(&said, &mut output::stdout())?,

@@ -34,7 +34,7 @@ pub(super) struct Args {
 
     /// The format of the output.
     #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
+    output: LintFormat,
 
     /// The lowest severity for which the exit code is 1.
     #[arg(long, value_enum, default_value_t)]
@@ -46,7 +46,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum Format {
+enum LintFormat {
     /// A line for each finding.
     #[default]
     Text,
@@ -98,13 +98,13 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
     let is_counted = |finding: &Finding| args.fail_on == FailOn::Warning || finding.severity == Severity::Error;
     let fails = findings.iter().any(is_counted) && !args.exit_zero;
     let warnings = input.with_passed_over(input.warnings.clone());
-    if !matches!(args.output, Format::Text) {
+    if !matches!(args.output, LintFormat::Text) {
         findings.extend(warnings.iter().flat_map(Warning::findings).cloned());
         Finding::sort(&mut findings);
     }
     match args.output {
-        Format::Text => text(&findings, &mut output::stdout(), output::width())?,
-        Format::Json => {
+        LintFormat::Text => text(&findings, &mut output::stdout(), output::width())?,
+        LintFormat::Json => {
             output::json(&LintReport {
                 api_version: API_VERSION,
                 kind: "FindingReport",
@@ -112,11 +112,11 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
                 warnings: &warning::texts(&warnings),
             })?;
         }
-        Format::Sarif => output::json(&sarif::log(&findings))?,
-        Format::Github => github::write(&findings, &mut output::raw())?,
+        LintFormat::Sarif => output::json(&sarif::log(&findings))?,
+        LintFormat::Github => github::write(&findings, &mut output::raw())?,
     }
     // A workflow's log has both streams, and commands say the same at their places.
-    if !matches!(args.output, Format::Github) {
+    if !matches!(args.output, LintFormat::Github) {
         for warning in &warnings {
             say!("{warning}");
         }

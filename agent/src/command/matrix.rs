@@ -70,7 +70,7 @@ pub(super) struct Args {
     /// The format of the output. `table` turns into one line per allowed pair if it
     /// is too wide for the terminal; `wide` does not.
     #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
+    output: MatrixFormat,
 }
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
@@ -81,7 +81,7 @@ enum By {
 }
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum Format {
+enum MatrixFormat {
     #[default]
     Table,
     Wide,
@@ -101,7 +101,7 @@ fn address(text: &str) -> Result<IpAddr, String> {
     parse_address(text).ok_or_else(|| "this is no IP address".to_owned())
 }
 
-impl Format {
+impl MatrixFormat {
     /// Refuses what would be too large to write.
     fn check(self, matrix: &Matrix<'_>) -> Result<(), Stop> {
         let refuse = |what: String| Err(Stop::new(Exit::Input, format!("{what}; {}", filter::SHOW_LESS)));
@@ -160,18 +160,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let of_rules = tunnels(&input, &groups).into_iter().chain(unforwarded);
     let warnings: Vec<Warning> = of_input.chain(of_rules).chain(of_services).chain(dead).collect();
     match args.output {
-        Format::Json | Format::Yaml => {
+        MatrixFormat::Json | MatrixFormat::Yaml => {
             let warnings = input.with_left_out(warnings.clone());
             let findings = input.findings_with(&warnings);
             let texts = warning::texts(&warnings);
             let list = list::Json::new(&matrix, &view, &without_backends, &texts, findings);
-            if matches!(args.output, Format::Yaml) { output::yaml(&list)? } else { output::json(&list)? }
+            if matches!(args.output, MatrixFormat::Yaml) { output::yaml(&list)? } else { output::json(&list)? }
         }
-        Format::Csv => csv::write(&matrix, &view, &mut output::raw())?,
-        Format::Dot => view.dot(&mut output::raw())?,
-        Format::Md => view.markdown(&mut output::raw())?,
-        Format::Wide => view.wide(&mut output::stdout())?,
-        Format::Table => view.fitting(&mut output::stdout(), output::width())?,
+        MatrixFormat::Csv => csv::write(&matrix, &view, &mut output::raw())?,
+        MatrixFormat::Dot => view.dot(&mut output::raw())?,
+        MatrixFormat::Md => view.markdown(&mut output::raw())?,
+        MatrixFormat::Wide => view.wide(&mut output::stdout())?,
+        MatrixFormat::Table => view.fitting(&mut output::stdout(), output::width())?,
     }
     for warning in &warnings {
         say!("{warning}");

@@ -14,9 +14,9 @@ use super::azure_npm::NpmRemoval;
 use super::bridges::UnfilteredBridge;
 use super::denied::DeniedFlows;
 use super::enforcer::Enforcer;
-use super::foresights::{self, Foresights};
 use super::obstacle::{self, IPVS, NodeName};
 use super::pending_input::PendingInput;
+use super::previews::{self, Previews};
 use super::ready::{Readiness, UNPROVEN, Unready};
 use super::report::Reporter;
 use super::schedule::{PassFailure, Schedule, Task, until};
@@ -88,7 +88,7 @@ pub async fn run<K: Kernel>(
                 None => {}
             },
             next = agent.sweeps.next() => agent.sweep(next)?,
-            next = agent.foresights.next() => agent.foresee(next)?,
+            next = agent.previews.next() => agent.take_preview(next)?,
             () = until(agent.readiness.expires()) => agent.expire(),
             () = until(agent.denied.next_end()) => agent.log_repeated_denials(Some(Instant::now())),
             () = until(agent.watchdog.due()) => {}
@@ -120,7 +120,7 @@ struct Agent<K> {
     denied: DeniedFlows,
     waiters: Waiters,
     sweeps: Sweeps,
-    foresights: Foresights,
+    previews: Previews,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -135,7 +135,7 @@ impl<K: Kernel> Agent<K> {
             denied: DeniedFlows::default(),
             waiters: Waiters::default(),
             sweeps: Sweeps::new(Instant::now()),
-            foresights: Foresights::new(),
+            previews: Previews::new(),
             once: settings.once,
             liveness: settings.liveness.clone(),
             watchdog: Watchdog::new(settings.service.clone()),
@@ -264,9 +264,9 @@ impl<K: Kernel> Agent<K> {
                 self.report_readiness();
             }
         }
-        self.start_foresight();
+        self.start_preview();
         self.share_with_sweeps(now, now - begun).await?;
-        self.share_with_foresight()
+        self.share_with_preview()
     }
 
     /// Gives sweeps at work a share of the time of a pass. So neither waits for all of the
@@ -284,26 +284,26 @@ impl<K: Kernel> Agent<K> {
 
     /// Begins to find out what the events of the next namespace will make, if it takes long and that of no
     /// other one is being found out.
-    fn start_foresight(&mut self) {
-        if self.foresights.is_running() {
+    fn start_preview(&mut self) {
+        if self.previews.is_running() {
             return;
         }
-        if let Some(foresight) = self.enforcer.as_mut().and_then(Enforcer::foresight) {
-            self.foresights.start(foresight);
+        if let Some(preview) = self.enforcer.as_mut().and_then(Enforcer::preview) {
+            self.previews.start(preview);
         }
     }
 
     /// Goes on with finding out what a large change will make.
-    fn foresee(&mut self, next: foresights::ForesightStep) -> Result<(), Error> {
+    fn take_preview(&mut self, next: previews::PreviewStep) -> Result<(), Error> {
         let Some(enforcer) = &mut self.enforcer else { return Ok(()) };
         match next {
-            foresights::ForesightStep::Question(question) => {
+            previews::PreviewStep::Question(question) => {
                 let counts = enforcer.count(&question.asked);
                 question.answer(counts);
             }
-            foresights::ForesightStep::Ended(foreseen) => {
-                if let Some(foreseen) = foreseen? {
-                    enforcer.foreseen(foreseen);
+            previews::PreviewStep::Ended(previewed) => {
+                if let Some(previewed) = previewed? {
+                    enforcer.previewed(previewed);
                     self.schedule.request_load(Instant::now());
                 }
             }
@@ -312,9 +312,9 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// After a pass, one question about a large change has its turn, also if an event comes in each pass.
-    fn share_with_foresight(&mut self) -> Result<(), Error> {
-        match self.foresights.next().now_or_never() {
-            Some(next) => self.foresee(next),
+    fn share_with_preview(&mut self) -> Result<(), Error> {
+        match self.previews.next().now_or_never() {
+            Some(next) => self.take_preview(next),
             None => Ok(()),
         }
     }

@@ -34,15 +34,15 @@ impl Loading {
     /// Logs which large changes begin to be loaded, and which are in force.
     pub(super) fn note(&mut self, engine: &Engine) {
         let mut before = std::mem::take(&mut self.namespaces);
-        for Wait { namespace, first, next, is_foreseen, rules, .. } in engine.waiting() {
+        for Wait { namespace, first, next, is_previewed, rules, .. } in engine.waiting() {
             let known = before.remove(namespace).unwrap_or_default();
-            if is_foreseen && !known.is_logged {
+            if is_previewed && !known.is_logged {
                 let objects = objects(engine, namespace).join(", ");
                 info!(namespace, rules, objects, "loading a large change before it takes effect");
             }
             let since = |number| (number, known.since.get(&number).copied().unwrap_or_else(Timestamp::now));
             let since = [Some(first), next].into_iter().flatten().map(since).collect();
-            let is_logged = is_foreseen || known.is_logged;
+            let is_logged = is_previewed || known.is_logged;
             self.namespaces.insert(namespace.to_owned(), WaitingNamespace { since, is_logged });
         }
         for namespace in before.into_iter().filter(|(_, known)| known.is_logged).map(|(namespace, _)| namespace) {

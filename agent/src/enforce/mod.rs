@@ -6,7 +6,7 @@
 //! signals ─┘        (one task)                 └──────────────────────────┘
 //!                      ├─▶ report (log, metrics, status), ready file
 //!                      ├─▶ sweeps: cut established flows, beside all this
-//!                      ├─▶ foresights: find out what large changes make, beside all this
+//!                      ├─▶ previews: find out what large changes make, beside all this
 //!                      └─▶ azure_npm: what Azure NPM left
 //! ```
 //!
@@ -25,13 +25,13 @@ pub mod drift;
 pub mod enforcer;
 mod flow_index;
 mod flows;
-mod foresights;
 mod loading;
 mod obstacle;
 mod pace;
 mod pass;
 mod pending_input;
 mod pod_interfaces;
+mod previews;
 mod ready;
 mod report;
 mod schedule;

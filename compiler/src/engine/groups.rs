@@ -3,7 +3,7 @@
 
 mod bound;
 mod chains;
-mod prospect;
+mod preview_input;
 mod retained;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,12 +11,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::bound::Anew;
-pub(super) use self::prospect::{ToCome, WeighedPolicies};
+pub(super) use self::preview_input::{ToCome, WeighedPolicies};
 use super::dispatch_trees::DispatchTrees;
 use super::local::{LocalClass, LocalNamespace};
 use super::peer_sets::PeerSets;
 use super::peers::PeerIndex;
-use super::prospect::PreparedGroup;
+use super::prepared::PreparedGroup;
 use super::store::{ClassSlot, PodSlot, Store};
 use crate::cluster::group::Resolution;
 use crate::object::{Family, Labels};

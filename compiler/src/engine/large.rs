@@ -9,10 +9,10 @@
 //!
 //! ```text
 //! offer ─▶ small: applied at once
-//!      └─▶ large: wait ─▶ foresee: chains, sets ─▶ load … load ─▶ applied together
+//!      └─▶ large: wait ─▶ preview: chains, sets ─▶ load … load ─▶ applied together
 //! ```
 //!
-//! What takes long to find out is found out [beside the loop](super::foresight), one namespace after the other.
+//! What takes long to find out is found out [beside the loop](super::preview), one namespace after the other.
 //!
 //! So each state is that of events which the engine was given, in the order of their namespace,
 //! and of things in the kernel that no packet meets.
@@ -21,7 +21,7 @@
 //!
 //! - That a pod is gone, has ended, or has lost its address. Another pod, of any namespace, may have the
 //!   address next.
-//! - That an address of this node is isolated ([`stand_in`](super::stand_in)). What the rules admit to it waits.
+//! - That an address of this node is isolated ([`placeholder`](super::placeholder)). What the rules admit to it waits.
 //! - Labels that a pod has no more, for policies of other namespaces ([`pods`]). And labels of
 //!   namespaces, which are not the tenant's to write, and change no chain.
 
@@ -35,11 +35,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::batch::{Batch, Expected, Object, ObjectChange, Progress, Released, Waiting};
-use super::foresight::PolicyChange;
 use super::key::PodKey;
 use super::local::Weight;
 use super::packed::PackedPolicy;
-use super::prospect::PreparedLeaf;
+use super::prepared::PreparedLeaf;
+use super::preview::PolicyChange;
 use super::{Engine, Event};
 use crate::object::{Family, NetworkPolicy, Pod};
 use crate::policy::Policy;
@@ -74,7 +74,7 @@ pub struct Wait<'a> {
     /// make is being loaded.
     pub next: Option<u64>,
     /// Whether it is known what the first events make.
-    pub is_foreseen: bool,
+    pub is_previewed: bool,
     /// How many rules that is, once it is known.
     pub rules: usize,
     /// How many of them are loaded.
@@ -102,12 +102,12 @@ pub(super) struct Large {
     /// If a change may make more than this, its size is computed beside the loop; `None` if none is.
     beside: Option<usize>,
     /// How many such computations were asked for.
-    foresights: u64,
+    previews: u64,
     /// The namespace of the last such computation.
-    foreseen_last: Option<String>,
+    previewed_last: Option<String>,
     waiting: BTreeMap<String, Waiting>,
     /// What stands for pods of this node that wait, by their namespaces and their own keys.
-    stand_ins: BTreeMap<String, BTreeMap<PodKey, Pod>>,
+    placeholders: BTreeMap<String, BTreeMap<PodKey, Pod>>,
     /// What was expected by namespaces whose events were given since the last commit.
     released: Vec<Released>,
     /// The namespace that was loaded from last.
@@ -126,7 +126,7 @@ impl Engine {
         self
     }
 
-    /// Has all that may make more rules and sets than this found out by [`Engine::foresight`], so that no
+    /// Has all that may make more rules and sets than this found out by [`Engine::preview`], so that no
     /// commit takes long for it. The caller must then call that after each commit.
     pub fn find_out_beside(&mut self, bound: usize) {
         self.large.beside = Some(bound);
@@ -233,7 +233,7 @@ impl Engine {
                 // What may be small after all is known at the next commit.
                 let is_new = |waiting: &Waiting| matches!(waiting.progress, Progress::New);
                 if self.large.waiting.get(&namespace).is_some_and(|waiting| !is_new(waiting)) {
-                    self.update_stand_in(&namespace, &key);
+                    self.update_placeholder(&namespace, &key);
                 }
             }
             Event::Policy(policy) if self.large.waiting.contains_key(policy.namespace()) => {
@@ -300,7 +300,7 @@ impl Engine {
         for waiting in self.large.waiting.values_mut() {
             waiting.forget(&object);
         }
-        self.remove_stand_in(&key);
+        self.remove_placeholder(&key);
         self.apply(Event::PodGone(key));
     }
 
@@ -313,7 +313,7 @@ impl Engine {
             is_other |= waiting.forget(&object);
         }
         if is_other {
-            self.remove_stand_in(key);
+            self.remove_placeholder(key);
         }
     }
 
@@ -367,8 +367,8 @@ impl Engine {
             let mut firsts = waiting.batches().map(|batch| batch.first);
             let (first, next) = (firsts.next().unwrap_or_default(), firsts.next());
             let (rules, loaded) = (chains().map(|chain| chain.count), chains().map(|chain| self.loaded(chain)));
-            let is_foreseen = waiting.expected().is_some();
-            Wait { namespace, first, next, is_foreseen, rules: rules.sum(), loaded: loaded.sum() }
+            let is_previewed = waiting.expected().is_some();
+            Wait { namespace, first, next, is_previewed, rules: rules.sum(), loaded: loaded.sum() }
         })
     }
 
@@ -396,7 +396,7 @@ impl Engine {
     }
 
     /// Whether [`Engine::load`] or the next commit has something to do for what waits. Otherwise all of it
-    /// waits for a [`Engine::foresight`].
+    /// waits for a [`Engine::preview`].
     #[must_use]
     pub fn is_load_due(&self) -> bool {
         self.large.limit.is_some() && (self.large.waiting.values().any(Waiting::is_ready) || self.sets.has_unused())

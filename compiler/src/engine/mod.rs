@@ -25,7 +25,6 @@
 mod commit;
 mod dispatch_trees;
 mod findings;
-mod foresight;
 mod groups;
 mod intern;
 mod key;
@@ -35,10 +34,11 @@ mod names;
 mod packed;
 mod peer_sets;
 mod peers;
+mod placeholder;
 mod ports;
-mod prospect;
+mod prepared;
+mod preview;
 mod selector;
-mod stand_in;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,7 +59,6 @@ use crate::ruleset::node::SetName;
 use crate::ruleset::node::{InterfaceName, Member};
 
 use findings::Findings;
-pub use foresight::{CountQuestion, Counts, Foreseen, Foresight};
 use groups::LocalGroups;
 pub use key::PodKey;
 use large::Large;
@@ -67,6 +66,7 @@ pub use large::{Portion, Wait};
 pub use packed::PackedPolicy;
 use peer_sets::{PeerSets, SetId};
 use peers::PeerIndex;
+pub use preview::{CountQuestion, Counts, Preview, Previewed};
 use store::{PodSlot, Store};
 
 /// Something changed in the cluster. Events may come repeated and in any
@@ -315,13 +315,13 @@ impl Engine {
     /// How many endpoints are on this node.
     #[must_use]
     pub fn local_endpoints(&self) -> usize {
-        self.groups.here().count() - self.stand_ins_of_known()
+        self.groups.here().count() - self.placeholders_of_known()
     }
 
     /// How many policies there are in the cluster.
     #[must_use]
     pub fn policies(&self) -> usize {
-        self.groups.policies() - self.count_of_stand_in_policies()
+        self.groups.policies() - self.count_of_placeholder_policies()
     }
 
     /// Takes an event in. Nothing comes of it before [`Engine::commit`].

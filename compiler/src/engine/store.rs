@@ -18,9 +18,9 @@ use slab::Slab;
 use super::intern::{Interner, Text};
 use super::key::PodKey;
 use super::names::{NameId, Names};
+use super::placeholder;
 use super::ports::{PortList, PortLists};
 use super::selector::{self, LabelPair, LabelPairs};
-use super::stand_in;
 use crate::object::{ContainerPort, Family, Labels, Pod};
 use crate::ruleset::members::MemberCount;
 pub(super) use holders::StoredContest;
@@ -193,11 +193,11 @@ impl Store {
         }
     }
 
-    /// Namespace, name and UID of a pod; of the one that it stands for, if it is a stand-in.
+    /// Namespace, name and UID of a pod; of the one that it stands for, if it is a placeholder.
     pub(super) fn identity(&self, pod: PodSlot) -> [String; 3] {
         let entry = self.pod(pod);
         let namespace = self.strings.text(self.class(entry.class).namespace);
-        let (namespace, uid) = stand_in::without_mark(namespace, self.key(pod).uid());
+        let (namespace, uid) = placeholder::without_mark(namespace, self.key(pod).uid());
         [namespace.to_owned(), self.names.text(entry.name).to_owned(), uid]
     }
 

@@ -7,6 +7,7 @@
 //! | [`flow`] | what passes from one end to another |
 //! | [`matrix`] | what passes between all ends |
 //! | [`pairs`] | the same as sets of pairs, each with the policies behind it |
+//! | [`pair_doubt`] | what of a pair set the input leaves open |
 //! | [`dead_block`] | blocks of rules that hold a Service's address alone |
 //! | [`division`] | addresses outside, divided by what rules admit to them |
 //! | [`outside`] | what ends exchange with addresses outside the cluster |
@@ -30,5 +31,6 @@ pub mod flow;
 pub mod lint;
 pub mod matrix;
 pub mod outside;
+pub mod pair_doubt;
 pub mod pairs;
 pub mod zone;

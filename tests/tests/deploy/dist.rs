@@ -162,7 +162,7 @@ fn a_release_is_signed_where_a_key_is_given() {
     let (key, programs) = (folder.path().join("key"), folder.path().join("programs"));
     tools::run(&ssh_keygen, [], &["-q", "-t", "ed25519", "-N", "", "-C", "npc", "-f", key.to_str().unwrap()]);
     fs::create_dir(&programs).unwrap();
-    fs::write(programs.join("npc"), "a stand-in").unwrap();
+    fs::write(programs.join("npc"), "a placeholder").unwrap();
     write_static(&programs.join("npc-cni"), "");
     let release = Release::make_signed(&programs, false, Some(&key));
     let public = fs::read_to_string(key.with_extension("pub")).unwrap();

@@ -123,7 +123,7 @@ fn the_sbom_of_an_image_names_every_crate_and_every_package() {
     assert_eq!(licence(&own), json!([{"expression": "Apache-2.0"}]));
 }
 
-/// A stand-in for a container engine: it writes down how it is called, and knows one digest.
+/// A placeholder for a container engine: it writes down how it is called, and knows one digest.
 const ENGINE: &str = r#"#!/bin/sh
 case "$*" in
 "buildx imagetools inspect "*docker.io/library/rust:*) echo sha256:5eed ;;

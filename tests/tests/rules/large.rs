@@ -4,7 +4,7 @@
 
 mod beside;
 mod examples;
-mod stand_ins;
+mod placeholders;
 mod together;
 
 use std::cell::Cell;
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use npc_compiler::cluster::Cluster;
-use npc_compiler::engine::{Engine, Event, Foreseen, Foresight, PodKey, Portion};
+use npc_compiler::engine::{Engine, Event, PodKey, Portion, Preview, Previewed};
 use npc_compiler::object::{Family, Labels, Objects, Pod};
 use npc_compiler::plan::{Delta, FamilyState, KernelState, Plan, Step};
 use npc_compiler::policy::{Direction, Policy};
@@ -112,8 +112,8 @@ impl History {
         let newest: BTreeMap<PodKey, Labels> =
             self.objects(&Given::new()).pods.iter().map(|pod| (PodKey::of(pod), pod.labels.clone())).collect();
         let is_relabelled = |pod: &Pod| newest.get(&PodKey::of(pod)).is_some_and(|labels| *labels != pod.labels);
-        objects.pods.extend(engine.stand_ins().cloned());
-        objects.policies.extend(stand_ins::policies(engine.stand_ins()));
+        objects.pods.extend(engine.placeholders().cloned());
+        objects.policies.extend(placeholders::policies(engine.placeholders()));
         let mut state = fresh(&objects, options, engine, &[]);
         if !objects.pods.iter().any(is_relabelled) {
             return state;
@@ -179,7 +179,7 @@ impl History {
 
     /// Each address of this node is known, or what stands for its pod has it and is isolated as policies in
     /// force isolate the pod.
-    fn check_stand_ins(&self, given: &Given, engine: &Engine) -> Result<(), String> {
+    fn check_placeholders(&self, given: &Given, engine: &Engine) -> Result<(), String> {
         let (objects, all) = (self.objects(given), self.objects(&Given::new()));
         let lists = |pods: &[Pod], key: &PodKey, address| {
             pods.iter().any(|pod| PodKey::of(pod) == *key && pod.addresses().any(|listed| listed == address))
@@ -191,30 +191,30 @@ impl History {
                 continue;
             }
             desired.insert((pod.namespace.clone(), pod.name.clone(), address));
-            let stands = |stand_in: &&Pod| {
-                stand_in.name == pod.name
-                    && stand_in.namespace.ends_with(&format!("/{}", pod.namespace))
-                    && stand_in.addresses().any(|listed| listed == address)
+            let stands = |placeholder: &&Pod| {
+                placeholder.name == pod.name
+                    && placeholder.namespace.ends_with(&format!("/{}", pod.namespace))
+                    && placeholder.addresses().any(|listed| listed == address)
             };
-            let stand_in = engine.stand_ins().find(stands).ok_or(format!("{address} is known to nothing"))?;
+            let placeholder = engine.placeholders().find(stands).ok_or(format!("{address} is known to nothing"))?;
             for policy in objects.policies.iter().filter(|policy| policy.namespace() == pod.namespace) {
                 let (policy, _) = Policy::read(policy);
                 for direction in Direction::ALL {
                     let isolates = policy.isolates(direction) && policy.subject.matches(&pod.labels);
-                    if isolates && !stand_in.labels.contains_key(direction.as_str()) {
+                    if isolates && !placeholder.labels.contains_key(direction.as_str()) {
                         return Err(format!("{address} is open for {}", direction.as_str()));
                     }
                 }
             }
         }
-        let is_desired = |stand_in: &Pod| {
-            let namespace = stand_in.namespace.rsplit('/').next().unwrap_or_default();
-            stand_in
+        let is_desired = |placeholder: &Pod| {
+            let namespace = placeholder.namespace.rsplit('/').next().unwrap_or_default();
+            placeholder
                 .addresses()
-                .all(|address| desired.contains(&(namespace.to_owned(), stand_in.name.clone(), address)))
+                .all(|address| desired.contains(&(namespace.to_owned(), placeholder.name.clone(), address)))
         };
-        match engine.stand_ins().find(|stand_in| !is_desired(stand_in)) {
-            Some(stand_in) => Err(format!("{stand_in:?} stands for nothing")),
+        match engine.placeholders().find(|placeholder| !is_desired(placeholder)) {
+            Some(placeholder) => Err(format!("{placeholder:?} stands for nothing")),
             None => Ok(()),
         }
     }
@@ -258,7 +258,7 @@ impl History {
             let differs = Family::ALL.map(|family| Delta::between(state.family(family), desired.family(family)));
             if !differs.iter().all(Delta::is_empty) {
                 missed.get_or_insert_with(|| format!("{differs:#?}"));
-            } else if let Err(other) = self.check_stand_ins(&given, engine) {
+            } else if let Err(other) = self.check_placeholders(&given, engine) {
                 missed.get_or_insert(other);
             } else {
                 found.push(given);
@@ -335,9 +335,9 @@ enum Beside {
     #[default]
     Idle,
     /// It is at work.
-    Busy(Box<Foresight>),
+    Busy(Box<Preview>),
     /// It is done, and the loop does not know yet.
-    Done(Box<Foreseen>),
+    Done(Box<Previewed>),
 }
 
 impl Beside {
@@ -347,14 +347,14 @@ impl Beside {
             return false;
         }
         match std::mem::take(self) {
-            Self::Idle => *self = engine.foresight().map_or(Self::Idle, |foresight| Self::Busy(Box::new(foresight))),
+            Self::Idle => *self = engine.preview().map_or(Self::Idle, |preview| Self::Busy(Box::new(preview))),
             // Its questions are answered now, also if events came after it began.
-            Self::Busy(foresight) => {
-                let foreseen = foresight.run(&mut |asked| Some(engine.count(&asked)));
-                *self = Self::Done(Box::new(foreseen.unwrap()));
+            Self::Busy(preview) => {
+                let previewed = preview.run(&mut |asked| Some(engine.count(&asked)));
+                *self = Self::Done(Box::new(previewed.unwrap()));
             }
-            Self::Done(foreseen) => {
-                engine.foreseen(*foreseen);
+            Self::Done(previewed) => {
+                engine.previewed(*previewed);
                 return true;
             }
         }
@@ -365,10 +365,10 @@ impl Beside {
 /// How much the cases had of what they are about.
 #[derive(Debug, Default)]
 struct Seen {
-    foreseen_beside: Cell<usize>,
+    previewed_beside: Cell<usize>,
     waited: Cell<usize>,
     others_went_on: Cell<usize>,
-    stand_ins: Cell<usize>,
+    placeholders: Cell<usize>,
     relabelled: Cell<usize>,
     parts: Cell<usize>,
     restarts: Cell<usize>,
@@ -423,7 +423,7 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
             {
                 history.offer(&mut engine, event);
             }
-            add(&seen.foreseen_beside, beside.step(&mut engine, (number >> 16).is_multiple_of(2)));
+            add(&seen.previewed_beside, beside.step(&mut engine, (number >> 16).is_multiple_of(2)));
             if number.is_multiple_of(3) {
                 let before = engine.state().clone();
                 let given = history.given.clone();
@@ -432,7 +432,7 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
                     kernel.apply(&plan, |_, _, _| {});
                 }
                 history.check(&engine, &options)?;
-                add(&seen.stand_ins, engine.stand_ins().next().is_some());
+                add(&seen.placeholders, engine.placeholders().next().is_some());
                 add(&seen.waited, engine.waiting().next().is_some());
                 // The state before and this one may each fit several numbers of events. Others went on only
                 // if they did for every pair.
@@ -453,7 +453,7 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
                 let appends = |step: &Step| matches!(step, Step::Chains(_, writes) if !writes.append.is_empty());
                 add(&seen.parts, plan.steps.iter().any(appends));
                 watch_load(&mut kernels, &plan, in_view)?;
-                add(&seen.foreseen_beside, beside.step(&mut engine, (number >> 17).is_multiple_of(3)));
+                add(&seen.previewed_beside, beside.step(&mut engine, (number >> 17).is_multiple_of(3)));
                 for (family, kernel) in Family::ALL.into_iter().zip(&kernels) {
                     prop_assert_eq!(&kernel.actual(), engine.state().family(family));
                 }
@@ -478,7 +478,7 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
             }
             watch_load(&mut kernels, &engine.load(Portion { sets: 3, rules: 3 }), in_view)?;
             prop_assert!(is_beside || engine.is_load_due(), "it waits for nothing");
-            add(&seen.foreseen_beside, beside.step(&mut engine, true));
+            add(&seen.previewed_beside, beside.step(&mut engine, true));
         }
         prop_assert!(!engine.is_loading(), "it never ends");
         prop_assert!(engine.commit().is_empty(), "a second commit has nothing to do");
@@ -512,7 +512,7 @@ fn every_state_while_large_changes_are_loaded_is_of_events_in_the_order_of_their
         .run(&(objects(), objects(), objects(), order), |(a, b, c, order)| run(&[a, b, c], &order, &seen))
         .unwrap();
     // So few cases hardly ever give a pod that waits other labels and nothing else.
-    let Seen { foreseen_beside, waited, others_went_on, stand_ins, parts, restarts, .. } = &seen;
-    let counts = [foreseen_beside, waited, others_went_on, stand_ins, parts, restarts].map(Cell::get);
+    let Seen { previewed_beside, waited, others_went_on, placeholders, parts, restarts, .. } = &seen;
+    let counts = [previewed_beside, waited, others_went_on, placeholders, parts, restarts].map(Cell::get);
     assert!(counts.iter().all(|count| *count > 0), "{seen:?}");
 }

@@ -13,11 +13,13 @@ use npc_compiler::cluster::{Cluster, PodId, PolicyId};
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::End;
+use npc_compiler::verdict::pair_doubt::{
+    PairSetPart, PairVerdict, PossibleIsolation, by_possible, has_open_ends, parts,
+};
 use npc_compiler::verdict::pairs::{Because, PairSet, PairSetVerdict, Region};
 use serde_json::{Map, Value, json};
 
-use super::doubt::{Part, Possible, Said, by_possible, has_open_ends, parts};
-use crate::command::absent_peers::{self, Elsewhere, elsewhere};
+use crate::command::absent_peers::{self, AbsentEnd, elsewhere};
 use crate::command::input::Input;
 use crate::command::output::{BAD, Columns, DOUBT, FAINT, GOOD, width};
 use crate::command::warning;
@@ -28,7 +30,7 @@ const LISTED: usize = 8;
 
 /// The pair sets by direction and group. Families with the same answer share it.
 pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &mut impl Write) -> io::Result<()> {
-    let mut blocks = BTreeMap::<(Direction, Vec<PodId>), Block<'_>>::new();
+    let mut blocks = BTreeMap::<(Direction, Vec<PodId>), IsolatedAlike<'_>>::new();
     for set in sets {
         for (possible, subjects) in by_possible(cluster, groups, set) {
             let block = blocks.entry((set.direction, subjects)).or_default();
@@ -38,7 +40,7 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
     }
     let (has_open_ends, mut has_doubt) = (has_open_ends(cluster), false);
     let nothing = BTreeSet::new();
-    for (i, ((direction, subjects), Block { families, possible })) in blocks.iter().enumerate() {
+    for (i, ((direction, subjects), IsolatedAlike { families, possible })) in blocks.iter().enumerate() {
         if i > 0 {
             writeln!(out)?;
         }
@@ -60,7 +62,7 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
         writeln!(out, "{}  {names}  {FAINT}{isolated}{FAINT:#}", direction.as_str().to_lowercase())?;
         let doubtful = if has_open_ends { &policies } else { &nothing };
         let said = families.each_ref().map(|sets| lines(cluster, groups, sets, possible, doubtful));
-        has_doubt |= said.iter().flatten().any(|(said, _)| *said == Said::Unknown);
+        has_doubt |= said.iter().flatten().any(|(said, _)| *said == PairVerdict::Unknown);
         let mut columns = Columns::default();
         if said[0] == said[1] {
             add(&mut columns, &said[0], "IPv4 IPv6");
@@ -69,11 +71,11 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
             add(&mut columns, &said[1], "IPv6");
         }
         let elsewhere = policies.iter().flat_map(|id| elsewhere(cluster, *id, *direction));
-        let elsewhere: BTreeSet<Elsewhere> = elsewhere.collect();
+        let elsewhere: BTreeSet<AbsentEnd> = elsewhere.collect();
         let lines = elsewhere.into_iter().map(|of| {
-            let Elsewhere { ports, peer, policy, path, found, is_partly_here, .. } = of;
+            let AbsentEnd { ports, peer, policy, path, found, is_partly_here, .. } = of;
             let (way, why) = (direction.peers_field(), absent_peers::words_of_part(found, is_partly_here));
-            (Said::Allowed, [ports, format!("{way} {peer} {why}"), format!("{policy} {path}")])
+            (PairVerdict::Allowed, [ports, format!("{way} {peer} {why}"), format!("{policy} {path}")])
         });
         add(&mut columns, &lines.collect::<Vec<_>>(), "");
         columns.write_within(out, "  ", width())?;
@@ -92,10 +94,10 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
 
 /// Pods that the same policies isolate, and may isolate, in one direction.
 #[derive(Default)]
-struct Block<'s> {
+struct IsolatedAlike<'s> {
     families: [Vec<&'s PairSet>; 2],
     /// The policies that may isolate them, beside those that do.
-    possible: Possible,
+    possible: PossibleIsolation,
 }
 
 /// The policies that isolate these pods, which are the same for all of them.
@@ -115,12 +117,12 @@ fn names_of_policies(cluster: &Cluster, policies: impl Iterator<Item = PolicyId>
     policies.map(|id| policy_name(cluster, id)).collect::<Vec<_>>().join(", ")
 }
 
-fn add(columns: &mut Columns, lines: &[(Said, [String; 3])], families: &str) {
+fn add(columns: &mut Columns, lines: &[(PairVerdict, [String; 3])], families: &str) {
     for (said, cells) in lines {
         let (style, word) = match said {
-            Said::Allowed => (GOOD, "allow"),
-            Said::Unknown => (DOUBT, "?    "),
-            Said::Denied => (BAD, "deny "),
+            PairVerdict::Allowed => (GOOD, "allow"),
+            PairVerdict::Unknown => (DOUBT, "?    "),
+            PairVerdict::Denied => (BAD, "deny "),
         };
         let line = std::iter::once(families.to_owned()).chain(cells.iter().cloned());
         columns.after(format!("{style}{word}{style:#}  "), line);
@@ -131,9 +133,9 @@ fn lines(
     cluster: &Cluster,
     groups: &Groups,
     sets: &[&PairSet],
-    possible: &Possible,
+    possible: &PossibleIsolation,
     isolating: &BTreeSet<PolicyId>,
-) -> Vec<(Said, [String; 3])> {
+) -> Vec<(PairVerdict, [String; 3])> {
     let of_set = |set: &&PairSet| {
         let way = set.direction.peers_field();
         let because: Vec<String> = set
@@ -143,11 +145,12 @@ fn lines(
                 Some(format!("{} {}", policy_name(cluster, *policy), rule.as_ref()?))
             })
             .collect();
-        let line = |part: Part| {
+        let line = |part: PairSetPart| {
             let peers = format!("{way} {}", peers(cluster, &part.peers, set.family));
-            let rules: Vec<String> = part.rules.into_iter().collect();
+            let rule = |(policy, path)| format!("{} {path}", policy_name(cluster, policy));
+            let rules: Vec<String> = part.rules.into_iter().map(rule).collect();
             let because = if rules.is_empty() { &because } else { &rules };
-            (part.said, [traffic(&part.traffic), peers, shorten(because, LISTED, ", ")])
+            (part.verdict, [traffic(&part.traffic), peers, shorten(because, LISTED, ", ")])
         };
         parts(cluster, groups, set, possible, isolating).into_iter().map(line).collect::<Vec<_>>()
     };
@@ -210,17 +213,17 @@ pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet], is_shown: i
         for (possible, subjects) in by_possible(cluster, groups, set) {
             let parts = parts(cluster, groups, set, &possible, &isolating);
             // What is said for certain of all of it stays one set.
-            let is_one = parts.iter().all(|part| part.said != Said::Unknown);
-            let whole = Part {
-                said: Said::Allowed,
+            let is_one = parts.iter().all(|part| part.verdict != PairVerdict::Unknown);
+            let whole = PairSetPart {
+                verdict: PairVerdict::Allowed,
                 traffic: set.traffic.clone(),
                 peers: set.peers.clone(),
                 rules: BTreeSet::new(),
             };
             let parts = if is_one { vec![whole] } else { parts };
-            for Part { said, traffic, peers, .. } in parts {
+            for PairSetPart { verdict, traffic, peers, .. } in parts {
                 by_peers.push((
-                    said != Said::Unknown,
+                    verdict != PairVerdict::Unknown,
                     PairSet { subjects: subjects.clone(), traffic, peers, ..set.clone() },
                 ));
             }
@@ -280,7 +283,7 @@ fn elsewhere_json(cluster: &Cluster, groups: &Groups, is_shown: impl Fn(PodId) -
     }
     let mut all = Vec::new();
     for ((direction, policies), subjects) in subjects {
-        let found: BTreeSet<Elsewhere> = policies.iter().flat_map(|id| elsewhere(cluster, *id, direction)).collect();
+        let found: BTreeSet<AbsentEnd> = policies.iter().flat_map(|id| elsewhere(cluster, *id, direction)).collect();
         all.extend(found.into_iter().map(|of| {
             json!({
                 "direction": direction.as_str(), "subjects": names(cluster, &subjects), "ports": of.ports,

@@ -36,14 +36,14 @@ pub(super) struct Elsewhere {
     place: usize,
     pub(super) direction: Direction,
     #[serde(flatten)]
-    pub(super) rule: absent_peers::Elsewhere,
+    pub(super) rule: absent_peers::AbsentEnd,
 }
 
 /// What there is of the endpoints that are shown, by endpoint.
 pub(super) fn all(matrix: &Matrix<'_>, cluster: &Cluster, groups: &Groups, outside: OutsideShown) -> Vec<Elsewhere> {
     let mut all = BTreeSet::new();
     // Many endpoints have the same policies.
-    let mut by_policy = BTreeMap::<(PolicyId, Direction), Vec<absent_peers::Elsewhere>>::new();
+    let mut by_policy = BTreeMap::<(PolicyId, Direction), Vec<absent_peers::AbsentEnd>>::new();
     let of_policy = |policy, direction| {
         let mut rules = absent_peers::elsewhere(cluster, policy, direction);
         rules.retain(|rule| !matrix.shown(&rule.traffic).is_none());
@@ -61,7 +61,7 @@ pub(super) fn all(matrix: &Matrix<'_>, cluster: &Cluster, groups: &Groups, outsi
                 .collect();
             for policy in policies {
                 let rules = by_policy.entry((policy, direction)).or_insert_with(|| of_policy(policy, direction));
-                let here = |rule: &absent_peers::Elsewhere| Elsewhere {
+                let here = |rule: &absent_peers::AbsentEnd| Elsewhere {
                     endpoint: endpoint.id.to_string(),
                     place,
                     direction,

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use npc_compiler::engine::{CountQuestion, Counts, Engine, Foreseen, Foresight};
+use npc_compiler::engine::{CountQuestion, Counts, Engine, Preview, Previewed};
 use npc_compiler::plan::conntrack::FlowKey;
 
 use super::{Enforcer, RETAINED_FOR};
@@ -22,19 +22,19 @@ impl<K: Kernel> Enforcer<K> {
         self.engine.is_loading()
     }
 
-    /// Whether the next pass has something to do for them; otherwise they wait for [`Enforcer::foresight`].
+    /// Whether the next pass has something to do for them; otherwise they wait for [`Enforcer::preview`].
     pub(in crate::enforce) fn is_load_due(&self) -> bool {
         self.engine.is_load_due()
     }
 
-    /// Has all that takes long to find out about large changes be found out by [`Enforcer::foresight`].
+    /// Has all that takes long to find out about large changes be found out by [`Enforcer::preview`].
     pub(in crate::enforce) fn find_out_beside(&mut self) {
         self.engine.find_out_beside(self.beside);
     }
 
-    /// As [`Engine::foresight`].
-    pub(in crate::enforce) fn foresight(&mut self) -> Option<Foresight> {
-        self.engine.foresight()
+    /// As [`Engine::preview`].
+    pub(in crate::enforce) fn preview(&mut self) -> Option<Preview> {
+        self.engine.preview()
     }
 
     /// As [`Engine::count`].
@@ -42,9 +42,9 @@ impl<K: Kernel> Enforcer<K> {
         self.engine.count(asked)
     }
 
-    /// As [`Engine::foreseen`].
-    pub(in crate::enforce) fn foreseen(&mut self, foreseen: Foreseen) {
-        self.engine.foreseen(foreseen);
+    /// As [`Engine::previewed`].
+    pub(in crate::enforce) fn previewed(&mut self, previewed: Previewed) {
+        self.engine.previewed(previewed);
     }
 
     /// How many events have waited for large changes so far.

@@ -9,7 +9,7 @@ use super::{Age, Joint, LocalGroups, MadeChain, Touched, Wanted};
 use crate::engine::dispatch_trees::Leaves;
 use crate::engine::peer_sets::PeerSets;
 use crate::engine::peers::PeerIndex;
-use crate::engine::prospect::PreparedGroup;
+use crate::engine::prepared::PreparedGroup;
 use crate::engine::store::Store;
 use crate::object::Family;
 use crate::plan::{Delta, KernelState};

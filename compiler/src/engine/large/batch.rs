@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::engine::foresight::{ForeseenChanges, PolicyChange, ReadPolicy};
 use crate::engine::groups::{ToCome, WeighedPolicies};
 use crate::engine::key::PodKey;
 use crate::engine::peer_sets::expecting;
-use crate::engine::prospect::{PreparedGroup, PreparedLeaf, Prospect};
+use crate::engine::prepared::{PreparedChanges, PreparedGroup, PreparedLeaf};
+use crate::engine::preview::{PolicyChange, PreviewedChanges, ReadPolicy};
 use crate::object::{Family, Labels, Pod};
 use crate::policy::{Direction, Policy};
 use crate::ruleset::node::{ChainName, SetName};
@@ -101,10 +101,10 @@ pub(super) enum Progress {
     New,
     /// It is to be found out beside the loop.
     Due,
-    /// It is being found out, by the foresight of this number.
-    Foreseeing(u64),
+    /// It is being found out, by the preview of this number.
+    Previewing(u64),
     /// It is found out.
-    Foreseen(Box<ForeseenChanges>),
+    Previewed(Box<PreviewedChanges>),
     /// It is found out, is much, and comes in portions.
     Expected(Expected),
 }
@@ -134,7 +134,7 @@ impl Waiting {
 
     /// Whether the next commit, or a portion, has something to do for it.
     pub(super) const fn is_ready(&self) -> bool {
-        !matches!(self.progress, Progress::Due | Progress::Foreseeing(_))
+        !matches!(self.progress, Progress::Due | Progress::Previewing(_))
     }
 
     /// What comes next goes here.
@@ -208,18 +208,18 @@ pub(super) struct Released {
 }
 
 impl Expected {
-    pub(super) fn new(namespace: &str, prospect: Prospect) -> Self {
-        let Prospect { groups, sets, over, .. } = prospect;
+    pub(super) fn new(namespace: &str, prepared: PreparedChanges) -> Self {
+        let PreparedChanges { groups, sets, over, .. } = prepared;
         let user = expecting(namespace);
         Self { user, groups, over, sets, kept_sets: 0, whole_sets: 0, whole_chains: 0 }
     }
 
     /// It is in force from now on.
-    pub(super) fn release(self) -> (Released, Prospect) {
+    pub(super) fn release(self) -> (Released, PreparedChanges) {
         let chains = self.leaves().map(|leaf| (leaf.family, leaf.chain.clone())).collect();
         let sets = self.sets.into_iter().take(self.kept_sets).map(|(_, name)| name).collect();
-        let prospect = Prospect { groups: self.groups, over: self.over, ..Prospect::default() };
-        (Released { user: self.user, sets, chains }, prospect)
+        let prepared = PreparedChanges { groups: self.groups, over: self.over, ..PreparedChanges::default() };
+        (Released { user: self.user, sets, chains }, prepared)
     }
 
     /// The chain of this place.

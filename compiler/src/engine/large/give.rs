@@ -2,10 +2,10 @@
 
 use super::MEMBERS;
 use super::batch::{Batch, Expected, Object, ObjectChange, Progress, Released, Waiting};
-use crate::engine::foresight::{CountQuestion, Counts, Foreseen, Foresight, PolicyChange};
 use crate::engine::key::PodKey;
 use crate::engine::packed::LARGE;
-use crate::engine::prospect::Prospect;
+use crate::engine::prepared::PreparedChanges;
+use crate::engine::preview::{CountQuestion, Counts, PolicyChange, Preview, Previewed};
 use crate::engine::{Engine, Event};
 use crate::object::{Family, Pod};
 use crate::ruleset::node::ChainName;
@@ -20,31 +20,31 @@ impl Engine {
             let Some(mut waiting) = self.large.waiting.remove(&namespace) else { continue };
             match std::mem::take(&mut waiting.progress) {
                 Progress::Expected(expected) if expected.is_whole() => {
-                    let (released, prospect) = expected.release();
+                    let (released, prepared) = expected.release();
                     self.large.released.push(released);
-                    self.give_batch(&namespace, waiting, prospect);
+                    self.give_batch(&namespace, waiting, prepared);
                 }
-                Progress::Foreseen(outcome) if self.groups.are_over_bound(&namespace, &outcome.over) => {
-                    self.decide(&namespace, waiting, outcome.prospect, limit);
+                Progress::Previewed(outcome) if self.groups.are_over_bound(&namespace, &outcome.over) => {
+                    self.decide(&namespace, waiting, outcome.prepared, limit);
                 }
-                Progress::Foreseen(_) => {
+                Progress::Previewed(_) => {
                     waiting.begin_anew();
                     self.large.waiting.insert(namespace.clone(), waiting);
-                    self.update_stand_ins(&namespace);
+                    self.update_placeholders(&namespace);
                 }
                 Progress::New if self.takes_long(&namespace, &waiting.now) => {
                     waiting.progress = Progress::Due;
                     self.large.waiting.insert(namespace.clone(), waiting);
-                    self.update_stand_ins(&namespace);
+                    self.update_placeholders(&namespace);
                 }
                 Progress::New => {
-                    let foresight = self.foresight_of(&namespace, &waiting.now);
-                    let Some(Foreseen { read, outcome, .. }) = foresight.run(&mut |asked| Some(self.count(&asked)))
+                    let preview = self.preview_of(&namespace, &waiting.now);
+                    let Some(Previewed { read, outcome, .. }) = preview.run(&mut |asked| Some(self.count(&asked)))
                     else {
                         unreachable!("every question is answered")
                     };
                     waiting.take_in(read);
-                    self.decide(&namespace, waiting, outcome.prospect, limit);
+                    self.decide(&namespace, waiting, outcome.prepared, limit);
                 }
                 progress => {
                     waiting.progress = progress;
@@ -52,7 +52,7 @@ impl Engine {
                 }
             }
         }
-        self.forget_stand_ins();
+        self.forget_placeholders();
     }
 
     /// Whether it takes long to find out what events make, so that it is found out beside the loop.
@@ -63,57 +63,57 @@ impl Engine {
     }
 
     /// Gives the engine events that make little, and has all others wait until what they make is loaded.
-    fn decide(&mut self, namespace: &str, mut waiting: Waiting, prospect: Prospect, limit: usize) {
-        if self.costs_at_most(&prospect, limit) {
-            self.give_batch(namespace, waiting, prospect);
+    fn decide(&mut self, namespace: &str, mut waiting: Waiting, prepared: PreparedChanges, limit: usize) {
+        if self.costs_at_most(&prepared, limit) {
+            self.give_batch(namespace, waiting, prepared);
         } else {
-            waiting.progress = Progress::Expected(self.expect(namespace, prospect));
+            waiting.progress = Progress::Expected(self.expect(namespace, prepared));
             self.large.waiting.insert(namespace.to_owned(), waiting);
-            self.update_stand_ins(namespace);
+            self.update_placeholders(namespace);
         }
     }
 
-    /// The input of a foresight of the next namespace that needs one. [`Foresight::run`] may take long, so a
-    /// thread runs it, and [`Engine::foreseen`] takes its result.
-    pub fn foresight(&mut self) -> Option<Foresight> {
+    /// The input of a preview of the next namespace that needs one. [`Preview::run`] may take long, so a
+    /// thread runs it, and [`Engine::previewed`] takes its result.
+    pub fn preview(&mut self) -> Option<Preview> {
         let due = || self.large.waiting.iter().filter(|(_, waiting)| matches!(waiting.progress, Progress::Due));
-        let last = self.large.foreseen_last.as_deref();
+        let last = self.large.previewed_last.as_deref();
         let next = due().find(|(name, _)| last.is_none_or(|last| name.as_str() > last)).or_else(|| due().next());
         let namespace = next?.0.clone();
-        self.large.foresights += 1;
+        self.large.previews += 1;
         let waiting = self.large.waiting.get(&namespace)?;
-        let foresight = self.foresight_of(&namespace, &waiting.now);
+        let preview = self.preview_of(&namespace, &waiting.now);
         if let Some(waiting) = self.large.waiting.get_mut(&namespace) {
-            waiting.progress = Progress::Foreseeing(foresight.number);
+            waiting.progress = Progress::Previewing(preview.number);
         }
-        self.large.foreseen_last = Some(namespace);
-        Some(foresight)
+        self.large.previewed_last = Some(namespace);
+        Some(preview)
     }
 
-    fn foresight_of(&self, namespace: &str, batch: &Batch) -> Foresight {
-        self.groups.foresight(&self.store, (self.large.foresights, namespace), batch.changes_to_come())
+    fn preview_of(&self, namespace: &str, batch: &Batch) -> Preview {
+        self.groups.preview(&self.store, (self.large.previews, namespace), batch.changes_to_come())
     }
 
-    /// How many members selectors and sets make, for a [`Foresight`].
+    /// How many members selectors and sets make, for a [`Preview`].
     pub fn count(&mut self, asked: &CountQuestion) -> Counts {
         let peers = self.peers.sizes(&mut self.store, asked.peers.iter());
         let sets = asked.sets.iter().map(|name| self.sets.count_of(name).unwrap_or_default());
         Counts { peers, sets: sets.collect() }
     }
 
-    /// Takes in what a [`Foresight`] found out. The next commit acts on it. Without a call of this the events
+    /// Takes in what a [`Preview`] found out. The next commit acts on it. Without a call of this the events
     /// wait for ever.
-    pub fn foreseen(&mut self, foreseen: Foreseen) {
-        let Foreseen { number, namespace, read, outcome } = foreseen;
-        let is_meant = |waiting: &&mut Waiting| matches!(waiting.progress, Progress::Foreseeing(of) if of == number);
+    pub fn previewed(&mut self, previewed: Previewed) {
+        let Previewed { number, namespace, read, outcome } = previewed;
+        let is_meant = |waiting: &&mut Waiting| matches!(waiting.progress, Progress::Previewing(of) if of == number);
         if let Some(waiting) = self.large.waiting.get_mut(&*namespace).filter(is_meant) {
             waiting.take_in(read);
-            waiting.progress = Progress::Foreseen(Box::new(outcome));
+            waiting.progress = Progress::Previewed(Box::new(outcome));
         }
     }
 
     /// Applies the first batch of waiting events. Later events have their turn at the next commit.
-    fn give_batch(&mut self, namespace: &str, waiting: Waiting, prospect: Prospect) {
+    fn give_batch(&mut self, namespace: &str, waiting: Waiting, prepared: PreparedChanges) {
         let Waiting { now, later, .. } = waiting;
         if !later.is_empty() {
             self.large.waiting.insert(namespace.to_owned(), Waiting { now: later, ..Waiting::default() });
@@ -122,13 +122,13 @@ impl Engine {
             match (object, change) {
                 (_, ObjectChange::Pod(pod)) => {
                     // Or it would claim the same address for a moment.
-                    self.remove_stand_in(&PodKey::of(&pod));
+                    self.remove_placeholder(&PodKey::of(&pod));
                     self.apply(Event::Pod(pod));
                 }
                 (_, ObjectChange::Policy(PolicyChange::Read(policy, findings))) => {
                     self.policy(&policy, findings.to_vec());
                 }
-                // The foresight has read it, and what it read took the place of this.
+                // The preview has read it, and what it read took the place of this.
                 (_, ObjectChange::Policy(PolicyChange::Unread(policy, _))) => {
                     self.apply(Event::Policy(policy.unpack().into()));
                 }
@@ -138,20 +138,20 @@ impl Engine {
                 (Object::Pod(_), ObjectChange::Policy(PolicyChange::Gone)) => {}
             }
         }
-        self.groups.prepare(prospect.groups);
-        self.groups.set_over_bound(namespace, &prospect.over);
+        self.groups.prepare(prepared.groups);
+        self.groups.set_over_bound(namespace, &prepared.over);
         // A later event about a pod may wait, and give it an address.
-        self.update_stand_ins(namespace);
+        self.update_placeholders(namespace);
     }
 
     /// Whether the rules and sets that the state lacks of this are at most so many. Chains of others that are
     /// only expected are not there.
-    fn costs_at_most(&self, prospect: &Prospect, limit: usize) -> bool {
-        let of_chain = prospect.groups.iter().flat_map(|group| &group.leaves).map(|leaf| {
+    fn costs_at_most(&self, prepared: &PreparedChanges, limit: usize) -> bool {
+        let of_chain = prepared.groups.iter().flat_map(|group| &group.leaves).map(|leaf| {
             let present = self.loaded(leaf);
             leaf.count.saturating_sub(present)
         });
-        let sets = prospect.members.iter().filter(|(name, _)| !self.sets.is_whole(name));
+        let sets = prepared.members.iter().filter(|(name, _)| !self.sets.is_whole(name));
         let of_set = sets.map(|(_, members)| 1 + usize::try_from(*members).unwrap_or(usize::MAX) / MEMBERS);
         // What is large is known after its first chain, without a look at its sets.
         of_chain
@@ -161,8 +161,8 @@ impl Engine {
     }
 
     /// Begins to expect this. Its sets come to be known portion by portion.
-    fn expect(&mut self, namespace: &str, prospect: Prospect) -> Expected {
-        let expected = Expected::new(namespace, prospect);
+    fn expect(&mut self, namespace: &str, prepared: PreparedChanges) -> Expected {
+        let expected = Expected::new(namespace, prepared);
         for leaf in expected.leaves() {
             self.groups.expect(leaf.family, &leaf.chain);
         }

@@ -1,6 +1,6 @@
 //! Pods whose events wait: what of them counts at once.
 //!
-//! An address that is new is isolated at once, by a [stand-in](crate::engine::stand_in). A label that is taken
+//! An address that is new is isolated at once, by a [placeholder](crate::engine::placeholder). A label that is taken
 //! from a pod counts at once for the policies of other namespaces, which do not wait. All else has its
 //! turn with the namespace.
 
@@ -11,69 +11,69 @@ use std::sync::Arc;
 use super::batch::{Batch, ObjectChange, Waiting};
 use crate::engine::Engine;
 use crate::engine::key::PodKey;
-use crate::engine::stand_in;
+use crate::engine::placeholder;
 use crate::engine::store::PodSlot;
 use crate::object::{Family, Pod};
 use crate::policy::{Direction, Policy};
 
 impl Engine {
     /// Makes, replaces or removes what stands for a pod, and notes its newest labels.
-    pub(super) fn update_stand_in(&mut self, namespace: &str, key: &PodKey) {
+    pub(super) fn update_placeholder(&mut self, namespace: &str, key: &PodKey) {
         let waiting = self.large.waiting.get(namespace).and_then(|waiting| waiting.pod(key)).cloned();
         let known = self.store.find(key);
         if let Some(known) = known {
             self.touch_listed(known);
             self.store.set_newest_labels(known, waiting.as_ref().map(|pod| &pod.labels));
         }
-        let stand_in = waiting.and_then(|pod| self.make_stand_in(&pod, known));
-        let before = self.large.stand_ins.get(namespace).and_then(|stand_ins| stand_ins.get(key));
-        if before == stand_in.as_ref() {
+        let placeholder = waiting.and_then(|pod| self.make_placeholder(&pod, known));
+        let before = self.large.placeholders.get(namespace).and_then(|placeholders| placeholders.get(key));
+        if before == placeholder.as_ref() {
             return;
         }
-        self.remove_stand_in(key);
-        let Some(stand_in) = stand_in else { return };
-        if !self.large.stand_ins.contains_key(namespace) {
-            for policy in stand_in::policies(namespace) {
+        self.remove_placeholder(key);
+        let Some(placeholder) = placeholder else { return };
+        if !self.large.placeholders.contains_key(namespace) {
+            for policy in placeholder::policies(namespace) {
                 self.groups.set_policy(&Arc::new(Policy::read(&policy).0));
             }
         }
-        self.pod(&stand_in);
-        self.large.stand_ins.entry(namespace.to_owned()).or_default().insert(key.clone(), stand_in);
+        self.pod(&placeholder);
+        self.large.placeholders.entry(namespace.to_owned()).or_default().insert(key.clone(), placeholder);
     }
 
     /// The same for all pods of a namespace.
-    pub(super) fn update_stand_ins(&mut self, namespace: &str) {
+    pub(super) fn update_placeholders(&mut self, namespace: &str) {
         let waiting = self.large.waiting.get(namespace).into_iter();
         let pods = waiting.flat_map(|waiting| waiting.batches().flat_map(Batch::pods)).map(PodKey::of);
-        let stand_ins = self.large.stand_ins.get(namespace).into_iter().flat_map(|held| held.keys().cloned());
-        for key in pods.chain(stand_ins).collect::<BTreeSet<PodKey>>() {
-            self.update_stand_in(namespace, &key);
+        let placeholders = self.large.placeholders.get(namespace).into_iter().flat_map(|held| held.keys().cloned());
+        for key in pods.chain(placeholders).collect::<BTreeSet<PodKey>>() {
+            self.update_placeholder(namespace, &key);
         }
     }
 
     /// Removes what stands for a pod, if anything does.
-    pub(super) fn remove_stand_in(&mut self, key: &PodKey) {
-        let before = self.large.stand_ins.values_mut().find_map(|stand_ins| stand_ins.remove(key));
+    pub(super) fn remove_placeholder(&mut self, key: &PodKey) {
+        let before = self.large.placeholders.values_mut().find_map(|placeholders| placeholders.remove(key));
         if let Some(before) = before.and_then(|before| self.store.find(&PodKey::of(&before))) {
             self.remove_pod(before);
         }
     }
 
-    /// Takes the policies of stand-ins away where there are none any more.
-    pub(super) fn forget_stand_ins(&mut self) {
-        self.large.stand_ins.retain(|namespace, stand_ins| {
-            if stand_ins.is_empty() {
-                let of_stand_ins = stand_in::namespace_for(namespace);
+    /// Takes the policies of placeholders away where there are none any more.
+    pub(super) fn forget_placeholders(&mut self) {
+        self.large.placeholders.retain(|namespace, placeholders| {
+            if placeholders.is_empty() {
+                let of_placeholders = placeholder::namespace_for(namespace);
                 for direction in Direction::ALL {
-                    self.groups.remove_policy(&of_stand_ins, direction.section());
+                    self.groups.remove_policy(&of_placeholders, direction.section());
                 }
             }
-            !stand_ins.is_empty()
+            !placeholders.is_empty()
         });
     }
 
     /// What stands for a pod that waits, under the addresses that it does not have yet.
-    fn make_stand_in(&mut self, pod: &Pod, known: Option<PodSlot>) -> Option<Pod> {
+    fn make_placeholder(&mut self, pod: &Pod, known: Option<PodSlot>) -> Option<Pod> {
         let is_new = |address: &IpAddr| {
             known.is_none_or(|known| self.store.listed(known, Family::of(address)) != Some(*address))
         };
@@ -88,7 +88,7 @@ impl Engine {
             let by_waiting = waiting.isolates(&pod.labels);
             isolated = Direction::ALL.map(|direction| isolated[direction as usize] || by_waiting[direction as usize]);
         }
-        Some(stand_in::stand_in(pod, &addresses, isolated))
+        Some(placeholder::placeholder(pod, &addresses, isolated))
     }
 
     fn touch_listed(&mut self, pod: PodSlot) {
@@ -108,18 +108,18 @@ impl Engine {
     }
 
     /// What stands for pods of this node that are isolated though their events wait.
-    pub fn stand_ins(&self) -> impl Iterator<Item = &Pod> {
-        self.large.stand_ins.values().flat_map(|stand_ins| stand_ins.values())
+    pub fn placeholders(&self) -> impl Iterator<Item = &Pod> {
+        self.large.placeholders.values().flat_map(|placeholders| placeholders.values())
     }
 
-    /// How many policies isolate stand-ins.
-    pub(in crate::engine) fn count_of_stand_in_policies(&self) -> usize {
-        Direction::ALL.len() * self.large.stand_ins.len()
+    /// How many policies isolate placeholders.
+    pub(in crate::engine) fn count_of_placeholder_policies(&self) -> usize {
+        Direction::ALL.len() * self.large.placeholders.len()
     }
 
     /// How many endpoints of this node are there twice, as they are known and as what stands for them.
-    pub(in crate::engine) fn stand_ins_of_known(&self) -> usize {
-        let all = self.large.stand_ins.values().flat_map(|stand_ins| stand_ins.keys());
+    pub(in crate::engine) fn placeholders_of_known(&self) -> usize {
+        let all = self.large.placeholders.values().flat_map(|placeholders| placeholders.keys());
         all.filter(|key| self.store.find(key).is_some_and(|pod| self.store.is_here(pod))).count()
     }
 }

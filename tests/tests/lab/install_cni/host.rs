@@ -61,7 +61,7 @@ impl Host {
             symlink(plugin.path(), host.bin().join(plugin.file_name())).unwrap();
         }
         for kind in PASS_ON {
-            fs::write(host.bin().join(kind), "a stand-in, which the tests do not run").unwrap();
+            fs::write(host.bin().join(kind), "a placeholder, which the tests do not run").unwrap();
         }
         Some(host)
     }

@@ -1,7 +1,7 @@
 //! What large changes will make is found out beside the loop.
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
-use npc_compiler::engine::{Engine, Event, Foreseen, Portion};
+use npc_compiler::engine::{Engine, Event, Portion, Previewed};
 use npc_compiler::object::{Labels, Namespace, Pod};
 use npc_compiler::ruleset::layout::{Bounds, RulesetOptions};
 use serde_json::json;
@@ -22,10 +22,10 @@ fn waiting(options: RulesetOptions, large: Event) -> Engine {
 }
 
 /// Finds out what the next namespace's events make. The engine does not know it yet.
-fn find_out(engine: &mut Engine) -> Foreseen {
-    let foresight = engine.foresight().unwrap();
-    assert_eq!(foresight.namespace(), "large");
-    foresight.run(&mut |asked| Some(engine.count(&asked))).unwrap()
+fn find_out(engine: &mut Engine) -> Previewed {
+    let preview = engine.preview().unwrap();
+    assert_eq!(preview.namespace(), "large");
+    preview.run(&mut |asked| Some(engine.count(&asked))).unwrap()
 }
 
 /// Loads all, and finds out what it has to. Answers how often it had to.
@@ -38,8 +38,8 @@ fn finish(engine: &mut Engine) -> usize {
         }
         engine.load(Portion { sets: 100, rules: 1_000 });
         if !engine.is_load_due() {
-            let foreseen = find_out(engine);
-            engine.foreseen(foreseen);
+            let previewed = find_out(engine);
+            engine.previewed(previewed);
             found_out += 1;
         }
     }
@@ -53,27 +53,27 @@ fn while_it_is_found_out_what_a_change_makes_others_go_on_and_its_own_pods_are_i
     engine.offer(came(pod("large", 4, "db")));
     engine.commit();
     assert!(is_isolated(&engine, 4));
-    let foresight = engine.foresight().unwrap();
-    assert!(engine.foresight().is_none(), "it is being found out");
+    let preview = engine.preview().unwrap();
+    assert!(engine.preview().is_none(), "it is being found out");
     engine.offer(came(pod("large", 5, "db")));
     engine.offer(policy("small", &[]));
     assert!(!engine.commit().is_empty() && engine.is_waiting("large") && !engine.is_load_due());
     assert!(is_isolated(&engine, 5) && is_isolated(&engine, 2));
-    let foreseen = foresight.run(&mut |asked| Some(engine.count(&asked))).unwrap();
-    engine.foreseen(foreseen);
+    let previewed = preview.run(&mut |asked| Some(engine.count(&asked))).unwrap();
+    engine.previewed(previewed);
     assert!(engine.is_load_due());
     finish(&mut engine);
-    assert!([1, 2, 4, 5].iter().all(|number| is_isolated(&engine, *number)) && engine.stand_ins().next().is_none());
+    assert!([1, 2, 4, 5].iter().all(|number| is_isolated(&engine, *number)) && engine.placeholders().next().is_none());
 }
 
 #[test]
 fn events_that_come_while_it_is_found_out_have_their_turn_behind_it() {
     let mut engine = waiting(RulesetOptions::default(), policy("large", &[("other", 3_000)]));
-    let foresight = engine.foresight().unwrap();
+    let preview = engine.preview().unwrap();
     engine.offer(Event::PolicyGone("large".to_owned(), "np".to_owned()));
     engine.commit();
-    let foreseen = foresight.run(&mut |asked| Some(engine.count(&asked))).unwrap();
-    engine.foreseen(foreseen);
+    let previewed = preview.run(&mut |asked| Some(engine.count(&asked))).unwrap();
+    engine.previewed(previewed);
     let mut most = 0;
     for turns in 0.. {
         assert!(turns < 1_000, "it never ends");
@@ -83,8 +83,8 @@ fn events_that_come_while_it_is_found_out_have_their_turn_behind_it() {
             break;
         }
         if !engine.is_load_due() {
-            let foreseen = find_out(&mut engine);
-            engine.foreseen(foreseen);
+            let previewed = find_out(&mut engine);
+            engine.previewed(previewed);
         }
         let chains = &engine.state().v4.chains;
         let led = chains.values().flatten().filter_map(|rule| rule.leads_to()).filter_map(|to| chains.get(to));
@@ -101,8 +101,8 @@ fn a_change_that_turns_out_to_be_small_does_not_wait_any_longer() {
     let mut engine = waiting(RulesetOptions::default(), policy("large", &rules));
     assert_eq!(finish(&mut engine), 1);
     let mut engine = waiting(RulesetOptions::default(), policy("large", &rules));
-    let foreseen = find_out(&mut engine);
-    engine.foreseen(foreseen);
+    let previewed = find_out(&mut engine);
+    engine.previewed(previewed);
     assert!(!engine.commit().is_empty() && !engine.is_waiting("large"));
 }
 
@@ -123,7 +123,7 @@ fn what_was_found_out_is_of_no_use_once_pods_of_others_bring_a_policy_over_the_b
     engine.commit();
     engine.offer(policy_for("wide", "db", &everyone, 3_000));
     engine.commit();
-    let foreseen = find_out(&mut engine);
+    let previewed = find_out(&mut engine);
     // The policy in force admits more pods now than the namespace may have members.
     let others = |number: u8| Pod { node: Some("elsewhere".to_owned()), ..pod("small", number, "web") };
     engine.offer(policy("large", &[("none", 1)]));
@@ -132,7 +132,7 @@ fn what_was_found_out_is_of_no_use_once_pods_of_others_bring_a_policy_over_the_b
     }
     engine.commit();
     assert!(engine.has_policies_over_bound());
-    engine.foreseen(foreseen);
+    engine.previewed(previewed);
     engine.commit();
     assert!(engine.is_waiting("large") && !engine.is_load_due(), "it is found out anew");
     finish(&mut engine);

@@ -362,7 +362,7 @@ fn a_pod_that_gets_its_address_while_its_namespace_waits_is_isolated_at_once_and
         engine.load(Portion { sets: 10, rules: 100 });
         loads += 1;
     }
-    assert!(loads > 3 && engine.stand_ins().next().is_none() && engine.policies() == 1);
+    assert!(loads > 3 && engine.placeholders().next().is_none() && engine.policies() == 1);
 }
 
 #[test]

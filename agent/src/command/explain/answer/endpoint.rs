@@ -18,7 +18,7 @@ use npc_compiler::verdict::outside::{Outside, OutsideBounds, shortest_entries};
 use serde_json::{Value, json};
 
 use super::json::{misleading as misleading_json, policy};
-use crate::command::absent_peers::{self, Elsewhere, elsewhere};
+use crate::command::absent_peers::{self, AbsentEnd, elsewhere};
 use crate::command::dead_block;
 use crate::command::endpoint::{Resolved, short_kind};
 use crate::command::explain::reasons::misleading;
@@ -124,7 +124,7 @@ impl About<'_> {
     }
 
     /// What the rules of a direction admit whose other ends are not in the input.
-    fn elsewhere(&self, side: &Side) -> Vec<Elsewhere> {
+    fn elsewhere(&self, side: &Side) -> Vec<AbsentEnd> {
         let policies = side.isolated_by.keys();
         policies.flat_map(|id| elsewhere(&self.context.input.cluster, *id, side.direction)).collect()
     }

@@ -18,7 +18,7 @@ use crate::command::explain::reasons::{denied, dns};
 use crate::command::explain::services::no_backend;
 use crate::command::explain::traffic::by_protocol;
 use crate::command::explain::words::{bracketed, port_text};
-use crate::command::explain::{Context, Said, warnings};
+use crate::command::explain::{AnsweredQuestion, Context, warnings};
 use crate::command::input::Input;
 use crate::command::warning;
 
@@ -221,8 +221,8 @@ struct RangeJson {
 }
 
 impl<'a> Answer<'a> {
-    pub(in crate::command::explain) fn of(said: &Said<'a>) -> Self {
-        let Said { context, from, to, explanation, fixes } = *said;
+    pub(in crate::command::explain) fn of(said: &AnsweredQuestion<'a>) -> Self {
+        let AnsweredQuestion { context, from, to, explanation, fixes } = *said;
         let port = to.port.as_ref().map(port_text);
         let query = Query {
             from: from.name.clone(),

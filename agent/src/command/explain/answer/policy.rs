@@ -90,8 +90,8 @@ struct Rule {
     direction: Direction,
     path: String,
     location: Option<Place>,
-    peers: Vec<Part>,
-    ports: Vec<Part>,
+    peers: Vec<PeerOrPort>,
+    ports: Vec<PeerOrPort>,
     /// Whether it admits nothing now.
     unused: bool,
 }
@@ -99,7 +99,7 @@ struct Rule {
 /// A peer or a port of a rule.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Part {
+struct PeerOrPort {
     text: String,
     /// The workloads that a peer means.
     selects: Vec<String>,
@@ -321,11 +321,11 @@ impl About {
 }
 
 /// The peers of a rule; none for everyone.
-fn peers(input: &Input, of: &RuleExplanation) -> Vec<Part> {
+fn peers(input: &Input, of: &RuleExplanation) -> Vec<PeerOrPort> {
     let cluster = &input.cluster;
     let Peers::AnyOf(peers) = &of.rule.peers else { return Vec::new() };
     if peers.is_empty() {
-        return vec![Part {
+        return vec![PeerOrPort {
             text: "a rule that is not understood".to_owned(),
             selects: Vec::new(),
             may_select: Vec::new(),
@@ -334,7 +334,7 @@ fn peers(input: &Input, of: &RuleExplanation) -> Vec<Part> {
             numbers: String::new(),
         }];
     }
-    let part = |(peer, of): (&Peer, &PeerExplanation)| Part {
+    let part = |(peer, of): (&Peer, &PeerExplanation)| PeerOrPort {
         text: rule_text::peer(peer, Style::Full),
         selects: workloads(cluster, &of.selects),
         may_select: workloads(cluster, &of.may_select),
@@ -350,11 +350,11 @@ fn peers(input: &Input, of: &RuleExplanation) -> Vec<Part> {
 }
 
 /// The ports of a rule; none for every port.
-fn ports(of: &RuleExplanation) -> Vec<Part> {
+fn ports(of: &RuleExplanation) -> Vec<PeerOrPort> {
     let Ports::AnyOf(ports) = &of.rule.ports else { return Vec::new() };
     let part = |(port, of): (&PortMatch, &PortExplanation)| {
         let numbers: Vec<String> = of.numbers.iter().map(u16::to_string).collect();
-        Part {
+        PeerOrPort {
             text: rule_text::port(port, Style::Full).unwrap_or_else(|| "a port that is not understood".to_owned()),
             selects: Vec::new(),
             may_select: Vec::new(),

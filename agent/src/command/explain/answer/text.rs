@@ -18,7 +18,7 @@ use crate::command::explain::reasons::{allowed, denied, dns, misleading};
 use crate::command::explain::services::no_backend;
 use crate::command::explain::traffic::traffic;
 use crate::command::explain::words::{bracketed, port_text, shown, verdict_word};
-use crate::command::explain::{Context, Said, fix, warnings};
+use crate::command::explain::{AnsweredQuestion, Context, fix, warnings};
 use crate::command::output::{BAD, Columns, DOUBT, GOOD, width};
 use crate::command::words::shorten;
 
@@ -38,8 +38,8 @@ const APART: usize = 3;
 const NODES: usize = 3;
 
 /// Writes the whole answer.
-pub(in crate::command::explain) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
-    let Said { context, from, to, explanation, fixes } = *said;
+pub(in crate::command::explain) fn write(said: &AnsweredQuestion<'_>, out: &mut impl Write) -> io::Result<()> {
+    let AnsweredQuestion { context, from, to, explanation, fixes } = *said;
     let shown = merged(explanation);
     if let [(place, flow, families)] = shown.as_slice() {
         heading(said, out, flow, families)?;
@@ -53,7 +53,7 @@ pub(in crate::command::explain) fn write(said: &Said<'_>, out: &mut impl Write) 
             writeln!(out, "\nends that are judged alike are one flow; its reasons are those of the first pair")?;
         }
         let (blocks, left_out) = blocks(said, &shown)?;
-        for Block { place, heading, count, flow, text: _ } in blocks {
+        for ShownFlow { place, heading, count, flow, text: _ } in blocks {
             let alike = if count > 1 { format!("  ({count} flows are alike)") } else { String::new() };
             writeln!(out, "\n{}{alike}", heading.trim_end())?;
             body(context, flow, fixes.of_flow(place), out)?;
@@ -76,7 +76,7 @@ pub(in crate::command::explain) fn write(said: &Said<'_>, out: &mut impl Write) 
 }
 
 /// A flow that is shown, and how many say the same.
-struct Block<'s> {
+struct ShownFlow<'s> {
     place: usize,
     flow: &'s Flow,
     heading: String,
@@ -87,14 +87,17 @@ struct Block<'s> {
 
 /// The flows that are shown one by one, and how many are left out. Replicas on different nodes are flows
 /// of their own, and often the same is said of them.
-fn blocks<'s>(said: &Said<'_>, shown: &'s [(usize, Cow<'s, Flow>, String)]) -> io::Result<(Vec<Block<'s>>, usize)> {
-    let Said { context, fixes, .. } = *said;
+fn blocks<'s>(
+    said: &AnsweredQuestion<'_>,
+    shown: &'s [(usize, Cow<'s, Flow>, String)],
+) -> io::Result<(Vec<ShownFlow<'s>>, usize)> {
+    let AnsweredQuestion { context, fixes, .. } = *said;
     let text_of = |flow: &Flow| -> io::Result<Vec<u8>> {
         let mut text = Vec::new();
         body(context, flow, None, &mut text)?;
         Ok(text)
     };
-    let (mut blocks, mut left_out): (Vec<Block<'s>>, usize) = (Vec::new(), 0);
+    let (mut blocks, mut left_out): (Vec<ShownFlow<'s>>, usize) = (Vec::new(), 0);
     for (place, flow, families) in shown {
         let mut line = Vec::new();
         heading(said, &mut line, flow, families)?;
@@ -117,7 +120,7 @@ fn blocks<'s>(said: &Said<'_>, shown: &'s [(usize, Cow<'s, Flow>, String)]) -> i
         }
         match alike {
             Some(i) => blocks[i].count += 1,
-            None if blocks.len() < SHOWN => blocks.push(Block { place: *place, flow, heading, count: 1, text }),
+            None if blocks.len() < SHOWN => blocks.push(ShownFlow { place: *place, flow, heading, count: 1, text }),
             None => left_out += 1,
         }
     }
@@ -166,8 +169,8 @@ fn word(verdict: Verdict) -> String {
 }
 
 /// The verdict, the ends and the traffic.
-fn heading(said: &Said<'_>, out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> {
-    let Said { context, explanation, .. } = *said;
+fn heading(said: &AnsweredQuestion<'_>, out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> {
+    let AnsweredQuestion { context, explanation, .. } = *said;
     let [more_from, more_to] = more(explanation, flow);
     write!(out, "{}  {}{more_from} -> ", word(flow.verdict), shown(&flow.from))?;
     if let Some(via) = &flow.via {

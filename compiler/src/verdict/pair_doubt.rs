@@ -3,49 +3,57 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use npc_compiler::algebra::cidr::AddressSet;
-use npc_compiler::algebra::traffic::Traffic;
-use npc_compiler::cluster::group::{Group, GroupId, Groups};
-use npc_compiler::cluster::new_address::NewAddress;
-use npc_compiler::cluster::{Cluster, PodId, PolicyId};
-use npc_compiler::object::Family;
-use npc_compiler::policy::{Direction, Peer, Peers};
-use npc_compiler::verdict::bounds::Deciding;
-use npc_compiler::verdict::flow::End;
-use npc_compiler::verdict::outside::{Outside, OutsideBounds, outside_by};
-use npc_compiler::verdict::pairs::{PairSet, PairSetVerdict, Region};
-
-use crate::command::words::policy_name;
+use crate::algebra::cidr::AddressSet;
+use crate::algebra::traffic::Traffic;
+use crate::cluster::group::{Group, GroupId, Groups};
+use crate::cluster::new_address::NewAddress;
+use crate::cluster::{Cluster, PodId, PolicyId};
+use crate::object::Family;
+use crate::policy::{Direction, Peer, Peers};
+use crate::verdict::bounds::Deciding;
+use crate::verdict::flow::End;
+use crate::verdict::outside::{Outside, OutsideBounds, outside_by};
+use crate::verdict::pairs::{PairSet, PairSetVerdict, Region};
 
 /// What is said of a pair set, or of a part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Said {
+pub enum PairVerdict {
+    /// It passes, as far as this direction goes.
     Allowed,
+    /// The input does not say.
     Unknown,
+    /// It is dropped.
     Denied,
 }
 
 /// A part of a pair set that has one answer.
-pub(super) struct Part {
-    pub(super) said: Said,
-    pub(super) traffic: Traffic,
-    pub(super) peers: Region,
+#[derive(Debug)]
+pub struct PairSetPart {
+    /// What holds for it.
+    pub verdict: PairVerdict,
+    /// Its traffic.
+    pub traffic: Traffic,
+    /// Its peers.
+    pub peers: Region,
     /// The rules that may admit it, where that is not known.
-    pub(super) rules: BTreeSet<String>,
+    pub rules: BTreeSet<(PolicyId, String)>,
 }
 
 /// The policies that may isolate a pod, beside those that do, and the groups that decide about it, by family; nothing
 /// where there are none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Possible {
-    pub(super) policies: Vec<PolicyId>,
+pub struct PossibleIsolation {
+    /// These policies.
+    pub policies: Vec<PolicyId>,
     /// Others may be there that were not read.
-    pub(super) is_unread: bool,
+    pub is_unread: bool,
     deciding: [Deciding; 2],
 }
 
-impl Possible {
-    pub(super) fn of(cluster: &Cluster, groups: &Groups, pod: PodId, direction: Direction) -> Self {
+impl PossibleIsolation {
+    /// What may isolate this pod.
+    #[must_use]
+    pub fn of(cluster: &Cluster, groups: &Groups, pod: PodId, direction: Direction) -> Self {
         let Some(class) = cluster.class_of(pod) else { return Self::default() };
         let policies = cluster.possible_policies_of(class, direction);
         let is_unread = cluster.has_unread_policies_of(cluster.class(class));
@@ -63,37 +71,45 @@ impl Possible {
 
 /// Whether the input leaves open what selects some endpoint, or which address it has. Where it does not, nothing is in
 /// doubt.
-pub(super) fn has_open_ends(cluster: &Cluster) -> bool {
+#[must_use]
+pub fn has_open_ends(cluster: &Cluster) -> bool {
     let is_open = |pod: PodId| cluster.class_of(pod).is_some_and(|class| cluster.is_open(class));
     cluster.endpoints().any(|(pod, _)| cluster.is_bare(pod) || is_open(pod))
 }
 
 /// The subjects of a pair set, by what may isolate them beside the policies that do.
-pub(super) fn by_possible(cluster: &Cluster, groups: &Groups, set: &PairSet) -> BTreeMap<Possible, Vec<PodId>> {
-    let mut subjects = BTreeMap::<Possible, Vec<PodId>>::new();
+#[must_use]
+pub fn by_possible(cluster: &Cluster, groups: &Groups, set: &PairSet) -> BTreeMap<PossibleIsolation, Vec<PodId>> {
+    let mut subjects = BTreeMap::<PossibleIsolation, Vec<PodId>>::new();
     for pod in &set.subjects {
-        subjects.entry(Possible::of(cluster, groups, *pod, set.direction)).or_default().push(*pod);
+        subjects.entry(PossibleIsolation::of(cluster, groups, *pod, set.direction)).or_default().push(*pod);
     }
     subjects
 }
 
 /// The parts of a pair set. `possible`: what may isolate its subjects beside the policies that do.
-pub(super) fn parts(
+#[must_use]
+pub fn parts(
     cluster: &Cluster,
     groups: &Groups,
     set: &PairSet,
-    possible: &Possible,
+    possible: &PossibleIsolation,
     isolating: &BTreeSet<PolicyId>,
-) -> Vec<Part> {
+) -> Vec<PairSetPart> {
     if possible.is_any() {
         return bounded(cluster, groups, set, possible);
     }
-    let whole = |said| Part { said, traffic: set.traffic.clone(), peers: set.peers.clone(), rules: BTreeSet::new() };
+    let whole = |verdict| PairSetPart {
+        verdict,
+        traffic: set.traffic.clone(),
+        peers: set.peers.clone(),
+        rules: BTreeSet::new(),
+    };
     if set.verdict == PairSetVerdict::Allowed {
-        return vec![whole(Said::Allowed)];
+        return vec![whole(PairVerdict::Allowed)];
     }
-    let mut denied = whole(Said::Denied);
-    let mut parts = BTreeMap::<(Said, Traffic, BTreeSet<String>), Vec<PodId>>::new();
+    let mut denied = whole(PairVerdict::Denied);
+    let mut parts = BTreeMap::<(PairVerdict, Traffic, BTreeSet<(PolicyId, String)>), Vec<PodId>>::new();
     for (pod, (admitted, rules)) in perhaps_admitted(cluster, set, isolating) {
         let Ok(place) = denied.peers.pods.binary_search(&pod) else { continue };
         let unknown = admitted.intersection(&set.traffic);
@@ -103,13 +119,13 @@ pub(super) fn parts(
         denied.peers.pods.remove(place);
         let rest = set.traffic.difference(&unknown);
         if !rest.is_none() {
-            parts.entry((Said::Denied, rest, BTreeSet::new())).or_default().push(pod);
+            parts.entry((PairVerdict::Denied, rest, BTreeSet::new())).or_default().push(pod);
         }
-        parts.entry((Said::Unknown, unknown, rules)).or_default().push(pod);
+        parts.entry((PairVerdict::Unknown, unknown, rules)).or_default().push(pod);
     }
     let made = parts.into_iter().map(|((said, traffic, rules), pods)| {
         let peers = Region { pods, ..Region::default() };
-        Part { said, traffic, peers, rules }
+        PairSetPart { verdict: said, traffic, peers, rules }
     });
     let has_more = !denied.peers.pods.is_empty() || !denied.peers.outside.is_empty();
     Some(denied).filter(|_| has_more).into_iter().chain(made).collect()
@@ -117,8 +133,8 @@ pub(super) fn parts(
 
 /// The parts of a pair set whose subjects other policies may isolate too. Traffic that all of these policies admit
 /// passes, and traffic that none of them admits does not.
-fn bounded(cluster: &Cluster, groups: &Groups, set: &PairSet, possible: &Possible) -> Vec<Part> {
-    let mut all = BTreeMap::<(Said, Traffic), Region>::new();
+fn bounded(cluster: &Cluster, groups: &Groups, set: &PairSet, possible: &PossibleIsolation) -> Vec<PairSetPart> {
+    let mut all = BTreeMap::<(PairVerdict, Traffic), Region>::new();
     let deciding = &possible.deciding[set.family as usize];
     let together = |ids: &[GroupId], admitted: &dyn Fn(&Group) -> Traffic| {
         ids.iter().fold(Traffic::all(), |all, id| all.intersection(&admitted(groups.get(*id))))
@@ -132,31 +148,34 @@ fn bounded(cluster: &Cluster, groups: &Groups, set: &PairSet, possible: &Possibl
             together(&deciding.least, &|group| group.traffic(cluster, seen))
         };
         let most = together(&deciding.most, &|group| group.possible_traffic(cluster, seen, Some(set.family)));
-        for part in said_of(&set.traffic, &least, &most) {
+        for part in parts_of(&set.traffic, &least, &most) {
             all.entry(part).or_default().pods.push(*pod);
         }
     }
     for (addresses, least, most) in zones(groups, set, possible) {
-        for part in said_of(&set.traffic, &least, &most) {
+        for part in parts_of(&set.traffic, &least, &most) {
             let outside = &mut all.entry(part).or_default().outside;
             *outside = outside.union(&addresses);
         }
     }
-    let part = |((said, traffic), peers)| Part { said, traffic, peers, rules: BTreeSet::new() };
+    let part = |((said, traffic), peers)| PairSetPart { verdict: said, traffic, peers, rules: BTreeSet::new() };
     all.into_iter().map(part).collect()
 }
 
 /// The parts of some traffic, by what passes at least and at most.
-fn said_of(traffic: &Traffic, least: &Traffic, most: &Traffic) -> impl Iterator<Item = (Said, Traffic)> {
+fn parts_of(traffic: &Traffic, least: &Traffic, most: &Traffic) -> impl Iterator<Item = (PairVerdict, Traffic)> {
     let allowed = traffic.intersection(least);
     let rest = traffic.difference(least);
-    let parts =
-        [(Said::Allowed, allowed), (Said::Unknown, rest.intersection(most)), (Said::Denied, rest.difference(most))];
+    let parts = [
+        (PairVerdict::Allowed, allowed),
+        (PairVerdict::Unknown, rest.intersection(most)),
+        (PairVerdict::Denied, rest.difference(most)),
+    ];
     parts.into_iter().filter(|(_, traffic)| !traffic.is_none())
 }
 
 /// The addresses outside of a pair set, by what passes at least and at most.
-fn zones(groups: &Groups, set: &PairSet, possible: &Possible) -> Vec<(AddressSet, Traffic, Traffic)> {
+fn zones(groups: &Groups, set: &PairSet, possible: &PossibleIsolation) -> Vec<(AddressSet, Traffic, Traffic)> {
     let mut zones = vec![(set.peers.outside.clone(), Traffic::none(), Traffic::none())];
     let OutsideBounds { allowed, unknown, .. } = outside_by(groups, &BTreeSet::from([possible.deciding.clone()]));
     let entries = allowed.iter().map(|of| (true, of)).chain(unknown.iter().map(|of| (false, of)));
@@ -186,8 +205,8 @@ fn perhaps_admitted(
     cluster: &Cluster,
     set: &PairSet,
     isolating: &BTreeSet<PolicyId>,
-) -> BTreeMap<PodId, (Traffic, BTreeSet<String>)> {
-    let mut all = BTreeMap::<PodId, (Traffic, BTreeSet<String>)>::new();
+) -> BTreeMap<PodId, (Traffic, BTreeSet<(PolicyId, String)>)> {
+    let mut all = BTreeMap::<PodId, (Traffic, BTreeSet<(PolicyId, String)>)>::new();
     let subject = set.subjects.first().map(|pod| cluster.pod(*pod));
     let bare: Vec<PodId> = set.peers.pods.iter().copied().filter(|pod| cluster.is_bare(*pod)).collect();
     for id in isolating {
@@ -202,7 +221,7 @@ fn perhaps_admitted(
                 let traffic = rule.traffic_to(destination.map_or(&[][..], |pod| pod.ports.as_slice()));
                 let (admitted, rules) = all.entry(pod).or_insert_with(|| (Traffic::none(), BTreeSet::new()));
                 *admitted = admitted.union(&traffic);
-                rules.insert(format!("{} {}", policy_name(cluster, *id), rule.path));
+                rules.insert((*id, rule.path.clone()));
             }
         }
     }

@@ -117,7 +117,7 @@ impl PreparedGroup {
 
 /// What changes of a namespace will make.
 #[derive(Debug, Default)]
-pub(super) struct Prospect {
+pub(super) struct PreparedChanges {
     /// The groups whose chains will be other ones.
     pub(super) groups: Vec<PreparedGroup>,
     /// The sets of their chains, each once, with the place of a chain that asks it.
@@ -128,7 +128,7 @@ pub(super) struct Prospect {
     pub(super) over: Vec<Arc<str>>,
 }
 
-impl Prospect {
+impl PreparedChanges {
     /// These groups, whose sets have so many members, while these policies are over the bound.
     pub(super) fn new(groups: Vec<PreparedGroup>, members: BTreeMap<SetName, u64>, over: Vec<Arc<str>>) -> Self {
         let mut seen = BTreeSet::new();

@@ -1,13 +1,13 @@
 //! What large changes will make is found out beside the loop, one namespace after the other.
 //!
 //! ```text
-//! pass ─▶ Foresight ─▶ thread: reads policies, makes chains ─▶ Foreseen ─▶ the next pass
+//! pass ─▶ Preview ─▶ thread: reads policies, makes chains ─▶ Previewed ─▶ the next pass
 //!                         └─ questions ─▶ loop: counts pods ─┘
 //! ```
 //!
 //! The thread holds nothing of the engine. What it has to know of it, the loop answers between passes.
 
-use npc_compiler::engine::{CountQuestion, Counts, Foreseen, Foresight};
+use npc_compiler::engine::{CountQuestion, Counts, Preview, Previewed};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{self, JoinError, JoinHandle};
 
@@ -26,23 +26,23 @@ impl Question {
     }
 }
 
-/// What [`Foresights::next`] has.
+/// What [`Previews::next`] has.
 #[derive(Debug)]
-pub(super) enum ForesightStep {
+pub(super) enum PreviewStep {
     Question(Question),
     /// Nothing is at work any more; what it found out, if it had all answers.
-    Ended(Result<Option<Foreseen>, JoinError>),
+    Ended(Result<Option<Previewed>, JoinError>),
 }
 
 /// At most one is at work: what it makes may take a hundred megabytes.
 #[derive(Debug)]
-pub(super) struct Foresights {
+pub(super) struct Previews {
     questions: mpsc::Receiver<Question>,
     sender: mpsc::Sender<Question>,
-    running: Option<JoinHandle<Option<Foreseen>>>,
+    running: Option<JoinHandle<Option<Previewed>>>,
 }
 
-impl Foresights {
+impl Previews {
     /// None yet.
     pub(super) fn new() -> Self {
         let (sender, questions) = mpsc::channel(1);
@@ -55,10 +55,10 @@ impl Foresights {
     }
 
     /// Starts the next one. None is at work.
-    pub(super) fn start(&mut self, foresight: Foresight) {
+    pub(super) fn start(&mut self, preview: Preview) {
         let sender = self.sender.clone();
         self.running = Some(task::spawn_blocking(move || {
-            foresight.run(&mut |asked| {
+            preview.run(&mut |asked| {
                 let (reply, counts) = oneshot::channel();
                 sender.blocking_send(Question { asked, reply }).ok()?;
                 counts.blocking_recv().ok()
@@ -67,7 +67,7 @@ impl Foresights {
     }
 
     /// What comes next. Nothing is lost where this is not waited for to its end.
-    pub(super) async fn next(&mut self) -> ForesightStep {
+    pub(super) async fn next(&mut self) -> PreviewStep {
         let ended = async {
             match &mut self.running {
                 Some(running) => running.await,
@@ -78,9 +78,9 @@ impl Foresights {
             biased;
             ended = ended => {
                 self.running = None;
-                ForesightStep::Ended(ended)
+                PreviewStep::Ended(ended)
             }
-            Some(question) = self.questions.recv() => ForesightStep::Question(question),
+            Some(question) = self.questions.recv() => PreviewStep::Question(question),
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The input of a foresight, and what is kept of chains that are expected.
+//! The input of a preview, and what is kept of chains that are expected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::LocalGroups;
-use crate::engine::foresight::{Foresight, FutureClass, GroupThere, PolicyChange};
 use crate::engine::key::PodKey;
 use crate::engine::local::{LocalClass, LocalNamespace, Weight};
-use crate::engine::prospect::PreparedGroup;
+use crate::engine::prepared::PreparedGroup;
+use crate::engine::preview::{FutureClass, GroupThere, PolicyChange, Preview};
 use crate::engine::store::{PodSlot, Store};
 use crate::object::{ContainerPort, Family, Labels, Pod};
 use crate::policy::{Direction, Policy};
@@ -108,12 +108,12 @@ impl LocalGroups {
     }
 
     /// What decides what these changes of a namespace will make.
-    pub(in crate::engine) fn foresight(
+    pub(in crate::engine) fn preview(
         &self,
         store: &Store,
         (number, namespace): (u64, &str),
         to_come: ToCome<'_>,
-    ) -> Foresight {
+    ) -> Preview {
         let ToCome { policies: changes, pods, reconsiders_bound } = to_come;
         let here = self.namespaces.get(namespace);
         // Those that were edited may come back, or all.
@@ -125,7 +125,7 @@ impl LocalGroups {
             let groups = here.into_iter().flat_map(|here| &here.groups[direction as usize]);
             groups.filter_map(|hash| Some((*hash, self.made_of(direction, *hash)?))).collect()
         });
-        Foresight {
+        Preview {
             number,
             options: self.options.clone(),
             namespace: Arc::from(namespace),

@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use crate::object::{Labels, NetworkPolicy, Pod};
 use crate::policy::Direction;
 
-/// The namespace of stand-ins for pods of a namespace begins so; it is none of the cluster's
+/// The namespace of placeholders for pods of a namespace begins so; it is none of the cluster's
 /// ([`OWN_NAMESPACES`](crate::object::OWN_NAMESPACES)).
 const NAMESPACE: &str = "npc.dev/waiting/";
 
@@ -38,27 +38,27 @@ pub(super) fn without_mark(namespace: &str, mut uid: String) -> (&str, String) {
 }
 
 /// What stands for a pod under these addresses, isolated in these directions.
-pub(super) fn stand_in(pod: &Pod, addresses: &[IpAddr], isolated: [bool; 2]) -> Pod {
+pub(super) fn placeholder(pod: &Pod, addresses: &[IpAddr], isolated: [bool; 2]) -> Pod {
     let isolated = Direction::ALL.into_iter().filter(|direction| isolated[*direction as usize]);
     let labels: Labels = isolated.map(|direction| (direction.as_str().to_owned(), String::new())).collect();
     let spec = k8s_openapi::api::core::v1::PodSpec::default();
-    let mut stand_in = Pod::from_template(namespace_for(&pod.namespace), pod.name.clone(), labels, spec);
+    let mut placeholder = Pod::from_template(namespace_for(&pod.namespace), pod.name.clone(), labels, spec);
     if !pod.uid.is_empty() {
-        stand_in.uid = format!("{}{MARK}", pod.uid);
+        placeholder.uid = format!("{}{MARK}", pod.uid);
     }
     for address in addresses {
         match address {
-            IpAddr::V4(address) => stand_in.ipv4 = Some(*address),
-            IpAddr::V6(address) => stand_in.ipv6 = Some(*address),
+            IpAddr::V4(address) => placeholder.ipv4 = Some(*address),
+            IpAddr::V6(address) => placeholder.ipv6 = Some(*address),
         }
     }
     // By these it is decided which of several pods has an address.
-    stand_in.node.clone_from(&pod.node);
-    (stand_in.started, stand_in.terminating) = (pod.started, pod.terminating);
-    stand_in
+    placeholder.node.clone_from(&pod.node);
+    (placeholder.started, placeholder.terminating) = (pod.started, pod.terminating);
+    placeholder
 }
 
-/// The policies of [`namespace_for`], by which stand-ins are isolated.
+/// The policies of [`namespace_for`], by which placeholders are isolated.
 pub(super) fn policies(namespace: &str) -> [NetworkPolicy; 2] {
     [(Direction::Ingress, "Ingress"), (Direction::Egress, "Egress")].map(|(direction, of_type)| {
         let key = direction.as_str().to_owned();
@@ -86,20 +86,20 @@ mod tests {
     use crate::policy::Policy;
 
     #[test]
-    fn a_stand_in_is_known_by_its_pods_names_and_isolated_as_it_says() {
+    fn a_placeholder_is_known_by_its_pods_names_and_isolated_as_it_says() {
         let spec = k8s_openapi::api::core::v1::PodSpec::default;
         for uid in ["", "a-uid", "00000000-0000-4000-8000-000000000001"] {
             let pod = Pod::from_template("shop".to_owned(), "web".to_owned(), Labels::new(), spec());
             let pod = Pod { uid: uid.to_owned(), ..pod };
             let address = IpAddr::from([10, 0, 0, 1]);
-            let stand_in = stand_in(&pod, &[address], [true, false]);
-            assert_ne!(PodKey::of(&stand_in), PodKey::of(&pod));
-            let key = PodKey::of(&stand_in).uid();
-            assert_eq!(without_mark(&stand_in.namespace, key), ("shop", uid.to_owned()));
+            let placeholder = placeholder(&pod, &[address], [true, false]);
+            assert_ne!(PodKey::of(&placeholder), PodKey::of(&pod));
+            let key = PodKey::of(&placeholder).uid();
+            assert_eq!(without_mark(&placeholder.namespace, key), ("shop", uid.to_owned()));
             let policies = policies("shop").map(|policy| Policy::read(&policy));
             for (direction, (policy, findings)) in Direction::ALL.into_iter().zip(policies) {
-                assert_eq!((findings.len(), policy.namespace.as_str()), (0, stand_in.namespace.as_str()));
-                let isolates = policy.subject.matches(&stand_in.labels);
+                assert_eq!((findings.len(), policy.namespace.as_str()), (0, placeholder.namespace.as_str()));
+                let isolates = policy.subject.matches(&placeholder.labels);
                 assert_eq!(isolates, direction == Direction::Ingress);
                 assert_eq!(
                     Direction::ALL.map(|other| policy.isolates(other)),

@@ -5,8 +5,8 @@
 //! any thread:
 //!
 //! ```text
-//! loop:    Engine::foresight ─▶         Engine::count … Engine::count         ─▶ Engine::foreseen
-//! thread:                      Foresight::run ─▶ asks, a portion at a time ─▶
+//! loop:    Engine::preview ─▶         Engine::count … Engine::count         ─▶ Engine::previewed
+//! thread:                      Preview::run ─▶ asks, a portion at a time ─▶
 //! ```
 //!
 //! How many pods the selectors of rules select is known to the engine alone, so it is asked about them, a
@@ -16,9 +16,9 @@
 //! events wait. Pods of other namespaces may bring one of its policies over the bounds, or
 //! back: then it is found out anew.
 //!
-//! [`Engine::foresight`]: super::Engine::foresight
+//! [`Engine::preview`]: super::Engine::preview
 //! [`Engine::count`]: super::Engine::count
-//! [`Engine::foreseen`]: super::Engine::foreseen
+//! [`Engine::previewed`]: super::Engine::previewed
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -27,7 +27,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::local::{LocalClass, Weight};
 use super::packed::PackedPolicy;
-use super::prospect::{PreparedGroup, Prospect};
+use super::prepared::{PreparedChanges, PreparedGroup};
 use crate::cluster::group::Resolution;
 use crate::object::{ContainerPort, Family, NetworkPolicy};
 use crate::policy::finding::Finding;
@@ -104,7 +104,7 @@ pub(super) struct GroupThere {
 /// A copy of all that decides how many rules and sets the events of a namespace will make. The engine goes on while
 /// another thread computes them from it.
 #[derive(Debug)]
-pub struct Foresight {
+pub struct Preview {
     pub(super) number: u64,
     pub(super) options: RulesetOptions,
     pub(super) namespace: Arc<str>,
@@ -123,7 +123,7 @@ pub struct Foresight {
     pub(super) of_all: MemberCount,
 }
 
-/// What a [`Foresight`] asks the engine: how many members some selectors and some sets make.
+/// What a [`Preview`] asks the engine: how many members some selectors and some sets make.
 #[derive(Debug)]
 pub struct CountQuestion {
     pub(super) peers: Vec<PodPeer>,
@@ -139,12 +139,12 @@ pub struct Counts {
 
 /// What events of a namespace will make.
 #[derive(Debug)]
-pub struct Foreseen {
+pub struct Previewed {
     pub(super) number: u64,
     pub(super) namespace: Arc<str>,
     /// The policies that were read for it.
     pub(super) read: Vec<ReadPolicy>,
-    pub(super) outcome: ForeseenChanges,
+    pub(super) outcome: PreviewedChanges,
 }
 
 /// A policy, by its name, and what was not understood of it.
@@ -152,13 +152,13 @@ pub(super) type ReadPolicy = (Arc<str>, Arc<Policy>, Vec<Finding>);
 
 /// What will be made, if something holds still.
 #[derive(Debug)]
-pub(super) struct ForeseenChanges {
+pub(super) struct PreviewedChanges {
     /// The policies that were over the bounds.
     pub(super) over: BTreeSet<Arc<str>>,
-    pub(super) prospect: Prospect,
+    pub(super) prepared: PreparedChanges,
 }
 
-impl Foresight {
+impl Preview {
     /// The namespace of the events.
     #[must_use]
     pub fn namespace(&self) -> &str {
@@ -167,7 +167,7 @@ impl Foresight {
 
     /// Finds out what the events will make. `ask` is answered by [`Engine::count`](super::Engine::count).
     /// `None` if it is not.
-    pub fn run(self, ask: &mut dyn FnMut(CountQuestion) -> Option<Counts>) -> Option<Foreseen> {
+    pub fn run(self, ask: &mut dyn FnMut(CountQuestion) -> Option<Counts>) -> Option<Previewed> {
         let Self { number, options, namespace, mut policies, changes, classes, over, stay, there, of_all } = self;
         let (edited, read) = change(&mut policies, changes);
         let groups = future_groups(&namespace, classes, &policies);
@@ -186,8 +186,8 @@ impl Foresight {
         let (stays_there, new): (Vec<&FutureGroup>, Vec<&FutureGroup>) =
             groups.iter().partition(|group| is_there(group, &stay));
         let mut known = MemberCounts { of_all, ..MemberCounts::default() };
-        let prospect = if new.is_empty() {
-            Prospect { over: future.names(&stay), ..Prospect::default() }
+        let prepared = if new.is_empty() {
+            PreparedChanges { over: future.names(&stay), ..PreparedChanges::default() }
         } else {
             known.ask_peers(future.peers(&new), ask)?;
             let stays_there = || stays_there.iter().filter_map(|group| of_there(group));
@@ -202,7 +202,7 @@ impl Foresight {
                 options.bounds.admit(need).then_some((made, members))
             });
             if let Some((made, members)) = within {
-                Prospect::new(made, members, future.names(&stay))
+                PreparedChanges::new(made, members, future.names(&stay))
             } else {
                 let all: Vec<&FutureGroup> = groups.iter().collect();
                 known.ask_peers(future.peers(&all), ask)?;
@@ -215,10 +215,10 @@ impl Foresight {
                 let new: Vec<&FutureGroup> = groups.iter().filter(|group| !is_there(group, &out)).collect();
                 let groups_made = future.prepare(&new, &out);
                 let (_, members) = count(&BTreeSet::new(), &groups_made, &mut known);
-                Prospect::new(groups_made, members, future.names(&out))
+                PreparedChanges::new(groups_made, members, future.names(&out))
             }
         };
-        Some(Foreseen { number, namespace, read, outcome: ForeseenChanges { over, prospect } })
+        Some(Previewed { number, namespace, read, outcome: PreviewedChanges { over, prepared } })
     }
 }
 

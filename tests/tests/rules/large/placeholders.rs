@@ -1,4 +1,4 @@
-//! The policies by which stand-ins are isolated, as docs/glossary.md has them.
+//! The policies by which placeholders are isolated, as docs/glossary.md has them.
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
 use std::collections::BTreeSet;
@@ -8,10 +8,10 @@ use npc_compiler::object::{NetworkPolicy, Pod};
 use npc_compiler::policy::Direction;
 use serde_json::json;
 
-/// For each namespace of stand-ins a policy for each direction, which selects the stand-ins that are
+/// For each namespace of placeholders a policy for each direction, which selects the placeholders that are
 /// isolated in that direction and admits nothing.
-pub(super) fn policies<'a>(stand_ins: impl Iterator<Item = &'a Pod>) -> Vec<NetworkPolicy> {
-    let namespaces: BTreeSet<&str> = stand_ins.map(|pod| pod.namespace.as_str()).collect();
+pub(super) fn policies<'a>(placeholders: impl Iterator<Item = &'a Pod>) -> Vec<NetworkPolicy> {
+    let namespaces: BTreeSet<&str> = placeholders.map(|pod| pod.namespace.as_str()).collect();
     let of = |namespace: &str, direction: Direction| {
         let (section, of_type) = match direction {
             Direction::Ingress => ("ingress", "Ingress"),
