@@ -8,7 +8,7 @@ use crate::object::{Family, HostPort, Labels, Pod, Service, ServicePort, TargetP
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer};
 use crate::verdict::explain::answer::{Flow, Way};
 use crate::verdict::explain::code::ReasonCode;
-use crate::verdict::explain::decision::item_path::Of;
+use crate::verdict::explain::decision::item_path::RuleHalf;
 use crate::verdict::explain::decision::mark::FailedRequirement;
 use crate::verdict::explain::decision::near_miss::Candidate;
 use crate::verdict::explain::decision::near_miss::conjunct::{Conjunct, Part};
@@ -173,12 +173,12 @@ impl<'c> Miss<'_, 'c> {
 
     /// The part of the peer by which the rule misses.
     fn of_peer(&self, part: Part) -> Option<&Conjunct> {
-        self.candidate.conjuncts.iter().find(|of| of.of() == Of::Peer && of.part == part)
+        self.candidate.conjuncts.iter().find(|of| of.of() == RuleHalf::Peer && of.part == part)
     }
 
     /// The requirements of a selector of the peer that fail.
     fn failed(&self, part: Part) -> impl Iterator<Item = &FailedRequirement> {
-        let conjuncts = self.candidate.conjuncts.iter().filter(move |of| of.of() == Of::Peer && of.part == part);
+        let conjuncts = self.candidate.conjuncts.iter().filter(move |of| of.of() == RuleHalf::Peer && of.part == part);
         conjuncts.flat_map(|of| &of.marks).filter_map(|mark| mark.requirement.as_ref())
     }
 

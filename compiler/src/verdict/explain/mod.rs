@@ -38,7 +38,7 @@ pub use answer::{
 };
 pub use code::ReasonCode;
 pub(in crate::verdict) use decision::dns::may_serve_names;
-pub use decision::item_path::{ItemField, ItemList, ItemPath, Of};
+pub use decision::item_path::{ItemField, ItemList, ItemPath, RuleHalf};
 pub use decision::mark::{FailedRequirement, Mark};
 pub use decision::misleading::{
     AddedFlows, Discrepancy, MisleadingPolicy, OtherDirection, OtherPart, SeparateItems, ValueElsewhere,

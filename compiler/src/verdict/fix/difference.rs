@@ -406,9 +406,15 @@ impl AskedRows {
                     .and_then(|family| party.address(view.cluster, family))
                     .map(|address| End::of_address(view.cluster, address)),
             };
-            let alike = zones.iter().filter(
-                |of| matches!(party, Party::End(End::Address(address) | End::Unread(address)) if Family::of(&address) == Family::of(of)),
-            );
+            // An address of a node in a block is asked about by itself.
+            let of_block = match party {
+                Party::End(End::Address(address) | End::Unread(address)) if !view.cluster.is_node(address) => {
+                    Some(address)
+                }
+                _ => None,
+            };
+            let alike =
+                zones.iter().filter(|of| of_block.is_some_and(|address| Family::of(&address) == Family::of(of)));
             let alike = alike.map(|address| End::of_asked_address(view.cluster, *address));
             end.into_iter().chain(alike).filter_map(of_end).collect()
         };

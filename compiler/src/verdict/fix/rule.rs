@@ -18,7 +18,7 @@ use crate::algebra::typo::{asks_for, asks_for_labels_of, is_close, is_slip, may_
 use crate::cluster::PodId;
 use crate::object::{DNS_PORT, Labels, NAMESPACE_NAME_LABEL, Pod, Protocol, ServicePort};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
-use crate::verdict::explain::{Candidate, ItemField, Of, Party, ReasonCode, Want};
+use crate::verdict::explain::{Candidate, ItemField, Party, ReasonCode, RuleHalf, Want};
 use crate::verdict::flow::End;
 
 /// The path of a rule in its policy, as the tokens of a JSON pointer: `spec`, `ingress`, `0`.
@@ -33,7 +33,7 @@ impl Proposer<'_> {
         let place = candidate.place.to_string();
         let base = ["spec", self.section, place.as_str()];
         let misses = |half| candidate.conjuncts.iter().any(|of| of.of() == half);
-        match (misses(Of::Peer), misses(Of::Port)) {
+        match (misses(RuleHalf::Peer), misses(RuleHalf::Port)) {
             (false, true) => {
                 if shown == Shown::Alone
                     && let Some(fault) = self.port_without_name(candidate)
@@ -247,7 +247,7 @@ impl Proposer<'_> {
     ) {
         let Some((cause, mut operations)) = self.peer_operations(candidate, shown, rule, base) else { return };
         let mut size = Size::Value;
-        if candidate.conjuncts.iter().any(|of| of.of() == Of::Port) {
+        if candidate.conjuncts.iter().any(|of| of.of() == RuleHalf::Port) {
             let Some(document) = self.document(candidate.policy) else { return };
             let quoted = self.number_in_quotes(candidate, base);
             operations.extend(quoted.unwrap_or_else(|| self.more_ports(&document, rule, base)));
@@ -268,7 +268,7 @@ impl Proposer<'_> {
         let (item, peer) = missed_item(candidate, rule)?;
         let item = item.to_string();
         let path = [&base[..], &[self.field, &item]].concat();
-        let mut conjuncts = candidate.conjuncts.iter().filter(|of| of.of() == Of::Peer);
+        let mut conjuncts = candidate.conjuncts.iter().filter(|of| of.of() == RuleHalf::Peer);
         match (peer, &self.other) {
             (Peer::Block(written), Other::Blocks(blocks)) => {
                 let place = conjuncts.find_map(|of| match of.path.field {
@@ -455,7 +455,7 @@ impl Proposer<'_> {
 
 /// The item of `from` or `to` by which a rule misses, and its place.
 fn missed_item<'r>(candidate: &Candidate, rule: &'r PolicyRule) -> Option<(usize, &'r Peer)> {
-    let place = candidate.conjuncts.iter().find(|of| of.of() == Of::Peer)?.path.place;
+    let place = candidate.conjuncts.iter().find(|of| of.of() == RuleHalf::Peer)?.path.place;
     let Peers::AnyOf(peers) = &rule.peers else { return None };
     Some((place, peers.get(place)?))
 }

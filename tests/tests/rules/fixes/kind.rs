@@ -26,7 +26,7 @@ fn of_patch(patch: &Value) -> &'static str {
         [_, _, "policyTypes", ..] => "policyTypes",
         [_, _, "ingress" | "egress"] if has_types => "a rule in both directions",
         [_, _, "ingress" | "egress"] => "a rule",
-        [_, _, "podSelector"] => "a policy's podSelector",
+        [_, _, "podSelector", ..] => "a policy's podSelector",
         [.., "except", _] => "an exception",
         [.., "podSelector" | "namespaceSelector"] if paths.last().unwrap().contains("/ports") => {
             "a selector and a port"

@@ -7,8 +7,8 @@ use npc_compiler::API_VERSION;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::{Family, TargetPort};
 use npc_compiler::verdict::explain::{
-    Candidate, Conjunct, Decision, Discrepancy, EndName, Flow, FlowExplanation, Mark, MisleadingPolicy, Of, Pairs,
-    Part, ReasonCode, SeparateItems, Verdict, Via, Way,
+    Candidate, Conjunct, Decision, Discrepancy, EndName, Flow, FlowExplanation, Mark, MisleadingPolicy, Pairs, Part,
+    ReasonCode, RuleHalf, SeparateItems, Verdict, Via, Way,
 };
 use serde::Serialize;
 
@@ -187,7 +187,7 @@ struct CandidateJson {
 
 #[derive(Debug, Clone, Serialize)]
 struct ConjunctJson {
-    of: Of,
+    of: RuleHalf,
     path: String,
     part: Part,
     /// What kind of miss it is, as `npc reason` knows it.

@@ -9,7 +9,7 @@ use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{
-    Candidate, Conjunct, Decision, EndName, Flow, ItemField, ItemList, ItemPath, Of, Part, ReasonCode, Want,
+    Candidate, Conjunct, Decision, EndName, Flow, ItemField, ItemList, ItemPath, Part, ReasonCode, RuleHalf, Want,
 };
 
 use super::headline::{NamedEnd, headline, headline_of};
@@ -212,7 +212,9 @@ fn miss(
         )?,
     }
     let fields = [decision.direction.peers_field(), "ports"];
-    for (half, (equal, field)) in [Of::Peer, Of::Port].into_iter().zip(nearest.equal_items.into_iter().zip(fields)) {
+    for (half, (equal, field)) in
+        [RuleHalf::Peer, RuleHalf::Port].into_iter().zip(nearest.equal_items.into_iter().zip(fields))
+    {
         if equal > 1 && nearest.conjuncts.iter().any(|conjunct| conjunct.of() == half) {
             writeln!(out, "   = note: {equal} items of {field} are equally near; the first of them is marked")?;
         }

@@ -20,7 +20,7 @@ pub struct ItemPath {
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the words of the API")]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Of {
+pub enum RuleHalf {
     Peer,
     Port,
 }
@@ -82,10 +82,10 @@ impl ItemPath {
 
     /// The half of the rule that it belongs to.
     #[must_use]
-    pub const fn half(self) -> Of {
+    pub const fn half(self) -> RuleHalf {
         match self.list {
-            ItemList::From | ItemList::To => Of::Peer,
-            ItemList::Ports => Of::Port,
+            ItemList::From | ItemList::To => RuleHalf::Peer,
+            ItemList::Ports => RuleHalf::Port,
         }
     }
 }

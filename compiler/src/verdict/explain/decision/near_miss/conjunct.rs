@@ -2,7 +2,7 @@
 
 use super::want_and_got::{Got, Want};
 use crate::verdict::explain::code::ReasonCode;
-use crate::verdict::explain::decision::item_path::{ItemPath, Of};
+use crate::verdict::explain::decision::item_path::{ItemPath, RuleHalf};
 use crate::verdict::explain::decision::mark::{FailedRequirement, Mark};
 
 /// A part of a rule that fails.
@@ -79,7 +79,7 @@ impl Conjunct {
 
     /// The half of the rule that it belongs to.
     #[must_use]
-    pub const fn of(&self) -> Of {
+    pub const fn of(&self) -> RuleHalf {
         self.path.half()
     }
 

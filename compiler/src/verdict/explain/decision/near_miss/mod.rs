@@ -19,7 +19,7 @@ use crate::policy::{Direction, Peers};
 use crate::verdict::flow::End;
 
 use crate::verdict::explain::code::ReasonCode;
-use crate::verdict::explain::decision::item_path::{ItemPath, Of};
+use crate::verdict::explain::decision::item_path::{ItemPath, RuleHalf};
 use crate::verdict::explain::question::Question;
 use crate::verdict::explain::question::party::Party;
 use conjunct::Conjunct;
@@ -67,7 +67,7 @@ impl Candidate {
     /// Whether its ports admit what was asked, so that it fails by its peer only.
     #[must_use]
     pub fn matches_port(&self) -> bool {
-        self.conjuncts.iter().all(|conjunct| conjunct.of() != Of::Port)
+        self.conjuncts.iter().all(|conjunct| conjunct.of() != RuleHalf::Port)
     }
 
     /// Whether the rule is about what was asked: its peer or its port matches, or one of them
@@ -79,8 +79,8 @@ impl Candidate {
         }
         // Of all ports a rule for some is about a part.
         let fails = |half| self.conjuncts.iter().any(|of| of.of() == half && !of.admits_a_part);
-        let ports = || self.conjuncts.iter().filter(|conjunct| conjunct.of() == Of::Port);
-        let peers = || self.conjuncts.iter().filter(|conjunct| conjunct.of() == Of::Peer);
+        let ports = || self.conjuncts.iter().filter(|conjunct| conjunct.of() == RuleHalf::Port);
+        let peers = || self.conjuncts.iter().filter(|conjunct| conjunct.of() == RuleHalf::Peer);
         let means_the_same = |conjunct: &Conjunct| match conjunct.code {
             ReasonCode::PeerAndNotOr | ReasonCode::IpBlockIsServiceAddress => true,
             ReasonCode::PortNamedUnresolved => conjunct.is_asked_in_quotes,
@@ -96,10 +96,10 @@ impl Candidate {
         let is_for_some = || self.conjuncts.iter().any(|of| of.admits_a_part);
         let means_other_kind = || peers().any(Conjunct::is_of_other_kind);
         let shares_port = || {
-            !fails(Of::Port)
+            !fails(RuleHalf::Port)
                 && (self.matching_port.is_some() || (!means_other_kind() && (!is_for_some() || peers().count() <= 1)))
         };
-        !fails(Of::Peer)
+        !fails(RuleHalf::Peer)
             || shares_port()
             || self.conjuncts.iter().any(means_the_same)
             || is_other_protocol()
