@@ -130,8 +130,9 @@ mod tests {
             });
             let desired = KernelState::from(&layout::ruleset(&cluster, "node-1", &found));
             assert!(desired == actual, "{chosen:?}, not {found:?}");
-            let tunnels = usize::from(is(2));
-            assert_eq!(count.get(), 1 + tunnels, "comparisons for {chosen:?}");
+            // Without a group that it makes a difference to, tunnels show nowhere.
+            let most = if is(2) { 2 } else { 1 };
+            assert!(count.get() <= most, "{} comparisons for {chosen:?}", count.get());
         }
     }
 
