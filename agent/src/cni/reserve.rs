@@ -28,8 +28,9 @@ impl Reserve {
     pub(super) fn keep(&self, length: usize) {
         let wanted = (2 * length as u64).next_power_of_two().max(LEAST);
         for file in &self.0 {
-            if room_of(file).is_none_or(|room| room < wanted) && make(file, wanted).is_err() {
-                return;
+            if room_of(file).is_none_or(|room| room < wanted) {
+                // One that is shorter stays, because there may be no room for another.
+                let _ = make(file, wanted);
             }
         }
     }
@@ -40,9 +41,21 @@ impl Reserve {
     /// If there is no file that has room for it, or it cannot take that place.
     pub(super) fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let has_room = |file: &&PathBuf| room_of(file).is_some_and(|room| room >= content.len() as u64);
-        let reserve = self.0.iter().find(has_room).ok_or(io::ErrorKind::StorageFull)?;
+        let mut tried = Err(io::ErrorKind::StorageFull.into());
+        for reserve in self.0.iter().filter(has_room) {
+            tried = Self::replace_by(reserve, path, content);
+            if tried.is_ok() {
+                break;
+            }
+        }
+        tried
+    }
+
+    fn replace_by(reserve: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
         let room = usize::try_from(room_of(reserve).unwrap_or_default()).unwrap_or_default();
         let mut file = OpenOptions::new().write(true).custom_flags(no_follow()).open(reserve)?;
+        // A file that was marked may have become the reserve. The next agent takes the mode for a mark.
+        file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(content)?;
         file.write_all(&vec![b' '; room.saturating_sub(content.len())])?;
         match renameat_with(CWD, reserve, CWD, path, RenameFlags::EXCHANGE) {
@@ -59,7 +72,8 @@ impl Reserve {
 /// How many bytes a file can take without more room; nothing if it is no file, or has gaps.
 fn room_of(file: &Path) -> Option<u64> {
     let metadata = fs::symlink_metadata(file).ok()?;
-    let has_room = metadata.is_file() && metadata.blocks() * 512 >= metadata.len();
+    let is_writable = metadata.mode() & 0o200 != 0;
+    let has_room = metadata.is_file() && is_writable && metadata.blocks() * 512 >= metadata.len();
     has_room.then_some(metadata.len())
 }
 
@@ -71,15 +85,17 @@ fn make(path: &Path, size: u64) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
-    match fs::remove_file(path) {
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let file = File::options().write(true).create_new(true).custom_flags(no_follow()).mode(0o600).open(path)?;
-    let made = fallocate(&file, FallocateFlags::empty(), 0, size);
+    let file = File::options().write(true).create_new(true).custom_flags(no_follow()).mode(0o600).open(&new)?;
+    let allocated = fallocate(&file, FallocateFlags::empty(), 0, size).map_err(io::Error::from);
+    let made = allocated.and_then(|()| fs::rename(&new, path));
     if made.is_err() {
         // It is of no use.
-        let _ = fs::remove_file(path);
+        let _ = fs::remove_file(&new);
     }
-    made.map_err(Into::into)
+    made
 }

@@ -330,10 +330,13 @@ impl Sandboxes {
     /// reported so long ago that the API cannot be behind any more.
     pub fn age(&mut self) {
         let held = self.held.len();
-        self.held.retain(|_, rounds| {
-            *rounds -= 1;
-            *rounds > 0
-        });
+        // Before that nothing is isolated, and the API server may be away for longer than these rounds.
+        if self.is_synced {
+            self.held.retain(|_, rounds| {
+                *rounds -= 1;
+                *rounds > 0
+            });
+        }
         self.is_dirty |= held != self.held.len();
         let mut live = BTreeSet::new();
         for sandbox in self.live.values() {

@@ -95,11 +95,21 @@ impl Zones {
     }
 }
 
+/// 169.254.0.0/16 (RFC 3927). A node may have one of these addresses without saying so.
+const LINK_LOCAL: (u128, u128) = (0xa9fe_0000, 0xa9fe_ffff);
+
 /// An address of an inclusive range that is none of these; `None` if all of it is taken.
+///
+/// It stands for the whole range, so it is a link-local one of IPv4 only if there are no others.
 #[must_use]
 pub fn free_address(family: Family, (first, last): (u128, u128), taken: &AddressSet) -> Option<IpAddr> {
     let free = RangeSet::range(first, last).difference(taken);
-    free.ranges().first().map(|(first, _)| cidr::address(family, *first))
+    let first_of = |of: &AddressSet| of.ranges().first().map(|(first, _)| cidr::address(family, *first));
+    let ordinary = match family {
+        Family::V4 => first_of(&free.difference(&RangeSet::range(LINK_LOCAL.0, LINK_LOCAL.1))),
+        Family::V6 => None,
+    };
+    ordinary.or_else(|| first_of(&free))
 }
 
 fn edges(addresses: &AddressSet) -> impl Iterator<Item = u128> {
@@ -173,5 +183,10 @@ mod tests {
         let taken = RangeSet::range(number("10.0.0.128"), number("10.0.0.200"));
         assert_eq!(free_address(Family::V4, parts[1], &taken), "10.0.0.201".parse().ok());
         assert_eq!(free_address(Family::V4, parts[1], &RangeSet::range(0, u128::from(u32::MAX))), None);
+        let [none, link_local] = [RangeSet::default(), RangeSet::range(0xa9fe_0000, 0xa9fe_ffff)];
+        let free = |range: (u128, u128), taken| free_address(Family::V4, range, taken);
+        assert_eq!(free((0xa9fe_a9ff, u128::from(u32::MAX)), &none), "169.255.0.0".parse().ok());
+        assert_eq!(free((0xa9fe_a9ff, 0xa9fe_ffff), &none), "169.254.169.255".parse().ok());
+        assert_eq!(free((0xa9fe_a9ff, 0xa9fe_ffff), &link_local), None);
     }
 }

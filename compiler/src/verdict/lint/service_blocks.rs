@@ -14,6 +14,9 @@ use crate::policy::{IpBlock, Peer, Peers};
 /// A wider block may mean much more than Services: kubeadm gives them a /12.
 const WIDEST: [u8; 2] = [12, 108];
 
+/// The private networks that are not wider than that. A rule for all of them is not about Services (RFC 1918).
+const PRIVATE: [&str; 2] = ["172.16.0.0/12", "192.168.0.0/16"];
+
 /// So many Services are named.
 const NAMED: usize = 3;
 
@@ -54,7 +57,7 @@ impl ServiceBlocks {
         let family = of.cidr.family;
         let addresses = &of.block.addresses;
         let (mut names, mut held) = (BTreeSet::new(), 0_u128);
-        if of.cidr.length < WIDEST[family as usize] {
+        if of.cidr.length < WIDEST[family as usize] || PRIVATE.contains(&of.cidr.network().to_string().as_str()) {
             return None;
         }
         for (first, last) in addresses.ranges() {
@@ -86,10 +89,14 @@ impl ServiceBlocks {
         }
         let (services, prefix) = (services.join(", "), of.cidr.network());
         let is_doubt = held < count;
-        let what = if is_doubt { "addresses of services" } else { "the addresses of services" };
+        let what = match (names.len(), is_doubt) {
+            (1, _) => "the address of service",
+            (_, true) => "addresses of services",
+            (_, false) => "the addresses of services",
+        };
         let more = if is_doubt { ", and none of a pod or node of the input" } else { "" };
         let problem = format!(
-            "{prefix} holds {what} {services}{more}; what goes to a service has the address of a pod where policies judge"
+            "{prefix} holds {what} {services}{more}; where policies judge, a packet to a service has the address of its backend"
         );
         Some((problem, is_doubt))
     }

@@ -399,18 +399,13 @@ fn by_ends(cluster: &Cluster, judge: &impl JudgeKinds, known: &mut TrafficTable,
             }
             let may_be_own_node = may_be_own_node(cluster, a.end, b.end);
             let may_be_local = may_be_local(cluster, a.end, b.end);
-            let is_itself = matches!(
-                b.end,
-                End::Address(of) | End::Unread(of) if of.is_loopback() || of.is_unspecified()
-            );
             for family in 0..2 {
                 let without_address = |end_kinds: &EndKinds| end_kinds.without_address.map(|kinds| kinds[family]);
                 let Some((x, y)) = a.kinds[family].or(without_address(a)).zip(b.kinds[family].or(without_address(b)))
                 else {
                     continue;
                 };
-                let is_exempt = exempt.is_some() || is_itself;
-                let mut pair = if is_exempt { EVERYTHING } else { judge.bounds(known, x, y) };
+                let mut pair = if exempt.is_some() { EVERYTHING } else { judge.bounds(known, x, y) };
                 if leads_on {
                     // A node sends it on, so policies judge it where the Service leads.
                     pair = BoundIds { least: TrafficId::NONE, most: TrafficId::ALL };

@@ -112,9 +112,13 @@ fn iptables_fails_at_random() {
     // A chain that could not go, because deleting it failed thrice, goes within
     // a few rounds.
     let begun = Instant::now();
-    while soak.nodes().iter().any(|node| !soak.lab().differences(node, &RulesetOptions::default()).unwrap().is_empty())
-    {
-        assert!(begun.elapsed() < PATIENCE, "{:?}", soak.nodes().iter().map(|node| soak.lab().log(node)));
+    loop {
+        let differences = |node: &String| soak.lab().differences(node, &RulesetOptions::default()).unwrap();
+        let differing: Vec<_> = soak.nodes().iter().map(|node| (node.clone(), differences(node))).collect();
+        if differing.iter().all(|(_, differences)| differences.is_empty()) {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{differing:?}\n{}", logs(&soak));
         soak.wait(Duration::from_secs(1)).unwrap();
     }
     all_is_well(soak);

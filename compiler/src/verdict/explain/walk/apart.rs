@@ -25,7 +25,10 @@ impl FlowExplanation {
         {
             return Vec::new();
         }
-        let says_otherwise = |of: &&Flow| of.verdict != flow.verdict && of.alike.is_none() && of.via == flow.via;
+        let says_otherwise = |of: &&Flow| {
+            let is_of_same_traffic = !of.traffic.intersection(&flow.traffic).is_none();
+            is_of_same_traffic && of.verdict != flow.verdict && of.alike.is_none() && of.via == flow.via
+        };
         let differing = self.flows.iter().filter(says_otherwise);
         let of_same = differing.filter(|of| !end(of).is_part() && is_within(other(of), others));
         let addresses: BTreeSet<IpAddr> = of_same.flat_map(|of| end(of).addresses.iter().copied()).collect();
