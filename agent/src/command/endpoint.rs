@@ -9,7 +9,6 @@ pub(super) use missing::{check_namespace, no_namespace};
 pub(super) use named_target::names;
 pub(super) use npc_agent::endpoint::short_kind;
 use npc_agent::endpoint::{self, What};
-use npc_compiler::cluster::unread::Extent;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::verdict::explain::{Port, QuestionEnd};
 
@@ -34,20 +33,6 @@ pub(super) struct Resolved<'a> {
     pub(super) port: Option<Port>,
 }
 
-impl Resolved<'_> {
-    /// The namespaces whose pods it means, all of them, also those that were not read.
-    pub(super) fn all_pods_of(&self, cluster: &Cluster) -> Option<Extent> {
-        match &self.target {
-            QuestionEnd::Any => Some(Extent::Everywhere),
-            QuestionEnd::Pods(_) => self.name.strip_prefix("ns/").map(|namespace| Extent::In(namespace.to_owned())),
-            QuestionEnd::Blocks(blocks) => {
-                blocks.iter().any(|block| cluster.may_hold_unread(block)).then_some(Extent::Everywhere)
-            }
-            _ => None,
-        }
-    }
-}
-
 impl std::str::FromStr for EndpointText {
     type Err = String;
 
@@ -62,7 +47,7 @@ pub(super) fn is_of_hosts(cluster: &Cluster, target: &QuestionEnd<'_>) -> bool {
     let is_host = |pod: &PodId| cluster.pod(*pod).host_network;
     match target {
         QuestionEnd::Pod(pod) => is_host(pod),
-        QuestionEnd::Pods(pods) => !pods.is_empty() && pods.iter().all(is_host),
+        QuestionEnd::Pods(pods) | QuestionEnd::Namespace { pods, .. } => !pods.is_empty() && pods.iter().all(is_host),
         _ => false,
     }
 }

@@ -14,7 +14,7 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::without_backend::NoBackend;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::verdict::explain::{
-    FlowExplanation, QuestionEnd, Unanswerable, Verdict, add_unread_pods, explain, explain_endpoint, explain_parts,
+    FlowExplanation, QuestionEnd, Unanswerable, Verdict, explain, explain_endpoint, explain_parts,
 };
 
 use super::endpoint::{EndpointText, Resolved, is_of_hosts};
@@ -176,10 +176,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let message = format!("there are no endpoints to ask about; the input has {}", policies_and_pods(cluster));
         return Err(Stop::new(Exit::NotFound, message).into());
     }
-    let mut explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
+    let explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
         .map_err(|error| stop(&error, &to.name, &from.name))?;
-    let meant = [&from, &to].map(|end| end.all_pods_of(cluster));
-    add_unread_pods(cluster, &groups, &mut explanation, meant.each_ref().map(Option::as_ref));
     let fixes = fix::Fixes::of(&input, &groups, &explanation);
     let said = AnsweredQuestion { context: &context, from: &from, to: &to, explanation: &explanation, fixes: &fixes };
     match args.output {
@@ -243,7 +241,7 @@ fn without_policies(input: &Input, error: &Unanswerable, from: &Resolved<'_>) ->
             );
             Stop::new(Exit::Fine, message)
         }
-        (Unanswerable::NoEndpoint, QuestionEnd::Pod(_) | QuestionEnd::Pods(_))
+        (Unanswerable::NoEndpoint, QuestionEnd::Pod(_) | QuestionEnd::Pods(_) | QuestionEnd::Namespace { .. })
             if is_of_hosts(cluster, &from.target) =>
         {
             let why = "no policy applies to its pods, because they are hostNetwork pods: policies of \
@@ -276,7 +274,7 @@ fn has_addresses(cluster: &Cluster, target: &QuestionEnd<'_>) -> bool {
     };
     match target {
         QuestionEnd::Pod(pod) => has_address(pod),
-        QuestionEnd::Pods(pods) => pods.iter().any(has_address),
+        QuestionEnd::Pods(pods) | QuestionEnd::Namespace { pods, .. } => pods.iter().any(has_address),
         _ => false,
     }
 }

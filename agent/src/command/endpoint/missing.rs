@@ -64,7 +64,7 @@ pub(super) fn missing(
         all.iter().filter(|other| other.is_in(namespace) && other.is_a(kind) && near::is_alike(&other.name, name));
     // A name that the controller of a template would give to one of its pods.
     let of_template = all.iter().filter(|other| match &other.target {
-        QuestionEnd::Pods(pods) if other.kind != "Namespace" && other.is_in(namespace) => {
+        QuestionEnd::Pods(pods) if other.is_in(namespace) => {
             pods.iter().any(|id| input.cluster.pod(*id).stands_for(name))
         }
         _ => false,

@@ -93,8 +93,8 @@ pub(super) fn everything(input: &Input) -> Vec<NamedTarget<'_>> {
     all.extend(namespaces.into_iter().map(|(name, pods)| NamedTarget {
         kind: "Namespace".to_owned(),
         namespace: String::new(),
-        name,
-        target: QuestionEnd::Pods(pods),
+        name: name.clone(),
+        target: QuestionEnd::Namespace { name, pods },
     }));
     all.extend(cluster.nodes().iter().map(|(name, addresses)| NamedTarget {
         kind: "Node".to_owned(),

@@ -144,7 +144,7 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<ShownEnds> {
         }
         match resolved.target {
             QuestionEnd::Pod(pod) => drop(named.pods.insert(pod)),
-            QuestionEnd::Pods(pods) => named.pods.extend(pods),
+            QuestionEnd::Pods(pods) | QuestionEnd::Namespace { pods, .. } => named.pods.extend(pods),
             QuestionEnd::Address(address) => {
                 named.addresses.insert(address);
                 named.pods.extend(input.cluster.holders(address, None));

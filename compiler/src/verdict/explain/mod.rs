@@ -62,7 +62,7 @@ pub use question::judged_pairs::{JudgedPairs, Pair};
 pub use question::name::{EndName, Port, QuestionEnd};
 pub use question::party::Party;
 pub use question::{MissingFact, OnNodes, Question};
-pub use walk::{NotForwarded, add_unread_pods, explain};
+pub use walk::{NotForwarded, explain};
 
 // Answers have them.
 pub use crate::algebra::selector::{Operator, Requirement};

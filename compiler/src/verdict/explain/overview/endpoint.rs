@@ -127,7 +127,7 @@ fn addresses_of(cluster: &Cluster, target: &QuestionEnd<'_>) -> Vec<IpAddr> {
         QuestionEnd::Address(address) => vec![*address],
         QuestionEnd::Node { addresses, .. } => addresses.clone(),
         QuestionEnd::Pod(pod) => of_hosts(&[*pod]),
-        QuestionEnd::Pods(pods) => of_hosts(pods),
+        QuestionEnd::Pods(pods) | QuestionEnd::Namespace { pods, .. } => of_hosts(pods),
         QuestionEnd::Service(_)
         | QuestionEnd::ServiceAddress(..)
         | QuestionEnd::Blocks(_)
@@ -206,7 +206,7 @@ fn is_same(one: &EndpointExplanation, other: &EndpointExplanation, own: &BTreeSe
 fn pods_of(cluster: &Cluster, target: &QuestionEnd<'_>) -> Vec<PodId> {
     let pods: Vec<PodId> = match target {
         QuestionEnd::Pod(pod) => vec![*pod],
-        QuestionEnd::Pods(pods) => pods.clone(),
+        QuestionEnd::Pods(pods) | QuestionEnd::Namespace { pods, .. } => pods.clone(),
         QuestionEnd::Address(address) => cluster.holders(*address, cluster.node_of_contested(*address)).to_vec(),
         QuestionEnd::Service(service) | QuestionEnd::ServiceAddress(service, _) => {
             let pod = |end| if let BackendEnd::Pod(pod) = end { Some(pod) } else { None };

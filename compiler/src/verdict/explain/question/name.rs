@@ -13,8 +13,15 @@ use crate::object::{Family, Protocol, Service};
 pub enum QuestionEnd<'a> {
     /// One pod.
     Pod(PodId),
-    /// The pods of a workload or a namespace.
+    /// The pods of a workload.
     Pods(Vec<PodId>),
+    /// All pods of a namespace, also those that were not read.
+    Namespace {
+        /// The namespace's name.
+        name: String,
+        /// Its pods in the input.
+        pods: Vec<PodId>,
+    },
     /// A Service: as a destination all its backends by its ports, as a source its
     /// backends.
     Service(&'a Service),

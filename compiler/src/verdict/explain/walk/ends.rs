@@ -58,7 +58,7 @@ impl<'a> Finder<'a> {
     pub(in crate::verdict::explain) fn units(self, target: &QuestionEnd<'_>) -> Vec<Unit> {
         match target {
             QuestionEnd::Pod(pod) => vec![self.pod(*pod)],
-            QuestionEnd::Pods(pods) => self.listed_pods(pods),
+            QuestionEnd::Pods(pods) | QuestionEnd::Namespace { pods, .. } => self.listed_pods(pods),
             QuestionEnd::Service(service) | QuestionEnd::ServiceAddress(service, _) => {
                 match self.cluster.behind(service) {
                     // A pod that is not ready gets nothing from the Service and sends all the same.

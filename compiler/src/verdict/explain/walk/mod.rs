@@ -30,7 +30,6 @@ use crate::verdict::explain::question::{MissingFact, OnNodes, Question};
 use crate::verdict::flow::End;
 use ends::{Finder, Unit};
 pub use not_forwarded::NotForwarded;
-pub use unread_pods::add_unread_pods;
 
 /// Questions about more pairs of ends than this are answered by classes. Fewer are answered
 /// pair by pair, each with reasons of its own.
@@ -93,7 +92,7 @@ pub fn explain(
                 walk.directly(&[from], &[to])?;
             }
         }
-        (_, QuestionEnd::Pod(_) | QuestionEnd::Pods(_)) => {
+        (_, QuestionEnd::Pod(_) | QuestionEnd::Pods(_) | QuestionEnd::Namespace { .. }) => {
             let units = ends.units(to);
             let left = walk.by_host_pods(&sources, units.clone());
             if !left.is_empty() || units.is_empty() {
@@ -120,6 +119,7 @@ pub fn explain(
     let mut explanation = walk.explanation;
     explanation.without_subjects = ineffective::without_subjects(cluster, &explanation);
     explanation.replaced = ineffective::replaced(cluster, &explanation);
+    unread_pods::add(cluster, groups, &mut explanation, [from, to]);
     Ok(explanation)
 }
 

@@ -11,7 +11,7 @@ use crate::policy::Direction;
 use crate::verdict::bounds::{Bounds, Verdict};
 use crate::verdict::explain::answer::{Flow, FlowExplanation};
 use crate::verdict::explain::question::MissingFact;
-use crate::verdict::explain::question::name::EndName;
+use crate::verdict::explain::question::name::{EndName, QuestionEnd};
 use crate::verdict::explain::question::party::Party;
 
 /// At most this many other ends are named with which it is not known what these pods exchange.
@@ -19,16 +19,12 @@ const NAMED: usize = 16;
 
 /// Adds a flow of pods that were not read where the source, or the destination, means all pods of some
 /// namespaces and such a pod may exchange something else than those of the input do.
-pub fn add_unread_pods(
-    cluster: &Cluster,
-    groups: &Groups,
-    explanation: &mut FlowExplanation,
-    meant: [Option<&Extent>; 2],
-) {
+pub(super) fn add(cluster: &Cluster, groups: &Groups, explanation: &mut FlowExplanation, ends: [&QuestionEnd<'_>; 2]) {
+    let meant = ends.map(|end| all_pods_of(cluster, end));
     let known = explanation.verdict();
     let mut added = Vec::new();
     for (direction, extent) in [Direction::Egress, Direction::Ingress].into_iter().zip(meant) {
-        let Some(extent) = extent else { continue };
+        let Some(extent) = &extent else { continue };
         let unread: Vec<Unread> = cluster.unread_pods_of(extent).cloned().collect();
         if unread.is_empty() {
             continue;
@@ -63,6 +59,18 @@ pub fn add_unread_pods(
         }
     }
     explanation.flows.extend(added);
+}
+
+/// The namespaces whose pods an end means, all of them, also those that were not read.
+fn all_pods_of(cluster: &Cluster, end: &QuestionEnd<'_>) -> Option<Extent> {
+    match end {
+        QuestionEnd::Any => Some(Extent::Everywhere),
+        QuestionEnd::Namespace { name, .. } => Some(Extent::In(name.clone())),
+        QuestionEnd::Blocks(blocks) => {
+            blocks.iter().any(|block| cluster.may_hold_unread(block)).then_some(Extent::Everywhere)
+        }
+        _ => None,
+    }
 }
 
 /// What the policies of an end let it exchange, in a direction, with a pod that was not read.
