@@ -1,6 +1,6 @@
 //! Pods whose events wait: what of them counts at once.
 //!
-//! An address that is new is isolated at once, by a [placeholder](crate::engine::placeholder). A label that is taken
+//! An address that is new is isolated at once, by a placeholder pod ([`placeholder`]). A label that is taken
 //! from a pod counts at once for the policies of other namespaces, which do not wait. All else has its
 //! turn with the namespace.
 
