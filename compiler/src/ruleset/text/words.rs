@@ -56,7 +56,8 @@ impl<'a> Iterator for Words<'a> {
         for (at, sign) in line.char_indices() {
             match sign {
                 sign if mem::take(&mut is_escaped) => text.push(sign),
-                '\\' => (is_escaped, is_plain) = (true, false),
+                // Outside of quotes it is a sign like others.
+                '\\' if is_inside => (is_escaped, is_plain) = (true, false),
                 '"' => (is_inside, is_quoted) = (!is_inside, true),
                 // iptables 1.8.9 prints the zero that ends the code of `-m bpf`.
                 '\0' => {}
@@ -65,7 +66,7 @@ impl<'a> Iterator for Words<'a> {
                     break;
                 }
                 sign => {
-                    is_plain &= sign != '\'';
+                    is_plain &= !matches!(sign, '\'' | '\\');
                     text.push(sign);
                 }
             }
@@ -105,6 +106,7 @@ mod tests {
         assert_eq!(texts("\"1,6 0 0 1\0\" -j"), ["1,6 0 0 1", "-j"]);
         assert_eq!(texts(r#""5\" -j X" -j Y"#), [r#"5" -j X"#, "-j", "Y"]);
         assert_eq!(texts(r#""a\\" b"#), [r"a\", "b"]);
+        assert_eq!(texts(r"-i a\ -j X"), ["-i", r"a\", "-j", "X"]);
         assert_eq!(texts(r#""no end -j X"#), ["no end -j X"]);
         assert_eq!(texts(""), [""; 0]);
     }
