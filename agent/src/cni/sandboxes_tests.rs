@@ -214,7 +214,7 @@ fn a_sandbox_made_again_ends_the_one_before_and_its_claim_to_an_address() {
         assert_eq!(world.owner("10.0.0.2").as_deref(), Some("shop/web"));
         assert!(world.sandboxes.contested().is_empty() && world.sandboxes.sandbox(&attachment("c1")).is_none());
     }
-    // While nobody has its address, that is isolated as after a DEL.
+    // Until another pod has the address, the agent isolates it as after a DEL.
     let mut world = World::new().synced();
     let web = pod("web", "u1", None);
     world.object(&web);

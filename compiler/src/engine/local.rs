@@ -10,7 +10,7 @@ use super::store::{ClassSlot, PodSlot, Store};
 use crate::cluster::group::{Resolution, names_to_resolve, resolve};
 use crate::object::{ContainerPort, Labels, NetworkPolicy, Protocol};
 use crate::policy::finding::Finding;
-use crate::policy::{Direction, Peers, Policy, PolicyRule, Ports};
+use crate::policy::{Direction, Policy, PolicyRule};
 use crate::ruleset::names::hash::Hash;
 
 /// How many ports one rule takes at least, if none of them joins another.
@@ -31,14 +31,7 @@ impl Weight {
     pub(super) fn of(policy: &Policy) -> Self {
         let mut weight = Self { rules: 1, peers: 0 };
         for rule in Direction::ALL.into_iter().flat_map(|direction| policy.rules(direction)) {
-            let peers = match &rule.peers {
-                Peers::Everyone => 1,
-                Peers::AnyOf(peers) => peers.len(),
-            };
-            let ports = match &rule.ports {
-                Ports::Everything => 1,
-                Ports::AnyOf(ports) => ports.len(),
-            };
+            let [peers, ports] = rule.listed();
             weight.add(peers, ports, rule.pod_peers().count() + usize::from(rule.named_ports().next().is_some()));
         }
         weight
@@ -46,15 +39,8 @@ impl Weight {
 
     /// How many rules a rule of a policy makes in one family, or more.
     pub(super) fn matches_of(rule: &PolicyRule) -> usize {
-        let ports = match &rule.ports {
-            Ports::Everything => 1,
-            Ports::AnyOf(ports) => ports.len().div_ceil(PORTS_OF_RULE),
-        };
-        let peers = match &rule.peers {
-            Peers::Everyone => 1,
-            Peers::AnyOf(peers) => peers.len(),
-        };
-        peers.saturating_mul(ports)
+        let [peers, ports] = rule.listed();
+        peers.saturating_mul(ports.div_ceil(PORTS_OF_RULE))
     }
 
     /// The same of a policy that is not read yet, or more.

@@ -355,6 +355,19 @@ impl Block {
 }
 
 impl PolicyRule {
+    /// How many peers and how many ports it lists; 1 for everyone, and 1 for everything.
+    pub(crate) fn listed(&self) -> [usize; 2] {
+        let peers = match &self.peers {
+            Peers::Everyone => 1,
+            Peers::AnyOf(peers) => peers.len(),
+        };
+        let ports = match &self.ports {
+            Ports::Everything => 1,
+            Ports::AnyOf(ports) => ports.len(),
+        };
+        [peers, ports]
+    }
+
     /// Its peers that are pods.
     pub(crate) fn pod_peers(&self) -> impl Iterator<Item = &PodPeer> {
         let peers = match &self.peers {

@@ -9,7 +9,7 @@ use crate::cluster::group::{GroupId, Groups};
 use crate::cluster::over_bound::OverBound;
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::{Family, Pod};
-use crate::policy::{Direction, Peers, PodPeer, PolicyRule, Ports};
+use crate::policy::{Direction, PodPeer, PolicyRule};
 use crate::ruleset::options::{Need, RulesetOptions};
 
 /// In how many sets of a group and family a peer can be at most: for TCP by named ports, for
@@ -129,14 +129,7 @@ fn add_over_bound(
 
 /// In how many ranges a rule has ports, once for each peer.
 fn most_matches(rule: &PolicyRule) -> u64 {
-    let peers = match &rule.peers {
-        Peers::Everyone => 1,
-        Peers::AnyOf(peers) => peers.len(),
-    };
-    let ports = match &rule.ports {
-        Ports::Everything => 1,
-        Ports::AnyOf(ports) => ports.len(),
-    };
+    let [peers, ports] = rule.listed();
     u64::try_from(peers.saturating_mul(ports)).unwrap_or(u64::MAX).max(1)
 }
 

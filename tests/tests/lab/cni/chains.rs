@@ -70,8 +70,8 @@ fn an_address_stays_isolated_while_an_interface_is_there_that_no_plugin_lists() 
     }
 }
 
-/// The mounts of the agent's container that matter here: the folder of the DaemonSet's volume `netns` as a runtime mounts
-/// it, with all that is mounted in it by then and nothing that comes later, and no `/var`.
+/// The mounts of the agent's container that matter here. The runtime mounts the folder of the DaemonSet's volume `netns`
+/// with what is mounted in it at that moment. Later mounts do not appear there. The container has no `/var`.
 const IN_A_CONTAINER: &str = "#!/bin/sh
 exec unshare --mount --propagation private sh -ec '
 mount --rbind /run/netns /run/netns

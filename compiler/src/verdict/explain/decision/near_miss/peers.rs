@@ -218,7 +218,8 @@ impl RuleMatcher<'_> {
             return Some(of_cidr(Part::Family, got, ReasonCode::IpBlockFamily));
         }
         let Some(address) = address else {
-            // A node whose address nobody knows has one of the block's family, though the question is about both.
+            // The input does not say this node's address. The node has one of the block's family, though the question is
+            // about both families.
             let is_node = matches!(self.other, Party::OtherNode(_));
             let family = self.question.family.or(Some(written.cidr.family).filter(|_| is_node));
             let seen = self.other.seen(self.cluster, self.question.ends(self.direction).0, family);
